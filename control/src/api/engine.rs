@@ -1,0 +1,179 @@
+//! Everything that is not the cluster's: containers, images, volumes, exec. It goes to the node's container engine as it
+//! came, hijacked connections included, with the API version lowered to what that engine speaks.
+
+use std::path::Path;
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, Uri, header, request::Parts},
+    response::Response,
+};
+use http_body_util::BodyExt as _;
+use hyper::{body::Incoming, client::conn::http1, upgrade};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{io::copy_bidirectional, net::UnixStream};
+
+use super::{Api, ApiVersion, error::ApiError, serve::Asked};
+
+/// Largest body that is held in memory: the bodies of the cluster's own requests are far smaller.
+const MAX_BODY: usize = 4 << 20;
+
+/// One connection to the engine, for one request and whatever it becomes.
+struct Engine {
+    sender: http1::SendRequest<Body>,
+    speaks: Option<ApiVersion>,
+}
+
+impl Engine {
+    async fn connect(socket: &Path) -> Result<Self, ApiError> {
+        let silent = |error: &dyn std::fmt::Display| {
+            ApiError::Unavailable(format!("the container engine at {} does not answer: {error}", socket.display()))
+        };
+        let stream = UnixStream::connect(socket).await.map_err(|error| silent(&error))?;
+        let (mut sender, connection) =
+            http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(|error| silent(&error))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to the container engine ended");
+            }
+        });
+        let ping = get("/_ping").map_err(|error| silent(&error))?;
+        let pong = sender.send_request(ping).await.map_err(|error| silent(&error))?;
+        let speaks = pong.headers().get("api-version").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        // The connection is free for the next request once the answer is read.
+        pong.into_body().collect().await.map_err(|error| silent(&error))?;
+        sender.ready().await.map_err(|error| silent(&error))?;
+        Ok(Self { sender, speaks })
+    }
+
+    async fn send(&mut self, request: Request) -> Result<hyper::Response<Incoming>, ApiError> {
+        self.sender
+            .send_request(request)
+            .await
+            .map_err(|error| ApiError::Unavailable(format!("the container engine broke the connection: {error}")))
+    }
+}
+
+fn get(path: &str) -> Result<Request, axum::http::Error> {
+    Request::get(path).header(header::HOST, "engine").body(Body::empty())
+}
+
+/// Passes a request on to the engine.
+pub(super) async fn pass_on(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+    let Some(socket) = &api.node.engine else {
+        return Err(ApiError::Unsupported(format!(
+            "{} {} needs a container engine, and there is none on node {}: weft runs services; start its daemon with --runtime docker for containers",
+            request.method(),
+            request.uri().path(),
+            api.node.hostname
+        )));
+    };
+    let mut engine = Engine::connect(socket).await?;
+    let mut request = request;
+    let asked = request.extensions().get::<Asked>().and_then(|asked| asked.0);
+    *request.uri_mut() = versioned(request.uri(), asked, engine.speaks)?;
+    request.headers_mut().insert(header::HOST, HeaderValue::from_static("engine"));
+    let from_client = upgrade::on(&mut request);
+    let mut response = engine.send(request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let from_engine = upgrade::on(&mut response);
+        tokio::spawn(async move {
+            let (client, engine) = match tokio::try_join!(from_client, from_engine) {
+                Ok(both) => both,
+                Err(error) => return tracing::debug!(%error, "a hijacked connection did not come about"),
+            };
+            let copied = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(engine)).await;
+            if let Err(error) = copied {
+                tracing::debug!(%error, "a hijacked connection broke");
+            }
+        });
+    }
+    Ok(response.map(Body::new))
+}
+
+/// The path with the lower of the client's version and the engine's.
+fn versioned(uri: &Uri, asked: Option<ApiVersion>, speaks: Option<ApiVersion>) -> Result<Uri, ApiError> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let version = match (asked, speaks) {
+        (Some(asked), Some(speaks)) => Some(asked.min(speaks)),
+        (asked, _) => asked,
+    };
+    let path = version.map_or_else(|| path.to_owned(), |version| format!("/v{version}{path}"));
+    path.parse().map_err(|error| ApiError::Invalid(format!("invalid path: {error}")))
+}
+
+/// The engine's own `info`.
+pub(super) async fn info(socket: &Path) -> Result<Value, ApiError> {
+    read(socket, "/info").await
+}
+
+/// The engine's own networks; those of a Swarm that it may once have been in are not this cluster's.
+pub(super) async fn networks(socket: &Path, filters: Option<&String>) -> Result<Vec<Value>, ApiError> {
+    let path = match filters {
+        Some(filters) => format!("/networks?filters={}", percent_encode(filters)),
+        None => "/networks".to_owned(),
+    };
+    match read(socket, &path).await? {
+        Value::Array(networks) => Ok(networks.into_iter().filter(|network| network["Scope"] != "swarm").collect()),
+        other => Err(ApiError::Unavailable(format!("the container engine answered with {other}"))),
+    }
+}
+
+async fn read(socket: &Path, path: &str) -> Result<Value, ApiError> {
+    let mut engine = Engine::connect(socket).await?;
+    let request = get(path).map_err(|error| ApiError::Internal(error.to_string()))?;
+    let response = engine.send(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+    let value: Value =
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| ApiError::Unavailable(error.to_string()))?;
+    if status.is_success() { Ok(value) } else { Err(ApiError::Unavailable(value.to_string())) }
+}
+
+/// RFC 3986, section 2.1: everything but unreserved characters.
+fn percent_encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::with_capacity(text.len() * 3), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
+/// A request's head and its whole body, for handlers that look before they pass on.
+pub(super) async fn buffered(request: Request) -> Result<(Parts, Bytes), ApiError> {
+    let (parts, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, MAX_BODY)
+        .await
+        .map_err(|error| ApiError::Invalid(format!("the request's body cannot be read: {error}")))?;
+    Ok((parts, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lower_version_is_asked_of_the_engine() {
+        let version = |text: &str| text.parse().ok();
+        for (asked, speaks, path) in [
+            (version("1.50"), version("1.41"), "/v1.41/containers/json?all=1"),
+            (version("1.40"), version("1.41"), "/v1.40/containers/json?all=1"),
+            (version("1.40"), None, "/v1.40/containers/json?all=1"),
+            (None, version("1.41"), "/containers/json?all=1"),
+        ] {
+            let uri = versioned(&Uri::from_static("/containers/json?all=1"), asked, speaks).expect(path);
+            assert_eq!(uri.to_string(), path);
+        }
+    }
+
+    #[test]
+    fn queries_are_encoded() {
+        assert_eq!(percent_encode(r#"{"a":1}"#), "%7B%22a%22%3A1%7D");
+    }
+}

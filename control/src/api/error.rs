@@ -1,0 +1,130 @@
+//! What a request can end with when it does not succeed, and how the wire says it: a status and `{"message": …}`.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use bollard_stubs::models::ErrorResponse;
+use weft_model::{Rejection, command::ObjectKind, name::InvalidName};
+
+use crate::swarm::{LogError, ProposeError, SwarmError};
+
+/// Why a request was refused. The text is what users read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("no such {kind}: {name}")]
+    NotFound { kind: ObjectKind, name: String },
+    #[error("{kind} {name} is ambiguous ({matches} matches found): give more of its ID")]
+    Ambiguous { kind: ObjectKind, name: String, matches: usize },
+    #[error("{0}")]
+    Conflict(String),
+    /// Asked for by name, and not there (yet).
+    #[error("{0}")]
+    Unsupported(String),
+    #[error(
+        "This node is not a swarm manager. Use \"weft swarm init\" or \"weft swarm join\" to connect this node to swarm and try again."
+    )]
+    NotInSwarm,
+    #[error(
+        "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager."
+    )]
+    Worker,
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) | Self::Ambiguous { .. } => StatusCode::BAD_REQUEST,
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::NotInSwarm | Self::Worker | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status(), Json(ErrorResponse { message: self.to_string() })).into_response()
+    }
+}
+
+impl From<InvalidName> for ApiError {
+    fn from(error: InvalidName) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+impl From<Rejection> for ApiError {
+    fn from(rejection: Rejection) -> Self {
+        use Rejection as R;
+        let text = rejection.to_string();
+        match rejection {
+            R::NotFound { kind, id } => Self::NotFound { kind, name: id },
+            R::NotInitialised => Self::NotInSwarm,
+            R::AlreadyInitialised
+            | R::NameInUse { .. }
+            | R::OutOfSequence { .. }
+            | R::PortInUse { .. }
+            | R::NoFreePort
+            | R::PoolExhausted { .. }
+            | R::AddressesExhausted { .. }
+            | R::InUse { .. } => Self::Conflict(text),
+            R::PortReserved { .. }
+            | R::SubnetOverlapsRoute { .. }
+            | R::OverlappingNetworks { .. }
+            | R::NodeIsManager { .. }
+            | R::NodeNotDown { .. }
+            | R::LastManager { .. }
+            | R::NothingToRollBack { .. }
+            | R::Invalid(_) => Self::Invalid(text),
+        }
+    }
+}
+
+impl From<ProposeError> for ApiError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Rejected(rejection) => rejection.into(),
+            ProposeError::NoQuorum { .. } | ProposeError::Unavailable { .. } => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<SwarmError> for ApiError {
+    fn from(error: SwarmError) -> Self {
+        use SwarmError as S;
+        match error {
+            S::InvalidToken { .. }
+            | S::WrongCa { .. }
+            | S::Refused { .. }
+            | S::NoRemote
+            | S::NoAdvertiseAddr { .. }
+            | S::UnusableAdvertiseAddr { .. } => Self::Invalid(error.to_string()),
+            S::AlreadyMember | S::NotMember | S::ManagerNeedsForce { .. } | S::Unreachable { .. } | S::Timeout => {
+                Self::Unavailable(error.to_string())
+            }
+            S::Propose(error) => error.into(),
+            S::Listen { .. } | S::Storage { .. } | S::Internal { .. } => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        match &error {
+            LogError::NoSuchTask(task) => Self::NotFound { kind: ObjectKind::Task, name: task.to_string() },
+            LogError::NotAssigned(_) => Self::Conflict(error.to_string()),
+            LogError::NodeUnreachable { .. } => Self::Unavailable(error.to_string()),
+            LogError::Unreadable { .. } => Self::Internal(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What users talk to: an Engine API server, so that the `docker` client, its SDKs and `weft` itself drive the cluster.
+//!
+//! Owns the wire: paths, bodies, statuses, texts of errors. It decides nothing: a write becomes a [`weft_model::Command`],
+//! a read is a view of the table. What weft cannot honour it refuses by name and never ignores. Paths of the cluster are
+//! answered here, everything else goes to the node's container engine, if there is one. Rooms: [`wire`] converts, pure;
+//! one file for each noun; [`engine`] passes on; [`serve()`] listens.
+
+mod address;
+mod cluster;
+mod engine;
+mod error;
+mod events;
+mod find;
+mod logs;
+mod networks;
+mod nodes;
+mod query;
+mod refused;
+mod serve;
+mod services;
+mod swarm;
+mod system;
+mod tasks;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::{path::PathBuf, sync::Arc};
+
+use axum::{
+    Router,
+    routing::{any, get, post},
+};
+use weft_model::{NodeName, State, spec::Role};
+
+use self::{
+    cluster::{Member, Table},
+    error::ApiError,
+};
+use crate::swarm::{Membership, Swarm};
+
+pub use serve::serve;
+
+/// Newest version of the Engine API that is spoken.
+const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 53 };
+/// Oldest: the first with services as they are now.
+const MIN_API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 24 };
+
+/// `1.53`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct ApiVersion {
+    major: u32,
+    minor: u32,
+}
+
+impl std::fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl std::str::FromStr for ApiVersion {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (major, minor) = text.split_once('.').ok_or(())?;
+        Ok(Self { major: major.parse().map_err(|_| ())?, minor: minor.parse().map_err(|_| ())? })
+    }
+}
+
+/// What the API says of the node that it runs on.
+#[derive(Debug, Clone)]
+pub struct LocalNode {
+    pub hostname: NodeName,
+    /// Of weft.
+    pub version: String,
+    /// What runs the tasks: `process` or `docker`.
+    pub runtime: String,
+    pub data_dir: PathBuf,
+    /// Socket of the local container engine, where there is one.
+    pub engine: Option<PathBuf>,
+}
+
+/// What every handler gets.
+#[derive(Clone)]
+struct Api {
+    member: Arc<dyn Member>,
+    node: Arc<LocalNode>,
+}
+
+impl Api {
+    /// The table, or why this node has none to show.
+    fn table(&self) -> Result<Arc<dyn Table>, ApiError> {
+        if let Some(table) = self.member.table() {
+            return Ok(table);
+        }
+        Err(match self.member.membership() {
+            Membership::None => ApiError::NotInSwarm,
+            Membership::Active { role: Role::Worker, .. } => ApiError::Worker,
+            Membership::Active { role: Role::Manager, .. } => {
+                ApiError::Unavailable("this manager is still catching up with the others: try again shortly".into())
+            }
+            Membership::Joining => {
+                ApiError::Unavailable("this node is joining a swarm: try again when `weft info` shows it active".into())
+            }
+            Membership::Error(text) => ApiError::Unavailable(text),
+        })
+    }
+
+    /// The table as it is now.
+    fn state(&self) -> Result<Arc<State>, ApiError> {
+        Ok(Arc::clone(&self.table()?.state().borrow()))
+    }
+}
+
+/// Everything that the API answers, with or without a version before the path.
+pub fn router(swarm: Swarm, node: LocalNode) -> Router {
+    routes(Arc::new(swarm), node)
+}
+
+fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
+    let api = Api { member, node: Arc::new(node) };
+    let routes = Router::new()
+        .route("/_ping", get(system::ping))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/events", get(events::stream))
+        .route("/swarm", get(swarm::inspect))
+        .route("/swarm/init", post(swarm::init))
+        .route("/swarm/join", post(swarm::join))
+        .route("/swarm/leave", post(swarm::leave))
+        .route("/swarm/update", post(swarm::update))
+        .route("/swarm/unlockkey", get(swarm::unlock_key))
+        .route("/swarm/unlock", post(swarm::unlock))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{id}", get(nodes::inspect).delete(nodes::remove))
+        .route("/nodes/{id}/update", post(nodes::update))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{id}/connect", post(networks::connect))
+        .route("/networks/{id}/disconnect", post(networks::connect))
+        .route("/services", get(services::list))
+        .route("/services/create", post(services::create))
+        .route("/services/{id}", get(services::inspect).delete(services::remove))
+        .route("/services/{id}/update", post(services::update))
+        .route("/services/{id}/logs", get(logs::of_service))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::inspect))
+        .route("/tasks/{id}/logs", get(logs::of_task))
+        .route("/secrets", any(refused::secrets))
+        .route("/secrets/{*rest}", any(refused::secrets))
+        .route("/configs", any(refused::configs))
+        .route("/configs/{*rest}", any(refused::configs))
+        .route("/plugins", any(refused::plugins))
+        .route("/plugins/{*rest}", any(refused::plugins))
+        .route("/distribution/{*rest}", any(refused::distribution))
+        .fallback(engine::pass_on)
+        .with_state(api);
+    serve::with_versions(routes)
+}

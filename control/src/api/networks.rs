@@ -1,0 +1,135 @@
+//! `network`: the cluster's overlay networks; those of the local container engine, if any, beside them.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Query, Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use weft_model::{Command, NetworkId, state::Network};
+
+use super::{
+    Api, engine,
+    error::ApiError,
+    find,
+    query::{Filters, Params, flag},
+    wire as convert,
+};
+use crate::swarm::Membership;
+
+pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -> Result<Json<Vec<Value>>, ApiError> {
+    let filters = Filters::read(&params, &["dangling", "driver", "id", "label", "name", "scope", "type"])?;
+    let accepted = |network: &&Network| {
+        filters.any("id", |id| network.id.as_str().starts_with(id))
+            && filters.any("name", |name| network.spec.name.as_str().contains(name))
+            && filters.any("driver", |driver| driver == "overlay")
+            && filters.any("scope", |scope| scope == "swarm")
+            && filters.any("type", |kind| kind == if network.ingress { "builtin" } else { "custom" })
+            && filters.any("dangling", |wanted| !matches!(wanted, "1" | "true"))
+            && filters.labels("label", |key| network.spec.labels.get(key))
+    };
+    // Workers and nodes outside a cluster list what is theirs: clients ask for networks before they know.
+    let mut listed: Vec<Value> = match api.state() {
+        Ok(state) => {
+            let networks = state.networks.values().filter(accepted);
+            networks.map(|network| convert::network::show(&state, network, None, false)).collect()
+        }
+        Err(error) if api.node.engine.is_none() => return Err(error),
+        Err(_) => Vec::new(),
+    };
+    if let Some(socket) = &api.node.engine {
+        listed.extend(engine::networks(socket, params.get("filters")).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the container engine does not list its networks");
+            Vec::new()
+        }));
+    }
+    Ok(Json(listed))
+}
+
+pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+    let (parts, bytes) = engine::buffered(request).await?;
+    let body = convert::parse(&bytes)?;
+    if !convert::network::is_overlay(&body) {
+        if api.node.engine.is_some() {
+            return Ok(engine::pass_on(State(api), Request::from_parts(parts, Body::from(bytes)))
+                .await
+                .into_response());
+        }
+        return Err(ApiError::Unsupported(
+            "weft makes overlay networks, and this node has no container engine for others: use --driver overlay"
+                .into(),
+        ));
+    }
+    let table = api.table()?;
+    let spec = Box::new(convert::network::read(body)?);
+    let id = NetworkId::from_random(rand::random());
+    table.propose(Command::CreateNetwork { id: id.clone(), spec }).await?;
+    Ok((StatusCode::CREATED, Json(json!({"Id": id.as_str(), "Warning": ""}))).into_response())
+}
+
+pub(super) async fn inspect(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(params): Query<Params>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let local_only = params.get("scope").is_some_and(|scope| !scope.is_empty() && scope != "swarm");
+    let found = if local_only { Err(missing(&id)) } else { show(&api, &id, flag(&params, "verbose")) };
+    match found {
+        Ok(shown) => Ok(Json(shown).into_response()),
+        Err(_) if api.node.engine.is_some() => Ok(engine::pass_on(State(api), request).await.into_response()),
+        Err(error) => Err(error),
+    }
+}
+
+fn show(api: &Api, id: &str, verbose: bool) -> Result<Value, ApiError> {
+    let state = api.state()?;
+    let me = match api.member.membership() {
+        Membership::Active { node, .. } => Some(node),
+        _ => None,
+    };
+    Ok(convert::network::show(&state, find::network(&state, id)?, me.as_ref(), verbose))
+}
+
+fn missing(id: &str) -> ApiError {
+    ApiError::NotFound { kind: weft_model::command::ObjectKind::Network, name: id.to_owned() }
+}
+
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let found = api.state().and_then(|state| find::network(&state, &id).map(|network| network.id.clone()));
+    match found {
+        Ok(id) => {
+            api.table()?.propose(Command::RemoveNetwork { id }).await?;
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        Err(_) if api.node.engine.is_some() => Ok(engine::pass_on(State(api), request).await.into_response()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn prune(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+    if api.node.engine.is_some() {
+        return Ok(engine::pass_on(State(api), request).await.into_response());
+    }
+    Err(ApiError::Unsupported("weft does not prune networks: remove each with \"weft network rm\"".into()))
+}
+
+/// Containers outside services cannot join the cluster's networks yet.
+pub(super) async fn connect(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    if api.state().is_ok_and(|state| find::network(&state, &id).is_ok()) {
+        return Err(ApiError::Unsupported(
+            "weft does not support connecting single containers to its networks yet: run them as services".into(),
+        ));
+    }
+    Ok(engine::pass_on(State(api), request).await.into_response())
+}

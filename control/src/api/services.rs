@@ -1,0 +1,125 @@
+//! `service`: what shall run.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode},
+};
+use serde_json::{Value, json};
+use weft_model::{
+    Command, NetworkId, ServiceId, State as Table,
+    spec::{ServiceMode, ServiceSpec},
+    state::Service,
+};
+
+use super::{
+    Api,
+    error::ApiError,
+    find,
+    query::{Filters, Params, flag, version},
+    wire as convert,
+};
+
+/// How much of its id is in the name of a service that was given none: 36^8 names.
+const NAME_LEN: usize = 8;
+
+pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -> Result<Json<Vec<Value>>, ApiError> {
+    let state = api.state()?;
+    let filters = Filters::read(&params, &["id", "label", "mode", "name", "runtime"])?;
+    let accepted = |service: &&Service| {
+        let mode = match service.spec.mode {
+            ServiceMode::Replicated { .. } => "replicated",
+            ServiceMode::Global => "global",
+        };
+        !service.removing
+            && filters.any("id", |id| service.id.as_str().starts_with(id))
+            && filters.any("name", |name| service.spec.name.as_str().starts_with(name))
+            && filters.any("mode", |wanted| wanted == mode)
+            && filters.any("runtime", |runtime| runtime == "container")
+            && filters.labels("label", |key| service.spec.labels.get(key))
+    };
+    let status = flag(&params, "status");
+    let services = state.services.values().filter(accepted);
+    Ok(Json(services.map(|service| convert::service::show(&state, service, status)).collect()))
+}
+
+pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    let state = api.state()?;
+    Ok(Json(convert::service::show(&state, find::service(&state, &id)?, false)))
+}
+
+pub(super) async fn create(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let table = api.table()?;
+    refuse_credentials(&headers)?;
+    let id = ServiceId::from_random(rand::random());
+    let mut body = convert::parse(&body)?;
+    if body["Name"].as_str().is_none_or(str::is_empty) {
+        convert::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));
+    }
+    let spec = Box::new(read(&*api.state()?, body)?);
+    table.propose(Command::CreateService { id: id.clone(), spec }).await?;
+    Ok((StatusCode::CREATED, Json(json!({"ID": id.as_str(), "Warnings": []}))))
+}
+
+pub(super) async fn update(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(params): Query<Params>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let table = api.table()?;
+    refuse_credentials(&headers)?;
+    let version = version(&params)?;
+    let rollback = match params.get("rollback").map_or("", String::as_str) {
+        "" => false,
+        "previous" => true,
+        other => return Err(ApiError::Invalid(format!("invalid rollback {other:?}: the only one is \"previous\""))),
+    };
+    let command = {
+        let state = api.state()?;
+        let id = find::service(&state, &id)?.id.clone();
+        if rollback {
+            Command::RollbackService { id, version }
+        } else {
+            Command::UpdateService { id, version, spec: Box::new(read(&state, convert::parse(&body)?)?) }
+        }
+    };
+    table.propose(command).await?;
+    Ok(Json(json!({"Warnings": null})))
+}
+
+pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Result<(), ApiError> {
+    let table = api.table()?;
+    let id = find::service(&*api.state()?, &id)?.id.clone();
+    table.propose(Command::RemoveService { id }).await?;
+    Ok(())
+}
+
+fn read(state: &Table, body: Value) -> Result<ServiceSpec, ApiError> {
+    let resolve = |text: &str| -> Result<NetworkId, ApiError> {
+        let network = find::network(state, text)?;
+        if network.ingress {
+            return Err(ApiError::Invalid(format!(
+                "network {text} is built in for published ports: a service cannot be attached to it by name"
+            )));
+        }
+        Ok(network.id.clone())
+    };
+    convert::service::read(body, &resolve)
+}
+
+/// Credentials of a registry travel in a header, as base 64 of JSON; clients without any send `{}` or nothing.
+fn refuse_credentials(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get("x-registry-auth").map(|value| value.as_bytes()) {
+        None | Some(b"" | b"e30=" | b"e30" | b"bnVsbA==") => Ok(()),
+        Some(_) => Err(ApiError::Unsupported(
+            "weft does not support registry credentials in services yet: leave --with-registry-auth out, and log in on each node".into(),
+        )),
+    }
+}

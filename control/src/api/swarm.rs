@@ -1,0 +1,144 @@
+//! `swarm`: form, join, leave, read and change the cluster.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Query, State},
+};
+use bollard_stubs::models as wire;
+use serde_json::{Value, json};
+use weft_model::{
+    Command,
+    spec::{Availability, Role},
+};
+
+use super::{
+    Api, address,
+    error::ApiError,
+    query::{Params, flag, version},
+    wire as convert,
+};
+use crate::swarm::{InitOptions, JoinOptions, Membership};
+
+pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
+    let table = api.table()?;
+    let state = std::sync::Arc::clone(&table.state().borrow());
+    let cluster = state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?;
+    let mut shown = convert::cluster::show(cluster);
+    let tokens = convert::cluster::show_tokens(table.join_token(Role::Worker), table.join_token(Role::Manager));
+    convert::set(&mut shown, "JoinTokens", tokens);
+    Ok(Json(shown))
+}
+
+pub(super) async fn init(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiError> {
+    let body = convert::parse(&body)?;
+    let spec = convert::cluster::read_init(&body)?;
+    let request: wire::SwarmInitRequest = convert::typed(&body)?;
+    let listen_addr = address::listen(&request.listen_addr.unwrap_or_default())?;
+    let advertise_addr = address::advertise(&request.advertise_addr.unwrap_or_default(), listen_addr)?;
+    let availability = availability(&body)?;
+    refuse_others(
+        &body,
+        &[
+            "ListenAddr",
+            "AdvertiseAddr",
+            "DataPathAddr",
+            "DataPathPort",
+            "DefaultAddrPool",
+            "ForceNewCluster",
+            "SubnetSize",
+            "Spec",
+            "Availability",
+        ],
+    )?;
+    let node = api.member.init(InitOptions { advertise_addr, listen_addr, spec, availability }).await?;
+    Ok(Json(json!(node.as_str())))
+}
+
+pub(super) async fn join(State(api): State<Api>, body: Bytes) -> Result<(), ApiError> {
+    let body = convert::parse(&body)?;
+    let request: wire::SwarmJoinRequest = convert::typed(&body)?;
+    let listen_addr = address::listen(&request.listen_addr.unwrap_or_default())?;
+    let advertise_addr = address::advertise(&request.advertise_addr.unwrap_or_default(), listen_addr)?;
+    let availability = availability(&body)?;
+    refuse_others(&body, &["ListenAddr", "AdvertiseAddr", "RemoteAddrs", "JoinToken", "Availability"])?;
+    let token = request.join_token.unwrap_or_default();
+    if token.is_empty() {
+        return Err(ApiError::Invalid(
+            "no join token was given: print one with \"weft swarm join-token worker\" on a manager".into(),
+        ));
+    }
+    if !matches!(api.member.membership(), Membership::None) {
+        return Err(crate::swarm::SwarmError::AlreadyMember.into());
+    }
+    let mut remotes = Vec::new();
+    for remote in request.remote_addrs.unwrap_or_default() {
+        remotes.push(address::remote(&remote).await?);
+    }
+    api.member.join(JoinOptions { remotes, token, advertise_addr, listen_addr, availability }).await?;
+    Ok(())
+}
+
+pub(super) async fn leave(State(api): State<Api>, Query(params): Query<Params>) -> Result<(), ApiError> {
+    api.member.leave(flag(&params, "force")).await?;
+    Ok(())
+}
+
+pub(super) async fn update(State(api): State<Api>, Query(params): Query<Params>, body: Bytes) -> Result<(), ApiError> {
+    if flag(&params, "rotateManagerUnlockKey") {
+        return Err(no_lock());
+    }
+    let table = api.table()?;
+    let current = {
+        let state = std::sync::Arc::clone(&table.state().borrow());
+        state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?.spec.clone()
+    };
+    let spec = convert::cluster::read(&convert::parse(&body)?, &current)?;
+    let version = version(&params)?;
+    if spec != current {
+        table.propose(Command::UpdateCluster { version, spec }).await?;
+    }
+    for (name, role) in [("rotateWorkerToken", Role::Worker), ("rotateManagerToken", Role::Manager)] {
+        if flag(&params, name) {
+            table.rotate_token(role).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn unlock_key() -> ApiError {
+    no_lock()
+}
+
+pub(super) async fn unlock() -> ApiError {
+    no_lock()
+}
+
+fn no_lock() -> ApiError {
+    ApiError::Unsupported("weft does not support locked managers (autolock, unlock keys) yet".into())
+}
+
+fn availability(body: &Value) -> Result<Availability, ApiError> {
+    match &body["Availability"] {
+        Value::Null => Ok(Availability::Active),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "" | "active" => Ok(Availability::Active),
+            "pause" => Ok(Availability::Pause),
+            "drain" => Ok(Availability::Drain),
+            _ => Err(ApiError::Invalid(format!("invalid availability {text:?}: use active, pause or drain"))),
+        },
+        other => Err(ApiError::Invalid(format!("invalid availability {other}: use active, pause or drain"))),
+    }
+}
+
+/// Refuses every field that is not one of `known`.
+fn refuse_others(body: &Value, known: &[&str]) -> Result<(), ApiError> {
+    let mut rest = body.clone();
+    if let Some(rest) = rest.as_object_mut() {
+        rest.retain(|field, _| !known.contains(&field.as_str()));
+        if let Some(true) = rest.get("AutoLockManagers").and_then(Value::as_bool) {
+            return Err(no_lock());
+        }
+    }
+    convert::lost::refuse(&rest, &json!({}))
+}

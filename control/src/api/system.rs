@@ -1,0 +1,160 @@
+//! What the node says of itself: `_ping`, `version`, `info`.
+
+use std::{env::consts, fs};
+
+use axum::{
+    Json,
+    extract::State,
+    http::HeaderName,
+    response::{IntoResponse, Response},
+};
+use bollard_stubs::models::{self as wire, LocalNodeState};
+use serde_json::{Value, json};
+use weft_model::spec::Role;
+
+use super::{API_VERSION, Api, MIN_API_VERSION, engine, error::ApiError, wire as convert};
+use crate::swarm::Membership;
+
+/// Sent with every answer to `_ping`: clients read the API version and this node's part in a cluster from it.
+pub(super) async fn ping(State(api): State<Api>) -> Response {
+    let swarm = match api.member.membership() {
+        Membership::None => "inactive",
+        Membership::Joining => "pending",
+        Membership::Active { role: Role::Manager, .. } => "active/manager",
+        Membership::Active { role: Role::Worker, .. } => "active/worker",
+        Membership::Error(_) => "error",
+    };
+    let headers = [
+        (HeaderName::from_static("swarm"), swarm),
+        (HeaderName::from_static("cache-control"), "no-cache, no-store, must-revalidate"),
+        (HeaderName::from_static("pragma"), "no-cache"),
+        // The classic builder: BuildKit sessions need an engine that says so itself.
+        (HeaderName::from_static("builder-version"), "1"),
+    ];
+    (headers, "OK").into_response()
+}
+
+pub(super) async fn version(State(api): State<Api>) -> Json<wire::SystemVersion> {
+    let details = [
+        ("ApiVersion", API_VERSION.to_string()),
+        ("MinAPIVersion", MIN_API_VERSION.to_string()),
+        ("Os", consts::OS.to_owned()),
+        ("Arch", architecture().to_owned()),
+        ("KernelVersion", kernel_version()),
+    ];
+    Json(wire::SystemVersion {
+        platform: Some(wire::SystemVersionPlatform { name: "weft".into() }),
+        components: Some(vec![wire::SystemVersionComponents {
+            name: "weft".into(),
+            version: api.node.version.clone(),
+            details: Some(details.map(|(key, value)| (key.to_owned(), value)).into()),
+        }]),
+        version: Some(api.node.version.clone()),
+        api_version: Some(API_VERSION.to_string()),
+        min_api_version: Some(MIN_API_VERSION.to_string()),
+        git_commit: None,
+        go_version: None,
+        os: Some(consts::OS.into()),
+        arch: Some(architecture().into()),
+        kernel_version: Some(kernel_version()),
+        experimental: Some(false),
+        build_time: None,
+    })
+}
+
+/// The local engine's own answer where there is one, with weft's version and cluster in it; else what weft knows.
+pub(super) async fn info(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
+    let mut info = match &api.node.engine {
+        Some(socket) => engine::info(socket).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the container engine does not answer");
+            own_info(&api)
+        }),
+        None => own_info(&api),
+    };
+    convert::set(&mut info, "Name", json!(api.node.hostname.as_str()));
+    convert::set(&mut info, "ServerVersion", json!(api.node.version));
+    convert::set(&mut info, "Swarm", swarm(&api));
+    Ok(Json(info))
+}
+
+/// What a node without a container engine can say.
+fn own_info(api: &Api) -> Value {
+    let tasks = api.state().map_or(0, |state| match api.member.membership() {
+        Membership::Active { node, .. } => state.tasks_on(&node).filter(|t| t.holds_addresses()).count() as i64,
+        _ => 0,
+    });
+    convert::json(wire::SystemInfo {
+        containers: Some(tasks),
+        containers_running: Some(tasks),
+        plugins: Some(wire::PluginsInfo { network: Some(vec!["overlay".into()]), ..Default::default() }),
+        docker_root_dir: Some(api.node.data_dir.display().to_string()),
+        // Clients warn of each that is not there; services' limits are the runtime's business.
+        memory_limit: Some(true),
+        swap_limit: Some(true),
+        cpu_cfs_period: Some(true),
+        cpu_cfs_quota: Some(true),
+        cpu_shares: Some(true),
+        cpu_set: Some(true),
+        pids_limit: Some(true),
+        ipv4_forwarding: Some(true),
+        debug: Some(false),
+        system_time: Some(jiff::Timestamp::now().to_string()),
+        kernel_version: Some(kernel_version()),
+        operating_system: Some(operating_system()),
+        os_type: Some(consts::OS.into()),
+        architecture: Some(consts::ARCH.into()),
+        ncpu: std::thread::available_parallelism().ok().and_then(|cpus| i64::try_from(cpus.get()).ok()),
+        mem_total: Some(convert::signed(memory_total_bytes())),
+        registry_config: Some(wire::RegistryServiceConfig::default()),
+        labels: Some(Vec::new()),
+        experimental_build: Some(false),
+        runtimes: Some([(api.node.runtime.clone(), wire::Runtime::default())].into()),
+        default_runtime: Some(api.node.runtime.clone()),
+        live_restore_enabled: Some(true),
+        security_options: Some(Vec::new()),
+        warnings: Some(Vec::new()),
+        ..Default::default()
+    })
+}
+
+fn swarm(api: &Api) -> Value {
+    let (state, node, addr, error) = match api.member.membership() {
+        Membership::None => (LocalNodeState::INACTIVE, None, None, String::new()),
+        Membership::Joining => (LocalNodeState::PENDING, None, None, String::new()),
+        Membership::Active { node, addr, .. } => (LocalNodeState::ACTIVE, Some(node), Some(addr), String::new()),
+        Membership::Error(text) => (LocalNodeState::ERROR, None, None, text),
+    };
+    let managers = api.member.remotes().into_iter().map(|(node, addr)| (node.to_string(), addr.to_string())).collect();
+    let node = node.map(|node| node.to_string()).unwrap_or_default();
+    let standing = convert::cluster::LocalStanding { state, node, addr, error, managers };
+    let table = api.state().ok();
+    convert::cluster::show_standing(&standing, table.as_deref())
+}
+
+fn kernel_version() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// As Go, and so every client, calls it.
+fn architecture() -> &'static str {
+    match consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `PRETTY_NAME` of os-release(5).
+fn operating_system() -> String {
+    let file = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = file.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| consts::OS.to_owned(), |name| name.trim_matches('"').to_owned())
+}
+
+/// `MemTotal` of proc_meminfo(5); zero where it cannot be read.
+fn memory_total_bytes() -> u64 {
+    let file = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = file.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
+    kib.map_or(0, |kib| kib * 1024)
+}

@@ -1,0 +1,53 @@
+//! `task`: what runs, ran, or waits.
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+};
+use serde_json::Value;
+use weft_model::{State as Table, state::Task};
+
+use super::{
+    Api,
+    error::ApiError,
+    find,
+    query::{Filters, Params},
+    wire as convert,
+};
+
+const FILTERS: &[&str] = &["_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"];
+
+pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -> Result<Json<Vec<Value>>, ApiError> {
+    let state = api.state()?;
+    let filters = Filters::read(&params, FILTERS)?;
+    for wanted in filters.values("desired-state") {
+        if !matches!(wanted.as_str(), "running" | "shutdown" | "accepted" | "ready") {
+            return Err(ApiError::Invalid(format!(
+                "invalid desired-state filter '{wanted}': use running, shutdown, accepted or ready"
+            )));
+        }
+    }
+    let tasks = state.tasks.values().filter(|task| accepted(&state, &filters, task));
+    Ok(Json(tasks.map(|task| convert::task::show(&state, task)).collect()))
+}
+
+fn accepted(state: &Table, filters: &Filters, task: &Task) -> bool {
+    let service = state.services.get(&task.service);
+    let node = task.node.as_ref().and_then(|node| state.nodes.get(node));
+    let up_to_date = service.is_some_and(|service| service.task_version == task.version);
+    filters.any("id", |id| task.id.as_str().starts_with(id))
+        && filters.any("name", |name| task.name.starts_with(name))
+        && filters.any("desired-state", |wanted| task.desired.as_str() == wanted)
+        && filters.any("runtime", |runtime| runtime == "container")
+        && filters.any("_up-to-date", |wanted| (wanted == "true") == up_to_date)
+        && filters.any("service", |wanted| {
+            task.service.as_str() == wanted || service.is_some_and(|s| !s.removing && s.spec.name.as_str() == wanted)
+        })
+        && filters.any("node", |wanted| node.is_some_and(|n| n.id.as_str() == wanted || n.hostname.as_str() == wanted))
+        && filters.labels("label", |key| task.labels.get(key))
+}
+
+pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+    let state = api.state()?;
+    Ok(Json(convert::task::show(&state, find::task(&state, &id)?)))
+}

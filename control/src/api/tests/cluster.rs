@@ -1,0 +1,95 @@
+//! The cluster and its nodes.
+
+use super::*;
+
+#[tokio::test]
+async fn init_and_join_take_what_clients_send() {
+    let api = Fixture::new(Membership::None, None);
+    let body = json!({
+        "ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": "192.0.2.1", "DataPathAddr": "", "DataPathPort": 0,
+        "ForceNewCluster": false, "AutoLockManagers": false, "Availability": "drain", "DefaultAddrPool": null, "SubnetSize": 0,
+        "Spec": {
+            "Labels": null, "Orchestration": {}, "Raft": {"ElectionTick": 0, "HeartbeatTick": 0},
+            "Dispatcher": {"HeartbeatPeriod": 1_000_000_000u64, "HeartbeatMisses": 5}, "CAConfig": {}, "TaskDefaults": {},
+            "EncryptionConfig": {"AutoLockManagers": false},
+        },
+    });
+    let node = api.post("/v1.50/swarm/init", body.clone()).await;
+    assert_eq!(node.as_str().map(str::len), Some(25));
+    let join = json!({"ListenAddr": "", "AdvertiseAddr": "", "RemoteAddrs": ["192.0.2.1"], "JoinToken": "SWMTKN-1-x", "Availability": "active"});
+    api.post("/swarm/join", join.clone()).await;
+    {
+        let asked = api.fake.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for part in ["Some(192.0.2.1)", "0.0.0.0:2377", "heartbeat_ms: 1000", "heartbeat_misses: 5", "Drain"] {
+            assert!(asked[0].contains(part), "{}: no {part}", asked[0]);
+        }
+        assert!(asked[1].contains("192.0.2.1:2377"), "{}", asked[1]);
+    }
+    for (path, body, status, text) in [
+        ("/swarm/init", with(body.clone(), "/AutoLockManagers", json!(true)), 501, "autolock"),
+        ("/swarm/init", with(body.clone(), "/DataPathPort", json!(7789)), 501, "--data-path-port"),
+        ("/swarm/init", with(body.clone(), "/ForceNewCluster", json!(true)), 501, "--force-new-cluster"),
+        ("/swarm/init", with(body.clone(), "/AdvertiseAddr", json!("nowhere0")), 400, "name of an interface"),
+        ("/swarm/init", with(body.clone(), "/Availability", json!("asleep")), 400, "use active, pause or drain"),
+        ("/swarm/init", with(body.clone(), "/Spec/Raft/SnapshotInterval", json!(500)), 501, "Raft settings"),
+        ("/swarm/init", with(body, "/Spec/CAConfig/NodeCertExpiry", json!(1_000_000_000)), 400, "one hour"),
+        ("/swarm/join", with(join, "/JoinToken", json!("")), 400, "no join token"),
+    ] {
+        api.refused(Method::POST, path, Some(body), status, text).await;
+    }
+    api.refused(Method::POST, "/swarm/leave", None, 503, "Use --force").await;
+    assert_eq!(api.call(Method::POST, "/swarm/leave?force=1", None).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_cluster_is_read_changed_and_its_tokens_rotated() {
+    let api = Fixture::manager();
+    let swarm = api.get("/swarm").await;
+    assert_eq!(swarm["JoinTokens"], json!({"Worker": "SWMTKN-1-Worker", "Manager": "SWMTKN-1-Manager"}));
+    let version = &swarm["Version"]["Index"];
+    // As `docker swarm join-token --rotate` does: the spec goes back as it came.
+    api.post(&format!("/swarm/update?version={version}&rotateWorkerToken=true"), swarm["Spec"].clone()).await;
+    assert_eq!(api.change(|t| t.state.cluster.clone()).expect("a cluster").worker_secret, "rotated");
+
+    let swarm = api.get("/swarm").await;
+    let version = &swarm["Version"]["Index"];
+    let changed = with(swarm["Spec"].clone(), "/Orchestration/TaskHistoryRetentionLimit", json!(2));
+    api.post(&format!("/swarm/update?version={version}"), changed.clone()).await;
+    assert_eq!(api.get("/swarm").await["Spec"]["Orchestration"]["TaskHistoryRetentionLimit"], 2);
+    let stale = with(changed, "/Orchestration/TaskHistoryRetentionLimit", json!(3));
+    api.refused(Method::POST, &format!("/swarm/update?version={version}"), Some(stale), 409, "out of sequence").await;
+    api.refused(Method::GET, "/swarm/unlockkey", None, 501, "locked managers").await;
+}
+
+#[tokio::test]
+async fn nodes_are_listed_found_changed_and_removed() {
+    let api = Fixture::manager();
+    let worker = api.change(|t| t.node("n2", &[]));
+    assert_eq!(api.get("/nodes").await.as_array().map(Vec::len), Some(2));
+    let managers = api.get("/nodes?filters=%7B%22role%22%3A%5B%22manager%22%5D%7D").await;
+    assert_eq!(managers[0]["Description"]["Hostname"], "n1");
+    assert_eq!(
+        managers[0]["ManagerStatus"],
+        json!({"Leader": true, "Reachability": "reachable", "Addr": "192.0.2.1:2377"})
+    );
+    for name in ["n2", worker.as_str(), &worker.as_str()[..24]] {
+        let (status, node) = api.call(Method::GET, &format!("/nodes/{name}"), None).await;
+        // Both ids of the fixture begin alike.
+        let ambiguous = name.len() == 24 && status == StatusCode::BAD_REQUEST;
+        assert!(ambiguous || node["ID"] == worker.as_str(), "{name}: {node}");
+    }
+    assert_eq!(api.get("/nodes/self").await["Description"]["Hostname"], "n1");
+    let node = api.get("/nodes/n2").await;
+    assert_eq!(node["ManagerStatus"], Value::Null);
+    let path = format!("/nodes/n2/update?version={}", node["Version"]["Index"]);
+    let mut spec = with(node["Spec"].clone(), "/Availability", json!("drain"));
+    spec["Labels"] = json!({"zone": "a"});
+    api.post(&path, spec.clone()).await;
+    assert_eq!(api.get("/nodes/n2").await["Spec"]["Labels"]["zone"], "a");
+    api.refused(Method::POST, &path, Some(spec.clone()), 409, "out of sequence").await;
+    let bad = with(spec, "/Role", json!("boss"));
+    api.refused(Method::POST, "/nodes/n2/update?version=1", Some(bad), 400, "boss").await;
+    api.refused(Method::GET, "/nodes/n9", None, 404, "no such node: n9").await;
+    api.refused(Method::DELETE, "/nodes/n2", None, 400, "not down").await;
+    assert_eq!(api.call(Method::DELETE, "/nodes/n2?force=1", None).await.0, StatusCode::OK);
+}

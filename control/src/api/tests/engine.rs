@@ -1,0 +1,100 @@
+//! What goes to the local container engine, and how.
+
+use axum::{
+    extract::Request as AnyRequest,
+    response::{IntoResponse as _, Response},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+};
+
+use super::*;
+
+/// Speaks API 1.41, and tells what it was asked.
+async fn old_engine(mut request: AnyRequest) -> Response {
+    if request.uri().path() == "/_ping" {
+        return ([("api-version", "1.41")], "OK").into_response();
+    }
+    if request.headers().contains_key("upgrade") {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.expect("a hijacked connection"));
+            let mut asked = String::new();
+            stream.read_to_string(&mut asked).await.expect("what the client says");
+            stream.write_all(format!("heard {asked}").as_bytes()).await.expect("a client that listens");
+        });
+        let headers = [("connection", "Upgrade"), ("upgrade", "tcp")];
+        return (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
+    }
+    if request.uri().path() == "/networks" {
+        return axum::Json(json!([{"Name": "bridge", "Scope": "local"}, {"Name": "old", "Scope": "swarm"}]))
+            .into_response();
+    }
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    let asked = format!("{} {} {}", parts.method, parts.uri, String::from_utf8_lossy(&body));
+    (StatusCode::IM_A_TEAPOT, axum::Json(json!({"asked": asked}))).into_response()
+}
+
+/// A node in no cluster, with an engine; its directory goes with it.
+async fn with_engine() -> (tempfile::TempDir, Fixture) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("engine.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let server = async { axum::serve(listener, Router::new().fallback(old_engine)).await };
+    tokio::spawn(server);
+    (dir, Fixture::with_engine(Membership::None, None, Some(socket)))
+}
+
+#[tokio::test]
+async fn what_is_not_the_clusters_is_passed_on_in_the_lower_version() {
+    let (_dir, api) = with_engine().await;
+    for (method, path, body, asked) in [
+        (Method::GET, "/v1.50/containers/json?all=1", None, "GET /v1.41/containers/json?all=1 "),
+        (
+            Method::POST,
+            "/v1.30/containers/create",
+            Some(json!({"Image": "x"})),
+            "POST /v1.30/containers/create {\"Image\":\"x\"}",
+        ),
+        (Method::POST, "/networks/create", Some(json!({"Name": "b"})), "POST /networks/create {\"Name\":\"b\"}"),
+        (Method::GET, "/v1.50/networks/bridge", None, "GET /v1.41/networks/bridge "),
+        (Method::DELETE, "/v1.50/networks/b", None, "DELETE /v1.41/networks/b "),
+        (Method::GET, "/v1.50/events", None, "GET /v1.41/events "),
+    ] {
+        let (status, answer) = api.call(method, path, body).await;
+        assert_eq!((status, answer["asked"].as_str()), (StatusCode::IM_A_TEAPOT, Some(asked)), "{path}");
+    }
+    assert_eq!(api.get("/v1.50/networks").await, json!([{"Name": "bridge", "Scope": "local"}]));
+}
+
+#[tokio::test]
+async fn a_hijacked_connection_reaches_the_engine() {
+    let (dir, api) = with_engine().await;
+    let socket = dir.path().join("api.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    tokio::spawn(crate::api::serve(listener, api.router));
+    let mut client = UnixStream::connect(&socket).await.expect("the API");
+    let request = b"POST /v1.50/exec/x/start HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    client.write_all(request).await.expect("a request");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.expect("the answer's head"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    client.write_all(b"hello").await.expect("a connection");
+    // The client has said all that it has to say, and still reads.
+    client.shutdown().await.expect("a connection");
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).await.expect("the engine's answer");
+    assert_eq!(heard, "heard hello");
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_is_named() {
+    let api = Fixture::with_engine(Membership::None, None, Some("/nonexistent/engine.sock".into()));
+    api.refused(Method::GET, "/containers/json", None, 503, "container engine at /nonexistent/engine.sock").await;
+    assert_eq!(api.get("/info").await["Name"], "n1");
+}

@@ -1,0 +1,82 @@
+//! Networks.
+
+use super::*;
+
+#[tokio::test]
+async fn networks_are_made_shown_and_removed() {
+    let api = Fixture::manager();
+    let body = json!({
+        "CheckDuplicate": true, "Name": "app", "Driver": "overlay", "Scope": "", "EnableIPv6": true, "Internal": false,
+        "Attachable": true, "Ingress": false, "ConfigOnly": false, "ConfigFrom": null,
+        "IPAM": {"Driver": "default", "Options": {}, "Config": [
+            {"Subnet": "fd00:1::/64"}, {"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254", "IPRange": "10.7.0.128/25"},
+        ]},
+        "Options": {}, "Labels": {"a": "b"},
+    });
+    let made = api.post("/v1.41/networks/create", body.clone()).await;
+    let id = made["Id"].as_str().expect("an id");
+    let shown = api.get("/networks/app").await;
+    assert_eq!(shown["Id"], id);
+    for (field, value) in [
+        ("Driver", json!("overlay")),
+        ("Scope", json!("swarm")),
+        ("EnableIPv6", json!(true)),
+        ("Attachable", json!(true)),
+        ("Ingress", json!(false)),
+        ("Labels", json!({"a": "b"})),
+    ] {
+        assert_eq!(shown[field], value, "{field}");
+    }
+    assert_eq!(
+        shown["IPAM"]["Config"][0],
+        json!({"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254", "IPRange": "10.7.0.128/25"})
+    );
+    let ingress = api.get("/networks/ingress").await;
+    assert_eq!((&ingress["Ingress"], &ingress["Scope"]), (&json!(true), &json!("swarm")));
+    assert_eq!(api.get("/networks").await.as_array().map(Vec::len), Some(2));
+    let custom = api.get("/networks?filters=%7B%22type%22%3A%7B%22custom%22%3Atrue%7D%7D").await;
+    assert_eq!(custom.as_array().map(Vec::len), Some(1));
+
+    let mut service = service("web");
+    service["TaskTemplate"]["Networks"] = json!([{"Target": "app", "Aliases": ["w"]}]);
+    api.post("/services/create", service).await;
+    api.refused(Method::DELETE, "/networks/app", None, 409, "in use by").await;
+    let verbose = api.get("/networks/app?verbose=true").await;
+    assert!(verbose["Services"]["web"]["VIP"].as_str().is_some_and(|vip| vip.starts_with("10.7.0.")), "{verbose}");
+    api.call(Method::DELETE, "/services/web", None).await;
+    api.refused(Method::DELETE, "/networks/ingress", None, 400, "built in").await;
+    api.refused(Method::GET, "/networks/none", None, 404, "no such network: none").await;
+
+    let subnet = |text: &str| json!([{"Subnet": text}]);
+    for (path, value, status, text) in [
+        ("/Name", json!("-x"), 400, "not a valid network name"),
+        ("/Driver", json!("macvlan"), 501, "container engine"),
+        ("/Options/encrypted", json!(""), 501, "encrypted networks"),
+        ("/Options/mtu", json!("1400"), 501, "network option mtu"),
+        ("/Ingress", json!(true), 501, "built in"),
+        ("/ConfigOnly", json!(true), 501, "--config-only"),
+        ("/EnableIPv4", json!(false), 501, "without IPv4"),
+        ("/IPAM/Driver", json!("dhcp"), 501, "IPAM"),
+        ("/IPAM/Options/x", json!("y"), 501, "IPAM options"),
+        ("/IPAM/Config", subnet("10.9.0.1/24"), 400, "did you mean 10.9.0.0/24?"),
+        ("/IPAM/Config", subnet("10.9.0.0"), 400, "prefix length"),
+        ("/IPAM/Config", subnet("10.9.0.0/33"), 400, "invalid subnet"),
+        ("/IPAM/Config", json!([{"Gateway": "10.9.0.1"}]), 400, "needs its subnet"),
+        ("/IPAM/Config", json!([{"Subnet": "10.9.0.0/24", "Gateway": "10.8.0.1"}]), 400, "not inside"),
+        ("/IPAM/Config", json!([{"Subnet": "10.9.0.0/24"}, {"Subnet": "10.10.0.0/24"}]), 501, "two IPv4 subnets"),
+        (
+            "/IPAM/Config",
+            json!([{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"r": "10.9.0.9"}}]),
+            501,
+            "--aux-address",
+        ),
+    ] {
+        let bad = with(with(body.clone(), "/Name", json!("other")), path, value);
+        api.refused(Method::POST, "/networks/create", Some(bad), status, text).await;
+    }
+    let v6_only = with(body.clone(), "/EnableIPv6", json!(false));
+    api.refused(Method::POST, "/networks/create", Some(v6_only), 400, "add --ipv6").await;
+    api.refused(Method::POST, "/networks/create", Some(body), 409, "name app is in use").await;
+    api.refused(Method::POST, "/networks/app/connect", Some(json!({"Container": "x"})), 501, "single containers").await;
+    api.refused(Method::POST, "/networks/prune", None, 501, "prune").await;
+}

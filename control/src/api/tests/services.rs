@@ -1,0 +1,182 @@
+//! Services and their tasks.
+
+use super::*;
+
+#[tokio::test]
+async fn a_service_comes_back_as_it_was_asked() {
+    let api = Fixture::manager();
+    let network = api.network("app").await;
+    let mut asked = service("web");
+    asked["TaskTemplate"]["Networks"] = json!([{"Target": "app", "Aliases": ["w"]}]);
+    asked["TaskTemplate"]["Placement"] = json!({"Constraints": ["node.role == worker"], "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}]});
+    asked["UpdateConfig"] = json!({"Parallelism": 2, "Delay": 1_000_000_000u64, "FailureAction": "rollback", "MaxFailureRatio": 0.1, "Order": "start-first"});
+    let made = api.post("/v1.50/services/create", asked).await;
+    let id = made["ID"].as_str().expect("an id");
+    let shown = api.get("/services/web?insertDefaults=true").await;
+    assert_eq!(shown["ID"], id);
+    let spec = &shown["Spec"];
+    assert_eq!(spec["TaskTemplate"]["Networks"], json!([{"Target": network, "Aliases": ["w"]}]));
+    assert_eq!(spec["TaskTemplate"]["Placement"]["Constraints"], json!(["node.role==worker"]));
+    assert_eq!(spec["UpdateConfig"]["FailureAction"], "rollback");
+    assert_eq!(spec["UpdateConfig"]["MaxFailureRatio"], 0.1);
+    assert_eq!(shown["Endpoint"]["Ports"][0]["PublishedPort"], 8080);
+    assert_eq!(shown["Endpoint"]["VirtualIPs"][0]["NetworkID"], network.as_str());
+
+    // As `docker service update` does: read, change, send all of it back.
+    let changed = with(spec.clone(), "/TaskTemplate/ContainerSpec/Image", json!("weft/whoami:2"));
+    let path = format!("/services/{id}/update?version={}&registryAuthFrom=spec", shown["Version"]["Index"]);
+    api.post(&path, changed.clone()).await;
+    let shown = api.get("/services/web").await;
+    assert_eq!(shown["Spec"], changed);
+    assert_eq!(shown["PreviousSpec"]["TaskTemplate"]["ContainerSpec"]["Image"], "weft/whoami:latest");
+    api.refused(Method::POST, &path, Some(changed.clone()), 409, "out of sequence").await;
+
+    let path = format!("/services/{id}/update?rollback=previous&version={}", shown["Version"]["Index"]);
+    api.post(&path, changed).await;
+    assert_eq!(api.get("/services/web").await["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"], "weft/whoami:latest");
+
+    let unnamed = with(service(""), "/EndpointSpec/Ports", json!([]));
+    let unnamed = api.post("/services/create", unnamed).await["ID"].as_str().expect("an id").to_owned();
+    let shown = api.get(&format!("/services/{unnamed}")).await;
+    assert!(shown["Spec"]["Name"].as_str().is_some_and(|name| name.starts_with("service-")), "{shown}");
+    assert_eq!(api.call(Method::DELETE, "/services/web", None).await.0, StatusCode::OK);
+    api.refused(Method::GET, "/services/web", None, 404, "no such service: web").await;
+}
+
+#[tokio::test]
+async fn what_weft_does_not_have_is_refused_by_name() {
+    let api = Fixture::manager();
+    for (path, value, text) in [
+        (
+            "/TaskTemplate/ContainerSpec/Mounts",
+            json!([{"Type": "bind", "Source": "/a", "Target": "/b"}]),
+            "mounts (--mount)",
+        ),
+        ("/TaskTemplate/ContainerSpec/Healthcheck", json!({"Test": ["NONE"]}), "health checks"),
+        ("/TaskTemplate/ContainerSpec/Secrets", json!([{"SecretID": "x", "SecretName": "x"}]), "secrets (--secret)"),
+        ("/TaskTemplate/ContainerSpec/Configs", json!([{"ConfigID": "x", "ConfigName": "x"}]), "configs (--config)"),
+        ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Nameservers": ["192.0.2.1"]}), "--dns"),
+        ("/TaskTemplate/ContainerSpec/Hosts", json!(["192.0.2.1 a"]), "--host"),
+        ("/TaskTemplate/ContainerSpec/CapabilityAdd", json!(["CAP_NET_ADMIN"]), "--cap-add"),
+        ("/TaskTemplate/ContainerSpec/Sysctls", json!({"a": "b"}), "--sysctl"),
+        ("/TaskTemplate/ContainerSpec/TTY", json!(true), "--tty"),
+        ("/TaskTemplate/ContainerSpec/Privileges", json!({"NoNewPrivileges": true}), "privileges"),
+        ("/TaskTemplate/LogDriver", json!({"Name": "syslog"}), "--log-driver"),
+        ("/TaskTemplate/Placement/Platforms", json!([{"OS": "linux"}]), "platform list"),
+        ("/TaskTemplate/Runtime", json!("plugin"), "plugin"),
+        ("/Mode", json!({"ReplicatedJob": {"MaxConcurrent": 1}}), "replicated-job"),
+        ("/Mode", json!({"GlobalJob": {}}), "global-job"),
+        ("/EndpointSpec/Ports/0/PublishMode", json!("host"), "mode=host"),
+        ("/EndpointSpec/Ports/0/Protocol", json!("sctp"), "SCTP"),
+        ("/EndpointSpec/Ports/0/Name", json!("web"), "named ports"),
+        ("/TaskTemplate/Surprise", json!(1), "does not know the field TaskTemplate.Surprise"),
+    ] {
+        let spec = service("web");
+        let bad = match path.strip_prefix("/EndpointSpec/Ports/0/") {
+            Some(field) => {
+                let mut spec = spec;
+                spec["EndpointSpec"]["Ports"][0][field] = value;
+                spec
+            }
+            None => with(spec, path, value),
+        };
+        api.refused(Method::POST, "/services/create", Some(bad), 501, text).await;
+    }
+    for (path, what) in [
+        ("/secrets", "secrets"),
+        ("/secrets/create", "secrets"),
+        ("/configs", "configs"),
+        ("/plugins", "plugins"),
+        ("/distribution/a/b/json", "digest"),
+        ("/containers/json", "container engine"),
+        ("/images/create", "container engine"),
+    ] {
+        api.refused(Method::GET, path, None, 501, what).await;
+    }
+    assert_eq!(api.get("/services").await, json!([]), "a refused request changed something");
+}
+
+#[tokio::test]
+async fn bad_services_get_an_error_that_says_what_to_do() {
+    let api = Fixture::manager();
+    api.post("/services/create", service("first")).await;
+    for (path, value, status, text) in [
+        ("/Name", json!("not a name"), 400, "not a valid service name"),
+        ("/Name", json!("first"), 409, "name first is in use"),
+        ("/TaskTemplate/ContainerSpec/Image", json!(""), 400, "name the image"),
+        ("/TaskTemplate/ContainerSpec/Env", json!(["=x"]), 400, "NAME=value"),
+        ("/TaskTemplate/Networks", json!([{"Target": "nowhere"}]), 404, "no such network: nowhere"),
+        ("/TaskTemplate/Networks", json!([{"Target": "ingress"}]), 400, "built in"),
+        ("/TaskTemplate/Placement/Constraints", json!(["node.color==red"]), 400, "its attribute must be"),
+        ("/TaskTemplate/RestartPolicy/Condition", json!("sometimes"), 400, "sometimes"),
+        ("/TaskTemplate/RestartPolicy/Delay", json!(1_500_000), 501, "nearest that it can honour"),
+        ("/Mode", json!({"Replicated": {"Replicas": -1}}), 400, "negative"),
+        ("/EndpointSpec/Ports", json!([{"TargetPort": 0, "PublishedPort": 81}]), 400, "TargetPort is 0"),
+        ("/EndpointSpec/Ports", json!([{"TargetPort": 80, "PublishedPort": 65536}]), 400, "from 1 to 65535"),
+        (
+            "/EndpointSpec/Ports",
+            json!([{"TargetPort": 80, "PublishedPort": 81}, {"TargetPort": 82, "PublishedPort": 81}]),
+            400,
+            "published twice",
+        ),
+        (
+            "/EndpointSpec/Ports",
+            json!([{"TargetPort": 80, "PublishedPort": 8080}]),
+            409,
+            "already published by service first",
+        ),
+        ("/EndpointSpec/Ports", json!([{"TargetPort": 80, "PublishedPort": 2377}]), 400, "reserved"),
+    ] {
+        let name = if path == "/Name" { value.clone() } else { json!("second") };
+        let spec = with(with(service("second"), "/EndpointSpec/Ports", json!([])), "/Name", name);
+        let bad = with(spec, path, value);
+        api.refused(Method::POST, "/services/create", Some(bad), status, text).await;
+    }
+    api.refused(Method::POST, "/services/first/update", Some(service("first")), 400, "invalid version").await;
+    api.refused(Method::DELETE, "/services/none", None, 404, "no such service: none").await;
+    api.refused(Method::POST, "/services/create", Some(json!([])), 400, "must be a JSON object").await;
+    assert_eq!(api.get("/services").await.as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn tasks_and_replica_counts_are_shown() {
+    let api = Fixture::manager();
+    api.post("/services/create", service("web")).await;
+    let (id, task) = api.change(|t| {
+        let id = t.state.service_by_name("web").expect("the service").id.clone();
+        let node = t.first_node();
+        t.task(&id, 2);
+        (id.clone(), t.running_task(&id, 1, &node))
+    });
+    let listed = api.get("/services?status=true").await;
+    assert_eq!(listed[0]["ServiceStatus"], json!({"RunningTasks": 1, "DesiredTasks": 2, "CompletedTasks": 0}));
+    assert_eq!(api.get("/services").await[0]["ServiceStatus"], Value::Null);
+    for (filter, count) in [
+        ("%7B%22service%22%3A%5B%22web%22%5D%7D", 2),
+        ("%7B%22service%22%3A%5B%22web%22%5D%2C%22_up-to-date%22%3A%5B%22true%22%5D%7D", 2),
+        ("%7B%22desired-state%22%3A%7B%22shutdown%22%3Atrue%7D%7D", 0),
+        ("%7B%22node%22%3A%5B%22n1%22%5D%7D", 1),
+        ("%7B%22service%22%3A%5B%22other%22%5D%7D", 0),
+    ] {
+        let tasks = api.get(&format!("/tasks?filters={filter}")).await;
+        assert_eq!(tasks.as_array().map(Vec::len), Some(count), "{filter}");
+    }
+    let shown = api.get(&format!("/tasks/{task}")).await;
+    assert_eq!((&shown["Status"]["State"], &shown["DesiredState"]), (&json!("running"), &json!("running")));
+    assert_eq!((&shown["Slot"], &shown["ServiceID"]), (&json!(1), &json!(id.as_str())));
+    assert!(shown["NetworksAttachments"][0]["Addresses"][0].as_str().is_some_and(|a| a.contains('/')), "{shown}");
+    api.refused(Method::GET, "/tasks/none", None, 404, "no such task: none").await;
+    api.refused(Method::GET, "/tasks?filters=%7B%22desired-state%22%3A%5B%22odd%22%5D%7D", None, 400, "desired-state")
+        .await;
+
+    let (status, logs) = api.call(Method::GET, "/services/web/logs?stdout=1&details=1", None).await;
+    assert_eq!(status, StatusCode::OK);
+    let text = logs.as_str().unwrap_or_default();
+    assert!(
+        text.contains(&format!(
+            "com.docker.swarm.task.id={task},com.docker.swarm.task.name=web.1.{task} I am {task}\n"
+        )),
+        "{text:?}"
+    );
+    api.refused(Method::GET, "/services/web/logs", None, 400, "at least one stream").await;
+}

@@ -1,0 +1,149 @@
+//! Whatever spec the table can hold, a client may read, send back unchanged, and change nothing by it.
+
+use proptest::{collection::vec, option, prelude::*};
+use weft_model::{
+    NetworkId,
+    spec::{
+        Constraint, ContainerSpec, EndpointMode, EndpointSpec, FailureAction, NetworkAttachment, NodeAttribute,
+        Placement, PortSpec, Protocol, Resources, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec,
+        UpdateConfig, UpdateOrder,
+    },
+};
+
+use super::{json, service};
+use crate::api::error::ApiError;
+
+/// Durations and counts that fit the wire's signed nanoseconds.
+fn amount() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 1..100_000_u64]
+}
+
+fn word() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9]{0,8}"
+}
+
+fn attribute() -> impl Strategy<Value = NodeAttribute> {
+    prop_oneof![
+        Just(NodeAttribute::Id),
+        Just(NodeAttribute::Hostname),
+        Just(NodeAttribute::PlatformOs),
+        Just(NodeAttribute::PlatformArch),
+        word().prop_map(NodeAttribute::Label),
+        word().prop_map(NodeAttribute::EngineLabel),
+    ]
+}
+
+fn update_config(on_failure: impl Strategy<Value = FailureAction>) -> impl Strategy<Value = UpdateConfig> {
+    let order = prop_oneof![Just(UpdateOrder::StopFirst), Just(UpdateOrder::StartFirst)];
+    (amount(), amount(), on_failure, 1..100_000_u64, 0..=1_000_u32, order).prop_map(
+        |(parallelism, delay_ms, on_failure, monitor_ms, max_failure_permille, order)| UpdateConfig {
+            parallelism,
+            delay_ms,
+            on_failure,
+            monitor_ms,
+            max_failure_permille,
+            order,
+        },
+    )
+}
+
+fn container() -> impl Strategy<Value = ContainerSpec> {
+    let texts = (word(), vec(word(), 0..3), vec(word(), 0..3), vec("[A-Z]{1,4}=[a-z]{0,4}", 0..3));
+    let options = (option::of(word()), option::of(word()), option::of(word()), option::of(word()));
+    (texts, options, amount(), any::<bool>(), any::<Option<bool>>()).prop_map(
+        |((image, command, args, env), (dir, user, hostname, stop_signal), stop_grace_ms, read_only, init)| {
+            ContainerSpec {
+                image,
+                labels: [("a".to_owned(), String::new())].into(),
+                command,
+                args,
+                env,
+                dir,
+                user,
+                hostname,
+                stop_signal,
+                stop_grace_ms,
+                read_only,
+                init,
+            }
+        },
+    )
+}
+
+fn task() -> impl Strategy<Value = TaskSpec> {
+    let condition =
+        prop_oneof![Just(RestartCondition::None), Just(RestartCondition::OnFailure), Just(RestartCondition::Any)];
+    let restart =
+        (condition, amount(), amount(), amount()).prop_map(|(condition, delay_ms, max_attempts, window_ms)| {
+            RestartPolicy { condition, delay_ms, max_attempts, window_ms }
+        });
+    let resources = vec(amount(), 5).prop_map(|n| Resources {
+        limit_nano_cpus: n[0],
+        limit_memory_bytes: n[1],
+        limit_pids: n[2],
+        reserve_nano_cpus: n[3],
+        reserve_memory_bytes: n[4],
+    });
+    let constraint = (attribute(), any::<bool>(), word()).prop_map(|(attribute, equal, value)| Constraint {
+        attribute,
+        equal,
+        value,
+    });
+    let spread = word().prop_map(NodeAttribute::Label);
+    let placement = (vec(constraint, 0..3), vec(spread, 0..3), amount()).prop_map(
+        |(constraints, spread, max_replicas_per_node)| Placement { constraints, spread, max_replicas_per_node },
+    );
+    let networks = vec(vec(word(), 0..3), 0..3).prop_map(|aliases| {
+        let attach = |(i, aliases)| NetworkAttachment { network: NetworkId::from_random(i as u128), aliases };
+        aliases.into_iter().enumerate().map(attach).collect()
+    });
+    (container(), resources, restart, placement, networks, amount()).prop_map(
+        |(container, resources, restart, placement, networks, force_update)| TaskSpec {
+            container,
+            resources,
+            restart,
+            placement,
+            networks,
+            force_update,
+        },
+    )
+}
+
+fn spec() -> impl Strategy<Value = ServiceSpec> {
+    let mode =
+        prop_oneof![Just(ServiceMode::Global), amount().prop_map(|replicas| ServiceMode::Replicated { replicas })];
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+    let ports = vec((protocol, 1..=u16::MAX, any::<bool>()), 0..4).prop_map(|ports| {
+        let port = |(i, (protocol, target, named)): (u16, _)| PortSpec {
+            protocol,
+            target,
+            published: Option::from(1_000 + i).filter(|_| named),
+        };
+        (0..).zip(ports).map(port).collect()
+    });
+    let endpoint = (prop_oneof![Just(EndpointMode::Vip), Just(EndpointMode::Dnsrr)], ports)
+        .prop_map(|(mode, ports)| EndpointSpec { mode, ports });
+    let any_action =
+        prop_oneof![Just(FailureAction::Pause), Just(FailureAction::Continue), Just(FailureAction::Rollback)];
+    let rollback_action = prop_oneof![Just(FailureAction::Pause), Just(FailureAction::Continue)];
+    (word(), task(), mode, update_config(any_action), update_config(rollback_action), endpoint).prop_map(
+        |(name, task, mode, update, rollback, endpoint)| ServiceSpec {
+            name: name.parse().expect("a word is a name"),
+            labels: [("k".to_owned(), "v".to_owned())].into(),
+            task,
+            mode,
+            update,
+            rollback,
+            endpoint,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_service_spec_survives_the_wire(spec in spec()) {
+        let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
+        let read = service::read(json(service::write(&spec)), &resolve);
+        prop_assert_eq!(read, Ok(spec));
+    }
+}

@@ -1,0 +1,233 @@
+//! Whatever users and machines do, in whatever order: nothing that must not happen happens (the simulator looks at every
+//! step), and once they leave the cluster alone, it becomes what was asked for.
+
+use proptest::prelude::*;
+use weft_model::{
+    Command, NetworkId, NodeId, ServiceId,
+    spec::{Availability, FailureAction, ServiceMode, UpdateConfig, UpdateOrder},
+    state::UpdateState,
+};
+
+use super::sim::{Pace, Sim};
+use crate::fixture::{network_spec, service_spec, tcp};
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Wait(u64),
+    Scale { service: usize, replicas: u64 },
+    Roll { service: usize, update: UpdateConfig, image: u8 },
+    RollBack { service: usize },
+    Move { service: usize, network: usize },
+    Drain { node: usize },
+    Activate { node: usize },
+    Recreate { service: usize },
+    ChangeLeader,
+    // Only in disturbed stories.
+    Break { service: usize },
+    Crash { task: usize },
+    Kill { node: usize },
+    Revive { node: usize },
+}
+
+const SERVICES: usize = 2;
+const NODES: usize = 3;
+
+fn update() -> impl Strategy<Value = UpdateConfig> {
+    let order = prop_oneof![Just(UpdateOrder::StopFirst), Just(UpdateOrder::StartFirst)];
+    let action = prop_oneof![Just(FailureAction::Pause), Just(FailureAction::Continue), Just(FailureAction::Rollback)];
+    (0..3_u64, 0..3_000_u64, 0..6_000_u64, order, action).prop_map(
+        |(parallelism, delay_ms, monitor_ms, order, action)| UpdateConfig {
+            parallelism,
+            delay_ms,
+            on_failure: action,
+            monitor_ms,
+            max_failure_permille: 0,
+            order,
+        },
+    )
+}
+
+fn calm() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0..8_000_u64).prop_map(Event::Wait),
+        3 => (0..SERVICES, 0..6_u64).prop_map(|(service, replicas)| Event::Scale { service, replicas }),
+        3 => (0..SERVICES, update(), 0..3_u8).prop_map(|(service, update, image)| Event::Roll { service, update, image }),
+        1 => (0..SERVICES).prop_map(|service| Event::RollBack { service }),
+        1 => (0..SERVICES, 0..3_usize).prop_map(|(service, network)| Event::Move { service, network }),
+        1 => (0..NODES).prop_map(|node| Event::Drain { node }),
+        1 => (0..NODES).prop_map(|node| Event::Activate { node }),
+        1 => (0..SERVICES).prop_map(|service| Event::Recreate { service }),
+        1 => Just(Event::ChangeLeader),
+    ]
+}
+
+fn stormy() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => calm(),
+        1 => (0..SERVICES).prop_map(|service| Event::Break { service }),
+        1 => (0..20_usize).prop_map(|task| Event::Crash { task }),
+        1 => (0..NODES).prop_map(|node| Event::Kill { node }),
+        1 => (0..NODES).prop_map(|node| Event::Revive { node }),
+    ]
+}
+
+fn pace() -> impl Strategy<Value = Pace> {
+    (0..3_000_u64, 0..2_000_u64, 0..4_000_u64).prop_map(|(plan_ms, start_ms, stop_ms)| Pace {
+        plan_ms,
+        start_ms,
+        stop_ms,
+    })
+}
+
+/// A cluster with a replicated and a global service, and what happens to it.
+struct Story {
+    sim: Sim,
+    services: Vec<ServiceId>,
+    nodes: Vec<NodeId>,
+    networks: Vec<NetworkId>,
+}
+
+impl Story {
+    fn begin(paces: &[Pace]) -> Self {
+        let mut sim = Sim::new(NODES - 1);
+        sim.broken_images.insert("broken".to_owned());
+        let nodes = sim.node_ids();
+        for (node, pace) in nodes.iter().zip(paces) {
+            sim.set_pace(node, *pace);
+        }
+        let networks: Vec<_> = ["app", "data"].map(|name| sim.table.network(network_spec(name)).unwrap()).into();
+        let mut web = service_spec("web", 3, &[&networks[0]]);
+        web.endpoint.ports.push(tcp(Some(8080), 80));
+        let mut agent = service_spec("agent", 0, &[]);
+        agent.mode = ServiceMode::Global;
+        let services = vec![sim.create(web), sim.create(agent)];
+        sim.settle();
+        Self { sim, services, nodes, networks }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let sim = &mut self.sim;
+        match event {
+            Event::Wait(duration_ms) => sim.run(duration_ms),
+            Event::Scale { service, replicas } => self.update(service, |spec| {
+                if matches!(spec.mode, ServiceMode::Replicated { .. }) {
+                    spec.mode = ServiceMode::Replicated { replicas };
+                }
+            }),
+            Event::Roll { service, update, image } => self.update(service, |spec| {
+                spec.update = update;
+                spec.task.container.image = format!("image{image}");
+            }),
+            Event::Move { service, network } => {
+                let network = self.networks.get(network).into_iter();
+                let networks = service_spec("x", 1, &network.collect::<Vec<_>>()).task.networks;
+                self.update(service, |spec| spec.task.networks = networks);
+            }
+            Event::Break { service } => {
+                sim.disturbed = true;
+                self.update(service, |spec| spec.task.container.image = "broken".to_owned());
+            }
+            Event::RollBack { service } => {
+                let service = &sim.state().services[&self.services[service]];
+                if service.previous.is_some() {
+                    sim.ask(Command::RollbackService { id: service.id.clone(), version: service.meta.version });
+                }
+            }
+            Event::Drain { node } => self.availability(node, Availability::Drain),
+            Event::Activate { node } => self.availability(node, Availability::Active),
+            Event::Recreate { service } => {
+                let id = self.services[service].clone();
+                let spec = sim.state().services[&id].spec.clone();
+                sim.ask(Command::RemoveService { id });
+                self.services[service] = sim.create(spec);
+            }
+            Event::ChangeLeader => sim.change_leader(),
+            Event::Crash { task } => {
+                let tasks: Vec<_> = sim.state().tasks.keys().cloned().collect();
+                if let Some(task) = tasks.get(task % tasks.len().max(1)) {
+                    sim.crash(task);
+                }
+            }
+            Event::Kill { node } => sim.kill_node(&self.nodes[node]),
+            Event::Revive { node } => sim.revive_node(&self.nodes[node]),
+        }
+    }
+
+    fn update(&mut self, service: usize, change: impl FnOnce(&mut weft_model::spec::ServiceSpec)) {
+        self.sim.table.update(&self.services[service], change).unwrap();
+        self.sim.settle();
+    }
+
+    fn availability(&mut self, node: usize, availability: Availability) {
+        let node = &self.sim.state().nodes[&self.nodes[node]];
+        let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
+        spec.availability = availability;
+        self.sim.ask(Command::UpdateNode { id, version, spec });
+    }
+
+    /// Everything is well again: then the services must become what their specs say, and the table come to rest.
+    fn end(mut self) {
+        for node in 0..NODES {
+            self.happen(Event::Revive { node });
+            self.happen(Event::Activate { node });
+        }
+        for service in 0..SERVICES {
+            self.update(service, |spec| {
+                spec.update = UpdateConfig::default();
+                spec.task.container.image = "last".to_owned();
+            });
+        }
+        let services = self.services.clone();
+        self.sim.run_until("the services to be as asked for", |sim| {
+            services.iter().all(|id| {
+                let service = &sim.state().services[id];
+                let wanted = match service.spec.mode {
+                    ServiceMode::Replicated { replicas } => usize::try_from(replicas).unwrap(),
+                    ServiceMode::Global => NODES,
+                };
+                let active = sim.active(id);
+                let live = sim.state().tasks_of(id).filter(|t| !t.status.state.is_terminal()).count();
+                let updated = service.update.as_ref().is_none_or(|u| u.state == UpdateState::Completed);
+                updated
+                    && active.len() == wanted
+                    && live == wanted
+                    && active.iter().all(|t| t.spec == service.spec.task)
+            })
+        });
+        self.sim.run(40_000);
+        assert_eq!(self.sim.state().services.len(), SERVICES);
+        assert!(self.sim.state().services.values().all(|s| s.endpoints.len() == 1), "a network was not left");
+        assert!(self.sim.state().allocated.quarantine.is_empty());
+        let index = self.sim.state().index;
+        self.sim.run(20_000);
+        assert_eq!(self.sim.state().index, index, "the table does not come to rest");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn calm_clusters_lose_no_request_and_become_what_was_asked(
+        paces in prop::collection::vec(pace(), NODES),
+        events in prop::collection::vec(calm(), 1..20),
+    ) {
+        let mut story = Story::begin(&paces);
+        for event in events {
+            story.happen(event);
+        }
+        story.end();
+    }
+
+    #[test]
+    fn disturbed_clusters_become_what_was_asked(
+        paces in prop::collection::vec(pace(), NODES),
+        events in prop::collection::vec(stormy(), 1..25),
+    ) {
+        let mut story = Story::begin(&paces);
+        for event in events {
+            story.happen(event);
+        }
+        story.end();
+    }
+}

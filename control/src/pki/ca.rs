@@ -1,0 +1,96 @@
+//! The certificate authority: made once by `swarm init`, opened from the table by whichever manager signs.
+
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+};
+use time::OffsetDateTime;
+use weft_model::{NodeId, id::ClusterId, spec::Role};
+
+use super::{Kek, PkiError, identity::role_unit, tls::MANAGER_NAME};
+
+/// Life of the authority's own certificate, as in Swarm: 20 years.
+const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
+/// Certificates are valid from this long before they were signed: the clocks of nodes differ.
+pub(super) const BACKDATED: Duration = Duration::from_secs(3600);
+
+/// A certificate authority that can sign.
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    cert_pem: String,
+}
+
+impl std::fmt::Debug for Ca {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ca").finish_non_exhaustive()
+    }
+}
+
+/// Whom a certificate is for. The table says it, never the requester.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedFor<'a> {
+    pub cluster: &'a ClusterId,
+    pub node: &'a NodeId,
+    pub role: Role,
+    pub life: Duration,
+}
+
+impl Ca {
+    pub fn create() -> Result<Self, PkiError> {
+        let failed = |e: rcgen::Error| PkiError::new("create the certificate authority", e);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "swarm-ca");
+        set_validity(&mut params, CA_LIFE);
+        let cert_pem = params.self_signed(&key).map_err(failed)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), cert_pem })
+    }
+
+    /// The authority as it lies in the table.
+    pub fn open(cluster: &ClusterId, cert_pem: &str, key_sealed: &[u8], kek: &Kek) -> Result<Self, PkiError> {
+        let failed = |e: rcgen::Error| PkiError::new("read the certificate authority", e);
+        let key = kek.open(cluster.as_str(), key_sealed)?;
+        let key = KeyPair::try_from(key).map_err(failed)?;
+        let issuer = Issuer::from_ca_cert_pem(cert_pem, key).map_err(failed)?;
+        Ok(Self { issuer, cert_pem: cert_pem.to_owned() })
+    }
+
+    pub fn cert_pem(&self) -> &str {
+        &self.cert_pem
+    }
+
+    pub fn sealed_key(&self, cluster: &ClusterId, kek: &Kek) -> Result<Vec<u8>, PkiError> {
+        kek.seal(cluster.as_str(), &self.issuer.key().serialize_der())
+    }
+
+    /// Signs a request, which proves that the requester has the key; all else in the certificate comes from `subject`.
+    pub fn sign(&self, csr_pem: &str, subject: SignedFor<'_>) -> Result<String, PkiError> {
+        let failed = |e: rcgen::Error| PkiError::new("sign the certificate request", e);
+        let mut request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(failed)?;
+        let role_name = role_unit(subject.role);
+        debug_assert_eq!(role_unit(Role::Manager), MANAGER_NAME);
+        let mut params =
+            CertificateParams::new(vec![subject.node.to_string(), role_name.to_owned()]).map_err(failed)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, subject.cluster.as_str());
+        params.distinguished_name.push(DnType::OrganizationalUnitName, role_name);
+        params.distinguished_name.push(DnType::CommonName, subject.node.as_str());
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, subject.life);
+        request.params = params;
+        Ok(request.signed_by(&self.issuer).map_err(failed)?.pem())
+    }
+}
+
+fn set_validity(params: &mut CertificateParams, life: Duration) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - BACKDATED;
+    params.not_after = now + life;
+}

@@ -1,0 +1,94 @@
+//! The key-encryption key: what keeps the certificate authority's private key unreadable inside the table.
+
+use std::fmt;
+
+use ring::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    rand::{SecureRandom, SystemRandom},
+};
+
+use super::PkiError;
+
+/// Length in bytes: a key of AES-256.
+const KEK_LEN: usize = 32;
+
+/// A key-encryption key. Every manager holds the same one.
+#[derive(Clone)]
+pub struct Kek([u8; KEK_LEN]);
+
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kek(..)")
+    }
+}
+
+impl Kek {
+    pub fn generate() -> Result<Self, PkiError> {
+        let mut key = [0; KEK_LEN];
+        fill(&mut key)?;
+        Ok(Self(key))
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, PkiError> {
+        let key =
+            bytes.try_into().map_err(|_| PkiError::new("read the key-encryption key", "it is not 32 bytes long"))?;
+        Ok(Self(key))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Encrypts `plain` for `context`, which must be the same when it is opened.
+    pub fn seal(&self, context: &str, plain: &[u8]) -> Result<Vec<u8>, PkiError> {
+        let mut sealed = vec![0; NONCE_LEN];
+        fill(&mut sealed)?;
+        let nonce = Nonce::try_assume_unique_for_key(&sealed).map_err(|e| PkiError::new("seal the CA key", e))?;
+        let mut body = plain.to_vec();
+        self.key()?
+            .seal_in_place_append_tag(nonce, Aad::from(context.as_bytes()), &mut body)
+            .map_err(|e| PkiError::new("seal the CA key", e))?;
+        sealed.append(&mut body);
+        Ok(sealed)
+    }
+
+    /// Decrypts what [`Self::seal`] made, and proves that nobody changed it.
+    pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, PkiError> {
+        let damaged = || PkiError::new("open the CA key", "this manager's key does not fit it, or it was changed");
+        let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or_else(damaged)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;
+        let mut body = body.to_vec();
+        let plain =
+            self.key()?.open_in_place(nonce, Aad::from(context.as_bytes()), &mut body).map_err(|_| damaged())?;
+        Ok(plain.to_vec())
+    }
+
+    fn key(&self) -> Result<LessSafeKey, PkiError> {
+        UnboundKey::new(&AES_256_GCM, &self.0)
+            .map(LessSafeKey::new)
+            .map_err(|e| PkiError::new("use the key-encryption key", e))
+    }
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), PkiError> {
+    SystemRandom::new().fill(bytes).map_err(|e| PkiError::new("draw random bytes", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_key_and_context_open_a_seal() {
+        let kek = Kek::generate().expect("a key");
+        let sealed = kek.seal("cluster", b"secret").expect("sealed");
+        assert!(!sealed.windows(6).any(|w| w == b"secret"));
+        assert_eq!(kek.open("cluster", &sealed).expect("opened"), b"secret");
+        assert!(kek.open("another", &sealed).is_err());
+        assert!(Kek::generate().expect("a key").open("cluster", &sealed).is_err());
+        let mut changed = sealed.clone();
+        *changed.last_mut().expect("not empty") ^= 1;
+        assert!(kek.open("cluster", &changed).is_err());
+        assert!(kek.open("cluster", b"short").is_err());
+    }
+}

@@ -1,0 +1,195 @@
+//! TLS 1.3 with the cluster's certificates. A node's certificate can be replaced while connections are being accepted and
+//! made: every new handshake uses the newest.
+
+use std::sync::{Arc, RwLock};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    client::{
+        ResolvesClientCert, Resumption, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, ring as ring_provider, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+    version::TLS13,
+};
+
+use super::{Identity, PkiError};
+
+/// The DNS name that every manager's certificate carries and no worker's.
+pub const MANAGER_NAME: &str = "swarm-manager";
+/// gRPC is HTTP/2.
+const ALPN: &[u8] = b"h2";
+
+/// This node's side of TLS, in both directions. Cheap to clone; all clones follow [`Self::replace`].
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    live: Arc<Live>,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+#[derive(Debug)]
+struct Live {
+    current: RwLock<Current>,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    identity: Arc<Identity>,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Credentials {
+    pub fn new(identity: Arc<Identity>) -> Result<Self, PkiError> {
+        let failed = |e: &dyn std::fmt::Display| PkiError::new("set up TLS", e);
+        let mut roots = RootCertStore::empty();
+        roots.add(identity.ca.clone()).map_err(|e| failed(&e))?;
+        let roots = Arc::new(roots);
+        let live = Arc::new(Live { current: RwLock::new(Current::new(identity)?) });
+
+        // Without a certificate a peer may make two calls only; the services check every other.
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| failed(&e))?;
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|e| failed(&e))?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(live.clone());
+        server.alpn_protocols = vec![ALPN.to_vec()];
+
+        let mut client = client_builder()?.with_root_certificates(roots).with_client_cert_resolver(live.clone());
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would carry the certificate of an earlier role.
+        client.resumption = Resumption::disabled();
+        Ok(Self { live, server: Arc::new(server), client: Arc::new(client) })
+    }
+
+    pub fn identity(&self) -> Arc<Identity> {
+        self.live.current().identity
+    }
+
+    /// From the next handshake on, this node shows `identity`, which the same authority must have signed.
+    pub fn replace(&self, identity: Arc<Identity>) -> Result<(), PkiError> {
+        let current = Current::new(identity)?;
+        *self.live.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = current;
+        Ok(())
+    }
+
+    pub fn server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    pub fn client(&self) -> Arc<ClientConfig> {
+        self.client.clone()
+    }
+}
+
+impl Current {
+    fn new(identity: Arc<Identity>) -> Result<Self, PkiError> {
+        let key = ring_provider::sign::any_supported_type(&identity.key)
+            .map_err(|e| PkiError::new("load the node's key", e))?;
+        let certified = Arc::new(CertifiedKey::new(vec![identity.cert.clone()], key));
+        certified.keys_match().map_err(|e| PkiError::new("match the node's key and certificate", e))?;
+        Ok(Self { identity, certified })
+    }
+}
+
+impl Live {
+    fn current(&self) -> Current {
+        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesServerCert for Live {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current().certified)
+    }
+}
+
+impl ResolvesClientCert for Live {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current().certified)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A client without a certificate that trusts this authority only: for a node that has checked the authority's digest
+/// and asks for its first certificate.
+pub fn pinned_client(ca_pem: &str) -> Result<Arc<ClientConfig>, PkiError> {
+    let ca =
+        CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| PkiError::new("read the CA certificate", e))?;
+    let mut roots = RootCertStore::empty();
+    roots.add(ca).map_err(|e| PkiError::new("trust the CA certificate", e))?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|e| PkiError::new("trust the CA certificate", e))?;
+    let mut client = client_builder()?.with_webpki_verifier(verifier).with_no_client_auth();
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(client))
+}
+
+/// A client that verifies nothing: only for fetching the authority's certificate, whose digest is then checked against
+/// the join token.
+pub fn unverified_client() -> Result<Arc<ClientConfig>, PkiError> {
+    let mut client =
+        client_builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)).with_no_client_auth();
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(client))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring_provider::default_provider())
+}
+
+fn client_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, PkiError> {
+    ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|e| PkiError::new("set up TLS", e))
+}
+
+/// Accepts any certificate, yet checks that the peer holds its key.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken here".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &ring_provider::default_provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring_provider::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

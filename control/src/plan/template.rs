@@ -1,0 +1,84 @@
+//! Templates in host names and environment variables: `{{.Task.Slot}}` and its like, blanks inside the braces allowed.
+
+use weft_model::state::{Node, Service, Slot, Task};
+
+/// What one task's templates stand for.
+#[derive(Debug)]
+pub(crate) struct Values<'a> {
+    node: &'a Node,
+    service: &'a Service,
+    task: &'a Task,
+}
+
+impl<'a> Values<'a> {
+    pub(crate) fn of(node: &'a Node, service: &'a Service, task: &'a Task) -> Self {
+        Self { node, service, task }
+    }
+}
+
+type Value = fn(&Values<'_>) -> String;
+
+/// Every template's name and value.
+pub(crate) const KNOWN: [(&str, Value); 7] = [
+    (".Node.ID", |v| v.node.id.to_string()),
+    (".Node.Hostname", |v| v.node.hostname.to_string()),
+    (".Service.ID", |v| v.service.id.to_string()),
+    (".Service.Name", |v| v.service.spec.name.to_string()),
+    (".Task.ID", |v| v.task.id.to_string()),
+    (".Task.Name", |v| v.task.name.clone()),
+    (".Task.Slot", |v| match &v.task.slot {
+        Slot::Replica(nth) => nth.to_string(),
+        Slot::Node(node) => node.to_string(),
+    }),
+];
+
+/// The first template in `text` that is not known, braces included.
+pub(crate) fn unknown(text: &str) -> Option<&str> {
+    let mut rest = text;
+    while let Some((before, name, after)) = next(rest) {
+        if value(name).is_none() {
+            return Some(&rest[before.len()..rest.len() - after.len()]);
+        }
+        rest = after;
+    }
+    None
+}
+
+/// `text` with every known template replaced.
+pub(crate) fn expand(text: &str, values: &Values<'_>) -> String {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, name, after)) = next(rest) {
+        expanded.push_str(before);
+        match value(name) {
+            Some(value) => expanded.push_str(&value(values)),
+            None => expanded.push_str(&rest[before.len()..rest.len() - after.len()]),
+        }
+        rest = after;
+    }
+    expanded + rest
+}
+
+fn value(name: &str) -> Option<Value> {
+    KNOWN.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+}
+
+/// What stands before the next pair of braces, in them, and after them.
+fn next(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once("{{")?;
+    let (name, after) = rest.split_once("}}")?;
+    Some((before, name.trim(), after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_templates_pass() {
+        for good in ["plain", "{{.Task.Slot}}", "a-{{ .Node.Hostname }}-{{.Service.Name}}", "{{", "}}{{"] {
+            assert_eq!(unknown(good), None, "{good}");
+        }
+        assert_eq!(unknown("x-{{.Task.Slot}}-{{.Task.Age}}"), Some("{{.Task.Age}}"));
+    }
+}

@@ -1,0 +1,158 @@
+//! The state machine: applies committed entries to the table, publishes each new table, and writes snapshots.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use openraft::{
+    EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError, StoredMembership,
+    storage::RaftStateMachine,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use weft_model::{Applied, Rejection, State};
+
+use super::{
+    Proposal, ProposalId, Reply, Store, TypeConfig, Voter,
+    store::{read_failed, write_failed},
+};
+use crate::rpc::codec;
+
+type Failure = StorageError<u64>;
+
+/// Outcomes kept, so that a change whose answer was lost can be sent again without happening twice. Tries end after
+/// some seconds, in which a cluster makes far fewer changes.
+const KEPT_OUTCOMES: usize = 4_096;
+
+/// The table on its way through the log, and the position that it stands at.
+#[derive(Debug)]
+pub struct Machine {
+    store: Store,
+    replica: Replica,
+    published: watch::Sender<Arc<State>>,
+}
+
+/// All that follows from the log up to one position: what a snapshot holds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Replica {
+    last: Option<LogId<u64>>,
+    voters: StoredMembership<u64, Voter>,
+    state: Arc<State>,
+    outcomes: VecDeque<Outcome>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Outcome {
+    id: ProposalId,
+    result: Result<Applied, Rejection>,
+}
+
+impl Machine {
+    /// The table as of the latest snapshot; openraft then applies what the log holds beyond.
+    pub fn open(store: Store) -> Result<Self, Failure> {
+        let replica = match store.snapshot()? {
+            Some((_, bytes)) => codec::decode::<Replica>(&bytes).map_err(read_failed)?,
+            None => Replica::default(),
+        };
+        let published = watch::Sender::new(replica.state.clone());
+        Ok(Self { store, replica, published })
+    }
+
+    /// The table as applied here; rings at every change.
+    pub fn state(&self) -> watch::Receiver<Arc<State>> {
+        self.published.subscribe()
+    }
+}
+
+impl Replica {
+    fn apply(&mut self, index: u64, proposal: Proposal) -> Result<Applied, Rejection> {
+        let state = Arc::make_mut(&mut self.state);
+        if let Some(known) = self.outcomes.iter().find(|outcome| outcome.id == proposal.id) {
+            state.index = index;
+            return known.result.clone();
+        }
+        let result = crate::state::apply(state, index, proposal.entry);
+        if self.outcomes.len() == KEPT_OUTCOMES {
+            self.outcomes.pop_front();
+        }
+        self.outcomes.push_back(Outcome { id: proposal.id, result: result.clone() });
+        result
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotBuilder = SnapshotWriter;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId<u64>>, StoredMembership<u64, Voter>), Failure> {
+        Ok((self.replica.last, self.replica.voters.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Reply>, Failure>
+    where
+        I: IntoIterator<Item = openraft::Entry<TypeConfig>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut replies = Vec::new();
+        for entry in entries {
+            self.replica.last = Some(entry.log_id);
+            replies.push(Reply(match entry.payload {
+                EntryPayload::Blank => None,
+                EntryPayload::Normal(proposal) => Some(self.replica.apply(entry.log_id.index, proposal)),
+                EntryPayload::Membership(voters) => {
+                    self.replica.voters = StoredMembership::new(Some(entry.log_id), voters);
+                    None
+                }
+            }));
+        }
+        if !Arc::ptr_eq(&self.published.borrow(), &self.replica.state) {
+            self.published.send_replace(self.replica.state.clone());
+        }
+        Ok(replies)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotWriter {
+        SnapshotWriter { store: self.store.clone(), replica: self.replica.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Vec<u8>>, Failure> {
+        Ok(Box::default())
+    }
+
+    #[expect(clippy::box_collection, reason = "openraft's signature")]
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, Voter>,
+        snapshot: Box<Vec<u8>>,
+    ) -> Result<(), Failure> {
+        let replica = codec::decode::<Replica>(&snapshot).map_err(read_failed)?;
+        self.store.save_snapshot(&(meta.clone(), *snapshot)).await?;
+        self.replica = replica;
+        self.published.send_replace(self.replica.state.clone());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, Failure> {
+        let snapshot = self.store.snapshot()?;
+        Ok(snapshot.map(|(meta, bytes)| Snapshot { meta, snapshot: Box::new(bytes) }))
+    }
+}
+
+/// Writes the table as it stood at one position, while the machine goes on.
+#[derive(Debug)]
+pub struct SnapshotWriter {
+    store: Store,
+    replica: Replica,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotWriter {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, Failure> {
+        let replica = self.replica.clone();
+        let meta = SnapshotMeta {
+            last_log_id: replica.last,
+            last_membership: replica.voters.clone(),
+            snapshot_id: replica.last.map(|last| last.to_string()).unwrap_or_default(),
+        };
+        let encoded = tokio::task::spawn_blocking(move || codec::encode(&replica)).await.map_err(write_failed)?;
+        let bytes = encoded.map_err(write_failed)?;
+        self.store.save_snapshot(&(meta.clone(), bytes.clone())).await?;
+        Ok(Snapshot { meta, snapshot: Box::new(bytes) })
+    }
+}

@@ -1,0 +1,169 @@
+//! The store against openraft's own suite, a log that happens once, snapshots, and disks that refuse.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use openraft::{
+    CommittedLeaderId, EntryPayload, LogId, RaftLogReader, RaftSnapshotBuilder, StorageError,
+    storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
+    testing::{StoreBuilder, Suite},
+};
+use redb::{StorageBackend, backends::InMemoryBackend};
+use tempfile::TempDir;
+use weft_model::{Applied, Command, NetworkId};
+
+use super::{Machine, Proposal, ProposalId, Reply, Store, TypeConfig};
+use crate::fixture::{START_MS, Table, network_spec};
+
+struct OnDisk;
+
+impl StoreBuilder<TypeConfig, Store, Machine, TempDir> for OnDisk {
+    async fn build(&self) -> Result<(TempDir, Store, Machine), StorageError<u64>> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&dir.path().join("raft.redb")).expect("a new log");
+        let machine = Machine::open(store.clone())?;
+        Ok((dir, store, machine))
+    }
+}
+
+#[test]
+fn the_store_is_what_openraft_wants() {
+    Suite::test_all(OnDisk).expect("openraft's suite");
+}
+
+fn entry(index: u64, proposal: Proposal) -> openraft::Entry<TypeConfig> {
+    let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+    openraft::Entry { log_id, payload: EntryPayload::Normal(proposal) }
+}
+
+fn init() -> Command {
+    Command::InitCluster(Box::new(Table::empty().init()))
+}
+
+fn create_network(id: u128) -> Command {
+    Command::CreateNetwork { id: NetworkId::from_random(id), spec: Box::new(network_spec("app")) }
+}
+
+#[tokio::test]
+async fn a_change_that_is_sent_twice_happens_once() {
+    let mut machine = Machine::open(Store::with_backend(InMemoryBackend::new()).expect("a log")).expect("a machine");
+    let create = Proposal::new(ProposalId(2), START_MS, create_network(7));
+    let entries = [
+        entry(1, Proposal::new(ProposalId(1), START_MS, init())),
+        entry(2, create.clone()),
+        entry(3, create.clone()),
+        entry(4, Proposal { id: ProposalId(3), ..create }),
+    ];
+    let replies = machine.apply(entries).await.expect("applied");
+    let made = Reply(Some(Ok(Applied::Network(NetworkId::from_random(7)))));
+    assert_eq!(replies[1], made);
+    assert_eq!(replies[2], made, "the same change, the same answer");
+    assert!(matches!(replies[3], Reply(Some(Err(_)))), "another change of the same name is refused");
+    let state = machine.state().borrow().clone();
+    assert_eq!(state.index, 4);
+    assert_eq!(state.networks.len(), 2, "the ingress network and this one");
+}
+
+#[tokio::test]
+async fn a_snapshot_holds_the_table_and_what_was_answered() {
+    let store = Store::with_backend(InMemoryBackend::new()).expect("a log");
+    let mut machine = Machine::open(store.clone()).expect("a machine");
+    let create = Proposal::new(ProposalId(2), START_MS, create_network(7));
+    let entries = [entry(1, Proposal::new(ProposalId(1), START_MS, init())), entry(2, create.clone())];
+    machine.apply(entries).await.expect("applied");
+    let snapshot = machine.get_snapshot_builder().await.build_snapshot().await.expect("a snapshot");
+    let table = machine.state().borrow().clone();
+
+    let mut resumed = Machine::open(store).expect("a machine from the snapshot");
+    assert_eq!(*resumed.state().borrow(), table);
+    assert_eq!(resumed.apply([entry(3, create.clone())]).await.expect("applied").len(), 1);
+    assert_eq!(resumed.state().borrow().networks.len(), 2, "still once");
+
+    let mut other = Machine::open(Store::with_backend(InMemoryBackend::new()).expect("a log")).expect("a machine");
+    let mut states = other.state();
+    other.install_snapshot(&snapshot.meta, snapshot.snapshot).await.expect("installed");
+    assert!(states.has_changed().expect("the machine lives"));
+    assert_eq!(*states.borrow_and_update(), table);
+}
+
+/// A disk that is full when told to be.
+#[derive(Debug)]
+struct Fillable {
+    disk: InMemoryBackend,
+    full: Arc<AtomicBool>,
+}
+
+impl Fillable {
+    fn check(&self) -> io::Result<()> {
+        if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Fillable {
+    fn len(&self) -> io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check()?;
+        self.disk.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.check()?;
+        self.disk.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check()?;
+        self.disk.write(offset, data)
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_with_advice_and_loses_nothing() {
+    let full = Arc::new(AtomicBool::new(false));
+    let disk = Fillable { disk: InMemoryBackend::new(), full: full.clone() };
+    let mut store = Store::with_backend(disk).expect("a log");
+    let proposal = |id| Proposal::new(ProposalId(id), START_MS, init());
+    store.blocking_append([entry(1, proposal(1))]).await.expect("there is room");
+    assert_eq!(store.failure(), None);
+    full.store(true, Ordering::Relaxed);
+    assert!(store.blocking_append([entry(2, proposal(2))]).await.is_err());
+    let failure = store.failure().expect("it failed");
+    assert!(failure.contains("free some space"), "{failure}");
+    assert_eq!(store.try_get_log_entries(..).await.expect("readable").len(), 1, "what was confirmed is there");
+}
+
+#[tokio::test]
+async fn what_was_appended_is_there_after_the_file_was_closed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("raft.redb");
+    let mut store = Store::open(&path).expect("a new log");
+    let proposal = Proposal::new(ProposalId(1), START_MS, init());
+    store.blocking_append([entry(1, proposal.clone())]).await.expect("appended");
+    let second = Store::open(&path).expect_err("it is in use").to_string();
+    assert!(second.contains("another weft daemon"), "{second}");
+    store.close().await;
+    assert!(store.try_get_log_entries(..).await.is_err(), "closed for all clones");
+    let mut again = Store::open(&path).expect("the same log");
+    let entries = again.try_get_log_entries(..).await.expect("readable");
+    assert!(matches!(&entries[0].payload, EntryPayload::Normal(read) if *read == proposal));
+    assert_eq!(again.get_log_state().await.expect("a state").last_log_id.map(|id| id.index), Some(1));
+}
+
+#[test]
+fn a_log_in_a_place_that_is_none_is_refused_with_advice() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let error = Store::open(&dir.path().join("missing/raft.redb")).expect_err("no such directory").to_string();
+    assert!(error.contains("check the disk"), "{error}");
+}

@@ -1,0 +1,23 @@
+//! How nodes talk: gRPC over mutual TLS.
+//!
+//! Owns the wire: generated messages, their encoding, connections in both directions, and the check of who is calling.
+//! It must not decide what a call does: [`crate::swarm`] implements the services, [`crate::raft`] calls one of them.
+//! Tasks: one for each accepted connection, ended by the server's token.
+
+mod caller;
+mod client;
+pub mod codec;
+mod server;
+
+pub use caller::Caller;
+pub use client::{Dialer, Peers, one_off};
+pub use server::{Bound, serve};
+
+/// Generated from `proto/node.proto`.
+#[expect(unused_qualifications, reason = "generated code")]
+pub mod pb {
+    tonic::include_proto!("weft.node.v1");
+}
+
+/// Largest message: a table or a plan of a large cluster fits many times over.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;

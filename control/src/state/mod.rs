@@ -1,0 +1,132 @@
+//! Changes the table: the one place that writes [`State`]. Owns every rule that depends on what the table holds (names,
+//! versions, ports, overlaps) and everything that is given out (addresses, VIPs, VNIs, ports, backend ids).
+//!
+//! Deterministic: no clock, no randomness, ordered maps only; what it needs from outside is in the command. A refused
+//! command changes nothing but the table's index and clock. In reading order: `cluster`, `nodes`, `networks` (with
+//! `subnets`), `services` (with `ports`), `tasks`, `addresses`.
+
+mod addresses;
+mod cluster;
+mod networks;
+mod nodes;
+mod ports;
+mod services;
+mod subnets;
+mod tasks;
+
+#[cfg(test)]
+mod tests;
+
+use weft_model::{
+    Applied, Command, Entry, NetworkId, NodeId, Rejection, ServiceId, State, TaskId,
+    command::ObjectKind,
+    state::{Cluster, Meta, Network, Node, Service, Task},
+};
+
+pub use addresses::QUARANTINE_MS;
+
+/// Applies one entry of the log.
+///
+/// # Errors
+/// Why the command was refused; then only the table's index and clock changed.
+pub fn apply(state: &mut State, index: u64, entry: Entry) -> Result<Applied, Rejection> {
+    state.index = state.index.max(index);
+    state.now_ms = state.now_ms.max(entry.now_ms);
+    match entry.command {
+        Command::Batch(commands) => {
+            let mut next = state.clone();
+            for command in commands {
+                execute(&mut next, command)?;
+            }
+            *state = next;
+            Ok(Applied::Done)
+        }
+        command => execute(state, command),
+    }
+}
+
+/// Applies one command at the table's present index and clock: all of it, or nothing.
+pub(crate) fn execute(state: &mut State, command: Command) -> Result<Applied, Rejection> {
+    if let Command::InitCluster(init) = command {
+        return cluster::init(state, *init);
+    }
+    if state.cluster.is_none() {
+        return Err(Rejection::NotInitialised);
+    }
+    match command {
+        Command::InitCluster(_) => Err(Rejection::AlreadyInitialised),
+        Command::Batch(_) => Err(Rejection::Invalid("a batch cannot hold a batch".to_owned())),
+
+        Command::UpdateCluster { version, spec } => cluster::update(state, version, spec),
+        Command::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),
+        Command::JoinNode(join) => nodes::join(state, *join),
+        Command::UpdateNode { id, version, spec } => nodes::update(state, &id, version, spec),
+        Command::RemoveNode { id, force } => nodes::remove(state, &id, force),
+        Command::CreateNetwork { id, spec } => networks::create(state, id, *spec),
+        Command::RemoveNetwork { id } => networks::remove(state, &id),
+        Command::CreateService { id, spec } => services::create(state, id, *spec),
+        Command::UpdateService { id, version, spec } => services::update(state, &id, version, *spec),
+        Command::RollbackService { id, version } => services::roll_back(state, &id, version),
+        Command::RemoveService { id } => services::remove(state, &id),
+
+        Command::SetNodeStatus { id, status, message } => nodes::set_status(state, &id, status, message),
+        Command::SetVoter { id, voter } => nodes::set_voter(state, &id, voter),
+        Command::CreateTask { id, service, slot, desired, not_before_ms, attempts } => {
+            tasks::create(state, tasks::Birth { id, service, slot, desired, not_before_ms, attempts })
+        }
+        Command::AssignTask { id, node } => tasks::assign(state, &id, node),
+        Command::DelayTask { id, error } => tasks::delay(state, &id, error),
+        Command::SetDesired { id, desired } => tasks::set_desired(state, &id, desired),
+        Command::SetTraffic { id, traffic } => tasks::set_traffic(state, &id, traffic),
+        Command::OrphanTask { id } => tasks::orphan(state, &id),
+        Command::ForgetTask { id } => tasks::forget(state, &id),
+        Command::ForgetService { id } => services::forget(state, &id),
+        Command::SetUpdateStatus { service, status } => services::set_update_status(state, &service, status),
+        Command::ReleaseAddresses { acked_index } => addresses::release(state, acked_index),
+
+        Command::ReportTasks { node, tasks } => tasks::report(state, &node, tasks),
+        Command::DescribeNode { node, description } => nodes::describe(state, &node, *description),
+    }
+}
+
+fn not_found(kind: ObjectKind, id: &impl ToString) -> Rejection {
+    Rejection::NotFound { kind, id: id.to_string() }
+}
+
+fn cluster_of(state: &mut State) -> Result<&mut Cluster, Rejection> {
+    state.cluster.as_mut().ok_or(Rejection::NotInitialised)
+}
+
+fn node_of<'a>(state: &'a mut State, id: &NodeId) -> Result<&'a mut Node, Rejection> {
+    state.nodes.get_mut(id).ok_or_else(|| not_found(ObjectKind::Node, id))
+}
+
+fn network_of<'a>(state: &'a State, id: &NetworkId) -> Result<&'a Network, Rejection> {
+    state.networks.get(id).ok_or_else(|| not_found(ObjectKind::Network, id))
+}
+
+fn service_of<'a>(state: &'a mut State, id: &ServiceId) -> Result<&'a mut Service, Rejection> {
+    state.services.get_mut(id).ok_or_else(|| not_found(ObjectKind::Service, id))
+}
+
+fn task_of<'a>(state: &'a mut State, id: &TaskId) -> Result<&'a mut Task, Rejection> {
+    state.tasks.get_mut(id).ok_or_else(|| not_found(ObjectKind::Task, id))
+}
+
+/// The version of an object that comes to be now.
+fn born(state: &State) -> Meta {
+    Meta { version: state.index, created_ms: state.now_ms, updated_ms: state.now_ms }
+}
+
+/// The version of an object that its user changes now.
+fn touched(state: &State, meta: Meta) -> Meta {
+    Meta { version: state.index, updated_ms: state.now_ms, ..meta }
+}
+
+fn check_version(kind: ObjectKind, id: &impl ToString, meta: Meta, given: u64) -> Result<(), Rejection> {
+    if meta.version == given {
+        Ok(())
+    } else {
+        Err(Rejection::OutOfSequence { kind, id: id.to_string(), current: meta.version, given })
+    }
+}

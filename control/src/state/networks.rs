@@ -1,0 +1,100 @@
+//! Networks: their subnets and VNIs, and who keeps them from being removed.
+
+use ipnetwork::Ipv4Network;
+use weft_model::{
+    Applied, FIRST_VNI, NetworkId, Rejection, State, Vni, command::ObjectKind, spec::NetworkSpec, state::Network,
+};
+
+use super::{born, cluster_of, network_of, subnets};
+
+pub(super) fn create(state: &mut State, id: NetworkId, spec: NetworkSpec) -> Result<Applied, Rejection> {
+    if state.networks.contains_key(&id) {
+        return Err(in_use(&id, &id));
+    }
+    if let Some(other) = state.network_by_name(spec.name.as_str()) {
+        return Err(Rejection::NameInUse {
+            kind: ObjectKind::Network,
+            name: spec.name.to_string(),
+            by: other.id.to_string(),
+        });
+    }
+    let cluster = cluster_of(state)?.clone();
+    let vni = free_vni(state)?;
+    let subnets = subnets::of_spec(state, &cluster.id, &cluster.spec, &spec, vni)?;
+    insert(state, Network { id: id.clone(), meta: born(state), spec, vni, subnets, ingress: false });
+    Ok(Applied::Network(id))
+}
+
+/// The built-in network, with the cluster itself.
+pub(super) fn insert_ingress(
+    state: &mut State,
+    id: NetworkId,
+    spec: NetworkSpec,
+    v4: Ipv4Network,
+) -> Result<(), Rejection> {
+    let vni = free_vni(state)?;
+    let subnets = subnets::around(&cluster_of(state)?.id, vni, v4);
+    insert(state, Network { id, meta: born(state), spec, vni, subnets, ingress: true });
+    Ok(())
+}
+
+fn insert(state: &mut State, network: Network) {
+    state.allocated.next_vni = network.vni.get() + 1;
+    state.networks.insert(network.id.clone(), network);
+}
+
+/// Refused while a service or a task is on it.
+pub(super) fn remove(state: &mut State, id: &NetworkId) -> Result<Applied, Rejection> {
+    let network = network_of(state, id)?;
+    if network.ingress {
+        let name = &network.spec.name;
+        return Err(Rejection::Invalid(format!("network {name} is built in and cannot be removed")));
+    }
+    if let Some(by) = user_of(state, id) {
+        return Err(in_use(id, &by));
+    }
+    state.networks.remove(id);
+    state.allocated.cursors.remove(id);
+    state.allocated.quarantine.retain(|freed| freed.network != *id);
+    Ok(Applied::Network(id.clone()))
+}
+
+fn in_use(id: &NetworkId, by: &impl ToString) -> Rejection {
+    Rejection::InUse { kind: ObjectKind::Network, id: id.to_string(), by: by.to_string() }
+}
+
+/// Whoever is on this network, for people.
+fn user_of(state: &State, id: &NetworkId) -> Option<String> {
+    let service = state.services.values().find(|s| s.endpoints.iter().any(|e| e.network == *id));
+    let task = || state.tasks.values().find(|t| t.attachments.iter().any(|a| a.network == *id));
+    service.map(|s| format!("service {}", s.spec.name)).or_else(|| task().map(|t| format!("task {}", t.name)))
+}
+
+/// The next VNI that no network has; those of removed networks come back only after all others were used.
+fn free_vni(state: &State) -> Result<Vni, Rejection> {
+    let next = state.allocated.next_vni;
+    let free = |vni: &Vni| !state.networks.values().any(|n| n.vni == *vni);
+    let ahead = (next..).map_while(Vni::new).find(free);
+    ahead
+        .or_else(|| (FIRST_VNI..next).filter_map(Vni::new).find(free))
+        .ok_or_else(|| Rejection::Invalid("no VXLAN network identifier left: remove networks".to_owned()))
+}
+
+/// The first nodes report their routes after the cluster's birth: as long as nobody is on the ingress network, it moves out
+/// of their way.
+pub(super) fn move_ingress(state: &mut State) {
+    let Some(cluster) = &state.cluster else { return };
+    let Some(ingress) = state.networks.values().find(|n| n.ingress) else { return };
+    let (id, current, vni) = (ingress.id.clone(), ingress.subnets.v4, ingress.vni);
+    let overlaps = subnets::routes_v4(state).any(|(_, route)| subnets::overlap_v4(current, route));
+    if !overlaps || user_of(state, &id).is_some() {
+        return;
+    }
+    let Ok(v4) = subnets::cut_ingress(state, &cluster.spec) else { return };
+    let moved = subnets::around(&cluster.id, vni, v4);
+    if let Some(ingress) = state.networks.get_mut(&id) {
+        ingress.subnets = moved;
+        state.allocated.cursors.remove(&id);
+        state.allocated.quarantine.retain(|freed| freed.network != id);
+    }
+}

@@ -1,0 +1,93 @@
+//! Nodes: joining, settings, what is observed of them, leaving.
+
+use weft_model::{
+    Applied, NodeId, Rejection, State,
+    command::{JoinNode, ObjectKind},
+    report::NodeDescription,
+    spec::{NodeSpec, Role},
+    state::{Node, NodeStatus},
+};
+
+use super::{born, check_version, networks, node_of, tasks, touched};
+
+/// A node that is known already comes back, perhaps with another address: it stays the voter that it was.
+pub(super) fn join(state: &mut State, join: JoinNode) -> Result<Applied, Rejection> {
+    let id = join.id.clone();
+    if let Some(node) = state.nodes.get_mut(&id) {
+        node.hostname = join.hostname;
+        node.addr = join.addr;
+        node.rpc_addr = join.rpc_addr;
+        return Ok(Applied::Node(id));
+    }
+    let node = Node {
+        id: join.id,
+        meta: born(state),
+        raft_id: state.allocated.next_raft_id,
+        spec: NodeSpec { name: None, labels: Default::default(), role: join.role, availability: join.availability },
+        hostname: join.hostname,
+        addr: join.addr,
+        rpc_addr: join.rpc_addr,
+        status: NodeStatus::Unknown,
+        message: String::new(),
+        description: None,
+        voter: false,
+    };
+    state.allocated.next_raft_id += 1;
+    state.nodes.insert(id.clone(), node);
+    Ok(Applied::Node(id))
+}
+
+pub(super) fn update(state: &mut State, id: &NodeId, version: u64, spec: NodeSpec) -> Result<Applied, Rejection> {
+    let node = node_of(state, id)?;
+    check_version(ObjectKind::Node, id, node.meta, version)?;
+    let demoted = node.is_manager() && spec.role == Role::Worker;
+    let meta = node.meta;
+    if demoted && state.nodes.values().filter(|n| n.is_manager()).count() == 1 {
+        return Err(Rejection::LastManager { id: id.to_string() });
+    }
+    let meta = touched(state, meta);
+    let node = node_of(state, id)?;
+    node.meta = meta;
+    node.spec = spec;
+    Ok(Applied::Done)
+}
+
+/// Its tasks are as if it had been lost.
+pub(super) fn remove(state: &mut State, id: &NodeId, force: bool) -> Result<Applied, Rejection> {
+    let node = node_of(state, id)?;
+    if node.is_manager() || node.voter {
+        return Err(Rejection::NodeIsManager { id: id.to_string() });
+    }
+    if !force && node.status != NodeStatus::Down {
+        return Err(Rejection::NodeNotDown { id: id.to_string() });
+    }
+    let tasks: Vec<_> = state.tasks_on(id).map(|t| t.id.clone()).collect();
+    for task in tasks {
+        tasks::orphan(state, &task)?;
+    }
+    state.nodes.remove(id);
+    Ok(Applied::Done)
+}
+
+pub(super) fn set_status(
+    state: &mut State,
+    id: &NodeId,
+    status: NodeStatus,
+    message: String,
+) -> Result<Applied, Rejection> {
+    let node = node_of(state, id)?;
+    node.status = status;
+    node.message = message;
+    Ok(Applied::Done)
+}
+
+pub(super) fn set_voter(state: &mut State, id: &NodeId, voter: bool) -> Result<Applied, Rejection> {
+    node_of(state, id)?.voter = voter;
+    Ok(Applied::Done)
+}
+
+pub(super) fn describe(state: &mut State, id: &NodeId, description: NodeDescription) -> Result<Applied, Rejection> {
+    node_of(state, id)?.description = Some(description);
+    networks::move_ingress(state);
+    Ok(Applied::Done)
+}

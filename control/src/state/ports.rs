@@ -1,0 +1,93 @@
+//! Published ports: each belongs to one service; those that nobody named are chosen here.
+
+use std::collections::BTreeSet;
+
+use weft_model::{
+    CONTROL_PORT, DYNAMIC_PORTS, Rejection, ServiceId, State, TUNNEL_PORT,
+    spec::{EndpointMode, EndpointSpec, PortSpec, Protocol},
+    state::PublishedPort,
+};
+
+/// Ports of every node that the cluster itself listens on.
+const RESERVED: [(u16, Protocol); 2] = [(CONTROL_PORT, Protocol::Tcp), (TUNNEL_PORT, Protocol::Udp)];
+
+/// `spec` with every port chosen. A service that is updated keeps the ports that were chosen for it.
+pub(super) fn publish(
+    state: &State,
+    service: &ServiceId,
+    spec: &EndpointSpec,
+    kept: &[PublishedPort],
+) -> Result<Vec<PublishedPort>, Rejection> {
+    if spec.mode == EndpointMode::Dnsrr && !spec.ports.is_empty() {
+        return Err(Rejection::Invalid(
+            "a service with endpoint mode dnsrr cannot publish ports: use endpoint mode vip, or publish none"
+                .to_owned(),
+        ));
+    }
+    let mut taken = BTreeSet::new();
+    for port in &spec.ports {
+        if let Some(published) = port.published {
+            check(state, service, port, published)?;
+            if !taken.insert((published, port.protocol)) {
+                let protocol = port.protocol.as_str();
+                return Err(Rejection::Invalid(format!(
+                    "port {published}/{protocol} is published twice: name it once"
+                )));
+            }
+        } else if port.target == 0 {
+            return Err(zero());
+        }
+    }
+    let mut ports = Vec::with_capacity(spec.ports.len());
+    for port in &spec.ports {
+        let published = match port.published {
+            Some(published) => published,
+            None => choose(state, service, port, kept, &taken)?,
+        };
+        taken.insert((published, port.protocol));
+        ports.push(PublishedPort { spec: *port, published });
+    }
+    Ok(ports)
+}
+
+fn zero() -> Rejection {
+    Rejection::Invalid("port 0 cannot be published: use 1 to 65535".to_owned())
+}
+
+fn check(state: &State, service: &ServiceId, port: &PortSpec, published: u16) -> Result<(), Rejection> {
+    let protocol = || port.protocol.as_str().to_owned();
+    if published == 0 || port.target == 0 {
+        return Err(zero());
+    }
+    if RESERVED.contains(&(published, port.protocol)) {
+        return Err(Rejection::PortReserved { port: published, protocol: protocol() });
+    }
+    match owner(state, service, published, port.protocol) {
+        Some(by) => Err(Rejection::PortInUse { port: published, protocol: protocol(), by }),
+        None => Ok(()),
+    }
+}
+
+/// The name of another service that has this port. A service that is being removed has none any more.
+fn owner(state: &State, service: &ServiceId, published: u16, protocol: Protocol) -> Option<String> {
+    state
+        .services
+        .values()
+        .filter(|other| !other.removing && other.id != *service)
+        .find(|other| other.ports.iter().any(|p| p.published == published && p.spec.protocol == protocol))
+        .map(|other| other.spec.name.to_string())
+}
+
+fn choose(
+    state: &State,
+    service: &ServiceId,
+    port: &PortSpec,
+    kept: &[PublishedPort],
+    taken: &BTreeSet<(u16, Protocol)>,
+) -> Result<u16, Rejection> {
+    let free = |published: &u16| {
+        !taken.contains(&(*published, port.protocol)) && owner(state, service, *published, port.protocol).is_none()
+    };
+    let before = kept.iter().filter(|k| k.spec == *port).map(|k| k.published);
+    before.chain(DYNAMIC_PORTS).find(free).ok_or(Rejection::NoFreePort)
+}

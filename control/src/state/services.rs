@@ -1,0 +1,271 @@
+//! Services: what users may ask for, the networks, VIPs and ports that follow from it.
+
+use weft_model::{
+    Applied, MeshServiceId, NetworkId, Rejection, ServiceId, State,
+    command::ObjectKind,
+    spec::{EndpointMode, NetworkAttachment, ServiceMode, ServiceSpec},
+    state::{Network, Service, ServiceEndpoint, UpdateState, UpdateStatus},
+};
+
+use super::{addresses::Draft, born, check_version, network_of, not_found, ports, service_of, subnets, touched};
+
+/// More would not fit the ingress network.
+const MAX_REPLICAS: u64 = 60_000;
+
+pub(super) fn create(state: &mut State, id: ServiceId, spec: ServiceSpec) -> Result<Applied, Rejection> {
+    if state.services.contains_key(&id) {
+        return Err(Rejection::InUse { kind: ObjectKind::Service, id: id.to_string(), by: id.to_string() });
+    }
+    if let Some(other) = state.service_by_name(spec.name.as_str()) {
+        return Err(Rejection::NameInUse {
+            kind: ObjectKind::Service,
+            name: spec.name.to_string(),
+            by: other.id.to_string(),
+        });
+    }
+    check(&spec)?;
+    let ports = ports::publish(state, &id, &spec.endpoint, &[])?;
+    let mut draft = Draft::new(state);
+    let endpoints = endpoints(state, &mut draft, &spec, &[])?;
+    state.allocated = draft.allocated;
+    let service = Service {
+        id: id.clone(),
+        meta: born(state),
+        spec,
+        previous: None,
+        task_version: state.index,
+        endpoints,
+        ports,
+        update: None,
+        removing: false,
+    };
+    state.services.insert(id.clone(), service);
+    Ok(Applied::Service(id))
+}
+
+pub(super) fn update(state: &mut State, id: &ServiceId, version: u64, spec: ServiceSpec) -> Result<Applied, Rejection> {
+    let current = visible(state, id)?;
+    check_version(ObjectKind::Service, id, current.meta, version)?;
+    let invalid = |why: &str| Err(Rejection::Invalid(why.to_owned()));
+    if current.spec.name != spec.name {
+        return invalid("renaming services is not supported: create another and remove this one");
+    }
+    if std::mem::discriminant(&current.spec.mode) != std::mem::discriminant(&spec.mode) {
+        return invalid("service mode change is not allowed: create another service");
+    }
+    // A new wish ends an update that runs or is paused; the updater begins anew where tasks differ.
+    change(state, id, spec, None)
+}
+
+pub(super) fn roll_back(state: &mut State, id: &ServiceId, version: u64) -> Result<Applied, Rejection> {
+    let current = visible(state, id)?;
+    check_version(ObjectKind::Service, id, current.meta, version)?;
+    let Some(previous) = current.previous.clone() else {
+        return Err(Rejection::NothingToRollBack { id: id.to_string() });
+    };
+    let status = UpdateStatus {
+        state: UpdateState::RollbackStarted,
+        started_ms: state.now_ms,
+        completed_ms: None,
+        message: "manually requested rollback".to_owned(),
+    };
+    change(state, id, previous, Some(status))
+}
+
+/// Gives the service another spec, and allocates what differs.
+fn change(
+    state: &mut State,
+    id: &ServiceId,
+    spec: ServiceSpec,
+    update: Option<UpdateStatus>,
+) -> Result<Applied, Rejection> {
+    let current = visible(state, id)?;
+    check(&spec)?;
+    let ports = ports::publish(state, id, &spec.endpoint, &current.ports)?;
+    let mut draft = Draft::new(state);
+    let endpoints = endpoints(state, &mut draft, &spec, &current.endpoints)?;
+    let meta = touched(state, current.meta);
+    let index = state.index;
+    state.allocated = draft.allocated;
+    let service = service_of(state, id)?;
+    service.meta = meta;
+    if service.spec.task != spec.task {
+        service.task_version = index;
+    }
+    service.previous = Some(std::mem::replace(&mut service.spec, spec));
+    service.endpoints = endpoints;
+    service.ports = ports;
+    service.update = update;
+    leave_networks(state, id);
+    Ok(Applied::Service(id.clone()))
+}
+
+/// Its name and ports are free at once; its tasks are drained and stopped by the orchestrator.
+pub(super) fn remove(state: &mut State, id: &ServiceId) -> Result<Applied, Rejection> {
+    visible(state, id)?;
+    service_of(state, id)?.removing = true;
+    Ok(Applied::Service(id.clone()))
+}
+
+pub(super) fn forget(state: &mut State, id: &ServiceId) -> Result<Applied, Rejection> {
+    let service = state.services.get(id).ok_or_else(|| not_found(ObjectKind::Service, id))?;
+    if !service.removing {
+        return Err(Rejection::Invalid(format!("service {id} was not removed")));
+    }
+    if let Some(task) = state.tasks_of(id).next() {
+        return Err(Rejection::InUse {
+            kind: ObjectKind::Service,
+            id: id.to_string(),
+            by: format!("task {}", task.id),
+        });
+    }
+    let mut draft = Draft::new(state);
+    for endpoint in &service.endpoints {
+        if let Some(vip) = endpoint.vip {
+            draft.free(&endpoint.network, vip);
+        }
+    }
+    state.allocated = draft.allocated;
+    state.services.remove(id);
+    Ok(Applied::Done)
+}
+
+pub(super) fn set_update_status(state: &mut State, id: &ServiceId, status: UpdateStatus) -> Result<Applied, Rejection> {
+    service_of(state, id)?.update = Some(status);
+    Ok(Applied::Done)
+}
+
+/// Forgets the service's endpoints on networks that its spec names no more, once no live task is, or will be, there.
+pub(super) fn leave_networks(state: &mut State, id: &ServiceId) {
+    let Some(service) = state.services.get(id) else { return };
+    let stays = |endpoint: &ServiceEndpoint| {
+        wanted(&service.spec, state).any(|network| network.id == endpoint.network)
+            || state
+                .tasks_of(id)
+                .filter(|t| !t.status.state.is_terminal())
+                .any(|t| task_networks(state, &t.spec.networks).contains(&endpoint.network))
+    };
+    let (endpoints, left): (Vec<_>, Vec<_>) = service.endpoints.iter().cloned().partition(stays);
+    if left.is_empty() {
+        return;
+    }
+    let mut draft = Draft::new(state);
+    for endpoint in left {
+        if let Some(vip) = endpoint.vip {
+            draft.free(&endpoint.network, vip);
+        }
+    }
+    state.allocated = draft.allocated;
+    if let Some(service) = state.services.get_mut(id) {
+        service.endpoints = endpoints;
+    }
+}
+
+/// A service that users still see.
+fn visible<'a>(state: &'a State, id: &ServiceId) -> Result<&'a Service, Rejection> {
+    state.services.get(id).filter(|s| !s.removing).ok_or_else(|| not_found(ObjectKind::Service, id))
+}
+
+/// What can be judged without the table.
+fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
+    let invalid = |why: String| Err(Rejection::Invalid(why));
+    if let ServiceMode::Replicated { replicas } = spec.mode
+        && replicas > MAX_REPLICAS
+    {
+        return invalid(format!("{replicas} replicas are too many: use at most {MAX_REPLICAS}"));
+    }
+    if spec.update.max_failure_permille > 1000 || spec.rollback.max_failure_permille > 1000 {
+        return invalid("the maximum failure ratio must be between 0 and 1".to_owned());
+    }
+    let templates = spec.task.container.hostname.iter().chain(&spec.task.container.env);
+    match templates.filter_map(|text| crate::plan::template::unknown(text)).next() {
+        Some(unknown) => invalid(format!(
+            "template {unknown} is not known: use {}",
+            crate::plan::template::KNOWN.map(|(name, _)| format!("{{{{{name}}}}}")).join(", ")
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The networks that this spec's tasks are on, in its order.
+fn wanted<'a>(spec: &'a ServiceSpec, state: &'a State) -> impl Iterator<Item = &'a Network> {
+    let ingress = state.networks.values().filter(|n| n.ingress && spec.task.networks.is_empty());
+    spec.task.networks.iter().filter_map(|a| state.networks.get(&a.network)).chain(ingress)
+}
+
+/// Refuses networks that do not exist, are named twice, are not for services to name, or overlap.
+fn check_networks(state: &State, attachments: &[NetworkAttachment]) -> Result<(), Rejection> {
+    for (nth, attachment) in attachments.iter().enumerate() {
+        let network = network_of(state, &attachment.network)?;
+        let name = &network.spec.name;
+        if network.ingress {
+            return Err(Rejection::Invalid(format!(
+                "network {name} cannot be named: a service that names no network is on it"
+            )));
+        }
+        for earlier in &attachments[..nth] {
+            if earlier.network == attachment.network {
+                return Err(Rejection::Invalid(format!("network {name} is named twice: name it once")));
+            }
+            let first = network_of(state, &earlier.network)?;
+            if subnets::overlap_v4(first.subnets.v4, network.subnets.v4)
+                || subnets::overlap_v6(first.subnets.v6, network.subnets.v6)
+            {
+                return Err(Rejection::OverlappingNetworks {
+                    first: first.spec.name.to_string(),
+                    second: name.to_string(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The service on each of its networks: what stays keeps its mesh id and VIP. Those that the spec names no more follow
+/// after, for [`leave_networks`] to judge.
+fn endpoints(
+    state: &State,
+    draft: &mut Draft<'_>,
+    spec: &ServiceSpec,
+    before: &[ServiceEndpoint],
+) -> Result<Vec<ServiceEndpoint>, Rejection> {
+    check_networks(state, &spec.task.networks)?;
+    let mut endpoints = Vec::new();
+    for network in wanted(spec, state) {
+        let known = before.iter().find(|e| e.network == network.id);
+        let mesh = match known {
+            Some(endpoint) => endpoint.mesh,
+            None => next_mesh(draft),
+        };
+        let with_vip = spec.endpoint.mode == EndpointMode::Vip && !network.ingress;
+        let vip = match known.and_then(|e| e.vip) {
+            Some(vip) if with_vip => Some(vip),
+            Some(vip) => {
+                draft.free(&network.id, vip);
+                None
+            }
+            None if with_vip => Some(draft.address(network)?),
+            None => None,
+        };
+        endpoints.push(ServiceEndpoint { network: network.id.clone(), mesh, vip });
+    }
+    let leaving = |e: &&ServiceEndpoint| !endpoints.iter().any(|kept: &ServiceEndpoint| kept.network == e.network);
+    let leaving: Vec<_> = before.iter().filter(leaving).cloned().collect();
+    endpoints.extend(leaving);
+    Ok(endpoints)
+}
+
+fn next_mesh(draft: &mut Draft<'_>) -> MeshServiceId {
+    let mesh = MeshServiceId(draft.allocated.next_mesh_service);
+    draft.allocated.next_mesh_service += 1;
+    mesh
+}
+
+/// The networks that tasks of this spec are attached to.
+pub(super) fn task_networks(state: &State, spec: &[NetworkAttachment]) -> Vec<NetworkId> {
+    if spec.is_empty() {
+        state.networks.values().filter(|n| n.ingress).map(|n| n.id.clone()).collect()
+    } else {
+        spec.iter().map(|a| a.network.clone()).collect()
+    }
+}

@@ -1,0 +1,210 @@
+//! Subnets: which are fit for a network, which are free, and the one that each network gets without asking.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use sha2::{Digest, Sha256};
+use weft_model::{
+    NodeName, Rejection, State, Vni,
+    id::ClusterId,
+    net::Subnets,
+    spec::{ClusterSpec, NetworkSpec, SubnetSpec},
+};
+
+/// Prefix of the ingress network where the pool is large enough: every replica of every service that names no network
+/// has an address there, so the /24 that others get would fill up.
+const INGRESS_PREFIX: u8 = 16;
+/// Of a smaller pool it takes a sixteenth.
+const INGRESS_SHARE_BITS: u8 = 4;
+/// Longest prefix of a network: less would not hold a gateway and a task.
+const MAX_V4_PREFIX: u8 = 30;
+const MAX_V6_PREFIX: u8 = 126;
+
+pub(super) fn contains_v4(outer: Ipv4Network, inner: Ipv4Network) -> bool {
+    outer.prefix() <= inner.prefix() && outer.contains(inner.ip())
+}
+
+pub(super) fn overlap_v4(a: Ipv4Network, b: Ipv4Network) -> bool {
+    contains_v4(a, b) || contains_v4(b, a)
+}
+
+pub(super) fn overlap_v6(a: Ipv6Network, b: Ipv6Network) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
+/// Every route that a node reported, with the node's name; default routes lead everywhere and do not count.
+fn routes(state: &State) -> impl Iterator<Item = (&NodeName, IpNetwork)> {
+    state
+        .nodes
+        .values()
+        .filter_map(|n| n.description.as_ref().map(|d| (&n.hostname, d)))
+        .flat_map(|(name, d)| d.routes.iter().map(move |route| (name, *route)))
+        .filter(|(_, route)| route.prefix() > 0)
+}
+
+pub(super) fn routes_v4(state: &State) -> impl Iterator<Item = (&NodeName, Ipv4Network)> {
+    routes(state).filter_map(|(name, route)| match route {
+        IpNetwork::V4(route) => Some((name, route)),
+        IpNetwork::V6(_) => None,
+    })
+}
+
+/// The subnets of a network that has this one for IPv4, and asked for nothing.
+pub(super) fn around(cluster: &ClusterId, vni: Vni, v4: Ipv4Network) -> Subnets {
+    let v6 = unique_local(cluster, vni);
+    Subnets { v4, v4_gateway: first_v4(v4), v6, v6_gateway: first_v6(v6) }
+}
+
+/// The subnets of a network as its spec wants them, or cut from the pool and derived.
+pub(super) fn of_spec(
+    state: &State,
+    cluster: &ClusterId,
+    pool: &ClusterSpec,
+    spec: &NetworkSpec,
+    vni: Vni,
+) -> Result<Subnets, Rejection> {
+    let (v4, v4_gateway) = match &spec.v4 {
+        Some(wanted) => (wanted.subnet, check_v4(state, wanted)?),
+        None => {
+            let subnet = cut(state, pool, pool.pool_prefix)?;
+            (subnet, first_v4(subnet))
+        }
+    };
+    let (v6, v6_gateway) = match &spec.v6 {
+        Some(wanted) => (wanted.subnet, check_v6(state, wanted)?),
+        None => {
+            let subnet = unique_local(cluster, vni);
+            (subnet, first_v6(subnet))
+        }
+    };
+    Ok(Subnets { v4, v4_gateway, v6, v6_gateway })
+}
+
+fn first_v4(subnet: Ipv4Network) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.network()) + 1)
+}
+
+fn first_v6(subnet: Ipv6Network) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(subnet.network()) + 1)
+}
+
+/// A network's own /64 (RFC 4193). The prefix is the same on every replica and differs between clusters (32 bits of the
+/// cluster's id, hashed) and between a cluster's networks (the VNI), so no search is needed.
+fn unique_local(cluster: &ClusterId, vni: Vni) -> Ipv6Network {
+    let digest = Sha256::digest(cluster.as_str());
+    let mut octets = [0; 16];
+    octets[0] = 0xfd;
+    octets[1..5].copy_from_slice(&digest[..4]);
+    octets[5..8].copy_from_slice(&vni.get().to_be_bytes()[1..]);
+    Ipv6Network::new_checked(Ipv6Addr::from(octets), 64).expect("64 is a prefix length")
+}
+
+/// The lowest subnet of the pool that overlaps no network and no route.
+fn cut(state: &State, spec: &ClusterSpec, prefix: u8) -> Result<Ipv4Network, Rejection> {
+    let taken: Vec<_> =
+        state.networks.values().map(|n| n.subnets.v4).chain(routes_v4(state).map(|(_, route)| route)).collect();
+    let size = 1_u64 << (32 - prefix);
+    let end = u64::from(u32::from(spec.pool.broadcast()));
+    let mut base = u64::from(u32::from(spec.pool.network()));
+    while base < end {
+        let subnet = network_v4(base, prefix);
+        match taken.iter().filter(|other| overlap_v4(subnet, **other)).map(Ipv4Network::broadcast).max() {
+            None => return Ok(subnet),
+            // Go on behind whatever is in the way, at the next place where a subnet may begin.
+            Some(last) => base = (u64::from(u32::from(last)) + 1).next_multiple_of(size),
+        }
+    }
+    Err(Rejection::PoolExhausted { pool: IpNetwork::V4(spec.pool) })
+}
+
+/// The ingress network's subnet: from the far end of the pool, so that the small ones, cut from its beginning, are not in
+/// its way; the nearest to that end which overlaps no network and no route. Where every place overlaps, the last one:
+/// published ports must work, and only traffic to the overlapped routes from such tasks is lost.
+pub(super) fn cut_ingress(state: &State, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
+    let prefix = spec.pool_prefix.min(INGRESS_PREFIX.max(spec.pool.prefix() + INGRESS_SHARE_BITS));
+    let size = 1_u64 << (32 - prefix);
+    let first = u64::from(u32::from(spec.pool.network()));
+    let end = u64::from(u32::from(spec.pool.broadcast())) + 1;
+    let places = || (1..=(end - first) / size).map(|nth| network_v4(end - nth * size, prefix));
+    let free = |subnet: &Ipv4Network| {
+        !routes_v4(state).any(|(_, route)| overlap_v4(*subnet, route))
+            && !state.networks.values().any(|n| !n.ingress && overlap_v4(*subnet, n.subnets.v4))
+    };
+    places().find(free).or_else(|| places().next()).ok_or(Rejection::PoolExhausted { pool: IpNetwork::V4(spec.pool) })
+}
+
+/// The gateway of a subnet that a user chose.
+fn check_v4(state: &State, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) -> Result<Ipv4Addr, Rejection> {
+    let subnet = wanted.subnet;
+    let (prefix, address, first, last) = (subnet.prefix(), subnet.ip(), subnet.network(), subnet.broadcast());
+    check_shape(address == first, prefix, MAX_V4_PREFIX, IpNetwork::V4(subnet))?;
+    if address.is_loopback()
+        || address.is_multicast()
+        || address.is_link_local()
+        || address.octets()[0] == 0
+        || last.is_broadcast()
+    {
+        return Err(unusable(IpNetwork::V4(subnet)));
+    }
+    if let Some(range) = wanted.ip_range.filter(|range| !contains_v4(subnet, *range)) {
+        return Err(Rejection::Invalid(format!("ip-range {range} is not inside subnet {subnet}")));
+    }
+    let gateway = wanted.gateway.unwrap_or_else(|| first_v4(subnet));
+    if !subnet.contains(gateway) || gateway == first || gateway == last {
+        return Err(Rejection::Invalid(format!("gateway {gateway} is not a usable address of subnet {subnet}")));
+    }
+    match routes_v4(state).find(|(_, route)| overlap_v4(subnet, *route)) {
+        None => Ok(gateway),
+        Some((node, route)) => Err(Rejection::SubnetOverlapsRoute {
+            subnet: IpNetwork::V4(subnet),
+            route: IpNetwork::V4(route),
+            node: node.to_string(),
+        }),
+    }
+}
+
+fn check_v6(state: &State, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) -> Result<Ipv6Addr, Rejection> {
+    let subnet = wanted.subnet;
+    let (address, first) = (subnet.ip(), subnet.network());
+    check_shape(address == first, subnet.prefix(), MAX_V6_PREFIX, IpNetwork::V6(subnet))?;
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || address.is_unicast_link_local() {
+        return Err(unusable(IpNetwork::V6(subnet)));
+    }
+    if let Some(range) = wanted.ip_range.filter(|r| r.prefix() < subnet.prefix() || !subnet.contains(r.network())) {
+        return Err(Rejection::Invalid(format!("ip-range {range} is not inside subnet {subnet}")));
+    }
+    let gateway = wanted.gateway.unwrap_or_else(|| first_v6(subnet));
+    if !subnet.contains(gateway) || gateway == first {
+        return Err(Rejection::Invalid(format!("gateway {gateway} is not a usable address of subnet {subnet}")));
+    }
+    let overlapping = routes(state).find_map(|(node, route)| match route {
+        IpNetwork::V6(v6) if overlap_v6(subnet, v6) => Some((node, route)),
+        _ => None,
+    });
+    match overlapping {
+        None => Ok(gateway),
+        Some((node, route)) => {
+            Err(Rejection::SubnetOverlapsRoute { subnet: IpNetwork::V6(subnet), route, node: node.to_string() })
+        }
+    }
+}
+
+fn check_shape(canonical: bool, prefix: u8, max: u8, subnet: IpNetwork) -> Result<(), Rejection> {
+    if !canonical {
+        let network = subnet.network();
+        return Err(Rejection::Invalid(format!("subnet {subnet} has host bits set: use {network}/{prefix}")));
+    }
+    if prefix == 0 || prefix > max {
+        return Err(Rejection::Invalid(format!("subnet {subnet} cannot be used: use a prefix length from 1 to {max}")));
+    }
+    Ok(())
+}
+
+fn unusable(subnet: IpNetwork) -> Rejection {
+    Rejection::Invalid(format!("subnet {subnet} is reserved and cannot be used: choose a private one"))
+}
+
+fn network_v4(base: u64, prefix: u8) -> Ipv4Network {
+    let base = u32::try_from(base).expect("below the pool's last address");
+    Ipv4Network::new_checked(Ipv4Addr::from(base), prefix).expect("prefix of at most 32")
+}

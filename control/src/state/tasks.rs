@@ -1,0 +1,222 @@
+//! Tasks: birth, placement, the states that they pass through, their end.
+
+use weft_model::{
+    Applied, NodeId, Rejection, ServiceId, State, TaskId,
+    command::ObjectKind,
+    spec::ServiceMode,
+    state::{Slot, Task, TaskState, TaskStatus, Traffic},
+};
+
+use super::{addresses::Draft, born, network_of, not_found, services, task_of};
+
+/// Longest text that a node may report of a task, in bytes.
+const MAX_TEXT_LEN: usize = 1024;
+
+/// [`weft_model::Command::CreateTask`].
+#[derive(Debug)]
+pub(super) struct Birth {
+    pub(super) id: TaskId,
+    pub(super) service: ServiceId,
+    pub(super) slot: Slot,
+    pub(super) desired: TaskState,
+    pub(super) not_before_ms: u64,
+    pub(super) attempts: u64,
+}
+
+pub(super) fn create(state: &mut State, birth: Birth) -> Result<Applied, Rejection> {
+    let Birth { id, service, slot, desired, not_before_ms, attempts } = birth;
+    let Some(owner) = state.services.get(&service).filter(|s| !s.removing) else {
+        return Err(not_found(ObjectKind::Service, &service));
+    };
+    if state.tasks.contains_key(&id) {
+        return Err(Rejection::InUse { kind: ObjectKind::Task, id: id.to_string(), by: id.to_string() });
+    }
+    if !matches!(desired, TaskState::Ready | TaskState::Running) {
+        return Err(Rejection::Invalid(format!("a task cannot begin with desired state {}", desired.as_str())));
+    }
+    let (label, node) = match (&slot, owner.spec.mode) {
+        (Slot::Replica(nth), ServiceMode::Replicated { .. }) if *nth > 0 => (nth.to_string(), None),
+        (Slot::Node(node), ServiceMode::Global) if state.nodes.contains_key(node) => (node.to_string(), Some(node)),
+        _ => return Err(Rejection::Invalid(format!("service {} has no slot {slot:?}", owner.spec.name))),
+    };
+    let node = node.cloned();
+    let task = Task {
+        id: id.clone(),
+        meta: born(state),
+        name: format!("{}.{label}.{id}", owner.spec.name),
+        service,
+        slot,
+        spec: owner.spec.task.clone(),
+        labels: Default::default(),
+        version: owner.task_version,
+        node,
+        attachments: Vec::new(),
+        desired,
+        not_before_ms,
+        attempts,
+        status: TaskStatus {
+            state: TaskState::Pending,
+            since_ms: state.now_ms,
+            message: "pending task scheduling".to_owned(),
+            error: String::new(),
+            exit_code: None,
+            container: None,
+            pid: None,
+        },
+        state_since_ms: state.now_ms,
+        traffic: Traffic::None,
+        traffic_index: state.index,
+        traffic_since_ms: state.now_ms,
+    };
+    state.tasks.insert(id, task);
+    Ok(Applied::Done)
+}
+
+/// A node and, with it, an address on each of its networks.
+pub(super) fn assign(state: &mut State, id: &TaskId, node: NodeId) -> Result<Applied, Rejection> {
+    let task = state.tasks.get(id).ok_or_else(|| not_found(ObjectKind::Task, id))?;
+    if !state.nodes.contains_key(&node) {
+        return Err(not_found(ObjectKind::Node, &node));
+    }
+    let waits = task.status.state < TaskState::Assigned && task.desired <= TaskState::Running;
+    if !waits || task.node.as_ref().is_some_and(|fixed| *fixed != node) {
+        return Err(Rejection::Invalid(format!("task {id} cannot be assigned to node {node}: it has its place")));
+    }
+    let mut draft = Draft::new(state);
+    let mut attachments = Vec::new();
+    for network in services::task_networks(state, &task.spec.networks) {
+        attachments.push(draft.attachment(network_of(state, &network)?)?);
+    }
+    state.allocated = draft.allocated;
+    let now_ms = state.now_ms;
+    let task = task_of(state, id)?;
+    task.node = Some(node);
+    task.attachments = attachments;
+    task.status.error = String::new();
+    task.status.message = "scheduler assigned task to node".to_owned();
+    enter(task, TaskState::Assigned, now_ms, now_ms);
+    Ok(Applied::Done)
+}
+
+/// Why it is still without a node.
+pub(super) fn delay(state: &mut State, id: &TaskId, error: String) -> Result<Applied, Rejection> {
+    let task = task_of(state, id)?;
+    if task.status.state < TaskState::Assigned {
+        task.status.error = error;
+    }
+    Ok(Applied::Done)
+}
+
+/// A decision that came too late to make it greater changes nothing.
+pub(super) fn set_desired(state: &mut State, id: &TaskId, desired: TaskState) -> Result<Applied, Rejection> {
+    let task = task_of(state, id)?;
+    task.desired = task.desired.max(desired);
+    Ok(Applied::Done)
+}
+
+pub(super) fn set_traffic(state: &mut State, id: &TaskId, traffic: Traffic) -> Result<Applied, Rejection> {
+    let (index, now_ms) = (state.index, state.now_ms);
+    let task = task_of(state, id)?;
+    if traffic > task.traffic {
+        task.traffic = traffic;
+        task.traffic_index = index;
+        task.traffic_since_ms = now_ms;
+    }
+    Ok(Applied::Done)
+}
+
+pub(super) fn orphan(state: &mut State, id: &TaskId) -> Result<Applied, Rejection> {
+    let now_ms = state.now_ms;
+    let task = task_of(state, id)?;
+    if task.status.state.is_terminal() {
+        return Ok(Applied::Done);
+    }
+    task.desired = task.desired.max(TaskState::Shutdown);
+    task.status.message = "its node was lost".to_owned();
+    task.status.pid = None;
+    enter(task, TaskState::Orphaned, now_ms, now_ms);
+    ended(state, id);
+    Ok(Applied::Done)
+}
+
+/// Only a task that has ended, or never had a node.
+pub(super) fn forget(state: &mut State, id: &TaskId) -> Result<Applied, Rejection> {
+    let task = task_of(state, id)?;
+    if !task.status.state.is_terminal() && task.status.state >= TaskState::Assigned {
+        let node = task.node.as_ref().map_or_else(String::new, ToString::to_string);
+        return Err(Rejection::InUse { kind: ObjectKind::Task, id: id.to_string(), by: format!("node {node}") });
+    }
+    let service = task.service.clone();
+    state.tasks.remove(id);
+    services::leave_networks(state, &service);
+    Ok(Applied::Done)
+}
+
+/// What a node observed. Reports of tasks that are not its own, or that have ended already, are old news.
+pub(super) fn report(state: &mut State, node: &NodeId, tasks: Vec<(TaskId, TaskStatus)>) -> Result<Applied, Rejection> {
+    if !state.nodes.contains_key(node) {
+        return Err(not_found(ObjectKind::Node, node));
+    }
+    let now_ms = state.now_ms;
+    for (id, mut status) in tasks {
+        let Some(task) = state.tasks.get_mut(&id).filter(|t| t.node.as_ref() == Some(node)) else { continue };
+        let known = task.status.state;
+        if !(TaskState::Accepted..=TaskState::Rejected).contains(&status.state) {
+            continue;
+        }
+        status.state = meaning(task, &status);
+        if known.is_terminal() || status.state < known {
+            continue;
+        }
+        cap(&mut status.message);
+        cap(&mut status.error);
+        let (next, since_ms) = (status.state, status.since_ms);
+        status.state = known;
+        task.status = status;
+        enter(task, next, since_ms, now_ms);
+        if next.is_terminal() {
+            ended(state, &id);
+        }
+    }
+    Ok(Applied::Done)
+}
+
+/// A task that was told to stop was shut down, however it ended; one that was not told ended by itself.
+fn meaning(task: &Task, status: &TaskStatus) -> TaskState {
+    match status.state {
+        TaskState::Complete | TaskState::Failed if task.must_stop() => TaskState::Shutdown,
+        TaskState::Shutdown if !task.must_stop() && status.exit_code == Some(0) => TaskState::Complete,
+        TaskState::Shutdown if !task.must_stop() => TaskState::Failed,
+        reported => reported,
+    }
+}
+
+fn enter(task: &mut Task, next: TaskState, since_ms: u64, now_ms: u64) {
+    if task.status.state != next {
+        task.state_since_ms = now_ms;
+    }
+    task.status.state = next;
+    task.status.since_ms = since_ms;
+}
+
+/// An ended task needs its addresses no more.
+fn ended(state: &mut State, id: &TaskId) {
+    let Some(task) = state.tasks.get(id) else { return };
+    let service = task.service.clone();
+    let mut draft = Draft::new(state);
+    for attachment in &task.attachments {
+        draft.free(&attachment.network, attachment.addr);
+    }
+    state.allocated = draft.allocated;
+    if let Some(task) = state.tasks.get_mut(id) {
+        task.attachments = Vec::new();
+    }
+    services::leave_networks(state, &service);
+}
+
+fn cap(text: &mut String) {
+    if text.len() > MAX_TEXT_LEN {
+        let end = (0..=MAX_TEXT_LEN).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+    }
+}

@@ -1,0 +1,206 @@
+use weft_model::{
+    Applied, Command, Entry, NodeId, ServiceId, TaskId,
+    command::JoinNode,
+    spec::{Availability, ClusterSpec, Role},
+    state::{NodeStatus, TaskState},
+};
+
+use super::{check_refused, text};
+use crate::{
+    fixture::{START_MS, Table, network_spec, service_spec},
+    state::apply,
+};
+
+#[test]
+fn the_first_manager_is_a_voter_and_the_ingress_network_is_there() {
+    let table = Table::new();
+    let node = &table.state.nodes[&table.first_node()];
+    assert!(node.voter && node.is_manager());
+    assert_eq!(node.raft_id, 1);
+    let ingress = table.state.network_by_name("ingress").unwrap();
+    assert!(ingress.ingress);
+    assert_eq!(ingress.subnets.v4.to_string(), "10.255.0.0/16");
+    assert_eq!(ingress.subnets.v4_gateway.to_string(), "10.255.0.1");
+}
+
+#[test]
+fn a_cluster_begins_once_and_before_everything_else() {
+    let mut table = Table::empty();
+    let init = table.init();
+    check_refused(
+        &mut table,
+        Command::RotateToken { role: Role::Worker, secret: String::new() },
+        "no cluster yet: run `weft swarm init` or `weft swarm join`",
+    );
+    table.ok(Command::InitCluster(Box::new(init.clone())));
+    check_refused(&mut table, Command::InitCluster(Box::new(init)), "this cluster is already initialised");
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused() {
+    let check = |change: fn(&mut ClusterSpec), expected: &str| {
+        let mut table = Table::new();
+        let cluster = table.state.cluster.clone().unwrap();
+        let mut spec = cluster.spec;
+        change(&mut spec);
+        check_refused(&mut table, Command::UpdateCluster { version: cluster.meta.version, spec }, expected);
+    };
+    let heartbeat = "the heartbeat period and the number of missed heartbeats must be greater than 0";
+    check(|s| s.heartbeat_ms = 0, heartbeat);
+    check(|s| s.heartbeat_misses = 0, heartbeat);
+    check(|s| s.pool = "10.1.0.0/8".parse().unwrap(), "address pool 10.1.0.0/8 has host bits set: use 10.0.0.0/8");
+    check(|s| s.pool_prefix = 7, "address pool 10.0.0.0/8 cannot be cut into /7: use a mask length of 8 to 29");
+    check(|s| s.pool_prefix = 30, "address pool 10.0.0.0/8 cannot be cut into /30: use a mask length of 8 to 29");
+}
+
+#[test]
+fn a_pool_inside_a_route_is_refused() {
+    let mut table = Table::new();
+    table.node("n2", &["172.16.0.0/12"]);
+    let version = table.state.cluster.as_ref().unwrap().meta.version;
+    let spec = ClusterSpec { pool: "172.20.0.0/16".parse().unwrap(), ..ClusterSpec::default() };
+    check_refused(
+        &mut table,
+        Command::UpdateCluster { version, spec },
+        "subnet 172.20.0.0/16 overlaps with route 172.16.0.0/12 on node n2: choose another subnet",
+    );
+}
+
+#[test]
+fn updates_name_the_version_that_they_saw() {
+    let mut table = Table::new();
+    let cluster = table.state.cluster.clone().unwrap();
+    let version = cluster.meta.version;
+    table.ok(Command::RotateToken { role: Role::Worker, secret: "another".to_owned() });
+    let current = table.state.index;
+    check_refused(
+        &mut table,
+        Command::UpdateCluster { version, spec: cluster.spec },
+        &format!(
+            "update out of sequence: cluster {} is at version {current}, the request was for {version}; read it again and retry",
+            cluster.id
+        ),
+    );
+    assert_eq!(table.state.cluster.unwrap().worker_secret, "another");
+}
+
+#[test]
+fn a_node_that_joins_again_with_its_id_stays_the_same_voter() {
+    let mut table = Table::new();
+    let join = table.joining("n2", Role::Manager);
+    table.ok(Command::JoinNode(Box::new(join.clone())));
+    let raft_id = table.state.nodes[&join.id].raft_id;
+    let moved = JoinNode { addr: "192.0.2.77".parse().unwrap(), ..join.clone() };
+    assert_eq!(table.ok(Command::JoinNode(Box::new(moved))), Applied::Node(join.id.clone()));
+    let node = &table.state.nodes[&join.id];
+    assert_eq!((node.raft_id, node.addr.to_string().as_str()), (raft_id, "192.0.2.77"));
+}
+
+#[test]
+fn raft_ids_are_never_reused() {
+    let mut table = Table::new();
+    let n2 = table.node("n2", &[]);
+    table.ok(Command::RemoveNode { id: n2, force: true });
+    let n3 = table.node("n3", &[]);
+    assert_eq!(table.state.nodes[&n3].raft_id, 3);
+}
+
+#[test]
+fn the_last_manager_cannot_be_demoted_and_no_manager_removed() {
+    let mut table = Table::new();
+    let id = table.first_node();
+    let node = table.state.nodes[&id].clone();
+    let mut spec = node.spec;
+    spec.role = Role::Worker;
+    check_refused(
+        &mut table,
+        Command::UpdateNode { id: id.clone(), version: node.meta.version, spec },
+        &format!("{id} is the last manager: promote another node first"),
+    );
+    check_refused(
+        &mut table,
+        Command::RemoveNode { id: id.clone(), force: true },
+        &format!("node {id} is a manager: demote it first (`weft node demote`)"),
+    );
+}
+
+#[test]
+fn a_node_is_removed_when_it_is_down_or_by_force() {
+    let mut table = Table::new();
+    let n2 = table.node("n2", &[]);
+    let service = table.service(service_spec("web", 1, &[])).unwrap();
+    let task = table.running_task(&service, 1, &n2);
+    check_refused(
+        &mut table,
+        Command::RemoveNode { id: n2.clone(), force: false },
+        &format!("node {n2} is not down: stop it or let it leave first, or use --force"),
+    );
+    table.status(&n2, NodeStatus::Down);
+    table.ok(Command::RemoveNode { id: n2.clone(), force: false });
+    assert_eq!(table.state.tasks[&task].status.state, TaskState::Orphaned);
+    check_refused(&mut table, Command::RemoveNode { id: n2.clone(), force: true }, &format!("no such node: {n2}"));
+}
+
+#[test]
+fn a_node_spec_changes_once_for_each_version() {
+    let mut table = Table::new();
+    let id = table.node("n2", &[]);
+    let node = table.state.nodes[&id].clone();
+    let mut spec = node.spec;
+    spec.availability = Availability::Drain;
+    let update = Command::UpdateNode { id: id.clone(), version: node.meta.version, spec };
+    table.ok(update.clone());
+    assert!(text(table.apply(update)).starts_with("update out of sequence: node"));
+    assert_eq!(table.state.nodes[&id].spec.availability, Availability::Drain);
+}
+
+#[test]
+fn a_batch_is_done_whole_or_not_at_all() {
+    let mut table = Table::new();
+    let service = ServiceId::from_random(table.random());
+    let create = Command::CreateService { id: service.clone(), spec: Box::new(service_spec("web", 1, &[])) };
+    let nowhere = TaskId::from_random(table.random());
+    let forget = Command::ForgetTask { id: nowhere.clone() };
+    check_refused(&mut table, Command::Batch(vec![create.clone(), forget]), &format!("no such task: {nowhere}"));
+    check_refused(&mut table, Command::Batch(vec![Command::Batch(vec![])]), "a batch cannot hold a batch");
+    table.ok(Command::Batch(vec![create]));
+    assert!(table.state.services.contains_key(&service));
+}
+
+#[test]
+fn index_and_clock_never_go_back() {
+    let mut table = Table::new();
+    let command = Command::RotateToken { role: Role::Worker, secret: "s".to_owned() };
+    let index = table.state.index;
+    apply(&mut table.state, index + 1, Entry { now_ms: START_MS - 1, command: command.clone() }).unwrap();
+    assert_eq!((table.state.index, table.state.now_ms), (index + 1, START_MS));
+    apply(&mut table.state, index, Entry { now_ms: START_MS + 1, command }).unwrap();
+    assert_eq!((table.state.index, table.state.now_ms), (index + 1, START_MS + 1));
+}
+
+#[test]
+fn an_unused_ingress_network_moves_out_of_the_way_of_routes() {
+    let mut table = Table::new();
+    table.node("n2", &["10.255.0.0/24", "10.254.0.0/15"]);
+    let ingress = table.state.network_by_name("ingress").unwrap();
+    assert_eq!(ingress.subnets.v4.to_string(), "10.253.0.0/16");
+    table.service(service_spec("web", 1, &[])).unwrap();
+    table.node("n3", &["10.253.0.0/16"]);
+    assert_eq!(table.state.network_by_name("ingress").unwrap().subnets.v4.to_string(), "10.253.0.0/16");
+}
+
+#[test]
+fn what_is_not_there_is_said_to_be_not_there() {
+    let mut table = Table::new();
+    let node = NodeId::from_random(9);
+    let gone = format!("no such node: {node}");
+    let status = Command::SetNodeStatus { id: node.clone(), status: NodeStatus::Ready, message: String::new() };
+    check_refused(&mut table, status, &gone);
+    check_refused(&mut table, Command::SetVoter { id: node.clone(), voter: true }, &gone);
+    check_refused(&mut table, Command::ReportTasks { node: node.clone(), tasks: Vec::new() }, &gone);
+    let description = Box::new(crate::fixture::description(&[]));
+    check_refused(&mut table, Command::DescribeNode { node, description }, &gone);
+    let network = table.network(network_spec("app")).unwrap();
+    table.ok(Command::RemoveNetwork { id: network.clone() });
+    check_refused(&mut table, Command::RemoveNetwork { id: network.clone() }, &format!("no such network: {network}"));
+}

@@ -1,0 +1,155 @@
+//! Commands at random, most of them nonsense: the table stays sound, and every node's plan is a function of it.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use weft_model::{
+    Command, NetworkId, NodeId, ServiceId, State, TaskId,
+    spec::{EndpointMode, ServiceMode},
+    state::{NodeStatus, Slot, TaskState, Traffic},
+};
+
+use crate::{
+    fixture::{Table, network_spec, observed, service_spec, subnet_spec, tcp},
+    plan::plan,
+};
+
+const STATES: [TaskState; 8] = [
+    TaskState::Ready,
+    TaskState::Starting,
+    TaskState::Running,
+    TaskState::Complete,
+    TaskState::Shutdown,
+    TaskState::Failed,
+    TaskState::Rejected,
+    TaskState::Remove,
+];
+const TRAFFIC: [Traffic; 4] = [Traffic::Local, Traffic::Active, Traffic::Draining, Traffic::Drained];
+
+/// What to do, to whom: numbers that mean another object in each table.
+type Draw = (u8, usize, usize, u64);
+
+fn command(table: &mut Table, (what, which, other, number): Draw) -> Command {
+    fn nth<K: Clone, V>(map: &std::collections::BTreeMap<K, V>, nth: usize, none: K) -> K {
+        map.keys().nth(nth % map.len().max(1)).cloned().unwrap_or(none)
+    }
+    let random = table.random();
+    let state = &table.state;
+    let node = nth(&state.nodes, which, NodeId::from_random(0));
+    let service = nth(&state.services, which, ServiceId::from_random(0));
+    let network = nth(&state.networks, other, NetworkId::from_random(0));
+    let task = nth(&state.tasks, which, TaskId::from_random(0));
+    let version = state.services.get(&service).map_or(0, |s| s.meta.version);
+    match what % 16 {
+        0 => {
+            let spec = match other % 3 {
+                0 => network_spec(&format!("net{which}")),
+                1 => subnet_spec(&format!("net{which}"), "10.3.0.0/28"),
+                _ => subnet_spec(&format!("net{which}"), &format!("10.{}.0.0/29", number % 8)),
+            };
+            Command::CreateNetwork { id: NetworkId::from_random(random), spec: Box::new(spec) }
+        }
+        1 => Command::RemoveNetwork { id: network },
+        2 | 3 => {
+            let second = nth(&state.networks, which, NetworkId::from_random(0));
+            let mut spec = service_spec(&format!("svc{which}"), number, &[&network, &second][..other % 3]);
+            spec.endpoint.ports = vec![tcp(number.is_multiple_of(2).then_some(8000), 80)];
+            Command::CreateService { id: ServiceId::from_random(random), spec: Box::new(spec) }
+        }
+        4 => {
+            let Some(current) = state.services.get(&service) else { return Command::RemoveService { id: service } };
+            let mut spec = current.spec.clone();
+            spec.task.networks = service_spec("x", 1, &[&network][..other % 2]).task.networks;
+            spec.endpoint.mode = if number.is_multiple_of(3) { EndpointMode::Dnsrr } else { EndpointMode::Vip };
+            if spec.endpoint.mode == EndpointMode::Dnsrr {
+                spec.endpoint.ports.clear();
+            }
+            spec.mode = ServiceMode::Replicated { replicas: number };
+            Command::UpdateService { id: service, version, spec: Box::new(spec) }
+        }
+        5 => Command::RollbackService { id: service, version },
+        6 if number == 0 => Command::RemoveService { id: service },
+        6 => Command::ForgetService { id: service },
+        7 | 8 => Command::CreateTask {
+            id: TaskId::from_random(random),
+            service,
+            slot: Slot::Replica(number),
+            desired: TaskState::Running,
+            not_before_ms: 0,
+            attempts: 0,
+        },
+        9 | 10 => Command::AssignTask { id: task, node: nth(&state.nodes, other, node) },
+        11 => Command::SetDesired { id: task, desired: STATES[other % STATES.len()] },
+        12 => Command::SetTraffic { id: task, traffic: TRAFFIC[other % TRAFFIC.len()] },
+        13 => {
+            let node = state.tasks.get(&task).and_then(|t| t.node.clone()).unwrap_or(node);
+            Command::ReportTasks { node, tasks: vec![(task, observed(STATES[other % STATES.len()], table.now_ms))] }
+        }
+        14 => match number {
+            0 => Command::OrphanTask { id: task },
+            1 => Command::RemoveNode { id: node, force: true },
+            2 => Command::SetNodeStatus { id: node, status: NodeStatus::Down, message: String::new() },
+            _ => Command::ForgetTask { id: task },
+        },
+        _ => Command::ReleaseAddresses { acked_index: state.index },
+    }
+}
+
+fn check(state: &State) {
+    let mut taken = BTreeSet::new();
+    let mut take = |network: &NetworkId, addr: weft_model::DualAddr| {
+        let subnets = &state.networks[network].subnets;
+        assert!(subnets.v4.contains(addr.v4) && subnets.v6.contains(addr.v6));
+        assert!(addr.v4 != subnets.v4_gateway && addr.v6 != subnets.v6_gateway);
+        assert!(taken.insert((network.clone(), addr.v4.to_string())), "{} was given out twice", addr.v4);
+        assert!(taken.insert((network.clone(), addr.v6.to_string())), "{} was given out twice", addr.v6);
+    };
+    for (network, vip) in state.services.values().flat_map(|s| &s.endpoints).filter_map(|e| Some((&e.network, e.vip?)))
+    {
+        take(network, vip);
+    }
+    for task in state.tasks.values() {
+        assert!(state.services.contains_key(&task.service));
+        assert!(task.attachments.is_empty() || !task.status.state.is_terminal(), "an ended task holds addresses");
+        task.attachments.iter().for_each(|a| take(&a.network, a.addr));
+    }
+    state.allocated.quarantine.iter().for_each(|f| take(&f.network, f.addr));
+
+    let visible = || state.services.values().filter(|s| !s.removing);
+    let ports: Vec<_> = visible().flat_map(|s| &s.ports).map(|p| (p.published, p.spec.protocol)).collect();
+    assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), ports.len(), "a port has two owners");
+    let vnis: BTreeSet<_> = state.networks.values().map(|n| n.vni).collect();
+    assert_eq!(vnis.len(), state.networks.len(), "a VNI has two networks");
+
+    for node in state.nodes.keys() {
+        let later = State { index: state.index + 1, now_ms: state.now_ms + 1, ..state.clone() };
+        let (first, mut second) = (plan(state, node).unwrap(), plan(&later, node).unwrap());
+        assert_eq!(second.generation, first.generation + 1);
+        second.generation = first.generation;
+        assert_eq!(first, second, "time alone changed a plan");
+        for backend in first.services.iter().flat_map(|s| &s.backends) {
+            let known = first.endpoints.iter().any(|e| e.task == backend.task && e.addr == backend.addr);
+            assert!(known, "a backend without an endpoint");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_table_stays_sound(draws in prop::collection::vec((any::<u8>(), 0..12_usize, 0..12_usize, 0..5_u64), 1..200)) {
+        let mut table = Table::new();
+        table.node("n2", &[]);
+        table.node("n3", &["10.5.0.0/16"]);
+        let mut backends = 0;
+        for draw in draws {
+            table.now_ms += 5_000;
+            let command = command(&mut table, draw);
+            let _refused = table.apply(command).is_err();
+            check(&table.state);
+            prop_assert!(table.state.allocated.next_backend >= backends);
+            backends = table.state.allocated.next_backend;
+        }
+    }
+}

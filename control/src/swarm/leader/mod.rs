@@ -1,0 +1,242 @@
+//! The leader's work: log what nodes report, keep the log's voters in line with the table's managers, and decide what
+//! changes next. One loop, run while this manager leads; everything that happens only wakes it.
+
+mod observe;
+mod voters;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use openraft::{ChangeMembers, ServerState};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use weft_model::{Command, State};
+
+use self::{
+    observe::{Logged, observe},
+    voters::Step,
+};
+use super::{
+    Manager,
+    clock::{now_ms, steady_ms},
+    desk::Book,
+};
+use crate::{
+    orchestrate::{self, Acks},
+    raft::{Metrics, ProposalId, Raft},
+};
+
+/// Pause between two looks: what happens meanwhile is dealt with in one.
+const MIN_PAUSE: Duration = Duration::from_millis(3);
+/// Pause between two questions to the others whether this manager leads.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(20);
+/// Pause after a refusal, so that a command that the table does not take cannot fill the log.
+const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// Looks happen at least that often: a learner's progress rings nothing.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// A look that comes so much later than planned means that this process stood still, and heard nobody meanwhile.
+const STOOD_STILL: Duration = Duration::from_secs(2);
+/// A leader that no quorum answered for so long has likely been replaced: its nodes should look for the new one.
+const QUORUM_LOST_MS: u64 = 3_000;
+/// A change of voters that takes longer is tried again.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Leads whenever this manager is elected, until `stop`.
+pub(super) async fn run(manager: Manager, stop: CancellationToken) {
+    let mut metrics = manager.inner().raft.metrics();
+    loop {
+        let term = tokio::select! {
+            () = stop.cancelled() => return,
+            elected = metrics.wait_for(|m| led_term(m).is_some()) => match elected {
+                Ok(elected) => led_term(&elected),
+                Err(_) => return,
+            },
+        };
+        let Some(term) = term else { continue };
+        let lost = async {
+            // An error means that the log has stopped: that is the end, too.
+            let _ = metrics.wait_for(|m| led_term(m) != Some(term)).await;
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = lost => tracing::info!(term, "no longer the leader"),
+            () = lead(&manager, term) => {}
+        }
+        manager.inner().desk.close();
+    }
+}
+
+/// The term in which this manager leads with a quorum behind it.
+fn led_term(metrics: &Metrics) -> Option<u64> {
+    let leads = metrics.state == ServerState::Leader && metrics.running_state.is_ok();
+    let answered = metrics.millis_since_quorum_ack.is_none_or(|age_ms| age_ms < QUORUM_LOST_MS);
+    (leads && answered).then_some(metrics.current_term)
+}
+
+async fn lead(manager: &Manager, term: u64) {
+    let raft = &manager.inner().raft;
+    // The table is complete once everything before this term is applied; until then this manager must not decide.
+    while let Err(error) = raft.ensure_linearizable().await {
+        tracing::debug!(%error, "not confirmed as the leader yet");
+        tokio::time::sleep(CONFIRM_PAUSE).await;
+    }
+    tracing::info!(term, "this manager leads");
+    manager.inner().desk.open(term);
+    Leader { manager, logged: Logged::default(), step: None }.work().await;
+}
+
+struct Leader<'a> {
+    manager: &'a Manager,
+    logged: Logged,
+    /// The change of voters that is under way.
+    step: Option<JoinHandle<()>>,
+}
+
+/// How a look ended.
+enum Looked {
+    /// All is as it shall be until then (wall clock), if nothing happens.
+    Settled { wake_at_ms: Option<u64> },
+    /// Something was changed: look again.
+    Changed,
+    /// The table refused something.
+    Refused,
+    /// The log takes nothing any more.
+    Over,
+}
+
+impl Leader<'_> {
+    async fn work(mut self) {
+        let mut state = self.manager.state();
+        let mut desk = self.manager.inner().desk.changes();
+        loop {
+            let table = state.borrow_and_update().clone();
+            desk.mark_unchanged();
+            let pause = match self.look(&table).await {
+                Looked::Over => return,
+                Looked::Changed => MIN_PAUSE,
+                Looked::Refused => REFUSED_PAUSE,
+                Looked::Settled { wake_at_ms } => {
+                    let rest = wake_at_ms.map_or(MAX_PAUSE, |at| Duration::from_millis(at.saturating_sub(now_ms())));
+                    let wake = Instant::now() + rest.clamp(MIN_PAUSE, MAX_PAUSE);
+                    tokio::select! {
+                        _ = state.changed() => {}
+                        _ = desk.changed() => {}
+                        () = sleep_until(wake) => {}
+                    }
+                    if Instant::now() > wake + STOOD_STILL {
+                        self.manager.inner().desk.excuse_everybody();
+                    }
+                    MIN_PAUSE
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn look(&mut self, state: &Arc<State>) -> Looked {
+        let Some(book) = self.manager.inner().desk.read() else {
+            return Looked::Over;
+        };
+        let observed = observe(state, &book, &self.logged, steady_ms());
+        let mut facts = observed.commands;
+        facts.extend(self.tend_voters(state));
+        if !facts.is_empty() {
+            self.logged.note(state, &facts);
+            return self.log(facts).await;
+        }
+        let acks = acks(&book);
+        let decision = orchestrate::decide(state, now_ms(), &acks, &mut rand::random);
+        if !decision.commands.is_empty() {
+            return self.log(decision.commands).await;
+        }
+        let observed_wake = observed.wake_at_ms.map(|at| now_ms() + at.saturating_sub(steady_ms()));
+        let wake_at_ms = [decision.wake_at_ms, observed_wake].into_iter().flatten().min();
+        Looked::Settled { wake_at_ms }
+    }
+
+    /// Logs the commands as one entry; where one of them is refused, each for itself, so that it does not hold up the
+    /// others.
+    async fn log(&self, mut commands: Vec<Command>) -> Looked {
+        let batch = if commands.len() == 1 { commands.remove(0) } else { Command::Batch(commands) };
+        match self.manager.write(ProposalId::random(), batch.clone()).await {
+            Err(error) => {
+                tracing::warn!(%error, "the leader cannot write its log");
+                return Looked::Over;
+            }
+            Ok((_, Ok(_))) => return Looked::Changed,
+            Ok((_, Err(rejection))) => tracing::debug!(%rejection, "the table changed meanwhile"),
+        }
+        let Command::Batch(commands) = batch else {
+            return Looked::Refused;
+        };
+        for command in commands {
+            match self.manager.write(ProposalId::random(), command).await {
+                Err(error) => {
+                    tracing::warn!(%error, "the leader cannot write its log");
+                    return Looked::Over;
+                }
+                Ok((_, Ok(_))) => {}
+                Ok((_, Err(rejection))) => tracing::debug!(%rejection, "one change of the leader's was refused"),
+            }
+        }
+        Looked::Refused
+    }
+
+    /// Begins the next change of voters, if one is due, and returns what to note in the table.
+    fn tend_voters(&mut self, state: &State) -> Vec<Command> {
+        let inner = self.manager.inner();
+        let metrics = inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        if self.step.as_ref().is_none_or(JoinHandle::is_finished) {
+            let matched: BTreeMap<u64, u64> =
+                metrics.replication.iter().flatten().filter_map(|(id, at)| at.map(|at| (*id, at.index))).collect();
+            let last = metrics.last_log_index.unwrap_or(0);
+            let step = voters::next_step(state, membership, &matched, last, inner.raft_id);
+            self.step = step.map(|step| tokio::spawn(change_voters(inner.raft.clone(), step)));
+        }
+        voters::notes(state, membership)
+    }
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        if let Some(step) = &self.step {
+            step.abort();
+        }
+    }
+}
+
+async fn change_voters(raft: Raft, step: Step) {
+    tracing::info!(?step, "changing the voters");
+    let change = async {
+        match step.clone() {
+            Step::Settle => raft.change_membership(ChangeMembers::AddVoterIds([].into()), false).await,
+            Step::Teach { raft_id, voter } => raft.add_learner(raft_id, voter, false).await,
+            Step::Promote { raft_id } => {
+                raft.change_membership(ChangeMembers::AddVoterIds([raft_id].into()), true).await
+            }
+            Step::Demote { raft_id } => {
+                raft.change_membership(ChangeMembers::RemoveVoters([raft_id].into()), false).await
+            }
+            Step::Dismiss { raft_id } => {
+                raft.change_membership(ChangeMembers::RemoveNodes([raft_id].into()), true).await
+            }
+        }
+    };
+    match timeout(STEP_TIMEOUT, change).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(?step, %error, "cannot change the voters: trying again"),
+        Err(_) => tracing::warn!(?step, "changing the voters takes long: too few managers answer"),
+    }
+}
+
+fn acks(book: &Book) -> Acks {
+    let acked = book.nodes.iter().map(|(node, heard)| (node.clone(), heard.acked)).collect();
+    Acks { acked, since_ms: book.since_unix_ms }
+}

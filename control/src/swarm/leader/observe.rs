@@ -1,0 +1,121 @@
+//! What the nodes' heartbeats and reports change in the table: a pure function of the table, the leader's memory and the
+//! time.
+
+use std::collections::BTreeMap;
+
+use weft_model::{
+    Command, NodeId, NodeReport, State, TaskId,
+    state::{NodeStatus, TaskStatus},
+};
+
+use crate::swarm::desk::Book;
+
+/// What the leader has logged of the nodes' reports, so that nothing is logged twice, even where apply makes something
+/// else of it.
+#[derive(Debug, Default)]
+pub(super) struct Logged {
+    tasks: BTreeMap<TaskId, TaskStatus>,
+    descriptions: BTreeMap<NodeId, u64>,
+}
+
+/// What to log, and when (steady clock) to look again though nothing else happened.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Observed {
+    pub commands: Vec<Command>,
+    pub wake_at_ms: Option<u64>,
+}
+
+/// Reads `book` at `steady_ms`.
+pub(super) fn observe(state: &State, book: &Book, logged: &Logged, steady_ms: u64) -> Observed {
+    let mut observed = Observed::default();
+    let Some(cluster) = &state.cluster else {
+        return observed;
+    };
+    let patience_ms = cluster.spec.heartbeat_ms.saturating_mul(cluster.spec.heartbeat_misses.into());
+    for node in state.nodes.values() {
+        let heard = book.nodes.get(&node.id);
+        let from_ms = heard.map_or(book.since_ms, |heard| heard.at_ms.max(book.since_ms));
+        let missing_at_ms = from_ms.saturating_add(patience_ms);
+        if missing_at_ms <= steady_ms {
+            if node.status != NodeStatus::Down {
+                observed.commands.push(Command::SetNodeStatus {
+                    id: node.id.clone(),
+                    status: NodeStatus::Down,
+                    message: format!("heartbeat failure: nothing was heard of it for {patience_ms} ms"),
+                });
+            }
+            continue;
+        }
+        if let Some(heard) = heard {
+            if node.status != NodeStatus::Ready {
+                let ready = NodeStatus::Ready;
+                observed.commands.push(Command::SetNodeStatus {
+                    id: node.id.clone(),
+                    status: ready,
+                    message: String::new(),
+                });
+            }
+            observed.commands.extend(reported(state, &node.id, &heard.report, logged));
+        }
+        if heard.is_some() || node.status != NodeStatus::Down {
+            let wake = observed.wake_at_ms.get_or_insert(missing_at_ms);
+            *wake = (*wake).min(missing_at_ms);
+        }
+    }
+    observed
+}
+
+/// What a node's report says beyond what the table and the log hold.
+fn reported(state: &State, node: &NodeId, report: &NodeReport, logged: &Logged) -> Vec<Command> {
+    let mut commands = Vec::new();
+    let known = state.nodes.get(node).and_then(|node| node.description.as_ref());
+    if let Some(description) = report.description.as_ref().filter(|d| known != Some(*d)) {
+        if logged.descriptions.get(node) != Some(&fingerprint(description)) {
+            commands.push(Command::DescribeNode { node: node.clone(), description: Box::new(description.clone()) });
+        }
+    }
+    let tasks: Vec<_> = report
+        .tasks
+        .iter()
+        .filter(|(id, status)| is_news(state, node, id, status) && logged.tasks.get(id) != Some(status))
+        .cloned()
+        .collect();
+    if !tasks.is_empty() {
+        commands.push(Command::ReportTasks { node: node.clone(), tasks });
+    }
+    commands
+}
+
+/// Whether this observation is of a task of that node, differs from the table, and does not go back.
+fn is_news(state: &State, node: &NodeId, id: &TaskId, status: &TaskStatus) -> bool {
+    state.tasks.get(id).is_some_and(|task| {
+        task.node.as_ref() == Some(node)
+            && task.status != *status
+            && !task.status.state.is_terminal()
+            && status.state >= task.status.state
+    })
+}
+
+impl Logged {
+    /// Remembers what was logged, and forgets what the table no longer holds.
+    pub(super) fn note(&mut self, state: &State, commands: &[Command]) {
+        self.tasks.retain(|id, _| state.tasks.contains_key(id));
+        self.descriptions.retain(|id, _| state.nodes.contains_key(id));
+        for command in commands {
+            match command {
+                Command::ReportTasks { tasks, .. } => self.tasks.extend(tasks.iter().cloned()),
+                Command::DescribeNode { node, description } => {
+                    self.descriptions.insert(node.clone(), fingerprint(description));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn fingerprint(description: &weft_model::report::NodeDescription) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    format!("{description:?}").hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,219 @@
+//! The leader's pure parts, by table.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use weft_model::{
+    Command, NodeId, NodeReport, State,
+    spec::Role,
+    state::{NodeStatus, TaskState},
+};
+
+use super::{
+    observe::{Logged, observe},
+    voters::{Step, next_step, notes},
+};
+use crate::{
+    fixture::{Table, description, observed, service_spec},
+    raft::{Voter, Voters},
+    swarm::desk::{Book, Desk},
+};
+
+/// The default spec's patience: 3 missed heartbeats of 5 s.
+const PATIENCE_MS: u64 = 15_000;
+
+/// A leader's memory in which these nodes were heard just after `since_ms`, with empty reports.
+fn heard(since_ms: u64, nodes: &[(&NodeId, NodeReport)]) -> Book {
+    let desk = Desk::default();
+    desk.open(1);
+    for (node, report) in nodes {
+        desk.begin(node, report.clone()).expect("it leads");
+    }
+    let mut book = desk.read().expect("it leads");
+    book.since_ms = since_ms;
+    for entry in book.nodes.values_mut() {
+        entry.at_ms = since_ms;
+    }
+    book
+}
+
+fn status(commands: &[Command]) -> Vec<(NodeId, NodeStatus)> {
+    commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::SetNodeStatus { id, status, .. } => Some((id.clone(), *status)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_node_that_was_never_heard_gets_one_full_period() {
+    let table = Table::new();
+    let n1 = table.first_node();
+    let book = heard(1_000, &[]);
+    let early = observe(&table.state, &book, &Logged::default(), 1_000 + PATIENCE_MS - 1);
+    assert_eq!(early.commands, []);
+    assert_eq!(early.wake_at_ms, Some(1_000 + PATIENCE_MS));
+    let late = observe(&table.state, &book, &Logged::default(), 1_000 + PATIENCE_MS);
+    assert_eq!(status(&late.commands), [(n1, NodeStatus::Down)]);
+}
+
+#[test]
+fn a_node_that_is_heard_is_ready_and_down_when_it_falls_silent() {
+    let mut table = Table::new();
+    let n1 = table.first_node();
+    table.status(&n1, NodeStatus::Down);
+    let book = heard(1_000, &[(&n1, NodeReport::default())]);
+    let now = observe(&table.state, &book, &Logged::default(), 1_001);
+    assert_eq!(status(&now.commands), [(n1.clone(), NodeStatus::Ready)]);
+    table.status(&n1, NodeStatus::Ready);
+    assert_eq!(observe(&table.state, &book, &Logged::default(), 1_001).commands, [], "once is enough");
+    let later = observe(&table.state, &book, &Logged::default(), 1_000 + PATIENCE_MS);
+    assert_eq!(status(&later.commands), [(n1, NodeStatus::Down)]);
+}
+
+#[test]
+fn a_node_that_is_down_and_silent_wakes_nobody() {
+    let mut table = Table::new();
+    let n1 = table.first_node();
+    table.status(&n1, NodeStatus::Down);
+    let observed = observe(&table.state, &heard(1_000, &[]), &Logged::default(), 1_001);
+    assert_eq!(observed.commands, []);
+    assert_eq!(observed.wake_at_ms, None);
+}
+
+#[test]
+fn a_report_is_logged_once_and_never_backwards() {
+    let mut table = Table::new();
+    let n1 = table.first_node();
+    let service = table.service(service_spec("web", 1, &[])).expect("a service");
+    let task = table.task(&service, 1);
+    table.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
+    let report = |state| NodeReport {
+        tasks: vec![(task.clone(), observed(state, 5))],
+        description: Some(description(&[])),
+        ..NodeReport::default()
+    };
+    let book = heard(1_000, &[(&n1, report(TaskState::Starting))]);
+    let mut logged = Logged::default();
+    let first = observe(&table.state, &book, &logged, 1_001).commands;
+    assert!(first.iter().any(|c| matches!(c, Command::ReportTasks { .. })), "{first:?}");
+    logged.note(&table.state, &first);
+    assert_eq!(observe(&table.state, &book, &logged, 1_001).commands, [], "logged, though not applied yet");
+    for command in first {
+        table.ok(command);
+    }
+    assert_eq!(observe(&table.state, &book, &Logged::default(), 1_001).commands, [], "the table has it");
+    let back = heard(1_000, &[(&n1, report(TaskState::Preparing))]);
+    assert_eq!(observe(&table.state, &back, &Logged::default(), 1_001).commands, [], "never backwards");
+    let on = heard(1_000, &[(&n1, report(TaskState::Running))]);
+    assert_eq!(observe(&table.state, &on, &logged, 1_001).commands.len(), 1);
+    let stranger = table.node("n2", &[]);
+    let other = heard(1_000, &[(&stranger, report(TaskState::Running)), (&n1, report(TaskState::Starting))]);
+    let said = observe(&table.state, &other, &Logged::default(), 1_001).commands;
+    assert!(!said.iter().any(|c| matches!(c, Command::ReportTasks { .. })), "not its task: {said:?}");
+}
+
+/// Managers `n1..` by raft id, of which these vote and those listen.
+struct Quorum {
+    table: Table,
+    nodes: Vec<NodeId>,
+}
+
+impl Quorum {
+    fn new(managers: usize) -> Self {
+        let mut table = Table::new();
+        let mut nodes = vec![table.first_node()];
+        for number in 2..=managers {
+            let join = table.joining(&format!("n{number}"), Role::Manager);
+            nodes.push(join.id.clone());
+            table.ok(Command::JoinNode(Box::new(join)));
+        }
+        Self { table, nodes }
+    }
+
+    fn state(&self) -> &State {
+        &self.table.state
+    }
+
+    fn demote(&mut self, number: usize) {
+        let node = self.table.state.nodes.get_mut(&self.nodes[number - 1]).expect("a node");
+        node.spec.role = Role::Worker;
+    }
+
+    fn voter(&self, raft_id: u64) -> Voter {
+        let node = &self.table.state.nodes[&self.nodes[raft_id as usize - 1]];
+        Voter { node: node.id.clone(), rpc_addr: node.rpc_addr }
+    }
+
+    fn voters(&self, votes: &[u64], all: &[u64]) -> Voters {
+        let nodes: BTreeMap<u64, Voter> = all.iter().map(|&id| (id, self.voter(id))).collect();
+        Voters::new(vec![votes.iter().copied().collect::<BTreeSet<u64>>()], nodes)
+    }
+
+    fn step(&self, voters: &Voters, matched: &[(u64, u64)], me: u64) -> Option<Step> {
+        next_step(self.state(), voters, &matched.iter().copied().collect(), 1_000, me)
+    }
+}
+
+#[test]
+fn a_new_manager_learns_first_and_votes_when_it_has_caught_up() {
+    let quorum = Quorum::new(2);
+    let alone = quorum.voters(&[1], &[1]);
+    let teach = Step::Teach { raft_id: 2, voter: quorum.voter(2) };
+    assert_eq!(quorum.step(&alone, &[(1, 1_000)], 1), Some(teach));
+    let learning = quorum.voters(&[1], &[1, 2]);
+    assert_eq!(quorum.step(&learning, &[(1, 1_000)], 1), None, "nothing is known of it yet");
+    assert_eq!(quorum.step(&learning, &[(1, 1_000), (2, 500)], 1), None, "too far behind");
+    assert_eq!(quorum.step(&learning, &[(1, 1_000), (2, 990)], 1), Some(Step::Promote { raft_id: 2 }));
+    assert_eq!(quorum.step(&quorum.voters(&[1, 2], &[1, 2]), &[(1, 1_000), (2, 990)], 1), None, "all is well");
+}
+
+#[test]
+fn a_demoted_leader_goes_last_and_never_leaves_nobody() {
+    let mut quorum = Quorum::new(3);
+    quorum.demote(1);
+    quorum.demote(2);
+    let all = quorum.voters(&[1, 2, 3], &[1, 2, 3]);
+    assert_eq!(quorum.step(&all, &[], 1), Some(Step::Demote { raft_id: 2 }), "not itself first");
+    assert_eq!(quorum.step(&quorum.voters(&[1, 3], &[1, 3]), &[], 1), Some(Step::Demote { raft_id: 1 }));
+    let untaught = quorum.voters(&[1], &[1, 3]);
+    assert_eq!(quorum.step(&untaught, &[(1, 1_000), (3, 1)], 1), None, "its heir has to catch up first");
+}
+
+#[test]
+fn a_learner_that_is_no_manager_any_more_is_dismissed() {
+    let mut quorum = Quorum::new(2);
+    quorum.demote(2);
+    let learning = quorum.voters(&[1], &[1, 2]);
+    assert_eq!(quorum.step(&learning, &[(2, 1_000)], 1), Some(Step::Dismiss { raft_id: 2 }));
+}
+
+#[test]
+fn what_an_earlier_leader_left_half_done_is_finished_first() {
+    let quorum = Quorum::new(3);
+    let nodes: BTreeMap<u64, Voter> = (1..=3).map(|id| (id, quorum.voter(id))).collect();
+    let joint = Voters::new(vec![[1].into(), [1, 2].into()], nodes);
+    assert_eq!(quorum.step(&joint, &[(3, 1_000)], 1), Some(Step::Settle));
+    assert_eq!(notes(quorum.state(), &joint), [], "and nothing is noted before");
+}
+
+#[test]
+fn the_table_notes_who_votes() {
+    let quorum = Quorum::new(2);
+    assert_eq!(notes(quorum.state(), &quorum.voters(&[1], &[1, 2])), [], "as the table says");
+    let noted = notes(quorum.state(), &quorum.voters(&[1, 2], &[1, 2]));
+    assert_eq!(noted, [Command::SetVoter { id: quorum.nodes[1].clone(), voter: true }]);
+}
+
+#[test]
+fn a_report_is_shared_not_copied() {
+    let table = Table::new();
+    let book = heard(0, &[(&table.first_node(), NodeReport::default())]);
+    let copy = book.clone();
+    let (one, two) = (&book.nodes[&table.first_node()].report, &copy.nodes[&table.first_node()].report);
+    assert!(Arc::ptr_eq(one, two));
+}

@@ -1,0 +1,236 @@
+//! One node's membership of a cluster, over its whole life: none, joined, restarted, left.
+//!
+//! Owns when a node is a member and as what, and everything that runs while it is one. It must not know what a plan is
+//! for, nor how it is asked for changes: the agent and the API do. In reading order: [`Swarm`] and its `types`; `join`,
+//! `leave` and `home`, a membership's beginning, end and memory; `node` with its tasks `session`, `role` and `serve`;
+//! [`Manager`], with `voting`, `leader` and `desk`, what runs on managers only.
+
+mod acks;
+mod clock;
+mod desk;
+mod error;
+mod home;
+mod join;
+mod leader;
+mod leave;
+mod logs;
+mod manager;
+mod node;
+mod role;
+mod serve;
+mod session;
+mod types;
+mod voting;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, timeout_at},
+};
+use weft_model::{NodeId, NodePlan, NodeReport, spec::Role};
+
+use self::{
+    home::Home,
+    node::{Node, Outlets},
+};
+use crate::rpc::Bound;
+
+pub use error::{ProposeError, SwarmError};
+pub use logs::{LogError, LogOptions, LogRecord, LogSource};
+pub use manager::Manager;
+pub use types::{InitOptions, JoinOptions, Membership, SwarmConfig};
+
+/// How long a joining node waits for its first plan, and a manager for the table, before it goes on in the background.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One node's membership of a cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: SwarmConfig,
+    home: Home,
+    outlets: Outlets,
+    /// The membership that runs, if any. Held while it begins or ends: one such change at a time.
+    node: Mutex<Option<Arc<Node>>>,
+}
+
+impl Swarm {
+    /// Resumes the membership found in the data directory, if any. Does not wait for the other nodes.
+    pub async fn open(config: SwarmConfig) -> Result<Self, SwarmError> {
+        let home = Home::open(&config.data_dir)?;
+        let outlets = Outlets::default();
+        let node = match home.record()? {
+            Some(record) => {
+                let identity = home.identity(&record)?;
+                let addr = record.listen_addr;
+                let bound = Bound::bind(addr).map_err(|source| SwarmError::Listen { addr, source })?;
+                outlets.plans.send_replace(home.plan().map(Arc::new));
+                let was_manager = identity.peer.role == Role::Manager;
+                let node = Node::new(config.clone(), home.clone(), record, identity, outlets.clone())?;
+                let voting = match home.seat()?.filter(|_| was_manager) {
+                    Some(seat) => Some(voting::Voting::start(&node, seat).await?),
+                    None => None,
+                };
+                tracing::info!(version = config.version, node = %node.record().node, "resuming as a member");
+                node.run(bound, voting);
+                Some(node)
+            }
+            None => None,
+        };
+        Ok(Self { inner: Arc::new(Inner { config, home, outlets, node: Mutex::new(node) }) })
+    }
+
+    /// Where this node stands; rings at every change.
+    pub fn membership(&self) -> watch::Receiver<Membership> {
+        self.inner.outlets.membership.subscribe()
+    }
+
+    /// Forms a new cluster of this one node, its first manager.
+    pub async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError> {
+        let inner = self.inner.clone();
+        uninterrupted(async move { inner.init(options).await }).await
+    }
+
+    /// Joins a cluster as what the token says; returns when the node has its first plan.
+    pub async fn join(&self, options: JoinOptions) -> Result<(), SwarmError> {
+        let inner = self.inner.clone();
+        uninterrupted(async move { inner.join(options).await }).await
+    }
+
+    /// Leaves, and forgets everything about the cluster. A manager needs `force`.
+    pub async fn leave(&self, force: bool) -> Result<(), SwarmError> {
+        let inner = self.inner.clone();
+        uninterrupted(async move { inner.leave(force).await }).await
+    }
+
+    /// This node's newest plan; `None` while no member. After a restart it is the last one known until a manager is
+    /// found.
+    pub fn plans(&self) -> watch::Receiver<Option<Arc<NodePlan>>> {
+        self.inner.outlets.plans.subscribe()
+    }
+
+    /// Where the agent puts its latest report; sent on change and after every reconnect. `acked` is the generation of
+    /// the plan that the kernel holds.
+    pub fn reports(&self) -> watch::Sender<NodeReport> {
+        self.inner.outlets.reports.clone()
+    }
+
+    /// `Some` on managers that hold the table.
+    pub fn manager(&self) -> Option<Manager> {
+        let manager = self.inner.outlets.manager.borrow().clone();
+        manager.filter(|manager| manager.state().borrow().cluster.is_some())
+    }
+
+    /// The managers that this node knows, whatever its own role.
+    pub fn remotes(&self) -> Vec<(NodeId, SocketAddr)> {
+        let plan = self.inner.outlets.plans.borrow().clone();
+        plan.iter().flat_map(|plan| plan.managers.iter().map(|m| (m.node.clone(), m.rpc_addr))).collect()
+    }
+
+    /// Stops everything and stays a member: [`Swarm::open`] resumes.
+    pub async fn shutdown(&self) {
+        if let Some(node) = self.inner.node.lock().await.take() {
+            node.shutdown().await;
+        }
+    }
+}
+
+/// Runs to its end also where the caller goes away, so that no membership is left half made.
+async fn uninterrupted<T: Send + 'static>(
+    work: impl Future<Output = Result<T, SwarmError>> + Send + 'static,
+) -> Result<T, SwarmError> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|e| Err(SwarmError::Internal { what: "change the membership", reason: e.to_string() }))
+}
+
+impl Inner {
+    async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError> {
+        let mut slot = self.node.lock().await;
+        if slot.is_some() {
+            return Err(SwarmError::AlreadyMember);
+        }
+        self.outlets.membership.send_replace(Membership::Joining);
+        match join::init(&self.config, &self.home, &self.outlets, options).await {
+            Ok((node, bound, voting)) => {
+                let id = node.record().node.clone();
+                node.run(bound, Some(voting));
+                *slot = Some(node);
+                drop(slot);
+                self.arrival(Role::Manager).await?;
+                Ok(id)
+            }
+            Err(error) => Err(self.abandon(error)),
+        }
+    }
+
+    async fn join(&self, options: JoinOptions) -> Result<(), SwarmError> {
+        let mut slot = self.node.lock().await;
+        if slot.is_some() {
+            return Err(SwarmError::AlreadyMember);
+        }
+        self.outlets.membership.send_replace(Membership::Joining);
+        let begun = match join::join(&self.config, &self.home, options).await {
+            Ok(begun) => begun,
+            Err(error) => return Err(self.abandon(error)),
+        };
+        let role = begun.identity.peer.role;
+        let node =
+            Node::new(self.config.clone(), self.home.clone(), begun.record, begun.identity, self.outlets.clone());
+        let node = node.map_err(|error| self.abandon(error))?;
+        node.run(begun.bound, None);
+        *slot = Some(node);
+        drop(slot);
+        self.arrival(role).await
+    }
+
+    /// Leaves no trace of a membership that did not come to be.
+    fn abandon(&self, error: SwarmError) -> SwarmError {
+        if let Err(leftover) = self.home.wipe() {
+            tracing::warn!(error = %leftover, "cannot remove what is left of the attempt");
+        }
+        self.outlets.membership.send_replace(Membership::None);
+        error
+    }
+
+    /// Waits until the node has what it needs to act as `role`.
+    async fn arrival(&self, role: Role) -> Result<(), SwarmError> {
+        let deadline = Instant::now() + ARRIVAL_TIMEOUT;
+        let late = |_| SwarmError::Timeout;
+        let mut plans = self.outlets.plans.subscribe();
+        // A closed channel cannot be: this holds the other end.
+        let _ = timeout_at(deadline, plans.wait_for(Option::is_some)).await.map_err(late)?;
+        if role == Role::Worker {
+            return Ok(());
+        }
+        let mut managers = self.outlets.manager.subscribe();
+        let manager = timeout_at(deadline, managers.wait_for(Option::is_some)).await.map_err(late)?;
+        let manager = manager.ok().and_then(|manager| manager.clone());
+        let Some(mut state) = manager.map(|manager| manager.state()) else {
+            return Err(SwarmError::Timeout);
+        };
+        let _ = timeout_at(deadline, state.wait_for(|state| state.cluster.is_some())).await.map_err(late)?;
+        Ok(())
+    }
+
+    async fn leave(&self, force: bool) -> Result<(), SwarmError> {
+        let mut slot = self.node.lock().await;
+        let node = slot.clone().ok_or(SwarmError::NotMember)?;
+        leave::check(&node, force)?;
+        leave::announce(&node).await;
+        node.shutdown().await;
+        self.home.wipe()?;
+        *slot = None;
+        self.outlets.reports.send_replace(NodeReport::default());
+        self.outlets.plans.send_replace(None);
+        self.outlets.membership.send_replace(Membership::None);
+        Ok(())
+    }
+}

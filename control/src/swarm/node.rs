@@ -1,0 +1,227 @@
+//! A member's shared parts: what all of its tasks need, and how they are started and stopped.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_model::{NodePlan, NodeReport};
+
+use super::{
+    LogSource, Manager, Membership, SwarmConfig, SwarmError,
+    home::{Home, Record},
+    role, serve, session,
+    voting::Voting,
+};
+use crate::{
+    pki::{Credentials, Identity, PkiError},
+    rpc::{self, Bound},
+};
+
+/// What outlives a membership: the ends that callers hold.
+#[derive(Debug, Clone)]
+pub(super) struct Outlets {
+    pub membership: watch::Sender<Membership>,
+    pub plans: watch::Sender<Option<Arc<NodePlan>>>,
+    pub reports: watch::Sender<NodeReport>,
+    pub manager: watch::Sender<Option<Manager>>,
+}
+
+impl Default for Outlets {
+    fn default() -> Self {
+        Self {
+            membership: watch::Sender::new(Membership::None),
+            plans: watch::Sender::new(None),
+            reports: watch::Sender::new(NodeReport::default()),
+            manager: watch::Sender::new(None),
+        }
+    }
+}
+
+/// One membership while the daemon runs.
+pub(super) struct Node {
+    config: SwarmConfig,
+    home: Home,
+    record: Record,
+    credentials: Credentials,
+    outlets: Outlets,
+    troubles: Mutex<BTreeMap<Trouble, String>>,
+    stop: CancellationToken,
+    /// Ends the session before the rest.
+    leaving: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What can keep a member from acting as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trouble {
+    /// The cluster does not know it any more.
+    Removed,
+    /// A manager's log cannot be written.
+    Log,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    pub(super) fn new(
+        config: SwarmConfig,
+        home: Home,
+        record: Record,
+        identity: Identity,
+        outlets: Outlets,
+    ) -> Result<Arc<Self>, SwarmError> {
+        let credentials = Credentials::new(Arc::new(identity)).map_err(internal)?;
+        Ok(Arc::new(Self {
+            config,
+            home,
+            record,
+            credentials,
+            outlets,
+            troubles: Mutex::default(),
+            stop: CancellationToken::new(),
+            leaving: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// Starts the tasks: the node RPC's server, the session with the leader, the keeper of the role, and the one that
+    /// writes plans to the disk. A manager's log may run already.
+    pub(super) fn run(self: &Arc<Self>, bound: Bound, voting: Option<Voting>) {
+        self.show();
+        let routes = serve::routes(self.clone());
+        self.tasks.spawn(rpc::serve(bound, self.credentials.server(), routes, self.stop.clone()));
+        let (node, leaving) = (self.clone(), self.leaving.clone());
+        self.spawn(async move {
+            leaving.run_until_cancelled(session::run(node)).await;
+        });
+        self.spawn(keep_plans(self.clone()));
+        // Not cancelled: it has a log to close.
+        self.tasks.spawn(role::run(self.clone(), voting));
+    }
+
+    /// Stops everything, and returns when it has ended.
+    pub(super) async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Nothing is reported from now on.
+    pub(super) fn end_session(&self) {
+        self.leaving.cancel();
+    }
+
+    /// Runs `task` until it ends or the node stops.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    pub(super) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    pub(super) fn outlets(&self) -> &Outlets {
+        &self.outlets
+    }
+
+    pub(super) fn logs(&self) -> &Arc<dyn LogSource> {
+        &self.config.logs
+    }
+
+    /// The running manager, also before the table has reached it.
+    pub(super) fn manager(&self) -> Option<Manager> {
+        self.outlets.manager.borrow().clone()
+    }
+
+    /// Notes what is wrong, or that it is over, and shows where the node stands.
+    pub(super) fn trouble(&self, trouble: Trouble, text: Option<String>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match text {
+            Some(text) => troubles.insert(trouble, text),
+            None => troubles.remove(&trouble),
+        };
+        drop(troubles);
+        self.show();
+    }
+
+    /// Publishes where the node stands.
+    pub(super) fn show(&self) {
+        let trouble = self.troubles.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned();
+        let membership = match trouble {
+            Some(text) => Membership::Error(text),
+            None => Membership::Active {
+                node: self.record.node.clone(),
+                cluster: self.record.cluster.clone(),
+                role: self.credentials.identity().peer.role,
+                addr: self.record.addr,
+            },
+        };
+        self.outlets.membership.send_if_modified(|shown| {
+            let changed = *shown != membership;
+            *shown = membership;
+            changed
+        });
+    }
+
+    /// Addresses at which a manager may be found, the likeliest first.
+    pub(super) fn manager_addrs(&self) -> Vec<SocketAddr> {
+        let plan = self.outlets.plans.borrow().clone();
+        let planned = plan.iter().flat_map(|plan| plan.managers.iter().map(|manager| manager.rpc_addr));
+        let mut addrs = Vec::new();
+        for addr in planned.chain(self.record.remotes.iter().copied()) {
+            if !addrs.contains(&addr) {
+                addrs.push(addr);
+            }
+        }
+        addrs
+    }
+}
+
+/// Writes each newest plan to the disk, so that the node can go on without the managers after a restart.
+async fn keep_plans(node: Arc<Node>) {
+    let mut plans = node.outlets.plans.subscribe();
+    while plans.changed().await.is_ok() {
+        let Some(plan) = plans.borrow_and_update().clone() else {
+            continue;
+        };
+        let home = node.home.clone();
+        let written = tokio::task::spawn_blocking(move || home.write_plan(&plan)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the plan is in force, yet a restart would not find it"),
+            Err(error) => tracing::warn!(%error, "the plan is in force, yet was not written"),
+        }
+    }
+}
+
+pub(super) fn internal(error: PkiError) -> SwarmError {
+    SwarmError::Internal { what: error.what, reason: error.reason }
+}

@@ -1,0 +1,121 @@
+//! Certificates: for nodes that join, by token, and for members, by the table.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ring::digest::{SHA256, digest};
+use tonic::{Code, Request, Response, Status, transport::Channel};
+use weft_model::{
+    Command, NodeId, NodeName, State,
+    command::JoinNode,
+    spec::{Availability, Role},
+};
+
+use super::{Services, internal};
+use crate::{
+    pki::SignedFor,
+    raft::ProposalId,
+    rpc::{
+        Caller,
+        pb::{
+            GetCaReply, GetCaRequest, JoinReply, JoinRequest, RenewReply, RenewRequest,
+            authority_client::AuthorityClient, authority_server::Authority,
+        },
+    },
+    swarm::{Manager, ProposeError},
+};
+
+/// What a wrong and a rotated token are told alike.
+const BAD_TOKEN: &str = "no such token: it is mistyped or was rotated";
+
+#[tonic::async_trait]
+impl Authority for Services {
+    async fn get_ca(&self, _request: Request<GetCaRequest>) -> Result<Response<GetCaReply>, Status> {
+        Ok(Response::new(GetCaReply { ca_pem: self.node.record().ca_pem.clone() }))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let manager = self.manager()?;
+        let request = request.into_inner();
+        // A leader that is not sure of its table yet is no leader yet.
+        if manager.inner().desk.read().is_none() {
+            return pass_on(manager.leader_channel(), request).await;
+        }
+        let state = manager.state().borrow().clone();
+        let role = role_of_token(&state, &request.secret)?;
+        let node = admit(&manager, role, &request).await?;
+        let cert_pem = sign(&manager, &node, role, &request.csr_pem)?;
+        let state = manager.state().borrow().clone();
+        let managers = state.nodes.values().filter(|n| n.is_manager() && n.id != node);
+        let managers = managers.map(|n| n.rpc_addr.to_string()).collect();
+        Ok(Response::new(JoinReply { node: node.to_string(), cert_pem, managers }))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let caller = Caller::member(request.extensions(), &self.node.record().cluster)?.node.clone();
+        let manager = self.manager()?;
+        let state = manager.state().borrow().clone();
+        let known = crate::plan::plan(&state, &caller).ok_or_else(|| removed(&caller))?;
+        let cert_pem = sign(&manager, &caller, known.role, &request.get_ref().csr_pem)?;
+        Ok(Response::new(RenewReply { cert_pem }))
+    }
+}
+
+pub(super) fn removed(node: &NodeId) -> Status {
+    Status::permission_denied(format!("node {node} was removed from the swarm"))
+}
+
+async fn pass_on(leader: Option<Channel>, request: JoinRequest) -> Result<Response<JoinReply>, Status> {
+    let leader = leader.ok_or_else(|| Status::unavailable("the swarm has no leader now: try again"))?;
+    AuthorityClient::new(leader).join(request).await
+}
+
+fn role_of_token(state: &State, secret: &str) -> Result<Role, Status> {
+    let cluster =
+        state.cluster.as_ref().ok_or_else(|| Status::unavailable("the swarm is not formed yet: try again"))?;
+    // Digests, so that how long it takes says nothing about the secret.
+    let given = digest(&SHA256, secret.as_bytes());
+    let is = |expected: &str| digest(&SHA256, expected.as_bytes()).as_ref() == given.as_ref();
+    if is(&cluster.manager_secret) {
+        Ok(Role::Manager)
+    } else if is(&cluster.worker_secret) {
+        Ok(Role::Worker)
+    } else {
+        Err(Status::new(Code::PermissionDenied, BAD_TOKEN))
+    }
+}
+
+/// Makes the caller a member.
+async fn admit(manager: &Manager, role: Role, request: &JoinRequest) -> Result<NodeId, Status> {
+    let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
+    let id = NodeId::from_random(rand::random());
+    let hostname: NodeName = request.hostname.parse().map_err(|e| invalid(&e))?;
+    let addr: IpAddr = request.addr.parse().map_err(|e| invalid(&e))?;
+    let rpc_addr: SocketAddr = request.rpc_addr.parse().map_err(|e| invalid(&e))?;
+    if addr.is_unspecified() || addr.is_multicast() || rpc_addr.port() == 0 {
+        return Err(Status::invalid_argument(format!("other nodes could not reach {addr}, port {}", rpc_addr.port())));
+    }
+    let availability = match request.availability {
+        1 => Availability::Pause,
+        2 => Availability::Drain,
+        _ => Availability::Active,
+    };
+    let join = JoinNode { id: id.clone(), hostname, role, addr, rpc_addr, availability };
+    let (_, outcome) = manager
+        .submit(ProposalId::random(), Command::JoinNode(Box::new(join)))
+        .await
+        .map_err(|error: ProposeError| Status::unavailable(error.to_string()))?;
+    outcome.map_err(|rejection| Status::invalid_argument(rejection.to_string()))?;
+    Ok(id)
+}
+
+fn sign(manager: &Manager, node: &NodeId, role: Role, csr_pem: &str) -> Result<String, Status> {
+    let state = manager.state().borrow().clone();
+    let cluster =
+        state.cluster.as_ref().ok_or_else(|| Status::unavailable("the swarm is not formed yet: try again"))?;
+    let life = Duration::from_millis(cluster.spec.cert_expiry_ms);
+    let ca = manager.authority().map_err(|e| internal(&e))?;
+    ca.sign(csr_pem, SignedFor { cluster: &cluster.id, node, role, life }).map_err(|e| internal(&e))
+}

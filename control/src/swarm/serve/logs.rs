@@ -1,0 +1,34 @@
+//! This node's task logs, for managers.
+
+use futures_util::{StreamExt, stream::BoxStream};
+use tonic::{Request, Response, Status};
+use weft_model::TaskId;
+
+use super::Services;
+use crate::{
+    rpc::{
+        Caller, codec,
+        pb::{LogLine, LogsRequest, logs_server::Logs},
+    },
+    swarm::{LogError, LogOptions},
+};
+
+#[tonic::async_trait]
+impl Logs for Services {
+    type ReadStream = BoxStream<'static, Result<LogLine, Status>>;
+
+    async fn read(&self, request: Request<LogsRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
+        let LogsRequest { task, options } = request.into_inner();
+        let task: TaskId = task.parse().map_err(|e| invalid(&e))?;
+        let options: LogOptions = codec::decode(&options).map_err(|e| invalid(&e))?;
+        let records = self.node.logs().logs(&task, &options).map_err(|error| match error {
+            LogError::NoSuchTask(_) => Status::not_found(error.to_string()),
+            _ => Status::failed_precondition(error.to_string()),
+        })?;
+        let lines =
+            records.map(|record| Ok(LogLine { time_ns: record.time_ns, stderr: record.stderr, line: record.line }));
+        Ok(Response::new(lines.boxed()))
+    }
+}

@@ -1,0 +1,111 @@
+//! What managers say to each other: the log's replication, changes for the leader, and a new manager's beginning.
+
+use serde::{Serialize, de::DeserializeOwned};
+use tonic::{Request, Response, Status, Streaming};
+use weft_model::{Applied, Command, NodeId, Rejection, State};
+
+use super::{Services, authority::removed};
+use crate::{
+    raft::{ProposalId, receive_snapshot},
+    rpc::{
+        Caller, codec,
+        pb::{
+            PingReply, PingRequest, ProposeReply, ProposeRequest, RaftReply, RaftRequest, SnapshotPart, WelcomeReply,
+            WelcomeRequest, quorum_server::Quorum,
+        },
+    },
+    swarm::Manager,
+};
+
+#[tonic::async_trait]
+impl Quorum for Services {
+    async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
+        let (manager, request) = self.from_voter(request)?;
+        let reply = manager.inner().raft.append_entries(body(&request)?).await;
+        answer(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+    }
+
+    async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
+        let (manager, request) = self.from_voter(request)?;
+        let reply = manager.inner().raft.vote(body(&request)?).await;
+        answer(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+    }
+
+    async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<RaftReply>, Status> {
+        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?.clone();
+        let manager = self.manager()?;
+        let admit = |request: &RaftRequest| admit_voter(&manager, &caller, request);
+        let (vote, snapshot) = receive_snapshot(request.into_inner(), admit).await?;
+        let reply = manager.inner().raft.install_full_snapshot(vote, snapshot).await;
+        answer(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+    }
+
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        let manager = self.manager()?;
+        manages(&manager.state().borrow(), caller)?;
+        let ProposeRequest { id, command } = request.into_inner();
+        let id = id.as_ref().try_into().map_err(|_| Status::invalid_argument("a proposal id has 16 bytes"))?;
+        let command: Command = codec::decode(&command).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let written = manager.write(ProposalId(u128::from_be_bytes(id)), command).await;
+        let (index, outcome) = written.map_err(|e| Status::unavailable(e.to_string()))?;
+        let outcome: Result<Applied, Rejection> = outcome;
+        let outcome = codec::encode(&outcome).map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Response::new(ProposeReply { index, outcome: outcome.into() }))
+    }
+
+    async fn welcome(&self, request: Request<WelcomeRequest>) -> Result<Response<WelcomeReply>, Status> {
+        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        let manager = self.manager()?;
+        let state = manager.state().borrow().clone();
+        let node = manages(&state, caller)?;
+        let kek = manager.inner().kek.as_bytes().to_vec();
+        Ok(Response::new(WelcomeReply { raft_id: node.raft_id, kek: kek.into() }))
+    }
+
+    async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
+        Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        self.manager()?;
+        Ok(Response::new(PingReply {}))
+    }
+}
+
+impl Services {
+    fn from_voter(&self, request: Request<RaftRequest>) -> Result<(Manager, RaftRequest), Status> {
+        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?.clone();
+        let manager = self.manager()?;
+        let request = request.into_inner();
+        admit_voter(&manager, &caller, &request)?;
+        Ok((manager, request))
+    }
+}
+
+/// Whether a voter may speak. This node's table may lag behind the log, so that only what it proves counts: raft ids are
+/// given out in order and never again, so an unknown node with an old one was removed.
+fn admit_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Result<(), Status> {
+    if request.target != manager.inner().raft_id {
+        return Err(Status::failed_precondition("this is another voter than the one meant"));
+    }
+    let state = manager.inner().state.borrow();
+    let gone = !state.nodes.contains_key(caller) && request.source < state.allocated.next_raft_id;
+    if state.cluster.is_some() && gone { Err(removed(caller)) } else { Ok(()) }
+}
+
+/// The caller, where it is a manager by the table too.
+fn manages<'a>(state: &'a State, caller: &NodeId) -> Result<&'a weft_model::state::Node, Status> {
+    let node = state.nodes.get(caller).ok_or_else(|| removed(caller))?;
+    if node.is_manager() || node.voter {
+        Ok(node)
+    } else {
+        Err(Status::permission_denied(format!("node {caller} is a worker now")))
+    }
+}
+
+fn body<T: DeserializeOwned>(request: &RaftRequest) -> Result<T, Status> {
+    codec::decode(&request.body).map_err(|e| Status::invalid_argument(e.to_string()))
+}
+
+fn answer<T: Serialize>(reply: &T) -> Result<Response<RaftReply>, Status> {
+    let body = codec::encode(reply).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(Response::new(RaftReply { body: body.into() }))
+}
