@@ -1,0 +1,364 @@
+//! The shell: dumps the kernel, asks `desired` and `diff`, applies, and looks again until nothing is left to do.
+//!
+//! Tasks: one that follows the node's links, addresses and routes for [`Overlay::changed`]; it ends with the last
+//! clone. Every sandbox is visited on a thread of its own, a bounded number at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt, stream};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
+use tracing::{debug, warn};
+use weft_model::{DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni};
+
+use crate::{
+    desired::{self, Desired, NodeSettings, Underlay},
+    diff::{self, Op, Ops, TaskOps},
+    facts::{self, NodeFacts},
+    found::Found,
+    kernel::{self, KernelError, netlink::Netlink, watch::Watch},
+    name, netns,
+};
+
+/// Sandboxes visited at a time: each costs a thread.
+const VISITS_AT_ONCE: usize = 8;
+/// Rounds of looking and applying. The first does the work; the second mends what the first took along (routes go with
+/// the address they need) and the third finds nothing to do. More would mean that somebody works against us.
+const MAX_ROUNDS: usize = 4;
+/// Any will do.
+const PROBE_MTU: u32 = 1280;
+
+/// Why the links are not as they shall be.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("cannot read the cookie of a network namespace: {0} (weft needs Linux 5.14 or later)")]
+    Cookie(#[source] std::io::Error),
+    #[error(
+        "settings do not hold: {0}: something else on this node sets them too (systemd-networkd, a firewall or a tuning service?)"
+    )]
+    Unsettled(String),
+    #[error("cannot remove all links of weft: {}", join(.0))]
+    Teardown(Vec<KernelError>),
+}
+
+fn join(errors: &[KernelError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What the links are now.
+#[derive(Debug)]
+pub struct OverlayState {
+    pub tunnel_ifindex: u32,
+    /// Of every task's links: what fits through a tunnel to any peer.
+    pub mtu: u32,
+    /// Every link of a task, its tasks in the order of their ids, its links in their own.
+    pub endpoints: Vec<Endpoint>,
+    pub facts: NodeFacts,
+    /// The tasks whose links are not as they shall be: their sandbox is gone or does not obey. They have no endpoint.
+    pub faults: BTreeMap<TaskId, OverlayError>,
+}
+
+/// One link of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub task: TaskId,
+    pub network: NetworkId,
+    pub vni: Vni,
+    /// Of its host side, in the node's namespace.
+    pub host_ifindex: u32,
+    /// Of its side in the task's namespace.
+    pub mac: Mac,
+    pub addr: DualAddr,
+    /// Of the task's network namespace.
+    pub netns_cookie: u64,
+}
+
+/// The links of this node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Overlay(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// One change at a time.
+    turn: Mutex<()>,
+    changed: watch::Receiver<u64>,
+    follower: JoinHandle<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+/// A dump of one sandbox.
+struct Sandbox {
+    found: Found,
+    cookie: u64,
+}
+
+impl Overlay {
+    /// Begins to follow the node's links. Acts on the network namespace that the process is in, and changes nothing yet.
+    pub fn open() -> Result<Self, OverlayError> {
+        let watch = Watch::open()?;
+        let (sender, changed) = watch::channel(0);
+        let follower = tokio::spawn(follow(watch, sender));
+        Ok(Self(Arc::new(Inner { turn: Mutex::new(()), changed, follower })))
+    }
+
+    /// Whether the kernel and our privileges suffice: makes each kind of link once, and removes it.
+    pub async fn check(&self) -> Result<(), OverlayError> {
+        let _turn = self.0.turn.lock().await;
+        let netlink = open_netlink()?;
+        own_cookie()?;
+        netlink.delete_link(name::PROBE).await?;
+        netlink.create_tunnel(name::PROBE, PROBE_MTU).await?;
+        netlink.delete_link(name::PROBE).await?;
+        netlink
+            .create_veth(name::PROBE, &format!("{}-peer", name::PROBE), Path::new(netns::CURRENT), PROBE_MTU)
+            .await?;
+        Ok(netlink.delete_link(name::PROBE).await?)
+    }
+
+    /// Rings when the node's links, addresses or routes may have changed, by whomever: reconcile again then.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed.clone()
+    }
+
+    /// What the node itself has, plan or none.
+    pub async fn facts(&self) -> Result<NodeFacts, OverlayError> {
+        let netlink = open_netlink()?;
+        let found = kernel::dump(&netlink, std::iter::empty()).await?;
+        Ok(facts::facts(&found, own_cookie()?))
+    }
+
+    /// Makes the links of `plan` true, for those of its tasks that have a sandbox (the path of a network namespace).
+    /// Idempotent; repairs, adopts and sweeps alike. A task that cannot be served is a fault in the result and keeps
+    /// nobody else waiting; an error means that the node itself is not as it shall be.
+    pub async fn reconcile(
+        &self,
+        plan: &NodePlan,
+        sandboxes: &BTreeMap<TaskId, PathBuf>,
+    ) -> Result<OverlayState, OverlayError> {
+        let _turn = self.0.turn.lock().await;
+        let netlink = open_netlink()?;
+        let mut faults = BTreeMap::new();
+        for _ in 1..MAX_ROUNDS {
+            let round = Round::look(&netlink, plan, sandboxes, &mut faults).await?;
+            if round.ops.is_empty() {
+                return round.state(faults);
+            }
+            round.apply(&netlink, sandboxes, &mut faults).await?;
+        }
+        let round = Round::look(&netlink, plan, sandboxes, &mut faults).await?;
+        if !round.ops.node.is_empty() {
+            return Err(OverlayError::Unsettled(format!("{:?}", round.ops.node)));
+        }
+        for (task, ops) in &round.ops.tasks {
+            faults.entry(task.clone()).or_insert_with(|| OverlayError::Unsettled(format!("{ops:?}")));
+        }
+        round.state(faults)
+    }
+
+    /// Removes every link that weft made, and takes its settings of the node back. Goes on past errors and reports them
+    /// all.
+    pub async fn teardown(&self) -> Result<(), OverlayError> {
+        let _turn = self.0.turn.lock().await;
+        let netlink = open_netlink()?;
+        let mut errors = Vec::new();
+        let links = netlink.links().await?;
+        for name in links.keys().filter(|name| name::is_ours(name)) {
+            errors.extend(netlink.delete_link(name).await.err());
+        }
+        for (key, value) in desired::settings_without_weft(&settings()) {
+            errors.extend(kernel::sysctl::write(key, &value).err());
+        }
+        if errors.is_empty() { Ok(()) } else { Err(OverlayError::Teardown(errors)) }
+    }
+}
+
+/// One look at the kernel, and what it calls for.
+struct Round {
+    desired: Desired,
+    node: Found,
+    cookie: u64,
+    sandboxes: BTreeMap<TaskId, Sandbox>,
+    ops: Ops,
+}
+
+impl Round {
+    async fn look(
+        netlink: &Netlink,
+        plan: &NodePlan,
+        paths: &BTreeMap<TaskId, PathBuf>,
+        faults: &mut BTreeMap<TaskId, OverlayError>,
+    ) -> Result<Self, OverlayError> {
+        let cookie = own_cookie()?;
+        let mut node = kernel::dump(netlink, std::iter::empty()).await?;
+        let underlay = underlay(netlink, plan, &node).await?;
+        let desired = desired::desired(plan, paths, underlay, &settings());
+        let keys = desired.tasks.values().flat_map(|task| task.host.sysctls.keys()).chain(desired.node.sysctls.keys());
+        node.sysctls = keys.filter_map(|key| Some((key.clone(), kernel::sysctl::read(key)?))).collect();
+        let sandboxes = visit_all(&desired, paths, faults).await;
+        let found = sandboxes.iter().map(|(task, sandbox)| (task.clone(), sandbox.found.clone())).collect();
+        let mut ops = diff::diff(&desired, &node, &found);
+        ops.tasks.retain(|task, _| !faults.contains_key(task));
+        Ok(Self { desired, node, cookie, sandboxes, ops })
+    }
+
+    async fn apply(
+        &self,
+        netlink: &Netlink,
+        paths: &BTreeMap<TaskId, PathBuf>,
+        faults: &mut BTreeMap<TaskId, OverlayError>,
+    ) -> Result<(), OverlayError> {
+        apply_all(netlink, &self.ops.node).await?;
+        let failed: Vec<_> = stream::iter(&self.ops.tasks)
+            .filter_map(async |(task, ops)| Some((task, ops, paths.get(task)?)))
+            .map(|(task, ops, path)| async move {
+                apply_task(netlink, ops, path.clone()).await.err().map(|error| (task.clone(), error))
+            })
+            .buffer_unordered(VISITS_AT_ONCE)
+            .collect()
+            .await;
+        for (task, error) in failed.into_iter().flatten() {
+            warn!(%task, %error, "cannot link task");
+            faults.insert(task, error.into());
+        }
+        Ok(())
+    }
+
+    fn state(self, faults: BTreeMap<TaskId, OverlayError>) -> Result<OverlayState, OverlayError> {
+        let index = |name: &str| self.node.links.get(name).map(|link| link.index);
+        let tunnel_ifindex =
+            index(name::TUNNEL).ok_or_else(|| OverlayError::Unsettled(format!("{} is gone", name::TUNNEL)))?;
+        let mut endpoints = Vec::new();
+        for (task, wanted) in self.desired.tasks.iter().filter(|(task, _)| !faults.contains_key(*task)) {
+            let Some(sandbox) = self.sandboxes.get(task) else { continue };
+            for attachment in &wanted.attachments {
+                let Some(host_ifindex) = index(&attachment.host) else { continue };
+                endpoints.push(Endpoint {
+                    task: task.clone(),
+                    network: attachment.network.clone(),
+                    vni: attachment.vni,
+                    host_ifindex,
+                    mac: attachment.mac,
+                    addr: attachment.addr,
+                    netns_cookie: sandbox.cookie,
+                });
+            }
+        }
+        let facts = facts::facts(&self.node, self.cookie);
+        Ok(OverlayState { tunnel_ifindex, mtu: self.desired.mtu, endpoints, facts, faults })
+    }
+}
+
+/// Dumps the sandbox of each task; one that cannot be read is a fault of its task.
+async fn visit_all(
+    desired: &Desired,
+    paths: &BTreeMap<TaskId, PathBuf>,
+    faults: &mut BTreeMap<TaskId, OverlayError>,
+) -> BTreeMap<TaskId, Sandbox> {
+    let skip: BTreeSet<TaskId> = faults.keys().cloned().collect();
+    let visits: Vec<_> = stream::iter(&desired.tasks)
+        .filter_map(async |(task, wanted)| Some((task, wanted, paths.get(task)?)))
+        .filter(|(task, ..)| std::future::ready(!skip.contains(*task)))
+        .map(|(task, wanted, path)| {
+            let keys: Vec<String> = wanted.inside.sysctls.keys().cloned().collect();
+            let visit = kernel::visit(path.clone(), async move |netlink| {
+                let found = kernel::dump(&netlink, keys.iter()).await?;
+                Ok((found, netns::netns_cookie()))
+            });
+            async move { (task.clone(), visit.await) }
+        })
+        .buffer_unordered(VISITS_AT_ONCE)
+        .collect()
+        .await;
+    let mut sandboxes = BTreeMap::new();
+    for (task, visited) in visits {
+        match visited.map_err(OverlayError::from) {
+            Ok((found, Ok(cookie))) => {
+                sandboxes.insert(task, Sandbox { found, cookie });
+            }
+            Ok((_, Err(error))) => {
+                faults.insert(task, OverlayError::Cookie(error));
+            }
+            Err(error) => {
+                warn!(%task, %error, "cannot look into the sandbox of task");
+                faults.insert(task, error);
+            }
+        }
+    }
+    sandboxes
+}
+
+async fn apply_task(netlink: &Netlink, ops: &TaskOps, sandbox: PathBuf) -> Result<(), KernelError> {
+    apply_all(netlink, &ops.host).await?;
+    if ops.inside.is_empty() {
+        return Ok(());
+    }
+    let inside = ops.inside.clone();
+    kernel::visit(sandbox, async move |netlink| apply_all(&netlink, &inside).await).await
+}
+
+async fn apply_all(netlink: &Netlink, ops: &[Op]) -> Result<(), KernelError> {
+    for op in ops {
+        debug!(?op, "link");
+        kernel::apply(netlink, op).await?;
+    }
+    Ok(())
+}
+
+/// The MTU towards the peers, or without any towards this node's own address.
+async fn underlay(netlink: &Netlink, plan: &NodePlan, node: &Found) -> Result<Underlay, OverlayError> {
+    let mut underlay = Underlay::default();
+    for peer in &plan.peers {
+        if let Some(mtu) = netlink.path_mtu(peer.addr, &node.links).await? {
+            underlay.add(peer.addr, mtu);
+        }
+    }
+    if underlay == Underlay::default() {
+        let own = node.links.values().find(|link| link.addresses.iter().any(|address| address.ip() == plan.addr));
+        own.into_iter().for_each(|link| underlay.add(plan.addr, link.mtu));
+    }
+    Ok(underlay)
+}
+
+fn settings() -> NodeSettings {
+    let read = |key| kernel::sysctl::read(key).unwrap_or_default();
+    NodeSettings {
+        local_ports: read(desired::LOCAL_PORTS),
+        reserved_ports: read(desired::RESERVED_PORTS),
+        default_rp_filter: read(desired::DEFAULT_RP_FILTER),
+    }
+}
+
+fn open_netlink() -> Result<Netlink, OverlayError> {
+    let open = |source| KernelError::Open { namespace: "the node's namespace".to_owned(), source };
+    Ok(Netlink::open().map_err(open)?)
+}
+
+fn own_cookie() -> Result<u64, OverlayError> {
+    netns::netns_cookie().map_err(OverlayError::Cookie)
+}
+
+async fn follow(mut watch: Watch, changed: watch::Sender<u64>) {
+    loop {
+        match watch.changed().await {
+            Ok(()) => changed.send_modify(|count| *count += 1),
+            Err(error) => {
+                // The full sync still repairs what changes from now on, only later.
+                warn!(%error, "no notices of link changes any more");
+                return;
+            }
+        }
+    }
+}
