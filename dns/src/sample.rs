@@ -1,0 +1,97 @@
+//! A small plan for the tests: networks `front` (with IPv6), `back` and `far`, and the ingress network.
+
+use weft_model::{
+    BackendId, DualAddr, MeshServiceId, NetworkId, NodeId, NodePlan, ServiceId, TaskId, Vni,
+    id::ClusterId,
+    net::Subnets,
+    plan::{BackendPlan, NetworkPlan, ServicePlan},
+    spec::Role,
+};
+
+pub(crate) const FRONT: u8 = 1;
+pub(crate) const BACK: u8 = 2;
+pub(crate) const FAR: u8 = 3;
+pub(crate) const INGRESS: u8 = 4;
+
+pub(crate) fn network(net: u8) -> NetworkId {
+    NetworkId::from_random(net.into())
+}
+
+pub(crate) fn view(nets: &[u8]) -> Vec<NetworkId> {
+    nets.iter().copied().map(network).collect()
+}
+
+/// 10.0.`net`.`host` and fd00:`net`::`host`.
+pub(crate) fn addr(net: u8, host: u8) -> DualAddr {
+    DualAddr { v4: [10, 0, net, host].into(), v6: [0xfd00, net.into(), 0, 0, 0, 0, 0, host.into()].into() }
+}
+
+fn network_plan(net: u8, name: &str) -> NetworkPlan {
+    NetworkPlan {
+        id: network(net),
+        name: name.parse().expect("a name"),
+        vni: Vni::new(4096 + u32::from(net)).expect("a VNI"),
+        subnets: Subnets {
+            v4: format!("10.0.{net}.0/24").parse().expect("a subnet"),
+            v4_gateway: addr(net, 1).v4,
+            v6: format!("fd00:{net}::/64").parse().expect("a subnet"),
+            v6_gateway: addr(net, 1).v6,
+        },
+        ipv6: net == FRONT,
+        internal: false,
+        ingress: net == INGRESS,
+    }
+}
+
+/// A service with a VIP at `.100` or none, and a task at each of `hosts`; the last of them drains where `draining`.
+pub(crate) fn service(
+    net: u8,
+    name: &str,
+    aliases: &[&str],
+    vip: Option<u8>,
+    hosts: &[u8],
+    draining: bool,
+) -> ServicePlan {
+    let backends = hosts.iter().enumerate().map(|(index, &host)| BackendPlan {
+        id: BackendId(host.into()),
+        task: TaskId::from_random(host.into()),
+        task_name: format!("{name}.{}.task{host}", index + 1),
+        node: NodeId::from_random(1),
+        addr: addr(net, host),
+        draining: draining && index + 1 == hosts.len(),
+    });
+    ServicePlan {
+        mesh: MeshServiceId(1),
+        service: ServiceId::from_random(1),
+        name: name.parse().expect("a name"),
+        aliases: aliases.iter().map(|&alias| alias.to_owned()).collect(),
+        network: network(net),
+        vip: vip.map(|host| addr(net, host)),
+        removing: false,
+        backends: backends.collect(),
+    }
+}
+
+pub(crate) fn plan(services: Vec<ServicePlan>) -> NodePlan {
+    NodePlan {
+        generation: 1,
+        cluster: ClusterId::from_random(1),
+        node: NodeId::from_random(1),
+        hostname: "n1".parse().expect("a name"),
+        role: Role::Manager,
+        addr: [192, 0, 2, 1].into(),
+        managers: vec![],
+        heartbeat_ms: 1_000,
+        peers: vec![],
+        networks: vec![
+            network_plan(FRONT, "Front"),
+            network_plan(BACK, "stack.back"),
+            network_plan(FAR, "far"),
+            network_plan(INGRESS, "ingress"),
+        ],
+        services,
+        ports: vec![],
+        endpoints: vec![],
+        tasks: vec![],
+    }
+}
