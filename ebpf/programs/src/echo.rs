@@ -1,0 +1,38 @@
+//! Pings of addresses that no host has: virtual addresses and gateways. Answered in place.
+
+use weft_ebpf_common::DropReason;
+
+use crate::{
+    drops::drop,
+    packet::{ICMP, ICMP_V6, Packet, fragment, shape},
+    rewrite, send,
+    skb::{Refused, Skb, Verdict},
+};
+
+/// An echo request, or a later fragment of what can only be one.
+#[inline(always)]
+pub fn is_request(packet: &Packet) -> bool {
+    packet.shape == shape::ECHO_REQUEST
+        || packet.fragment == fragment::LATER && (packet.proto == ICMP || packet.proto == ICMP_V6)
+}
+
+#[inline(always)]
+pub fn answer(skb: Skb, packet: &Packet, mac: &[u8; 6]) -> Verdict {
+    match turn(skb, packet) {
+        Ok(()) => send::back_to_task(skb, mac),
+        Err(_) => drop(DropReason::Helper),
+    }
+}
+
+#[inline(always)]
+fn turn(skb: Skb, packet: &Packet) -> Result<(), Refused> {
+    // Sums do not change when two words that both count change places.
+    rewrite::swap_addresses(skb, packet)?;
+    if packet.fragment == fragment::LATER {
+        return Ok(());
+    }
+    let reply = if packet.v4 { 0_u16 } else { 129 } << 8;
+    let request = u16::from(packet.icmp_type) << 8 | u16::from(packet.icmp_code);
+    skb.fix_l4(packet.l4 + 2, request.to_be(), reply.to_be(), false)?;
+    skb.store(packet.l4, &reply.to_be())
+}

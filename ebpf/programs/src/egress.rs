@@ -1,0 +1,63 @@
+//! Egress: how a task's packets to the outside get the node's address, and their answers find back.
+
+use aya_ebpf::maps::lpm_trie::Key;
+use weft_ebpf_common::{Action, CONTROL_PORT, DropReason, HOST_NET, NetAddr, TUNNEL_PORT, WIREGUARD_PORT, zone};
+
+use crate::{
+    drops::drop,
+    flow::{self, Ports},
+    maps::{NODES, ROUTES, Scratch},
+    packet::{Packet, shape},
+    published,
+    skb::{Skb, Verdict, now_s},
+};
+
+/// Bits of a whole key: network and address.
+const WHOLE_KEY: u32 = (size_of::<NetAddr>() * 8) as u32;
+
+/// Ports that belong to the nodes. A node trusts its peers' tunnel packets by their source, and translation would give
+/// a task's packets just that source: so none may go to any tunnel port at all.
+#[inline(always)]
+pub fn is_node_port(packet: &Packet) -> bool {
+    if packet.shape != shape::PORTS {
+        return false;
+    }
+    let port = u16::from_be(packet.dport_be);
+    if packet.is_udp() && port == TUNNEL_PORT {
+        return true;
+    }
+    let guarded = packet.is_tcp() && port == CONTROL_PORT || packet.is_udp() && port == WIREGUARD_PORT;
+    if !guarded {
+        return false;
+    }
+    // SAFETY: the value is not looked at.
+    unsafe { NODES.get(NetAddr { net: HOST_NET, addr: packet.dst }) }.is_some() || published::is_own(&packet.dst)
+}
+
+/// A new flow of a task of network `net`, to anything that is not of its network.
+#[inline(always)]
+pub fn new(skb: Skb, s: &mut Scratch, net: u32) -> Verdict {
+    let translatable = s.packet.shape == shape::PORTS || s.packet.shape == shape::ECHO_REQUEST;
+    if !translatable {
+        return drop(DropReason::Protocol);
+    }
+    let Some(route) = ROUTES.get(Key::new(WHOLE_KEY, NetAddr { net: HOST_NET, addr: s.packet.dst })) else {
+        return drop(DropReason::NoRoute);
+    };
+    flow::unchanged(&s.packet, &mut s.flow);
+    s.flow.src = route.source;
+    s.flow.ifindex = route.ifindex;
+    s.flow.action = Action::Link as u8;
+    flow::restored(&s.packet, Action::Task, &mut s.back);
+    s.back.net = net;
+    if !s.packet.is_tcp() {
+        let now_s = now_s();
+        s.flow.seen_s = now_s;
+        s.back.seen_s = now_s;
+    }
+    flow::answer_key(zone::HOST, s.packet.proto, &s.flow, &mut s.back_key);
+    if !flow::enter(s, Ports::Egress) {
+        return drop(DropReason::PortsExhausted);
+    }
+    flow::go(skb, &s.packet, &s.flow, None)
+}

@@ -1,0 +1,99 @@
+//! Every map. Names are what pins and `bpftool` show.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
+};
+use weft_ebpf_common::{
+    Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragKey, FragPorts, NetAddr, Nets, PortKey,
+    PortTarget, Route, Service, SlotKey, SocketKey, SocketPeer, Traffic,
+};
+
+use crate::packet::Packet;
+
+/// Bound of every map that user space fills; they take memory for what they hold only.
+const PLAN_ENTRIES: u32 = 262_144;
+/// Links, tasks and nodes of one machine or cluster.
+const FEW_ENTRIES: u32 = 16_384;
+/// Two entries for each flow on the node of its backend. Preallocated.
+const FLOW_ENTRIES: u32 = 131_072;
+const SOCKET_ENTRIES: u32 = 32_768;
+const FRAGMENT_ENTRIES: u32 = 4_096;
+
+#[map]
+pub static CONFIG: Array<Config> = Array::pinned(1, 0);
+/// This node's own addresses.
+#[map]
+pub static OWN: HashMap<NetAddr, u32> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+/// Published ports.
+#[map]
+pub static PORTS: HashMap<PortKey, PortTarget> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+/// VIPs: their services.
+#[map]
+pub static VIPS: HashMap<NetAddr, u32> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+#[map]
+pub static SERVICES: HashMap<u32, Service> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+#[map]
+pub static SLOTS: HashMap<SlotKey, u64> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+#[map]
+pub static BACKENDS: HashMap<u64, Backend> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+#[map]
+pub static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+#[map]
+pub static FORWARD: HashMap<NetAddr, Forward> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+/// Trusted tunnel endpoints.
+#[map]
+pub static NODES: HashMap<NetAddr, u32> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+#[map]
+pub static ROUTES: LpmTrie<NetAddr, Route> = LpmTrie::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+/// By network namespace cookie.
+#[map]
+pub static NETNS: HashMap<u64, Nets> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(FLOW_ENTRIES, 0);
+#[map]
+pub static FRAGMENTS: LruHashMap<FragKey, FragPorts> = LruHashMap::pinned(FRAGMENT_ENTRIES, 0);
+#[map]
+pub static SOCKETS: LruHashMap<SocketKey, SocketPeer> = LruHashMap::pinned(SOCKET_ENTRIES, 0);
+
+/// User space makes the entries, the kernel only adds to them.
+#[map]
+pub static SERVICE_STATS: PerCpuHashMap<u32, Traffic> = PerCpuHashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+#[map]
+pub static BACKEND_STATS: PerCpuHashMap<u64, Traffic> = PerCpuHashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DropReason::ALL.len() as u32, 0);
+
+/// Room for what is too large for the stack.
+#[repr(C)]
+pub struct Scratch {
+    pub packet: Packet,
+    /// The packet's own key.
+    pub key: FlowKey,
+    /// A flow under construction, and the key and value of its replies.
+    pub flow: Flow,
+    pub back_key: FlowKey,
+    pub back: Flow,
+    pub frag_key: FragKey,
+    /// The packet that an ICMP error quotes.
+    pub quote: Packet,
+}
+
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's scratch room. For the tc hooks only: they run in softirq context, one at a time on a CPU.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: per-CPU memory that lives as long as the map; no second program of this object runs on this CPU before
+    // the first returned, since tc programs do not nest. Every bit pattern is a valid `Scratch`.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// The node's configuration.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}

@@ -1,0 +1,125 @@
+//! Neighbours, as a task sees them: all have the router's address. Questions are answered in place; the asker's own
+//! address is nobody else's, and duplicate-address probes must find nothing.
+
+use weft_ebpf_common::{Addr, DropReason, Endpoint, ROUTER_MAC};
+
+use crate::{
+    drops::drop,
+    maps::Scratch,
+    packet::{ICMP_V6, Packet},
+    rewrite::sum,
+    send,
+    skb::{ETH_LEN, Refused, Skb, Verdict},
+};
+
+/// RFC 826, for Ethernet and IPv4.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Arp {
+    hardware_be: u16,
+    protocol_be: u16,
+    lengths_be: u16,
+    operation_be: u16,
+    sender_mac: [u8; 6],
+    sender: [u16; 2],
+    target_mac: [u8; 6],
+    target: [u16; 2],
+}
+
+const ARP_REQUEST: u16 = 1_u16.to_be();
+const ARP_REPLY: u16 = 2_u16.to_be();
+
+/// RFC 4861, 4.1 to 4.5: solicitations, advertisements and redirects.
+const DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+/// Neighbour advertisement, and below it: from a router, solicited, overrides what was known.
+const ADVERTISEMENT: u32 = 136 << 24;
+const ROUTER_SOLICITED_OVERRIDE: u32 = 0b111 << 29;
+/// Target link-layer address option, one unit of eight bytes long.
+const TARGET_MAC: u32 = 2 << 24 | 1 << 16;
+const ADVERTISEMENT_LEN: u32 = 32;
+/// Discovery packets prove by it that no router passed them on.
+const HOP_LIMIT: u32 = 255;
+
+#[inline(always)]
+pub fn arp(skb: Skb, endpoint: &Endpoint) -> Verdict {
+    let mut arp = Arp {
+        hardware_be: 0,
+        protocol_be: 0,
+        lengths_be: 0,
+        operation_be: 0,
+        sender_mac: [0; 6],
+        sender: [0; 2],
+        target_mac: [0; 6],
+        target: [0; 2],
+    };
+    if skb.load(ETH_LEN, &mut arp).is_err() {
+        return drop(DropReason::Malformed);
+    }
+    let word = |halves: [u16; 2]| u32::from(halves[0]) | u32::from(halves[1]) << 16;
+    let (sender, target) = (Addr::from_v4_be(word(arp.sender)), Addr::from_v4_be(word(arp.target)));
+    if arp.operation_be != ARP_REQUEST || sender.v4_be() == 0 || target == endpoint.v4 {
+        return drop(DropReason::NotRouted);
+    }
+    if sender != endpoint.v4 || arp.sender_mac != endpoint.mac {
+        return drop(DropReason::Spoofed);
+    }
+    let reply = Arp {
+        operation_be: ARP_REPLY,
+        sender_mac: ROUTER_MAC,
+        sender: arp.target,
+        target_mac: endpoint.mac,
+        target: arp.sender,
+        ..arp
+    };
+    if skb.store(ETH_LEN, &reply).is_err() {
+        return drop(DropReason::Helper);
+    }
+    send::back_to_task(skb, &endpoint.mac)
+}
+
+#[inline(always)]
+pub fn is_discovery(packet: &Packet) -> bool {
+    packet.proto == ICMP_V6 && DISCOVERY.contains(&packet.icmp_type)
+}
+
+#[inline(always)]
+pub fn discovery(skb: Skb, s: &Scratch, endpoint: &Endpoint) -> Verdict {
+    let asker = &s.packet.src;
+    if s.packet.icmp_type != NEIGHBOUR_SOLICITATION || asker.is_unspecified() {
+        return drop(DropReason::NotRouted);
+    }
+    if *asker != endpoint.v6 && !asker.is_link_local() {
+        return drop(DropReason::Spoofed);
+    }
+    let mut target = Addr::UNSPECIFIED;
+    if skb.load(s.packet.l4 + 8, &mut target.words_be).is_err() {
+        return drop(DropReason::Malformed);
+    }
+    if target == endpoint.v6 || target == *asker {
+        return drop(DropReason::NotRouted);
+    }
+    match advertise(skb, asker, &target) {
+        Ok(()) => send::back_to_task(skb, &endpoint.mac),
+        Err(_) => drop(DropReason::Helper),
+    }
+}
+
+/// Turns the frame into the advertisement of `target`.
+#[inline(always)]
+fn advertise(skb: Skb, asker: &Addr, target: &Addr) -> Result<(), Refused> {
+    let l4 = ETH_LEN + 40;
+    skb.resize(l4 + ADVERTISEMENT_LEN)?;
+    let first = [0x6000_0000_u32.to_be(), (ADVERTISEMENT_LEN << 16 | u32::from(ICMP_V6) << 8 | HOP_LIMIT).to_be()];
+    skb.store(ETH_LEN, &first)?;
+    skb.store(ETH_LEN + 8, &[target.words_be, asker.words_be])?;
+    let [a, b, c, d, e, f] = ROUTER_MAC;
+    let option = [(TARGET_MAC | u32::from(a) << 8 | u32::from(b)).to_be(), u32::from_ne_bytes([c, d, e, f])];
+    let mut header = [ADVERTISEMENT.to_be(), ROUTER_SOLICITED_OVERRIDE.to_be()];
+    let pseudo = sum::pseudo(target, asker, ICMP_V6, ADVERTISEMENT_LEN);
+    let checksum = !sum::fold(pseudo + sum::words(&header) + sum::words(&target.words_be) + sum::words(&option));
+    header[0] |= u32::from(u16::from_be(checksum)).to_be();
+    skb.store(l4, &header)?;
+    skb.store(l4 + 8, &target.words_be)?;
+    skb.store(l4 + 24, &option)
+}

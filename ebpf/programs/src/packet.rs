@@ -1,0 +1,304 @@
+//! Parsing: from bytes to a [`Packet`], once, in the same form for IPv4 and IPv6.
+
+use weft_ebpf_common::{Addr, FlowKey, FragKey, FragPorts};
+
+use crate::{
+    maps::FRAGMENTS,
+    skb::{ETH_LEN, Refused, Skb},
+};
+
+pub const ETH_P_IP: u16 = 0x0800_u16.to_be();
+pub const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
+pub const ETH_P_ARP: u16 = 0x0806_u16.to_be();
+
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMP: u8 = 1;
+pub const ICMP_V6: u8 = 58;
+const V6_FRAGMENT: u8 = 44;
+
+pub const TCP_FIN: u8 = 1;
+pub const TCP_SYN: u8 = 2;
+pub const TCP_RST: u8 = 4;
+pub const TCP_ACK: u8 = 16;
+
+/// What the ports of a [`Packet`] are.
+pub mod shape {
+    /// Ports of TCP or UDP.
+    pub const PORTS: u8 = 1;
+    /// An echo request: its identifier is the source port.
+    pub const ECHO_REQUEST: u8 = 2;
+    /// An echo reply: its identifier is the destination port.
+    pub const ECHO_REPLY: u8 = 3;
+    /// An ICMP error about another packet.
+    pub const ERROR: u8 = 4;
+    /// No ports that weft knows.
+    pub const OTHER: u8 = 5;
+}
+
+/// Place in a fragmented datagram.
+pub mod fragment {
+    pub const WHOLE: u8 = 0;
+    pub const FIRST: u8 = 1;
+    pub const LATER: u8 = 2;
+}
+
+/// What the headers say.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Packet {
+    pub src: Addr,
+    pub dst: Addr,
+    /// Offset of the transport header.
+    pub l4: u32,
+    /// Bytes from there to the end of the datagram.
+    pub l4_len: u32,
+    pub tcp_seq_be: u32,
+    pub tcp_ack_be: u32,
+    pub id_be: u32,
+    pub sport_be: u16,
+    pub dport_be: u16,
+    pub proto: u8,
+    pub shape: u8,
+    pub fragment: u8,
+    pub v4: bool,
+    pub tcp_flags: u8,
+    /// TCP header length in bytes.
+    pub tcp_len: u8,
+    pub icmp_type: u8,
+    pub icmp_code: u8,
+}
+
+/// The headers contradict themselves or end too early.
+pub struct Malformed;
+
+impl From<Refused> for Malformed {
+    fn from(_: Refused) -> Self {
+        Self
+    }
+}
+
+impl Packet {
+    #[inline(always)]
+    pub fn is_tcp(&self) -> bool {
+        self.proto == TCP
+    }
+
+    #[inline(always)]
+    pub fn is_udp(&self) -> bool {
+        self.proto == UDP
+    }
+
+    /// Asks for a new connection.
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.proto == TCP && self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// Offset of the transport checksum; `None` where the packet holds none (a later fragment, a foreign protocol).
+    #[inline(always)]
+    pub fn checksum_at(&self) -> Option<u32> {
+        if self.fragment == fragment::LATER {
+            return None;
+        }
+        match self.proto {
+            TCP => Some(self.l4 + 16),
+            UDP => Some(self.l4 + 6),
+            ICMP | ICMP_V6 => Some(self.l4 + 2),
+            _ => None,
+        }
+    }
+
+    /// Writes the key of this packet as seen in `zone`.
+    #[inline(always)]
+    pub fn key(&self, zone: u32, key: &mut FlowKey) {
+        key.zone = zone;
+        key.src = self.src;
+        key.dst = self.dst;
+        key.sport_be = self.sport_be;
+        key.dport_be = self.dport_be;
+        key.proto = self.proto;
+        key._pad = [0; 3];
+    }
+
+    /// Writes the key of the packets that answer this one.
+    #[inline(always)]
+    pub fn reverse_key(&self, zone: u32, key: &mut FlowKey) {
+        key.zone = zone;
+        key.src = self.dst;
+        key.dst = self.src;
+        key.sport_be = self.dport_be;
+        key.dport_be = self.sport_be;
+        key.proto = self.proto;
+        key._pad = [0; 3];
+    }
+
+    #[inline(always)]
+    fn fragment_key(&self, zone: u32, key: &mut FragKey) {
+        key.zone = zone;
+        key.src = self.src;
+        key.dst = self.dst;
+        key.id_be = self.id_be;
+        key.proto = self.proto.into();
+    }
+
+    /// Remembers the ports of a first fragment, or recalls them for a later one. False where the first was not seen.
+    #[inline(always)]
+    pub fn follow_fragments(&mut self, zone: u32, key: &mut FragKey) -> bool {
+        match self.fragment {
+            fragment::FIRST => {
+                self.fragment_key(zone, key);
+                let ports = FragPorts { sport_be: self.sport_be, dport_be: self.dport_be };
+                let _ = FRAGMENTS.insert(&*key, ports, 0);
+                true
+            }
+            fragment::LATER => {
+                self.fragment_key(zone, key);
+                // SAFETY: the entry is read at once; at worst it is another datagram's, which its key would then name.
+                match unsafe { FRAGMENTS.get(&*key) } {
+                    Some(ports) => {
+                        self.sport_be = ports.sport_be;
+                        self.dport_be = ports.dport_be;
+                        true
+                    }
+                    None => false,
+                }
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Parses an IPv4 or IPv6 packet; `Ok(false)` where it is neither.
+#[inline(always)]
+pub fn parse(skb: Skb, packet: &mut Packet) -> Result<bool, Malformed> {
+    match skb.protocol_be() {
+        ETH_P_IP => parse_v4(skb, packet)?,
+        ETH_P_IPV6 => parse_v6(skb, packet)?,
+        _ => return Ok(false),
+    }
+    parse_l4(skb, packet)?;
+    Ok(true)
+}
+
+#[inline(always)]
+fn parse_v4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
+    let mut header = [0_u32; 5];
+    skb.load(ETH_LEN, &mut header)?;
+    let first = u32::from_be(header[0]);
+    let (version, header_len, total_len) = (first >> 28, (first >> 22) & 0x3c, first & 0xffff);
+    if version != 4 || header_len < 20 || total_len < header_len {
+        return Err(Malformed);
+    }
+    let second = u32::from_be(header[1]);
+    let (more, offset) = (second & 0x2000 != 0, second & 0x1fff);
+    packet.v4 = true;
+    packet.id_be = (second >> 16).to_be();
+    packet.fragment = match (more, offset) {
+        (false, 0) => fragment::WHOLE,
+        (true, 0) => fragment::FIRST,
+        _ => fragment::LATER,
+    };
+    packet.proto = (u32::from_be(header[2]) >> 16) as u8;
+    packet.src = Addr::from_v4_be(header[3]);
+    packet.dst = Addr::from_v4_be(header[4]);
+    packet.l4 = ETH_LEN + header_len;
+    packet.l4_len = total_len - header_len;
+    Ok(())
+}
+
+#[inline(always)]
+fn parse_v6(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
+    let mut header = [0_u32; 10];
+    skb.load(ETH_LEN, &mut header)?;
+    if u32::from_be(header[0]) >> 28 != 6 {
+        return Err(Malformed);
+    }
+    let second = u32::from_be(header[1]);
+    packet.v4 = false;
+    packet.fragment = fragment::WHOLE;
+    packet.id_be = 0;
+    packet.proto = (second >> 8) as u8;
+    packet.src = Addr { words_be: [header[2], header[3], header[4], header[5]] };
+    packet.dst = Addr { words_be: [header[6], header[7], header[8], header[9]] };
+    packet.l4 = ETH_LEN + 40;
+    packet.l4_len = second >> 16;
+    if packet.proto == V6_FRAGMENT {
+        let mut extension = [0_u32; 2];
+        skb.load(packet.l4, &mut extension)?;
+        let first = u32::from_be(extension[0]);
+        packet.proto = (first >> 24) as u8;
+        packet.id_be = extension[1];
+        packet.fragment = match (first & 1 != 0, first & 0xfff8) {
+            (false, 0) => fragment::WHOLE,
+            (true, 0) => fragment::FIRST,
+            _ => fragment::LATER,
+        };
+        packet.l4 += 8;
+        packet.l4_len = packet.l4_len.saturating_sub(8);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn parse_l4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
+    packet.sport_be = 0;
+    packet.dport_be = 0;
+    packet.tcp_flags = 0;
+    packet.icmp_type = 0;
+    packet.icmp_code = 0;
+    packet.shape = shape::OTHER;
+    match packet.proto {
+        TCP | UDP if packet.fragment == fragment::LATER => packet.shape = shape::PORTS,
+        TCP => {
+            // Up to and with the flags; the 20 bytes of a full header are there in any TCP segment.
+            let mut header = [0_u16; 10];
+            skb.load(packet.l4, &mut header)?;
+            packet.shape = shape::PORTS;
+            packet.sport_be = header[0];
+            packet.dport_be = header[1];
+            packet.tcp_seq_be = u32::from(header[2]) | u32::from(header[3]) << 16;
+            packet.tcp_ack_be = u32::from(header[4]) | u32::from(header[5]) << 16;
+            let offset_and_flags = u16::from_be(header[6]);
+            packet.tcp_flags = offset_and_flags as u8;
+            packet.tcp_len = ((offset_and_flags >> 12) * 4) as u8;
+            if packet.tcp_len < 20 {
+                return Err(Malformed);
+            }
+        }
+        UDP => {
+            let mut header = [0_u16; 4];
+            skb.load(packet.l4, &mut header)?;
+            packet.shape = shape::PORTS;
+            packet.sport_be = header[0];
+            packet.dport_be = header[1];
+        }
+        ICMP | ICMP_V6 if packet.fragment != fragment::LATER && packet.v4 == (packet.proto == ICMP) => {
+            let mut header = [0_u16; 4];
+            skb.load(packet.l4, &mut header)?;
+            let type_and_code = u16::from_be(header[0]);
+            packet.icmp_type = (type_and_code >> 8) as u8;
+            packet.icmp_code = type_and_code as u8;
+            parse_icmp(packet, header[2]);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Types: RFC 792 and RFC 4443.
+#[inline(always)]
+pub fn parse_icmp(packet: &mut Packet, identifier_be: u16) {
+    packet.shape = match (packet.v4, packet.icmp_type) {
+        (true, 8) | (false, 128) => {
+            packet.sport_be = identifier_be;
+            shape::ECHO_REQUEST
+        }
+        (true, 0) | (false, 129) => {
+            packet.dport_be = identifier_be;
+            shape::ECHO_REPLY
+        }
+        (true, 3 | 11 | 12) | (false, 1..=4) => shape::ERROR,
+        _ => shape::OTHER,
+    };
+}

@@ -1,0 +1,56 @@
+//! Which backend a new flow gets.
+
+use weft_ebpf_common::{Backend, SlotKey};
+
+use crate::{
+    flow::TakesNew,
+    maps::{BACKEND_STATS, BACKENDS, SERVICE_STATS, SERVICES, SLOTS},
+    skb::{cpu, random},
+};
+
+/// While user space rewrites the slots, one may name a backend that is gone: so many are tried.
+const TRIES: u32 = 4;
+
+#[inline(always)]
+pub fn backend(id: u64) -> Option<&'static Backend> {
+    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    unsafe { BACKENDS.get(id) }
+}
+
+/// The next backend of a service, round robin. Every CPU goes round by itself, starting at its own slot, so none waits
+/// for another.
+#[inline(always)]
+pub fn pick(service: u32) -> Option<(u64, &'static Backend)> {
+    // SAFETY: as in `backend`.
+    let slots = unsafe { SERVICES.get(service) }?.slots;
+    if slots == 0 {
+        return None;
+    }
+    let start = match SERVICE_STATS.get_ptr_mut(service) {
+        Some(traffic) => {
+            // SAFETY: a live element of a per-CPU map.
+            let flows = unsafe { &mut (*traffic).flows };
+            let turn = *flows as u32;
+            *flows += 1;
+            turn.wrapping_add(cpu())
+        }
+        None => random(),
+    };
+    let mut tries = 0;
+    while tries < TRIES {
+        let slot = start.wrapping_add(tries) % slots;
+        // SAFETY: as in `backend`.
+        if let Some(&id) = unsafe { SLOTS.get(SlotKey { service, slot }) }
+            && let Some(found) = backend(id)
+            && found.takes_new()
+        {
+            if let Some(traffic) = BACKEND_STATS.get_ptr_mut(id) {
+                // SAFETY: a live element of a per-CPU map.
+                unsafe { (*traffic).flows += 1 };
+            }
+            return Some((id, found));
+        }
+        tries += 1;
+    }
+    None
+}

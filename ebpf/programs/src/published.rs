@@ -1,0 +1,110 @@
+//! Published ports: how a new flow to one is made, at the node that it reaches and at the node of its backend.
+
+use weft_ebpf_common::{Action, Addr, Backend, DropReason, HOST_NET, NetAddr, PortKey, PortTarget, zone};
+
+use crate::{
+    drops::drop,
+    flow::{self, Ports},
+    maps::{FLOWS, OWN, PORTS, Scratch},
+    packet::{Packet, shape},
+    pick::pick,
+    skb::{Skb, Verdict},
+};
+
+/// Whether the address is one of this node's own.
+#[inline(always)]
+pub fn is_own(addr: &Addr) -> bool {
+    // SAFETY: the value is not looked at.
+    unsafe { OWN.get(NetAddr { net: HOST_NET, addr: *addr }) }.is_some()
+}
+
+/// What is published at the packet's destination, which is an address of this node (or, in requests that another node
+/// forwarded, of that one).
+#[inline(always)]
+pub fn target(packet: &Packet) -> Option<&'static PortTarget> {
+    if packet.shape != shape::PORTS {
+        return None;
+    }
+    at(&packet.dst, packet.dport_be, packet.proto)
+}
+
+/// What is published at an address, or at every address.
+#[inline(always)]
+pub fn at(addr: &Addr, port_be: u16, proto: u8) -> Option<&'static PortTarget> {
+    let mut key = PortKey { net: HOST_NET, port_be, proto, _pad: 0, addr: Addr::UNSPECIFIED };
+    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    unsafe {
+        PORTS.get(key).or_else(|| {
+            key.addr = *addr;
+            PORTS.get(key)
+        })
+    }
+}
+
+/// Where the answers go.
+#[derive(Clone, Copy)]
+pub enum Client {
+    /// Out of the link where the request came in.
+    Link,
+    /// To the task of this network.
+    Task(u32),
+}
+
+/// A new flow from a link or a task of this node: picks a backend and sends the packet. `None` where the service has no
+/// backend.
+#[inline(always)]
+pub fn new(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Client) -> Option<Verdict> {
+    let (id, backend) = pick(target.service)?;
+    flow::unchanged(&s.packet, &mut s.flow);
+    s.flow.backend = id;
+    s.flow.ifindex = skb.ifindex();
+    if backend.ifindex != 0 {
+        flow::restored(&s.packet, Action::Link, &mut s.back);
+        s.back.ifindex = skb.ifindex();
+        if let Client::Task(net) = client {
+            s.back.action = Action::Task as u8;
+            s.back.net = net;
+        }
+        return Some(local(skb, s, target.port_be, backend));
+    }
+    s.flow.action = Action::Request as u8;
+    let entered = match client {
+        // Replies find the way out by the same entry, read backwards.
+        Client::Link => FLOWS.insert(&s.key, &s.flow, 0).is_ok(),
+        Client::Task(net) => {
+            flow::restored(&s.packet, Action::Task, &mut s.back);
+            s.back.net = net;
+            flow::answer_key(zone::REPLY, s.packet.proto, &s.flow, &mut s.back_key);
+            flow::enter(s, Ports::Own)
+        }
+    };
+    Some(if entered { flow::go(skb, &s.packet, &s.flow, Some(backend)) } else { drop(DropReason::PortsExhausted) })
+}
+
+/// A new flow from the tunnel to a backend of this node, that `node` picked.
+#[inline(always)]
+pub fn forwarded(skb: Skb, s: &mut Scratch, id: u64, backend: &Backend, port_be: u16, node: &Addr) -> Verdict {
+    flow::unchanged(&s.packet, &mut s.flow);
+    s.flow.backend = id;
+    s.flow.node = *node;
+    flow::restored(&s.packet, Action::Reply, &mut s.back);
+    s.back.node = *node;
+    local(skb, s, port_be, backend)
+}
+
+/// Translates to a backend of this node. The client's address is kept, but for one case: where it is the backend's own
+/// (a task that dialled itself, or one of the same address on another network), no host would take the packet.
+#[inline(always)]
+fn local(skb: Skb, s: &mut Scratch, port_be: u16, backend: &Backend) -> Verdict {
+    s.flow.action = Action::LocalBackend as u8;
+    s.flow.dst = if s.packet.v4 { backend.v4 } else { backend.v6 };
+    s.flow.dport_be = port_be;
+    if s.flow.src == s.flow.dst {
+        s.flow.src = s.packet.dst;
+    }
+    flow::answer_key(backend.net, s.packet.proto, &s.flow, &mut s.back_key);
+    if !flow::enter(s, Ports::Own) {
+        return drop(DropReason::PortsExhausted);
+    }
+    flow::go(skb, &s.packet, &s.flow, Some(backend))
+}

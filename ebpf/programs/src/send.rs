@@ -1,0 +1,118 @@
+//! The ways out of a hook.
+
+use weft_ebpf_common::{
+    Addr, Backend, DropReason, Forward, LOOPBACK_IFINDEX, NetAddr, ROUTER_MAC, VNI_REPLY, VNI_REQUEST,
+};
+
+use crate::{
+    drops::drop,
+    maps::{FORWARD, config},
+    skb::{ETH_LEN, Skb, Verdict},
+};
+
+/// Ethernet destination and source.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Macs {
+    dst: [u8; 6],
+    src: [u8; 6],
+}
+
+/// First byte of the inner destination MAC of a request; the backend's id follows.
+const BACKEND_MAC: u8 = 0x02;
+
+/// Into the task behind a veth of this node.
+#[inline(always)]
+pub fn to_task(skb: Skb, ifindex: u32, mac: &[u8; 6]) -> Verdict {
+    if skb.store(0, &Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
+        return drop(DropReason::Helper);
+    }
+    // What comes from the node's own sockets has not left them for good yet: it takes the ordinary way.
+    if skb.ifindex() == LOOPBACK_IFINDEX { skb.to_link(ifindex) } else { skb.to_peer(ifindex) }
+}
+
+/// Into the task of this node that owns an address.
+#[inline(always)]
+pub fn to_task_at(skb: Skb, net: u32, addr: &Addr) -> Verdict {
+    match forward(net, addr) {
+        Some(found) if found.ifindex != 0 => to_task(skb, found.ifindex, &found.mac),
+        _ => drop(DropReason::NoTask),
+    }
+}
+
+#[inline(always)]
+pub fn forward(net: u32, addr: &Addr) -> Option<&'static Forward> {
+    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    unsafe { FORWARD.get(NetAddr { net, addr: *addr }) }
+}
+
+/// Back into the task whose packet this hook got.
+#[inline(always)]
+pub fn back_to_task(skb: Skb, mac: &[u8; 6]) -> Verdict {
+    if skb.store(0, &Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
+        return drop(DropReason::Helper);
+    }
+    skb.to_link(skb.ifindex())
+}
+
+/// As it is, to the node of a backend.
+#[inline(always)]
+pub fn request(skb: Skb, id: u64, backend: &Backend) -> Verdict {
+    let [.., a, b, c, d, e] = id.to_be_bytes();
+    tunnel(skb, VNI_REQUEST, &backend.node, [BACKEND_MAC, a, b, c, d, e])
+}
+
+/// The backend that a request is for.
+#[inline(always)]
+pub fn requested(skb: Skb) -> Option<u64> {
+    let mut mac = [0_u8; 6];
+    skb.load(0, &mut mac).ok()?;
+    let [first, a, b, c, d, e] = mac;
+    (first == BACKEND_MAC).then_some(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
+}
+
+/// As it is, to the node where the request came in.
+#[inline(always)]
+pub fn reply(skb: Skb, node: &Addr) -> Verdict {
+    tunnel(skb, VNI_REPLY, node, ROUTER_MAC)
+}
+
+/// As a packet of its network, to the node of a task.
+#[inline(always)]
+pub fn overlay(skb: Skb, net: u32, node: &Addr) -> Verdict {
+    tunnel(skb, net, node, ROUTER_MAC)
+}
+
+/// The tunnel's MTU, where this packet is larger. Tasks have links of that MTU; others learn it here. Over IPv4 there is
+/// no such limit: the tunnel's own packets may be fragmented there.
+#[inline(always)]
+pub fn too_small_tunnel(skb: Skb) -> Option<u32> {
+    let mtu = config()?.tunnel_mtu;
+    (mtu != 0 && !skb.is_segmented_later() && skb.len() > mtu + ETH_LEN).then_some(mtu)
+}
+
+#[inline(always)]
+fn tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
+    let Some(config) = config() else { return drop(DropReason::Helper) };
+    // A VXLAN device drops frames whose source is its own address, so the source is one that no device has.
+    if skb.store(0, &Macs { dst, src: ROUTER_MAC }).is_err() {
+        return drop(DropReason::Helper);
+    }
+    if skb.set_tunnel(vni, &config.tunnel_addr, node).is_err() {
+        return drop(DropReason::Helper);
+    }
+    skb.to_link(config.tunnel_ifindex)
+}
+
+/// Out of a link, or, where the link is loopback, up the node's own stack.
+#[inline(always)]
+pub fn to_link(skb: Skb, ifindex: u32) -> Verdict {
+    if ifindex != LOOPBACK_IFINDEX {
+        return skb.to_neighbour(ifindex);
+    }
+    // The stack takes what carries loopback's own address, which is all zero.
+    if skb.store(0, &Macs { dst: [0; 6], src: [0; 6] }).is_err() {
+        return drop(DropReason::Helper);
+    }
+    skb.from_link(ifindex)
+}

@@ -1,0 +1,107 @@
+//! Ingress of the VXLAN device. Every packet comes from a node of the cluster, or is dropped.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use weft_ebpf_common::{Action, Addr, DropReason, FIRST_NETWORK_VNI, HOST_NET, NetAddr, VNI_REPLY, VNI_REQUEST, zone};
+
+use crate::{
+    drops::drop,
+    flow::{self, Known},
+    icmp,
+    maps::{FLOWS, NODES, Scratch, scratch},
+    packet::{parse, shape},
+    pick, published,
+    refuse::{self, Way},
+    send,
+    skb::{Skb, Verdict},
+};
+
+#[classifier]
+pub fn tunnel_in(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    let (Some(s), Some(source)) = (scratch(), skb.tunnel_source()) else { return drop(DropReason::Helper) };
+    // SAFETY: the value is not looked at.
+    if unsafe { NODES.get(NetAddr { net: HOST_NET, addr: source.node }) }.is_none() {
+        return drop(DropReason::UntrustedNode);
+    }
+    match parse(skb, &mut s.packet) {
+        Ok(true) => {}
+        Ok(false) => return drop(DropReason::Protocol),
+        Err(_) => return drop(DropReason::Malformed),
+    }
+    match source.vni {
+        VNI_REQUEST => request(skb, s, &source.node),
+        VNI_REPLY => reply(skb, s),
+        net if net >= FIRST_NETWORK_VNI => overlay(skb, s, net),
+        _ => drop(DropReason::UnknownNetwork),
+    }
+}
+
+/// A packet to a published port of `node`, as that node got it.
+#[inline(always)]
+fn request(skb: Skb, s: &mut Scratch, node: &Addr) -> Verdict {
+    let Some(id) = send::requested(skb) else { return drop(DropReason::Malformed) };
+    if s.packet.shape == shape::ERROR {
+        return icmp::from_client(skb, s);
+    }
+    if !s.packet.follow_fragments(zone::REQUEST, &mut s.frag_key) {
+        return drop(DropReason::FragmentUnknown);
+    }
+    s.packet.key(zone::REQUEST, &mut s.key);
+    if let Known::Yes(flow, backend) = flow::known(&s.packet, &s.key)
+        && flow.backend == id
+    {
+        return flow::go(skb, &s.packet, flow, backend);
+    }
+    let Some(backend) = pick::backend(id).filter(|backend| backend.ifindex != 0) else {
+        return refuse::packet(skb, s, Way::Node(*node), DropReason::BackendDead);
+    };
+    if s.packet.is_tcp() && !s.packet.is_syn() {
+        return refuse::packet(skb, s, Way::Node(*node), DropReason::NoFlow);
+    }
+    match published::target(&s.packet) {
+        Some(target) => published::forwarded(skb, s, id, backend, target.port_be, node),
+        None => refuse::packet(skb, s, Way::Node(*node), DropReason::NoFlow),
+    }
+}
+
+/// An answer to a request that this node forwarded.
+#[inline(always)]
+fn reply(skb: Skb, s: &mut Scratch) -> Verdict {
+    if s.packet.shape == shape::ERROR {
+        return icmp::from_backend(skb, s);
+    }
+    if !s.packet.follow_fragments(zone::REPLY, &mut s.frag_key) {
+        return drop(DropReason::FragmentUnknown);
+    }
+    s.packet.reverse_key(zone::HOST, &mut s.key);
+    // SAFETY: read at once; at worst it names another link, which the packet would be no use on.
+    if let Some(flow) = unsafe { FLOWS.get(&s.key) }
+        && flow.action == Action::Request as u8
+    {
+        return send::to_link(skb, flow.ifindex);
+    }
+    s.packet.key(zone::REPLY, &mut s.key);
+    match flow::known(&s.packet, &s.key) {
+        Known::Yes(flow, backend) => flow::go(skb, &s.packet, flow, backend),
+        _ => drop(DropReason::NoFlow),
+    }
+}
+
+/// A packet between tasks of a network.
+#[inline(always)]
+fn overlay(skb: Skb, s: &mut Scratch, net: u32) -> Verdict {
+    // Errors about a translated flow are translated; any other goes to its task like all else.
+    if s.packet.shape == shape::ERROR {
+        return icmp::from_task(skb, s, net).unwrap_or_else(|| send::to_task_at(skb, net, &s.packet.dst));
+    }
+    let followed = s.packet.follow_fragments(net, &mut s.frag_key);
+    if followed {
+        s.packet.key(net, &mut s.key);
+        if let Known::Yes(flow, backend) = flow::known(&s.packet, &s.key)
+            && flow.action == Action::Task as u8
+        {
+            return flow::go(skb, &s.packet, flow, backend);
+        }
+    }
+    send::to_task_at(skb, net, &s.packet.dst)
+}

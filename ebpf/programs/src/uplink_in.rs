@@ -1,0 +1,95 @@
+//! Ingress of every link with a global address, and of loopback: published ports, and the answers to what tasks sent to
+//! the outside. Whatever is neither passes.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use weft_ebpf_common::{DropReason, LOOPBACK_IFINDEX, zone};
+
+use crate::{
+    flow::{self, Known},
+    icmp,
+    maps::{FLOWS, Scratch, scratch},
+    packet::{fragment, parse, shape},
+    published::{self, Client},
+    refuse::{self, Way},
+    skb::{PASS, Skb, Verdict},
+};
+
+#[classifier]
+pub fn uplink_in(context: TcContext) -> i32 {
+    let skb = Skb::new(context.skb.skb);
+    let Some(s) = scratch() else { return PASS };
+    if skb.is_tagged() {
+        return PASS;
+    }
+    match parse(skb, &mut s.packet) {
+        Ok(true) => {}
+        // Not for weft to judge: the node's stack will.
+        Ok(false) | Err(_) => return PASS,
+    }
+    if s.packet.dst.is_loopback() || s.packet.dst.is_group() {
+        return PASS;
+    }
+    received(skb, s)
+}
+
+#[inline(always)]
+fn received(skb: Skb, s: &mut Scratch) -> Verdict {
+    match s.packet.shape {
+        shape::ERROR => return icmp::from_link(skb, s),
+        shape::PORTS | shape::ECHO_REPLY => {}
+        _ => return PASS,
+    }
+    if s.packet.fragment == fragment::LATER && !s.packet.follow_fragments(zone::HOST, &mut s.frag_key) {
+        return PASS;
+    }
+    s.packet.key(zone::HOST, &mut s.key);
+    match flow::known(&s.packet, &s.key) {
+        Known::Yes(flow, backend) => {
+            s.packet.follow_fragments(zone::HOST, &mut s.frag_key);
+            flow::go(skb, &s.packet, flow, backend)
+        }
+        Known::Dead => {
+            let _ = FLOWS.remove(&s.key);
+            refuse::packet(skb, s, way(skb), DropReason::BackendDead)
+        }
+        Known::No => unknown(skb, s),
+    }
+}
+
+/// The way back to whoever sent the packet.
+#[inline(always)]
+fn way(skb: Skb) -> Way {
+    Way::Link(skb.ifindex())
+}
+
+#[inline(always)]
+fn unknown(skb: Skb, s: &mut Scratch) -> Verdict {
+    if s.packet.shape != shape::PORTS || !published::is_own(&s.packet.dst) {
+        return PASS;
+    }
+    let Some(target) = published::target(&s.packet) else { return PASS };
+    if s.packet.is_tcp() && !s.packet.is_syn() {
+        // Either a connection that the node itself made from a port that happens to be published, or one that was
+        // forgotten, which must not hang.
+        let (packet, own) = (&s.packet, &s.packet.dst);
+        if skb.has_own_connection(&packet.src, own, packet.sport_be, packet.dport_be) {
+            return PASS;
+        }
+        return refuse::packet(skb, s, way(skb), DropReason::NoFlow);
+    }
+    if skb.ifindex() == LOOPBACK_IFINDEX && answers_own_socket(s) {
+        return PASS;
+    }
+    s.packet.follow_fragments(zone::HOST, &mut s.frag_key);
+    match published::new(skb, s, target, Client::Link) {
+        Some(verdict) => verdict,
+        None => refuse::packet(skb, s, way(skb), DropReason::NoBackend),
+    }
+}
+
+/// Whether the packet answers a flow that a socket of the node itself made, from a port that happens to be published.
+#[inline(always)]
+fn answers_own_socket(s: &mut Scratch) -> bool {
+    s.packet.reverse_key(zone::HOST, &mut s.back_key);
+    FLOWS.get_ptr(&s.back_key).is_some()
+}

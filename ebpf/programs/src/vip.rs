@@ -1,0 +1,40 @@
+//! Virtual addresses, packet by packet: for what bypasses the socket hooks.
+
+use weft_ebpf_common::{Action, DropReason, NetAddr};
+
+use crate::{
+    drops::drop,
+    flow::{self, Ports},
+    maps::{Scratch, VIPS},
+    packet::Packet,
+    pick::pick,
+    skb::{Skb, Verdict},
+};
+
+/// The service whose virtual address the packet is for.
+#[inline(always)]
+pub fn service(net: u32, packet: &Packet) -> Option<u32> {
+    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    unsafe { VIPS.get(NetAddr { net, addr: packet.dst }) }.copied()
+}
+
+/// A new flow of a task of network `net`. `None` where the service has no backend.
+#[inline(always)]
+pub fn new(skb: Skb, s: &mut Scratch, net: u32, service: u32) -> Option<Verdict> {
+    let (id, backend) = pick(service)?;
+    flow::unchanged(&s.packet, &mut s.flow);
+    s.flow.backend = id;
+    s.flow.dst = if s.packet.v4 { backend.v4 } else { backend.v6 };
+    s.flow.action = if backend.ifindex != 0 { Action::LocalBackend } else { Action::Overlay } as u8;
+    if s.flow.dst == s.packet.src {
+        // The task picked itself: it sees the virtual address as the other end, in both directions.
+        s.flow.src = s.packet.dst;
+    }
+    flow::restored(&s.packet, Action::Task, &mut s.back);
+    s.back.net = net;
+    flow::answer_key(net, s.packet.proto, &s.flow, &mut s.back_key);
+    if !flow::enter(s, Ports::Own) {
+        return Some(drop(DropReason::PortsExhausted));
+    }
+    Some(flow::go(skb, &s.packet, &s.flow, Some(backend)))
+}

@@ -1,0 +1,279 @@
+//! Plans as values in, tables as values out.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use weft_model::{
+    BackendId, DualAddr, Mac, MeshServiceId,
+    id::ClusterId,
+    net::Subnets,
+    plan::{AttachmentPlan, BackendPlan, PeerPlan, PortPlan, TaskGoal, TaskPlan},
+    spec::{ContainerSpec, Labels, Resources, Role, STOP_GRACE_MS},
+};
+
+use super::*;
+use crate::facts::{HostRoute, Uplink};
+
+const APP: u32 = 4097;
+const INGRESS: u32 = 4096;
+
+fn node(number: u128) -> NodeId {
+    NodeId::from_random(number)
+}
+
+fn node_addr(number: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, number))
+}
+
+fn network(vni: u32) -> NetworkId {
+    NetworkId::from_random(vni.into())
+}
+
+fn task(number: u128) -> TaskId {
+    TaskId::from_random(number)
+}
+
+fn dual(subnet: u8, host: u8) -> DualAddr {
+    DualAddr {
+        v4: Ipv4Addr::new(10, 0, subnet, host),
+        v6: format!("fd00:{subnet:x}::{host:x}").parse().expect("a valid address"),
+    }
+}
+
+fn subnets(subnet: u8) -> Subnets {
+    Subnets {
+        v4: format!("10.0.{subnet}.0/24").parse().expect("a valid network"),
+        v4_gateway: dual(subnet, 1).v4,
+        v6: format!("fd00:{subnet:x}::/64").parse().expect("a valid network"),
+        v6_gateway: dual(subnet, 1).v6,
+    }
+}
+
+fn network_plan(vni: u32, subnet: u8) -> NetworkPlan {
+    NetworkPlan {
+        id: network(vni),
+        name: format!("net{vni}").parse().expect("a valid name"),
+        vni: Vni::new(vni).expect("a valid VNI"),
+        subnets: subnets(subnet),
+        ipv6: false,
+        internal: false,
+        ingress: vni == INGRESS,
+    }
+}
+
+fn endpoint(number: u128, on: u128, vni: u32, addr: DualAddr) -> EndpointPlan {
+    EndpointPlan { network: network(vni), task: task(number), node: node(on), addr, mac: Mac::of_task(addr.v4) }
+}
+
+fn backend(number: u128, on: u128, addr: DualAddr, draining: bool) -> BackendPlan {
+    BackendPlan {
+        id: BackendId(number as u64),
+        task: task(number),
+        task_name: format!("whoami.{number}"),
+        node: node(on),
+        addr,
+        draining,
+    }
+}
+
+fn local(number: u128, vni: u32, ifindex: u32) -> LocalEndpoint {
+    LocalEndpoint { task: task(number), network: network(vni), ifindex, netns_cookie: 1000 + number as u64 }
+}
+
+/// Node 1 of two: task 11 here and task 12 there, both of one service on the network `app` that publishes 8080.
+fn plan() -> NodePlan {
+    NodePlan {
+        generation: 7,
+        cluster: ClusterId::from_random(1),
+        node: node(1),
+        hostname: "n1".parse().expect("a valid name"),
+        role: Role::Manager,
+        addr: node_addr(1),
+        managers: Vec::new(),
+        heartbeat_ms: 1000,
+        peers: vec![PeerPlan { node: node(2), addr: node_addr(2) }],
+        networks: vec![network_plan(INGRESS, 200), network_plan(APP, 1)],
+        services: vec![ServicePlan {
+            mesh: MeshServiceId(5),
+            service: weft_model::ServiceId::from_random(5),
+            name: "whoami".parse().expect("a valid name"),
+            aliases: Vec::new(),
+            network: network(APP),
+            vip: Some(dual(1, 2)),
+            removing: false,
+            backends: vec![backend(11, 1, dual(1, 11), false), backend(12, 2, dual(1, 12), false)],
+        }],
+        ports: vec![PortPlan { port: 8080, protocol: Protocol::Tcp, mesh: MeshServiceId(5), target: 80 }],
+        endpoints: vec![endpoint(11, 1, APP, dual(1, 11)), endpoint(12, 2, APP, dual(1, 12))],
+        tasks: Vec::new(),
+    }
+}
+
+fn facts() -> LocalFacts {
+    LocalFacts {
+        netns_cookie: 99,
+        tunnel_ifindex: 3,
+        task_mtu: 1430,
+        uplinks: vec![Uplink { ifindex: 2, addresses: vec![node_addr(1), "2001:db8::1".parse().expect("an address")] }],
+        routes: vec![HostRoute {
+            destination: "0.0.0.0/0".parse().expect("a network"),
+            ifindex: 2,
+            source: node_addr(1),
+        }],
+        endpoints: vec![local(11, APP, 21)],
+    }
+}
+
+fn host(addr: &str) -> weft_ebpf_common::NetAddr {
+    host_addr(addr.parse().expect("an address"))
+}
+
+#[test]
+fn a_service_is_balanced_over_local_and_remote_backends() {
+    let tables = desired(&plan(), &facts());
+    assert_eq!(tables.services[&5], Service { slots: 2 });
+    assert_eq!(tables.slots.values().copied().collect::<Vec<_>>(), [11, 12]);
+    let (here, there) = (tables.backends[&11], tables.backends[&12]);
+    assert_eq!((here.ifindex, here.node), (21, Addr::UNSPECIFIED));
+    assert_eq!((there.ifindex, there.node), (0, addr(node_addr(2))));
+    assert_eq!((here.net, here.service, here.v4), (APP, 5, addr(dual(1, 11).v4.into())));
+    for vip in [IpAddr::from(dual(1, 2).v4), dual(1, 2).v6.into()] {
+        assert_eq!(tables.vips[&net_addr(APP, vip)], 5);
+    }
+    let (key, target) = tables.ports.iter().next().expect("a port");
+    assert_eq!((key.port_be, key.proto, key.addr), (8080_u16.to_be(), 6, Addr::UNSPECIFIED));
+    assert_eq!((target.service, target.port_be), (5, 80_u16.to_be()));
+}
+
+#[test]
+fn a_draining_backend_keeps_its_flows_and_gets_no_new_ones() {
+    let mut plan = plan();
+    plan.services[0].backends[0].draining = true;
+    let tables = desired(&plan, &facts());
+    assert_eq!(tables.services[&5], Service { slots: 1 });
+    assert_eq!(tables.slots.values().copied().collect::<Vec<_>>(), [12]);
+    assert_eq!(tables.backends[&11].flags, backend_flags::DRAINING);
+}
+
+#[test]
+fn nothing_points_at_a_task_without_its_link() {
+    let facts = LocalFacts { endpoints: Vec::new(), ..facts() };
+    let tables = desired(&plan(), &facts);
+    assert!(!tables.backends.contains_key(&11));
+    assert_eq!(tables.slots.values().copied().collect::<Vec<_>>(), [12]);
+    assert!(!tables.forward.contains_key(&net_addr(APP, dual(1, 11).v4.into())));
+}
+
+#[test]
+fn nothing_points_at_a_node_without_an_address() {
+    let mut plan = plan();
+    plan.peers.clear();
+    let tables = desired(&plan, &facts());
+    assert!(!tables.backends.contains_key(&12));
+    assert_eq!(tables.services[&5], Service { slots: 1 });
+}
+
+#[test]
+fn a_service_without_backends_keeps_its_port_so_that_clients_are_refused_at_once() {
+    let mut plan = plan();
+    plan.services[0].backends.clear();
+    let tables = desired(&plan, &facts());
+    assert_eq!((tables.ports.len(), tables.services[&5]), (1, Service { slots: 0 }));
+    plan.services.clear();
+    assert_eq!(desired(&plan, &facts()).ports.len(), 0);
+}
+
+#[test]
+fn the_ingress_network_connects_no_tasks() {
+    let mut plan = plan();
+    plan.services[0].network = network(INGRESS);
+    plan.endpoints = vec![endpoint(11, 1, INGRESS, dual(200, 11)), endpoint(12, 2, INGRESS, dual(200, 12))];
+    let facts = LocalFacts { endpoints: vec![local(11, INGRESS, 21)], ..facts() };
+    let tables = desired(&plan, &facts);
+    assert_eq!(tables.endpoints[&21].flags, endpoint_flags::ISOLATED);
+    assert!(tables.vips.is_empty());
+    assert!(tables.forward.contains_key(&net_addr(INGRESS, dual(200, 11).v4.into())));
+    assert!(!tables.forward.contains_key(&net_addr(INGRESS, dual(200, 12).v4.into())));
+    assert_eq!(tables.netns[&1011], Nets::default());
+    assert_eq!(tables.services[&5], Service { slots: 2 });
+}
+
+#[test]
+fn an_internal_network_has_no_way_out() {
+    let mut plan = plan();
+    plan.networks[1].internal = true;
+    assert_eq!(desired(&plan, &facts()).endpoints[&21].flags, endpoint_flags::INTERNAL);
+}
+
+#[test]
+fn a_task_on_two_networks_answers_for_its_first_interface_on_both() {
+    let mut plan = plan();
+    plan.networks.push(network_plan(4098, 3));
+    plan.endpoints.push(endpoint(11, 1, 4098, dual(3, 11)));
+    let attachment = |vni: u32, subnet: u8| AttachmentPlan {
+        network: network(vni),
+        vni: Vni::new(vni).expect("a valid VNI"),
+        subnets: subnets(subnet),
+        addr: dual(subnet, 11),
+        mac: Mac::of_task(dual(subnet, 11).v4),
+    };
+    plan.tasks.push(TaskPlan {
+        id: task(11),
+        service: weft_model::ServiceId::from_random(5),
+        service_name: "whoami".parse().expect("a valid name"),
+        name: "whoami.1".to_owned(),
+        container: container(),
+        resources: Resources::default(),
+        labels: Labels::new(),
+        attachments: vec![attachment(APP, 1), attachment(4098, 3)],
+        desired: TaskGoal::Run,
+    });
+    let facts = LocalFacts { endpoints: vec![local(11, APP, 21), local(11, 4098, 22)], ..facts() };
+    let tables = desired(&plan, &facts);
+    assert_eq!((tables.endpoints[&21].primary, tables.endpoints[&22].primary), (21, 21));
+    assert_eq!(tables.netns[&1011].vnis[..3], [APP, 4098, 0]);
+}
+
+fn container() -> ContainerSpec {
+    ContainerSpec {
+        image: "weft/whoami".to_owned(),
+        labels: Labels::new(),
+        command: Vec::new(),
+        args: Vec::new(),
+        env: Vec::new(),
+        dir: None,
+        user: None,
+        hostname: None,
+        stop_signal: None,
+        stop_grace_ms: STOP_GRACE_MS,
+        read_only: false,
+        init: None,
+    }
+}
+
+#[test]
+fn a_nodes_own_addresses_are_reached_over_loopback() {
+    let tables = desired(&plan(), &facts());
+    assert!(tables.own.contains_key(&host("192.0.2.1")) && tables.own.contains_key(&host("2001:db8::1")));
+    let own = tables.routes[&Prefix { bits: 160, addr: host("192.0.2.1") }];
+    assert_eq!((own.ifindex, own.source), (LOOPBACK_IFINDEX, addr(node_addr(1))));
+    let default = tables.routes[&Prefix { bits: 128, addr: host("0.0.0.0") }];
+    assert_eq!((default.ifindex, default.source), (2, addr(node_addr(1))));
+    assert_eq!(tables.config.advertise_v4, addr(node_addr(1)));
+    assert_eq!(tables.config.advertise_v6, host("2001:db8::1").addr);
+    assert_eq!(tables.config.tunnel_addr, addr(node_addr(1)));
+    assert_eq!((tables.config.netns_cookie, tables.config.tunnel_ifindex), (99, 3));
+}
+
+#[test]
+fn only_a_tunnel_over_ipv6_limits_packets() {
+    let mut plan = plan();
+    assert_eq!(desired(&plan, &facts()).config.tunnel_mtu, 0);
+    plan.addr = "2001:db8::1".parse().expect("an address");
+    assert_eq!(desired(&plan, &facts()).config.tunnel_mtu, 1430);
+}
+
+#[test]
+fn only_other_nodes_are_trusted_tunnel_ends() {
+    let tables = desired(&plan(), &facts());
+    assert_eq!(tables.nodes.keys().copied().collect::<Vec<_>>(), [host("192.0.2.2")]);
+}
