@@ -1,0 +1,132 @@
+//! `weft service inspect --pretty`.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::super::{
+    client::{list, number, text},
+    output::{ago, size},
+};
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+pub(super) fn print(service: &Value, networks: &BTreeMap<String, String>) {
+    print!("{}", lines(service, networks).into_iter().map(|line| line + "\n").collect::<String>());
+}
+
+fn lines(service: &Value, networks: &BTreeMap<String, String>) -> Vec<String> {
+    let mut out = vec![
+        String::new(),
+        format!("ID:\t\t{}", text(service, "/ID")),
+        format!("Name:\t\t{}", text(service, "/Spec/Name")),
+    ];
+    if let Some(labels) = service.pointer("/Spec/Labels").and_then(Value::as_object).filter(|l| !l.is_empty()) {
+        out.push("Labels:".to_owned());
+        out.extend(labels.iter().map(|(key, value)| format!(" {key}={}", value.as_str().unwrap_or_default())));
+    }
+    match service.pointer("/Spec/Mode/Replicated/Replicas").and_then(Value::as_u64) {
+        Some(replicas) => out.extend(["Service Mode:\tReplicated".to_owned(), format!(" Replicas:\t{replicas}")]),
+        None => out.push("Service Mode:\tGlobal".to_owned()),
+    }
+    let update = text(service, "/UpdateStatus/State");
+    if !update.is_empty() {
+        out.push("UpdateStatus:".to_owned());
+        out.push(format!(" State:\t\t{update}"));
+        out.push(format!(" Started:\t{}", ago(text(service, "/UpdateStatus/StartedAt"))));
+        if !text(service, "/UpdateStatus/CompletedAt").is_empty() {
+            out.push(format!(" Completed:\t{}", ago(text(service, "/UpdateStatus/CompletedAt"))));
+        }
+        out.push(format!(" Message:\t{}", text(service, "/UpdateStatus/Message")));
+    }
+    out.push("Placement:".to_owned());
+    let constraints: Vec<&str> =
+        list(service, "/Spec/TaskTemplate/Placement/Constraints").iter().filter_map(Value::as_str).collect();
+    if !constraints.is_empty() {
+        out.push(format!(" Constraints:\t[{}]", constraints.join(" ")));
+    }
+    config(&mut out, service, "UpdateConfig", "/Spec/UpdateConfig");
+    config(&mut out, service, "RollbackConfig", "/Spec/RollbackConfig");
+    container(&mut out, service);
+    let attached = list(service, "/Spec/TaskTemplate/Networks");
+    if !attached.is_empty() {
+        let name = |n: &Value| networks.get(text(n, "/Target")).map_or(text(n, "/Target"), String::as_str).to_owned();
+        out.push(format!("Networks: {}", attached.iter().map(name).collect::<Vec<_>>().join(" ")));
+    }
+    out.push(format!("Endpoint Mode:\t{}", text(service, "/Spec/EndpointSpec/Mode")));
+    let ports = list(service, "/Endpoint/Ports");
+    if !ports.is_empty() {
+        out.push("Ports:".to_owned());
+        for port in ports {
+            out.push(format!(" PublishedPort = {}", number(port, "/PublishedPort")));
+            out.push(format!("  Protocol = {}", text(port, "/Protocol")));
+            out.push(format!("  TargetPort = {}", number(port, "/TargetPort")));
+            out.push(format!("  PublishMode = {}", text(port, "/PublishMode")));
+        }
+    }
+    out
+}
+
+fn config(out: &mut Vec<String>, service: &Value, title: &str, at: &str) {
+    let Some(config) = service.pointer(at).filter(|c| c.is_object()) else { return };
+    out.push(format!("{title}:"));
+    out.push(format!(" Parallelism:\t{}", number(config, "/Parallelism")));
+    let delay = number(config, "/Delay") / NANOS_PER_SECOND;
+    if delay > 0 {
+        out.push(format!(" Delay:\t\t{delay}s"));
+    }
+    out.push(format!(" On failure:\t{}", text(config, "/FailureAction")));
+    out.push(format!(" Monitoring Period: {}s", number(config, "/Monitor") / NANOS_PER_SECOND));
+    let ratio = config.get("MaxFailureRatio").and_then(Value::as_f64).unwrap_or_default();
+    out.push(format!(" Max failure ratio: {ratio}"));
+    out.push(format!(" Update order:      {}", text(config, "/Order")));
+}
+
+fn container(out: &mut Vec<String>, service: &Value) {
+    let at = |field: &str| format!("/Spec/TaskTemplate/ContainerSpec/{field}");
+    out.push("ContainerSpec:".to_owned());
+    out.push(format!(" Image:\t\t{}", text(service, &at("Image"))));
+    for (title, field) in [("Command", "Command"), ("Args", "Args"), ("Env", "Env")] {
+        let words: Vec<&str> = list(service, &at(field)).iter().filter_map(Value::as_str).collect();
+        if !words.is_empty() {
+            out.push(format!(" {title}:\t\t{}", words.join(" ")));
+        }
+    }
+    let resource = |group: &str, field: &str| number(service, &format!("/Spec/TaskTemplate/Resources/{group}/{field}"));
+    let groups = [("Reservations", "Reservations"), ("Limits", "Limits")];
+    let lines: Vec<String> = groups
+        .iter()
+        .flat_map(|(title, group)| {
+            let (cpus, memory) = (resource(group, "NanoCPUs"), resource(group, "MemoryBytes"));
+            let cpu = (cpus > 0).then(|| format!("  CPU:\t\t{}", cpus as f64 / NANOS_PER_SECOND as f64));
+            let memory = (memory > 0).then(|| format!("  Memory:\t{}", size(memory)));
+            let heading = (cpu.is_some() || memory.is_some()).then(|| format!(" {title}:"));
+            heading.into_iter().chain(cpu).chain(memory)
+        })
+        .collect();
+    if !lines.is_empty() {
+        out.push("Resources:".to_owned());
+        out.extend(lines);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_update_shows_its_state_and_message() {
+        let service = json!({
+            "ID": "s", "Spec": { "Name": "web", "Mode": { "Replicated": { "Replicas": 2 } },
+                "TaskTemplate": { "ContainerSpec": { "Image": "i" }, "Networks": [{ "Target": "n" }] },
+                "EndpointSpec": { "Mode": "vip" } },
+            "UpdateStatus": { "State": "paused", "Message": "why" },
+        });
+        let shown = lines(&service, &[("n".to_owned(), "app".to_owned())].into()).join("\n");
+        for line in ["Name:\t\tweb", " Replicas:\t2", " State:\t\tpaused", " Message:\twhy", "Networks: app"] {
+            assert!(shown.contains(line), "{line} is missing in\n{shown}");
+        }
+    }
+}

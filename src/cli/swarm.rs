@@ -1,0 +1,260 @@
+//! `weft swarm`: form, join, leave, tokens, settings.
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{
+    client::{Client, number, text},
+    flags::duration_ns,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Form a new cluster with this node as its first manager
+    Init(Init),
+    /// Join a cluster as the node that the token says
+    Join(Join),
+    /// Leave the cluster
+    Leave {
+        /// Leave though this node is a manager
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Show or replace the tokens that nodes join with
+    JoinToken {
+        role: TokenRole,
+        /// Replace it: the old one stops working at once, nodes that joined with it stay
+        #[arg(long)]
+        rotate: bool,
+        /// Only the token
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Change the cluster's settings
+    Update(Update),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum TokenRole {
+    Worker,
+    Manager,
+}
+
+impl TokenRole {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Manager => "manager",
+        }
+    }
+
+    fn field(self) -> &'static str {
+        match self {
+            Self::Worker => "/JoinTokens/Worker",
+            Self::Manager => "/JoinTokens/Manager",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Availability {
+    Active,
+    Pause,
+    Drain,
+}
+
+impl Availability {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Pause => "pause",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// Address that other nodes reach this one at: an address, or a link's name
+    #[arg(long, value_name = "ADDRESS", default_value = "")]
+    advertise_addr: String,
+    /// Where to listen for other nodes
+    #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0:2377")]
+    listen_addr: String,
+    /// Whether this node takes tasks
+    #[arg(long, value_enum, default_value_t = Availability::Active)]
+    availability: Availability,
+    /// Pool that subnets are cut from, as ADDRESS/PREFIX
+    #[arg(long, value_name = "SUBNET")]
+    default_addr_pool: Vec<String>,
+    /// Prefix length of the subnets that are cut from the pool
+    #[arg(long, value_name = "LENGTH")]
+    default_addr_pool_mask_length: Option<u32>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Join {
+    /// As `weft swarm join-token` prints it
+    #[arg(long)]
+    token: String,
+    /// Address that other nodes reach this one at: an address, or a link's name
+    #[arg(long, value_name = "ADDRESS", default_value = "")]
+    advertise_addr: String,
+    /// Where to listen for other nodes
+    #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0:2377")]
+    listen_addr: String,
+    /// Whether this node takes tasks
+    #[arg(long, value_enum, default_value_t = Availability::Active)]
+    availability: Availability,
+    /// A manager, as ADDRESS:PORT
+    #[arg(required = true, value_name = "MANAGER")]
+    remotes: Vec<String>,
+}
+
+/// Settings of the whole cluster.
+#[derive(Debug, Args)]
+struct Settings {
+    /// How many ended tasks are kept for each slot
+    #[arg(long, value_name = "COUNT")]
+    task_history_limit: Option<u64>,
+    /// How often a node says that it is alive
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    dispatcher_heartbeat: Option<i64>,
+    /// How many heartbeats a node may miss before it is down
+    #[arg(long, value_name = "COUNT")]
+    down_after: Option<u64>,
+    /// Life of a node's certificate
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    cert_expiry: Option<i64>,
+}
+
+impl Settings {
+    /// Writes what was given into a swarm spec.
+    fn apply(&self, spec: &mut Value) {
+        if let Some(limit) = self.task_history_limit {
+            spec["Orchestration"]["TaskHistoryRetentionLimit"] = limit.into();
+        }
+        if let Some(period) = self.dispatcher_heartbeat {
+            spec["Dispatcher"]["HeartbeatPeriod"] = period.into();
+        }
+        if let Some(misses) = self.down_after {
+            spec["Dispatcher"]["HeartbeatMisses"] = misses.into();
+        }
+        if let Some(expiry) = self.cert_expiry {
+            spec["CAConfig"]["NodeCertExpiry"] = expiry.into();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.task_history_limit.is_none()
+            && self.dispatcher_heartbeat.is_none()
+            && self.down_after.is_none()
+            && self.cert_expiry.is_none()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Update {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Init(options) => init(client, &options).await,
+        Verb::Join(options) => join(client, &options).await,
+        Verb::Leave { force } => {
+            client.post(&format!("/swarm/leave?force={force}"), &Value::Null).await?;
+            println!("Node left the swarm.");
+            Ok(())
+        }
+        Verb::JoinToken { role, rotate, quiet } => join_token(client, role, rotate, quiet).await,
+        Verb::Update(options) => update(client, &options).await,
+    }
+}
+
+async fn init(client: &Client, options: &Init) -> Result<()> {
+    let mut spec = json!({});
+    options.settings.apply(&mut spec);
+    let mut body = json!({
+        "ListenAddr": options.listen_addr,
+        "AdvertiseAddr": options.advertise_addr,
+        "Availability": options.availability.as_str(),
+        "Spec": spec,
+    });
+    if !options.default_addr_pool.is_empty() {
+        body["DefaultAddrPool"] = json!(options.default_addr_pool);
+    }
+    if let Some(length) = options.default_addr_pool_mask_length {
+        body["SubnetSize"] = length.into();
+    }
+    let id = client.post("/swarm/init", &body).await?;
+    println!("Swarm initialized: current node ({}) is now a manager.\n", id.as_str().unwrap_or_default());
+    println!("To add a worker to this swarm, run the following command:\n");
+    print_join(client, TokenRole::Worker).await?;
+    println!("To add a manager to this swarm, run 'weft swarm join-token manager' and follow the instructions.");
+    Ok(())
+}
+
+async fn print_join(client: &Client, role: TokenRole) -> Result<()> {
+    let swarm = client.get("/swarm").await?;
+    let info = client.get("/info").await?;
+    let address = text(&info, "/Swarm/NodeAddr");
+    let own = text(&info, "/Swarm/NodeID");
+    let manager = super::client::list(&info, "/Swarm/RemoteManagers")
+        .iter()
+        .find(|m| text(m, "/NodeID") == own)
+        .map_or_else(|| format!("{address}:2377"), |m| text(m, "/Addr").to_owned());
+    println!("    weft swarm join --token {} {manager}\n", text(&swarm, role.field()));
+    Ok(())
+}
+
+async fn join(client: &Client, options: &Join) -> Result<()> {
+    let body = json!({
+        "ListenAddr": options.listen_addr,
+        "AdvertiseAddr": options.advertise_addr,
+        "Availability": options.availability.as_str(),
+        "RemoteAddrs": options.remotes,
+        "JoinToken": options.token,
+    });
+    client.post("/swarm/join", &body).await?;
+    let info = client.get("/info").await?;
+    let role = if info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true) { "manager" } else { "worker" };
+    println!("This node joined a swarm as a {role}.");
+    Ok(())
+}
+
+async fn join_token(client: &Client, role: TokenRole, rotate: bool, quiet: bool) -> Result<()> {
+    if rotate {
+        let swarm = client.get("/swarm").await?;
+        let flag = match role {
+            TokenRole::Worker => "rotateWorkerToken",
+            TokenRole::Manager => "rotateManagerToken",
+        };
+        let path = format!("/swarm/update?version={}&{flag}=true", number(&swarm, "/Version/Index"));
+        client.post(&path, &swarm["Spec"]).await?;
+        if !quiet {
+            println!("Successfully rotated {} join token.\n", role.as_str());
+        }
+    }
+    if quiet {
+        let swarm = client.get("/swarm").await?;
+        println!("{}", text(&swarm, role.field()));
+        return Ok(());
+    }
+    println!("To add a {} to this swarm, run the following command:\n", role.as_str());
+    print_join(client, role).await
+}
+
+async fn update(client: &Client, options: &Update) -> Result<()> {
+    anyhow::ensure!(!options.settings.is_empty(), "nothing to change: give at least one flag (see --help)");
+    let swarm = client.get("/swarm").await?;
+    let mut spec = swarm["Spec"].clone();
+    options.settings.apply(&mut spec);
+    client.post(&format!("/swarm/update?version={}", number(&swarm, "/Version/Index")), &spec).await?;
+    println!("Swarm updated.");
+    Ok(())
+}

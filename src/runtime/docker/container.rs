@@ -1,0 +1,253 @@
+//! What is asked of the engine for a task, and what the engine's answers mean: pure translation between the plan's words
+//! and the engine's.
+
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HostConfig, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use weft_model::{NodeName, TaskId, plan::TaskPlan};
+
+use super::{PAUSE_COMMAND, image};
+use crate::runtime::{Exit, Phase};
+
+/// The node that a container belongs to.
+pub(super) const NODE_LABEL: &str = "weft.node";
+/// The task that it belongs to.
+pub(super) const TASK_LABEL: &str = "weft.task";
+/// Which of the task's two it is.
+const PART_LABEL: &str = "weft.part";
+/// How much of a task's id is its host name where it has none of its own.
+const HOSTNAME_LEN: usize = 12;
+
+/// Which of a task's containers. In the order in which they are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Task,
+    Sandbox,
+}
+
+impl Part {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::Sandbox => "sandbox",
+        }
+    }
+}
+
+/// Whose a container is; `None` for one that is not ours.
+pub(super) fn identify(labels: Option<&HashMap<String, String>>) -> Option<(TaskId, Part)> {
+    let labels = labels?;
+    let task = labels.get(TASK_LABEL)?.parse().ok()?;
+    let part =
+        [Part::Task, Part::Sandbox].into_iter().find(|p| labels.get(PART_LABEL).is_some_and(|l| l == p.as_str()))?;
+    Some((task, part))
+}
+
+pub(super) fn sandbox_name(task: &TaskPlan) -> String {
+    format!("{}.sandbox", task.name)
+}
+
+/// A container that does nothing, in a network namespace with nothing in it.
+pub(super) fn sandbox(task: &TaskPlan, node: &NodeName) -> ContainerCreateBody {
+    let hostname = task.container.hostname.clone().filter(|name| !name.is_empty());
+    let hostname = hostname.unwrap_or_else(|| task.id.as_str()[..HOSTNAME_LEN].to_owned());
+    let addresses = task.attachments.first().map(|first| [first.addr.v4.to_string(), first.addr.v6.to_string()]);
+    let hosts = addresses.into_iter().flatten().map(|addr| format!("{hostname}:{addr}")).collect();
+    ContainerCreateBody {
+        image: Some(image::PAUSE.to_owned()),
+        entrypoint: Some(vec![image::PROGRAM.to_owned(), PAUSE_COMMAND.to_owned()]),
+        hostname: Some(hostname),
+        labels: Some(own_labels(task, node, Part::Sandbox)),
+        host_config: Some(HostConfig {
+            network_mode: Some("none".to_owned()),
+            dns: Some(vec!["127.0.0.11".to_owned()]),
+            dns_options: Some(vec!["ndots:0".to_owned()]),
+            dns_search: Some(vec![".".to_owned()]),
+            extra_hosts: Some(hosts),
+            readonly_rootfs: Some(true),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            // A namespace without networks gets none of IPv6 from the engine; our links have it.
+            sysctls: Some(
+                ["all", "default", "lo"]
+                    .map(|link| (format!("net.ipv6.conf.{link}.disable_ipv6"), "0".to_owned()))
+                    .into(),
+            ),
+            restart_policy: Some(never()),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// The task's own container, in the namespace of `sandbox`.
+pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> ContainerCreateBody {
+    let container = &task.container;
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
+    let limit = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX)).filter(|n| *n > 0);
+    let mut env =
+        vec![format!("WEFT_NODE={node}"), format!("WEFT_TASK_ID={}", task.id), format!("WEFT_TASK_NAME={}", task.name)];
+    env.extend(container.env.iter().cloned());
+    let mut labels: HashMap<_, _> = container.labels.clone().into_iter().collect();
+    labels.extend(own_labels(task, node, Part::Task));
+    ContainerCreateBody {
+        image: Some(container.image.clone()),
+        entrypoint: list(&container.command),
+        cmd: list(&container.args),
+        env: Some(env),
+        working_dir: given(&container.dir),
+        user: given(&container.user),
+        labels: Some(labels),
+        stop_signal: given(&container.stop_signal),
+        // The engine counts whole seconds.
+        stop_timeout: Some(i64::try_from(container.stop_grace_ms.div_ceil(1000)).unwrap_or(i64::MAX)),
+        host_config: Some(HostConfig {
+            network_mode: Some(format!("container:{sandbox}")),
+            readonly_rootfs: Some(container.read_only),
+            init: container.init,
+            nano_cpus: limit(task.resources.limit_nano_cpus),
+            memory: limit(task.resources.limit_memory_bytes),
+            memory_reservation: limit(task.resources.reserve_memory_bytes),
+            pids_limit: limit(task.resources.limit_pids),
+            restart_policy: Some(never()),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// Restarting is the orchestrator's to decide.
+fn never() -> RestartPolicy {
+    RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }
+}
+
+/// Swarm's labels, for the tools that know them, and ours.
+fn own_labels(task: &TaskPlan, node: &NodeName, part: Part) -> HashMap<String, String> {
+    let mut labels = HashMap::from([
+        (NODE_LABEL.to_owned(), node.to_string()),
+        (TASK_LABEL.to_owned(), task.id.to_string()),
+        (PART_LABEL.to_owned(), part.as_str().to_owned()),
+    ]);
+    if part == Part::Task {
+        labels.extend([
+            ("com.docker.swarm.service.id".to_owned(), task.service.to_string()),
+            ("com.docker.swarm.service.name".to_owned(), task.service_name.to_string()),
+            ("com.docker.swarm.task".to_owned(), String::new()),
+            ("com.docker.swarm.task.id".to_owned(), task.id.to_string()),
+            ("com.docker.swarm.task.name".to_owned(), task.name.clone()),
+        ]);
+    }
+    labels
+}
+
+pub(super) fn is_running(container: &ContainerInspectResponse) -> bool {
+    container.state.as_ref().is_some_and(|state| state.running == Some(true))
+}
+
+/// How long it may take to end after its stop signal.
+pub(super) fn grace(container: &ContainerInspectResponse) -> Duration {
+    let seconds = container.config.as_ref().and_then(|config| config.stop_timeout).unwrap_or_default();
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+}
+
+/// Where its network namespace can be opened, for as long as its process lives.
+pub(super) fn netns(container: &ContainerInspectResponse) -> Option<PathBuf> {
+    let pid = pid(container.state.as_ref()?)?;
+    Some(PathBuf::from(format!("/proc/{pid}/ns/net")))
+}
+
+fn pid(state: &ContainerState) -> Option<u32> {
+    u32::try_from(state.pid?).ok().filter(|pid| *pid > 0)
+}
+
+/// Where a task stands, by its containers; `None` where neither tells of one.
+pub(super) fn phase(
+    sandbox: Option<&ContainerInspectResponse>,
+    own: Option<&ContainerInspectResponse>,
+) -> Option<Phase> {
+    let Some((own, state)) = own.and_then(|own| Some((own, own.state.as_ref()?))) else {
+        // Without its process a sandbox holds no namespace: to be prepared again, or removed.
+        return sandbox.filter(|sandbox| is_running(sandbox)).map(|_| Phase::Prepared);
+    };
+    let error = state.error.clone().filter(|error| !error.is_empty());
+    let exit_code = state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
+    // One that could not be started has not finished either.
+    let created_ms = || u64::try_from(own.created?.unix_timestamp_nanos() / 1_000_000).ok();
+    let at_ms = time_ms(state.finished_at.as_deref()).or_else(created_ms).unwrap_or_default();
+    let ended = |error| Phase::Exited(Exit { code: exit_code, at_ms, error });
+    Some(match (state.status, pid(state)) {
+        (Some(ContainerStateStatusEnum::CREATED), _) if error.is_none() && exit_code == 0 => Phase::Prepared,
+        (Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD), _) => {
+            ended(error.or_else(|| (state.oom_killed == Some(true)).then(|| "out of memory".to_owned())))
+        }
+        (Some(ContainerStateStatusEnum::CREATED), _) => ended(error),
+        (_, Some(pid)) => Phase::Running { pid, since_ms: time_ms(state.started_at.as_deref()).unwrap_or_default() },
+        (_, None) => ended(error),
+    })
+}
+
+/// Unix milliseconds of the engine's time; `None` for its zero.
+fn time_ms(text: Option<&str>) -> Option<u64> {
+    let time: jiff::Timestamp = text?.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspected(status: ContainerStateStatusEnum, pid: i64, exit_code: i64, error: &str) -> ContainerInspectResponse {
+        ContainerInspectResponse {
+            state: Some(ContainerState {
+                running: Some(status == ContainerStateStatusEnum::RUNNING),
+                status: Some(status),
+                pid: Some(pid),
+                exit_code: Some(exit_code),
+                error: Some(error.to_owned()),
+                started_at: Some("2026-01-02T03:04:05.678901234Z".to_owned()),
+                finished_at: Some("2026-01-02T03:04:06Z".to_owned()),
+                ..ContainerState::default()
+            }),
+            ..ContainerInspectResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_phase_follows_from_both_containers() {
+        use ContainerStateStatusEnum::{CREATED, EXITED, RUNNING};
+        let running = inspected(RUNNING, 7, 0, "");
+        let exit = |code, error: Option<&str>| {
+            Some(Phase::Exited(Exit { code, at_ms: 1_767_323_046_000, error: error.map(str::to_owned) }))
+        };
+        assert_eq!(phase(Some(&running), None), Some(Phase::Prepared));
+        assert_eq!(phase(Some(&inspected(EXITED, 0, 137, "")), None), None);
+        assert_eq!(phase(Some(&running), Some(&inspected(CREATED, 0, 0, ""))), Some(Phase::Prepared));
+        let started = Phase::Running { pid: 7, since_ms: 1_767_323_045_678 };
+        assert_eq!(phase(Some(&running), Some(&running)), Some(started));
+        assert_eq!(phase(Some(&running), Some(&inspected(EXITED, 0, 143, ""))), exit(143, None));
+        let refused = inspected(CREATED, 0, 127, "no such program");
+        assert_eq!(phase(Some(&running), Some(&refused)), exit(127, Some("no such program")));
+    }
+
+    #[test]
+    fn the_engines_zero_is_no_time() {
+        assert_eq!(time_ms(Some("0001-01-01T00:00:00Z")), None);
+        assert_eq!(time_ms(None), None);
+    }
+
+    #[test]
+    fn only_our_labels_make_a_container_ours() {
+        let id = TaskId::from_random(7);
+        let labels = |part: &str| {
+            HashMap::from([(TASK_LABEL.to_owned(), id.to_string()), (PART_LABEL.to_owned(), part.to_owned())])
+        };
+        assert_eq!(identify(Some(&labels("sandbox"))), Some((id.clone(), Part::Sandbox)));
+        assert_eq!(identify(Some(&labels("task"))), Some((id.clone(), Part::Task)));
+        assert_eq!(identify(Some(&labels("other"))), None);
+        assert_eq!(identify(None), None);
+    }
+}

@@ -1,0 +1,74 @@
+//! Which log records a reader asked for: the part of reading logs that is the same for every runtime.
+
+use std::collections::VecDeque;
+
+use weft_control::swarm::{LogOptions, LogRecord};
+
+/// Depth of the channel between a log's reader and the stream that it feeds: enough to keep both busy.
+pub(super) const STREAM_DEPTH: usize = 256;
+
+/// Whether time and stream of a record are what `options` ask for.
+pub(super) fn wanted(options: &LogOptions, record: &LogRecord) -> bool {
+    let time_ms = record.time_ns / 1_000_000;
+    let stream = if record.stderr { options.stderr } else { options.stdout };
+    stream
+        && options.since_ms.is_none_or(|since_ms| time_ms >= since_ms)
+        && options.until_ms.is_none_or(|until_ms| time_ms <= until_ms)
+}
+
+/// The newest records, as many as asked for.
+#[derive(Debug)]
+pub(super) struct Tail {
+    len: usize,
+    records: VecDeque<LogRecord>,
+}
+
+impl Tail {
+    pub(super) fn new(len: u64) -> Self {
+        Self { len: usize::try_from(len).unwrap_or(usize::MAX), records: VecDeque::new() }
+    }
+
+    pub(super) fn push(&mut self, record: LogRecord) {
+        self.records.push_back(record);
+        if self.records.len() > self.len {
+            self.records.pop_front();
+        }
+    }
+
+    pub(super) fn into_records(self) -> VecDeque<LogRecord> {
+        self.records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn record(time_ms: u64, stderr: bool) -> LogRecord {
+        LogRecord { time_ns: time_ms * 1_000_000 + 7, stderr, line: Bytes::from_static(b"x") }
+    }
+
+    #[test]
+    fn time_and_stream_select() {
+        let options = LogOptions { stdout: true, since_ms: Some(10), until_ms: Some(20), ..LogOptions::default() };
+        let check = |time_ms, stderr, want| assert_eq!(wanted(&options, &record(time_ms, stderr)), want);
+        check(9, false, false);
+        check(10, false, true);
+        check(20, false, true);
+        check(21, false, false);
+        check(15, true, false);
+    }
+
+    #[test]
+    fn a_tail_holds_the_newest() {
+        let mut tail = Tail::new(2);
+        (0..5).for_each(|time| tail.push(record(time, false)));
+        let times: Vec<_> = tail.into_records().iter().map(|r| r.time_ns / 1_000_000).collect();
+        assert_eq!(times, [3, 4]);
+        let mut none = Tail::new(0);
+        none.push(record(1, false));
+        assert!(none.into_records().is_empty());
+    }
+}

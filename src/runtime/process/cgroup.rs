@@ -1,0 +1,127 @@
+//! Control groups of tasks and shims, over all mounted hierarchies of either version. Limits are libcontainer's to set;
+//! joining a group and removing one with all that is in it is here.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+
+use super::{mounts, proc::ProcessId};
+use crate::runtime::RuntimeError;
+
+/// How long killed processes may take to be gone: past this, one hangs in the kernel.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+fn hierarchies() -> Result<Vec<PathBuf>, RuntimeError> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(RuntimeError::kernel("read the list of mounts"))?;
+    Ok(mounts::cgroups(&mounts))
+}
+
+/// Moves this process into `group` of each hierarchy, making the group where it is missing.
+pub(super) fn join(group: &Path) -> Result<(), RuntimeError> {
+    for hierarchy in hierarchies()? {
+        let dir = hierarchy.join(group);
+        let join = || {
+            fs::create_dir_all(&dir)?;
+            inherit_cpuset(&hierarchy, group)?;
+            fs::write(dir.join("cgroup.procs"), "0")
+        };
+        // The daemon removes groups that are empty, perhaps just now.
+        let joined = match join() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => join(),
+            result => result,
+        };
+        joined.map_err(RuntimeError::io("join control group", dir))?;
+    }
+    Ok(())
+}
+
+/// In version 1 a new group has no processors and no memory nodes, and takes no process until it has.
+fn inherit_cpuset(hierarchy: &Path, group: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let mut dir = hierarchy.to_owned();
+        if !dir.join(file).exists() {
+            continue;
+        }
+        for part in group {
+            let inherited = fs::read_to_string(dir.join(file))?;
+            dir.push(part);
+            if dir.join(file).exists() && fs::read_to_string(dir.join(file))?.trim().is_empty() {
+                fs::write(dir.join(file), inherited.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the kernel killed a process of `group` because its memory limit was reached.
+pub(super) fn ran_out_of_memory(group: &Path) -> Result<bool, RuntimeError> {
+    // Version 2 tells in the first file, version 1 in the second.
+    let files = ["memory.events", "memory.oom_control"];
+    Ok(hierarchies()?.iter().flat_map(|hierarchy| files.map(|file| hierarchy.join(group).join(file))).any(|file| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count != "0"))
+    }))
+}
+
+/// Kills whatever is in `group` and removes it from each hierarchy.
+pub(super) fn remove(group: &Path) -> Result<(), RuntimeError> {
+    let deadline = Instant::now() + KILL_LIMIT;
+    for hierarchy in hierarchies()? {
+        let dir = hierarchy.join(group);
+        remove_one(&dir, deadline).map_err(RuntimeError::io("remove control group", dir))?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the kernel tells nobody when a control group has become removable")]
+fn remove_one(dir: &Path, deadline: Instant) -> io::Result<()> {
+    loop {
+        kill(dir, deadline)?;
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // A process was forked meanwhile, or one that has ended is not yet off the kernel's books.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Kills every process of the group and waits for its end.
+fn kill(dir: &Path, deadline: Instant) -> io::Result<()> {
+    let listed = match fs::read_to_string(dir.join("cgroup.procs")) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut killed = Vec::new();
+    for pid in listed.lines().filter_map(|line| line.parse().ok()) {
+        if let Some(process) = ProcessId::of(pid)?.map(ProcessId::open).transpose()?.flatten() {
+            process.signal(Signal::SIGKILL)?;
+            killed.push(process);
+        }
+    }
+    for process in killed {
+        if !process.wait(deadline.saturating_duration_since(Instant::now()))? {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "a killed process does not end"));
+        }
+    }
+    Ok(())
+}
+
+/// Removes `group` and those above it, as far as they are empty.
+pub(super) fn tidy(group: &Path) -> Result<(), RuntimeError> {
+    for hierarchy in hierarchies()? {
+        for group in group.ancestors().filter(|group| !group.as_os_str().is_empty()) {
+            if fs::remove_dir(hierarchy.join(group)).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,370 @@
+//! Tasks as namespaced processes of this machine, without any engine. Owns the directory of each task and all that hangs
+//! on it; libcontainer makes the containers, inside the shims.
+//!
+//! In reading order: [`dir`] is what daemon and shim share; [`image`], [`user`] and [`bundle`] say what a task is started
+//! with; [`netns`], [`cgroup`], [`mounts`] and [`proc`] touch the kernel; [`shim`], [`program`] and [`init`] run beside and
+//! inside the task; [`logs`] is what it writes.
+//!
+//! Tasks (tokio): one for each shim, waiting for its end; one for each reader of a log.
+
+mod bundle;
+mod cgroup;
+mod dir;
+mod image;
+mod init;
+mod logs;
+mod mounts;
+mod netns;
+mod proc;
+mod program;
+mod shim;
+mod user;
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream::BoxStream};
+use nix::sys::signal::Signal;
+use tokio::{io::AsyncReadExt, process::Command, sync::watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, warn};
+use weft_control::swarm::{LogError, LogOptions, LogRecord, LogSource};
+use weft_model::{NodeName, TaskId, plan::TaskPlan};
+
+use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError, now_ms};
+use dir::{Record, TaskDir};
+use image::Image;
+use proc::ProcessId;
+
+pub(super) use init::{COMMAND as INIT_COMMAND, main as init};
+
+/// The hidden subcommand: `__shim TASK-DIR RUN-DIR`.
+pub(super) const SHIM_COMMAND: &str = "__shim";
+/// How long a shim may take to start its task. A machine that is this slow has other troubles.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a shim may take to write down the end of a task that was killed.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs the shim of a task. To be called before any thread exists.
+pub(super) fn shim(args: &[OsString]) -> ExitCode {
+    let [dir, run_dir] = args else {
+        eprintln!("{SHIM_COMMAND} is weft's own: it takes a task's directory and the node's");
+        return ExitCode::FAILURE;
+    };
+    match shim::run(&TaskDir::new(dir), Path::new(run_dir)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The process runtime of one node.
+#[derive(Debug, Clone)]
+pub(crate) struct ProcessRuntime {
+    run_dir: PathBuf,
+    tasks_dir: PathBuf,
+    hostname: NodeName,
+    changed: watch::Sender<u64>,
+}
+
+impl ProcessRuntime {
+    /// Adopts the tasks found in the run directory.
+    pub(crate) async fn open(config: &RuntimeConfig) -> Result<Self, RuntimeError> {
+        let tasks_dir = config.run_dir.join("tasks");
+        fs::create_dir_all(&tasks_dir).map_err(RuntimeError::io("create", &tasks_dir))?;
+        // Mounts are listed by their true paths.
+        let tasks_dir = tasks_dir.canonicalize().map_err(RuntimeError::io("find", &tasks_dir))?;
+        let runtime = Self {
+            run_dir: config.run_dir.clone(),
+            tasks_dir,
+            hostname: config.hostname.clone(),
+            changed: watch::channel(0).0,
+        };
+        for (task, dir) in runtime.dirs()? {
+            match dir.record()? {
+                // Preparing it was cut short.
+                None => runtime.erase(&task)?,
+                Some(_) => {
+                    let shim = dir.shim()?.map(ProcessId::open).transpose();
+                    let shim = shim.map_err(RuntimeError::io("find the shim of", dir.path()))?.flatten();
+                    debug!(%task, running = shim.is_some(), "adopted");
+                    if let Some(shim) = shim {
+                        runtime.watch(task, shim);
+                    }
+                }
+            }
+        }
+        Ok(runtime)
+    }
+
+    /// Rings when the shim of an adopted task ends.
+    fn watch(&self, task: TaskId, shim: proc::Process) {
+        let changed = self.changed.clone();
+        tokio::spawn(async move {
+            if let Err(error) = shim.ended().await {
+                warn!(%task, %error, "cannot watch the task's shim");
+            }
+            bump(&changed);
+        });
+    }
+
+    fn dir(&self, task: &TaskId) -> TaskDir {
+        TaskDir::new(self.tasks_dir.join(task.as_str()))
+    }
+
+    /// Every task's directory, in the order of their ids.
+    fn dirs(&self) -> Result<Vec<(TaskId, TaskDir)>, RuntimeError> {
+        let listed = fs::read_dir(&self.tasks_dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let mut dirs: Vec<_> = listed
+            .map_err(RuntimeError::io("list", &self.tasks_dir))?
+            .into_iter()
+            .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, TaskDir::new(entry.path()))))
+            .collect();
+        dirs.sort_by(|(a, _): &(TaskId, _), (b, _)| a.cmp(b));
+        Ok(dirs)
+    }
+
+    /// Makes the directory and the namespace, the record last.
+    fn lay_out(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+        let dir = self.dir(&task.id);
+        if dir.record()?.is_some() && netns::is_there(&dir.netns())? {
+            return Ok(());
+        }
+        let (cgroup, shim_cgroup) = bundle::cgroups(&self.hostname, &task.id);
+        let image = Image::find(&task.container.image)?;
+        let bundle = bundle::Bundle::new(task, image, &self.hostname, dir.path(), &cgroup)?;
+        // What an earlier attempt, or a machine that went down, left.
+        self.erase(&task.id)?;
+        let made = || {
+            let write = |name: &str, text: &[u8]| {
+                let path = dir.join(name);
+                fs::write(&path, text).map_err(RuntimeError::io("write", path))
+            };
+            fs::create_dir_all(dir.rootfs()).map_err(RuntimeError::io("create", dir.rootfs()))?;
+            netns::create(&dir.netns())?;
+            write("hosts", bundle.hosts.as_bytes())?;
+            write("hostname", format!("{}\n", bundle.hostname).as_bytes())?;
+            write("resolv.conf", bundle.resolv_conf.as_bytes())?;
+            bundle.spec.save(dir.spec()).map_err(|e| RuntimeError::io("write", dir.spec())(io::Error::other(e)))?;
+            dir.write_record(&Record {
+                name: task.name.clone(),
+                image,
+                init: bundle.init,
+                dir: Path::new("/").join(task.container.dir.as_deref().unwrap_or_default()),
+                uid: bundle.ids.uid,
+                gid: bundle.ids.gid,
+                stop_signal: bundle.stop_signal as i32,
+                stop_grace_ms: task.container.stop_grace_ms,
+                cgroup,
+                shim_cgroup,
+            })
+        };
+        made().inspect_err(|_| {
+            if let Err(error) = self.erase(&task.id) {
+                warn!(task = %task.id, %error, "cannot clear up after a failure");
+            }
+        })
+    }
+
+    /// Kills what runs, and removes all there is.
+    fn erase(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let dir = self.dir(task);
+        if !dir.path().exists() {
+            return Ok(());
+        }
+        let ends = RuntimeError::io("end the task in", dir.path());
+        end(&dir).map_err(ends)?;
+        let (cgroup, shim_cgroup) = bundle::cgroups(&self.hostname, task);
+        cgroup::remove(&cgroup)?;
+        netns::remove(&dir.netns())?;
+        fs::remove_dir_all(dir.path()).map_err(RuntimeError::io("remove", dir.path()))?;
+        if self.dirs()?.is_empty() {
+            cgroup::tidy(&shim_cgroup)?;
+        }
+        Ok(())
+    }
+
+    /// Does something that waits for the kernel where it holds up nobody else.
+    async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, RuntimeError> + Send + 'static,
+    ) -> Result<T, RuntimeError> {
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&this)).await;
+        done.map_err(|error| RuntimeError::kernel("work aside")(error.into()))?
+    }
+
+    fn observe_all(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
+        let mut observed = Vec::new();
+        for (task, dir) in self.dirs()? {
+            if dir.record()?.is_none() {
+                continue;
+            }
+            observed.push(ObservedTask {
+                phase: phase(&dir)?,
+                netns: Some(dir.netns()).filter(|path| path.exists()),
+                container: task.to_string(),
+                task,
+            });
+        }
+        Ok(observed)
+    }
+
+    async fn launch(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let dir = self.dir(task);
+        let errors = File::create(dir.join("shim.err")).map_err(RuntimeError::io("create", dir.join("shim.err")))?;
+        let mut shim = Command::new("/proc/self/exe")
+            .arg(SHIM_COMMAND)
+            .args([dir.path(), &self.run_dir])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .map_err(RuntimeError::kernel("start a shim"))?;
+        let started = shim.stdout.take();
+        let (changed, id) = (self.changed.clone(), task.clone());
+        tokio::spawn(async move {
+            if let Err(error) = shim.wait().await {
+                warn!(task = %id, %error, "cannot watch the task's shim");
+            }
+            bump(&changed);
+        });
+        if let Some(mut started) = started {
+            // The shim says nothing: it closes the pipe.
+            let closed = tokio::time::timeout(START_LIMIT, started.read_to_end(&mut Vec::new())).await;
+            closed
+                .map_err(|_| RuntimeError::Start { reason: format!("it took longer than {START_LIMIT:?}") })?
+                .map_err(RuntimeError::kernel("wait for a shim"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends a task that runs, and waits until its shim has ended too.
+fn end(dir: &TaskDir) -> io::Result<()> {
+    let other = io::Error::other;
+    let init = dir.running().map_err(other)?.map(|running| running.init.open()).transpose()?.flatten();
+    let shim = dir.shim().map_err(other)?.map(ProcessId::open).transpose()?.flatten();
+    if let Some(init) = &init {
+        init.signal(Signal::SIGKILL)?;
+    }
+    let Some(shim) = shim else { return Ok(()) };
+    // One that is still starting its task has none to be the end of: it is killed, and its control group after it.
+    if init.is_none() || !shim.wait(END_LIMIT)? {
+        shim.signal(Signal::SIGKILL)?;
+        if !shim.wait(END_LIMIT)? {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "its killed shim does not end"));
+        }
+    }
+    Ok(())
+}
+
+/// Where a task stands, by its directory. Writes down the end of one whose shim was killed.
+fn phase(dir: &TaskDir) -> Result<Phase, RuntimeError> {
+    let lives = |id: ProcessId| id.is_alive().map_err(RuntimeError::kernel("look for a process"));
+    let Some(shim) = dir.shim()? else { return Ok(Phase::Prepared) };
+    let alive = lives(shim)?;
+    // Read after looking for the shim: it writes this before it ends.
+    if let Some(exit) = dir.exit()? {
+        return Ok(Phase::Exited(exit));
+    }
+    match (alive, dir.running()?) {
+        (true, Some(running)) => Ok(Phase::Running { pid: running.init.pid, since_ms: running.since_ms }),
+        (true, None) => Ok(Phase::Prepared),
+        (false, _) => {
+            end(dir).map_err(RuntimeError::io("end the task in", dir.path()))?;
+            let words = fs::read_to_string(dir.join("shim.err")).unwrap_or_default();
+            let words = words.lines().last().map_or(String::new(), |last| format!(": {last}"));
+            let exit = Exit {
+                code: 137,
+                at_ms: now_ms(),
+                error: Some(format!("the process that kept the task was killed{words}")),
+            };
+            dir.write_exit(&exit)?;
+            Ok(Phase::Exited(exit))
+        }
+    }
+}
+
+fn bump(changed: &watch::Sender<u64>) {
+    changed.send_modify(|count| *count += 1);
+}
+
+#[async_trait]
+impl Executor for ProcessRuntime {
+    async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+        let task = task.clone();
+        self.aside(move |this| this.lay_out(&task)).await?;
+        bump(&self.changed);
+        Ok(())
+    }
+
+    async fn start(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+        let dir = self.dir(&task.id);
+        if dir.record()?.is_none() {
+            return Err(RuntimeError::NotPrepared);
+        }
+        if dir.shim()?.is_none() {
+            self.launch(&task.id).await?;
+            bump(&self.changed);
+        }
+        match phase(&dir)? {
+            Phase::Exited(Exit { error: Some(reason), .. }) => Err(RuntimeError::Start { reason }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let dir = self.dir(task);
+        let shim = dir.shim()?.map(ProcessId::open).transpose();
+        if let Some(shim) = shim.map_err(RuntimeError::kernel("find a shim"))?.flatten() {
+            shim.signal(Signal::SIGTERM).map_err(RuntimeError::kernel("signal a shim"))?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let task = task.clone();
+        self.aside(move |this| this.erase(&task)).await?;
+        bump(&self.changed);
+        Ok(())
+    }
+
+    async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
+        self.aside(Self::observe_all).await
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+impl LogSource for ProcessRuntime {
+    fn logs(&self, task: &TaskId, options: &LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError> {
+        let dir = self.dir(task);
+        match dir.record() {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(LogError::NoSuchTask(task.clone())),
+            Err(error) => return Err(LogError::Unreadable { task: task.clone(), reason: error.to_string() }),
+        }
+        let (sender, receiver) = tokio::sync::mpsc::channel(super::logs::STREAM_DEPTH);
+        let (task, options) = (task.clone(), options.clone());
+        tokio::spawn(async move {
+            if let Err(error) = logs::read(dir, options, sender).await {
+                warn!(%task, %error, "cannot read the log");
+            }
+        });
+        Ok(ReceiverStream::new(receiver).boxed())
+    }
+}
