@@ -1,0 +1,137 @@
+//! The standard docker client drives weft: the same story, typed with `docker`, read in its tables.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::{CLIENT, Lab, eventually};
+
+use crate::{
+    fixtures::{WHOAMI, all_answer},
+    harness::{Shape, Theme, tests},
+};
+
+pub(crate) fn theme() -> Theme {
+    Theme {
+        name: "docker_client",
+        shape: Shape { managers: 2, ..Shape::default() },
+        setup,
+        tests: tests![
+            docker_lists_and_changes_nodes,
+            docker_prints_join_tokens,
+            docker_creates_lists_and_removes_networks,
+            docker_creates_a_service_and_shows_its_tasks,
+            docker_scales_updates_and_removes_a_service,
+            docker_reads_a_services_logs,
+            docker_is_told_what_was_wrong,
+        ],
+    }
+}
+
+fn setup(lab: &Lab) -> Result<()> {
+    lab.docker_ok("n1", &["network", "create", "--driver", "overlay", "app"])?;
+    let create = ["service", "create", "--detach", "--name", "web", "--network", "app", "--replicas", "3"];
+    lab.docker_ok("n1", &[&create[..], &["--publish", "8080:80", WHOAMI]].concat())?;
+    lab.wait_running("n1", "web", 3).map(|_| ())
+}
+
+/// The line of a table that has this word, taken apart at runs of two spaces or more.
+fn row(table: &str, word: &str) -> Result<Vec<String>> {
+    let line = table.lines().skip(1).find(|line| line.split_whitespace().any(|found| found == word));
+    let line = line.with_context(|| format!("no {word} in:\n{table}"))?;
+    Ok(line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect())
+}
+
+fn docker_lists_and_changes_nodes(lab: &Lab) -> Result<()> {
+    let table = lab.docker_ok("n1", &["node", "ls"])?;
+    ensure!(row(&table, "n1")?.iter().any(|cell| cell == "Leader"), "{table}");
+    ensure!(row(&table, "n2")?.iter().any(|cell| cell == "Reachable"), "{table}");
+    ensure!(row(&table, "n3")?.iter().any(|cell| cell == "Ready"), "{table}");
+    lab.docker_ok("n1", &["node", "update", "--label-add", "zone=a", "n3"])?;
+    let labels = lab.docker_ok("n1", &["node", "inspect", "--format", "{{json .Spec.Labels}}", "n3"])?;
+    ensure!(labels.contains(r#""zone":"a""#), "{labels}");
+    let pretty = lab.docker_ok("n1", &["node", "inspect", "--pretty", "n3"])?;
+    ensure!(pretty.contains("192.0.2.3"), "{pretty}");
+    Ok(())
+}
+
+fn docker_prints_join_tokens(lab: &Lab) -> Result<()> {
+    let printed = lab.docker_ok("n1", &["swarm", "join-token", "worker"])?;
+    ensure!(printed.contains("docker swarm join --token SWMTKN-1-") && printed.contains("192.0.2.1:2377"), "{printed}");
+    Ok(())
+}
+
+fn docker_creates_lists_and_removes_networks(lab: &Lab) -> Result<()> {
+    lab.docker_ok("n2", &["network", "create", "--driver", "overlay", "--subnet", "10.77.0.0/24", "spare"])?;
+    let table = lab.docker_ok("n1", &["network", "ls"])?;
+    let cells = row(&table, "spare")?;
+    ensure!(cells[2..] == ["overlay", "swarm"], "{table}");
+    let subnet = ["network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", "spare"];
+    ensure!(lab.docker_ok("n1", &subnet)?.trim() == "10.77.0.0/24", "another subnet");
+    lab.docker_ok("n1", &["network", "rm", "spare"])?;
+    ensure!(row(&lab.docker_ok("n1", &["network", "ls"])?, "spare").is_err(), "it is still there");
+    Ok(())
+}
+
+fn docker_creates_a_service_and_shows_its_tasks(lab: &Lab) -> Result<()> {
+    let tasks = lab.wait_running("n1", "web", 3)?;
+    all_answer(lab, CLIENT, &lab.published(8080), &tasks, Duration::from_secs(5));
+    let table = lab.docker_ok("n1", &["service", "ls"])?;
+    let cells = row(&table, "web")?;
+    ensure!(cells[2..4] == ["replicated", "3/3"] && table.contains("*:8080->80/tcp"), "{table}");
+    let table = lab.docker_ok("n1", &["service", "ps", "web"])?;
+    for slot in ["web.1", "web.2", "web.3"] {
+        let cells = row(&table, slot)?;
+        ensure!(cells[4] == "Running" && cells[5].starts_with("Running "), "{table}");
+    }
+    let pretty = lab.docker_ok("n1", &["service", "inspect", "--pretty", "web"])?;
+    ensure!(pretty.contains("Replicas:") && pretty.contains("PublishedPort = 8080"), "{pretty}");
+    ensure!(
+        row(&lab.docker_ok("n1", &["node", "ps", "n1"])?, &format!("web.{}", slot_on(lab, "n1")?)).is_ok(),
+        "node ps"
+    );
+    Ok(())
+}
+
+fn slot_on(lab: &Lab, node: &str) -> Result<u64> {
+    let tasks = lab.wait_running("n1", "web", 3)?;
+    tasks.iter().find(|task| task.node == node).map(|task| task.slot).with_context(|| format!("no task on {node}"))
+}
+
+fn docker_scales_updates_and_removes_a_service(lab: &Lab) -> Result<()> {
+    let create = ["service", "create", "--detach", "--name", "brief", "--publish", "8082:80", WHOAMI];
+    lab.docker_ok("n1", &create)?;
+    lab.wait_running("n1", "brief", 1)?;
+    lab.docker_ok("n2", &["service", "scale", "--detach", "brief=4"])?;
+    let before = lab.wait_running("n1", "brief", 4)?;
+    lab.docker_ok("n1", &["service", "update", "--detach", "--force", "--update-parallelism", "4", "brief"])?;
+    eventually(Duration::from_secs(60), "all tasks were replaced", || {
+        let after = lab.wait_running("n1", "brief", 4).map_err(|error| format!("{error:#}"))?;
+        let kept = after.iter().filter(|task| before.iter().any(|old| old.id == task.id)).count();
+        if kept == 0 { Ok(()) } else { Err(format!("{kept} were not")) }
+    });
+    lab.docker_ok("n1", &["service", "rm", "brief"])?;
+    let missing = lab.docker("n1", &["service", "inspect", "brief"])?;
+    ensure!(!missing.status.success(), "it is still there");
+    ensure!(String::from_utf8_lossy(&missing.stderr).contains("no such service: brief"), "{missing:?}");
+    Ok(())
+}
+
+fn docker_reads_a_services_logs(lab: &Lab) -> Result<()> {
+    // Tasks on every node, read through one.
+    let logs = lab.docker_ok("n1", &["service", "logs", "web"])?;
+    for slot in 1..=3 {
+        ensure!(logs.contains(&format!("web.{slot}.")), "no line of web.{slot}:\n{logs}");
+    }
+    Ok(())
+}
+
+fn docker_is_told_what_was_wrong(lab: &Lab) -> Result<()> {
+    let refused =
+        lab.docker("n1", &["service", "create", "--detach", "--name", "thief", "--publish", "8080:80", WHOAMI])?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && said.contains("8080") && said.contains("web"), "{said}");
+    let refused = lab.docker("n3", &["node", "ls"])?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && said.contains("not a swarm manager"), "{said}");
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! Bad input gets an error that says what to do, and changes nothing.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::{Lab, contract, eventually};
+
+use crate::{
+    fixtures::{WHOAMI, network, service},
+    harness::{Shape, Theme, tests},
+};
+
+pub(crate) fn theme() -> Theme {
+    Theme {
+        name: "errors",
+        // n1 and n2 are managers; n3 is a worker.
+        shape: Shape { managers: 2, ..Shape::default() },
+        setup,
+        tests: tests![
+            a_published_port_is_refused_with_its_owner,
+            a_malformed_subnet_is_refused,
+            a_subnet_that_a_node_routes_is_refused,
+            overlapping_networks_on_one_service_are_refused,
+            bad_names_are_refused,
+            missing_things_are_named,
+            a_network_in_use_is_not_removed,
+            what_is_not_there_yet_is_refused_by_name,
+            an_unknown_flag_is_refused,
+            an_image_that_cannot_start_shows_in_service_ps,
+            a_command_that_cannot_start_shows_in_service_ps,
+            a_worker_says_that_it_is_no_manager,
+            a_daemon_without_privileges_says_so,
+            a_socket_in_use_is_refused,
+            a_read_only_data_directory_is_refused,
+            a_full_data_directory_is_refused,
+            without_quorum_nothing_is_written,
+        ],
+    }
+}
+
+fn setup(lab: &Lab) -> Result<()> {
+    network(lab, "left", &["--subnet", "10.90.0.0/24"])?;
+    network(lab, "right", &["--subnet", "10.90.0.0/25"])?;
+    service(lab, "owner", 1, &["--network", "left", "-p", "8080:80"], &[WHOAMI]).map(|_| ())
+}
+
+/// Refused, with all of these words in what is said, and no service or network more than before.
+fn check(lab: &Lab, node: &str, arguments: &[&str], words: &[&str]) -> Result<()> {
+    let before = table(lab)?;
+    let said = lab.weft_refused(node, arguments)?;
+    for word in words {
+        ensure!(said.contains(word), "weft {}: no {word:?} in: {said}", arguments.join(" "));
+    }
+    ensure!(!said.contains("panicked"), "{said}");
+    ensure!(table(lab)? == before, "weft {} changed something", arguments.join(" "));
+    Ok(())
+}
+
+fn table(lab: &Lab) -> Result<String> {
+    Ok(lab.weft_ok("n1", &["service", "ls", "--quiet"])? + &lab.weft_ok("n1", &["network", "ls", "--quiet"])?)
+}
+
+const CREATE: [&str; 3] = ["service", "create", "--detach"];
+
+fn create<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+    [&CREATE[..], rest].concat()
+}
+
+fn a_published_port_is_refused_with_its_owner(lab: &Lab) -> Result<()> {
+    check(lab, "n1", &create(&["--name", "thief", "-p", "8080:80", WHOAMI]), &["8080", "owner"])?;
+    for reserved in ["2377:80", "4789:80/udp"] {
+        let port = reserved.split(':').next().context("a port")?;
+        check(lab, "n1", &create(&["--name", "thief", "-p", reserved, WHOAMI]), &[port])?;
+    }
+    check(lab, "n1", &create(&["--name", "thief", "-p", "70000:80", WHOAMI]), &["70000"])
+}
+
+fn a_malformed_subnet_is_refused(lab: &Lab) -> Result<()> {
+    for subnet in ["10.1.2.0", "10.1.2.0/33", "ten/8", "10.1.2.3/24"] {
+        check(lab, "n1", &["network", "create", "--driver", "overlay", "--subnet", subnet, "bad"], &[subnet])?;
+    }
+    let outside =
+        ["network", "create", "--driver", "overlay", "--subnet", "10.1.2.0/24", "--gateway", "10.9.9.9", "bad"];
+    check(lab, "n1", &outside, &["10.9.9.9"])
+}
+
+fn a_subnet_that_a_node_routes_is_refused(lab: &Lab) -> Result<()> {
+    check(
+        lab,
+        "n1",
+        &["network", "create", "--driver", "overlay", "--subnet", "192.0.2.0/25", "bad"],
+        &["192.0.2.0/24"],
+    )
+}
+
+fn overlapping_networks_on_one_service_are_refused(lab: &Lab) -> Result<()> {
+    check(
+        lab,
+        "n1",
+        &create(&["--name", "both", "--network", "left", "--network", "right", WHOAMI]),
+        &["left", "right"],
+    )
+}
+
+fn bad_names_are_refused(lab: &Lab) -> Result<()> {
+    let long = "a".repeat(64);
+    for name in ["-a", "a b", "ä", &long] {
+        check(lab, "n1", &create(&[&format!("--name={name}"), WHOAMI]), &["name"])?;
+        check(lab, "n1", &["network", "create", "--driver", "overlay", "--", name], &["name"])?;
+    }
+    check(lab, "n1", &create(&["--name", "owner", WHOAMI]), &["owner"])?;
+    check(lab, "n1", &["network", "create", "--driver", "overlay", "left"], &["left"])
+}
+
+fn missing_things_are_named(lab: &Lab) -> Result<()> {
+    for (arguments, words) in [
+        (&["service", "inspect", "nobody"][..], "no such service: nobody"),
+        (&["service", "rm", "nobody"], "nobody"),
+        (&["service", "scale", "--detach", "nobody=3"], "nobody"),
+        (&["network", "rm", "nowhere"], "nowhere"),
+        (&["node", "promote", "nobody"], "nobody"),
+        (&["service", "create", "--detach", "--network", "nowhere", WHOAMI], "nowhere"),
+    ] {
+        check(lab, "n1", arguments, &[words])?;
+    }
+    Ok(())
+}
+
+fn a_network_in_use_is_not_removed(lab: &Lab) -> Result<()> {
+    check(lab, "n1", &["network", "rm", "left"], &["left", "owner"])
+}
+
+fn what_is_not_there_yet_is_refused_by_name(lab: &Lab) -> Result<()> {
+    let host_mode = "mode=host,published=8085,target=80";
+    check(lab, "n1", &create(&["--name", "x", "-p", host_mode, WHOAMI]), &["host"])?;
+    check(lab, "n1", &create(&["--name", "x", "--mode", "replicated-job", WHOAMI]), &["replicated-job"])?;
+    check(lab, "n1", &["network", "create", "--driver", "overlay", "--opt", "encrypted", "x"], &["encrypted"])?;
+    check(lab, "n1", &["network", "create", "--driver", "macvlan", "x"], &["macvlan"])
+}
+
+fn an_unknown_flag_is_refused(lab: &Lab) -> Result<()> {
+    check(lab, "n1", &create(&["--no-such-flag", WHOAMI]), &["--no-such-flag"])?;
+    check(lab, "n1", &["no-such-command"], &["no-such-command"])
+}
+
+/// Creates a service that cannot run, and waits until `service ps` says why.
+fn cannot_start(lab: &Lab, image: &[&str], words: &[&str]) -> Result<()> {
+    lab.weft_ok("n1", &[&create(&["--name", "broken", "--restart-delay", "100ms"])[..], image].concat())?;
+    eventually(Duration::from_secs(20), "service ps says why", || {
+        let table =
+            lab.weft_ok("n1", &["service", "ps", "--no-trunc", "broken"]).map_err(|error| format!("{error:#}"))?;
+        if words.iter().all(|word| table.contains(word)) { Ok(()) } else { Err(table) }
+    });
+    lab.weft_ok("n1", &["service", "rm", "broken"])?;
+    Ok(())
+}
+
+fn an_image_that_cannot_start_shows_in_service_ps(lab: &Lab) -> Result<()> {
+    cannot_start(lab, &["example/missing"], &["Rejected", "example/missing"])
+}
+
+fn a_command_that_cannot_start_shows_in_service_ps(lab: &Lab) -> Result<()> {
+    cannot_start(lab, &["host", "/no/such/program"], &["/no/such/program"])
+}
+
+fn a_worker_says_that_it_is_no_manager(lab: &Lab) -> Result<()> {
+    for arguments in [&["service", "ls"][..], &["node", "ls"], &["network", "create", "--driver", "overlay", "x"]] {
+        check(lab, "n3", arguments, &["not a swarm manager"])?;
+    }
+    Ok(())
+}
+
+/// Runs a second daemon in n3's namespace, which must end by itself.
+fn daemon(lab: &Lab, before: &[&str], data: &Path, socket: &Path) -> Result<Output> {
+    let mut command = Command::new("timeout");
+    command.arg("20").args(before).arg(&lab.options().weft).args(["daemon", "--hostname", "n3"]);
+    command.arg("--data-dir").arg(data).arg("--socket").arg(socket);
+    command.arg("--run-dir").arg(contract::run_dir("n3").join("second")).stdin(Stdio::null());
+    lab.within("n3", || command.output())?.context("cannot run weft")
+}
+
+fn ended_with(output: &Output, words: &[&str]) -> Result<()> {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.code().is_some_and(|code| code != 0 && code != 124),
+        "it ended with {}: {said}",
+        output.status
+    );
+    for word in words {
+        ensure!(said.contains(word), "no {word:?} in: {said}");
+    }
+    ensure!(!said.contains("panicked"), "{said}");
+    Ok(())
+}
+
+fn a_daemon_without_privileges_says_so(lab: &Lab) -> Result<()> {
+    let folder = Path::new(contract::LAB_DATA).join("second");
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    // The build's folder may be closed to others: a copy is not.
+    let copy = Path::new(contract::LAB_RUN).join("weft");
+    fs::copy(&lab.options().weft, &copy)?;
+    let mut command = Command::new("timeout");
+    command.arg("20").args(nobody).arg(&copy).args(["daemon", "--hostname", "n3"]).arg("--data-dir").arg(&folder);
+    let output = lab.within("n3", || command.output())??;
+    fs::remove_file(&copy)?;
+    ended_with(&output, &["root"])
+}
+
+fn a_socket_in_use_is_refused(lab: &Lab) -> Result<()> {
+    let socket = contract::socket("n3");
+    let output = daemon(lab, &[], &Path::new(contract::LAB_DATA).join("second"), &socket)?;
+    ended_with(&output, &[&socket.display().to_string()])?;
+    // Who had it still has it.
+    weft_lab::api::get(&socket, "/_ping").map(|_| ())
+}
+
+fn mounted<T>(options: &str, action: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let folder = Path::new(contract::LAB_DATA).join("small");
+    fs::create_dir_all(&folder)?;
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&folder).output()?;
+    ensure!(mount.status.success(), "{}", String::from_utf8_lossy(&mount.stderr));
+    let result = action(&folder);
+    let unmount = Command::new("umount").arg(&folder).output()?;
+    ensure!(unmount.status.success(), "{}", String::from_utf8_lossy(&unmount.stderr));
+    result
+}
+
+fn a_read_only_data_directory_is_refused(lab: &Lab) -> Result<()> {
+    mounted("ro", |folder| {
+        let output = daemon(lab, &[], &folder.join("n3"), &contract::run_dir("n3").join("second.sock"))?;
+        ended_with(&output, &[&folder.display().to_string(), "--data-dir"])
+    })
+}
+
+fn a_full_data_directory_is_refused(lab: &Lab) -> Result<()> {
+    mounted("size=16k", |folder| {
+        fs::write(folder.join("filler"), vec![0; 16 << 10])?;
+        let output = daemon(lab, &[], &folder.join("n3"), &contract::run_dir("n3").join("second.sock"))?;
+        ended_with(&output, &["small"])
+    })
+}
+
+fn without_quorum_nothing_is_written(lab: &Lab) -> Result<()> {
+    lab.kill_daemon("n2")?;
+    let said = lab.weft_refused("n1", &["network", "create", "--driver", "overlay", "lonely"])?;
+    ensure!(said.contains("manager"), "{said}");
+    lab.start("n2")?;
+    eventually(Duration::from_secs(20), "writes are possible again", || {
+        lab.weft_ok("n1", &["network", "create", "--driver", "overlay", "together"])
+            .map_err(|error| format!("{error:#}"))
+    });
+    let table = lab.weft_ok("n1", &["network", "ls"])?;
+    ensure!(!table.contains("lonely"), "what was refused was done: {table}");
+    lab.weft_ok("n1", &["network", "rm", "together"])?;
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! Networks are worlds of their own: what is not on one sees nothing of it, not by name, not by address, not by a lie.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::{
+    CLIENT, Lab, Task, api, contract,
+    dns::{RecordType, ResponseCode},
+    http,
+};
+
+use crate::{
+    fixtures::{HTTP, SILENCE, WHOAMI, ask, network, probe, service, task_of, vip},
+    harness::{Shape, Theme, tests},
+    packets,
+};
+
+const SUBNET: &str = "10.99.0.0/24";
+/// Where a task of the target listens for what must not come.
+const LISTEN: u16 = 9999;
+/// For packets under way to arrive, where they should.
+const ARRIVAL: Duration = Duration::from_secs(2);
+
+pub(crate) fn theme() -> Theme {
+    Theme {
+        name: "isolation",
+        shape: Shape::default(),
+        setup,
+        tests: tests![
+            a_service_of_another_network_has_no_name,
+            an_address_of_another_network_does_not_answer,
+            a_forged_source_is_dropped,
+            a_forged_vni_is_dropped,
+            tasks_cannot_reach_the_tunnel_or_the_control_port,
+            a_service_on_two_networks_reaches_both,
+            an_internal_network_has_no_way_out,
+        ],
+    }
+}
+
+/// `target` and `friend` on blue, `intruder` on red: the same subnet. `bridge` is on blue and on green.
+pub(crate) fn setup(lab: &Lab) -> Result<()> {
+    network(lab, "blue", &["--subnet", SUBNET])?;
+    network(lab, "red", &["--subnet", SUBNET])?;
+    network(lab, "green", &["--subnet", "10.98.0.0/24"])?;
+    network(lab, "closed", &["--internal"])?;
+    service(lab, "target", 3, &["--network", "blue"], &[WHOAMI])?;
+    service(lab, "meadow", 1, &["--network", "green"], &[WHOAMI])?;
+    probe(lab, "friend", &["blue"])?;
+    probe(lab, "intruder", &["red"])?;
+    probe(lab, "bridge", &["blue", "green"])?;
+    probe(lab, "prisoner", &["closed"])?;
+    Ok(())
+}
+
+pub(crate) fn a_service_of_another_network_has_no_name(lab: &Lab) -> Result<()> {
+    let intruder = task_of(lab, "intruder")?;
+    for name in ["target", "tasks.target", "friend", "meadow"] {
+        let answer = ask(lab, &intruder, name, RecordType::A)?;
+        ensure!(answer.code == ResponseCode::NXDomain, "{name}: {answer:?}");
+    }
+    Ok(())
+}
+
+pub(crate) fn an_address_of_another_network_does_not_answer(lab: &Lab) -> Result<()> {
+    let intruder = task_of(lab, "intruder")?;
+    let friend = task_of(lab, "friend")?;
+    let targets = lab.wait_running("n1", "target", 3)?;
+    let mut addrs: Vec<IpAddr> = targets.iter().flat_map(|task| [task.v4("blue"), task.v6("blue")]).collect();
+    addrs.push(vip(lab, &friend, "target")?);
+    for addr in addrs {
+        let addr = SocketAddr::new(addr, HTTP);
+        lab.within_task(&friend, || http::get(addr, "/"))?
+            .with_context(|| format!("the friend should reach {addr}"))?;
+        // Its own network may have given the same address to somebody else, who does not serve this.
+        let reached = lab.within_task(&intruder, || http::connect(addr, SILENCE))?;
+        ensure!(reached.is_err(), "the intruder reached {addr}");
+    }
+    Ok(())
+}
+
+/// Whether a datagram sent by `send` arrives at the task.
+fn arrives(lab: &Lab, target: &Task, patience: Duration, send: impl FnOnce() -> Result<()>) -> Result<bool> {
+    let listener = lab.within_task(target, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, LISTEN)))??;
+    listener.set_read_timeout(Some(patience))?;
+    send()?;
+    match listener.recv(&mut [0; 64]) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends one datagram from inside a task; with `source`, from an address that the task gave itself.
+fn send_from(lab: &Lab, task: &Task, source: Option<Ipv4Addr>, to: SocketAddr) -> Result<()> {
+    if let Some(source) = source {
+        let output = lab.exec_beside(task, &["ip", "address", "replace", &format!("{source}/32"), "dev", "eth0"])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    lab.within_task(task, || {
+        let socket = UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0))?;
+        socket.send_to(b"hello", to)
+    })??;
+    Ok(())
+}
+
+fn v4(addr: IpAddr) -> Result<Ipv4Addr> {
+    match addr {
+        IpAddr::V4(addr) => Ok(addr),
+        IpAddr::V6(_) => anyhow::bail!("{addr} is no IPv4 address"),
+    }
+}
+
+pub(crate) fn a_forged_source_is_dropped(lab: &Lab) -> Result<()> {
+    let friend = task_of(lab, "friend")?;
+    let intruder = task_of(lab, "intruder")?;
+    for target in lab.wait_running("n1", "target", 3)? {
+        let addr = v4(target.v4("blue"))?;
+        let to = SocketAddr::from((addr, LISTEN));
+        let honest = arrives(lab, &target, ARRIVAL, || send_from(lab, &friend, None, to))?;
+        ensure!(honest, "what the friend sends should arrive at {to}");
+        // The friend in a neighbour's name, on the very same network; and the intruder in the friend's.
+        let lie = packets::neighbour(addr, 250);
+        ensure!(!arrives(lab, &target, SILENCE, || send_from(lab, &friend, Some(lie), to))?, "from {lie} to {to}");
+        let lie = v4(friend.v4("blue"))?;
+        ensure!(!arrives(lab, &target, SILENCE, || send_from(lab, &intruder, Some(lie), to))?, "from {lie} to {to}");
+    }
+    Ok(())
+}
+
+pub(crate) fn a_forged_vni_is_dropped(lab: &Lab) -> Result<()> {
+    let blue = api::get(&contract::socket("n1"), "/networks/blue")?;
+    let vni =
+        blue["Options"]["com.docker.network.driver.overlay.vxlanid_list"].as_str().context("the network's VNI")?;
+    let vni: u32 = vni.parse().context("a number")?;
+    let friend = task_of(lab, "friend")?;
+    let intruder = task_of(lab, "intruder")?;
+    for target in lab.wait_running("n1", "target", 3)? {
+        let to = SocketAddrV4::new(v4(target.v4("blue"))?, LISTEN);
+        let from = SocketAddrV4::new(v4(friend.v4("blue"))?, LISTEN);
+        let forged = packets::vxlan_udp(vni, mac_of(lab, &target)?, from, to, b"forged");
+        for node in contract::addrs(&target.node) {
+            let tunnel = SocketAddr::new(node, packets::VXLAN_PORT);
+            let send = || {
+                let any: IpAddr =
+                    if node.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+                UdpSocket::bind((any, 0))?.send_to(&forged, tunnel)
+            };
+            // A host that is no node, and a task.
+            let arrived = arrives(lab, &target, SILENCE, || lab.within(CLIENT, send)?.map(|_| ()).map_err(Into::into))?;
+            ensure!(!arrived, "the client's frame reached {to} through {tunnel}");
+            // An error of the sender is as good as a drop.
+            let arrived = arrives(lab, &target, SILENCE, || lab.within_task(&intruder, send).map(|_| ()))?;
+            ensure!(!arrived, "the intruder's frame reached {to} through {tunnel}");
+        }
+    }
+    Ok(())
+}
+
+fn mac_of(lab: &Lab, task: &Task) -> Result<[u8; 6]> {
+    let output = lab.exec_beside(task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mac = text.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).context("no link address")?;
+    let bytes: Result<Vec<u8>, _> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+    bytes?.try_into().ok().context("six bytes")
+}
+
+fn tasks_cannot_reach_the_tunnel_or_the_control_port(lab: &Lab) -> Result<()> {
+    let intruder = task_of(lab, "intruder")?;
+    for node in lab.nodes() {
+        for addr in contract::addrs(&node) {
+            let reached = lab.within_task(&intruder, || http::connect(SocketAddr::new(addr, 2377), SILENCE))?;
+            ensure!(reached.is_err(), "a task reached the control port of {node} at {addr}");
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn a_service_on_two_networks_reaches_both(lab: &Lab) -> Result<()> {
+    let bridge = task_of(lab, "bridge")?;
+    for name in ["target", "meadow"] {
+        let addr = SocketAddr::new(vip(lab, &bridge, name)?, HTTP);
+        let reply = lab.within_task(&bridge, || http::get(addr, "/"))?.with_context(|| format!("{name} at {addr}"))?;
+        ensure!(reply.name.starts_with(name), "{name} at {addr} is {}", reply.name);
+    }
+    Ok(())
+}
+
+fn an_internal_network_has_no_way_out(lab: &Lab) -> Result<()> {
+    let prisoner = task_of(lab, "prisoner")?;
+    let server = lab.within(CLIENT, || UdpSocket::bind((contract::v4(CLIENT), 0)))??;
+    server.set_read_timeout(Some(SILENCE))?;
+    let addr = server.local_addr()?;
+    // An error of the sender is as good as a drop.
+    let _sent = lab.within_task(&prisoner, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"out", addr))?;
+    ensure!(server.recv(&mut [0; 8]).is_err(), "a packet came out");
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Names: inside a task, services and tasks are found by name at 127.0.0.11, and what is found can be talked to.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::{
+    Lab, contract,
+    dns::{self, Question, RecordType, ResponseCode, Transport},
+    http, resolver,
+};
+
+use crate::{
+    fixtures::{HTTP, SILENCE, WHOAMI, addrs_of, ask, network, probe, service, task_name, task_names, task_of, vip},
+    harness::{Shape, Theme, tests},
+};
+
+pub(crate) fn theme() -> Theme {
+    Theme {
+        name: "names",
+        shape: Shape::default(),
+        setup,
+        tests: tests![
+            a_service_is_reached_by_its_name,
+            a_vip_balances_every_port_that_the_tasks_listen_on,
+            a_vip_answers_ping,
+            tasks_dot_a_service_gives_the_tasks_addresses,
+            a_tasks_own_name_and_its_reverse_resolve,
+            a_task_reaches_its_own_service,
+            ipv6_names_exist_where_the_network_has_ipv6,
+            a_service_without_a_vip_resolves_to_its_tasks,
+            an_unknown_name_and_a_missing_type_are_told_apart,
+            long_answers_come_by_edns_or_tcp,
+            names_from_outside_resolve_through_the_upstream,
+        ],
+    }
+}
+
+pub(crate) fn setup(lab: &Lab) -> Result<()> {
+    network(lab, "app", &[])?;
+    network(lab, "six", &["--ipv6"])?;
+    service(lab, "whoami", 3, &["--network", "app"], &[WHOAMI])?;
+    service(lab, "dual", 2, &["--network", "six"], &[WHOAMI])?;
+    probe(lab, "probe", &["app", "six"])?;
+    Ok(())
+}
+
+pub(crate) fn a_service_is_reached_by_its_name(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    let mut seen = BTreeSet::new();
+    // As a program of the task does it: its own resolv.conf, its own socket.
+    for _ in 0..12 {
+        let body = lab.task_exec_ok(&probe, &["curl", "--silent", "--fail", "--max-time", "5", "http://whoami/"])?;
+        let name = body.lines().find_map(|line| line.strip_prefix("name: ")).context("a name in the reply")?;
+        seen.insert(name.trim().to_owned());
+    }
+    ensure!(seen == task_names(&tasks), "answers came from {seen:?}");
+    Ok(())
+}
+
+pub(crate) fn a_vip_balances_every_port_that_the_tasks_listen_on(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    let vip = vip(lab, &probe, "whoami")?;
+    let by_task = lab.within_task(&probe, || http::spread(SocketAddr::new(vip, HTTP), 300))??;
+    ensure!(by_task.keys().cloned().collect::<BTreeSet<_>>() == task_names(&tasks), "answers came from {by_task:?}");
+    ensure!(by_task.values().all(|count| (80..=120).contains(count)), "uneven: {by_task:?}");
+    // Not published, not named in any spec.
+    let echo = SocketAddr::new(vip, http::ECHO_PORT);
+    let answer = lab.within_task(&probe, || http::tcp_echo(echo, b"over tcp"))??;
+    ensure!(answer == b"over tcp", "{answer:?}");
+    let answer = lab.within_task(&probe, || http::udp(echo, b"over udp", SILENCE))??;
+    ensure!(answer == b"over udp", "{answer:?}");
+    Ok(())
+}
+
+pub(crate) fn a_vip_answers_ping(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    let vip = vip(lab, &probe, "whoami")?.to_string();
+    let output = lab.exec_beside(&probe, &["ping", "-c", "3", "-i", "0.2", "-W", "1", &vip])?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    Ok(())
+}
+
+pub(crate) fn tasks_dot_a_service_gives_the_tasks_addresses(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    let answer = ask(lab, &probe, "tasks.whoami", RecordType::A)?;
+    let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
+    ensure!(found == addrs_of(&tasks, "app", true), "{found:?}");
+    for addr in found {
+        let reply = lab.within_task(&probe, || http::get(SocketAddr::new(addr, HTTP), "/"))?;
+        let reply = reply.with_context(|| format!("from {} to the task at {addr}", probe.node))?;
+        let peer = reply.peer.context("a peer")?.ip();
+        ensure!(peer == probe.v4("app"), "east-west traffic shows {peer} instead of the asking task");
+    }
+    Ok(())
+}
+
+pub(crate) fn a_tasks_own_name_and_its_reverse_resolve(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    for task in lab.wait_running("n1", "whoami", 3)? {
+        let (name, IpAddr::V4(addr)) = (task_name(&task), task.v4("app")) else { continue };
+        let answer = ask(lab, &probe, &name, RecordType::A)?;
+        ensure!(answer.addrs() == [IpAddr::V4(addr)], "{name}: {answer:?}");
+        let [a, b, c, d] = addr.octets();
+        let answer = ask(lab, &probe, &format!("{d}.{c}.{b}.{a}.in-addr.arpa"), RecordType::PTR)?;
+        ensure!(answer.records.iter().any(|record| record.starts_with(&name)), "{addr}: {answer:?}");
+    }
+    Ok(())
+}
+
+pub(crate) fn a_task_reaches_its_own_service(lab: &Lab) -> Result<()> {
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    let probe = task_of(lab, "probe")?;
+    let vip = SocketAddr::new(vip(lab, &probe, "whoami")?, HTTP);
+    for task in &tasks {
+        // Itself among those that answer.
+        let by_task =
+            lab.within_task(task, || http::spread(vip, 30))?.with_context(|| format!("from {}", task_name(task)))?;
+        let seen: BTreeSet<String> = by_task.into_keys().collect();
+        ensure!(seen == task_names(&tasks), "{} got answers from {seen:?}", task_name(task));
+    }
+    Ok(())
+}
+
+pub(crate) fn ipv6_names_exist_where_the_network_has_ipv6(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    let tasks = lab.wait_running("n1", "dual", 2)?;
+    let answer = ask(lab, &probe, "dual", RecordType::AAAA)?;
+    let [vip] = answer.addrs()[..] else { anyhow::bail!("one IPv6 address, not {answer:?}") };
+    let by_task = lab.within_task(&probe, || http::spread(SocketAddr::new(vip, HTTP), 30))??;
+    ensure!(by_task.into_keys().collect::<BTreeSet<_>>() == task_names(&tasks), "not all of them");
+    let answer = ask(lab, &probe, "tasks.dual", RecordType::AAAA)?;
+    ensure!(answer.addrs().into_iter().collect::<BTreeSet<_>>() == addrs_of(&tasks, "six", false), "{answer:?}");
+    // The other network has IPv6 addresses too, but did not ask for the names.
+    let answer = ask(lab, &probe, "whoami", RecordType::AAAA)?;
+    ensure!(answer.code == ResponseCode::NoError && answer.records.is_empty(), "{answer:?}");
+    Ok(())
+}
+
+fn a_service_without_a_vip_resolves_to_its_tasks(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    let flags = ["--network", "app", "--endpoint-mode", "dnsrr"];
+    let tasks = service(lab, "robin", 2, &flags, &[WHOAMI])?;
+    weft_lab::eventually(crate::fixtures::SOON, "the name gives both addresses", || {
+        let answer = ask(lab, &probe, "robin", RecordType::A).map_err(|error| format!("{error:#}"))?;
+        let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
+        if found == addrs_of(&tasks, "app", true) { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+    lab.weft_ok("n1", &["service", "rm", "robin"])?;
+    Ok(())
+}
+
+pub(crate) fn an_unknown_name_and_a_missing_type_are_told_apart(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    for (name, record, code) in [
+        ("whoami", RecordType::MX, ResponseCode::NoError),
+        ("whoami", RecordType::AAAA, ResponseCode::NoError),
+        ("tasks.whoami", RecordType::TXT, ResponseCode::NoError),
+        ("nobody", RecordType::A, ResponseCode::NXDomain),
+        ("tasks.nobody", RecordType::A, ResponseCode::NXDomain),
+    ] {
+        let answer = ask(lab, &probe, name, record)?;
+        ensure!(answer.code == code && answer.records.is_empty(), "{name} {record}: {answer:?}");
+    }
+    Ok(())
+}
+
+fn long_answers_come_by_edns_or_tcp(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    // 40 addresses are more than the 512 bytes of plain UDP.
+    let tasks = service(lab, "many", 40, &["--network", "app"], &["--limit-pids", "16", WHOAMI])?;
+    let expected = addrs_of(&tasks, "app", true);
+    let question = Question::new("tasks.many", RecordType::A);
+    let asked = |question: Question<'_>| lab.within_task(&probe, || dns::ask(dns::IN_TASK, &question))?;
+    let plain = asked(question.clone())?;
+    ensure!(plain.truncated && plain.edns.is_none(), "plain UDP holds no {} addresses: {plain:?}", expected.len());
+    let by_edns = asked(Question { edns: Some(1232), ..question.clone() })?;
+    ensure!(!by_edns.truncated && by_edns.edns.is_some(), "{by_edns:?}");
+    ensure!(by_edns.addrs().into_iter().collect::<BTreeSet<_>>() == expected, "{by_edns:?}");
+    let by_tcp = asked(Question { transport: Transport::Tcp, ..question })?;
+    ensure!(by_tcp.addrs().into_iter().collect::<BTreeSet<_>>() == expected, "{by_tcp:?}");
+    lab.weft_ok("n1", &["service", "rm", "many"])?;
+    Ok(())
+}
+
+pub(crate) fn names_from_outside_resolve_through_the_upstream(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    let [v4, v6] = resolver::outside_addrs();
+    ensure!(ask(lab, &probe, contract::OUTSIDE_NAME, RecordType::A)?.addrs() == [v4], "the address");
+    ensure!(ask(lab, &probe, contract::OUTSIDE_NAME, RecordType::AAAA)?.addrs() == [v6], "the IPv6 address");
+    let text = ask(lab, &probe, contract::OUTSIDE_NAME, RecordType::TXT)?;
+    ensure!(text.records == [contract::OUTSIDE_TEXT], "{text:?}");
+    let missing = ask(lab, &probe, "www.example.test", RecordType::A)?;
+    ensure!(missing.code == ResponseCode::NXDomain, "{missing:?}");
+    // As a program of the task does it.
+    let found = lab.task_exec_ok(&probe, &["getent", "ahostsv4", contract::OUTSIDE_NAME])?;
+    ensure!(found.contains(&v4.to_string()), "{found}");
+    Ok(())
+}

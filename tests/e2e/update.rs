@@ -1,0 +1,113 @@
+//! Rolling updates: a service changes task by task, and no client sees an error.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::{CLIENT, Lab, Load, Task, contract, eventually};
+
+use crate::{
+    fixtures::{all_answer, inspect, task_names},
+    harness::{Shape, Theme, tests},
+    mesh,
+};
+
+/// For a rolling update of three tasks, each watched for a second.
+const ROLLED: Duration = Duration::from_secs(90);
+
+pub(crate) fn theme() -> Theme {
+    Theme {
+        name: "update",
+        shape: Shape::default(),
+        setup: mesh::setup,
+        tests: tests![
+            forcing_an_update_replaces_every_task_without_an_error,
+            a_new_image_rolls_out_without_an_error,
+            starting_first_never_has_fewer_tasks,
+            a_failing_update_pauses_and_says_why,
+            a_rollback_returns_to_what_was,
+        ],
+    }
+}
+
+/// Updates the service under load. Returns the tasks before and after.
+fn update(lab: &Lab, arguments: &[&str]) -> Result<(Vec<Task>, Vec<Task>)> {
+    let before = lab.wait_running("n1", "whoami", 3)?;
+    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
+    lab.weft_ok(
+        "n1",
+        &[&["service", "update", "--detach", "--update-monitor", "1s"], arguments, &["whoami"]].concat(),
+    )?;
+    wait_state("completed")?;
+    let after = lab.wait_running("n1", "whoami", 3)?;
+    all_answer(lab, CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(1));
+    load.stop()?.expect_no_errors();
+    Ok((before, after))
+}
+
+fn wait_state(expected: &str) -> Result<String> {
+    let status = eventually(ROLLED, &format!("the update's state is {expected}"), || {
+        let service = inspect("n1", "whoami").map_err(|error| format!("{error:#}"))?;
+        let status = service["UpdateStatus"].clone();
+        if status["State"] == expected { Ok(status) } else { Err(status.to_string()) }
+    });
+    Ok(status["Message"].as_str().unwrap_or_default().to_owned())
+}
+
+fn assert_all_replaced(before: &[Task], after: &[Task]) -> Result<()> {
+    let kept: BTreeSet<String> = task_names(before).intersection(&task_names(after)).cloned().collect();
+    ensure!(kept.is_empty(), "not replaced: {kept:?}");
+    Ok(())
+}
+
+pub(crate) fn forcing_an_update_replaces_every_task_without_an_error(lab: &Lab) -> Result<()> {
+    let (before, after) = update(lab, &["--force"])?;
+    assert_all_replaced(&before, &after)
+}
+
+pub(crate) fn a_new_image_rolls_out_without_an_error(lab: &Lab) -> Result<()> {
+    let (before, after) = update(lab, &["--image", "weft/whoami:latest"])?;
+    assert_all_replaced(&before, &after)?;
+    // The history of a slot stays.
+    let history = lab.weft_ok("n1", &["service", "ps", "whoami"])?;
+    ensure!(history.contains("\\_ whoami."), "{history}");
+    Ok(())
+}
+
+fn starting_first_never_has_fewer_tasks(lab: &Lab) -> Result<()> {
+    let (before, after) = update(lab, &["--force", "--update-order", "start-first", "--update-parallelism", "2"])?;
+    assert_all_replaced(&before, &after)
+}
+
+pub(crate) fn a_failing_update_pauses_and_says_why(lab: &Lab) -> Result<()> {
+    let before = lab.wait_running("n1", "whoami", 3)?;
+    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
+    let arguments = ["service", "update", "--detach", "--update-order", "stop-first", "--update-parallelism", "1"];
+    lab.weft_ok("n1", &[&arguments[..], &["--image", "weft/no-such-image", "whoami"]].concat())?;
+    let message = wait_state("paused")?;
+    ensure!(!message.is_empty(), "a paused update says why");
+    let history = lab.weft_ok("n1", &["service", "ps", "--no-trunc", "whoami"])?;
+    ensure!(history.contains("weft/no-such-image") && history.contains("Rejected"), "{history}");
+    // Two of three still serve.
+    load.stop()?.expect_no_errors();
+    let running = lab.tasks("n1", "whoami")?.into_iter().filter(Task::is_running).count();
+    ensure!(running + 1 >= before.len(), "{running} tasks are left of {}", before.len());
+    // Another update goes on from there.
+    lab.weft_ok("n1", &["service", "update", "--detach", "--image", "weft/whoami", "whoami"])?;
+    wait_state("completed")?;
+    lab.wait_running("n1", "whoami", 3).map(|_| ())
+}
+
+fn a_rollback_returns_to_what_was(lab: &Lab) -> Result<()> {
+    let image = |what: &str| -> Result<String> {
+        let service = inspect("n1", "whoami")?;
+        let image = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"].as_str();
+        Ok(image.with_context(|| format!("the image {what}"))?.to_owned())
+    };
+    let before = image("before")?;
+    update(lab, &["--image", "weft/whoami:latest"])?;
+    ensure!(image("after the update")? != before, "the image did not change");
+    lab.weft_ok("n1", &["service", "rollback", "--detach", "whoami"])?;
+    wait_state("rollback_completed")?;
+    ensure!(image("after the rollback")? == before, "the image is not what it was");
+    lab.wait_running("n1", "whoami", 3).map(|_| ())
+}

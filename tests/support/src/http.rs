@@ -1,0 +1,137 @@
+//! A client of `weft/whoami` that counts exactly: one new connection for each request, every failure an error, no retries.
+//! Call it inside a namespace ([`crate::netns::within`]).
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// To connect, and between two bytes of an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer larger than this is no answer of ours.
+const MAX_REPLY: u64 = 16 << 20;
+/// whoami echoes what it gets on this port, TCP and UDP.
+pub const ECHO_PORT: u16 = 7;
+
+/// What `weft/whoami` says of itself and of who asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    pub status: u16,
+    pub body: String,
+    /// The task's name: `whoami.2.<task id>`.
+    pub name: String,
+    pub node: String,
+    /// The client's address as the task sees it.
+    pub peer: Option<SocketAddr>,
+    pub host: String,
+}
+
+/// Sends `GET path` on a new connection. Any answer but 200 is an error.
+pub fn get(addr: SocketAddr, path: &str) -> io::Result<Reply> {
+    get_within(addr, path, PATIENCE)
+}
+
+/// As [`get`], for an answer that may take longer.
+pub fn get_within(addr: SocketAddr, path: &str, patience: Duration) -> io::Result<Reply> {
+    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream.take(MAX_REPLY).read_to_string(&mut text)?;
+    let reply = parse(&text).ok_or_else(|| invalid(format!("not an answer of whoami: {text:?}")))?;
+    if reply.status == 200 { Ok(reply) } else { Err(invalid(format!("status {}: {}", reply.status, reply.body))) }
+}
+
+/// `count` requests, one after the other; the names of the tasks that answered, with how often.
+pub fn spread(addr: SocketAddr, count: usize) -> io::Result<BTreeMap<String, usize>> {
+    let mut by_task = BTreeMap::new();
+    for _ in 0..count {
+        *by_task.entry(get(addr, "/")?.name).or_default() += 1;
+    }
+    Ok(by_task)
+}
+
+/// Sends one datagram from a new socket and returns the answer.
+pub fn udp(addr: SocketAddr, payload: &[u8], patience: Duration) -> io::Result<Vec<u8>> {
+    let socket = UdpSocket::bind((if addr.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+    // Connected: an ICMP error becomes an error of `recv`.
+    socket.connect(addr)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send(payload)?;
+    let mut answer = vec![0; 65_536];
+    let length = socket.recv(&mut answer)?;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+/// Sends a payload over a new TCP connection while it reads what comes back, ends the stream, and returns the answer.
+pub fn tcp_echo(addr: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut writer = stream.try_clone()?;
+    thread::scope(|scope| {
+        let sent = scope.spawn(move || {
+            writer.write_all(payload)?;
+            writer.shutdown(Shutdown::Write)
+        });
+        let mut answer = Vec::new();
+        let read = Read::by_ref(&mut stream).take(MAX_REPLY).read_to_end(&mut answer);
+        sent.join().map_err(|_| io::Error::other("the writer panicked"))??;
+        read.map(|_| answer)
+    })
+}
+
+/// Connects, and says how long that took.
+pub fn connect(addr: SocketAddr, patience: Duration) -> io::Result<Duration> {
+    let start = Instant::now();
+    TcpStream::connect_timeout(&addr, patience).map(|_| start.elapsed())
+}
+
+fn parse(text: &str) -> Option<Reply> {
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split_whitespace().nth(1)?.parse().ok()?;
+    let field = |key: &str| {
+        let value = body.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        value.map(|value| value.trim().to_owned())
+    };
+    Some(Reply {
+        status,
+        name: field("name").unwrap_or_default(),
+        node: field("node").unwrap_or_default(),
+        peer: field("peer").and_then(|peer| peer.parse().ok()),
+        host: field("host").unwrap_or_default(),
+        body: body.to_owned(),
+    })
+}
+
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_read_line_by_line() {
+        let text = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nname: whoami.2.abc\nnode: n1\npeer: [2001:db8::100]:51324\nhost: n1:8080\n";
+        let reply = parse(text).expect("an answer");
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.name, "whoami.2.abc");
+        assert_eq!(reply.node, "n1");
+        assert_eq!(reply.peer, Some("[2001:db8::100]:51324".parse().expect("an address")));
+        assert_eq!(reply.host, "n1:8080");
+    }
+
+    #[test]
+    fn what_is_no_http_is_no_reply() {
+        for text in ["", "hello", "HTTP/1.1\r\n\r\n"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+}

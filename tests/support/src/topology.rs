@@ -1,0 +1,82 @@
+//! The hosts' namespaces and the switch between them, made with iproute2.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    contract::{self, BRIDGE, UNDERLAY},
+    netns,
+};
+
+/// Makes the namespaces, the bridge, and one veth pair for each host.
+pub(crate) fn make(hosts: &[String]) -> Result<()> {
+    let names = hosts.iter().map(|host| contract::namespace(host)).chain([UNDERLAY.to_owned()]);
+    let adds: Vec<String> = names.map(|name| format!("netns add {name}")).collect();
+    ip(None, &adds)?;
+    for namespace in hosts.iter().map(|host| contract::namespace_path(host)).chain([underlay_path()]) {
+        let enabled = netns::within(&namespace, || {
+            // Some machines give new namespaces a switched-off IPv6.
+            for scope in ["all", "default", "lo"] {
+                fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "0")?;
+            }
+            Ok::<(), std::io::Error>(())
+        })?;
+        enabled.context("this kernel has no IPv6 (net.ipv6.conf.all.disable_ipv6): boot it with IPv6 enabled")?;
+    }
+
+    let mut underlay = vec![format!("link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0")];
+    for host in hosts {
+        let namespace = contract::namespace(host);
+        underlay.push(format!("link add {host} type veth peer name eth0 netns {namespace}"));
+        underlay.push(format!("link set {host} master {BRIDGE} up"));
+    }
+    underlay.push(format!("link set {BRIDGE} up"));
+    ip(Some(UNDERLAY), &underlay)?;
+
+    for host in hosts {
+        let addresses = [
+            "link set lo up".to_owned(),
+            "link set eth0 up".to_owned(),
+            format!("address add {}/24 dev eth0", contract::v4(host)),
+            format!("address add {}/64 dev eth0 nodad", contract::v6(host)),
+        ];
+        ip(Some(&contract::namespace(host)), &addresses)?;
+    }
+    Ok(())
+}
+
+/// Pulls or plugs a host's cable.
+pub(crate) fn set_link(host: &str, up: bool) -> Result<()> {
+    ip(Some(UNDERLAY), &[format!("link set {host} {}", if up { "up" } else { "down" })])
+}
+
+pub(crate) fn underlay_path() -> std::path::PathBuf {
+    Path::new("/run/netns").join(UNDERLAY)
+}
+
+/// Runs lines of `ip` in one process, all or up to the first that fails.
+pub(crate) fn ip(namespace: Option<&str>, lines: &[String]) -> Result<()> {
+    let mut command = Command::new("ip");
+    if let Some(namespace) = namespace {
+        command.args(["-n", namespace]);
+    }
+    let mut child = command
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run `ip`: install the package iproute2, or run `cargo xtask setup`")?;
+    child.stdin.take().context("ip has no standard input")?.write_all((lines.join("\n") + "\n").as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ip refused: {}\n{}", String::from_utf8_lossy(&output.stderr).trim(), lines.join("\n"));
+    }
+    Ok(())
+}
