@@ -30,42 +30,115 @@ pub enum Command {
 
     // Asked by users.
     InitCluster(Box<InitCluster>),
-    UpdateCluster { version: u64, spec: ClusterSpec },
-    RotateToken { role: Role, secret: String },
+    UpdateCluster {
+        version: u64,
+        spec: ClusterSpec,
+    },
+    RotateToken {
+        role: Role,
+        secret: String,
+    },
     JoinNode(Box<JoinNode>),
-    UpdateNode { id: NodeId, version: u64, spec: NodeSpec },
-    RemoveNode { id: NodeId, force: bool },
-    CreateNetwork { id: NetworkId, spec: Box<NetworkSpec> },
-    RemoveNetwork { id: NetworkId },
-    CreateService { id: ServiceId, spec: Box<ServiceSpec> },
-    UpdateService { id: ServiceId, version: u64, spec: Box<ServiceSpec> },
+    UpdateNode {
+        id: NodeId,
+        version: u64,
+        spec: NodeSpec,
+    },
+    RemoveNode {
+        id: NodeId,
+        force: bool,
+    },
+    CreateNetwork {
+        id: NetworkId,
+        spec: Box<NetworkSpec>,
+    },
+    RemoveNetwork {
+        id: NetworkId,
+    },
+    CreateService {
+        id: ServiceId,
+        spec: Box<ServiceSpec>,
+    },
+    UpdateService {
+        id: ServiceId,
+        version: u64,
+        spec: Box<ServiceSpec>,
+    },
     /// Back to the spec before the last update.
-    RollbackService { id: ServiceId, version: u64 },
-    RemoveService { id: ServiceId },
+    RollbackService {
+        id: ServiceId,
+        version: u64,
+    },
+    RemoveService {
+        id: ServiceId,
+    },
 
     // Decided by the leader.
-    SetNodeStatus { id: NodeId, status: NodeStatus, message: String },
-    SetVoter { id: NodeId, voter: bool },
+    SetNodeStatus {
+        id: NodeId,
+        status: NodeStatus,
+        message: String,
+    },
+    SetVoter {
+        id: NodeId,
+        voter: bool,
+    },
     /// With its node for a global service, else without. Desired `Ready`: held back until the slot's old task has ended and
     /// its time has come.
-    CreateTask { id: TaskId, service: ServiceId, slot: Slot, desired: TaskState, not_before_ms: u64, attempts: u64 },
+    CreateTask {
+        id: TaskId,
+        service: ServiceId,
+        slot: Slot,
+        desired: TaskState,
+        not_before_ms: u64,
+        attempts: u64,
+    },
     /// Gives it its addresses too.
-    AssignTask { id: TaskId, node: NodeId },
+    AssignTask {
+        id: TaskId,
+        node: NodeId,
+    },
     /// Why the scheduler finds no node, or no address, for it.
-    DelayTask { id: TaskId, error: String },
-    SetDesired { id: TaskId, desired: TaskState },
-    SetTraffic { id: TaskId, traffic: Traffic },
+    DelayTask {
+        id: TaskId,
+        error: String,
+    },
+    SetDesired {
+        id: TaskId,
+        desired: TaskState,
+    },
+    SetTraffic {
+        id: TaskId,
+        traffic: Traffic,
+    },
     /// Its node is lost: it is as if it had ended.
-    OrphanTask { id: TaskId },
-    ForgetTask { id: TaskId },
-    ForgetService { id: ServiceId },
-    SetUpdateStatus { service: ServiceId, status: UpdateStatus },
+    OrphanTask {
+        id: TaskId,
+    },
+    ForgetTask {
+        id: TaskId,
+    },
+    ForgetService {
+        id: ServiceId,
+    },
+    SetUpdateStatus {
+        service: ServiceId,
+        status: UpdateStatus,
+    },
     /// Addresses freed at or before this index may be used again once their time is over.
-    ReleaseAddresses { acked_index: u64 },
+    ReleaseAddresses {
+        acked_index: u64,
+    },
 
     // Reported by nodes.
-    ReportTasks { node: NodeId, tasks: Vec<(TaskId, TaskStatus)> },
-    DescribeNode { node: NodeId, description: Box<NodeDescription> },
+    ReportTasks {
+        node: NodeId,
+        tasks: Vec<(TaskId, TaskStatus)>,
+    },
+    DescribeNode {
+        node: NodeId,
+        description: Box<NodeDescription>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -111,7 +184,9 @@ pub enum Rejection {
     NotFound { kind: ObjectKind, id: String },
     #[error("{kind} name {name} is in use by {by}: choose another or remove that one")]
     NameInUse { kind: ObjectKind, name: String, by: String },
-    #[error("update out of sequence: {kind} {id} is at version {current}, the request was for {given}; read it again and retry")]
+    #[error(
+        "update out of sequence: {kind} {id} is at version {current}, the request was for {given}; read it again and retry"
+    )]
     OutOfSequence { kind: ObjectKind, id: String, current: u64, given: u64 },
     #[error("port {port}/{protocol} is already published by service {by}: choose another port or remove that service")]
     PortInUse { port: u16, protocol: String, by: String },

@@ -9,7 +9,9 @@ pub const MAX_NAME_LEN: usize = 63;
 
 /// A name that cannot be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is not a valid {kind} name: use 1 to {MAX_NAME_LEN} letters, digits, '-', '_' or '.', beginning and ending with a letter or digit")]
+#[error(
+    "{name:?} is not a valid {kind} name: use 1 to {MAX_NAME_LEN} letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
+)]
 pub struct InvalidName {
     pub kind: &'static str,
     pub name: String,

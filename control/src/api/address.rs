@@ -80,7 +80,10 @@ fn ip_of(host: &str) -> Result<IpAddr, String> {
         .filter_map(|interface| {
             let address = interface.address?;
             let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            let v6 = address.as_sockaddr_in6().map(|a| a.ip()).filter(|ip| !ip.is_unicast_link_local());
+            let v6 = address
+                .as_sockaddr_in6()
+                .map(nix::sys::socket::SockaddrIn6::ip)
+                .filter(|ip| !ip.is_unicast_link_local());
             v4.or(v6.map(IpAddr::V6))
         })
         .collect();

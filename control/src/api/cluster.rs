@@ -29,6 +29,8 @@ pub(crate) trait Member: Send + Sync {
 #[async_trait]
 pub(crate) trait Table: Send + Sync {
     fn state(&self) -> watch::Receiver<Arc<State>>;
+    /// Waits until [`Self::state`] holds what any manager confirmed before; `false` where nobody can say.
+    async fn catch_up(&self) -> bool;
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError>;
     /// The node that leads, and whether `node`'s manager can be reached.
     fn standing(&self, node: &NodeId) -> (Option<NodeId>, bool);
@@ -68,6 +70,10 @@ impl Member for Swarm {
 impl Table for Manager {
     fn state(&self) -> watch::Receiver<Arc<State>> {
         Manager::state(self)
+    }
+
+    async fn catch_up(&self) -> bool {
+        Manager::catch_up(self).await
     }
 
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {

@@ -12,7 +12,7 @@ use super::error::ApiError;
 fn one<'a, T>(
     kind: ObjectKind,
     text: &str,
-    all: impl Iterator<Item = &'a T> + Clone,
+    all: &(impl Iterator<Item = &'a T> + Clone),
     id: impl Fn(&T) -> &str,
     name: impl Fn(&T) -> &str,
 ) -> Result<&'a T, ApiError> {
@@ -40,17 +40,17 @@ fn one<'a, T>(
 /// A service that is not being removed.
 pub(super) fn service<'a>(state: &'a State, text: &str) -> Result<&'a Service, ApiError> {
     let all = state.services.values().filter(|service| !service.removing);
-    one(ObjectKind::Service, text, all, |s| s.id.as_str(), |s| s.spec.name.as_str())
+    one(ObjectKind::Service, text, &all, |s| s.id.as_str(), |s| s.spec.name.as_str())
 }
 
 pub(super) fn network<'a>(state: &'a State, text: &str) -> Result<&'a Network, ApiError> {
-    one(ObjectKind::Network, text, state.networks.values(), |n| n.id.as_str(), |n| n.spec.name.as_str())
+    one(ObjectKind::Network, text, &state.networks.values(), |n| n.id.as_str(), |n| n.spec.name.as_str())
 }
 
 /// `me` is the asked node itself, for `self`.
 pub(super) fn node<'a>(state: &'a State, text: &str, me: Option<&str>) -> Result<&'a Node, ApiError> {
     let text = if text == "self" { me.unwrap_or(text) } else { text };
-    one(ObjectKind::Node, text, state.nodes.values(), |n| n.id.as_str(), |n| n.hostname.as_str())
+    one(ObjectKind::Node, text, &state.nodes.values(), |n| n.id.as_str(), |n| n.hostname.as_str())
 }
 
 /// By id, or by the name of its container.
@@ -58,5 +58,5 @@ pub(super) fn task<'a>(state: &'a State, text: &str) -> Result<&'a Task, ApiErro
     if let Some(task) = text.parse::<TaskId>().ok().and_then(|id| state.tasks.get(&id)) {
         return Ok(task);
     }
-    one(ObjectKind::Task, text, state.tasks.values(), |t| t.id.as_str(), |t| t.name.as_str())
+    one(ObjectKind::Task, text, &state.tasks.values(), |t| t.id.as_str(), |t| t.name.as_str())
 }

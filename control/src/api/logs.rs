@@ -11,7 +11,10 @@ use axum::{
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use weft_model::{ServiceId, State as Model, TaskId, state::Task};
+use weft_model::{
+    ServiceId, State as Model, TaskId,
+    state::{Task, TaskState},
+};
 
 use super::{
     Api,
@@ -140,7 +143,9 @@ async fn follow_service(
     let mut copies = tokio::task::JoinSet::new();
     loop {
         let now: Arc<Model> = Arc::clone(&state.borrow_and_update());
-        for task in now.tasks_of(&service).filter(|task| task.node.is_some()) {
+        // Before it runs it has written nothing, and its node may not know of it.
+        for task in now.tasks_of(&service).filter(|task| task.node.is_some() && task.status.state >= TaskState::Running)
+        {
             if known.insert(task.id.clone()) {
                 copies.spawn(copy_task(Arc::clone(&table), Context::of(task), options.clone(), form, sender.clone()));
             }

@@ -2,8 +2,8 @@
 //!
 //! Owns the wire: paths, bodies, statuses, texts of errors. It decides nothing: a write becomes a [`weft_model::Command`],
 //! a read is a view of the table. What weft cannot honour it refuses by name and never ignores. Paths of the cluster are
-//! answered here, everything else goes to the node's container engine, if there is one. Rooms: [`wire`] converts, pure;
-//! one file for each noun; [`engine`] passes on; [`serve()`] listens.
+//! answered here, everything else goes to the node's container engine, if there is one. Rooms: `wire` converts, pure;
+//! one file for each noun; `engine` passes on; `serve` listens.
 
 mod address;
 mod cluster;
@@ -29,9 +29,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::Response,
     routing::{any, get, post},
 };
-use weft_model::{NodeName, State, spec::Role};
+use weft_model::{NodeName, spec::Role};
 
 use self::{
     cluster::{Member, Table},
@@ -108,7 +111,7 @@ impl Api {
     }
 
     /// The table as it is now.
-    fn state(&self) -> Result<Arc<State>, ApiError> {
+    fn state(&self) -> Result<Arc<weft_model::State>, ApiError> {
         Ok(Arc::clone(&self.table()?.state().borrow()))
     }
 }
@@ -118,11 +121,19 @@ pub fn router(swarm: Swarm, node: LocalNode) -> Router {
     routes(Arc::new(swarm), node)
 }
 
+/// A reader sees what was written before, on whichever manager. Without a leader it sees what this one knows.
+async fn catch_up(State(api): State<Api>, request: Request, next: Next) -> Response {
+    if let Some(table) = api.member.table()
+        && !table.catch_up().await
+    {
+        tracing::debug!(path = request.uri().path(), "answered from a table that no leader confirmed");
+    }
+    next.run(request).await
+}
+
 fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
     let api = Api { member, node: Arc::new(node) };
     let routes = Router::new()
-        .route("/_ping", get(system::ping))
-        .route("/version", get(system::version))
         .route("/info", get(system::info))
         .route("/events", get(events::stream))
         .route("/swarm", get(swarm::inspect))
@@ -156,6 +167,10 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
         .route("/plugins", any(refused::plugins))
         .route("/plugins/{*rest}", any(refused::plugins))
         .route("/distribution/{*rest}", any(refused::distribution))
+        .route_layer(middleware::from_fn_with_state(api.clone(), catch_up))
+        // Asked of any node at any time: they wait for nobody.
+        .route("/_ping", get(system::ping))
+        .route("/version", get(system::version))
         .fallback(engine::pass_on)
         .with_state(api);
     serve::with_versions(routes)

@@ -1,5 +1,7 @@
 //! `network`: the cluster's overlay networks; those of the local container engine, if any, beside them.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     body::Body,
@@ -8,16 +10,25 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use weft_model::{Command, NetworkId, state::Network};
+use tokio::time::timeout;
+use weft_model::{
+    Command, NetworkId, Rejection, State as Model,
+    state::{Network, Service},
+};
 
 use super::{
-    Api, engine,
+    Api,
+    cluster::Table,
+    engine,
     error::ApiError,
     find,
     query::{Filters, Params, flag},
     wire as convert,
 };
-use crate::swarm::Membership;
+use crate::swarm::{Membership, ProposeError};
+
+/// How long a request to remove a network waits for the tasks of removed services: their stop grace, and some more.
+const LEAVING: Duration = Duration::from_secs(30);
 
 pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -> Result<Json<Vec<Value>>, ApiError> {
     let filters = Filters::read(&params, &["dangling", "driver", "id", "label", "name", "scope", "type"])?;
@@ -105,12 +116,43 @@ pub(super) async fn remove(
     let found = api.state().and_then(|state| find::network(&state, &id).map(|network| network.id.clone()));
     match found {
         Ok(id) => {
-            api.table()?.propose(Command::RemoveNetwork { id }).await?;
+            remove_when_left(&*api.table()?, id).await?;
             Ok(StatusCode::NO_CONTENT.into_response())
         }
         Err(_) if api.node.engine.is_some() => Ok(engine::pass_on(State(api), request).await.into_response()),
         Err(error) => Err(error),
     }
+}
+
+/// Removes a network; where only services that were removed themselves keep it, once their last tasks have left it:
+/// `docker stack rm` removes both in one breath.
+async fn remove_when_left(table: &dyn Table, id: NetworkId) -> Result<(), ApiError> {
+    let remove = || table.propose(Command::RemoveNetwork { id: id.clone() });
+    if let Err(refused) = remove().await {
+        let mut state = table.state();
+        let in_use = matches!(&refused, ProposeError::Rejected(Rejection::InUse { .. }));
+        if !in_use || is_wanted(&state.borrow(), &id) {
+            return Err(refused.into());
+        }
+        let settled = state.wait_for(|state| is_wanted(state, &id) || !is_occupied(state, &id));
+        // Too late or not, the table has the last word.
+        drop(timeout(LEAVING, settled).await);
+        remove().await?;
+    }
+    Ok(())
+}
+
+/// Whether any service's user wants it to be on the network.
+fn is_wanted(state: &Model, network: &NetworkId) -> bool {
+    let wants = |service: &Service| service.spec.task.networks.iter().any(|attached| attached.network == *network);
+    state.services.values().any(|service| !service.removing && wants(service))
+}
+
+/// Whether any service or task still has an address on the network.
+fn is_occupied(state: &Model, network: &NetworkId) -> bool {
+    let services = state.services.values().flat_map(|service| &service.endpoints).map(|endpoint| &endpoint.network);
+    let tasks = state.tasks.values().filter(|task| task.holds_addresses()).flat_map(|task| &task.attachments);
+    services.chain(tasks.map(|attachment| &attachment.network)).any(|occupied| occupied == network)
 }
 
 pub(super) async fn prune(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {

@@ -4,7 +4,7 @@ use axum::{
     Json,
     body::Bytes,
     extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode},
 };
 use serde_json::{Value, json};
 use weft_model::{
@@ -116,7 +116,7 @@ fn read(state: &Table, body: Value) -> Result<ServiceSpec, ApiError> {
 
 /// Credentials of a registry travel in a header, as base 64 of JSON; clients without any send `{}` or nothing.
 fn refuse_credentials(headers: &HeaderMap) -> Result<(), ApiError> {
-    match headers.get("x-registry-auth").map(|value| value.as_bytes()) {
+    match headers.get("x-registry-auth").map(HeaderValue::as_bytes) {
         None | Some(b"" | b"e30=" | b"e30" | b"bnVsbA==") => Ok(()),
         Some(_) => Err(ApiError::Unsupported(
             "weft does not support registry credentials in services yet: leave --with-registry-auth out, and log in on each node".into(),

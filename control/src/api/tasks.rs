@@ -44,7 +44,7 @@ fn accepted(state: &Table, filters: &Filters, task: &Task) -> bool {
             task.service.as_str() == wanted || service.is_some_and(|s| !s.removing && s.spec.name.as_str() == wanted)
         })
         && filters.any("node", |wanted| node.is_some_and(|n| n.id.as_str() == wanted || n.hostname.as_str() == wanted))
-        && filters.labels("label", |key| task.labels.get(key))
+        && filters.labels("label", |key| service.and_then(|s| s.spec.labels.get(key)).or_else(|| task.labels.get(key)))
 }
 
 pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {

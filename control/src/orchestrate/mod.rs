@@ -3,8 +3,8 @@
 //!
 //! It works on a copy of the table, to which it applies each command before it looks again: so one call goes as far as
 //! it can without hearing from a node, what it returns is accepted by the table that it saw, and a second call on the
-//! result has nothing to add. In reading order: [`service`] and [`slot`] (how many tasks, which), [`update`], [`restart`],
-//! [`traffic`] (the hand-over that loses no request), `placement` (who runs them, by [`crate::schedule`]), [`reaper`].
+//! result has nothing to add. In reading order: `service` and `slot` (how many tasks, which), `update`, `restart`,
+//! `traffic` (the hand-over that loses no request), `placement` (who runs them, by [`crate::schedule`]), `reaper`.
 
 mod placement;
 mod reaper;

@@ -1,3 +1,5 @@
+//! What a node is told, and when.
+
 use weft_model::{
     Command, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,

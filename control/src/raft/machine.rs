@@ -1,4 +1,5 @@
 //! The state machine: applies committed entries to the table, publishes each new table, and writes snapshots.
+#![expect(clippy::result_large_err, reason = "openraft's error type")]
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -116,7 +117,6 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(Box::default())
     }
 
-    #[expect(clippy::box_collection, reason = "openraft's signature")]
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta<u64, Voter>,

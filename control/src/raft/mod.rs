@@ -55,6 +55,8 @@ openraft::declare_raft_types!(
 pub type Raft = openraft::Raft<TypeConfig>;
 /// What openraft tells of itself.
 pub type Metrics = openraft::RaftMetrics<u64, Voter>;
+/// The part of it that changes rarely.
+pub type ServerMetrics = openraft::metrics::RaftServerMetrics<u64, Voter>;
 /// Who votes and who listens.
 pub type Voters = openraft::Membership<u64, Voter>;
 

@@ -1,5 +1,6 @@
 //! The log on disk: one redb file with the entries, the vote, the committed position and the latest snapshot. What is
 //! confirmed is on the disk: every append and every vote is one write transaction, flushed before it returns.
+#![expect(clippy::result_large_err, reason = "openraft's error type")]
 
 use std::{
     fmt::Debug,
@@ -241,7 +242,7 @@ impl RaftLogStorage<TypeConfig> for Store {
                 Ok(())
             })
             .await;
-        callback.log_io_completed(appended.as_ref().map(|()| ()).map_err(|error| io::Error::other(error.to_string())));
+        callback.log_io_completed(appended.clone().map_err(|error| io::Error::other(error.to_string())));
         appended
     }
 

@@ -14,7 +14,12 @@ pub use client::{Dialer, Peers, one_off};
 pub use server::{Bound, serve};
 
 /// Generated from `proto/node.proto`.
-#[expect(unused_qualifications, reason = "generated code")]
+#[expect(
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 pub mod pb {
     tonic::include_proto!("weft.node.v1");
 }

@@ -1,3 +1,5 @@
+//! Where tasks go, and why not elsewhere.
+
 use weft_model::{
     Command, NodeId, ServiceId,
     spec::{Availability, Constraint, NodeAttribute, ServiceSpec},

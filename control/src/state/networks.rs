@@ -51,7 +51,7 @@ pub(super) fn remove(state: &mut State, id: &NetworkId) -> Result<Applied, Rejec
         return Err(Rejection::Invalid(format!("network {name} is built in and cannot be removed")));
     }
     if let Some(by) = user_of(state, id) {
-        return Err(in_use(id, &by));
+        return Err(in_use(&network.spec.name, &by));
     }
     state.networks.remove(id);
     state.allocated.cursors.remove(id);
@@ -59,7 +59,7 @@ pub(super) fn remove(state: &mut State, id: &NetworkId) -> Result<Applied, Rejec
     Ok(Applied::Network(id.clone()))
 }
 
-fn in_use(id: &NetworkId, by: &impl ToString) -> Rejection {
+fn in_use(id: &impl ToString, by: &impl ToString) -> Rejection {
     Rejection::InUse { kind: ObjectKind::Network, id: id.to_string(), by: by.to_string() }
 }
 

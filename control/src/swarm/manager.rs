@@ -17,7 +17,7 @@ use crate::{
     raft::{Proposal, ProposalId, Raft, Store, Voter},
     rpc::{
         MAX_MESSAGE_BYTES, Peers, codec,
-        pb::{LogsRequest, ProposeRequest, logs_client::LogsClient, quorum_client::QuorumClient},
+        pb::{ConfirmedRequest, LogsRequest, ProposeRequest, logs_client::LogsClient, quorum_client::QuorumClient},
     },
 };
 
@@ -25,6 +25,8 @@ use crate::{
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long this node may lag behind a change that the leader has confirmed.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a reader waits for the leader to confirm what this node holds.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between tries where nothing tells that another would go better.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -99,6 +101,34 @@ impl Manager {
             tracing::warn!(index, "a change is made, yet this manager lags behind it");
         }
         Ok(applied)
+    }
+
+    /// Returns once the table here holds every change that was answered, on whichever manager, before this call: a reader
+    /// sees what was written before. `false` where no leader confirms it in time: then the table may be old.
+    pub async fn catch_up(&self) -> bool {
+        let deadline = Instant::now() + CONFIRM_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Ok(Some(index)) = timeout_at(deadline, self.ask_confirmed()).await {
+                let applied = self.inner.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+                return applied.applied_index_at_least(Some(index), "a reader waits").await.is_ok();
+            }
+            tokio::time::sleep_until((Instant::now() + RETRY).min(deadline)).await;
+        }
+        false
+    }
+
+    async fn ask_confirmed(&self) -> Option<u64> {
+        if self.is_leader() {
+            return self.confirmed().await.ok();
+        }
+        let reply = QuorumClient::new(self.leader_channel()?).confirmed(ConfirmedRequest {}).await.ok()?;
+        Some(reply.into_inner().index)
+    }
+
+    /// How far the log is confirmed, where this manager leads and most voters say so now.
+    pub(super) async fn confirmed(&self) -> Result<u64, String> {
+        let (confirmed, _) = self.inner.raft.get_read_log_id().await.map_err(|error| error.to_string())?;
+        Ok(confirmed.map_or(0, |id| id.index))
     }
 
     /// The node that leads now, as far as this one knows.
@@ -201,6 +231,9 @@ impl Manager {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let mut metrics = self.inner.raft.server_metrics();
         loop {
+            if let Err(stopped) = &self.inner.raft.metrics().borrow().running_state {
+                return Err(self.broken(stopped));
+            }
             let leader = metrics.borrow_and_update().current_leader;
             let attempt = async {
                 match leader {
@@ -247,6 +280,8 @@ impl Manager {
         id: ProposalId,
         command: Command,
     ) -> Result<(u64, Result<Applied, Rejection>), Attempt> {
+        // What cannot be confirmed now must not stand in the log and happen later, long after it was refused.
+        self.confirmed().await.map_err(Attempt::Again)?;
         self.write(id, command).await.map_err(|error| match error {
             RaftError::Fatal(error) => Attempt::Final(self.broken(&error)),
             RaftError::APIError(error) => Attempt::Again(error.to_string()),

@@ -64,7 +64,7 @@ pub(super) async fn run(node: Arc<Node>, voting: Option<Voting>) {
 async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, certified: Role) {
     let other = |plan: &Option<Arc<NodePlan>>| plan.as_ref().is_some_and(|plan| plan.role != certified);
     if plans.wait_for(other).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

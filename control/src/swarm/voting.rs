@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::join_all;
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_model::NodeId;
 
 use super::{Manager, SwarmError, desk::Desk, home::Seat, leader, manager::Inner, node::Node};
 use crate::{
-    raft::{self, Machine, Network, Store},
+    raft::{self, Machine, Network, ServerMetrics, Store},
     rpc::{
         Peers,
         pb::{PingRequest, quorum_client::QuorumClient},
@@ -21,6 +21,8 @@ use crate::{
 
 /// How often managers are asked whether they are there, and how long they have to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause where one of them did not answer: it may only just have begun.
+const PING_AGAIN: Duration = Duration::from_millis(250);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A manager's running log.
@@ -95,13 +97,16 @@ impl Voting {
 
 /// Notes which managers answer.
 async fn ping(manager: Manager, stop: CancellationToken) {
-    let mut ticks = interval(PING_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut metrics = manager.inner().raft.server_metrics();
+    let mut members = BTreeSet::new();
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            () = sleep(pause) => {}
+            _ = metrics.wait_for(|now| members_of(now) != members) => {}
         }
+        members = members_of(&metrics.borrow());
         let asked = manager.other_managers().into_iter().map(|(node, addr)| {
             let channel = manager.inner().peers.channel(addr, &node);
             async move {
@@ -114,6 +119,7 @@ async fn ping(manager: Manager, stop: CancellationToken) {
             () = stop.cancelled() => return,
             answered = join_all(asked) => answered,
         };
+        pause = if answered.iter().all(Option::is_some) { PING_INTERVAL } else { PING_AGAIN };
         let reachable: BTreeSet<NodeId> = answered.into_iter().flatten().collect();
         manager.inner().reachable.send_if_modified(|known| {
             let changed = *known != reachable;
@@ -121,4 +127,8 @@ async fn ping(manager: Manager, stop: CancellationToken) {
             changed
         });
     }
+}
+
+fn members_of(metrics: &ServerMetrics) -> BTreeSet<u64> {
+    metrics.membership_config.membership().nodes().map(|(id, _)| *id).collect()
 }

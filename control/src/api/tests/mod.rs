@@ -92,6 +92,10 @@ impl Table for Memory {
         self.state.subscribe()
     }
 
+    async fn catch_up(&self) -> bool {
+        true
+    }
+
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
         Ok(self.change(|table| table.apply(command))?)
     }

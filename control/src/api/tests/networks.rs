@@ -80,3 +80,27 @@ async fn networks_are_made_shown_and_removed() {
     api.refused(Method::POST, "/networks/app/connect", Some(json!({"Container": "x"})), 501, "single containers").await;
     api.refused(Method::POST, "/networks/prune", None, 501, "prune").await;
 }
+
+#[tokio::test]
+async fn a_network_goes_once_the_tasks_of_a_removed_service_have_left_it() {
+    let api = Fixture::manager();
+    api.network("app").await;
+    let mut web = service("web");
+    web["TaskTemplate"]["Networks"] = json!([{"Target": "app"}]);
+    api.post("/services/create", web).await;
+    let (id, task) = api.change(|t| {
+        let (id, node) = (t.state.service_by_name("web").expect("the service").id.clone(), t.first_node());
+        let task = t.running_task(&id, 1, &node);
+        (id, task)
+    });
+    api.call(Method::DELETE, "/services/web", None).await;
+    let leave = async {
+        api.change(|t| {
+            t.observe(&task, weft_model::state::TaskState::Shutdown);
+            t.ok(Command::ForgetTask { id: task.clone() });
+            t.ok(Command::ForgetService { id: id.clone() });
+        });
+    };
+    let (removed, ()) = tokio::join!(api.call(Method::DELETE, "/networks/app", None), leave);
+    assert_eq!(removed.0, StatusCode::NO_CONTENT, "{}", removed.1);
+}

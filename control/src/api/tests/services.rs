@@ -83,15 +83,17 @@ async fn what_weft_does_not_have_is_refused_by_name() {
         api.refused(Method::POST, "/services/create", Some(bad), 501, text).await;
     }
     for (path, what) in [
-        ("/secrets", "secrets"),
         ("/secrets/create", "secrets"),
-        ("/configs", "configs"),
-        ("/plugins", "plugins"),
+        ("/configs/x", "configs"),
+        ("/plugins/x/json", "plugins"),
         ("/distribution/a/b/json", "digest"),
         ("/containers/json", "container engine"),
         ("/images/create", "container engine"),
     ] {
         api.refused(Method::GET, path, None, 501, what).await;
+    }
+    for path in ["/secrets", "/v1.41/configs?filters=%7B%7D", "/plugins"] {
+        assert_eq!(api.get(path).await, json!([]), "{path}");
     }
     assert_eq!(api.get("/services").await, json!([]), "a refused request changed something");
 }

@@ -117,8 +117,8 @@ mod tests {
 
     use super::*;
 
-    fn check(asked: Value, kept: Value, refusal: Option<&str>) {
-        match (refuse(&asked, &kept), refusal) {
+    fn check(asked: &Value, kept: &Value, refusal: Option<&str>) {
+        match (refuse(asked, kept), refusal) {
             (Ok(()), None) => {}
             (Err(error), Some(part)) => {
                 assert!(error.to_string().contains(part), "{error}: does not say {part:?}");
@@ -129,18 +129,18 @@ mod tests {
 
     #[test]
     fn defaults_are_no_loss() {
-        check(json!({"A": null, "B": 0, "C": "", "D": [], "E": {}, "F": false, "G": {"H": null}}), json!({}), None);
-        check(json!({"A": 1}), json!({"A": 1.0, "B": "more"}), None);
+        check(&json!({"A": null, "B": 0, "C": "", "D": [], "E": {}, "F": false, "G": {"H": null}}), &json!({}), None);
+        check(&json!({"A": 1}), &json!({"A": 1.0, "B": "more"}), None);
     }
 
     #[test]
     fn what_is_not_kept_is_refused_by_name() {
         let mounts = json!({"TaskTemplate": {"ContainerSpec": {"Mounts": [{"Target": "/x"}]}}});
-        check(mounts, json!({"TaskTemplate": {"ContainerSpec": {}}}), Some("mounts (--mount)"));
+        check(&mounts, &json!({"TaskTemplate": {"ContainerSpec": {}}}), Some("mounts (--mount)"));
         let named = json!({"EndpointSpec": {"Ports": [{"Name": "web", "TargetPort": 80}]}});
-        check(named, json!({"EndpointSpec": {"Ports": [{"TargetPort": 80}]}}), Some("named ports"));
-        check(json!({"Typo": 1}), json!({}), Some("does not know the field Typo"));
-        check(json!({"Delay": 1_500}), json!({"Delay": 1_000}), Some("nearest that it can honour is 1000"));
-        check(json!({"List": [1, 2]}), json!({"List": [1]}), Some("List"));
+        check(&named, &json!({"EndpointSpec": {"Ports": [{"TargetPort": 80}]}}), Some("named ports"));
+        check(&json!({"Typo": 1}), &json!({}), Some("does not know the field Typo"));
+        check(&json!({"Delay": 1_500}), &json!({"Delay": 1_000}), Some("nearest that it can honour is 1000"));
+        check(&json!({"List": [1, 2]}), &json!({"List": [1]}), Some("List"));
     }
 }

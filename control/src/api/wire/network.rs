@@ -45,8 +45,8 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
             "weft does not support networks without IPv4 yet: leave --ipv4=false out".into(),
         ));
     }
-    for option in asked.options.iter().flatten().map(|(key, _)| key) {
-        return Err(ApiError::Unsupported(match option.as_str() {
+    if let Some(option) = asked.options.iter().flatten().map(|(key, _)| key.as_str()).min() {
+        return Err(ApiError::Unsupported(match option {
             "encrypted" => "weft does not support encrypted networks yet: leave --opt encrypted out".into(),
             other => format!("weft does not support the network option {other}: leave --opt {other} out"),
         }));

@@ -89,11 +89,7 @@ pub(crate) fn show(node: &Node, standing: Standing) -> Value {
 fn description(node: &Node) -> wire::NodeDescription {
     let mut shown = wire::NodeDescription { hostname: Some(node.hostname.to_string()), ..Default::default() };
     if let Some(known) = &node.description {
-        shown.platform = Some(wire::Platform {
-            architecture: Some(known.arch.clone()),
-            os: Some(known.os.clone()),
-            ..Default::default()
-        });
+        shown.platform = Some(wire::Platform { architecture: Some(known.arch.clone()), os: Some(known.os.clone()) });
         shown.resources = Some(wire::ResourceObject {
             nano_cpus: Some(signed(known.nano_cpus)),
             memory_bytes: Some(signed(known.memory_bytes)),

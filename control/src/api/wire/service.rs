@@ -27,7 +27,7 @@ pub(crate) fn read(
         labels: asked.labels.unwrap_or_default().into_iter().collect(),
         mode: mode(asked.mode)?,
         update: update_config("UpdateConfig", asked.update_config)?,
-        rollback: update_config("RollbackConfig", asked.rollback_config.map(update_of_rollback))?,
+        rollback: update_config("RollbackConfig", asked.rollback_config.as_ref().map(update_of_rollback))?,
         endpoint: endpoint(asked.endpoint_spec)?,
         task: task::read(template)?,
     };
@@ -35,7 +35,7 @@ pub(crate) fn read(
     Ok(spec)
 }
 
-/// Brings what may be written in several ways into the one that [`write`] uses.
+/// Brings what may be written in several ways into the one that [`write()`] uses.
 fn normalise(body: &mut Value, resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>) -> Result<(), ApiError> {
     // Clients of API 1.24 name the networks beside the template.
     if let Some(networks) = body.as_object_mut().and_then(|b| b.remove("Networks")).filter(|n| !n.is_null()) {
@@ -78,7 +78,7 @@ pub(crate) fn write(spec: &ServiceSpec) -> wire::ServiceSpec {
             ServiceMode::Global => wire::ServiceSpecMode { global: Some([].into()), ..Default::default() },
         }),
         update_config: Some(update_to_wire(&spec.update)),
-        rollback_config: Some(rollback_of_update(update_to_wire(&spec.rollback))),
+        rollback_config: Some(rollback_of_update(&update_to_wire(&spec.rollback))),
         networks: None,
         endpoint_spec: Some(endpoint_to_wire(&spec.endpoint)),
     }
@@ -111,7 +111,7 @@ fn mode(mode: Option<wire::ServiceSpecMode>) -> Result<ServiceMode, ApiError> {
 }
 
 /// The wire has one shape under two names.
-fn update_of_rollback(config: wire::ServiceSpecRollbackConfig) -> wire::ServiceSpecUpdateConfig {
+fn update_of_rollback(config: &wire::ServiceSpecRollbackConfig) -> wire::ServiceSpecUpdateConfig {
     use wire::{
         ServiceSpecRollbackConfigFailureActionEnum as RA, ServiceSpecRollbackConfigOrderEnum as RO,
         ServiceSpecUpdateConfigFailureActionEnum as UA, ServiceSpecUpdateConfigOrderEnum as UO,
@@ -134,7 +134,7 @@ fn update_of_rollback(config: wire::ServiceSpecRollbackConfig) -> wire::ServiceS
     }
 }
 
-fn rollback_of_update(config: wire::ServiceSpecUpdateConfig) -> wire::ServiceSpecRollbackConfig {
+fn rollback_of_update(config: &wire::ServiceSpecUpdateConfig) -> wire::ServiceSpecRollbackConfig {
     use wire::{
         ServiceSpecRollbackConfigFailureActionEnum as RA, ServiceSpecRollbackConfigOrderEnum as RO,
         ServiceSpecUpdateConfigFailureActionEnum as UA, ServiceSpecUpdateConfigOrderEnum as UO,
@@ -216,7 +216,7 @@ fn endpoint(spec: Option<wire::EndpointSpec>) -> Result<EndpointSpec, ApiError> 
         .unwrap_or_default()
         .into_iter()
         .enumerate()
-        .map(|(i, config)| port(i, config))
+        .map(|(i, config)| port(i, &config))
         .collect::<Result<_, _>>()?;
     for (i, port) in ports.iter().enumerate() {
         let twice = |other: &PortSpec| other.published == port.published && other.protocol == port.protocol;
@@ -232,7 +232,7 @@ fn endpoint(spec: Option<wire::EndpointSpec>) -> Result<EndpointSpec, ApiError> 
     Ok(EndpointSpec { mode, ports })
 }
 
-fn port(i: usize, config: wire::EndpointPortConfig) -> Result<PortSpec, ApiError> {
+fn port(i: usize, config: &wire::EndpointPortConfig) -> Result<PortSpec, ApiError> {
     use wire::{EndpointPortConfigProtocolEnum as P, EndpointPortConfigPublishModeEnum as M};
     if config.publish_mode == Some(M::HOST) {
         return Err(ApiError::Unsupported(

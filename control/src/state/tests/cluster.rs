@@ -1,3 +1,5 @@
+//! The cluster itself, its tokens and its nodes.
+
 use weft_model::{
     Applied, Command, Entry, NodeId, ServiceId, TaskId,
     command::JoinNode,

@@ -1,3 +1,5 @@
+//! Networks: their subnets, and what keeps them.
+
 use weft_model::{
     Command,
     spec::{ClusterSpec, SubnetSpec},
@@ -138,11 +140,7 @@ fn a_network_in_use_stays() {
     let network = table.network(network_spec("app")).unwrap();
     let service = table.service(service_spec("web", 1, &[&network])).unwrap();
     let remove = Command::RemoveNetwork { id: network.clone() };
-    check_refused(
-        &mut table,
-        remove.clone(),
-        &format!("network {network} is in use by service web: remove that first"),
-    );
+    check_refused(&mut table, remove.clone(), "network app is in use by service web: remove that first");
     table.ok(Command::RemoveService { id: service.clone() });
     table.ok(Command::ForgetService { id: service });
     table.ok(remove);

@@ -1,3 +1,5 @@
+//! Services: names, ports, addresses, versions, and their end.
+
 use weft_model::{
     Command, Rejection, ServiceId,
     spec::{EndpointMode, PortSpec, Protocol, ServiceMode, ServiceSpec},
@@ -168,7 +170,7 @@ fn a_network_is_left_when_its_last_task_ends() {
     check_refused(
         &mut table,
         Command::RemoveNetwork { id: a.clone() },
-        &format!("network {a} is in use by service web: remove that first"),
+        "network a is in use by service web: remove that first",
     );
     table.observe(&task, weft_model::state::TaskState::Failed);
     assert_eq!(networks(&table), [b]);

@@ -1,3 +1,5 @@
+//! Tasks: their states, their addresses, and when those return.
+
 use std::collections::BTreeSet;
 
 use weft_model::{

@@ -151,6 +151,9 @@ impl Leader<'_> {
         }
         let acks = acks(&book);
         let decision = orchestrate::decide(state, now_ms(), &acks, &mut rand::random);
+        for rejection in &decision.refused {
+            tracing::error!(%rejection, "a decision that the table does not take: this is a defect");
+        }
         if !decision.commands.is_empty() {
             return self.log(decision.commands).await;
         }

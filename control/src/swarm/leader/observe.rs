@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use weft_model::{
     Command, NodeId, NodeReport, State, TaskId,
+    report::NodeDescription,
     state::{NodeStatus, TaskStatus},
 };
 
@@ -15,7 +16,7 @@ use crate::swarm::desk::Book;
 #[derive(Debug, Default)]
 pub(super) struct Logged {
     tasks: BTreeMap<TaskId, TaskStatus>,
-    descriptions: BTreeMap<NodeId, u64>,
+    descriptions: BTreeMap<NodeId, NodeDescription>,
 }
 
 /// What to log, and when (steady clock) to look again though nothing else happened.
@@ -69,10 +70,9 @@ pub(super) fn observe(state: &State, book: &Book, logged: &Logged, steady_ms: u6
 fn reported(state: &State, node: &NodeId, report: &NodeReport, logged: &Logged) -> Vec<Command> {
     let mut commands = Vec::new();
     let known = state.nodes.get(node).and_then(|node| node.description.as_ref());
-    if let Some(description) = report.description.as_ref().filter(|d| known != Some(*d)) {
-        if logged.descriptions.get(node) != Some(&fingerprint(description)) {
-            commands.push(Command::DescribeNode { node: node.clone(), description: Box::new(description.clone()) });
-        }
+    let said = report.description.as_ref();
+    if let Some(description) = said.filter(|_| said != known && said != logged.descriptions.get(node)) {
+        commands.push(Command::DescribeNode { node: node.clone(), description: Box::new(description.clone()) });
     }
     let tasks: Vec<_> = report
         .tasks
@@ -105,17 +105,10 @@ impl Logged {
             match command {
                 Command::ReportTasks { tasks, .. } => self.tasks.extend(tasks.iter().cloned()),
                 Command::DescribeNode { node, description } => {
-                    self.descriptions.insert(node.clone(), fingerprint(description));
+                    self.descriptions.insert(node.clone(), NodeDescription::clone(description));
                 }
                 _ => {}
             }
         }
     }
-}
-
-fn fingerprint(description: &weft_model::report::NodeDescription) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    format!("{description:?}").hash(&mut hasher);
-    hasher.finish()
 }

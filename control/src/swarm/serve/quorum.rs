@@ -10,8 +10,8 @@ use crate::{
     rpc::{
         Caller, codec,
         pb::{
-            PingReply, PingRequest, ProposeReply, ProposeRequest, RaftReply, RaftRequest, SnapshotPart, WelcomeReply,
-            WelcomeRequest, quorum_server::Quorum,
+            ConfirmedReply, ConfirmedRequest, PingReply, PingRequest, ProposeReply, ProposeRequest, RaftReply,
+            RaftRequest, SnapshotPart, WelcomeReply, WelcomeRequest, quorum_server::Quorum,
         },
     },
     swarm::Manager,
@@ -20,13 +20,13 @@ use crate::{
 #[tonic::async_trait]
 impl Quorum for Services {
     async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
-        let (manager, request) = self.from_voter(request)?;
+        let (manager, request) = self.admit(request)?;
         let reply = manager.inner().raft.append_entries(body(&request)?).await;
         answer(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
     }
 
     async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
-        let (manager, request) = self.from_voter(request)?;
+        let (manager, request) = self.admit(request)?;
         let reply = manager.inner().raft.vote(body(&request)?).await;
         answer(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
     }
@@ -47,6 +47,7 @@ impl Quorum for Services {
         let ProposeRequest { id, command } = request.into_inner();
         let id = id.as_ref().try_into().map_err(|_| Status::invalid_argument("a proposal id has 16 bytes"))?;
         let command: Command = codec::decode(&command).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        manager.confirmed().await.map_err(Status::unavailable)?;
         let written = manager.write(ProposalId(u128::from_be_bytes(id)), command).await;
         let (index, outcome) = written.map_err(|e| Status::unavailable(e.to_string()))?;
         let outcome: Result<Applied, Rejection> = outcome;
@@ -63,6 +64,14 @@ impl Quorum for Services {
         Ok(Response::new(WelcomeReply { raft_id: node.raft_id, kek: kek.into() }))
     }
 
+    async fn confirmed(&self, request: Request<ConfirmedRequest>) -> Result<Response<ConfirmedReply>, Status> {
+        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        let manager = self.manager()?;
+        manages(&manager.state().borrow(), caller)?;
+        let index = manager.confirmed().await.map_err(Status::unavailable)?;
+        Ok(Response::new(ConfirmedReply { index }))
+    }
+
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
         Caller::manager(request.extensions(), &self.node.record().cluster)?;
         self.manager()?;
@@ -71,7 +80,7 @@ impl Quorum for Services {
 }
 
 impl Services {
-    fn from_voter(&self, request: Request<RaftRequest>) -> Result<(Manager, RaftRequest), Status> {
+    fn admit(&self, request: Request<RaftRequest>) -> Result<(Manager, RaftRequest), Status> {
         let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?.clone();
         let manager = self.manager()?;
         let request = request.into_inner();

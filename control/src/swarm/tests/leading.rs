@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
 use weft_model::spec::Role;
 
-use super::lab::{Daemon, has_label, is_ready, leader_among, node, set_label};
+use super::lab::{DEADLINE, Daemon, has_label, is_ready, leader_among, node, set_label};
 use crate::swarm::ProposeError;
 
 async fn three() -> [Daemon; 3] {
@@ -21,6 +22,7 @@ async fn three() -> [Daemon; 3] {
 async fn another_manager_takes_over_and_the_lost_one_comes_back() {
     let [n1, n2, n3] = three().await;
     set_label(&n1, "before").await.expect("written");
+    n2.table("it is everywhere", |s| has_label(s, "before")).await;
     let lost = n1.stop().await;
 
     // The write waits for the election, and then happens.
@@ -50,9 +52,9 @@ async fn without_a_quorum_nothing_is_written_and_it_says_so() {
     assert!(error.to_string().contains("start the missing"), "{error}");
     let n2 = p2.start().await;
     n2.is_manager(true).await;
-    n2.table("what had been sent takes effect", |s| has_label(s, "lonely")).await;
     set_label(&n2, "together").await.expect("two of three are");
     n1.table("and the first has it too", |s| has_label(s, "together")).await;
+    assert!(!has_label(&n1.manager().state().borrow(), "lonely"), "what was refused does not happen later");
     let n3 = p3.start().await;
     n3.is_manager(true).await;
     n3.table("the last one catches up", |s| has_label(s, "together")).await;
@@ -91,4 +93,21 @@ async fn five_managers_stand_the_loss_of_two() {
     for daemon in [n5, n4, n3] {
         daemon.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_log_that_has_stopped_is_opened_again() {
+    let n1 = Daemon::first("n1").await;
+    set_label(&n1, "before").await.expect("written");
+    let stopped = n1.manager();
+    stopped.inner().raft.shutdown().await.expect("it stops");
+    let error = stopped.rotate_token(Role::Worker).await.expect_err("this one is over");
+    assert!(matches!(error, ProposeError::Unavailable { .. }), "{error}");
+    let mut managers = n1.swarm.inner.outlets.manager.subscribe();
+    let again =
+        managers.wait_for(|m| m.as_ref().is_some_and(|m| m.inner().raft.metrics().borrow().running_state.is_ok()));
+    timeout(DEADLINE, again).await.expect("opened in time").expect("the daemon runs");
+    n1.table("nothing is lost", |s| has_label(s, "before")).await;
+    set_label(&n1, "after").await.expect("and it goes on");
+    n1.stop().await;
 }
