@@ -3,7 +3,7 @@
 //! One pass need not be enough (a link that goes takes its routes along): the shell dumps and compares again until
 //! nothing is left to do.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
 
 use ipnetwork::IpNetwork;
 use weft_model::{Mac, TUNNEL_PORT, TaskId};
@@ -54,6 +54,26 @@ pub(crate) enum Op {
         metric: u32,
     },
     AddDefaultRoute(DefaultRoute),
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeleteLink { name } => write!(f, "delete link {name}"),
+            Self::CreateTunnel { name, mtu } => write!(f, "create tunnel {name} mtu {mtu}"),
+            Self::CreateVeth { host, inside, sandbox, mtu } => {
+                write!(f, "create link {host} mtu {mtu} with peer {inside} in {}", sandbox.display())
+            }
+            Self::SetSysctl { key, value } => write!(f, "set {key} to {value}"),
+            Self::SetLink { name, change } => write!(f, "change link {name}: {change:?}"),
+            Self::RemoveAddress { link, address } => write!(f, "remove address {address} of {link}"),
+            Self::AddAddress { link, address } => write!(f, "add address {address} to {link}"),
+            Self::RemoveDefaultRoute { via, v6, .. } => {
+                write!(f, "remove IPv{} default route via {via:?}", if *v6 { 6 } else { 4 })
+            }
+            Self::AddDefaultRoute(route) => write!(f, "add default route via {} on {}", route.via, route.link),
+        }
+    }
 }
 
 /// What changes of a link; all at once.

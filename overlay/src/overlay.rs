@@ -42,15 +42,19 @@ pub enum OverlayError {
     #[error("cannot read the cookie of a network namespace: {0} (weft needs Linux 5.14 or later)")]
     Cookie(#[source] std::io::Error),
     #[error(
-        "settings do not hold: {0}: something else on this node sets them too (systemd-networkd, a firewall or a tuning service?)"
+        "links do not stay as weft sets them (left to do: {0}): something else on this node sets them too, such as systemd-networkd, a firewall or a tuning service; stop it from managing weft-tun, wv* and lo"
     )]
     Unsettled(String),
     #[error("cannot remove all links of weft: {}", join(.0))]
     Teardown(Vec<KernelError>),
 }
 
-fn join(errors: &[KernelError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+fn join(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn unsettled(left: &[Op]) -> OverlayError {
+    OverlayError::Unsettled(join(left))
 }
 
 /// What the links are now.
@@ -120,8 +124,11 @@ impl Overlay {
         let netlink = open_netlink()?;
         own_cookie()?;
         netlink.delete_link(name::PROBE).await?;
-        netlink.create_tunnel(name::PROBE, PROBE_MTU).await?;
-        netlink.delete_link(name::PROBE).await?;
+        // An earlier daemon's tunnel proves as much, and allows no second one on its port.
+        if !netlink.has_link(name::TUNNEL).await? {
+            netlink.create_tunnel(name::PROBE, PROBE_MTU).await?;
+            netlink.delete_link(name::PROBE).await?;
+        }
         netlink
             .create_veth(name::PROBE, &format!("{}-peer", name::PROBE), Path::new(netns::CURRENT), PROBE_MTU)
             .await?;
@@ -160,10 +167,11 @@ impl Overlay {
         }
         let round = Round::look(&netlink, plan, sandboxes, &mut faults).await?;
         if !round.ops.node.is_empty() {
-            return Err(OverlayError::Unsettled(format!("{:?}", round.ops.node)));
+            return Err(unsettled(&round.ops.node));
         }
         for (task, ops) in &round.ops.tasks {
-            faults.entry(task.clone()).or_insert_with(|| OverlayError::Unsettled(format!("{ops:?}")));
+            let left = if ops.host.is_empty() { &ops.inside } else { &ops.host };
+            faults.entry(task.clone()).or_insert_with(|| unsettled(left));
         }
         round.state(faults)
     }
@@ -311,7 +319,7 @@ async fn apply_task(netlink: &Netlink, ops: &TaskOps, sandbox: PathBuf) -> Resul
 
 async fn apply_all(netlink: &Netlink, ops: &[Op]) -> Result<(), KernelError> {
     for op in ops {
-        debug!(?op, "link");
+        debug!(%op, "link");
         kernel::apply(netlink, op).await?;
     }
     Ok(())

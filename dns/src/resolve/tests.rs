@@ -1,3 +1,5 @@
+//! Every kind of question, asked of one zone.
+
 use hickory_proto::rr::RecordType::{A, AAAA, ANY, MX, PTR, TXT};
 use weft_model::plan::ServicePlan;
 

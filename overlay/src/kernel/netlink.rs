@@ -187,6 +187,14 @@ impl Netlink {
         gone(done("remove", "a default route", removed))
     }
 
+    pub(crate) async fn has_link(&self, name: &str) -> Result<bool, KernelError> {
+        match self.index(name).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn index(&self, name: &str) -> Result<u32, KernelError> {
         let found = self.0.link().get().match_name(name).execute();
         let links: Vec<LinkMessage> = collect("find", format!("the link {name}"), found).await?;
