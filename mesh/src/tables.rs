@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use ipnetwork::IpNetwork;
@@ -52,6 +52,11 @@ pub fn addr(ip: IpAddr) -> Addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     })
+}
+
+/// The address that the maps hold as `addr`.
+pub fn ip(addr: Addr) -> IpAddr {
+    Ipv6Addr::from(addr.octets()).to_canonical()
 }
 
 /// An address in a network.

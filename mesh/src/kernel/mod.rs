@@ -1,16 +1,20 @@
 //! The only code of this crate that makes system calls.
 //!
-//! - [`pins`]: the file system that keeps maps and links alive;
-//! - [`maps`]: typed maps, and the order in which they change;
-//! - [`links`]: programs on links and on the cgroup.
+//! - `pins`: the file system that keeps maps and links alive;
+//! - `maps`: typed maps, and the order in which they change;
+//! - `links`: programs on links and on the cgroup;
+//! - `sockets`: closing connections to what is gone.
 
 mod cgroup;
 mod links;
 mod maps;
 mod pins;
+mod sockets;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -22,10 +26,16 @@ use aya::{
 };
 use weft_model::NodePlan;
 
-use crate::{Counters, LocalFacts, desired::desired, diff::diff};
+use crate::{
+    Counters, LocalFacts,
+    desired::desired,
+    diff::{Changes, diff},
+    tables::ip,
+};
 use links::Links;
 use maps::Maps;
 use pins::Pins;
+pub use sockets::close_connections;
 
 /// The compiled programs. `cargo xtask ebpf` makes them from `ebpf/`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/weft.bpf.o"));
@@ -69,6 +79,9 @@ pub struct Report {
     pub detached: usize,
     /// Links that the facts name and the kernel does not have (any more).
     pub vanished: Vec<u32>,
+    /// Addresses of tasks that are in no plan any more, by VNI. Connections to them, in the namespaces of tasks of that
+    /// network, are for [`close_connections`].
+    pub gone: BTreeMap<u32, BTreeSet<IpAddr>>,
 }
 
 impl Report {
@@ -117,6 +130,7 @@ impl Mesh {
         self.maps.remove(&changes)?;
         self.pins.sweep()?;
         report.changed = changes.len();
+        report.gone = gone(plan, &changes);
         Ok(report)
     }
 
@@ -127,7 +141,26 @@ impl Mesh {
     /// Takes the node out of the data plane: detaches every program that was attached from `pin_dir` and removes all
     /// pins. Goes on past errors and returns the first.
     pub fn unpin_all(pin_dir: &Path) -> Result<(), Error> {
-        links::detach_all(&pins::links_dir(pin_dir))?;
-        pins::remove(pin_dir)
+        let detached = links::detach_all(&pins::links_dir(pin_dir));
+        let removed = pins::remove(pin_dir);
+        detached.and(removed)
     }
+}
+
+/// Addresses that leave the tables because the plan knows no task there any more, and not because a link is missing.
+fn gone(plan: &NodePlan, changes: &Changes) -> BTreeMap<u32, BTreeSet<IpAddr>> {
+    let vnis: BTreeMap<_, _> = plan.networks.iter().map(|network| (&network.id, network.vni.get())).collect();
+    let planned: BTreeSet<(u32, IpAddr)> = plan
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| Some((*vnis.get(&endpoint.network)?, endpoint.addr)))
+        .flat_map(|(vni, addr)| [(vni, addr.v4.into()), (vni, addr.v6.into())])
+        .collect();
+    let mut gone = BTreeMap::<_, BTreeSet<_>>::new();
+    for key in &changes.forward.del {
+        if !planned.contains(&(key.net, ip(key.addr))) {
+            gone.entry(key.net).or_default().insert(ip(key.addr));
+        }
+    }
+    gone
 }
