@@ -6,11 +6,12 @@
 //! full [`Agent::sync`]. Dropping the future leaves the kernel, the tasks and their traffic as they are.
 
 mod describe;
+mod listening;
 mod tasks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -29,7 +30,7 @@ use weft_model::{
 use weft_overlay::{Overlay, OverlayState};
 
 use self::tasks::{Next, Step, View};
-use crate::runtime::{Executor, ObservedTask, RuntimeError};
+use crate::runtime::{Executor, ObservedTask, Phase, RuntimeError};
 
 /// How often everything is compared with the kernel though nothing rang.
 const FULL_SYNC: Duration = Duration::from_secs(10);
@@ -61,6 +62,7 @@ struct Work {
 struct Progress {
     status: TaskStatus,
     in_flight: Option<Step>,
+    listening: bool,
     stopping: bool,
 }
 
@@ -83,7 +85,17 @@ impl Agent {
         let dns = weft_dns::Server::new(names.clone(), upstreams);
         let (finished, finished_rx) = mpsc::channel(FINISHED_STEPS);
         let work = Work { tasks: BTreeMap::new(), finished, finished_rx: Some(finished_rx) };
-        Self { swarm, executor, runtime_name, overlay, mesh: Arc::new(Mutex::new(Some(mesh))), pin_dir, names, dns, work }
+        Self {
+            swarm,
+            executor,
+            runtime_name,
+            overlay,
+            mesh: Arc::new(Mutex::new(Some(mesh))),
+            pin_dir,
+            names,
+            dns,
+            work,
+        }
     }
 
     /// Runs until the swarm is dropped. Cancel-safe: what a sync left undone, the next one does.
@@ -140,7 +152,8 @@ impl Agent {
             .filter_map(|o| Some((o.task.clone(), o.netns.clone()?)))
             .collect();
         let links = self.overlay.reconcile(plan, &sandboxes).await.context("overlay")?;
-        self.program(plan, &links).await?;
+        let report = self.program(plan, &links).await?;
+        close_connections(report.gone, &links, &sandboxes).await?;
         for (task, fault) in &links.faults {
             tracing::warn!(%task, error = %fault, "a task's links are not as they shall be");
         }
@@ -158,19 +171,20 @@ impl Agent {
     /// Opens a record for every task of the plan or the runtime, and closes those of neither.
     fn adopt(&mut self, plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>) {
         let planned: BTreeSet<&TaskId> = plan.tasks.iter().map(|t| &t.id).collect();
-        self.work.tasks.retain(|id, progress| {
-            planned.contains(id) || observed.contains_key(id) || progress.in_flight.is_some()
-        });
+        self.work
+            .tasks
+            .retain(|id, progress| planned.contains(id) || observed.contains_key(id) || progress.in_flight.is_some());
         for id in planned.into_iter().chain(observed.keys()) {
             self.work.tasks.entry(id.clone()).or_insert_with(|| Progress {
                 status: tasks::accepted(now_ms()),
                 in_flight: None,
+                listening: false,
                 stopping: false,
             });
         }
     }
 
-    async fn program(&self, plan: &Arc<NodePlan>, links: &OverlayState) -> Result<()> {
+    async fn program(&self, plan: &Arc<NodePlan>, links: &OverlayState) -> Result<weft_mesh::Report> {
         let facts = facts(links);
         let (mesh, pin_dir, plan) = (Arc::clone(&self.mesh), self.pin_dir.clone(), Arc::clone(plan));
         let report = tokio::task::spawn_blocking(move || {
@@ -187,7 +201,7 @@ impl Agent {
         if !report.is_unchanged() {
             tracing::debug!(?report, "the data plane follows");
         }
-        Ok(())
+        Ok(report)
     }
 }
 
@@ -231,8 +245,11 @@ impl Agent {
         for (id, progress) in &mut self.work.tasks {
             let planned = plans.get(id).copied();
             let seen = observed.get(id);
+            // One that has taken traffic before an earlier daemon ended goes on taking it.
+            progress.listening |= ran.contains(id);
             progress.see(seen);
-            if progress.in_flight.is_some() {
+            // Waiting for its ports keeps nobody from stopping it.
+            if progress.in_flight.is_some_and(|step| step != Step::Listen) {
                 continue;
             }
             let plumbed_links = links.endpoints.iter().filter(|e| e.task == *id).count();
@@ -241,6 +258,7 @@ impl Agent {
                 phase: seen.map(|o| &o.phase),
                 plumbed: planned.is_some_and(|t| plumbed_links == t.attachments.len()) && serving.contains(id),
                 has_run: ran.contains(id),
+                listening: progress.listening || progress.in_flight == Some(Step::Listen),
                 stopping: progress.stopping,
                 reported: progress.status.state,
             };
@@ -249,7 +267,16 @@ impl Agent {
                 Next::Ended(ending) => progress.set(ending.state, ending.error, ending.exit_code),
                 Next::Do(step) => {
                     progress.begin(step);
-                    let call = carry_out(Arc::clone(&self.executor), step, id.clone(), planned.cloned());
+                    let call = carry_out(
+                        Arc::clone(&self.executor),
+                        step,
+                        id.clone(),
+                        planned.cloned(),
+                        Ears {
+                            pid: progress.status.pid,
+                            ports: planned.map(|task| listening::ports(plan, task)).unwrap_or_default(),
+                        },
+                    );
                     let (finished, task) = (self.work.finished.clone(), id.clone());
                     tokio::spawn(async move {
                         let outcome = call.await;
@@ -263,14 +290,17 @@ impl Agent {
 
     fn note(&mut self, finished: Finished) {
         let Some(progress) = self.work.tasks.get_mut(&finished.task) else { return };
-        progress.in_flight = None;
+        if progress.in_flight == Some(finished.step) {
+            progress.in_flight = None;
+        }
+        progress.listening |= finished.step == Step::Listen;
         if let Err(error) = finished.outcome {
             tracing::warn!(task = %finished.task, step = ?finished.step, error = %error, "a step of a task failed");
             match finished.step {
                 Step::Prepare => progress.set(TaskState::Rejected, error.to_string(), None),
                 Step::Start => progress.set(TaskState::Failed, error.to_string(), None),
                 Step::Stop => progress.stopping = false,
-                Step::Remove => {}
+                Step::Listen | Step::Remove => {}
             }
         }
     }
@@ -322,7 +352,7 @@ impl Progress {
             Step::Prepare => self.advance(TaskState::Preparing),
             Step::Start => self.advance(TaskState::Starting),
             Step::Stop => self.stopping = true,
-            Step::Remove => {}
+            Step::Listen | Step::Remove => {}
         }
     }
 
@@ -333,10 +363,12 @@ impl Progress {
             return;
         }
         self.status.container = Some(seen.container.clone());
-        if let crate::runtime::Phase::Running { pid, .. } = seen.phase {
+        self.advance(tasks::observed(&seen.phase, self.listening, self.status.state));
+        if let Phase::Running { pid, since_ms } = seen.phase {
             self.status.pid = Some(pid);
+            // The same after a restart of the daemon: nothing happened to the task.
+            self.status.since_ms = since_ms;
         }
-        self.advance(tasks::observed(&seen.phase, self.status.state));
     }
 
     fn advance(&mut self, state: TaskState) {
@@ -354,13 +386,26 @@ impl Progress {
     }
 }
 
+/// Where to listen for a task that has started.
+struct Ears {
+    pid: Option<u32>,
+    ports: Vec<u16>,
+}
+
 async fn carry_out(
     executor: Arc<dyn Executor>,
     step: Step,
     id: TaskId,
     plan: Option<TaskPlan>,
+    ears: Ears,
 ) -> Result<(), RuntimeError> {
     match (step, plan) {
+        (Step::Listen, _) => {
+            if let Some(pid) = ears.pid {
+                listening::wait(pid, &ears.ports).await;
+            }
+            Ok(())
+        }
         (Step::Prepare, Some(plan)) => executor.prepare(&plan).await,
         (Step::Start, Some(plan)) => executor.start(&plan).await,
         (Step::Stop, _) => executor.stop(&id).await,
@@ -373,18 +418,47 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Tells the programs of this node's tasks that the other end of their connections is gone: those to these addresses, by
+/// network.
+async fn close_connections(
+    gone: BTreeMap<u32, BTreeSet<IpAddr>>,
+    links: &OverlayState,
+    sandboxes: &BTreeMap<TaskId, PathBuf>,
+) -> Result<()> {
+    let of_endpoint = |endpoint: &weft_overlay::Endpoint| {
+        Some((sandboxes.get(&endpoint.task)?.clone(), gone.get(&endpoint.vni.get())?.clone()))
+    };
+    let work: Vec<(PathBuf, BTreeSet<IpAddr>)> = links.endpoints.iter().filter_map(of_endpoint).collect();
+    if work.is_empty() {
+        return Ok(());
+    }
+    tokio::task::spawn_blocking(move || {
+        for (sandbox, gone) in work {
+            // A task that ends meanwhile has no connections either.
+            let closed = weft_overlay::netns::in_netns(&sandbox, || weft_mesh::close_connections(&gone));
+            match closed {
+                Ok(Ok(0)) => {}
+                Ok(Ok(count)) => {
+                    tracing::debug!(count, sandbox = %sandbox.display(), "closed connections to dead tasks");
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "connections to dead tasks stay open until their next packet"),
+                Err(error) => tracing::debug!(%error, "a task ended before its connections could be closed"),
+            }
+        }
+    })
+    .await
+    .context("closing connections")
+}
+
 /// What the overlay found and made, in the mesh's words.
 fn facts(links: &OverlayState) -> LocalFacts {
     let node = &links.facts;
     let uplink = |uplink: &weft_overlay::Uplink| Uplink {
         ifindex: uplink.ifindex,
-        addresses: uplink.addresses.iter().map(|address| address.ip()).collect(),
+        addresses: uplink.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
     };
-    let route = |way: &weft_overlay::Way| HostRoute {
-        destination: way.destination,
-        ifindex: way.ifindex,
-        source: way.source,
-    };
+    let route =
+        |way: &weft_overlay::Way| HostRoute { destination: way.destination, ifindex: way.ifindex, source: way.source };
     let endpoint = |endpoint: &weft_overlay::Endpoint| LocalEndpoint {
         task: endpoint.task.clone(),
         network: endpoint.network.clone(),

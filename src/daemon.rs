@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Where this node keeps its identity and the cluster's table
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weft")]
     data_dir: PathBuf,
-    /// Where running tasks are kept; /run/weft/<hostname> where absent
+    /// Where running tasks are kept; /run/weft/HOSTNAME where absent
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     /// Socket of the Engine API
@@ -76,9 +76,9 @@ impl Args {
 
 fn upstream(text: &str) -> Result<SocketAddr, String> {
     let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
-    address
-        .or_else(|_| text.parse::<SocketAddr>())
-        .map_err(|_| format!("{text:?} is not an address: give one like 192.0.2.53, 192.0.2.53:53 or [2001:db8::53]:53"))
+    address.or_else(|_| text.parse::<SocketAddr>()).map_err(|_| {
+        format!("{text:?} is not an address: give one like 192.0.2.53, 192.0.2.53:53 or [2001:db8::53]:53")
+    })
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -111,6 +111,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let pin_dir = Path::new(preflight::BPF_FS).join("weft").join(hostname.as_str());
     let mesh = Mesh::open(&pin_dir).context("the data plane cannot be loaded")?;
     let overlay = Overlay::open().context("the overlay cannot be used")?;
+    overlay.check().await.context("the overlay cannot be used")?;
     let upstreams = if args.dns_upstreams.is_empty() { system_upstreams() } else { args.dns_upstreams.clone() };
 
     let swarm = Swarm::open(SwarmConfig {
@@ -122,7 +123,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     .await
     .with_context(|| format!("cannot use the data in {}", args.data_dir.display()))?;
 
-    let agent = Agent::new(swarm.clone(), Arc::clone(&runtime.executor), args.runtime.as_str(), overlay, (mesh, pin_dir), upstreams);
+    let agent = Agent::new(
+        swarm.clone(),
+        Arc::clone(&runtime.executor),
+        args.runtime.as_str(),
+        overlay,
+        (mesh, pin_dir),
+        upstreams,
+    );
     let node = LocalNode {
         hostname: hostname.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -153,7 +161,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 /// What is logged, `WEFT_LOG` says, such as `debug` or `weft_mesh=trace`.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
 }
 
 /// Takes the socket's path, and a dead daemon's socket with it; a living one's is refused.

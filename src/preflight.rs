@@ -25,7 +25,8 @@ pub(crate) fn lacking() -> Vec<String> {
         lacking.extend(bpf_fs());
     }
     if cgroup2(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()).is_none() {
-        lacking.push("no cgroup2 hierarchy is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup/unified`)".into());
+        lacking
+            .push("no cgroup2 hierarchy is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup/unified`)".into());
     }
     lacking
 }
@@ -34,7 +35,8 @@ fn kernel(release: &str) -> Option<String> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let (major, minor) = OLDEST_KERNEL;
-    (version < OLDEST_KERNEL).then(|| format!("kernel {} is too old: weft needs {major}.{minor} or newer", release.trim()))
+    (version < OLDEST_KERNEL)
+        .then(|| format!("kernel {} is too old: weft needs {major}.{minor} or newer", release.trim()))
 }
 
 /// `CapEff` of proc_pid_status(5).

@@ -14,6 +14,8 @@ use crate::runtime::{Exit, Phase};
 pub(crate) enum Step {
     Prepare,
     Start,
+    /// Wait until it takes connections.
+    Listen,
     Stop,
     Remove,
 }
@@ -29,6 +31,8 @@ pub(crate) struct View<'a> {
     pub plumbed: bool,
     /// The plan sends traffic to it, so it once ran.
     pub has_run: bool,
+    /// It takes connections, or is given up waiting for.
+    pub listening: bool,
     /// It was told to stop by this daemon.
     pub stopping: bool,
     pub reported: TaskState,
@@ -74,6 +78,7 @@ pub(crate) fn next(view: View<'_>) -> Next {
         }
         (_, None) => Next::Do(Step::Prepare),
         (TaskGoal::Run, Some(Phase::Prepared)) if view.plumbed => Next::Do(Step::Start),
+        (TaskGoal::Run, Some(Phase::Running { .. })) if !view.listening => Next::Do(Step::Listen),
         (_, Some(Phase::Prepared | Phase::Running { .. })) => Next::Wait,
         (goal, Some(Phase::Exited(exit))) => Next::Ended(ending(goal, exit)),
     }
@@ -91,9 +96,10 @@ fn ending(goal: TaskGoal, exit: &Exit) -> Ending {
 }
 
 /// The status that a phase alone shows; never less than what was reported.
-pub(crate) fn observed(phase: &Phase, reported: TaskState) -> TaskState {
+pub(crate) fn observed(phase: &Phase, listening: bool, reported: TaskState) -> TaskState {
     let shown = match phase {
         Phase::Prepared => TaskState::Ready,
+        Phase::Running { .. } if !listening => TaskState::Starting,
         Phase::Running { .. } => TaskState::Running,
         Phase::Exited(_) => reported,
     };
@@ -120,35 +126,52 @@ mod tests {
     const RUNNING: Phase = Phase::Running { pid: 7, since_ms: 1 };
 
     fn view(goal: Option<TaskGoal>, phase: Option<&Phase>) -> View<'_> {
-        View { goal, phase, plumbed: true, has_run: false, stopping: false, reported: TaskState::Accepted }
+        View {
+            goal,
+            phase,
+            plumbed: true,
+            has_run: false,
+            listening: true,
+            stopping: false,
+            reported: TaskState::Accepted,
+        }
     }
 
     #[track_caller]
-    fn check(view: View<'_>, want: Next) {
-        assert_eq!(next(view), want);
+    fn check(view: View<'_>, want: &Next) {
+        assert_eq!(next(view), *want);
     }
 
     #[test]
     fn a_planned_task_is_prepared_plumbed_then_started() {
-        check(view(Some(TaskGoal::Run), None), Next::Do(Step::Prepare));
-        check(View { plumbed: false, ..view(Some(TaskGoal::Run), Some(&Phase::Prepared)) }, Next::Wait);
-        check(view(Some(TaskGoal::Run), Some(&Phase::Prepared)), Next::Do(Step::Start));
-        check(view(Some(TaskGoal::Run), Some(&RUNNING)), Next::Wait);
+        check(view(Some(TaskGoal::Run), None), &Next::Do(Step::Prepare));
+        check(View { plumbed: false, ..view(Some(TaskGoal::Run), Some(&Phase::Prepared)) }, &Next::Wait);
+        check(view(Some(TaskGoal::Run), Some(&Phase::Prepared)), &Next::Do(Step::Start));
+        check(view(Some(TaskGoal::Run), Some(&RUNNING)), &Next::Wait);
+    }
+
+    #[test]
+    fn a_started_task_runs_once_it_listens() {
+        let deaf = View { listening: false, ..view(Some(TaskGoal::Run), Some(&RUNNING)) };
+        check(deaf, &Next::Do(Step::Listen));
+        assert_eq!(observed(&RUNNING, false, TaskState::Starting), TaskState::Starting);
+        assert_eq!(observed(&RUNNING, true, TaskState::Starting), TaskState::Running);
+        check(View { goal: Some(TaskGoal::Stop), ..deaf }, &Next::Do(Step::Stop));
     }
 
     #[test]
     fn a_task_that_shall_only_be_ready_is_held_there() {
-        check(view(Some(TaskGoal::Ready), None), Next::Do(Step::Prepare));
-        check(view(Some(TaskGoal::Ready), Some(&Phase::Prepared)), Next::Wait);
+        check(view(Some(TaskGoal::Ready), None), &Next::Do(Step::Prepare));
+        check(view(Some(TaskGoal::Ready), Some(&Phase::Prepared)), &Next::Wait);
     }
 
     #[test]
     fn a_task_is_told_to_stop_once() {
-        check(view(Some(TaskGoal::Stop), Some(&RUNNING)), Next::Do(Step::Stop));
-        check(View { stopping: true, ..view(Some(TaskGoal::Stop), Some(&RUNNING)) }, Next::Wait);
+        check(view(Some(TaskGoal::Stop), Some(&RUNNING)), &Next::Do(Step::Stop));
+        check(View { stopping: true, ..view(Some(TaskGoal::Stop), Some(&RUNNING)) }, &Next::Wait);
         let exited = Phase::Exited(Exit { code: 143, at_ms: 2, error: None });
         let shutdown = Ending { state: TaskState::Shutdown, error: String::new(), exit_code: Some(143) };
-        check(view(Some(TaskGoal::Stop), Some(&exited)), Next::Ended(shutdown));
+        check(view(Some(TaskGoal::Stop), Some(&exited)), &Next::Ended(shutdown));
     }
 
     #[test]
@@ -159,14 +182,14 @@ mod tests {
 
     #[test]
     fn a_task_in_no_plan_is_removed() {
-        check(view(None, Some(&RUNNING)), Next::Do(Step::Remove));
-        check(view(None, None), Next::Wait);
+        check(view(None, Some(&RUNNING)), &Next::Do(Step::Remove));
+        check(view(None, None), &Next::Wait);
     }
 
     #[test]
     fn an_ended_task_is_left_alone() {
         let ended = View { reported: TaskState::Failed, ..view(Some(TaskGoal::Run), None) };
-        check(ended, Next::Wait);
+        check(ended, &Next::Wait);
     }
 
     #[test]

@@ -91,7 +91,10 @@ impl Client {
         match &self.endpoint {
             Endpoint::Unix(path) => {
                 let stream = UnixStream::connect(path).await.with_context(|| {
-                    format!("Cannot connect to the weft daemon at unix://{}. Is `weft daemon` running there?", path.display())
+                    format!(
+                        "Cannot connect to the weft daemon at unix://{}. Is `weft daemon` running there?",
+                        path.display()
+                    )
                 })?;
                 exchange(TokioIo::new(stream), request).await
             }
@@ -129,9 +132,7 @@ fn endpoint(host: &str) -> Result<Endpoint> {
 pub(super) fn filters(pairs: &[String]) -> Result<String> {
     let mut filters: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
     for pair in pairs {
-        let (key, value) = pair
-            .split_once('=')
-            .with_context(|| format!("invalid filter {pair:?}: give KEY=VALUE"))?;
+        let (key, value) = pair.split_once('=').with_context(|| format!("invalid filter {pair:?}: give KEY=VALUE"))?;
         filters.entry(key).or_default().insert(value, true);
     }
     if filters.is_empty() {

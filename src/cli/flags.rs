@@ -80,7 +80,11 @@ pub(super) fn environment(texts: &[String]) -> Vec<String> {
     texts
         .iter()
         .filter_map(|text| {
-            if text.contains('=') { Some(text.clone()) } else { std::env::var(text).ok().map(|v| format!("{text}={v}")) }
+            if text.contains('=') {
+                Some(text.clone())
+            } else {
+                std::env::var(text).ok().map(|v| format!("{text}={v}"))
+            }
         })
         .collect()
 }
@@ -91,7 +95,13 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_go_writes_them() {
-        for (text, ns) in [("0", 0), ("10s", 10_000_000_000), ("1h30m", 5_400_000_000_000), ("1.5s", 1_500_000_000), ("250ms", 250_000_000)] {
+        for (text, ns) in [
+            ("0", 0),
+            ("10s", 10_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("1.5s", 1_500_000_000),
+            ("250ms", 250_000_000),
+        ] {
             assert_eq!(duration_ns(text), Ok(ns), "{text}");
         }
         for text in ["", "10", "s", "1x", "-1s"] {

@@ -64,11 +64,17 @@ pub(crate) fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(dispatch(cli)));
     match outcome {
         Ok(code) => code,
+        // Whoever reads has seen enough (`… | head`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 async fn dispatch(cli: Cli) -> Result<ExitCode> {

@@ -123,7 +123,8 @@ fn ipam(options: &Create) -> Result<Vec<Value>> {
     for (flag, field, values) in flags {
         for value in values {
             let is_v6 = value.contains(':');
-            let subnet = config.iter_mut().find(|c| text(c, "/Subnet").contains(':') == is_v6 && c.get(field).is_none());
+            let subnet =
+                config.iter_mut().find(|c| text(c, "/Subnet").contains(':') == is_v6 && c.get(field).is_none());
             match subnet {
                 Some(subnet) => subnet[field] = value.as_str().into(),
                 None => bail!("{flag} {value} has no subnet: give its --subnet too"),

@@ -51,7 +51,9 @@ impl Table {
 
     fn json(&self, row: &[String]) -> Value {
         let fields = self.columns.iter().zip(row);
-        Value::Object(fields.map(|((_, name), cell)| ((*name).to_owned(), Value::from(cell.as_str()))).collect::<Map<_, _>>())
+        Value::Object(
+            fields.map(|((_, name), cell)| ((*name).to_owned(), Value::from(cell.as_str()))).collect::<Map<_, _>>(),
+        )
     }
 
     fn fill(&self, template: &str, row: &[String]) -> Result<String> {

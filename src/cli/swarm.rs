@@ -222,7 +222,11 @@ async fn join(client: &Client, options: &Join) -> Result<()> {
     });
     client.post("/swarm/join", &body).await?;
     let info = client.get("/info").await?;
-    let role = if info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true) { "manager" } else { "worker" };
+    let role = if info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true) {
+        "manager"
+    } else {
+        "worker"
+    };
     println!("This node joined a swarm as a {role}.");
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::super::client::{Client, filters, list, number, text};
+use super::super::client::{Client, filters, list, text};
 
 /// How often the cluster is asked: it has no call that waits.
 const POLL: Duration = Duration::from_millis(200);
@@ -17,8 +17,14 @@ const STABLE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Standing {
     /// Tasks that run as they should, of all.
-    Waiting { running: u64, wanted: u64, reason: String },
-    Converged { wanted: u64 },
+    Waiting {
+        running: u64,
+        wanted: u64,
+        reason: String,
+    },
+    Converged {
+        wanted: u64,
+    },
     /// The update was paused or rolled back.
     Failed(String),
 }
@@ -113,7 +119,8 @@ fn standing(service: &Value, current: &[Value], tasks: &[Value], nodes: &[Value]
     let wanted_now = || current.iter().filter(|task| text(task, "/DesiredState") == "running");
     let running = wanted_now().filter(is_running).count() as u64;
     let leftover = tasks.iter().filter(is_running).count() as u64 > running;
-    let eligible = |node: &&Value| text(node, "/Status/State") == "ready" && text(node, "/Spec/Availability") != "drain";
+    let eligible =
+        |node: &&Value| text(node, "/Status/State") == "ready" && text(node, "/Spec/Availability") != "drain";
     let wanted = match service.pointer("/Spec/Mode/Replicated/Replicas").and_then(Value::as_u64) {
         Some(replicas) => replicas,
         None => (nodes.iter().filter(eligible).count() as u64).min(wanted_now().count() as u64).max(1),

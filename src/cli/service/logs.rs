@@ -134,7 +134,12 @@ mod tests {
         };
         let line = "com.docker.swarm.node.id=n,com.docker.swarm.task.name=web.1.x hello there\n";
         check(line, false, false, "web.1.x@n1    | hello there\n");
-        check(&format!("2026-01-02T03:04:05Z {line}"), true, false, "2026-01-02T03:04:05Z web.1.x@n1    | hello there\n");
+        check(
+            &format!("2026-01-02T03:04:05Z {line}"),
+            true,
+            false,
+            "2026-01-02T03:04:05Z web.1.x@n1    | hello there\n",
+        );
         check("hello\n", false, true, "hello\n");
     }
 }

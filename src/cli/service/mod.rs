@@ -10,7 +10,7 @@ pub(super) mod tasks;
 use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Subcommand;
+use clap::{ArgAction, Subcommand};
 use serde_json::{Value, json};
 
 use self::{
@@ -35,13 +35,15 @@ pub(super) enum Verb {
         #[arg(required = true)]
         services: Vec<String>,
         /// Do not wait until the tasks run
-        #[arg(short, long)]
+        #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
+            default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
         detach: bool,
     },
     /// Return a service to its spec before the last update
     Rollback {
         service: String,
-        #[arg(short, long)]
+        #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
+            default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
         detach: bool,
         #[arg(short, long)]
         quiet: bool,
@@ -147,9 +149,8 @@ fn warn(answer: &Value) {
 async fn scale(client: &Client, services: &[String], detach: bool) -> Result<ExitCode> {
     let mut wanted = Vec::new();
     for text in services {
-        let (name, replicas) = text
-            .split_once('=')
-            .with_context(|| format!("invalid scale specifier {text:?}: give SERVICE=REPLICAS"))?;
+        let (name, replicas) =
+            text.split_once('=').with_context(|| format!("invalid scale specifier {text:?}: give SERVICE=REPLICAS"))?;
         let replicas: u64 = replicas.parse().with_context(|| format!("invalid replicas in {text:?}: give a number"))?;
         wanted.push((name, replicas));
     }

@@ -28,14 +28,19 @@ pub(super) fn parse(text: &str) -> Result<Publish, String> {
 }
 
 fn port(text: &str) -> Result<u16, String> {
-    text.parse().ok().filter(|&port| port != 0).ok_or_else(|| format!("invalid port {text:?}: give a number from 1 to 65535"))
+    text.parse()
+        .ok()
+        .filter(|&port| port != 0)
+        .ok_or_else(|| format!("invalid port {text:?}: give a number from 1 to 65535"))
 }
 
 fn short(text: &str) -> Result<Publish, String> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let (published, target) = match ports.rsplit_once(':') {
         Some((published, _)) if published.contains(':') || published.contains('.') => {
-            return Err(format!("{text:?} names a host address: publishing on one address is not there yet, give PUBLISHED:TARGET"));
+            return Err(format!(
+                "{text:?} names a host address: publishing on one address is not there yet, give PUBLISHED:TARGET"
+            ));
         }
         Some((published, target)) => (Some(port(published)?), port(target)?),
         None => (None, port(ports)?),
@@ -47,13 +52,18 @@ fn long(text: &str) -> Result<Publish, String> {
     let (mut target, mut published) = (None, None);
     let (mut protocol, mut mode) = ("tcp".to_owned(), "ingress".to_owned());
     for field in text.split(',') {
-        let (key, value) = field.split_once('=').ok_or_else(|| format!("invalid field {field:?} in {text:?}: give KEY=VALUE"))?;
+        let (key, value) =
+            field.split_once('=').ok_or_else(|| format!("invalid field {field:?} in {text:?}: give KEY=VALUE"))?;
         match key {
             "target" => target = Some(port(value)?),
             "published" => published = Some(port(value)?),
             "protocol" => protocol = value.to_ascii_lowercase(),
             "mode" => mode = value.to_owned(),
-            _ => return Err(format!("unknown field {key:?} in {text:?}: the fields are target, published, protocol and mode")),
+            _ => {
+                return Err(format!(
+                    "unknown field {key:?} in {text:?}: the fields are target, published, protocol and mode"
+                ));
+            }
         }
     }
     let target = target.ok_or_else(|| format!("{text:?} names no target port: add target=PORT"))?;

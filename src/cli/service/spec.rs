@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        client::{Client, list, text},
+        client::{Client, text},
         flags::{bytes, duration_ns, environment, nano_cpus, pairs, ratio},
     },
     network_names,
@@ -50,7 +50,8 @@ pub(crate) struct Create {
     #[command(flatten)]
     common: Common,
     /// Do not wait until the tasks run
-    #[arg(short, long)]
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
     pub detach: bool,
     /// Only the id
     #[arg(short, long)]
@@ -108,7 +109,8 @@ pub(crate) struct Update {
     #[command(flatten)]
     common: Common,
     /// Do not wait until the update is through
-    #[arg(short, long)]
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
     pub detach: bool,
     #[arg(short, long)]
     pub quiet: bool,
@@ -126,7 +128,7 @@ struct Common {
     replicas_max_per_node: Option<u64>,
     #[arg(long)]
     hostname: Option<String>,
-    /// USER[:GROUP]
+    /// USER or USER:GROUP
     #[arg(short, long)]
     user: Option<String>,
     #[arg(short, long)]
@@ -288,9 +290,9 @@ impl Common {
             || self.update_max_failure_ratio.is_some()
             || self.update_failure_action.is_some()
             || self.update_order.is_some();
-        let parallelism = self.update_parallelism.or_else(|| {
-            (any_update && spec.pointer("/UpdateConfig/Parallelism").is_none()).then_some(1)
-        });
+        let parallelism = self
+            .update_parallelism
+            .or_else(|| (any_update && spec.pointer("/UpdateConfig/Parallelism").is_none()).then_some(1));
         put_within(spec, update, "Parallelism", parallelism);
         put_within(spec, update, "Delay", self.update_delay);
         put_within(spec, update, "Monitor", self.update_monitor);
@@ -302,9 +304,9 @@ impl Common {
             || self.rollback_max_failure_ratio.is_some()
             || self.rollback_failure_action.is_some()
             || self.rollback_order.is_some();
-        let parallelism = self.rollback_parallelism.or_else(|| {
-            (any_rollback && spec.pointer("/RollbackConfig/Parallelism").is_none()).then_some(1)
-        });
+        let parallelism = self
+            .rollback_parallelism
+            .or_else(|| (any_rollback && spec.pointer("/RollbackConfig/Parallelism").is_none()).then_some(1));
         let rollback = &["RollbackConfig"];
         put_within(spec, rollback, "Parallelism", parallelism);
         put_within(spec, rollback, "Delay", self.rollback_delay);
@@ -448,7 +450,12 @@ fn change_preferences(value: &mut Value, add: &[String], remove: &[String]) -> R
 }
 
 /// `names` gives the names of networks by their ids: the spec holds ids, people write either.
-fn change_networks(value: &mut Value, add: &[String], remove: &[String], names: &BTreeMap<String, String>) -> Result<()> {
+fn change_networks(
+    value: &mut Value,
+    add: &[String],
+    remove: &[String],
+    names: &BTreeMap<String, String>,
+) -> Result<()> {
     let items = items(value);
     for gone in remove {
         let before = items.len();
@@ -474,13 +481,11 @@ fn change_ports(value: &mut Value, add: &[Publish], remove: &[String]) {
         let protocol = text(item, "/Protocol");
         !remove.iter().any(|gone| *gone == target.to_string() || *gone == format!("{target}/{protocol}"))
     });
-    for port in add {
-        let new = port.json();
-        let replaced = |old: &Value| old["TargetPort"] == new["TargetPort"] && old["Protocol"] == new["Protocol"];
-        items.retain(|old| !replaced(old));
-        items.push(new);
+    for new in add.iter().map(Publish::json) {
+        if !items.contains(&new) {
+            items.push(new);
+        }
     }
-    debug_assert!(list(value, "").len() >= add.len());
 }
 
 /// Two words, as people remember them.
@@ -520,6 +525,14 @@ mod tests {
     }
 
     #[test]
+    fn detach_may_say_so_as_scripts_for_docker_do() {
+        for (flag, detached) in [("-d", true), ("--detach", true), ("--detach=true", true), ("-d=false", false)] {
+            let line = CreateLine::try_parse_from(["create", flag, "weft/whoami"]).unwrap();
+            assert_eq!((line.create.detach, line.create.image.as_str()), (detached, "weft/whoami"), "{flag}");
+        }
+    }
+
+    #[test]
     fn flags_of_the_command_are_its_own() {
         let spec = created("--name c host sh -c true");
         assert_eq!(spec["TaskTemplate"]["ContainerSpec"]["Args"], json!(["sh", "-c", "true"]));
@@ -537,7 +550,11 @@ mod tests {
         change_env(&mut env, &["A=3".into()], &["B".into()]);
         assert_eq!(env, json!(["A=3"]));
         let mut ports = json!([{ "Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080 }]);
-        change_ports(&mut ports, &[], &["80".into()]);
-        assert_eq!(ports, json!([]));
+        let add = ["8081:80", "8082:80"].map(|port| publish::parse(port).unwrap());
+        change_ports(&mut ports, &add, &["80".into()]);
+        let published: Vec<_> = items(&mut ports).iter().map(|port| port["PublishedPort"].as_u64().unwrap()).collect();
+        assert_eq!(published, [8081, 8082]);
+        change_ports(&mut ports, &add[..1], &[]);
+        assert_eq!(items(&mut ports).len(), 2, "what is there already is not added again");
     }
 }

@@ -46,7 +46,10 @@ pub(crate) async fn print(client: &Client, pairs: &[String], options: &Options) 
     }
     let services = client.get("/services").await?;
     let names = Names {
-        services: list(&services, "").iter().map(|s| (text(s, "/ID").to_owned(), text(s, "/Spec/Name").to_owned())).collect(),
+        services: list(&services, "")
+            .iter()
+            .map(|s| (text(s, "/ID").to_owned(), text(s, "/Spec/Name").to_owned()))
+            .collect(),
         nodes: if options.no_resolve { BTreeMap::new() } else { node::names(client).await? },
     };
     print!("{}", table(&tasks, &names, options.no_trunc).render(options.format.as_deref())?);
@@ -85,7 +88,11 @@ fn table(tasks: &[&Value], names: &Names, no_trunc: bool) -> Table {
             text(task, "/Spec/ContainerSpec/Image").to_owned(),
             names.nodes.get(node).map_or(node, String::as_str).to_owned(),
             node::title(text(task, "/DesiredState")),
-            format!("{} {}", node::title(text(task, "/Status/State")), ago(text(task, "/Status/Timestamp")).to_lowercase()),
+            format!(
+                "{} {}",
+                node::title(text(task, "/Status/State")),
+                ago(text(task, "/Status/Timestamp")).to_lowercase()
+            ),
             error(text(task, "/Status/Err"), no_trunc),
             String::new(),
         ]);
@@ -135,7 +142,8 @@ mod tests {
             json!({ "ID": id, "ServiceID": "s", "Slot": 1, "NodeID": "n", "CreatedAt": created, "DesiredState": "running",
                     "Spec": { "ContainerSpec": { "Image": "i" } }, "Status": { "State": state, "Timestamp": "" } })
         };
-        let (old, new) = (task("old", "2026-01-01T00:00:00Z", "failed"), task("new", "2026-01-02T00:00:00Z", "running"));
+        let (old, new) =
+            (task("old", "2026-01-01T00:00:00Z", "failed"), task("new", "2026-01-02T00:00:00Z", "running"));
         let mut tasks = vec![&old, &new];
         sort(&mut tasks);
         let names = Names {

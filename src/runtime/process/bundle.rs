@@ -181,6 +181,8 @@ fn spec(
                 .ambient(none)
                 .build()?,
         )
+        // The library's default is 1024 descriptors; the shim's own limits are meant to hold.
+        .rlimits(vec![])
         .no_new_privileges(false)
         .build()?;
     SpecBuilder::default()

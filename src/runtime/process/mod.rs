@@ -2,8 +2,8 @@
 //! on it; libcontainer makes the containers, inside the shims.
 //!
 //! In reading order: [`dir`] is what daemon and shim share; [`image`], [`user`] and [`bundle`] say what a task is started
-//! with; [`netns`], [`cgroup`], [`mounts`] and [`proc`] touch the kernel; [`shim`], [`program`] and [`init`] run beside and
-//! inside the task; [`logs`] is what it writes.
+//! with; [`netns`], [`cgroup`], [`mounts`] and [`proc`] touch the kernel; [`mod@shim`], [`program`] and [`mod@init`] run
+//! beside and inside the task; [`logs`] is what it writes.
 //!
 //! Tasks (tokio): one for each shim, waiting for its end; one for each reader of a log.
 

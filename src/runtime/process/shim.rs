@@ -27,7 +27,10 @@ use nix::{
     },
     unistd::{Pid, dup2_stdout, pipe2, setsid},
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Resource, getrlimit, setrlimit},
+};
 
 use super::{
     cgroup,
@@ -91,6 +94,7 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     let failed = |reason: String| RuntimeError::Start { reason };
     // A session of its own, so that no terminal's signals reach it; and not one of the daemon's processes.
     setsid().map_err(|error| RuntimeError::kernel("make a session")(error.into()))?;
+    raise_open_files();
     cgroup::join(&record.shim_cgroup)?;
     record.image.mount(&dir.rootfs(), run_dir)?;
 
@@ -124,6 +128,14 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
         stop_signal: Signal::try_from(record.stop_signal).unwrap_or(Signal::SIGTERM),
         stop_grace: Duration::from_millis(record.stop_grace_ms),
     })
+}
+
+/// A task may hold as many descriptors as this machine lets it: what it inherits is often made for shells.
+fn raise_open_files() {
+    let mut limits = getrlimit(Resource::Nofile);
+    limits.current = limits.maximum;
+    // Lowering it, or raising it to what is allowed, never fails; and the task can live with less.
+    let _ = setrlimit(Resource::Nofile, limits);
 }
 
 /// Makes the container, all but its program. The write ends are closed here when this returns: they are the task's then.

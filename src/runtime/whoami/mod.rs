@@ -20,7 +20,15 @@ use tokio_util::task::TaskTracker;
 /// The hidden subcommand that runs it.
 pub(crate) const COMMAND: &str = "__whoami";
 
-const HTTP_PORT: u16 = 80;
+/// The image that runs it, with any tag.
+const IMAGE: &str = "weft/whoami";
+
+/// Whether this is the image, whatever its tag.
+pub(crate) fn is_image(image: &str) -> bool {
+    image.strip_prefix(IMAGE).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+}
+
+pub(crate) const HTTP_PORT: u16 = 80;
 const ECHO_PORT: u16 = 7;
 /// As many connections as may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
