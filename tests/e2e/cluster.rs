@@ -53,6 +53,7 @@ fn a_cluster_forms_from_the_printed_commands(lab: &Lab) -> Result<()> {
         lab.weft_ok(node, &words)?;
     }
     lab.wait_ready("n1", 3)?;
+    lab.wait_managers("n1", 2)?;
     let table = lab.weft_ok("n1", &["node", "ls"])?;
     let row =
         |node: &str| table.lines().find(|line| line.contains(&format!(" {node} "))).unwrap_or_default().to_owned();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{Lab, contract, eventually};
+use weft_lab::{CLIENT, Lab, contract, eventually};
 
 use crate::{
     fixtures::{WHOAMI, network, service},
@@ -240,19 +240,43 @@ fn a_read_only_data_directory_is_refused(lab: &Lab) -> Result<()> {
 fn a_full_data_directory_is_refused(lab: &Lab) -> Result<()> {
     mounted("size=16k", |folder| {
         fs::write(folder.join("filler"), vec![0; 16 << 10])?;
-        let output = daemon(lab, &[], &folder.join("n3"), &contract::run_dir("n3").join("second.sock"))?;
-        ended_with(&output, &["small"])
+        let socket = contract::socket("n9");
+        let mut daemon = Command::new(&lab.options().weft);
+        daemon.args(["daemon", "--hostname", "n9", "--data-dir"]).arg(folder.join("n9")).arg("--socket").arg(&socket);
+        daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Beside the client, where it meets no other daemon.
+        let mut child = lab.within(CLIENT, || daemon.spawn())??;
+        // It says so at its start, or when it is to form a cluster and has something to write.
+        let refused = eventually(Duration::from_secs(20), "the daemon answers or ends", || {
+            if child.try_wait().map_err(|error| error.to_string())?.is_some() {
+                return Ok(None);
+            }
+            weft_lab::api::get(&socket, "/_ping").map_err(|error| format!("{error:#}"))?;
+            Ok(Some(lab.weft_refused("n9", &["swarm", "init", "--advertise-addr", "192.0.2.100"])))
+        });
+        weft_lab::process::kill(child.id())?;
+        let said = match refused {
+            Some(said) => said?,
+            None => std::io::read_to_string(child.stderr.take().context("its standard error")?)?,
+        };
+        ensure!(said.contains("space") || said.contains("full"), "{said}");
+        ensure!(said.contains(&folder.display().to_string()), "the folder is not named: {said}");
+        Ok(())
     })
 }
 
 fn without_quorum_nothing_is_written(lab: &Lab) -> Result<()> {
     lab.kill_daemon("n2")?;
+    eventually(Duration::from_secs(15), "n1 notices that it is alone", || {
+        let table = lab.weft_ok("n1", &["node", "ls"]).map_err(|error| format!("{error:#}"))?;
+        if table.contains("Unreachable") { Ok(()) } else { Err(table) }
+    });
     let said = lab.weft_refused("n1", &["network", "create", "--driver", "overlay", "lonely"])?;
     ensure!(said.contains("manager"), "{said}");
     lab.start("n2")?;
     eventually(Duration::from_secs(20), "writes are possible again", || {
-        lab.weft_ok("n1", &["network", "create", "--driver", "overlay", "together"])
-            .map_err(|error| format!("{error:#}"))
+        let create = ["network", "create", "--driver", "overlay", "together"];
+        lab.weft_ok("n1", &create).map_err(|error| format!("{error:#}"))
     });
     let table = lab.weft_ok("n1", &["network", "ls"])?;
     ensure!(!table.contains("lonely"), "what was refused was done: {table}");

@@ -180,7 +180,10 @@ fn scaling(ui: &Ui, lab: &Lab) -> Result<u64> {
     under_load(lab, || {
         for replicas in [5, 2] {
             show(lab, "n1", &["service", "scale", "--detach", &format!("whoami={replicas}")])?;
-            ui.step(&format!("{replicas} tasks"), |_| lab.wait_running("n1", "whoami", replicas))?;
+            ui.step(&format!("{replicas} tasks, and no other"), |_| {
+                lab.wait_running("n1", "whoami", replicas)?;
+                lab.wait_stopped("n1", "whoami")
+            })?;
         }
         Ok(())
     })
@@ -195,7 +198,8 @@ fn crash(ui: &Ui, lab: &Lab) -> Result<u64> {
         let by_task =
             ui.quiet("requests through n3", |_| Ok(lab.within(CLIENT, || http::spread(addr, CONNECTIONS))??))?;
         ensure!(by_task.len() == tasks.len(), "only {by_task:?} answered at {addr}");
-        println!("  {CONNECTIONS} connections to n3 without its daemon     {}", counts(&by_task));
+        let label = format!("{CONNECTIONS} connections to n3 without its daemon");
+        println!("  {label:<48} {}", counts(&by_task));
         ui.step("n3's daemon starts again", |_| {
             lab.start("n3")?;
             lab.wait_ready("n1", 3)

@@ -83,7 +83,8 @@ fn wrong_edges(found: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
 }
 
 fn opens_with_docs(text: &str) -> bool {
-    text.starts_with("//!")
+    // `#![no_std]` may stand before.
+    text.lines().find(|line| !line.is_empty() && !line.starts_with("#![")).is_some_and(|line| line.starts_with("//!"))
 }
 
 fn sources(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -212,7 +212,7 @@ fn links() -> Vec<String> {
     names.filter(|name| name.starts_with("weft")).map(str::to_owned).collect()
 }
 
-fn remove_tree(path: &Path) -> Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    api,
+    api, clean,
     contract::{self, LAB_DATA, LAB_RUN},
     process, wait,
 };
@@ -22,6 +22,14 @@ const STOP: Duration = Duration::from_secs(30);
 
 fn own_socket() -> PathBuf {
     Path::new(LAB_RUN).join("docker.sock")
+}
+
+/// What an engine makes outside of the directories that it is told to use.
+const MADE: [&str; 3] = ["/etc/docker", "/run/docker", "/run/containerd"];
+
+/// Lists those of [`MADE`] that were not there before the lab's engine.
+fn made_file() -> PathBuf {
+    Path::new(LAB_RUN).join("dockerd.made")
 }
 
 fn own_pid_file() -> PathBuf {
@@ -47,6 +55,8 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     if let Some(socket) = socket() {
         return Ok(socket);
     }
+    let new: Vec<&str> = MADE.iter().copied().filter(|path| !Path::new(path).exists()).collect();
+    fs::write(made_file(), new.join("\n"))?;
     let log = fs::File::create(Path::new(LAB_RUN).join("dockerd.log"))?;
     let child = Command::new("setsid")
         .arg("dockerd")
@@ -75,6 +85,10 @@ pub(crate) fn stop() -> Result<()> {
     let pid = pid.trim().parse().context("no process id in the engine's pid file")?;
     if process::command_line(pid).first().is_some_and(|program| program.ends_with("dockerd")) {
         process::terminate(pid, STOP)?;
+    }
+    let made = fs::read_to_string(made_file()).unwrap_or_default();
+    for path in made.lines().filter(|path| MADE.contains(path)) {
+        clean::remove_tree(Path::new(path))?;
     }
     Ok(())
 }

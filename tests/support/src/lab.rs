@@ -299,6 +299,17 @@ impl Lab {
         settled.with_context(|| format!("{count} tasks of {service} should run within {CONVERGE:?}, but: {seen}"))
     }
 
+    /// Waits until no task of the service runs that should not: what drained has stopped.
+    pub fn wait_stopped(&self, via: &str, service: &str) -> Result<()> {
+        let mut seen = String::new();
+        let stopped = wait::until(CONVERGE, || {
+            let tasks = self.tasks(via, service).inspect_err(|error| seen = format!("{error:#}")).ok()?;
+            seen = tasks.iter().map(describe).collect::<Vec<_>>().join("; ");
+            tasks.iter().all(|task| task.desired == "running" || task.state != "running").then_some(())
+        });
+        stopped.with_context(|| format!("tasks of {service} should stop within {CONVERGE:?}, but: {seen}"))
+    }
+
     /// The network namespace of a running task, openable.
     pub fn task_namespace(&self, task: &Task) -> Result<PathBuf> {
         match &self.engine {

@@ -16,7 +16,7 @@ const FREQUENCY: u32 = 1999;
 /// Beyond the time of the load: perf writes and reads its file.
 const SLACK: Duration = Duration::from_secs(60);
 /// How many symbols each list has.
-const TOP: usize = 30;
+const TOP: usize = 40;
 
 /// A symbol's share of all samples, in percent.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +25,16 @@ struct Share {
     total: f64,
     own: f64,
     symbol: String,
+}
+
+impl Share {
+    fn is_user(&self) -> bool {
+        self.symbol.starts_with("[.]")
+    }
+
+    fn is_ebpf(&self) -> bool {
+        self.symbol.starts_with("[k] bpf_prog_")
+    }
 }
 
 /// Puts the load on, and returns the lists for people.
@@ -50,15 +60,25 @@ fn shares(report: &str) -> Vec<Share> {
         let mut fields = line.split_whitespace();
         let percent = |field: &str| field.strip_suffix('%')?.parse::<f64>().ok();
         let (total, own) = (percent(fields.next()?)?, percent(fields.next()?)?);
-        Some(Share { total, own, symbol: fields.collect::<Vec<_>>().join(" ") })
+        let symbol = fields.collect::<Vec<_>>().join(" ");
+        // Some versions of perf fill columns that nobody asked for.
+        Some(Share { total, own, symbol: symbol.trim_end_matches(" -").to_owned() })
     };
     report.lines().filter_map(line).collect()
 }
 
 fn lists(shares: &[Share], wrk: &str) -> String {
-    let mut text = String::new();
+    let sum = |of: fn(&Share) -> bool| shares.iter().filter(|share| of(share)).map(|share| share.own).sum::<f64>();
+    let mut text = format!(
+        "Of all samples: {:.1} % in user space, {:.1} % in eBPF programs (without the kernel's functions that they call), \
+         {:.1} % elsewhere in the kernel.\n\n",
+        sum(Share::is_user),
+        sum(Share::is_ebpf),
+        sum(|share| !share.is_user() && !share.is_ebpf()),
+    );
     let mut list = |title: &str, key: fn(&Share) -> f64| {
-        let mut sorted: Vec<&Share> = shares.iter().collect();
+        // Frames without a name say nothing.
+        let mut sorted: Vec<&Share> = shares.iter().filter(|share| !share.symbol.contains(" 0x")).collect();
         sorted.sort_by(|a, b| key(b).total_cmp(&key(a)));
         writeln!(text, "{title}").expect("a string takes all");
         for share in sorted.into_iter().take(TOP) {
@@ -79,7 +99,7 @@ mod tests {
     #[test]
     fn perfs_report_is_understood() {
         let report = "# To display the perf.data header info\n#\n# Children      Self  Symbol\n\n    \
-                      12.30%     4.56%  [k] vxlan_xmit\n     0.50%     0.50%  [.] 0x0000000000123456\n";
+                      12.30%     4.56%  [k] vxlan_xmit\n     0.50%     0.50%  [.] 0x0000000000123456 - -\n";
         let share = |total, own, symbol: &str| Share { total, own, symbol: symbol.to_owned() };
         assert_eq!(shares(report), [share(12.3, 4.56, "[k] vxlan_xmit"), share(0.5, 0.5, "[.] 0x0000000000123456")]);
     }
