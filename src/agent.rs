@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
-use weft_control::swarm::Swarm;
+use weft_control::swarm::{Membership, Swarm};
 use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, Mesh, Uplink};
 use weft_model::{
     NodePlan, TaskId,
@@ -104,19 +104,20 @@ impl Agent {
         let mut runtime = self.executor.changed();
         let mut links = self.overlay.changed();
         let mut finished = self.work.finished_rx.take().context("the agent runs once")?;
-        let mut was_member = false;
+        let (mut was_member, mut clean) = (false, false);
         loop {
             let plan = plans.borrow_and_update().clone();
             runtime.borrow_and_update();
             links.borrow_and_update();
             let next = match &plan {
                 Some(plan) => {
-                    was_member = true;
+                    (was_member, clean) = (true, false);
                     self.sync(plan).await
                 }
-                None if was_member => {
+                // Left, removed, or left by an earlier daemon that did not get so far.
+                None if !clean && (was_member || self.is_no_member()) => {
                     let torn_down = self.tear_down().await;
-                    was_member = torn_down.is_err();
+                    clean = torn_down.is_ok();
                     torn_down
                 }
                 None => Ok(()),
@@ -141,6 +142,10 @@ impl Agent {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    fn is_no_member(&self) -> bool {
+        *self.swarm.membership().borrow() == Membership::None
     }
 
     async fn sync(&mut self, plan: &Arc<NodePlan>) -> Result<()> {

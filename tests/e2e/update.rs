@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use weft_lab::{CLIENT, Lab, Load, Task, contract, eventually};
 
 use crate::{
-    fixtures::{all_answer, inspect, task_names},
+    fixtures::{WHOAMI, all_answer, inspect, task_names},
     harness::{Shape, Theme, tests},
     mesh,
 };
@@ -109,7 +109,8 @@ pub(crate) fn a_failing_update_pauses_and_says_why(lab: &Lab) -> Result<()> {
 
 fn a_rollback_returns_to_what_was(lab: &Lab) -> Result<()> {
     let before = image()?;
-    update(lab, &["--image", "weft/whoami:latest"])?;
+    let other = if before == WHOAMI { "weft/whoami:latest" } else { WHOAMI };
+    update(lab, &["--image", other])?;
     ensure!(image()? != before, "the image did not change");
     lab.weft_ok("n1", &["service", "rollback", "--detach", "whoami"])?;
     wait_state("rollback_completed")?;

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::{
-    cargo, machine, setup, tidy,
+    cargo, ebpf, machine, setup, tidy,
     ui::{Step, Ui},
 };
 
@@ -34,6 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => {
             setup::checks(&ui)?;
             outcome.checks(&ui);
+            outcome.object(&ui);
             outcome.tests(&ui, "unit tests", unit_tests());
             outcome.tests(&ui, "end to end", end_to_end(None));
         }
@@ -79,6 +80,20 @@ impl Outcome {
             step.run(&mut cargo::command(&["deny", "--log-level", "error", "check", "licenses", "bans", "sources"]))
         });
         self.check(ui, "unused dependencies", |step| step.run(&mut cargo::command(&["machete", "--skip-target-dir"])));
+    }
+
+    /// The committed eBPF object against its source.
+    fn object(&mut self, ui: &Ui) {
+        match ebpf::verify(ui) {
+            Ok(ebpf::Verdict::Same) => self.passed += 1,
+            Ok(ebpf::Verdict::OtherTools(tools)) => {
+                eprintln!(
+                    "  ! the eBPF object is not compared: this machine's tools are others than those it was built with: {tools}"
+                );
+                self.passed += 1;
+            }
+            Err(error) => self.fail("the eBPF object", &format!("{error:#}"), 1),
+        }
     }
 
     /// A step that passes or fails as one.
