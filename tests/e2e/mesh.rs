@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, contract, http};
+use weft_lab::{CLIENT, Lab, Task, contract, http};
 
 use crate::{
     fixtures::{SILENCE, WHOAMI, all_answer, assert_even, network, service},
@@ -30,7 +30,7 @@ pub(crate) fn theme() -> Theme {
             every_node_answers_evenly_by_ipv4_and_ipv6,
             replies_show_the_clients_own_address,
             each_node_answers_on_localhost_and_on_its_own_addresses,
-            udp_reaches_the_tasks_through_every_node,
+            udp_reaches_the_tasks_evenly_through_every_node,
             much_data_passes_unchanged_both_ways,
             a_port_that_nobody_published_stays_closed,
             a_service_without_a_network_is_published_too,
@@ -87,8 +87,10 @@ pub(crate) fn each_node_answers_on_localhost_and_on_its_own_addresses(lab: &Lab)
     Ok(())
 }
 
-pub(crate) fn udp_reaches_the_tasks_through_every_node(lab: &Lab) -> Result<()> {
+pub(crate) fn udp_reaches_the_tasks_evenly_through_every_node(lab: &Lab) -> Result<()> {
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
     for addr in lab.published(UDP_PORT) {
+        let before = datagrams(lab, &tasks, addr.is_ipv4())?;
         lab.within(CLIENT, || {
             for number in 0..CONNECTIONS {
                 let payload = format!("datagram {number}");
@@ -98,8 +100,28 @@ pub(crate) fn udp_reaches_the_tasks_through_every_node(lab: &Lab) -> Result<()> 
             }
             Ok(())
         })??;
+        let after = datagrams(lab, &tasks, addr.is_ipv4())?;
+        let each: Vec<u64> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
+        ensure!(each.iter().all(|count| (80..=120).contains(count)), "{each:?} of {CONNECTIONS} datagrams to {addr}");
     }
     Ok(())
+}
+
+/// How many UDP datagrams each task's kernel has received (proc(5), net/snmp and net/snmp6).
+fn datagrams(lab: &Lab, tasks: &[Task], v4: bool) -> Result<Vec<u64>> {
+    let count = |task: &Task| -> Result<u64> {
+        let file = if v4 { "/proc/thread-self/net/snmp" } else { "/proc/thread-self/net/snmp6" };
+        let text = lab.within_task(task, || std::fs::read_to_string(file))??;
+        let line = if v4 {
+            // Two lines begin with "Udp:": the names, then the numbers.
+            text.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1)
+        } else {
+            text.lines().find_map(|line| line.strip_prefix("Udp6InDatagrams"))
+        };
+        let number = line.and_then(|line| line.split_whitespace().next()).context("no count of datagrams")?;
+        Ok(number.parse()?)
+    };
+    tasks.iter().map(count).collect()
 }
 
 pub(crate) fn much_data_passes_unchanged_both_ways(lab: &Lab) -> Result<()> {
