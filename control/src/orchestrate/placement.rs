@@ -5,11 +5,11 @@ use weft_model::{
     state::{Task, TaskState},
 };
 
-use super::Work;
+use super::{Context, Work};
 use crate::schedule::{self, Load};
 
 pub(super) fn place(work: &mut Work<'_>) {
-    let waiting = waiting(&work.table);
+    let waiting = waiting(&work.table, &mut work.ctx);
     if waiting.is_empty() {
         return;
     }
@@ -30,9 +30,18 @@ pub(super) fn place(work: &mut Work<'_>) {
 }
 
 /// Tasks without a place, those that wait longest first.
-fn waiting(state: &State) -> Vec<TaskId> {
+fn waiting(state: &State, ctx: &mut Context<'_>) -> Vec<TaskId> {
     let waits = |t: &&Task| t.status.state < TaskState::Assigned && t.desired <= TaskState::Running;
     let mut waiting: Vec<_> = state.tasks.values().filter(waits).collect();
+    // A node prepares what it gets at once, and what cannot be prepared would be rejected and replaced without pause.
+    waiting.retain(|t| !follows_rejected(state, t) || ctx.due(t.not_before_ms));
     waiting.sort_by_key(|t| (t.meta.version, &t.id));
     waiting.into_iter().map(|t| t.id.clone()).collect()
+}
+
+/// Whether the last task that ended in this slot could not even be prepared.
+fn follows_rejected(state: &State, task: &Task) -> bool {
+    let ended = |t: &&Task| t.slot == task.slot && t.status.state.is_terminal();
+    let last = state.tasks_of(&task.service).filter(ended).max_by_key(|t| (t.meta.version, &t.id));
+    last.is_some_and(|t| t.status.state == TaskState::Rejected)
 }

@@ -323,6 +323,24 @@ fn a_task_that_shall_not_be_restarted_is_not() {
 }
 
 #[test]
+fn a_task_that_cannot_be_prepared_is_tried_again_after_the_delay_only() {
+    let mut sim = Sim::new(1);
+    let network = sim.table.network(network_spec("app")).unwrap();
+    let spec = service_spec("web", 1, &[&network]);
+    sim.missing_images.insert(spec.task.container.image.clone());
+    let delay_ms = spec.task.restart.delay_ms;
+    let service = sim.create(spec);
+    let rejected = |sim: &Sim| sim.state().tasks_of(&service).filter(|t| t.status.state == TaskState::Rejected).count();
+    sim.run_until("the first try to be rejected", |sim| rejected(sim) == 1);
+    sim.run(delay_ms - 1_000);
+    assert_eq!(rejected(&sim), 1);
+    sim.run(2_000);
+    assert_eq!(rejected(&sim), 2);
+    sim.missing_images.clear();
+    all_serve(&mut sim, &service, 1);
+}
+
+#[test]
 fn a_lost_nodes_tasks_run_elsewhere_and_it_returns_empty() {
     let mut sim = Sim::new(2);
     let service = serving(&mut sim, 6);

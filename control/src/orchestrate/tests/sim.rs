@@ -62,6 +62,8 @@ pub(super) struct Sim {
     nodes: BTreeMap<NodeId, SimNode>,
     /// Services whose tasks cannot stay up: they fail as soon as they run.
     pub(super) broken_images: BTreeSet<String>,
+    /// Images that no node has.
+    pub(super) missing_images: BTreeSet<String>,
     /// Whether something died that no hand-over can foresee: then requests may be lost.
     pub(super) disturbed: bool,
     backends: BTreeMap<BackendId, TaskId>,
@@ -78,6 +80,7 @@ impl Sim {
             acks: Acks { acked: BTreeMap::new(), since_ms: table.now_ms },
             nodes: BTreeMap::new(),
             broken_images: BTreeSet::new(),
+            missing_images: BTreeSet::new(),
             disturbed: false,
             backends: BTreeMap::new(),
             table,
@@ -194,7 +197,7 @@ impl Sim {
         }
         let Some(plan) = node.plan.clone() else { return };
         self.acks.acked.insert(id.clone(), plan.generation);
-        node.run_processes(&plan, now_ms, &self.broken_images);
+        node.run_processes(&plan, now_ms, &self.broken_images, &self.missing_images);
         let mut reports = Vec::new();
         for (task, process) in &node.processes {
             let state = process.state();
@@ -353,7 +356,13 @@ impl Process {
 }
 
 impl SimNode {
-    fn run_processes(&mut self, plan: &NodePlan, now_ms: u64, broken_images: &BTreeSet<String>) {
+    fn run_processes(
+        &mut self,
+        plan: &NodePlan,
+        now_ms: u64,
+        broken_images: &BTreeSet<String>,
+        missing_images: &BTreeSet<String>,
+    ) {
         self.processes.retain(|id, _| plan.tasks.iter().any(|t| t.id == *id));
         for task in &plan.tasks {
             let present = self.processes.get(&task.id).copied();
@@ -363,6 +372,7 @@ impl SimNode {
                     Process::Ended(TaskState::Shutdown)
                 }
                 (TaskGoal::Stop, Some(Process::Running)) => Process::Stopping { since_ms: now_ms },
+                (_, None) if missing_images.contains(&task.container.image) => Process::Ended(TaskState::Rejected),
                 (TaskGoal::Ready, None) => Process::Held,
                 (TaskGoal::Run, None | Some(Process::Held)) => Process::Starting { since_ms: now_ms },
                 (_, Some(Process::Starting { since_ms })) if now_ms >= since_ms + self.pace.start_ms => {
