@@ -79,7 +79,10 @@ impl Outcome {
         self.check(ui, "licences, bans and sources of dependencies", |step| {
             step.run(&mut cargo::command(&["deny", "--log-level", "error", "check", "licenses", "bans", "sources"]))
         });
-        self.check(ui, "unused dependencies", |step| step.run(&mut cargo::command(&["machete", "--skip-target-dir"])));
+        self.check(ui, "unused dependencies", |step| {
+            // By this variable cargo-machete takes itself to be run by hand, and its own name for a folder.
+            step.run(cargo::command(&["machete", "--skip-target-dir"]).env_remove("CARGO_PKG_NAME"))
+        });
     }
 
     /// The committed eBPF object against its source.
