@@ -24,6 +24,7 @@ pub(crate) fn daemons() -> Theme {
         tests: tests![
             traffic_goes_on_without_the_daemon,
             a_returning_daemon_disturbs_nothing,
+            a_daemon_that_is_told_to_stop_leaves_traffic_alone,
             drift_is_repaired,
             a_killed_task_is_replaced,
             another_manager_takes_over_from_a_killed_leader,
@@ -80,6 +81,22 @@ pub(crate) fn a_returning_daemon_disturbs_nothing(lab: &Lab) -> Result<()> {
     let other = service(lab, "later", 3, &["-p", "8090:80"], &[WHOAMI])?;
     all_answer(lab, CLIENT, &lab.published(8090), &other, Duration::from_secs(5));
     lab.weft_ok("n1", &["service", "rm", "later"])?;
+    let after = lab.wait_running("n1", "whoami", 3)?;
+    ensure!(task_names(&before) == task_names(&after), "{before:?} became {after:?}");
+    load.stop()?.expect_no_errors();
+    Ok(())
+}
+
+fn a_daemon_that_is_told_to_stop_leaves_traffic_alone(lab: &Lab) -> Result<()> {
+    let node = follower(lab)?;
+    let before = lab.wait_running("n1", "whoami", 3)?;
+    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
+    lab.stop_daemon(&node)?;
+    for addr in contract::addrs(&node) {
+        assert_even(lab, CLIENT, (addr, mesh::PORT).into(), &before, 300);
+    }
+    lab.start(&node)?;
+    lab.wait_ready("n1", 3)?;
     let after = lab.wait_running("n1", "whoami", 3)?;
     ensure!(task_names(&before) == task_names(&after), "{before:?} became {after:?}");
     load.stop()?.expect_no_errors();

@@ -32,8 +32,6 @@ pub struct LoadReport {
     /// When after the start, from where, and what.
     pub first_error: Option<String>,
     pub by_task: BTreeMap<String, u64>,
-    /// From one answer to the next of one worker, the longest.
-    pub longest: Duration,
 }
 
 impl Load {
@@ -69,7 +67,6 @@ impl LoadReport {
         self.requests += other.requests;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
-        self.longest = self.longest.max(other.longest);
         for (task, count) in other.by_task {
             *self.by_task.entry(task).or_default() += count;
         }
@@ -96,7 +93,6 @@ fn run(worker: usize, targets: &[SocketAddr], stopped: &mpsc::Receiver<()>) -> L
                 report.first_error.get_or_insert_with(|| format!("after {:?}, {target}: {error}", asked - start));
             }
         }
-        report.longest = report.longest.max(asked.elapsed());
         // The dropped sender is the signal.
         match stopped.recv_timeout(PACE) {
             Err(RecvTimeoutError::Timeout) => {}
