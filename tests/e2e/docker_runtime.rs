@@ -31,11 +31,15 @@ pub(crate) fn theme() -> Theme {
             containers_bear_their_tasks_names,
             isolation::a_service_of_another_network_has_no_name,
             isolation::an_address_of_another_network_does_not_answer,
+            isolation::a_forged_source_is_dropped,
+            isolation::a_forged_vni_is_dropped,
             isolation::a_service_on_two_networks_reaches_both,
             scaling::new_tasks_take_traffic_within_a_second,
             scaling::scaling_down_loses_no_request,
             back_to_three,
             update::forcing_an_update_replaces_every_task_without_an_error,
+            update::a_new_image_rolls_out_without_an_error,
+            scaling::a_removed_service_is_gone_within_a_second,
         ],
     }
 }
@@ -51,7 +55,9 @@ pub(crate) fn failures() -> Theme {
         tests: tests![
             failure::traffic_goes_on_without_the_daemon,
             failure::a_returning_daemon_disturbs_nothing,
+            failure::drift_is_repaired,
             failure::a_killed_task_is_replaced,
+            failure::another_manager_takes_over_from_a_killed_leader,
             failure::a_lost_nodes_tasks_run_elsewhere_and_the_mesh_forgets_it,
         ],
     }
