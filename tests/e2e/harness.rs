@@ -74,6 +74,13 @@ pub(crate) fn run(themes: Vec<Theme>) -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
+    // What a run that was killed left up would count as left behind by this one.
+    if !arguments.list
+        && let Err(error) = Lab::remove_any()
+    {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
     let stage = Arc::new(Stage { themes, current: Mutex::new(None), hopeless: Mutex::new(Vec::new()) });
     let trials = trials(&stage);
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -111,7 +118,10 @@ impl Stage {
     fn run(&self, theme: usize, test: fn(&Lab) -> Result<()>) -> Result<()> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_none_or(|current| current.theme != theme) {
-            remove(&mut current)?;
+            if current.is_some() {
+                // A filter left the last test of another theme out.
+                remove(&mut current)?;
+            }
             *current = Some(Current { theme, lab: self.make(theme)? });
         }
         let lab = &current.as_ref().context("a lab is up")?.lab;
