@@ -1,4 +1,4 @@
-//! The four loads and what is read off each: wrk for requests, iperf3 for streams, /proc/stat for the cost.
+//! The loads and what is read off each: wrk for requests, iperf3 for streams, /proc/stat for the cost.
 
 use std::{
     fmt, fs,
@@ -30,12 +30,15 @@ pub(super) enum Load {
     KeepAlive,
     /// A new connection for each request.
     NewConnections,
+    /// One request at a time, on a connection that stays open: nothing waits for anything but the path.
+    OneAtATime,
     OneStream,
     ManyStreams,
 }
 
 impl Load {
-    pub(super) const ALL: [Self; 4] = [Self::KeepAlive, Self::NewConnections, Self::OneStream, Self::ManyStreams];
+    pub(super) const ALL: [Self; 5] =
+        [Self::KeepAlive, Self::NewConnections, Self::OneAtATime, Self::OneStream, Self::ManyStreams];
 }
 
 /// In the order of the table.
@@ -44,6 +47,7 @@ pub(super) enum Metric {
     KeepaliveRps,
     P50Us,
     P99Us,
+    IdleP50Us,
     ConnsPerS,
     Stream1Gbps,
     Stream8Gbps,
@@ -51,10 +55,11 @@ pub(super) enum Metric {
 }
 
 impl Metric {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::KeepaliveRps,
         Self::P50Us,
         Self::P99Us,
+        Self::IdleP50Us,
         Self::ConnsPerS,
         Self::Stream1Gbps,
         Self::Stream8Gbps,
@@ -66,6 +71,7 @@ impl Metric {
             Self::KeepaliveRps => "keepalive_rps",
             Self::P50Us => "p50_us",
             Self::P99Us => "p99_us",
+            Self::IdleP50Us => "idle_p50_us",
             Self::ConnsPerS => "conns_per_s",
             Self::Stream1Gbps => "stream1_gbps",
             Self::Stream8Gbps => "stream8_gbps",
@@ -95,7 +101,7 @@ pub(super) fn measure(runner: &Runner, target: &Target, load: Load, seconds: u64
     match load {
         Load::KeepAlive => {
             let before = busy_us()?;
-            let said = run(wrk(target, seconds, true))?;
+            let said = run(keep_alive(target, seconds))?;
             let busy = busy_us()? - before;
             let requests = requests(&said)?;
             let values = vec![
@@ -107,8 +113,12 @@ pub(super) fn measure(runner: &Runner, target: &Target, load: Load, seconds: u64
             Ok(Measured { values, failures: requests.failures })
         }
         Load::NewConnections => {
-            let requests = requests(&run(wrk(target, seconds, false))?)?;
+            let requests = requests(&run(wrk(target, seconds, CONNECTIONS, false))?)?;
             Ok(Measured { values: vec![(Metric::ConnsPerS, requests.per_second)], failures: requests.failures })
+        }
+        Load::OneAtATime => {
+            let requests = requests(&run(wrk(target, seconds, 1, true))?)?;
+            Ok(Measured { values: vec![(Metric::IdleP50Us, requests.p50_us)], failures: requests.failures })
         }
         Load::OneStream => {
             let rate = stream_gbps(&run(iperf3(target, seconds, 1))?)?;
@@ -121,9 +131,14 @@ pub(super) fn measure(runner: &Runner, target: &Target, load: Load, seconds: u64
     }
 }
 
-pub(super) fn wrk(target: &Target, seconds: u64, keep_alive: bool) -> Command {
+/// The load of [`Load::KeepAlive`], as a command.
+pub(super) fn keep_alive(target: &Target, seconds: u64) -> Command {
+    wrk(target, seconds, CONNECTIONS, true)
+}
+
+fn wrk(target: &Target, seconds: u64, connections: u32, keep_alive: bool) -> Command {
     let mut command = Command::new("wrk");
-    command.args([&format!("-t{THREADS}"), &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s"), "--latency"]);
+    command.args([&format!("-t{THREADS}"), &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency"]);
     if !keep_alive {
         command.args(["-H", "Connection: close"]);
     }

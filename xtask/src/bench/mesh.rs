@@ -234,6 +234,7 @@ fn machine_lines(background: f64) -> Vec<String> {
             model.trim_start_matches([' ', '\t', ':']),
             read("/proc/sys/kernel/osrelease").trim(),
         ),
+        format!("TCP congestion control, of all cases: {}.", read("/proc/sys/net/ipv4/tcp_congestion_control").trim()),
         format!("Other programs, idle daemons of weft among them, used {background:.1} % of the cores before or after."),
         format!(
             "Programs: {}; {}; {}; {}.",
@@ -244,6 +245,9 @@ fn machine_lines(background: f64) -> Vec<String> {
         ),
         "cpu_us_per_req: time that all cores worked while connections were kept alive (user and kernel; client, servers, \
          nodes, and whatever else the machine did), by the number of requests."
+            .to_owned(),
+        "p50_us and p99_us: under that full load, where requests wait at whichever end is the busier. idle_p50_us: one \
+         connection, one request at a time."
             .to_owned(),
     ]
 }

@@ -1,6 +1,6 @@
 //! Where one case spends the machine's time: perf's samples of all cores while wrk asks on connections that stay open.
 
-use std::{fmt::Write, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -18,6 +18,42 @@ const SLACK: Duration = Duration::from_secs(60);
 /// How many symbols each list has.
 const TOP: usize = 40;
 
+/// What the kernel's functions are for, by parts of their names; the first that fits counts. Rough: a function that many
+/// use is counted where its name belongs.
+const GROUPS: [(&str, &[&str]); 11] = [
+    ("eBPF: the programs", &["bpf_prog_"]),
+    ("eBPF: maps", &["htab", "lookup_nulls", "bpf_map", "array_map", "lru", "map_lookup", "map_update"]),
+    ("eBPF: helpers and redirection", &["bpf_", "skb_do_redirect", "skb_scrub", "csum_replace", "tc_run"]),
+    ("VXLAN and UDP", &["vxlan", "udp", "iptunnel", "metadata_dst", "gro_cells"]),
+    ("bridges (the underlay's among them)", &["br_", "fdb_"]),
+    ("netfilter and conntrack", &["nf_", "nft_", "conntrack"]),
+    ("TCP", &["tcp", "bbr", "inet_", "sock_def", "sk_", "release_sock"]),
+    (
+        "links: veth, queues, softirq",
+        &["veth", "xmit", "netif", "backlog", "napi", "net_rx", "eth_", "softirq", "local_bh", "skb_features", "dev_"],
+    ),
+    ("IP, routes, neighbours", &["ip_", "fib", "neigh", "rt_", "ipv4", "route", "dst_"]),
+    ("buffers", &["skb", "kmem", "kfree", "alloc", "slab", "page_"]),
+    (
+        "system calls, sockets, epoll",
+        &[
+            "sys",
+            "epoll",
+            "ep_",
+            "vfs",
+            "sock",
+            "fdget",
+            "fput",
+            "copy_",
+            "iov",
+            "check_object",
+            "security",
+            "write",
+            "poll",
+        ],
+    ),
+];
+
 /// A symbol's share of all samples, in percent.
 #[derive(Debug, Clone, PartialEq)]
 struct Share {
@@ -27,34 +63,64 @@ struct Share {
     symbol: String,
 }
 
-impl Share {
-    fn is_user(&self) -> bool {
-        self.symbol.starts_with("[.]")
-    }
-
-    fn is_ebpf(&self) -> bool {
-        self.symbol.starts_with("[k] bpf_prog_")
-    }
-}
-
 /// Puts the load on, and returns the lists for people.
 pub(super) fn record(runner: &Runner, target: &Target, seconds: u64) -> Result<String> {
     let files = TempDir::new().context("cannot make a temporary directory")?;
     let data = files.path().join("perf.data");
     let limit = Duration::from_secs(seconds) + SLACK;
-    let wrk = load::wrk(target, seconds, true);
+    let wrk = load::keep_alive(target, seconds);
     let mut command = Command::new("perf");
     command.args(["record", "--quiet", "-a", "-g", "--freq", &FREQUENCY.to_string(), "--output"]).arg(&data);
     command.arg("--").arg(wrk.get_program()).args(wrk.get_args());
     let said = runner.run(&target.client, command, limit)?;
-    let mut command = Command::new("perf");
-    command.args(["report", "--stdio", "--children", "--call-graph", "none", "--sort", "symbol"]);
-    command.args(["--fields", "overhead_children,overhead,symbol", "--input"]).arg(&data);
-    let report = runner.run(Path::new(HERE), command, limit)?;
-    Ok(lists(&shares(&report), &said))
+    let report = |arguments: &[&str]| {
+        let mut command = Command::new("perf");
+        command.args(["report", "--stdio", "--call-graph", "none"]).args(arguments).arg("--input").arg(&data);
+        runner.run(Path::new(HERE), command, limit)
+    };
+    let programs = report(&["--no-children", "--sort", "comm,symbol"])?;
+    let symbols = report(&["--children", "--sort", "symbol", "--fields", "overhead_children,overhead,symbol"])?;
+    Ok(format!("{}\n{}\n{said}", grouped(&groups(&programs)), lists(&shares(&symbols))))
 }
 
-/// Lines of `perf report`: `    12.30%     4.56%  [k] name`.
+/// Lines of `perf report` by program and symbol: `     4.56%  wrk  [k] name`. The kernel's part is grouped by what it is for,
+/// the rest by program.
+fn groups(report: &str) -> BTreeMap<String, f64> {
+    let mut groups = BTreeMap::new();
+    for line in report.lines() {
+        let mut fields = line.split_whitespace();
+        let share = fields.next().and_then(|field| field.strip_suffix('%')?.parse::<f64>().ok());
+        let (Some(share), Some(program), Some(level), Some(symbol)) =
+            (share, fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let fits = |(_, parts): &&(&str, &[&str])| parts.iter().any(|part| symbol.contains(part));
+        let program = if program.starts_with("ksoftirqd/") { "swapper" } else { program };
+        let group = match (program, level) {
+            ("wrk" | "weft", "[.]") => format!("user space: {program}"),
+            // In the idle task and in its own threads the kernel works for the others.
+            ("wrk" | "weft" | "swapper", _) => {
+                GROUPS.iter().find(fits).map_or("the rest of the kernel", |(name, _)| name).to_owned()
+            }
+            _ => "other programs".to_owned(),
+        };
+        *groups.entry(group).or_default() += share;
+    }
+    groups
+}
+
+fn grouped(groups: &BTreeMap<String, f64>) -> String {
+    let mut sorted: Vec<_> = groups.iter().collect();
+    sorted.sort_by(|a, b| b.1.total_cmp(a.1));
+    let mut text = "Share of all samples, by purpose:\n".to_owned();
+    for (group, share) in sorted {
+        writeln!(text, "{share:>8.2} %  {group}").expect("a string takes all");
+    }
+    text
+}
+
+/// Lines of `perf report` by symbol: `    12.30%     4.56%  [k] name`.
 fn shares(report: &str) -> Vec<Share> {
     let line = |line: &str| {
         let mut fields = line.split_whitespace();
@@ -67,15 +133,8 @@ fn shares(report: &str) -> Vec<Share> {
     report.lines().filter_map(line).collect()
 }
 
-fn lists(shares: &[Share], wrk: &str) -> String {
-    let sum = |of: fn(&Share) -> bool| shares.iter().filter(|share| of(share)).map(|share| share.own).sum::<f64>();
-    let mut text = format!(
-        "Of all samples: {:.1} % in user space, {:.1} % in eBPF programs (without the kernel's functions that they call), \
-         {:.1} % elsewhere in the kernel.\n\n",
-        sum(Share::is_user),
-        sum(Share::is_ebpf),
-        sum(|share| !share.is_user() && !share.is_ebpf()),
-    );
+fn lists(shares: &[Share]) -> String {
+    let mut text = String::new();
     let mut list = |title: &str, key: fn(&Share) -> f64| {
         // Frames without a name say nothing.
         let mut sorted: Vec<&Share> = shares.iter().filter(|share| !share.symbol.contains(" 0x")).collect();
@@ -88,7 +147,6 @@ fn lists(shares: &[Share], wrk: &str) -> String {
     };
     list("Share of all samples, the function alone:", |share| share.own);
     list("Share of all samples, with all that it calls:", |share| share.total);
-    text.push_str(wrk);
     text
 }
 
@@ -102,5 +160,22 @@ mod tests {
                       12.30%     4.56%  [k] vxlan_xmit\n     0.50%     0.50%  [.] 0x0000000000123456 - -\n";
         let share = |total, own, symbol: &str| Share { total, own, symbol: symbol.to_owned() };
         assert_eq!(shares(report), [share(12.3, 4.56, "[k] vxlan_xmit"), share(0.5, 0.5, "[.] 0x0000000000123456")]);
+    }
+
+    #[test]
+    fn the_kernels_functions_are_grouped() {
+        let report = "     2.00%  wrk  [k] vxlan_xmit  - -\n     1.50%  swapper  [k] vxlan_rcv  - -\n     \
+                      4.00%  weft  [.] http_parse  - -\n     3.00%  rustc  [k] clear_page  - -\n     \
+                      0.50%  weft  [k] bpf_prog_877f88d414739809_F  - -\n     0.25%  wrk  [k] memcmp  - -\n";
+        let found = groups(report);
+        let found: Vec<(&str, f64)> = found.iter().map(|(name, share)| (name.as_str(), *share)).collect();
+        let expected = [
+            ("VXLAN and UDP", 3.5),
+            ("eBPF: the programs", 0.5),
+            ("other programs", 3.0),
+            ("the rest of the kernel", 0.25),
+            ("user space: weft", 4.0),
+        ];
+        assert_eq!(found, expected);
     }
 }
