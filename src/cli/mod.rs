@@ -1,22 +1,30 @@
 //! The command line: flags → Engine API calls → tables. A client like any other: it knows nothing that the API does not
 //! say.
 //!
-//! One file for each noun; [`client`] talks to the daemon, [`output`] draws. Wording, columns and flags are the docker
-//! client's, so that scripts written for it go on working. Every flag is either honoured or refused.
+//! One file for each noun; [`client`] talks to the daemon, [`output`] prints, [`refused`] answers for what the docker
+//! client has and weft has not. Wording, columns and flags are the docker client's, so that scripts written for it go on
+//! working. Every flag is either honoured or refused. Only [`output`] writes: `println!` panics where nobody reads.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod client;
-mod flags;
-mod network;
-mod node;
 mod output;
-mod service;
+mod flags;
+mod refused;
+mod names;
+mod tasks;
 mod swarm;
+mod node;
+mod service;
+mod network;
 mod system;
+#[cfg(test)]
+mod tests;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 
 use self::client::Client;
 use crate::daemon;
@@ -54,9 +62,17 @@ enum Noun {
     Version,
 }
 
+/// Exit status of a program that the SIGPIPE signal ended, as shells count: 128 and the signal's number.
+const UNREAD: u8 = 128 + 13;
+/// Exit status of a command line that is not understood.
+const USAGE: u8 = 2;
+
 /// Parses the command line, runs it, and tells what went wrong.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
+        Ok(cli) => cli,
+        Err(error) => return explained(&error),
+    };
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -64,17 +80,40 @@ pub(crate) fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(dispatch(cli)));
     match outcome {
         Ok(code) => code,
-        // Whoever reads has seen enough (`… | head`).
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        // Whoever read has seen enough (`… | head`).
+        Err(error) if error.is::<output::Unread>() => ExitCode::from(UNREAD),
         Err(error) => {
-            eprintln!("{error:#}");
+            output::note(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+/// The command line that [`Cli`] describes, with booleans as the docker client takes them.
+fn command() -> clap::Command {
+    flags::with_docker_booleans(Cli::command())
+}
+
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let parsed = command.try_get_matches_from_mut(args).and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = parsed.map_err(|error| refused::explain(&command, args, error))?;
+    if matches!(cli.command, Noun::Daemon(_)) && cli.host.is_some() {
+        return Err(refused::error(
+            ErrorKind::ArgumentConflict,
+            "--host names a daemon to talk to, and this command runs one: say where it listens with --socket PATH",
+        ));
+    }
+    Ok(cli)
+}
+
+/// Shows help, versions and usage errors.
+fn explained(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(UNREAD),
+        _ if error.use_stderr() => ExitCode::from(USAGE),
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 async fn dispatch(cli: Cli) -> Result<ExitCode> {
@@ -94,26 +133,19 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs `act` for each name; goes on past errors and reports them all, as the docker client does.
+/// Runs `act` for each name; goes on past errors and reports them all, as the docker client does. Stops where nobody reads
+/// what is printed.
 async fn each<'a, F>(names: &'a [String], mut act: impl FnMut(&'a str) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>>,
 {
     let mut errors = Vec::new();
     for name in names {
-        if let Err(error) = act(name).await {
-            errors.push(format!("{error:#}"));
+        match act(name).await {
+            Err(error) if error.is::<output::Unread>() => return Err(error),
+            Err(error) => errors.push(format!("{error:#}")),
+            Ok(()) => {}
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(anyhow::Error::msg(errors.join("\n"))) }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
-    }
 }

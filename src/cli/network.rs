@@ -2,13 +2,14 @@
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    client::{Client, escape, filters, list, text},
+    client::{Client, DaemonError, escape, filters, list, text},
     each,
-    flags::pairs,
-    output::Table,
+    flags::{Listing, pairs},
+    output::{Cut, Table, out, out_line},
 };
 
 #[derive(Debug, Subcommand)]
@@ -17,48 +18,29 @@ pub(super) enum Verb {
     Create(Create),
     /// List networks
     #[command(visible_alias = "list")]
-    Ls {
-        #[arg(short, long)]
-        quiet: bool,
-        /// KEY=VALUE, such as driver=overlay
-        #[arg(short, long)]
-        filter: Vec<String>,
-        #[arg(long)]
-        format: Option<String>,
-        /// Ids whole
-        #[arg(long)]
-        no_trunc: bool,
-    },
+    Ls(Ls),
     /// Show networks whole
-    Inspect {
-        #[arg(required = true)]
-        networks: Vec<String>,
-        /// With the services on them
-        #[arg(short, long)]
-        verbose: bool,
-    },
+    Inspect(Inspect),
     /// Remove networks
     #[command(visible_alias = "remove")]
-    Rm {
-        #[arg(required = true)]
-        networks: Vec<String>,
-    },
+    Rm(Rm),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
+    /// The network's name
     name: String,
     /// Only overlay networks span the cluster
-    #[arg(short, long, default_value = "overlay")]
+    #[arg(short, long, value_name = "DRIVER", default_value = "overlay")]
     driver: String,
-    /// As ADDRESS/PREFIX: one IPv4, and with --ipv6 one IPv6; chosen by the cluster where absent
-    #[arg(long)]
+    /// Its subnet as ADDRESS/PREFIX: one IPv4, and with --ipv6 one IPv6; chosen by the cluster where absent
+    #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
     subnet: Vec<String>,
     /// Address of the subnet's router: its first address where absent
-    #[arg(long)]
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     gateway: Vec<String>,
-    /// Part of the subnet that addresses are given out from
-    #[arg(long, value_name = "RANGE")]
+    /// Part of the subnet that addresses are given out from, as ADDRESS/PREFIX
+    #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     ip_range: Vec<String>,
     /// Names on this network have IPv6 addresses too
     #[arg(long)]
@@ -66,37 +48,70 @@ pub(super) struct Create {
     /// No way to the outside
     #[arg(long)]
     internal: bool,
-    /// Let containers outside services join
-    #[arg(long)]
-    attachable: bool,
+    /// A label of the network; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
-    /// An option of the driver, as KEY=VALUE
+    /// An option of the driver; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     opt: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    #[command(flatten)]
+    listing: Listing,
+    /// Show ids whole
+    #[arg(long)]
+    no_trunc: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    /// Names or ids of networks
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
+    /// With the services on them
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    /// Names or ids of networks
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
+    /// A network that is not there is no error
+    #[arg(short, long)]
+    force: bool,
 }
 
 pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
     match verb {
         Verb::Create(options) => create(client, &options).await,
-        Verb::Ls { quiet, filter, format, no_trunc } => ls(client, quiet, &filter, format.as_deref(), no_trunc).await,
-        Verb::Inspect { networks, verbose } => {
-            let mut found = Vec::new();
-            for network in &networks {
-                found.push(client.get(&format!("/networks/{}?verbose={verbose}", escape(network))).await?);
-            }
-            println!("{}", serde_json::to_string_pretty(&found)?);
-            Ok(())
-        }
-        Verb::Rm { networks } => {
-            each(&networks, async |network| {
-                client.delete(&format!("/networks/{}", escape(network))).await?;
-                println!("{network}");
-                Ok(())
-            })
-            .await
-        }
+        Verb::Ls(options) => ls(client, &options).await,
+        Verb::Inspect(options) => inspect(client, &options).await,
+        Verb::Rm(options) => rm(client, &options).await,
     }
+}
+
+async fn inspect(client: &Client, options: &Inspect) -> Result<()> {
+    let mut found = Vec::new();
+    for network in &options.networks {
+        found.push(client.get(&format!("/networks/{}?verbose={}", escape(network), options.verbose)).await?);
+    }
+    out_line(serde_json::to_string_pretty(&found)?)
+}
+
+async fn rm(client: &Client, options: &Rm) -> Result<()> {
+    let is_missing = |error: &anyhow::Error| {
+        error.downcast_ref::<DaemonError>().is_some_and(|error| error.status == StatusCode::NOT_FOUND)
+    };
+    each(&options.networks, async |network| match client.delete(&format!("/networks/{}", escape(network))).await {
+        Err(error) if options.force && is_missing(&error) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => out_line(network),
+    })
+    .await
 }
 
 async fn create(client: &Client, options: &Create) -> Result<()> {
@@ -105,15 +120,13 @@ async fn create(client: &Client, options: &Create) -> Result<()> {
         "Driver": options.driver,
         "Scope": "swarm",
         "Internal": options.internal,
-        "Attachable": options.attachable,
         "EnableIPv6": options.ipv6,
         "IPAM": { "Driver": "default", "Config": ipam(options)? },
         "Options": pairs(&options.opt),
         "Labels": pairs(&options.label),
     });
     let created = client.post("/networks/create", &body).await?;
-    println!("{}", text(&created, "/Id"));
-    Ok(())
+    out_line(text(&created, "/Id"))
 }
 
 /// Gives every gateway and range to the subnet of its family.
@@ -134,17 +147,14 @@ fn ipam(options: &Create) -> Result<Vec<Value>> {
     Ok(config)
 }
 
-async fn ls(client: &Client, quiet: bool, filter: &[String], format: Option<&str>, no_trunc: bool) -> Result<()> {
-    let networks = client.get(&format!("/networks?{}", filters(filter)?)).await?;
-    let id = |network: &Value| {
-        let id = text(network, "/Id");
-        if no_trunc { id.to_owned() } else { id.chars().take(12).collect() }
-    };
+async fn ls(client: &Client, options: &Ls) -> Result<()> {
+    let Ls { listing, no_trunc } = options;
+    let networks = client.get(&format!("/networks?{}", filters(&listing.filter)?)).await?;
+    let id = |network: &Value| Cut::unless(*no_trunc).id(text(network, "/Id"));
     let mut networks: Vec<&Value> = list(&networks, "").iter().collect();
     networks.sort_by(|a, b| text(a, "/Name").cmp(text(b, "/Name")));
-    if quiet {
-        networks.iter().for_each(|network| println!("{}", id(network)));
-        return Ok(());
+    if listing.quiet {
+        return networks.iter().try_for_each(|network| out_line(id(network)));
     }
     let row = |network: &&Value| {
         vec![
@@ -158,6 +168,5 @@ async fn ls(client: &Client, quiet: bool, filter: &[String], format: Option<&str
         columns: vec![("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope")],
         rows: networks.iter().map(row).collect(),
     };
-    print!("{}", table.render(format)?);
-    Ok(())
+    out(table.render(listing.format.as_deref())?)
 }

@@ -5,121 +5,128 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    client::{Client, escape, filters, list, number, text},
+    client::{Client, escape, filters, number, text},
     each,
-    flags::pairs,
-    output::Table,
-    service::tasks,
-    swarm::{Availability, TokenRole},
+    flags::{Availability, Listing, Role, pairs},
+    output::{Table, out, out_line, size, title},
+    tasks,
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// List the cluster's nodes
     #[command(visible_alias = "list")]
-    Ls {
-        #[arg(short, long)]
-        quiet: bool,
-        /// KEY=VALUE, such as role=manager
-        #[arg(short, long)]
-        filter: Vec<String>,
-        #[arg(long)]
-        format: Option<String>,
-    },
+    Ls(Listing),
     /// Show nodes whole
-    Inspect {
-        #[arg(required = true)]
-        nodes: Vec<String>,
-        /// For people
-        #[arg(long)]
-        pretty: bool,
-    },
+    Inspect(Inspect),
     /// List the tasks on nodes, by default on this one
-    Ps {
-        nodes: Vec<String>,
-        #[command(flatten)]
-        options: tasks::Options,
-    },
+    Ps(Ps),
     /// Change a node
     Update(Update),
     /// Make nodes managers
-    Promote {
-        #[arg(required = true)]
-        nodes: Vec<String>,
-    },
+    Promote(Nodes),
     /// Make nodes workers
-    Demote {
-        #[arg(required = true)]
-        nodes: Vec<String>,
-    },
+    Demote(Nodes),
     /// Remove nodes from the cluster
-    Rm {
-        #[arg(required = true)]
-        nodes: Vec<String>,
-        /// Remove though the node is not down
-        #[arg(short, long)]
-        force: bool,
-    },
+    #[command(visible_alias = "remove")]
+    Rm(Rm),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Nodes {
+    /// Names or ids of nodes; self is the one that answers
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    #[command(flatten)]
+    nodes: Nodes,
+    /// In lines for people instead of JSON
+    #[arg(long)]
+    pretty: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ps {
+    /// Names or ids of nodes; self where absent
+    #[arg(value_name = "NODE", default_value = "self", hide_default_value = true)]
+    nodes: Vec<String>,
+    #[command(flatten)]
+    options: tasks::Options,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Update {
+    /// Name or id of the node; self is the one that answers
     node: String,
-    #[arg(long, value_enum)]
+    /// Whether it takes tasks; drain also moves away those that it has
+    #[arg(long, value_enum, value_name = "AVAILABILITY")]
     availability: Option<Availability>,
-    #[arg(long, value_enum)]
-    role: Option<TokenRole>,
+    /// What it is in the cluster
+    #[arg(long, value_enum, value_name = "ROLE")]
+    role: Option<Role>,
+    /// A label to add or change, such as storage=ssd; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     label_add: Vec<String>,
+    /// A label to take off; may be repeated
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    #[command(flatten)]
+    nodes: Nodes,
+    /// Remove though the node is not down
+    #[arg(short, long)]
+    force: bool,
+}
+
 pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
     match verb {
-        Verb::Ls { quiet, filter, format } => ls(client, quiet, &filter, format.as_deref()).await,
-        Verb::Inspect { nodes, pretty } => inspect(client, &nodes, pretty).await,
-        Verb::Ps { nodes, options } => {
-            let own = ["self".to_owned()];
-            let nodes = if nodes.is_empty() { &own[..] } else { &nodes };
-            let mut pairs = Vec::new();
-            for node in nodes {
-                pairs.push(format!("node={}", text(&get(client, node).await?, "/ID")));
-            }
-            tasks::print(client, &pairs, &options).await
-        }
+        Verb::Ls(listing) => ls(client, &listing).await,
+        Verb::Inspect(options) => inspect(client, &options).await,
+        Verb::Ps(options) => ps(client, &options).await,
         Verb::Update(options) => {
             change(client, &options.node, |spec| apply(&options, spec)).await?;
-            println!("{}", options.node);
-            Ok(())
+            out_line(&options.node)
         }
-        Verb::Promote { nodes } => set_role(client, &nodes, "manager").await,
-        Verb::Demote { nodes } => set_role(client, &nodes, "worker").await,
-        Verb::Rm { nodes, force } => {
-            each(&nodes, async |node| {
-                client.delete(&format!("/nodes/{}?force={force}", escape(node))).await?;
-                println!("{node}");
-                Ok(())
-            })
-            .await
-        }
+        Verb::Promote(nodes) => set_role(client, &nodes, Role::Manager).await,
+        Verb::Demote(nodes) => set_role(client, &nodes, Role::Worker).await,
+        Verb::Rm(options) => rm(client, &options).await,
     }
+}
+
+async fn ps(client: &Client, options: &Ps) -> Result<()> {
+    let mut pairs = Vec::new();
+    for node in &options.nodes {
+        pairs.push(format!("node={}", text(&get(client, node).await?, "/ID")));
+    }
+    tasks::print(client, &pairs, &options.options).await
+}
+
+async fn rm(client: &Client, options: &Rm) -> Result<()> {
+    each(&options.nodes.nodes, async |node| {
+        client.delete(&format!("/nodes/{}?force={}", escape(node), options.force)).await?;
+        out_line(node)
+    })
+    .await
 }
 
 async fn get(client: &Client, node: &str) -> Result<Value> {
     client.get(&format!("/nodes/{}", escape(node))).await
 }
 
-async fn ls(client: &Client, quiet: bool, filter: &[String], format: Option<&str>) -> Result<()> {
-    let mut nodes = client.get(&format!("/nodes?{}", filters(filter)?)).await?;
+async fn ls(client: &Client, listing: &Listing) -> Result<()> {
+    let mut nodes = client.get(&format!("/nodes?{}", filters(&listing.filter)?)).await?;
     let nodes = nodes.as_array_mut().map(std::mem::take).unwrap_or_default();
-    if quiet {
-        nodes.iter().for_each(|node| println!("{}", text(node, "/ID")));
-        return Ok(());
+    if listing.quiet {
+        return nodes.iter().try_for_each(|node| out_line(text(node, "/ID")));
     }
     let info = client.get("/info").await?;
-    print!("{}", table(&nodes, text(&info, "/Swarm/NodeID")).render(format)?);
-    Ok(())
+    out(table(&nodes, text(&info, "/Swarm/NodeID")).render(listing.format.as_deref())?)
 }
 
 fn table(nodes: &[Value], own: &str) -> Table {
@@ -153,54 +160,49 @@ fn table(nodes: &[Value], own: &str) -> Table {
     }
 }
 
-/// `ready` → `Ready`.
-pub(super) fn title(word: &str) -> String {
-    let mut chars = word.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
-}
-
-async fn inspect(client: &Client, nodes: &[String], pretty: bool) -> Result<()> {
+async fn inspect(client: &Client, options: &Inspect) -> Result<()> {
     let mut found = Vec::new();
-    for node in nodes {
+    for node in &options.nodes.nodes {
         found.push(get(client, node).await?);
     }
-    if !pretty {
-        println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(());
+    if options.pretty {
+        found.iter().flat_map(pretty).try_for_each(out_line)
+    } else {
+        out_line(serde_json::to_string_pretty(&found)?)
     }
-    found.iter().for_each(print_pretty);
-    Ok(())
 }
 
-fn print_pretty(node: &Value) {
-    println!("ID:\t\t\t{}", text(node, "/ID"));
+/// The lines of `inspect --pretty`.
+fn pretty(node: &Value) -> Vec<String> {
+    let mut lines = vec![format!("ID:\t\t\t{}", text(node, "/ID"))];
     if let Some(labels) = node.pointer("/Spec/Labels").and_then(Value::as_object).filter(|l| !l.is_empty()) {
-        println!("Labels:");
-        labels.iter().for_each(|(key, value)| println!(" - {key}={}", value.as_str().unwrap_or_default()));
+        lines.push("Labels:".to_owned());
+        lines.extend(labels.iter().map(|(key, value)| format!(" - {key}={}", value.as_str().unwrap_or_default())));
     }
-    println!("Hostname:              \t{}", text(node, "/Description/Hostname"));
-    println!("Joined at:             \t{}", text(node, "/CreatedAt"));
-    println!("Status:");
-    println!(" State:\t\t\t{}", title(text(node, "/Status/State")));
+    lines.push(format!("Hostname:              \t{}", text(node, "/Description/Hostname")));
+    lines.push(format!("Joined at:             \t{}", text(node, "/CreatedAt")));
+    lines.push("Status:".to_owned());
+    lines.push(format!(" State:\t\t\t{}", title(text(node, "/Status/State"))));
     if !text(node, "/Status/Message").is_empty() {
-        println!(" Message:              \t{}", text(node, "/Status/Message"));
+        lines.push(format!(" Message:              \t{}", text(node, "/Status/Message")));
     }
-    println!(" Availability:         \t{}", title(text(node, "/Spec/Availability")));
-    println!(" Address:\t\t{}", text(node, "/Status/Addr"));
+    lines.push(format!(" Availability:         \t{}", title(text(node, "/Spec/Availability"))));
+    lines.push(format!(" Address:\t\t{}", text(node, "/Status/Addr")));
     if node.get("ManagerStatus").is_some_and(|m| !m.is_null()) {
         let leader = node.pointer("/ManagerStatus/Leader").and_then(Value::as_bool) == Some(true);
-        println!("Manager Status:");
-        println!(" Address:\t\t{}", text(node, "/ManagerStatus/Addr"));
-        println!(" Raft Status:\t\t{}", title(text(node, "/ManagerStatus/Reachability")));
-        println!(" Leader:\t\t{}", if leader { "Yes" } else { "No" });
+        lines.push("Manager Status:".to_owned());
+        lines.push(format!(" Address:\t\t{}", text(node, "/ManagerStatus/Addr")));
+        lines.push(format!(" Raft Status:\t\t{}", title(text(node, "/ManagerStatus/Reachability"))));
+        lines.push(format!(" Leader:\t\t{}", if leader { "Yes" } else { "No" }));
     }
-    println!("Platform:");
-    println!(" Operating System:\t{}", text(node, "/Description/Platform/OS"));
-    println!(" Architecture:\t\t{}", text(node, "/Description/Platform/Architecture"));
-    println!("Resources:");
-    println!(" CPUs:\t\t\t{}", number(node, "/Description/Resources/NanoCPUs") / 1_000_000_000);
-    println!(" Memory:\t\t{}", super::output::size(number(node, "/Description/Resources/MemoryBytes")));
-    println!("Engine Version:\t\t{}\n", text(node, "/Description/Engine/EngineVersion"));
+    lines.push("Platform:".to_owned());
+    lines.push(format!(" Operating System:\t{}", text(node, "/Description/Platform/OS")));
+    lines.push(format!(" Architecture:\t\t{}", text(node, "/Description/Platform/Architecture")));
+    lines.push("Resources:".to_owned());
+    lines.push(format!(" CPUs:\t\t\t{}", number(node, "/Description/Resources/NanoCPUs") / 1_000_000_000));
+    lines.push(format!(" Memory:\t\t{}", size(number(node, "/Description/Resources/MemoryBytes"))));
+    lines.push(format!("Engine Version:\t\t{}\n", text(node, "/Description/Engine/EngineVersion")));
+    lines
 }
 
 /// Reads a node's spec, changes it and writes it back.
@@ -218,11 +220,7 @@ fn apply(options: &Update, spec: &mut Value) -> Result<()> {
         spec["Availability"] = availability.as_str().into();
     }
     if let Some(role) = options.role {
-        spec["Role"] = match role {
-            TokenRole::Worker => "worker",
-            TokenRole::Manager => "manager",
-        }
-        .into();
+        spec["Role"] = role.as_str().into();
     }
     if !spec["Labels"].is_object() {
         spec["Labels"] = json!({});
@@ -237,33 +235,22 @@ fn apply(options: &Update, spec: &mut Value) -> Result<()> {
     Ok(())
 }
 
-async fn set_role(client: &Client, nodes: &[String], role: &str) -> Result<()> {
-    each(nodes, async |node| {
-        if text(&get(client, node).await?, "/Spec/Role") == role {
-            println!("Node {node} is already a {role}.");
-            return Ok(());
+async fn set_role(client: &Client, nodes: &Nodes, role: Role) -> Result<()> {
+    each(&nodes.nodes, async |node| {
+        if text(&get(client, node).await?, "/Spec/Role") == role.as_str() {
+            return out_line(format_args!("Node {node} is already a {}.", role.as_str()));
         }
         change(client, node, |spec| {
-            spec["Role"] = role.into();
+            spec["Role"] = role.as_str().into();
             Ok(())
         })
         .await?;
         match role {
-            "manager" => println!("Node {node} promoted to a manager in the swarm."),
-            _ => println!("Manager {node} demoted in the swarm."),
+            Role::Manager => out_line(format_args!("Node {node} promoted to a manager in the swarm.")),
+            Role::Worker => out_line(format_args!("Manager {node} demoted in the swarm.")),
         }
-        Ok(())
     })
     .await
-}
-
-/// The names of all nodes by their ids.
-pub(super) async fn names(client: &Client) -> Result<std::collections::BTreeMap<String, String>> {
-    let nodes = client.get("/nodes").await?;
-    Ok(list(&nodes, "")
-        .iter()
-        .map(|n| (text(n, "/ID").to_owned(), text(n, "/Description/Hostname").to_owned()))
-        .collect())
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
-//! Tables, ages and sizes, in the docker client's form. Pure: text in, text out.
+//! Writing to standard output and error, and the docker client's form of tables, ages and sizes. What is written is decided
+//! elsewhere; all but [`out`], [`out_line`], [`write()`] and [`note`] is pure: text in, text out.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
@@ -9,6 +14,76 @@ use serde_json::{Map, Value};
 /// Space between two columns, and the narrowest column.
 const PADDING: usize = 3;
 const NARROWEST: usize = 7;
+
+/// The other end of a pipe that is written to is closed.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads what is printed")]
+pub(super) struct Unread;
+
+/// Prints what users ask for; [`Unread`] where nobody reads it.
+pub(super) fn out(text: impl Display) -> Result<()> {
+    write(&mut io::stdout().lock(), text.to_string().as_bytes())
+}
+
+/// The same, with the end of the line.
+pub(super) fn out_line(text: impl Display) -> Result<()> {
+    out(format_args!("{text}\n"))
+}
+
+/// Prints what users should know besides, on standard error. There is nowhere to say that this failed.
+pub(super) fn note(text: impl Display) {
+    drop(writeln!(io::stderr().lock(), "{text}"));
+}
+
+/// Writes everything, through to the reader.
+pub(super) fn write(to: &mut impl Write, bytes: &[u8]) -> Result<()> {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Unread.into()),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// How much is shown of ids and errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    Short,
+    Whole,
+}
+
+impl Cut {
+    /// Lengths in characters, as in the docker client.
+    const ID: usize = 12;
+    const ERROR: usize = 30;
+
+    /// What `--no-trunc` asks for.
+    pub(super) fn unless(no_trunc: bool) -> Self {
+        if no_trunc { Self::Whole } else { Self::Short }
+    }
+
+    pub(super) fn id(self, id: &str) -> String {
+        match self {
+            Self::Short => id.chars().take(Self::ID).collect(),
+            Self::Whole => id.to_owned(),
+        }
+    }
+
+    /// In quotes; empty where there is no error.
+    pub(super) fn error(self, error: &str) -> String {
+        match self {
+            _ if error.is_empty() => String::new(),
+            Self::Short if error.chars().count() > Self::ERROR => {
+                format!("\"{}…\"", error.chars().take(Self::ERROR - 1).collect::<String>())
+            }
+            _ => format!("\"{error}\""),
+        }
+    }
+}
+
+/// `ready` → `Ready`.
+pub(super) fn title(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
 
 /// What `ls` and `ps` print.
 #[derive(Debug)]
@@ -124,6 +199,26 @@ mod tests {
             columns: vec![("ID", "ID"), ("NAME", "Name")],
             rows: vec![vec!["1".into(), "whoami".into()], vec!["2".into(), "x".into()]],
         }
+    }
+
+    #[test]
+    fn a_closed_pipe_is_told_from_other_failures() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        write(&mut writer, b"read").unwrap();
+        drop(reader);
+        assert!(write(&mut writer, b"unread").unwrap_err().is::<Unread>());
+        let mut full: &mut [u8] = &mut [0; 2];
+        assert!(!write(&mut full, b"too long").unwrap_err().is::<Unread>());
+    }
+
+    #[test]
+    fn long_errors_and_ids_are_cut_short() {
+        assert_eq!(Cut::Short.error(""), "");
+        assert_eq!(Cut::Short.error("short"), "\"short\"");
+        assert_eq!(Cut::Short.error(&"x".repeat(40)).chars().count(), Cut::ERROR + 2);
+        assert_eq!(Cut::Whole.error(&"x".repeat(40)).chars().count(), 42);
+        assert_eq!(Cut::Short.id(&"x".repeat(25)).len(), 12);
+        assert_eq!(Cut::Whole.id(&"x".repeat(25)).len(), 25);
     }
 
     #[test]

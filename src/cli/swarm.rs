@@ -1,12 +1,13 @@
 //! `weft swarm`: form, join, leave, tokens, settings.
 
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    client::{Client, number, text},
-    flags::duration_ns,
+    client::{Client, list, number, text},
+    flags::{Availability, Role, duration_ns},
+    output::{out, out_line},
 };
 
 #[derive(Debug, Subcommand)]
@@ -16,62 +17,11 @@ pub(super) enum Verb {
     /// Join a cluster as the node that the token says
     Join(Join),
     /// Leave the cluster
-    Leave {
-        /// Leave though this node is a manager
-        #[arg(short, long)]
-        force: bool,
-    },
+    Leave(Leave),
     /// Show or replace the tokens that nodes join with
-    JoinToken {
-        role: TokenRole,
-        /// Replace it: the old one stops working at once, nodes that joined with it stay
-        #[arg(long)]
-        rotate: bool,
-        /// Only the token
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    JoinToken(JoinToken),
     /// Change the cluster's settings
     Update(Update),
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum TokenRole {
-    Worker,
-    Manager,
-}
-
-impl TokenRole {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Worker => "worker",
-            Self::Manager => "manager",
-        }
-    }
-
-    fn field(self) -> &'static str {
-        match self {
-            Self::Worker => "/JoinTokens/Worker",
-            Self::Manager => "/JoinTokens/Manager",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Availability {
-    Active,
-    Pause,
-    Drain,
-}
-
-impl Availability {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Pause => "pause",
-            Self::Drain => "drain",
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -83,10 +33,10 @@ pub(super) struct Init {
     #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0:2377")]
     listen_addr: String,
     /// Whether this node takes tasks
-    #[arg(long, value_enum, default_value_t = Availability::Active)]
+    #[arg(long, value_enum, value_name = "AVAILABILITY", default_value_t = Availability::Active)]
     availability: Availability,
     /// Pool that subnets are cut from, as ADDRESS/PREFIX
-    #[arg(long, value_name = "SUBNET")]
+    #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
     default_addr_pool: Vec<String>,
     /// Prefix length of the subnets that are cut from the pool
     #[arg(long, value_name = "LENGTH")]
@@ -97,8 +47,8 @@ pub(super) struct Init {
 
 #[derive(Debug, Args)]
 pub(super) struct Join {
-    /// As `weft swarm join-token` prints it
-    #[arg(long)]
+    /// As "weft swarm join-token" prints it
+    #[arg(long, value_name = "TOKEN")]
     token: String,
     /// Address that other nodes reach this one at: an address, or a link's name
     #[arg(long, value_name = "ADDRESS", default_value = "")]
@@ -107,11 +57,30 @@ pub(super) struct Join {
     #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0:2377")]
     listen_addr: String,
     /// Whether this node takes tasks
-    #[arg(long, value_enum, default_value_t = Availability::Active)]
+    #[arg(long, value_enum, value_name = "AVAILABILITY", default_value_t = Availability::Active)]
     availability: Availability,
     /// A manager, as ADDRESS:PORT
     #[arg(required = true, value_name = "MANAGER")]
     remotes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Leave {
+    /// Leave though this node is a manager
+    #[arg(short, long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JoinToken {
+    /// What nodes become that join with it
+    role: Role,
+    /// Replace it: the old one stops working at once, nodes that joined with it stay
+    #[arg(long)]
+    rotate: bool,
+    /// Only the token
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 /// Settings of the whole cluster.
@@ -120,13 +89,13 @@ struct Settings {
     /// How many ended tasks are kept for each slot
     #[arg(long, value_name = "COUNT")]
     task_history_limit: Option<u64>,
-    /// How often a node says that it is alive
+    /// How often a node says that it is alive, such as 5s
     #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
     dispatcher_heartbeat: Option<i64>,
     /// How many heartbeats a node may miss before it is down
     #[arg(long, value_name = "COUNT")]
     down_after: Option<u64>,
-    /// Life of a node's certificate
+    /// Life of a node's certificate, such as 2160h; one hour at least
     #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
     cert_expiry: Option<i64>,
 }
@@ -166,12 +135,8 @@ pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
     match verb {
         Verb::Init(options) => init(client, &options).await,
         Verb::Join(options) => join(client, &options).await,
-        Verb::Leave { force } => {
-            client.post(&format!("/swarm/leave?force={force}"), &Value::Null).await?;
-            println!("Node left the swarm.");
-            Ok(())
-        }
-        Verb::JoinToken { role, rotate, quiet } => join_token(client, role, rotate, quiet).await,
+        Verb::Leave(options) => leave(client, &options).await,
+        Verb::JoinToken(options) => join_token(client, &options).await,
         Verb::Update(options) => update(client, &options).await,
     }
 }
@@ -192,24 +157,32 @@ async fn init(client: &Client, options: &Init) -> Result<()> {
         body["SubnetSize"] = length.into();
     }
     let id = client.post("/swarm/init", &body).await?;
-    println!("Swarm initialized: current node ({}) is now a manager.\n", id.as_str().unwrap_or_default());
-    println!("To add a worker to this swarm, run the following command:\n");
-    print_join(client, TokenRole::Worker).await?;
-    println!("To add a manager to this swarm, run 'weft swarm join-token manager' and follow the instructions.");
-    Ok(())
+    out(format_args!(
+        "Swarm initialized: current node ({}) is now a manager.\n\n\
+         To add a worker to this swarm, run the following command:\n\n",
+        id.as_str().unwrap_or_default()
+    ))?;
+    print_join(client, Role::Worker).await?;
+    out_line("To add a manager to this swarm, run 'weft swarm join-token manager' and follow the instructions.")
 }
 
-async fn print_join(client: &Client, role: TokenRole) -> Result<()> {
+async fn print_join(client: &Client, role: Role) -> Result<()> {
     let swarm = client.get("/swarm").await?;
     let info = client.get("/info").await?;
     let address = text(&info, "/Swarm/NodeAddr");
     let own = text(&info, "/Swarm/NodeID");
-    let manager = super::client::list(&info, "/Swarm/RemoteManagers")
+    let manager = list(&info, "/Swarm/RemoteManagers")
         .iter()
         .find(|m| text(m, "/NodeID") == own)
         .map_or_else(|| format!("{address}:2377"), |m| text(m, "/Addr").to_owned());
-    println!("    weft swarm join --token {} {manager}\n", text(&swarm, role.field()));
-    Ok(())
+    out(format_args!("    weft swarm join --token {} {manager}\n\n", token(&swarm, role)))
+}
+
+fn token(swarm: &Value, role: Role) -> &str {
+    match role {
+        Role::Worker => text(swarm, "/JoinTokens/Worker"),
+        Role::Manager => text(swarm, "/JoinTokens/Manager"),
+    }
 }
 
 async fn join(client: &Client, options: &Join) -> Result<()> {
@@ -222,34 +195,34 @@ async fn join(client: &Client, options: &Join) -> Result<()> {
     });
     client.post("/swarm/join", &body).await?;
     let info = client.get("/info").await?;
-    let role = if info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true) {
-        "manager"
-    } else {
-        "worker"
-    };
-    println!("This node joined a swarm as a {role}.");
-    Ok(())
+    let is_manager = info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true);
+    let role = if is_manager { Role::Manager } else { Role::Worker };
+    out_line(format_args!("This node joined a swarm as a {}.", role.as_str()))
 }
 
-async fn join_token(client: &Client, role: TokenRole, rotate: bool, quiet: bool) -> Result<()> {
-    if rotate {
+async fn leave(client: &Client, options: &Leave) -> Result<()> {
+    client.post(&format!("/swarm/leave?force={}", options.force), &Value::Null).await?;
+    out_line("Node left the swarm.")
+}
+
+async fn join_token(client: &Client, options: &JoinToken) -> Result<()> {
+    let role = options.role;
+    if options.rotate {
         let swarm = client.get("/swarm").await?;
         let flag = match role {
-            TokenRole::Worker => "rotateWorkerToken",
-            TokenRole::Manager => "rotateManagerToken",
+            Role::Worker => "rotateWorkerToken",
+            Role::Manager => "rotateManagerToken",
         };
         let path = format!("/swarm/update?version={}&{flag}=true", number(&swarm, "/Version/Index"));
         client.post(&path, &swarm["Spec"]).await?;
-        if !quiet {
-            println!("Successfully rotated {} join token.\n", role.as_str());
+        if !options.quiet {
+            out(format_args!("Successfully rotated {} join token.\n\n", role.as_str()))?;
         }
     }
-    if quiet {
-        let swarm = client.get("/swarm").await?;
-        println!("{}", text(&swarm, role.field()));
-        return Ok(());
+    if options.quiet {
+        return out_line(token(&client.get("/swarm").await?, role));
     }
-    println!("To add a {} to this swarm, run the following command:\n", role.as_str());
+    out(format_args!("To add a {} to this swarm, run the following command:\n\n", role.as_str()))?;
     print_join(client, role).await
 }
 
@@ -259,6 +232,5 @@ async fn update(client: &Client, options: &Update) -> Result<()> {
     let mut spec = swarm["Spec"].clone();
     options.settings.apply(&mut spec);
     client.post(&format!("/swarm/update?version={}", number(&swarm, "/Version/Index")), &spec).await?;
-    println!("Swarm updated.");
-    Ok(())
+    out_line("Swarm updated.")
 }

@@ -4,55 +4,62 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::Value;
 
-use super::client::{Client, list, number, text};
+use super::{
+    client::{Client, list, number, text},
+    output::{out_line, size},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Info {
-    /// `json` for everything
-    #[arg(short, long, value_parser = ["json"])]
+    /// json for everything that the daemon says
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     format: Option<String>,
 }
 
 pub(super) async fn info(client: &Client, options: Info) -> Result<()> {
     let info = client.get("/info").await?;
-    if options.format.is_some() {
-        println!("{info}");
-        return Ok(());
+    match options.format {
+        Some(_) => out_line(info),
+        None => lines(&info).into_iter().try_for_each(out_line),
     }
-    println!("Name: {}", text(&info, "/Name"));
-    println!("Server Version: {}", text(&info, "/ServerVersion"));
-    println!("Kernel Version: {}", text(&info, "/KernelVersion"));
-    println!("CPUs: {}", number(&info, "/NCPU"));
-    println!("Total Memory: {}", super::output::size(number(&info, "/MemTotal")));
-    println!("Swarm: {}", text(&info, "/Swarm/LocalNodeState"));
-    if !text(&info, "/Swarm/Error").is_empty() {
-        println!(" Error: {}", text(&info, "/Swarm/Error"));
+}
+
+fn lines(info: &Value) -> Vec<String> {
+    let mut lines = vec![
+        format!("Name: {}", text(info, "/Name")),
+        format!("Server Version: {}", text(info, "/ServerVersion")),
+        format!("Kernel Version: {}", text(info, "/KernelVersion")),
+        format!("CPUs: {}", number(info, "/NCPU")),
+        format!("Total Memory: {}", size(number(info, "/MemTotal"))),
+        format!("Swarm: {}", text(info, "/Swarm/LocalNodeState")),
+    ];
+    if !text(info, "/Swarm/Error").is_empty() {
+        lines.push(format!(" Error: {}", text(info, "/Swarm/Error")));
     }
-    if text(&info, "/Swarm/NodeID").is_empty() {
-        return Ok(());
+    if text(info, "/Swarm/NodeID").is_empty() {
+        return lines;
     }
     let manager = info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true);
-    println!(" NodeID: {}", text(&info, "/Swarm/NodeID"));
-    println!(" Is Manager: {manager}");
+    lines.push(format!(" NodeID: {}", text(info, "/Swarm/NodeID")));
+    lines.push(format!(" Is Manager: {manager}"));
     if manager {
-        println!(" ClusterID: {}", text(&info, "/Swarm/Cluster/ID"));
-        println!(" Managers: {}", number(&info, "/Swarm/Managers"));
-        println!(" Nodes: {}", number(&info, "/Swarm/Nodes"));
+        lines.push(format!(" ClusterID: {}", text(info, "/Swarm/Cluster/ID")));
+        lines.push(format!(" Managers: {}", number(info, "/Swarm/Managers")));
+        lines.push(format!(" Nodes: {}", number(info, "/Swarm/Nodes")));
     }
-    println!(" Node Address: {}", text(&info, "/Swarm/NodeAddr"));
-    println!(" Manager Addresses:");
-    list(&info, "/Swarm/RemoteManagers").iter().for_each(|manager| println!("  {}", text(manager, "/Addr")));
-    Ok(())
+    lines.push(format!(" Node Address: {}", text(info, "/Swarm/NodeAddr")));
+    lines.push(" Manager Addresses:".to_owned());
+    lines.extend(list(info, "/Swarm/RemoteManagers").iter().map(|manager| format!("  {}", text(manager, "/Addr"))));
+    lines
 }
 
 pub(super) async fn version(client: &Client) -> Result<()> {
-    println!("Client: weft {}", env!("CARGO_PKG_VERSION"));
+    out_line(format_args!("Client: weft {}", env!("CARGO_PKG_VERSION")))?;
     let version = client.get("/version").await?;
-    println!(
+    out_line(format_args!(
         "Server: weft {} (API {}, oldest {})",
         text(&version, "/Version"),
         text(&version, "/ApiVersion"),
         text(&version, "/MinAPIVersion")
-    );
-    Ok(())
+    ))
 }

@@ -3,10 +3,14 @@
 use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use anyhow::Result;
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::super::client::{Client, filters, list, text};
+use super::super::{
+    client::{Client, filters, list, text},
+    output::{note, out_line},
+};
 
 /// How often the cluster is asked: it has no call that waits.
 const POLL: Duration = Duration::from_millis(200);
@@ -36,18 +40,23 @@ pub(super) enum Goal {
     Rollback,
 }
 
+/// Whether to wait, and whether to say so.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Wait {
+    /// Return at once instead of waiting until the tasks run as asked
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
 /// Waits, with progress, unless told not to; exit code 1 where an update failed.
-pub(super) async fn unless_detached(
-    client: &Client,
-    id: &str,
-    goal: Goal,
-    detach: bool,
-    quiet: bool,
-) -> Result<ExitCode> {
-    if detach {
+pub(super) async fn unless_detached(client: &Client, id: &str, goal: Goal, wait: Wait) -> Result<ExitCode> {
+    if wait.detach {
         return Ok(ExitCode::SUCCESS);
     }
-    let bar = progress(quiet);
+    let bar = progress(wait);
     let mut stable_since = None;
     let mut last = String::new();
     loop {
@@ -55,7 +64,7 @@ pub(super) async fn unless_detached(
         match &standing {
             Standing::Failed(message) => {
                 bar.finish_and_clear();
-                eprintln!("service {id} did not converge: {message}");
+                note(format_args!("service {id} did not converge: {message}"));
                 return Ok(ExitCode::FAILURE);
             }
             Standing::Converged { wanted } => {
@@ -64,8 +73,8 @@ pub(super) async fn unless_detached(
                 let since = *stable_since.get_or_insert_with(tokio::time::Instant::now);
                 if since.elapsed() >= STABLE {
                     bar.finish_and_clear();
-                    if !quiet {
-                        println!("verify: Service {id} converged");
+                    if !wait.quiet {
+                        out_line(format_args!("verify: Service {id} converged"))?;
                     }
                     return Ok(ExitCode::SUCCESS);
                 }
@@ -76,8 +85,8 @@ pub(super) async fn unless_detached(
                 bar.set_position(*running);
                 bar.set_message(reason.clone());
                 let line = format!("overall progress: {running} out of {wanted} tasks {reason}");
-                if !quiet && bar.is_hidden() && line != last {
-                    println!("{}", line.trim_end());
+                if !wait.quiet && bar.is_hidden() && line != last {
+                    out_line(line.trim_end())?;
                     last = line;
                 }
             }
@@ -86,8 +95,8 @@ pub(super) async fn unless_detached(
     }
 }
 
-fn progress(quiet: bool) -> ProgressBar {
-    if quiet || !std::io::stderr().is_terminal() {
+fn progress(wait: Wait) -> ProgressBar {
+    if wait.quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("overall progress: {pos} out of {len} tasks {bar:30} {msg}")

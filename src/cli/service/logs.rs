@@ -1,6 +1,6 @@
 //! `weft service logs`: the API's multiplexed stream, line by line.
 
-use std::{collections::BTreeMap, io::Write as _};
+use std::io;
 
 use anyhow::{Context as _, Result};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -9,24 +9,30 @@ use http_body_util::BodyExt as _;
 
 use super::super::{
     client::{Client, DaemonError, escape},
-    node,
+    names::{self, Names},
+    output::write,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// A service or a task
+    /// Name or id of a service, or id of a task
+    #[arg(value_name = "SERVICE|TASK")]
     service: String,
-    /// Go on with what comes
+    /// Go on with what comes, until interrupted
     #[arg(short, long)]
     follow: bool,
-    /// Only that many of the last lines, or `all`
-    #[arg(short = 'n', long, default_value = "all")]
+    /// Only that many of the last lines, or all
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
     tail: String,
     /// Only what is newer: an RFC 3339 time or Unix seconds
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Begin every line with its time
     #[arg(short, long)]
     timestamps: bool,
+    /// Show the ids of nodes instead of their names
+    #[arg(long)]
+    no_resolve: bool,
     /// Do not say which task wrote a line
     #[arg(long)]
     raw: bool,
@@ -69,7 +75,7 @@ pub(super) async fn print(client: &Client, options: &Options) -> Result<()> {
         }
         other => other?,
     };
-    let nodes = if options.raw { BTreeMap::new() } else { node::names(client).await? };
+    let nodes = if options.raw || options.no_resolve { Names::new() } else { names::nodes(client).await? };
     let mut buffer = BytesMut::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.context("the daemon's answer broke off")?.into_data() {
@@ -77,7 +83,7 @@ pub(super) async fn print(client: &Client, options: &Options) -> Result<()> {
         }
         while let Some((stream, line)) = frame_of(&mut buffer) {
             let line = shown(&line, options.form(), &nodes);
-            if stream == STDERR { std::io::stderr().write_all(&line)? } else { std::io::stdout().write_all(&line)? }
+            if stream == STDERR { write(&mut io::stderr(), &line)? } else { write(&mut io::stdout(), &line)? }
         }
     }
     Ok(())
@@ -97,7 +103,7 @@ fn frame_of(buffer: &mut BytesMut) -> Option<(u8, Bytes)> {
 
 /// With details, a line begins with `key=value,…` of its origin, after its time if that was asked for: the task and its node
 /// are shown before a bar.
-fn shown(line: &[u8], form: Form, nodes: &BTreeMap<String, String>) -> Vec<u8> {
+fn shown(line: &[u8], form: Form, nodes: &Names) -> Vec<u8> {
     if form.raw {
         return line.to_vec();
     }

@@ -1,26 +1,31 @@
 //! `weft service`: create, change, scale, watch, remove.
 
 mod converge;
+mod publish;
+mod common;
+mod create;
+mod update;
 mod logs;
 mod pretty;
-mod publish;
-mod spec;
-pub(super) mod tasks;
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use clap::{ArgAction, Subcommand};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use self::{
-    converge::Goal,
-    spec::{Create, Update},
+    converge::{Goal, Wait},
+    create::Create,
+    update::Update,
 };
 use super::{
     client::{Client, escape, filters, list, number, text},
     each,
-    output::Table,
+    flags::Listing,
+    names,
+    output::{Cut, Table, note, out, out_line},
+    tasks,
 };
 
 #[derive(Debug, Subcommand)]
@@ -30,86 +35,93 @@ pub(super) enum Verb {
     /// Change a service; its tasks are replaced batch by batch where they must be
     Update(Box<Update>),
     /// Set how many tasks services have
-    Scale {
-        /// SERVICE=REPLICAS
-        #[arg(required = true)]
-        services: Vec<String>,
-        /// Do not wait until the tasks run
-        #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
-            default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
-        detach: bool,
-    },
+    Scale(Scale),
     /// Return a service to its spec before the last update
-    Rollback {
-        service: String,
-        #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
-            default_missing_value = "true", hide_default_value = true, hide_possible_values = true)]
-        detach: bool,
-        #[arg(short, long)]
-        quiet: bool,
-    },
+    Rollback(Rollback),
     /// List services
     #[command(visible_alias = "list")]
-    Ls {
-        #[arg(short, long)]
-        quiet: bool,
-        /// KEY=VALUE, such as name=whoami
-        #[arg(short, long)]
-        filter: Vec<String>,
-        #[arg(long)]
-        format: Option<String>,
-    },
+    Ls(Listing),
     /// List the tasks of services
-    Ps {
-        #[arg(required = true)]
-        services: Vec<String>,
-        #[command(flatten)]
-        options: tasks::Options,
-    },
+    Ps(Ps),
     /// Show services whole
-    Inspect {
-        #[arg(required = true)]
-        services: Vec<String>,
-        /// For people
-        #[arg(long)]
-        pretty: bool,
-    },
+    Inspect(Inspect),
     /// Show what the tasks of a service, or one task, wrote
     Logs(logs::Options),
     /// Remove services
     #[command(visible_alias = "remove")]
-    Rm {
-        #[arg(required = true)]
-        services: Vec<String>,
-    },
+    Rm(Services),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Services {
+    /// Names or ids of services
+    #[arg(required = true, value_name = "SERVICE")]
+    services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Scale {
+    /// Services by name or id, and how many tasks each is to have
+    #[arg(required = true, value_name = "SERVICE=REPLICAS")]
+    services: Vec<String>,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    /// Name or id of the service
+    service: String,
+    #[command(flatten)]
+    wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ps {
+    #[command(flatten)]
+    services: Services,
+    #[command(flatten)]
+    options: tasks::Options,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Inspect {
+    #[command(flatten)]
+    services: Services,
+    /// In lines for people instead of JSON
+    #[arg(long)]
+    pretty: bool,
 }
 
 pub(super) async fn run(client: &Client, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Create(options) => return create(client, &options).await,
         Verb::Update(options) => return update(client, &options).await,
-        Verb::Scale { services, detach } => return scale(client, &services, detach).await,
-        Verb::Rollback { service, detach, quiet } => return rollback(client, &service, detach, quiet).await,
-        Verb::Ls { quiet, filter, format } => ls(client, quiet, &filter, format.as_deref()).await?,
-        Verb::Ps { services, options } => {
-            let mut pairs = Vec::new();
-            for service in &services {
-                pairs.push(format!("service={}", text(&get(client, service).await?, "/ID")));
-            }
-            tasks::print(client, &pairs, &options).await?;
-        }
-        Verb::Inspect { services, pretty } => inspect(client, &services, pretty).await?,
+        Verb::Scale(options) => return scale(client, &options).await,
+        Verb::Rollback(options) => return rollback(client, &options.service, options.wait).await,
+        Verb::Ls(listing) => ls(client, &listing).await?,
+        Verb::Ps(options) => ps(client, &options).await?,
+        Verb::Inspect(options) => inspect(client, &options).await?,
         Verb::Logs(options) => logs::print(client, &options).await?,
-        Verb::Rm { services } => {
-            each(&services, async |service| {
-                client.delete(&format!("/services/{}", escape(service))).await?;
-                println!("{service}");
-                Ok(())
-            })
-            .await?;
-        }
+        Verb::Rm(services) => rm(client, &services).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn ps(client: &Client, options: &Ps) -> Result<()> {
+    let mut pairs = Vec::new();
+    for service in &options.services.services {
+        pairs.push(format!("service={}", text(&get(client, service).await?, "/ID")));
+    }
+    tasks::print(client, &pairs, &options.options).await
+}
+
+async fn rm(client: &Client, services: &Services) -> Result<()> {
+    each(&services.services, async |service| {
+        client.delete(&format!("/services/{}", escape(service))).await?;
+        out_line(service)
+    })
+    .await
 }
 
 async fn get(client: &Client, service: &str) -> Result<Value> {
@@ -121,21 +133,21 @@ async fn create(client: &Client, options: &Create) -> Result<ExitCode> {
     let created = client.post("/services/create", &spec).await?;
     warn(&created);
     let id = text(&created, "/ID");
-    println!("{id}");
-    converge::unless_detached(client, id, Goal::Spec, options.detach, options.quiet).await
+    out_line(id)?;
+    converge::unless_detached(client, id, Goal::Spec, options.wait).await
 }
 
 async fn update(client: &Client, options: &Update) -> Result<ExitCode> {
-    let found = get(client, &options.service).await?;
-    if options.is_rollback() {
-        return rollback(client, &options.service, options.detach, options.quiet).await;
+    if options.rollback {
+        return rollback(client, &options.service, options.wait).await;
     }
+    let found = get(client, &options.service).await?;
     let mut spec = found["Spec"].clone();
     options.apply(client, &mut spec).await?;
     let answer = client.post(&update_path(&found, ""), &spec).await?;
     warn(&answer);
-    println!("{}", options.service);
-    converge::unless_detached(client, text(&found, "/ID"), Goal::Spec, options.detach, options.quiet).await
+    out_line(&options.service)?;
+    converge::unless_detached(client, text(&found, "/ID"), Goal::Spec, options.wait).await
 }
 
 fn update_path(service: &Value, more: &str) -> String {
@@ -143,12 +155,15 @@ fn update_path(service: &Value, more: &str) -> String {
 }
 
 fn warn(answer: &Value) {
-    list(answer, "/Warnings").iter().filter_map(Value::as_str).for_each(|warning| eprintln!("WARNING: {warning}"));
+    list(answer, "/Warnings")
+        .iter()
+        .filter_map(Value::as_str)
+        .for_each(|warning| note(format_args!("WARNING: {warning}")));
 }
 
-async fn scale(client: &Client, services: &[String], detach: bool) -> Result<ExitCode> {
+async fn scale(client: &Client, options: &Scale) -> Result<ExitCode> {
     let mut wanted = Vec::new();
-    for text in services {
+    for text in &options.services {
         let (name, replicas) =
             text.split_once('=').with_context(|| format!("invalid scale specifier {text:?}: give SERVICE=REPLICAS"))?;
         let replicas: u64 = replicas.parse().with_context(|| format!("invalid replicas in {text:?}: give a number"))?;
@@ -163,11 +178,11 @@ async fn scale(client: &Client, services: &[String], detach: bool) -> Result<Exi
         }
         spec["Mode"] = json!({ "Replicated": { "Replicas": replicas } });
         client.post(&update_path(&found, ""), &spec).await?;
-        println!("{name} scaled to {replicas}");
+        out_line(format_args!("{name} scaled to {replicas}"))?;
         ids.push(text(&found, "/ID").to_owned());
     }
     for id in &ids {
-        let code = converge::unless_detached(client, id, Goal::Spec, detach, false).await?;
+        let code = converge::unless_detached(client, id, Goal::Spec, options.wait).await?;
         if code != ExitCode::SUCCESS {
             return Ok(code);
         }
@@ -175,20 +190,19 @@ async fn scale(client: &Client, services: &[String], detach: bool) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-async fn rollback(client: &Client, service: &str, detach: bool, quiet: bool) -> Result<ExitCode> {
+async fn rollback(client: &Client, service: &str, wait: Wait) -> Result<ExitCode> {
     let found = get(client, service).await?;
     client.post(&update_path(&found, "&rollback=previous"), &found["Spec"]).await?;
-    println!("{service}");
-    converge::unless_detached(client, text(&found, "/ID"), Goal::Rollback, detach, quiet).await
+    out_line(service)?;
+    converge::unless_detached(client, text(&found, "/ID"), Goal::Rollback, wait).await
 }
 
-async fn ls(client: &Client, quiet: bool, filter: &[String], format: Option<&str>) -> Result<()> {
-    let services = client.get(&format!("/services?status=true&{}", filters(filter)?)).await?;
+async fn ls(client: &Client, listing: &Listing) -> Result<()> {
+    let services = client.get(&format!("/services?status=true&{}", filters(&listing.filter)?)).await?;
     let mut services: Vec<&Value> = list(&services, "").iter().collect();
     services.sort_by(|a, b| text(a, "/Spec/Name").cmp(text(b, "/Spec/Name")));
-    if quiet {
-        services.iter().for_each(|service| println!("{}", text(service, "/ID")));
-        return Ok(());
+    if listing.quiet {
+        return services.iter().try_for_each(|service| out_line(text(service, "/ID")));
     }
     let table = Table {
         columns: vec![
@@ -201,15 +215,14 @@ async fn ls(client: &Client, quiet: bool, filter: &[String], format: Option<&str
         ],
         rows: services.iter().map(|service| row(service)).collect(),
     };
-    print!("{}", table.render(format)?);
-    Ok(())
+    out(table.render(listing.format.as_deref())?)
 }
 
 fn row(service: &Value) -> Vec<String> {
     let mode = if service.pointer("/Spec/Mode/Global").is_some_and(|g| !g.is_null()) { "global" } else { "replicated" };
     let status = |field: &str| number(service, &format!("/ServiceStatus/{field}"));
     vec![
-        text(service, "/ID").chars().take(12).collect(),
+        Cut::Short.id(text(service, "/ID")),
         text(service, "/Spec/Name").to_owned(),
         mode.to_owned(),
         format!("{}/{}", status("RunningTasks"), status("DesiredTasks")),
@@ -226,23 +239,16 @@ fn ports(ports: &[Value]) -> String {
     ports.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-async fn inspect(client: &Client, services: &[String], pretty: bool) -> Result<()> {
+async fn inspect(client: &Client, options: &Inspect) -> Result<()> {
     let mut found = Vec::new();
-    for service in services {
+    for service in &options.services.services {
         found.push(get(client, service).await?);
     }
-    if !pretty {
-        println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(());
+    if !options.pretty {
+        return out_line(serde_json::to_string_pretty(&found)?);
     }
-    let networks = network_names(client).await?;
-    found.iter().for_each(|service| pretty::print(service, &networks));
-    Ok(())
-}
-
-async fn network_names(client: &Client) -> Result<BTreeMap<String, String>> {
-    let networks = client.get("/networks").await?;
-    Ok(list(&networks, "").iter().map(|n| (text(n, "/Id").to_owned(), text(n, "/Name").to_owned())).collect())
+    let networks = names::networks(client).await?;
+    found.iter().flat_map(|service| pretty::lines(service, &networks)).try_for_each(out_line)
 }
 
 #[cfg(test)]

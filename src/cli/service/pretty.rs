@@ -1,21 +1,16 @@
 //! `weft service inspect --pretty`.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
 use super::super::{
     client::{list, number, text},
+    names::Names,
     output::{ago, size},
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-pub(super) fn print(service: &Value, networks: &BTreeMap<String, String>) {
-    print!("{}", lines(service, networks).into_iter().map(|line| line + "\n").collect::<String>());
-}
-
-fn lines(service: &Value, networks: &BTreeMap<String, String>) -> Vec<String> {
+pub(super) fn lines(service: &Value, networks: &Names) -> Vec<String> {
     let mut out = vec![
         String::new(),
         format!("ID:\t\t{}", text(service, "/ID")),

@@ -1,64 +1,49 @@
 //! Tables of tasks: `service ps` and `node ps`.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::cmp::Reverse;
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::Value;
 
-use super::super::{
+use super::{
     client::{Client, filters, list, number, text},
-    node,
-    output::{Table, ago},
+    flags::Listing,
+    names::{self, Names},
+    output::{Cut, Table, ago, out, out_line, title},
 };
 
 #[derive(Debug, Args)]
-pub(crate) struct Options {
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
-    /// KEY=VALUE, such as desired-state=running
-    #[arg(short, long)]
-    filter: Vec<String>,
-    #[arg(long)]
-    format: Option<String>,
-    /// Nothing cut short
+pub(super) struct Options {
+    #[command(flatten)]
+    listing: Listing,
+    /// Show ids and errors whole
     #[arg(long)]
     no_trunc: bool,
-    /// Nodes by id
+    /// Show the ids of nodes instead of their names
     #[arg(long)]
     no_resolve: bool,
 }
 
-/// Longest error shown when nothing says otherwise, as in the docker client.
-const ERROR_LEN: usize = 30;
-const ID_LEN: usize = 12;
-
 /// Prints the tasks that the given filters choose.
-pub(crate) async fn print(client: &Client, pairs: &[String], options: &Options) -> Result<()> {
-    let pairs: Vec<String> = pairs.iter().chain(&options.filter).cloned().collect();
+pub(super) async fn print(client: &Client, pairs: &[String], options: &Options) -> Result<()> {
+    let pairs: Vec<String> = pairs.iter().chain(&options.listing.filter).cloned().collect();
     let tasks = client.get(&format!("/tasks?{}", filters(&pairs)?)).await?;
     let mut tasks: Vec<&Value> = list(&tasks, "").iter().collect();
     sort(&mut tasks);
-    if options.quiet {
-        tasks.iter().for_each(|task| println!("{}", text(task, "/ID")));
-        return Ok(());
+    if options.listing.quiet {
+        return tasks.iter().try_for_each(|task| out_line(text(task, "/ID")));
     }
-    let services = client.get("/services").await?;
-    let names = Names {
-        services: list(&services, "")
-            .iter()
-            .map(|s| (text(s, "/ID").to_owned(), text(s, "/Spec/Name").to_owned()))
-            .collect(),
-        nodes: if options.no_resolve { BTreeMap::new() } else { node::names(client).await? },
+    let known = Known {
+        services: names::services(client).await?,
+        nodes: if options.no_resolve { Names::new() } else { names::nodes(client).await? },
     };
-    print!("{}", table(&tasks, &names, options.no_trunc).render(options.format.as_deref())?);
-    Ok(())
+    out(table(&tasks, &known, Cut::unless(options.no_trunc)).render(options.listing.format.as_deref())?)
 }
 
-struct Names {
-    services: BTreeMap<String, String>,
-    nodes: BTreeMap<String, String>,
+struct Known {
+    services: Names,
+    nodes: Names,
 }
 
 /// By service and slot, the newest first.
@@ -73,27 +58,22 @@ fn sort(tasks: &mut [&Value]) {
     });
 }
 
-fn table(tasks: &[&Value], names: &Names, no_trunc: bool) -> Table {
+fn table(tasks: &[&Value], known: &Known, cut: Cut) -> Table {
     let mut rows = Vec::new();
     let mut last = String::new();
     for task in tasks {
-        let name = slot_name(task, names);
+        let name = slot_name(task, known);
         let shown = if name == last { format!(" \\_ {name}") } else { name.clone() };
         last = name;
-        let id = text(task, "/ID");
         let node = text(task, "/NodeID");
         rows.push(vec![
-            if no_trunc { id.to_owned() } else { id.chars().take(ID_LEN).collect() },
+            cut.id(text(task, "/ID")),
             shown,
             text(task, "/Spec/ContainerSpec/Image").to_owned(),
-            names.nodes.get(node).map_or(node, String::as_str).to_owned(),
-            node::title(text(task, "/DesiredState")),
-            format!(
-                "{} {}",
-                node::title(text(task, "/Status/State")),
-                ago(text(task, "/Status/Timestamp")).to_lowercase()
-            ),
-            error(text(task, "/Status/Err"), no_trunc),
+            known.nodes.get(node).map_or(node, String::as_str).to_owned(),
+            title(text(task, "/DesiredState")),
+            format!("{} {}", title(text(task, "/Status/State")), ago(text(task, "/Status/Timestamp")).to_lowercase()),
+            cut.error(text(task, "/Status/Err")),
             String::new(),
         ]);
     }
@@ -113,20 +93,12 @@ fn table(tasks: &[&Value], names: &Names, no_trunc: bool) -> Table {
 }
 
 /// `whoami.2`, or `agent.<node id>` of a global service.
-fn slot_name(task: &Value, names: &Names) -> String {
+fn slot_name(task: &Value, known: &Known) -> String {
     let service = text(task, "/ServiceID");
-    let service = names.services.get(service).map_or(service, String::as_str);
+    let service = known.services.get(service).map_or(service, String::as_str);
     match number(task, "/Slot") {
         0 => format!("{service}.{}", text(task, "/NodeID")),
         slot => format!("{service}.{slot}"),
-    }
-}
-
-fn error(text: &str, no_trunc: bool) -> String {
-    match text {
-        "" => String::new(),
-        _ if no_trunc || text.chars().count() <= ERROR_LEN => format!("\"{text}\""),
-        _ => format!("\"{}…\"", text.chars().take(ERROR_LEN - 1).collect::<String>()),
     }
 }
 
@@ -146,20 +118,12 @@ mod tests {
             (task("old", "2026-01-01T00:00:00Z", "failed"), task("new", "2026-01-02T00:00:00Z", "running"));
         let mut tasks = vec![&old, &new];
         sort(&mut tasks);
-        let names = Names {
+        let known = Known {
             services: [("s".to_owned(), "web".to_owned())].into(),
             nodes: [("n".to_owned(), "n1".to_owned())].into(),
         };
-        let rows = table(&tasks, &names, false).rows;
+        let rows = table(&tasks, &known, Cut::Short).rows;
         assert_eq!(rows[0][..4], ["new", "web.1", "i", "n1"]);
         assert_eq!(rows[1][..2], ["old", " \\_ web.1"]);
-    }
-
-    #[test]
-    fn long_errors_are_cut_short() {
-        assert_eq!(error("", false), "");
-        assert_eq!(error("short", false), "\"short\"");
-        assert_eq!(error(&"x".repeat(40), false).chars().count(), ERROR_LEN + 2);
-        assert_eq!(error(&"x".repeat(40), true).chars().count(), 42);
     }
 }

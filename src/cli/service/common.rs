@@ -1,0 +1,301 @@
+//! Flags that mean the same when a service is made and when it is changed, and what they write into a spec.
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::super::flags::{Words, bytes, duration_ns, nano_cpus, ratio, words};
+
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// How many tasks
+    #[arg(long, value_name = "COUNT")]
+    replicas: Option<u64>,
+    /// Most tasks on one node; 0 for no bound
+    #[arg(long, value_name = "COUNT")]
+    replicas_max_per_node: Option<u64>,
+    /// How the service's name resolves: to one address for all tasks (vip) or to theirs in turn (dnsrr)
+    #[arg(long, value_enum, value_name = "MODE")]
+    endpoint_mode: Option<EndpointMode>,
+    /// Program of the tasks in place of the image's entry point, as one string split as a shell would
+    #[arg(long, value_name = "COMMAND", value_parser = words)]
+    entrypoint: Option<Words>,
+    /// Host name inside the tasks
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// User that the tasks run as: USER or USER:GROUP, by name or number
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Folder that the tasks' program starts in
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// The tasks cannot write to their root file system
+    #[arg(long)]
+    read_only: Option<bool>,
+    /// A small init above the tasks' program passes signals on and reaps what is orphaned
+    #[arg(long)]
+    init: Option<bool>,
+    /// Most CPUs that a task may use, such as 0.5; 0 for no bound
+    #[arg(long, value_name = "CPUS", value_parser = nano_cpus)]
+    limit_cpu: Option<i64>,
+    /// Most memory that a task may use, such as 64m or 1g; 0 for no bound
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    limit_memory: Option<i64>,
+    /// Most processes and threads in a task; 0 for no bound
+    #[arg(long, value_name = "COUNT")]
+    limit_pids: Option<u64>,
+    /// CPUs that a node must have free for a task, such as 0.5
+    #[arg(long, value_name = "CPUS", value_parser = nano_cpus)]
+    reserve_cpu: Option<i64>,
+    /// Memory that a node must have free for a task, such as 64m or 1g
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    reserve_memory: Option<i64>,
+    /// When a task that ended is replaced
+    #[arg(long, value_enum, value_name = "CONDITION")]
+    restart_condition: Option<RestartCondition>,
+    /// Time between a task's end and its successor's start, such as 5s
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    restart_delay: Option<i64>,
+    /// Most times that a task is replaced; 0 for no bound
+    #[arg(long, value_name = "COUNT")]
+    restart_max_attempts: Option<u64>,
+    /// Time that attempts are counted in, such as 2m; 0 for all time
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    restart_window: Option<i64>,
+    /// Time between a task's stop signal and its kill, such as 10s
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    stop_grace_period: Option<i64>,
+    /// Signal that asks a task to stop, such as SIGTERM
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<String>,
+    /// How many tasks an update replaces at once; 0 for all
+    #[arg(long, value_name = "COUNT")]
+    update_parallelism: Option<u64>,
+    /// Time between an update's batches, such as 5s
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    update_delay: Option<i64>,
+    /// How long an updated task is watched for failure, such as 5s
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    update_monitor: Option<i64>,
+    /// Part of the tasks that may fail during an update, from 0 to 1
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    update_max_failure_ratio: Option<f64>,
+    /// What an update does when more tasks fail
+    #[arg(long, value_name = "ACTION", value_parser = ["pause", "continue", "rollback"])]
+    update_failure_action: Option<String>,
+    /// Whether an update starts the new task or stops the old one first
+    #[arg(long, value_name = "ORDER", value_parser = ["start-first", "stop-first"])]
+    update_order: Option<String>,
+    /// How many tasks a rollback replaces at once; 0 for all
+    #[arg(long, value_name = "COUNT")]
+    rollback_parallelism: Option<u64>,
+    /// Time between a rollback's batches, such as 5s
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    rollback_delay: Option<i64>,
+    /// How long a task that was rolled back is watched for failure, such as 5s
+    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
+    rollback_monitor: Option<i64>,
+    /// Part of the tasks that may fail during a rollback, from 0 to 1
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    rollback_max_failure_ratio: Option<f64>,
+    /// What a rollback does when more tasks fail
+    #[arg(long, value_name = "ACTION", value_parser = ["pause", "continue"])]
+    rollback_failure_action: Option<String>,
+    /// Whether a rollback starts the new task or stops the old one first
+    #[arg(long, value_name = "ORDER", value_parser = ["start-first", "stop-first"])]
+    rollback_order: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EndpointMode {
+    Vip,
+    Dnsrr,
+}
+
+impl EndpointMode {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Vip => "vip",
+            Self::Dnsrr => "dnsrr",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RestartCondition {
+    None,
+    OnFailure,
+    Any,
+}
+
+impl RestartCondition {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::OnFailure => "on-failure",
+            Self::Any => "any",
+        }
+    }
+}
+
+impl Common {
+    /// Writes what was given into a service's spec, new or old.
+    pub(super) fn apply(&self, spec: &mut Value) -> Result<()> {
+        if let Some(replicas) = self.replicas {
+            ensure!(
+                spec.pointer("/Mode/Replicated").is_some_and(|r| !r.is_null()),
+                "--replicas can only be used with replicated mode"
+            );
+            spec["Mode"] = json!({ "Replicated": { "Replicas": replicas } });
+        }
+        put_within(spec, &["EndpointSpec"], "Mode", self.endpoint_mode.map(EndpointMode::as_str));
+        let task = &mut spec["TaskTemplate"];
+        put_within(task, &["Placement"], "MaxReplicas", self.replicas_max_per_node);
+        self.apply_to_container(&mut task["ContainerSpec"]);
+        self.apply_to_resources(task);
+        let restart = &["RestartPolicy"];
+        put_within(task, restart, "Condition", self.restart_condition.map(RestartCondition::as_str));
+        put_within(task, restart, "Delay", self.restart_delay);
+        put_within(task, restart, "MaxAttempts", self.restart_max_attempts);
+        put_within(task, restart, "Window", self.restart_window);
+        let update = Rolling {
+            parallelism: self.update_parallelism,
+            delay_ns: self.update_delay,
+            monitor_ns: self.update_monitor,
+            max_failure_ratio: self.update_max_failure_ratio,
+            failure_action: self.update_failure_action.as_deref(),
+            order: self.update_order.as_deref(),
+        };
+        update.apply(spec, "UpdateConfig");
+        let rollback = Rolling {
+            parallelism: self.rollback_parallelism,
+            delay_ns: self.rollback_delay,
+            monitor_ns: self.rollback_monitor,
+            max_failure_ratio: self.rollback_max_failure_ratio,
+            failure_action: self.rollback_failure_action.as_deref(),
+            order: self.rollback_order.as_deref(),
+        };
+        rollback.apply(spec, "RollbackConfig");
+        Ok(())
+    }
+
+    fn apply_to_container(&self, container: &mut Value) {
+        put(container, "Command", self.entrypoint.as_ref().map(|words| json!(words.0)));
+        put(container, "Hostname", self.hostname.as_deref());
+        put(container, "User", self.user.as_deref());
+        put(container, "Dir", self.workdir.as_deref());
+        put(container, "ReadOnly", self.read_only);
+        put(container, "Init", self.init);
+        put(container, "StopGracePeriod", self.stop_grace_period);
+        put(container, "StopSignal", self.stop_signal.as_deref());
+    }
+
+    fn apply_to_resources(&self, task: &mut Value) {
+        let (limits, reservations) = (&["Resources", "Limits"], &["Resources", "Reservations"]);
+        put_within(task, limits, "NanoCPUs", self.limit_cpu);
+        put_within(task, limits, "MemoryBytes", self.limit_memory);
+        put_within(task, limits, "Pids", self.limit_pids);
+        put_within(task, reservations, "NanoCPUs", self.reserve_cpu);
+        put_within(task, reservations, "MemoryBytes", self.reserve_memory);
+    }
+}
+
+/// How tasks are replaced, as far as it was said.
+struct Rolling<'a> {
+    parallelism: Option<u64>,
+    delay_ns: Option<i64>,
+    monitor_ns: Option<i64>,
+    max_failure_ratio: Option<f64>,
+    failure_action: Option<&'a str>,
+    order: Option<&'a str>,
+}
+
+impl Rolling<'_> {
+    fn apply(&self, spec: &mut Value, section: &str) {
+        let path = &[section];
+        put_within(spec, path, "Parallelism", self.parallelism);
+        put_within(spec, path, "Delay", self.delay_ns);
+        put_within(spec, path, "Monitor", self.monitor_ns);
+        put_within(spec, path, "MaxFailureRatio", self.max_failure_ratio);
+        put_within(spec, path, "FailureAction", self.failure_action);
+        put_within(spec, path, "Order", self.order);
+        // A section without parallelism would mean all at once; the docker client sends 1 then.
+        if let Some(section) = spec.get_mut(section).filter(|section| section.is_object())
+            && section.get("Parallelism").is_none()
+        {
+            section["Parallelism"] = 1.into();
+        }
+    }
+}
+
+/// Sets a field where a value was given.
+pub(super) fn put(object: &mut Value, field: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        object[field] = value.into();
+    }
+}
+
+/// The same, some objects further down.
+fn put_within(object: &mut Value, path: &[&str], field: &str, value: Option<impl Into<Value>>) {
+    if value.is_some() {
+        let inner = path.iter().fold(object, |object, name| &mut object[*name]);
+        put(inner, field, value);
+    }
+}
+
+/// `NAME`, or `name=NAME,alias=ALIAS`.
+pub(super) fn network(text: &str) -> Result<Value> {
+    if !text.contains('=') {
+        return Ok(json!({ "Target": text }));
+    }
+    let (mut name, mut aliases) = (None, Vec::new());
+    for field in text.split(',') {
+        match field.split_once('=') {
+            Some(("name", value)) => name = Some(value),
+            Some(("alias", value)) => aliases.push(value),
+            _ => bail!("unknown field {field:?} in {text:?}: the fields are name and alias"),
+        }
+    }
+    let Some(name) = name else { bail!("{text:?} names no network: add name=NETWORK") };
+    Ok(json!({ "Target": name, "Aliases": aliases }))
+}
+
+pub(super) fn preferences(texts: &[String]) -> Result<Vec<Value>> {
+    texts.iter().map(|text| preference(text)).collect()
+}
+
+fn preference(text: &str) -> Result<Value> {
+    match text.split_once('=') {
+        Some(("spread", attribute)) => Ok(json!({ "Spread": { "SpreadDescriptor": attribute } })),
+        _ => bail!("invalid placement preference {text:?}: give spread=ATTRIBUTE, such as spread=node.labels.zone"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_of_rolling_always_says_how_many_at_once() {
+        let nothing = Rolling {
+            parallelism: None,
+            delay_ns: None,
+            monitor_ns: None,
+            max_failure_ratio: None,
+            failure_action: None,
+            order: None,
+        };
+        let check = |rolling: &Rolling<'_>, mut spec: Value, expected: Value| {
+            rolling.apply(&mut spec, "UpdateConfig");
+            assert_eq!(spec, expected);
+        };
+        check(&nothing, json!({}), json!({}));
+        let slow = Rolling { delay_ns: Some(5), ..nothing };
+        check(&slow, json!({}), json!({ "UpdateConfig": { "Parallelism": 1, "Delay": 5 } }));
+        check(
+            &slow,
+            json!({ "UpdateConfig": { "Parallelism": 0 } }),
+            json!({ "UpdateConfig": { "Parallelism": 0, "Delay": 5 } }),
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! The flags of `service create`, and the spec that they make.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    super::flags::{environment, environment_file, pairs},
+    common::{Common, network, preferences},
+    converge::Wait,
+    publish::{self, Publish},
+};
+
+#[derive(Debug, Args)]
+#[command(override_usage = "weft service create [OPTIONS] IMAGE [COMMAND] [ARG]...")]
+pub(crate) struct Create {
+    /// The service's name; a random one where absent
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// replicated for as many tasks as --replicas says, global for one on every node
+    #[arg(long, value_name = "MODE", value_parser = mode, default_value = "replicated")]
+    mode: Mode,
+    /// Publish a port on every node: TARGET, PUBLISHED:TARGET/udp or published=PORT,target=PORT,protocol=udp; may be repeated
+    #[arg(short, long, value_name = "PORT", value_parser = publish::parse)]
+    publish: Vec<Publish>,
+    /// A network to be on: NAME or name=NAME,alias=ALIAS; the first becomes eth0; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    network: Vec<String>,
+    /// A label of the service; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+    /// A label of its containers; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    container_label: Vec<String>,
+    /// A variable of the tasks' environment; KEY alone takes the value that it has here; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    env: Vec<String>,
+    /// A file of such variables, one on each line; --env overrules it; may be repeated
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<String>,
+    /// Where tasks may run, such as node.labels.storage==ssd; may be repeated
+    #[arg(long, value_name = "EXPRESSION")]
+    constraint: Vec<String>,
+    /// How tasks are spread, such as spread=node.labels.zone; may be repeated
+    #[arg(long, value_name = "PREFERENCE")]
+    placement_pref: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+    // One list, so that whatever follows the image is the command's, flags too.
+    /// Image of the tasks; what follows is their command, in place of the image's own
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
+    image_and_args: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Replicated,
+    Global,
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "replicated" => Ok(Mode::Replicated),
+        "global" => Ok(Mode::Global),
+        "replicated-job" | "global-job" => Err("weft does not support jobs yet: give replicated or global".to_owned()),
+        _ => Err("give replicated or global".to_owned()),
+    }
+}
+
+impl Create {
+    pub(super) fn spec(&self) -> Result<Value> {
+        let mut spec = json!({
+            "Name": self.name.clone().unwrap_or_else(random_name),
+            "Labels": pairs(&self.label),
+            "TaskTemplate": {
+                "ContainerSpec": {
+                    "Image": self.image_and_args.first(),
+                    "Labels": pairs(&self.container_label),
+                    "Args": self.image_and_args.get(1..),
+                    "Env": self.environment()?,
+                },
+                "Placement": {
+                    "Constraints": self.constraint,
+                    "Preferences": preferences(&self.placement_pref)?,
+                },
+                "Networks": self.network.iter().map(|n| network(n)).collect::<Result<Vec<_>>>()?,
+            },
+            "Mode": match self.mode {
+                Mode::Replicated => json!({ "Replicated": { "Replicas": 1 } }),
+                Mode::Global => json!({ "Global": {} }),
+            },
+            "EndpointSpec": {
+                "Mode": "vip",
+                "Ports": self.publish.iter().map(Publish::json).collect::<Vec<_>>(),
+            },
+        });
+        self.common.apply(&mut spec)?;
+        Ok(spec)
+    }
+
+    fn environment(&self) -> Result<Vec<String>> {
+        let mut entries = Vec::new();
+        for file in &self.env_file {
+            entries.extend(environment_file(
+                &fs::read_to_string(file).with_context(|| format!("cannot read --env-file {file}"))?,
+            ));
+        }
+        entries.extend_from_slice(&self.env);
+        Ok(environment(&entries))
+    }
+}
+
+/// Two words, as people remember them.
+fn random_name() -> String {
+    const FIRST: [&str; 8] = ["brisk", "calm", "deft", "eager", "fine", "keen", "plain", "swift"];
+    const SECOND: [&str; 8] = ["bobbin", "heddle", "loom", "reed", "shuttle", "thread", "treadle", "warp"];
+    let pick = |words: &[&'static str; 8]| words[usize::from(rand::random::<u8>()) % words.len()];
+    format!("{}_{}{}", pick(&FIRST), pick(&SECOND), rand::random::<u16>() % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+
+    use super::*;
+    use crate::cli::{client::text, flags::with_docker_booleans};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: Create,
+    }
+
+    fn parsed(line: &str) -> Create {
+        let command = with_docker_booleans(Line::command());
+        let matches = command.try_get_matches_from(["create"].into_iter().chain(line.split(' '))).unwrap();
+        Line::from_arg_matches(&matches).unwrap().create
+    }
+
+    fn created(line: &str) -> Value {
+        parsed(line).spec().unwrap()
+    }
+
+    #[test]
+    fn the_story_s_service_is_asked_for() {
+        let spec = created("--name whoami --network app --replicas 3 -p 8080:80 weft/whoami");
+        assert_eq!(text(&spec, "/Name"), "whoami");
+        assert_eq!(spec.pointer("/Mode/Replicated/Replicas"), Some(&json!(3)));
+        assert_eq!(spec["TaskTemplate"]["Networks"], json!([{ "Target": "app" }]));
+        assert_eq!(
+            spec["EndpointSpec"]["Ports"],
+            json!([{ "Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080, "PublishMode": "ingress" }])
+        );
+    }
+
+    #[test]
+    fn a_boolean_never_takes_the_image_for_its_value() {
+        for (flag, detached) in [("-d", true), ("--detach", true), ("--detach=true", true), ("-d=false", false)] {
+            let create = parsed(&format!("{flag} weft/whoami"));
+            assert_eq!(
+                (create.wait.detach, create.image_and_args),
+                (detached, vec!["weft/whoami".to_owned()]),
+                "{flag}"
+            );
+        }
+        for (flag, field) in [("--read-only", "ReadOnly"), ("--init", "Init")] {
+            let container = |line: &str| created(line)["TaskTemplate"]["ContainerSpec"].clone();
+            assert_eq!(container(&format!("{flag} weft/whoami"))[field], true, "{flag}");
+            assert_eq!(container(&format!("{flag} weft/whoami"))["Image"], "weft/whoami", "{flag}");
+            assert_eq!(container(&format!("{flag}=false weft/whoami"))[field], false, "{flag}");
+            assert_eq!(container("weft/whoami")[field], Value::Null, "{flag}");
+        }
+    }
+
+    #[test]
+    fn flags_of_the_command_are_its_own() {
+        let spec = created("--name c host sh -c true --name d -p 1");
+        assert_eq!(text(&spec, "/Name"), "c");
+        assert_eq!(
+            spec["TaskTemplate"]["ContainerSpec"]["Args"],
+            json!(["sh", "-c", "true", "--name", "d", "-p", "1"])
+        );
+        let spec = created("--name c weft/whoami --name d");
+        assert_eq!(spec["TaskTemplate"]["ContainerSpec"]["Args"], json!(["--name", "d"]));
+    }
+
+    #[test]
+    fn variables_come_from_files_and_flags() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "# note\nA=1\nB=2\n").unwrap();
+        let spec = created(&format!("--env B=3 --env-file {} weft/whoami", file.path().display()));
+        assert_eq!(spec["TaskTemplate"]["ContainerSpec"]["Env"], json!(["A=1", "B=2", "B=3"]));
+        let error = parsed("--env-file /no/such/file weft/whoami").spec().unwrap_err();
+        assert!(format!("{error:#}").contains("/no/such/file"));
+    }
+
+    #[test]
+    fn a_global_service_has_no_replicas() {
+        assert!(parsed("--mode global --replicas 2 x").spec().is_err());
+    }
+}
