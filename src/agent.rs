@@ -5,111 +5,104 @@
 //! event (a new plan, a runtime's change, a link's change, a finished step, a tick) only wakes it, and each wake is one
 //! full [`Agent::sync`]. Dropping the future leaves the kernel, the tasks and their traffic as they are.
 
-mod describe;
-mod listening;
 mod tasks;
+mod progress;
+mod steps;
+mod listening;
+mod facts;
+mod describe;
+mod aside;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 use weft_control::swarm::{Membership, Swarm};
-use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, Mesh, Uplink};
-use weft_model::{
-    NodePlan, TaskId,
-    plan::TaskPlan,
-    report::NodeReport,
-    state::{TaskState, TaskStatus},
-};
+use weft_mesh::Mesh;
+use weft_model::{NetworkId, NodePlan, TaskId, plan::TaskPlan, report::NodeReport, spec::Labels};
 use weft_overlay::{Overlay, OverlayState};
 
-use self::tasks::{Next, Step, View};
-use crate::runtime::{Executor, ObservedTask, Phase, RuntimeError};
+use self::{
+    progress::Progress,
+    steps::{Call, Ears, Finished},
+    tasks::{Next, Step, View},
+};
+use crate::runtime::{Executor, ObservedTask, RuntimeKind, chain};
 
 /// How often everything is compared with the kernel though nothing rang.
 const FULL_SYNC: Duration = Duration::from_secs(10);
 /// The wait before the next attempt when a layer failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// Steps that finished and wait to be noted. Senders wait when it is full: no step is lost.
-const FINISHED_STEPS: usize = 64;
+
+/// The layers that an agent drives, and what it is to say of its node.
+pub(crate) struct AgentConfig {
+    pub(crate) swarm: Swarm,
+    pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) runtime: RuntimeKind,
+    /// `engine.labels` of constraints.
+    pub(crate) labels: Labels,
+    pub(crate) overlay: Overlay,
+    pub(crate) mesh: Mesh,
+    /// Where the mesh is opened anew, under the BPF file system.
+    pub(crate) pin_dir: PathBuf,
+    /// Resolvers for names from outside.
+    pub(crate) upstreams: Vec<SocketAddr>,
+}
 
 pub(crate) struct Agent {
     swarm: Swarm,
     executor: Arc<dyn Executor>,
-    runtime_name: &'static str,
+    runtime: RuntimeKind,
+    labels: Labels,
     overlay: Overlay,
-    /// `None` after this node left: opened anew when it joins again.
-    mesh: Arc<Mutex<Option<Mesh>>>,
+    /// `None` while it works aside, and after this node left: opened anew when it joins again.
+    mesh: Option<Mesh>,
     pin_dir: PathBuf,
     names: weft_dns::Names,
     dns: weft_dns::Server,
-    work: Work,
-}
-
-/// What the agent remembers between two syncs; all of it can be found out again.
-struct Work {
+    /// What is remembered between two syncs; all of it can be found out again.
     tasks: BTreeMap<TaskId, Progress>,
-    finished: mpsc::Sender<Finished>,
-    finished_rx: Option<mpsc::Receiver<Finished>>,
-}
-
-struct Progress {
-    status: TaskStatus,
-    in_flight: Option<Step>,
-    listening: bool,
-    stopping: bool,
-}
-
-struct Finished {
-    task: TaskId,
-    step: Step,
-    outcome: Result<(), RuntimeError>,
+    /// Steps under way: one of each task, and beside its wait for ports another.
+    steps: JoinSet<Finished>,
 }
 
 impl Agent {
-    pub(crate) fn new(
-        swarm: Swarm,
-        executor: Arc<dyn Executor>,
-        runtime_name: &'static str,
-        overlay: Overlay,
-        (mesh, pin_dir): (Mesh, PathBuf),
-        upstreams: Vec<SocketAddr>,
-    ) -> Self {
+    pub(crate) fn new(config: AgentConfig) -> Self {
+        let AgentConfig { swarm, executor, runtime, labels, overlay, mesh, pin_dir, upstreams } = config;
         let names = weft_dns::Names::default();
         let dns = weft_dns::Server::new(names.clone(), upstreams);
-        let (finished, finished_rx) = mpsc::channel(FINISHED_STEPS);
-        let work = Work { tasks: BTreeMap::new(), finished, finished_rx: Some(finished_rx) };
         Self {
             swarm,
             executor,
-            runtime_name,
+            runtime,
+            labels,
             overlay,
-            mesh: Arc::new(Mutex::new(Some(mesh))),
+            mesh: Some(mesh),
             pin_dir,
             names,
             dns,
-            work,
+            tasks: BTreeMap::new(),
+            steps: JoinSet::new(),
         }
     }
 
-    /// Runs until the swarm is dropped. Cancel-safe: what a sync left undone, the next one does.
+    /// Runs until the swarm is dropped, or a layer is past repair. Cancel-safe: what a sync left undone, the next one does.
     pub(crate) async fn run(mut self) -> Result<()> {
         let mut plans = self.swarm.plans();
         let mut runtime = self.executor.changed();
         let mut links = self.overlay.changed();
-        let mut finished = self.work.finished_rx.take().context("the agent runs once")?;
         let (mut was_member, mut clean) = (false, false);
         loop {
             let plan = plans.borrow_and_update().clone();
             runtime.borrow_and_update();
             links.borrow_and_update();
-            let next = match &plan {
+            let outcome = match &plan {
                 Some(plan) => {
                     (was_member, clean) = (true, false);
                     self.sync(plan).await
@@ -122,20 +115,14 @@ impl Agent {
                 }
                 None => Ok(()),
             };
-            let pause = match next {
-                Ok(()) => FULL_SYNC,
-                Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "the node is not yet what its plan says");
-                    RETRY
-                }
-            };
+            let pause = pause(outcome)?;
             tokio::select! {
                 changed = plans.changed() => if changed.is_err() { return Ok(()) },
                 _ = runtime.changed() => {}
                 _ = links.changed() => {}
-                Some(done) = finished.recv() => {
+                Some(done) = self.steps.join_next() => {
                     self.note(done);
-                    while let Ok(done) = finished.try_recv() {
+                    while let Some(done) = self.steps.try_join_next() {
                         self.note(done);
                     }
                 }
@@ -156,11 +143,11 @@ impl Agent {
             .filter(|o| plan.tasks.iter().any(|t| t.id == o.task))
             .filter_map(|o| Some((o.task.clone(), o.netns.clone()?)))
             .collect();
-        let links = self.overlay.reconcile(plan, &sandboxes).await.context("overlay")?;
+        let links = self.overlay.reconcile(plan, &sandboxes).await.context("cannot make the links of the plan")?;
         let report = self.program(plan, &links).await?;
         close_connections(report.gone, &links, &sandboxes).await?;
         for (task, fault) in &links.faults {
-            tracing::warn!(%task, error = %fault, "a task's links are not as they shall be");
+            tracing::warn!(%task, error = chain(fault), "a task's links are not as they shall be");
         }
         self.serve_names(plan, &sandboxes, &links);
         self.step(plan, &observed, &links);
@@ -169,48 +156,40 @@ impl Agent {
     }
 
     async fn observe(&self) -> Result<BTreeMap<TaskId, ObservedTask>> {
-        let observed = self.executor.observe().await.context("runtime")?;
+        let observed = self.executor.observe().await.context("cannot see the tasks of this node")?;
         Ok(observed.into_iter().map(|o| (o.task.clone(), o)).collect())
     }
 
     /// Opens a record for every task of the plan or the runtime, and closes those of neither.
     fn adopt(&mut self, plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>) {
         let planned: BTreeSet<&TaskId> = plan.tasks.iter().map(|t| &t.id).collect();
-        self.work
-            .tasks
+        self.tasks
             .retain(|id, progress| planned.contains(id) || observed.contains_key(id) || progress.in_flight.is_some());
         for id in planned.into_iter().chain(observed.keys()) {
-            self.work.tasks.entry(id.clone()).or_insert_with(|| Progress {
-                status: tasks::accepted(now_ms()),
-                in_flight: None,
-                listening: false,
-                stopping: false,
-            });
+            self.tasks.entry(id.clone()).or_insert_with(Progress::new);
         }
     }
 
-    async fn program(&self, plan: &Arc<NodePlan>, links: &OverlayState) -> Result<weft_mesh::Report> {
-        let facts = facts(links);
-        let (mesh, pin_dir, plan) = (Arc::clone(&self.mesh), self.pin_dir.clone(), Arc::clone(plan));
-        let report = tokio::task::spawn_blocking(move || {
-            let mut mesh = mesh.lock().expect("a panic in the mesh is not survivable");
-            let mesh = match &mut *mesh {
-                Some(mesh) => mesh,
-                left => left.insert(Mesh::open(&pin_dir)?),
+    async fn program(&mut self, plan: &Arc<NodePlan>, links: &OverlayState) -> Result<weft_mesh::Report> {
+        let facts = facts::of(links);
+        let (held, pin_dir, plan) = (self.mesh.take(), self.pin_dir.clone(), Arc::clone(plan));
+        let (mesh, report) = aside::blocking("program the data plane", move || {
+            let mut mesh = match held.map_or_else(|| Mesh::open(&pin_dir), Ok) {
+                Ok(mesh) => mesh,
+                Err(error) => return (None, Err(error)),
             };
-            mesh.reconcile(&plan, &facts)
+            let report = mesh.reconcile(&plan, &facts);
+            (Some(mesh), report)
         })
-        .await
-        .context("mesh")?
-        .context("mesh")?;
+        .await?;
+        self.mesh = mesh;
+        let report = report.context("cannot program the data plane")?;
         if !report.is_unchanged() {
             tracing::debug!(?report, "the data plane follows");
         }
         Ok(report)
     }
-}
 
-impl Agent {
     /// A resolver on 127.0.0.11 in every sandbox whose links are up, and in no other.
     fn serve_names(&self, plan: &NodePlan, sandboxes: &BTreeMap<TaskId, PathBuf>, links: &OverlayState) {
         self.names.publish(weft_dns::Zone::from_plan(plan));
@@ -229,16 +208,11 @@ impl Agent {
         }
     }
 
-    fn start_resolver(
-        &self,
-        task: &TaskId,
-        networks: Vec<weft_model::NetworkId>,
-        netns: &std::path::Path,
-    ) -> Result<()> {
+    fn start_resolver(&self, task: &TaskId, networks: Vec<NetworkId>, netns: &Path) -> Result<()> {
         let sockets = weft_overlay::netns::in_netns(netns, weft_dns::open_sockets)
-            .context("resolver")?
-            .context("resolver: bind 127.0.0.11:53")?;
-        self.dns.start(task.clone(), networks, sockets).context("resolver")
+            .context("cannot enter the task's network namespace")?
+            .context("cannot listen on 127.0.0.11:53 there")?;
+        self.dns.start(task.clone(), networks, sockets).context("cannot serve names there")
     }
 
     /// Chooses and begins the next step of every task; steps run beside each other and ring when done.
@@ -247,7 +221,7 @@ impl Agent {
         let ran: BTreeSet<&TaskId> =
             plan.services.iter().flat_map(|s| &s.backends).map(|backend| &backend.task).collect();
         let serving: BTreeSet<TaskId> = self.dns.serving().into_iter().collect();
-        for (id, progress) in &mut self.work.tasks {
+        for (id, progress) in &mut self.tasks {
             let planned = plans.get(id).copied();
             let seen = observed.get(id);
             // One that has taken traffic before an earlier daemon ended goes on taking it.
@@ -272,49 +246,32 @@ impl Agent {
                 Next::Ended(ending) => progress.set(ending.state, ending.error, ending.exit_code),
                 Next::Do(step) => {
                     progress.begin(step);
-                    let call = carry_out(
-                        Arc::clone(&self.executor),
+                    let ports = planned.map(|task| listening::ports(plan, task)).unwrap_or_default();
+                    let call = Call {
+                        executor: Arc::clone(&self.executor),
                         step,
-                        id.clone(),
-                        planned.cloned(),
-                        Ears {
-                            pid: progress.status.pid,
-                            ports: planned.map(|task| listening::ports(plan, task)).unwrap_or_default(),
-                        },
-                    );
-                    let (finished, task) = (self.work.finished.clone(), id.clone());
-                    tokio::spawn(async move {
-                        let outcome = call.await;
-                        // The receiver lives as long as the agent: without it nobody is left to tell.
-                        let _ = finished.send(Finished { task, step, outcome }).await;
-                    });
+                        task: id.clone(),
+                        plan: planned.cloned(),
+                        ears: Ears { pid: progress.status.pid, ports },
+                    };
+                    self.steps.spawn(call.carry_out());
                 }
             }
         }
     }
 
-    fn note(&mut self, finished: Finished) {
-        let Some(progress) = self.work.tasks.get_mut(&finished.task) else { return };
-        if progress.in_flight == Some(finished.step) {
-            progress.in_flight = None;
-        }
-        progress.listening |= finished.step == Step::Listen;
-        if let Err(error) = finished.outcome {
-            tracing::warn!(task = %finished.task, step = ?finished.step, error = %error, "a step of a task failed");
-            match finished.step {
-                Step::Prepare => progress.set(TaskState::Rejected, error.to_string(), None),
-                Step::Start => progress.set(TaskState::Failed, error.to_string(), None),
-                Step::Stop => progress.stopping = false,
-                Step::Listen | Step::Remove => {}
-            }
+    fn note(&mut self, finished: Result<Finished, JoinError>) {
+        // None is cut off while the agent lives, and none panics.
+        let Ok(finished) = finished else { return };
+        if let Some(progress) = self.tasks.get_mut(&finished.task) {
+            progress.finish(&finished);
         }
     }
 
     fn report(&mut self, plan: &NodePlan, links: &OverlayState) {
-        let description = describe::node(self.runtime_name, &links.facts);
+        let description = describe::node(self.runtime, &self.labels, &links.facts);
         let planned: BTreeSet<&TaskId> = plan.tasks.iter().map(|t| &t.id).collect();
         let tasks = self
-            .work
             .tasks
             .iter()
             .filter(|(id, _)| planned.contains(id))
@@ -332,95 +289,33 @@ impl Agent {
     async fn tear_down(&mut self) -> Result<()> {
         for task in self.observe().await?.into_keys() {
             self.dns.stop(&task);
-            self.executor.remove(&task).await.with_context(|| format!("remove task {task}"))?;
+            self.executor.remove(&task).await.with_context(|| format!("cannot remove task {task}"))?;
         }
-        self.work.tasks.clear();
-        let (mesh, pin_dir) = (Arc::clone(&self.mesh), self.pin_dir.clone());
-        tokio::task::spawn_blocking(move || {
-            mesh.lock().expect("a panic in the mesh is not survivable").take();
+        self.tasks.clear();
+        let (mesh, pin_dir) = (self.mesh.take(), self.pin_dir.clone());
+        aside::blocking("take the data plane down", move || {
+            drop(mesh);
             Mesh::unpin_all(&pin_dir)
         })
-        .await
-        .context("mesh")?
-        .context("mesh")?;
-        self.overlay.teardown().await.context("overlay")?;
+        .await?
+        .context("cannot take the data plane down")?;
+        self.overlay.teardown().await.context("cannot remove weft's links")?;
         self.names.publish(weft_dns::Zone::default());
         self.swarm.reports().send_replace(NodeReport::default());
         Ok(())
     }
 }
 
-impl Progress {
-    fn begin(&mut self, step: Step) {
-        self.in_flight = Some(step);
-        match step {
-            Step::Prepare => self.advance(TaskState::Preparing),
-            Step::Start => self.advance(TaskState::Starting),
-            Step::Stop => self.stopping = true,
-            Step::Listen | Step::Remove => {}
+/// How long to rest after a sync; an error where another one is of no use.
+fn pause(outcome: Result<()>) -> Result<Duration> {
+    match outcome {
+        Ok(()) => Ok(FULL_SYNC),
+        Err(error) if aside::is_final(&error) => Err(error),
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "the node is not yet what its plan says");
+            Ok(RETRY)
         }
     }
-
-    /// Takes over what the runtime shows.
-    fn see(&mut self, seen: Option<&ObservedTask>) {
-        let Some(seen) = seen else { return };
-        if self.status.state.is_terminal() {
-            return;
-        }
-        self.status.container = Some(seen.container.clone());
-        self.advance(tasks::observed(&seen.phase, self.listening, self.status.state));
-        if let Phase::Running { pid, since_ms } = seen.phase {
-            self.status.pid = Some(pid);
-            // The same after a restart of the daemon: nothing happened to the task.
-            self.status.since_ms = since_ms;
-        }
-    }
-
-    fn advance(&mut self, state: TaskState) {
-        if state > self.status.state {
-            self.set(state, String::new(), None);
-        }
-    }
-
-    fn set(&mut self, state: TaskState, error: String, exit_code: Option<i32>) {
-        self.status.state = state;
-        self.status.since_ms = now_ms();
-        self.status.message = state.as_str().to_owned();
-        self.status.error = error;
-        self.status.exit_code = exit_code;
-    }
-}
-
-/// Where to listen for a task that has started.
-struct Ears {
-    pid: Option<u32>,
-    ports: Vec<u16>,
-}
-
-async fn carry_out(
-    executor: Arc<dyn Executor>,
-    step: Step,
-    id: TaskId,
-    plan: Option<TaskPlan>,
-    ears: Ears,
-) -> Result<(), RuntimeError> {
-    match (step, plan) {
-        (Step::Listen, _) => {
-            if let Some(pid) = ears.pid {
-                listening::wait(pid, &ears.ports).await;
-            }
-            Ok(())
-        }
-        (Step::Prepare, Some(plan)) => executor.prepare(&plan).await,
-        (Step::Start, Some(plan)) => executor.start(&plan).await,
-        (Step::Stop, _) => executor.stop(&id).await,
-        (_, _) => executor.remove(&id).await,
-    }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Tells the programs of this node's tasks that the other end of their connections is gone: those to these addresses, by
@@ -437,7 +332,7 @@ async fn close_connections(
     if work.is_empty() {
         return Ok(());
     }
-    tokio::task::spawn_blocking(move || {
+    aside::blocking("close connections to dead tasks", move || {
         for (sandbox, gone) in work {
             // A task that ends meanwhile has no connections either.
             let closed = weft_overlay::netns::in_netns(&sandbox, || weft_mesh::close_connections(&gone));
@@ -446,36 +341,28 @@ async fn close_connections(
                 Ok(Ok(count)) => {
                     tracing::debug!(count, sandbox = %sandbox.display(), "closed connections to dead tasks");
                 }
-                Ok(Err(error)) => tracing::warn!(%error, "connections to dead tasks stay open until their next packet"),
-                Err(error) => tracing::debug!(%error, "a task ended before its connections could be closed"),
+                Ok(Err(error)) => {
+                    let error = chain(&error);
+                    tracing::warn!(error, "connections to dead tasks stay open until their next packet");
+                }
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "a task ended before its connections could be closed");
+                }
             }
         }
     })
     .await
-    .context("closing connections")
 }
 
-/// What the overlay found and made, in the mesh's words.
-fn facts(links: &OverlayState) -> LocalFacts {
-    let node = &links.facts;
-    let uplink = |uplink: &weft_overlay::Uplink| Uplink {
-        ifindex: uplink.ifindex,
-        addresses: uplink.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
-    };
-    let route =
-        |way: &weft_overlay::Way| HostRoute { destination: way.destination, ifindex: way.ifindex, source: way.source };
-    let endpoint = |endpoint: &weft_overlay::Endpoint| LocalEndpoint {
-        task: endpoint.task.clone(),
-        network: endpoint.network.clone(),
-        ifindex: endpoint.host_ifindex,
-        netns_cookie: endpoint.netns_cookie,
-    };
-    LocalFacts {
-        netns_cookie: node.netns_cookie,
-        tunnel_ifindex: links.tunnel_ifindex,
-        task_mtu: links.mtu,
-        uplinks: node.uplinks.iter().map(uplink).collect(),
-        routes: node.ways.iter().map(route).collect(),
-        endpoints: links.endpoints.iter().map(endpoint).collect(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_the_data_plane_ends_the_agent_and_an_error_does_not() {
+        let panicked = aside::blocking("program the data plane", || panic!("a defect")).await;
+        assert!(pause(panicked.context("sync")).is_err());
+        assert_eq!(pause(Err(anyhow::anyhow!("no such link"))).unwrap(), RETRY);
+        assert_eq!(pause(Ok(())).unwrap(), FULL_SYNC);
     }
 }

@@ -4,6 +4,9 @@
 //! maps and programs as they are: traffic needs no daemon, and the next one adopts everything.
 
 use std::{
+    borrow::Cow,
+    env,
+    ffi::OsStr,
     fs,
     io::{self, IsTerminal as _},
     net::{IpAddr, SocketAddr},
@@ -12,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
@@ -23,17 +26,20 @@ use weft_control::{
     swarm::{Swarm, SwarmConfig},
 };
 use weft_mesh::Mesh;
-use weft_model::NodeName;
+use weft_model::{NodeName, spec::Labels};
 use weft_overlay::Overlay;
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, AgentConfig},
     preflight,
-    runtime::{self, RuntimeConfig, RuntimeKind},
+    runtime::{self, RuntimeConfig, RuntimeKind, chain, docker, identity},
 };
 
 /// Where the default upstream resolvers are listed (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Environment variable that says what is logged, and what it says where it is not set.
+const LOG_VARIABLE: &str = "WEFT_LOG";
+const LOG_DEFAULT: &str = "info,openraft=warn";
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
@@ -52,25 +58,57 @@ pub(crate) struct Args {
     /// What runs the tasks
     #[arg(long, value_enum, default_value_t = RuntimeKind::Process)]
     runtime: RuntimeKind,
-    /// Where the container engine listens, as unix:///PATH or tcp://ADDRESS:PORT; its usual place where absent
-    #[arg(long, value_name = "URL")]
-    docker_host: Option<String>,
+    /// Where this machine's container engine listens, as unix:///PATH; its usual place where absent
+    #[arg(long, value_name = "URL", value_parser = engine_socket)]
+    docker_host: Option<PathBuf>,
+    /// Label of this node's engine, for constraints on engine.labels.KEY
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
     /// Resolver for names from outside, as ADDRESS or ADDRESS:PORT; those of /etc/resolv.conf where absent
     #[arg(long = "dns-upstream", value_name = "ADDRESS", value_parser = upstream)]
     dns_upstreams: Vec<SocketAddr>,
 }
 
-/// Where Docker's engine listens when nothing says otherwise.
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-
 impl Args {
-    /// Socket of the local container engine, where there is one.
+    /// Where the local container engine listens, if there is one.
+    fn docker_socket(&self) -> PathBuf {
+        self.docker_host.clone().unwrap_or_else(|| docker::SOCKET.into())
+    }
+
+    /// Its socket, where there is one: what is not the cluster's is passed on to it.
     fn engine(&self) -> Option<PathBuf> {
-        let path = match &self.docker_host {
-            Some(host) => PathBuf::from(host.strip_prefix("unix://")?),
-            None => PathBuf::from(DOCKER_SOCKET),
-        };
+        let path = self.docker_socket();
         (self.runtime == RuntimeKind::Docker || path.exists()).then_some(path)
+    }
+
+    fn labels(&self) -> Result<Labels> {
+        let mut labels = Labels::new();
+        for (key, value) in &self.labels {
+            if let Some(other) = labels.insert(key.clone(), value.clone())
+                && other != *value
+            {
+                bail!("--label gives {key} two values, {other:?} and {value:?}: give one");
+            }
+        }
+        Ok(labels)
+    }
+}
+
+/// A tunnel, a link, a namespace are made beside the engine: one of another machine is of no use.
+fn engine_socket(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        _ => Err("tasks are linked on this machine, so the engine must be its own: give its socket as unix:///PATH"
+            .to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !key.contains(char::is_whitespace) => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err("give a label as KEY=VALUE".to_owned()),
     }
 }
 
@@ -83,7 +121,8 @@ fn upstream(text: &str) -> Result<SocketAddr, String> {
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    log_to_stderr();
+    log_to_stderr()?;
+    let labels = args.labels()?;
     let lacking = preflight::lacking();
     if !lacking.is_empty() {
         bail!("this machine cannot run weft:\n  - {}", lacking.join("\n  - "));
@@ -104,11 +143,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         kind: args.runtime,
         run_dir: run_dir.clone(),
         hostname: hostname.clone(),
-        docker_host: args.docker_host.clone(),
+        docker_socket: args.docker_socket(),
     })
     .await
     .context("the task runtime cannot be used")?;
-    let pin_dir = Path::new(preflight::BPF_FS).join("weft").join(hostname.as_str());
+    let pin_dir = Path::new(weft_mesh::BPFFS).join("weft").join(hostname.as_str());
     let mesh = Mesh::open(&pin_dir).context("the data plane cannot be loaded")?;
     let overlay = Overlay::open().context("the overlay cannot be used")?;
     overlay.check().await.context("the overlay cannot be used")?;
@@ -123,14 +162,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     .await
     .with_context(|| format!("cannot use the data in {}", args.data_dir.display()))?;
 
-    let agent = Agent::new(
-        swarm.clone(),
-        Arc::clone(&runtime.executor),
-        args.runtime.as_str(),
+    let agent = Agent::new(AgentConfig {
+        swarm: swarm.clone(),
+        executor: Arc::clone(&runtime.executor),
+        runtime: args.runtime,
+        labels,
         overlay,
-        (mesh, pin_dir),
+        mesh,
+        pin_dir,
         upstreams,
-    );
+    });
     let node = LocalNode {
         hostname: hostname.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -158,14 +199,23 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     ended
 }
 
-/// What is logged, `WEFT_LOG` says, such as `debug` or `weft_mesh=trace`.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+fn log_to_stderr() -> Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(env::var_os(LOG_VARIABLE).as_deref())?)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    Ok(())
+}
+
+/// What is logged, the variable says, such as `debug` or `weft_mesh=trace`.
+fn log_filter(asked: Option<&OsStr>) -> Result<EnvFilter> {
+    let asked = asked.filter(|text| !text.is_empty());
+    let text = asked.map_or(Cow::Borrowed(LOG_DEFAULT), OsStr::to_string_lossy);
+    EnvFilter::try_new(&text).map_err(|error| {
+        let reason = chain(&error);
+        anyhow!("{LOG_VARIABLE}={text} does not say what to log ({reason}): use debug, say, or weft_mesh=trace,info")
+    })
 }
 
 /// Takes the socket's path, and a dead daemon's socket with it; a living one's is refused.
@@ -195,22 +245,26 @@ fn machine_name() -> Result<NodeName> {
     name.parse().with_context(|| format!("the machine's host name {name:?} cannot be used: choose one with --hostname"))
 }
 
-/// `nameserver` lines of resolv.conf(5); none where the file is missing or names only the tasks' own resolver.
+/// The machine's own resolvers; none where the file is missing.
 fn system_upstreams() -> Vec<SocketAddr> {
     nameservers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default())
 }
 
+/// `nameserver` lines of resolv.conf(5), but the tasks' own resolver: it would be asked by itself.
 fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
     resolv_conf
         .lines()
         .filter_map(|line| line.strip_prefix("nameserver"))
         .filter_map(|rest| rest.trim().parse::<IpAddr>().ok())
+        .filter(|ip| *ip != identity::RESOLVER)
         .map(|ip| SocketAddr::new(ip, 53))
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[test]
@@ -224,5 +278,60 @@ mod tests {
     fn nameservers_are_read_from_resolv_conf() {
         let file = "# a comment\nsearch example.test\nnameserver 192.0.2.1\nnameserver 2001:db8::1\noptions ndots:1\n";
         assert_eq!(nameservers(file), ["192.0.2.1:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn the_tasks_own_resolver_is_no_upstream() {
+        assert_eq!(nameservers("nameserver 127.0.0.11\nnameserver 127.0.0.53\n"), ["127.0.0.53:53".parse().unwrap()]);
+        assert_eq!(nameservers("nameserver 127.0.0.11\n"), []);
+    }
+
+    #[test]
+    fn an_engine_is_this_machines() {
+        assert_eq!(engine_socket("unix:///run/docker.sock"), Ok("/run/docker.sock".into()));
+        for other in ["tcp://192.0.2.1:2375", "unix://docker.sock", "/run/docker.sock", ""] {
+            assert!(engine_socket(other).is_err_and(|text| text.contains("unix:///PATH")), "{other}");
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The labels of a daemon with these flags.
+    fn labels(given: &[&str]) -> Result<Labels> {
+        let flags = given.iter().flat_map(|label| ["--label", label]);
+        Line::try_parse_from(["weft"].into_iter().chain(flags))?.args.labels()
+    }
+
+    #[test]
+    fn labels_are_keys_with_values() {
+        let check = |given: &[&str], want: &[(&str, &str)]| {
+            let want = want.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            assert_eq!(labels(given).unwrap(), want);
+        };
+        check(&[], &[]);
+        check(&["storage=ssd", "zone=a=b", "empty="], &[("empty", ""), ("storage", "ssd"), ("zone", "a=b")]);
+        check(&["storage=ssd", "storage=ssd"], &[("storage", "ssd")]);
+        for (refused, said) in [
+            (&["storage"][..], "KEY=VALUE"),
+            (&["=ssd"], "KEY=VALUE"),
+            (&["a b=c"], "KEY=VALUE"),
+            (&["storage=ssd", "storage=hdd"], "two values"),
+        ] {
+            let error = labels(refused).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_to_log_is_understood_or_refused() {
+        for fine in [None, Some(""), Some("debug"), Some("weft_mesh=trace,info")] {
+            assert!(log_filter(fine.map(OsStr::new)).is_ok(), "{fine:?}");
+        }
+        let error = format!("{:#}", log_filter(Some(OsStr::new("weft_mesh=loud"))).unwrap_err());
+        assert!(error.contains("WEFT_LOG=weft_mesh=loud") && error.contains("debug"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod cli;
+mod clock;
 mod daemon;
 mod preflight;
 mod runtime;

@@ -24,4 +24,4 @@ pub mod tables;
 
 pub use counters::{Counters, DropCount, ServiceCount};
 pub use facts::{HostRoute, LocalEndpoint, LocalFacts, Uplink};
-pub use kernel::{Error, Mesh, Report, close_connections};
+pub use kernel::{BPFFS, Error, Mesh, Report, close_connections, lacking};

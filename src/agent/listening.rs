@@ -7,7 +7,7 @@ use std::{fs, time::Duration};
 use tokio::time::{Instant, sleep};
 use weft_model::{NodePlan, plan::TaskPlan, spec::Protocol};
 
-use crate::runtime::whoami;
+use crate::runtime::{reference::Reference, whoami};
 
 /// A program that has not bound its published ports by then gets its traffic all the same, as it would elsewhere.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const LISTEN: &str = "0A";
 pub(super) fn ports(plan: &NodePlan, task: &TaskPlan) -> Vec<u16> {
     let meshes: Vec<_> = plan.services.iter().filter(|s| s.service == task.service).map(|s| s.mesh).collect();
     let published = plan.ports.iter().filter(|p| p.protocol == Protocol::Tcp && meshes.contains(&p.mesh));
-    let built_in = whoami::is_image(&task.container.image).then_some(whoami::HTTP_PORT);
+    let built_in = Reference::parse(&task.container.image).is_whoami().then_some(whoami::HTTP_PORT);
     let mut ports: Vec<u16> = published.map(|p| p.target).chain(built_in).collect();
     ports.sort_unstable();
     ports.dedup();

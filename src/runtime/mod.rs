@@ -7,26 +7,28 @@
 //! - [`process`]: namespaced processes of this machine, each under a shim of its own; no engine needed;
 //! - [`docker`]: containers of the local Docker engine.
 //!
-//! [`whoami`] is the program of the built-in image `weft/whoami`, which both can run.
+//! What is the same for both: [`mod@reference`] says what images are called, [`identity`] who a task is, [`mod@error`] what
+//! may go wrong, [`logs`] which records a reader wants. [`whoami`] is the program of the built-in image `weft/whoami`, which
+//! both can run.
 
-pub(crate) mod docker;
-mod logs;
 pub(crate) mod process;
+pub(crate) mod docker;
+pub(crate) mod reference;
+pub(crate) mod identity;
+mod error;
+mod logs;
 pub(crate) mod whoami;
+#[cfg(test)]
+mod fixture;
 
-use std::{
-    ffi::OsString,
-    io,
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use weft_control::swarm::LogSource;
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
+
+pub(crate) use self::error::{RuntimeError, chain};
 
 /// What the agent needs of a runtime. Calls for one task must not overlap; calls for different tasks may.
 #[async_trait]
@@ -87,7 +89,9 @@ pub(crate) struct Exit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RuntimeKind {
+    /// Namespaces and processes of this machine: needs no engine, and runs the images weft/whoami and host
     Process,
+    /// Containers of this machine's Docker engine, of any image
     Docker,
 }
 
@@ -107,8 +111,8 @@ pub(crate) struct RuntimeConfig {
     pub run_dir: PathBuf,
     /// Names the node in cgroups and container labels: two daemons of one machine must not share it.
     pub hostname: NodeName,
-    /// Where the Docker engine listens (`unix:///…` or `tcp://…`); its usual place where absent.
-    pub docker_host: Option<String>,
+    /// Where the Docker engine listens.
+    pub docker_socket: PathBuf,
 }
 
 /// An open runtime, from its two sides.
@@ -149,48 +153,4 @@ pub(crate) fn internal(args: &[OsString]) -> Option<ExitCode> {
         _ => return None,
     };
     Some(code)
-}
-
-/// Why a task cannot be prepared, started or stopped. The texts are shown by `service ps`.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RuntimeError {
-    #[error("no image {image} on this node: the process runtime has weft/whoami and host")]
-    NoSuchImage { image: String },
-    #[error("image {image} names no command of its own: give one after the image")]
-    NoCommand { image: String },
-    #[error("user {user:?}: {reason}")]
-    User { user: String, reason: &'static str },
-    #[error("{signal:?} is no signal: use a name such as SIGTERM, or a number")]
-    Signal { signal: String },
-    #[error("environment {entry:?} is not of the form KEY=value")]
-    Environment { entry: String },
-    #[error("cannot {action} {path}: {source}")]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("cannot {action}: {source}")]
-    Kernel { action: &'static str, source: io::Error },
-    #[error("{reason}")]
-    Start { reason: String },
-    #[error("the task is not prepared")]
-    NotPrepared,
-    #[error("cannot {action}: {reason}")]
-    Engine { action: &'static str, reason: String },
-}
-
-impl RuntimeError {
-    fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { action, path, source }
-    }
-
-    fn kernel(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Kernel { action, source }
-    }
-}
-
-fn now() -> std::time::Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn now_ms() -> u64 {
-    u64::try_from(now().as_millis()).unwrap_or(u64::MAX)
 }

@@ -34,6 +34,7 @@ use crate::{
 };
 use links::Links;
 use maps::Maps;
+pub use pins::BPFFS;
 use pins::Pins;
 pub use sockets::close_connections;
 
@@ -66,6 +67,11 @@ pub enum Error {
     NotPinnable { program: &'static str, source: LinkError },
     #[error("attaching {program} to link {ifindex}: {source}")]
     Attach { program: &'static str, ifindex: u32, source: Box<ProgramError> },
+}
+
+/// What this machine lacks before the programs can be loaded at all. Mounts the BPF file system where it is missing.
+pub fn lacking() -> Vec<Error> {
+    [pins::provide_bpffs().err(), cgroup::root().err()].into_iter().flatten().collect()
 }
 
 /// What a reconcile did.

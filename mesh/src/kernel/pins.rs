@@ -12,7 +12,17 @@ use super::Error;
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-const BPFFS: &str = "/sys/fs/bpf";
+/// Where the BPF file system belongs.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// Mounts the BPF file system where it belongs, unless it is there.
+pub(super) fn provide_bpffs() -> Result<(), Error> {
+    if is_bpffs(Path::new(BPFFS)) {
+        return Ok(());
+    }
+    mount("bpf", BPFFS, "bpf", MountFlags::empty(), None)
+        .map_err(|source| Error::NoBpffs { path: BPFFS.into(), source: source.into() })
+}
 
 #[derive(Debug)]
 pub(super) struct Pins {
@@ -26,9 +36,8 @@ impl Pins {
     pub(super) fn open(root: &Path) -> Result<Self, Error> {
         let maps = root.join(layout_dir());
         let links = links_dir(root);
-        if root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
-            mount("bpf", BPFFS, "bpf", MountFlags::empty(), None)
-                .map_err(|source| Error::NoBpffs { path: root.to_owned(), source: source.into() })?;
+        if root.starts_with(BPFFS) {
+            provide_bpffs()?;
         }
         for dir in [&maps, &links] {
             fs::create_dir_all(dir).map_err(|source| Error::Io { what: "creating", path: dir.clone(), source })?;

@@ -10,7 +10,7 @@ use bollard::models::{
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
 use super::{PAUSE_COMMAND, image};
-use crate::runtime::{Exit, Phase};
+use crate::runtime::{Exit, Phase, identity};
 
 /// The node that a container belongs to.
 pub(super) const NODE_LABEL: &str = "weft.node";
@@ -18,8 +18,6 @@ pub(super) const NODE_LABEL: &str = "weft.node";
 pub(super) const TASK_LABEL: &str = "weft.task";
 /// Which of the task's two it is.
 const PART_LABEL: &str = "weft.part";
-/// How much of a task's id is its host name where it has none of its own.
-const HOSTNAME_LEN: usize = 12;
 
 /// Which of a task's containers. In the order in which they are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,18 +50,17 @@ pub(super) fn sandbox_name(task: &TaskPlan) -> String {
 
 /// A container that does nothing, in a network namespace with nothing in it.
 pub(super) fn sandbox(task: &TaskPlan, node: &NodeName) -> ContainerCreateBody {
-    let hostname = task.container.hostname.clone().filter(|name| !name.is_empty());
-    let hostname = hostname.unwrap_or_else(|| task.id.as_str()[..HOSTNAME_LEN].to_owned());
+    let hostname = identity::hostname(task);
     let addresses = task.attachments.first().map(|first| [first.addr.v4.to_string(), first.addr.v6.to_string()]);
     let hosts = addresses.into_iter().flatten().map(|addr| format!("{hostname}:{addr}")).collect();
     ContainerCreateBody {
         image: Some(image::PAUSE.to_owned()),
         entrypoint: Some(vec![image::PROGRAM.to_owned(), PAUSE_COMMAND.to_owned()]),
         hostname: Some(hostname),
-        labels: Some(own_labels(task, node, Part::Sandbox)),
+        labels: Some(own_labels(task, node, Part::Sandbox).into()),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),
-            dns: Some(vec!["127.0.0.11".to_owned()]),
+            dns: Some(vec![identity::RESOLVER.to_string()]),
             dns_options: Some(vec!["ndots:0".to_owned()]),
             dns_search: Some(vec![".".to_owned()]),
             extra_hosts: Some(hosts),
@@ -89,11 +86,10 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
     let limit = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX)).filter(|n| *n > 0);
-    let mut env =
-        vec![format!("WEFT_NODE={node}"), format!("WEFT_TASK_ID={}", task.id), format!("WEFT_TASK_NAME={}", task.name)];
-    env.extend(container.env.iter().cloned());
-    let mut labels: HashMap<_, _> = container.labels.clone().into_iter().collect();
-    labels.extend(own_labels(task, node, Part::Task));
+    let env = identity::environment(task, node).into_iter().chain(container.env.iter().cloned()).collect();
+    // The user's first: the cluster's win over them, and ours over all.
+    let labels = container.labels.clone().into_iter().chain(task.labels.clone());
+    let labels = labels.chain(own_labels(task, node, Part::Task)).collect();
     ContainerCreateBody {
         image: Some(container.image.clone()),
         entrypoint: list(&container.command),
@@ -125,23 +121,13 @@ fn never() -> RestartPolicy {
     RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }
 }
 
-/// Swarm's labels, for the tools that know them, and ours.
-fn own_labels(task: &TaskPlan, node: &NodeName, part: Part) -> HashMap<String, String> {
-    let mut labels = HashMap::from([
+/// What a new daemon knows a container by.
+fn own_labels(task: &TaskPlan, node: &NodeName, part: Part) -> [(String, String); 3] {
+    [
         (NODE_LABEL.to_owned(), node.to_string()),
         (TASK_LABEL.to_owned(), task.id.to_string()),
         (PART_LABEL.to_owned(), part.as_str().to_owned()),
-    ]);
-    if part == Part::Task {
-        labels.extend([
-            ("com.docker.swarm.service.id".to_owned(), task.service.to_string()),
-            ("com.docker.swarm.service.name".to_owned(), task.service_name.to_string()),
-            ("com.docker.swarm.task".to_owned(), String::new()),
-            ("com.docker.swarm.task.id".to_owned(), task.id.to_string()),
-            ("com.docker.swarm.task.name".to_owned(), task.name.clone()),
-        ]);
-    }
-    labels
+    ]
 }
 
 pub(super) fn is_running(container: &ContainerInspectResponse) -> bool {
@@ -199,6 +185,7 @@ fn time_ms(text: Option<&str>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::fixture;
 
     fn inspected(status: ContainerStateStatusEnum, pid: i64, exit_code: i64, error: &str) -> ContainerInspectResponse {
         ContainerInspectResponse {
@@ -237,6 +224,24 @@ mod tests {
     fn the_engines_zero_is_no_time() {
         assert_eq!(time_ms(Some("0001-01-01T00:00:00Z")), None);
         assert_eq!(time_ms(None), None);
+    }
+
+    #[test]
+    fn a_tasks_container_has_the_users_the_clusters_and_our_labels() {
+        let plan = fixture::task(|container| {
+            container.labels = [("team", "web"), ("com.docker.swarm.node.id", "forged"), ("weft.node", "forged")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into();
+        });
+        let node: NodeName = "n1".parse().unwrap();
+        let labels = task(&plan, &node, "sandbox").labels.unwrap();
+        let swarms = &plan.labels["com.docker.swarm.node.id"];
+        assert_eq!((&*labels["team"], &labels["com.docker.swarm.node.id"]), ("web", swarms));
+        assert_eq!(labels[NODE_LABEL], "n1");
+        assert_eq!(identify(Some(&labels)), Some((plan.id.clone(), Part::Task)));
+        let sandbox = sandbox(&plan, &node).labels.unwrap();
+        assert_eq!(identify(Some(&sandbox)), Some((plan.id.clone(), Part::Sandbox)));
+        assert!(sandbox.keys().all(|key| key.starts_with("weft.")), "a sandbox is no task: {sandbox:?}");
     }
 
     #[test]

@@ -12,23 +12,25 @@ use tokio_util::io::ReaderStream;
 use tracing::{info, warn};
 
 use super::{engine, reason, status};
-use crate::runtime::{RuntimeError, whoami};
+use crate::runtime::{
+    RuntimeError,
+    reference::{LATEST, Reference},
+    whoami,
+};
 
 /// Where weft's own program stands in its images.
 pub(super) const PROGRAM: &str = "/weft";
 /// The image of sandboxes: the same as whoami's, by the name that people expect to see there.
 pub(super) const PAUSE: &str = "weft/pause:latest";
-const WHOAMI: &str = "weft/whoami";
 /// Says which build of weft an image was made from.
 const BUILD_LABEL: &str = "weft.build";
 
 /// Makes weft's own images unless they are there, of this very build.
 pub(super) async fn provide_own(docker: &Docker) -> Result<(), RuntimeError> {
-    let program = RuntimeError::io("read", "/proc/self/exe");
-    let metadata = std::fs::metadata("/proc/self/exe").map_err(program)?;
+    let metadata = std::fs::metadata("/proc/self/exe").map_err(RuntimeError::io("read", "/proc/self/exe"))?;
     let (size, seconds, nanos) = (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
     let build = format!("{}-{size}-{seconds}.{nanos}", env!("CARGO_PKG_VERSION"));
-    for image in [PAUSE, WHOAMI] {
+    for image in [PAUSE, whoami::IMAGE] {
         if build_of(docker, image).await?.as_ref() != Some(&build) {
             info!(build, "making the images weft/whoami and weft/pause");
             make(docker, &build).await?;
@@ -41,31 +43,19 @@ pub(super) async fn provide_own(docker: &Docker) -> Result<(), RuntimeError> {
 
 /// Gets an image, from wherever it is found first.
 pub(super) async fn provide(docker: &Docker, image: &str) -> Result<(), RuntimeError> {
-    let (name, tag_or_digest) = split(image);
-    if name == WHOAMI {
-        // Its tags all mean the program of this very weft.
-        return if tag_or_digest == "latest" { Ok(()) } else { tag(docker, image).await };
+    let reference = Reference::parse(image);
+    if reference.is_whoami() {
+        return if reference.version == LATEST { Ok(()) } else { tag(docker, image).await };
     }
     match docker.inspect_image(image).await {
         Ok(_) => return Ok(()),
         Err(error) if status(&error) == Some(404) => {}
         Err(error) => return Err(engine("inspect the image")(error)),
     }
-    let options = CreateImageOptionsBuilder::default().from_image(name).tag(tag_or_digest).build();
+    let options =
+        CreateImageOptionsBuilder::default().from_image(reference.name).tag(reference.version.as_str()).build();
     let pulled = docker.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) }).await;
-    pulled.map_err(|error| RuntimeError::Start { reason: format!("no image {image}: {}", reason(&error)) })
-}
-
-/// Name, and tag or digest, `latest` where neither is given.
-fn split(image: &str) -> (&str, &str) {
-    if let Some(parts) = image.split_once('@') {
-        return parts;
-    }
-    match image.rsplit_once(':') {
-        // A colon before a slash is the registry's port.
-        Some((name, tag)) if !tag.contains('/') => (name, tag),
-        _ => (image, "latest"),
-    }
+    pulled.map_err(|error| RuntimeError::Image { image: image.to_owned(), reason: reason(&error) })
 }
 
 async fn build_of(docker: &Docker, image: &str) -> Result<Option<String>, RuntimeError> {
@@ -79,9 +69,9 @@ async fn build_of(docker: &Docker, image: &str) -> Result<Option<String>, Runtim
 }
 
 async fn tag(docker: &Docker, image: &str) -> Result<(), RuntimeError> {
-    let (repo, tag) = split(image);
-    let options = TagImageOptionsBuilder::default().repo(repo).tag(tag).build();
-    docker.tag_image(WHOAMI, Some(options)).await.map_err(engine("name weft's own image"))
+    let reference = Reference::parse(image);
+    let options = TagImageOptionsBuilder::default().repo(reference.name).tag(reference.version.as_str()).build();
+    docker.tag_image(whoami::IMAGE, Some(options)).await.map_err(engine("name weft's own image"))
 }
 
 /// Imports this program as an image with nothing else in it.
@@ -89,7 +79,7 @@ async fn make(docker: &Docker, build: &str) -> Result<(), RuntimeError> {
     let archive = archive().await.map_err(RuntimeError::io("read", "/proc/self/exe"))?;
     let options = CreateImageOptionsBuilder::default()
         .from_src("-")
-        .repo(WHOAMI)
+        .repo(whoami::IMAGE)
         .tag("latest")
         .changes(vec![
             format!(r#"ENTRYPOINT ["{PROGRAM}","{}"]"#, whoami::COMMAND),
@@ -125,19 +115,4 @@ async fn archive() -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 
     let trailer = Bytes::from(vec![0; (len.next_multiple_of(512) - len) as usize + 1024]);
     let one = |bytes| futures_util::stream::once(async { Ok(bytes) });
     Ok(one(header).chain(ReaderStream::with_capacity(program, 1 << 20)).chain(one(trailer)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_are_split_as_the_engine_does() {
-        let check = |image, want| assert_eq!(split(image), want);
-        check("nginx", ("nginx", "latest"));
-        check("nginx:1.27", ("nginx", "1.27"));
-        check("localhost:5000/web", ("localhost:5000/web", "latest"));
-        check("localhost:5000/web:v2", ("localhost:5000/web", "v2"));
-        check("web@sha256:abc", ("web", "sha256:abc"));
-    }
 }

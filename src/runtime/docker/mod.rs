@@ -32,13 +32,13 @@ use tracing::{debug, warn};
 use weft_control::swarm::{LogError, LogOptions, LogRecord, LogSource};
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
-use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError};
+use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError, chain};
 use container::Part;
 
 /// The hidden subcommand: the sandbox's only process.
 pub(super) const PAUSE_COMMAND: &str = "__pause";
 /// Where the engine listens unless told otherwise.
-const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+pub(crate) const SOCKET: &str = "/var/run/docker.sock";
 /// Between two attempts to listen for events.
 const EVENTS_RETRY: Duration = Duration::from_secs(1);
 /// Beyond a task's grace, before an engine that has not stopped it is given up on.
@@ -72,12 +72,12 @@ pub(crate) struct DockerRuntime {
 impl DockerRuntime {
     /// Finds the engine, and with it the containers of an earlier daemon.
     pub(crate) async fn open(config: &RuntimeConfig) -> Result<Self, RuntimeError> {
-        let host = config.docker_host.as_deref().unwrap_or(DEFAULT_HOST);
+        let host = format!("unix://{}", config.docker_socket.display());
         let unusable = |error: Error| RuntimeError::Engine {
             action: "use the Docker engine",
-            reason: format!("{} at {host}: is dockerd running?", reason(&error)),
+            reason: format!("{} (is dockerd running, and does it listen at {host}?)", reason(&error)),
         };
-        let docker = Docker::connect_with_host(host).map_err(unusable)?;
+        let docker = Docker::connect_with_host(&host).map_err(unusable)?;
         let docker = docker.negotiate_version().await.map_err(unusable)?;
         let changed = watch::channel(0).0;
         let events = tokio::spawn(listen(docker.clone(), config.hostname.clone(), changed.clone()));
@@ -232,7 +232,7 @@ impl Executor for DockerRuntime {
         image::provide(&self.docker, &task.container.image).await?;
         if let Err(error) = self.make_sandbox(task).await {
             if let Err(error) = self.erase(&task.id).await {
-                warn!(task = %task.id, %error, "cannot clear up after a failure");
+                warn!(task = %task.id, error = chain(&error), "cannot clear up after a failure");
             }
             return Err(error);
         }

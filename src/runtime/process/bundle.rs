@@ -18,13 +18,11 @@ use weft_model::{
 };
 
 use super::{image::Image, user};
-use crate::runtime::RuntimeError;
+use crate::runtime::{RuntimeError, identity};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Period over which the processor limit holds, the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
-/// How much of a task's id is its host name where it has none of its own.
-const HOSTNAME_LEN: usize = 12;
 
 /// What every container engine grants by default, less the right to make device nodes.
 const CAPABILITIES: [Capability; 13] = [
@@ -66,7 +64,7 @@ impl Bundle {
         let container = &task.container;
         let (passwd, group) = image.accounts();
         let ids = user::resolve(container.user.as_deref().unwrap_or_default(), &passwd, &group)?;
-        let hostname = hostname(task);
+        let hostname = identity::hostname(task);
         let args = command(container, image)?;
         let env = environment(task, node, &hostname, &ids.home)?;
         let spec = spec(task, image, dir, cgroup, &ids, &hostname, args, env)
@@ -76,16 +74,11 @@ impl Bundle {
             stop_signal: stop_signal(container)?,
             init: container.init.unwrap_or_else(|| image.wants_init()),
             hosts: hosts(task, &hostname),
-            resolv_conf: "nameserver 127.0.0.11\noptions ndots:0\n".to_owned(),
+            resolv_conf: format!("nameserver {}\noptions ndots:0\n", identity::RESOLVER),
             ids,
             hostname,
         })
     }
-}
-
-fn hostname(task: &TaskPlan) -> String {
-    let own = task.container.hostname.clone().filter(|name| !name.is_empty());
-    own.unwrap_or_else(|| task.id.as_str()[..HOSTNAME_LEN].to_owned())
 }
 
 /// The user's command in place of the image's entry point, the user's arguments in place of its command.
@@ -97,14 +90,8 @@ fn command(container: &ContainerSpec, image: Image) -> Result<Vec<String>, Runti
 
 /// The user's entries come last: they win.
 fn environment(task: &TaskPlan, node: &NodeName, hostname: &str, home: &str) -> Result<Vec<String>, RuntimeError> {
-    let mut env = vec![
-        PATH.to_owned(),
-        format!("HOSTNAME={hostname}"),
-        format!("HOME={home}"),
-        format!("WEFT_NODE={node}"),
-        format!("WEFT_TASK_ID={}", task.id),
-        format!("WEFT_TASK_NAME={}", task.name),
-    ];
+    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={hostname}"), format!("HOME={home}")];
+    env.extend(identity::environment(task, node));
     for entry in &task.container.env {
         match entry.split_once('=') {
             Some((key, _)) if !key.is_empty() && !entry.contains('\0') => env.push(entry.clone()),
@@ -287,49 +274,19 @@ pub(super) fn cgroups(node: &NodeName, task: &weft_model::TaskId) -> (PathBuf, P
 
 #[cfg(test)]
 mod tests {
-    use weft_model::{ServiceId, TaskId, plan::TaskGoal, spec::Labels};
-
     use super::*;
-
-    fn plan(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
-        let mut container = ContainerSpec {
-            image: "weft/whoami".to_owned(),
-            labels: Labels::new(),
-            command: vec![],
-            args: vec![],
-            env: vec![],
-            dir: None,
-            user: None,
-            hostname: None,
-            stop_signal: None,
-            stop_grace_ms: 10_000,
-            read_only: false,
-            init: None,
-        };
-        change(&mut container);
-        TaskPlan {
-            id: TaskId::from_random(7),
-            service: ServiceId::from_random(8),
-            service_name: "web".parse().unwrap(),
-            name: "web.1.x".to_owned(),
-            container,
-            resources: Resources::default(),
-            labels: Labels::new(),
-            attachments: vec![],
-            desired: TaskGoal::Run,
-        }
-    }
+    use crate::runtime::fixture;
 
     fn bundle(image: Image, change: impl FnOnce(&mut ContainerSpec)) -> Result<Bundle, RuntimeError> {
         let dir = Path::new("/run/weft/n1/tasks/x");
-        Bundle::new(&plan(change), image, &"n1".parse().unwrap(), dir, Path::new("weft/n1/x"))
+        Bundle::new(&fixture::task(change), image, &"n1".parse().unwrap(), dir, Path::new("weft/n1/x"))
     }
 
     #[test]
     fn the_users_words_replace_the_images() {
         let words = |text: &str| text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         let check = |user_command: &str, user_args: &str, want: &str| {
-            let plan = plan(|c| (c.command, c.args) = (words(user_command), words(user_args)));
+            let plan = fixture::task(|c| (c.command, c.args) = (words(user_command), words(user_args)));
             assert_eq!(command(&plan.container, Image::Whoami).unwrap(), words(want));
         };
         check("", "", "/weft __whoami");
@@ -343,7 +300,7 @@ mod tests {
     #[test]
     fn signals_are_named_or_numbered() {
         let check = |text: &str, want: Option<Signal>| {
-            let got = stop_signal(&plan(|c| c.stop_signal = Some(text.to_owned())).container);
+            let got = stop_signal(&fixture::task(|c| c.stop_signal = Some(text.to_owned())).container);
             assert_eq!(got.ok(), want, "{text}");
         };
         check("", Some(Signal::SIGTERM));
@@ -364,13 +321,6 @@ mod tests {
         for bad in ["", "A", "=x", "A=\0"] {
             assert!(env(bad).is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn a_task_without_a_host_name_is_called_by_its_id() {
-        let id = TaskId::from_random(7);
-        assert_eq!(bundle(Image::Whoami, |_| ()).unwrap().hostname, id.as_str()[..12]);
-        assert_eq!(bundle(Image::Whoami, |c| c.hostname = Some("web".into())).unwrap().hostname, "web");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{image::Image, proc::ProcessId};
+use super::{image::Image, kernel::proc::ProcessId};
 use crate::runtime::{Exit, RuntimeError};
 
 /// What the daemon decided when it prepared the task, for the shim and for daemons to come.
@@ -123,9 +123,7 @@ impl TaskDir {
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RuntimeError> {
         let path = self.join(name);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|error| RuntimeError::io("understand", path)(error.into())),
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(RuntimeError::io("understand", path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(RuntimeError::io("read", path)(error)),
         }
@@ -140,7 +138,7 @@ impl TaskDir {
 }
 
 fn write_whole<T: Serialize>(path: &Path, value: &T) -> Result<(), RuntimeError> {
-    let text = serde_json::to_vec(value).map_err(|error| RuntimeError::io("write", path)(error.into()))?;
+    let text = serde_json::to_vec(value).map_err(RuntimeError::io("write", path))?;
     let write = || {
         let mut file = fs::File::create(path)?;
         file.write_all(&text)

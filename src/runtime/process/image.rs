@@ -1,31 +1,21 @@
-//! The images that need no file: what they are called, what they run, and how their root file system is mounted.
-//!
-//! Mounting happens in the shim's own mount namespace, so nothing of it is ever seen, or left, outside.
+//! The images that need no file: what they are called, what they run, and what their root file system is made of.
 
-use std::{
-    ffi::CStr,
-    fs,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use libcontainer::syscall::{linux::MountAttr, syscall::create_syscall};
-use nix::sched::{CloneFlags, unshare};
-use rustix::{
-    fs::CWD,
-    mount::{
-        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind_recursive,
-        mount_change, move_mount, open_tree, unmount,
-    },
-};
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::{RuntimeError, whoami};
+use super::kernel::root;
+use crate::runtime::{
+    RuntimeError,
+    reference::{LATEST, Reference},
+    whoami,
+};
 
 /// Where weft's own program stands in `weft/whoami`.
 const PROGRAM: &str = "/weft";
-/// What a task may write outside its own mounts before it is full.
-const ROOT_OPTIONS: &CStr = c"size=64m,mode=755";
+const HOST: &str = "host";
+/// Where a task has mounts of its own, or none of the machine's: gone, those of the machine hold on to nothing.
+const COVERED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Image {
@@ -36,15 +26,10 @@ pub(super) enum Image {
 }
 
 impl Image {
-    /// Tags of `weft/whoami` all mean the program of this very weft.
     pub(super) fn find(image: &str) -> Result<Self, RuntimeError> {
-        let (name, tag) = match image.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-            _ => (image, None),
-        };
-        match (name, tag) {
-            ("weft/whoami", _) => Ok(Self::Whoami),
-            ("host", None | Some("latest")) => Ok(Self::Host),
+        match Reference::parse(image) {
+            reference if reference.is_whoami() => Ok(Self::Whoami),
+            Reference { name: HOST, version: LATEST } => Ok(Self::Host),
             _ => Err(RuntimeError::NoSuchImage { image: image.to_owned() }),
         }
     }
@@ -84,62 +69,15 @@ impl Image {
     /// Moves this process into a mount namespace of its own and mounts the image on `rootfs` there. `run_dir` holds the other
     /// tasks' namespaces: this one's root must not hold on to them.
     pub(super) fn mount(self, rootfs: &Path, run_dir: &Path) -> Result<(), RuntimeError> {
-        // Taken hold of first: the mount that this program was started from is not part of the new namespace. Through the link
-        // it is found even if a newer weft has taken its name.
-        let program =
-            open_tree(CWD, "/proc/self/exe", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-                .map_err(|error| RuntimeError::kernel("take hold of weft's own program")(error.into()))?;
-        unshare(CloneFlags::CLONE_NEWNS)
-            .map_err(|error| RuntimeError::kernel("make a mount namespace")(error.into()))?;
-        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-            .map_err(|error| RuntimeError::kernel("detach the mounts of the host")(error.into()))?;
+        let program = root::enter()?;
         match self {
-            Self::Whoami => mount_program(rootfs, &program),
-            Self::Host => mount_host(rootfs, run_dir),
+            Self::Whoami => root::mount_program(rootfs, &program, PROGRAM),
+            Self::Host => {
+                let covered: Vec<&Path> = COVERED.iter().map(Path::new).chain([run_dir]).collect();
+                root::mount_host(rootfs, &covered)
+            }
         }
     }
-}
-
-fn mount_program(rootfs: &Path, program: &OwnedFd) -> Result<(), RuntimeError> {
-    mount("tmpfs", rootfs, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(ROOT_OPTIONS))
-        .map_err(|error| RuntimeError::io("mount a root on", rootfs)(error.into()))?;
-    let path = rootfs.join(&PROGRAM[1..]);
-    fs::write(&path, b"").map_err(RuntimeError::io("create", &path))?;
-    move_mount(program, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(|error| RuntimeError::io("mount weft's own program on", &path)(error.into()))?;
-    set_read_only(&path, false)
-}
-
-fn mount_host(rootfs: &Path, run_dir: &Path) -> Result<(), RuntimeError> {
-    mount_bind_recursive("/", rootfs).map_err(|error| RuntimeError::io("mount / on", rootfs)(error.into()))?;
-    mount_change(rootfs, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|error| RuntimeError::io("make private", rootfs)(error.into()))?;
-    // Covered by the task's own mounts anyhow; gone, they hold on to nothing.
-    let below = |dir: &Path| rootfs.join(dir.strip_prefix("/").unwrap_or(dir));
-    let covered: Vec<PathBuf> =
-        ["/proc", "/sys", "/dev", "/run", "/tmp"].iter().map(Path::new).chain([run_dir]).map(below).collect();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(RuntimeError::kernel("read the list of mounts"))?;
-    for point in super::mounts::points(&mounts).iter().rev() {
-        if covered.iter().any(|dir| point.starts_with(dir)) {
-            // Those beneath one that is already gone are gone, too.
-            let _ = unmount(point, UnmountFlags::DETACH);
-        }
-    }
-    set_read_only(rootfs, true)
-}
-
-/// Makes a mount read-only, and those beneath it too where `recursive` (mount_setattr(2)).
-fn set_read_only(path: &Path, recursive: bool) -> Result<(), RuntimeError> {
-    let attributes = MountAttr {
-        attr_set: libcontainer::syscall::linux::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    let flags = if recursive { nix::libc::AT_RECURSIVE as u32 } else { 0 };
-    create_syscall()
-        .mount_setattr(CWD, path, flags, &attributes, size_of::<MountAttr>())
-        .map_err(|error| RuntimeError::io("make read-only", path)(std::io::Error::other(error)))
 }
 
 #[cfg(test)]
@@ -154,9 +92,12 @@ mod tests {
         for name in ["host", "host:latest"] {
             assert_eq!(Image::find(name).unwrap(), Image::Host, "{name}");
         }
-        for name in ["nginx", "host:v2", "registry:5000/host", "localhost:5000/weft/whoami", ""] {
+        for name in
+            ["nginx", "host:v2", "registry:5000/host", "localhost:5000/weft/whoami", "weft/whoami@sha256:ab", ""]
+        {
             let error = Image::find(name).unwrap_err().to_string();
-            assert_eq!(error, format!("no image {name} on this node: the process runtime has weft/whoami and host"));
+            assert!(error.starts_with(&format!("no image {name} on this node: ")), "{error}");
+            assert!(error.ends_with("start the daemon with --runtime docker to run other images"), "{error}");
         }
     }
 }

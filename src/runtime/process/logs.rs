@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
+    ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -15,7 +16,7 @@ use rustix::fs::inotify;
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 use weft_control::swarm::{LogOptions, LogRecord};
 
-use super::{dir::TaskDir, proc::readable};
+use super::{dir::TaskDir, kernel::proc::readable};
 use crate::runtime::logs::{Tail, wanted};
 
 /// A file that has grown to this size is rotated: a task keeps twice as much at most.
@@ -24,6 +25,23 @@ const MAX_FILE_BYTES: u64 = 8 << 20;
 const MAX_LINE_BYTES: usize = 16 << 10;
 /// What is read of a log at a time.
 const CHUNK_BYTES: usize = 64 << 10;
+
+/// Which of a task's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    /// How a record names it.
+    fn letter(self) -> u8 {
+        match self {
+            Self::Stdout => b'o',
+            Self::Stderr => b'e',
+        }
+    }
+}
 
 /// Cuts what a task writes into lines.
 #[derive(Debug, Default)]
@@ -91,9 +109,9 @@ impl Writer {
 }
 
 /// Adds a record to `out`.
-pub(super) fn encode(out: &mut Vec<u8>, time_ns: u128, stderr: bool, line: &[u8]) {
+pub(super) fn encode(out: &mut Vec<u8>, time_ns: u128, stream: Stream, line: &[u8]) {
     out.extend_from_slice(time_ns.to_string().as_bytes());
-    out.extend_from_slice(if stderr { b" e " } else { b" o " });
+    out.extend_from_slice(&[b' ', stream.letter(), b' ']);
     out.extend_from_slice(line);
     out.push(b'\n');
 }
@@ -102,12 +120,10 @@ pub(super) fn encode(out: &mut Vec<u8>, time_ns: u128, stderr: bool, line: &[u8]
 fn decode(line: &[u8]) -> Option<LogRecord> {
     let mut parts = line.splitn(3, |&byte| byte == b' ');
     let time_ns = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    let stderr = match parts.next()? {
-        b"o" => false,
-        b"e" => true,
-        _ => return None,
-    };
-    Some(LogRecord { time_ns, stderr, line: Bytes::copy_from_slice(parts.next()?) })
+    let letter = parts.next()?;
+    let stream = [Stream::Stdout, Stream::Stderr].into_iter().find(|stream| letter == [stream.letter()])?;
+    let line = Bytes::copy_from_slice(parts.next()?);
+    Some(LogRecord { time_ns, stderr: stream == Stream::Stderr, line })
 }
 
 /// Sends what `options` ask for, until that is all or nobody listens any more.
@@ -116,61 +132,78 @@ pub(super) async fn read(dir: TaskDir, options: LogOptions, out: mpsc::Sender<Lo
     let watch = options.follow.then(|| Watch::new(dir.path())).transpose()?;
     let mut log = Reader::open(&dir.join("log"))?;
     let older = Reader::open(&dir.join("log.1"))?;
-    let mut tail = options.tail.map(Tail::new);
+    let mut sink = Sink { options: &options, tail: options.tail.map(Tail::new), out: &out };
     let rotated_meanwhile = log.as_ref().map(|r| r.inode) == older.as_ref().map(|r| r.inode);
     for reader in older.filter(|_| !rotated_meanwhile).as_mut().into_iter().chain(log.as_mut()) {
-        while let Some(records) = reader.next()? {
-            for record in records.into_iter().filter(|record| wanted(&options, record)) {
-                match &mut tail {
-                    Some(tail) => tail.push(record),
-                    None => match out.send(record).await {
-                        Ok(()) => {}
-                        Err(_) => return Ok(()),
-                    },
-                }
-            }
-        }
-    }
-    for record in tail.map(Tail::into_records).into_iter().flatten() {
-        if out.send(record).await.is_err() {
+        if sink.drain(reader).await?.is_break() {
             return Ok(());
         }
     }
+    if sink.end_tail().await.is_break() {
+        return Ok(());
+    }
     match watch {
-        Some(watch) => follow(&dir, &options, log, &watch, &out).await,
+        Some(watch) => follow(&dir, log, &watch, &mut sink).await,
         None => Ok(()),
     }
 }
 
-async fn follow(
-    dir: &TaskDir,
-    options: &LogOptions,
-    mut log: Option<Reader>,
-    watch: &Watch,
-    out: &mpsc::Sender<LogRecord>,
-) -> io::Result<()> {
+/// Where the wanted records go; `Break` where nobody listens any more.
+struct Sink<'a> {
+    options: &'a LogOptions,
+    /// Until the end is known, only the newest are held.
+    tail: Option<Tail>,
+    out: &'a mpsc::Sender<LogRecord>,
+}
+
+impl Sink<'_> {
+    /// Takes all that is in a file by now.
+    async fn drain(&mut self, reader: &mut Reader) -> io::Result<ControlFlow<()>> {
+        while let Some(records) = reader.next()? {
+            if self.take(records).await.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn take(&mut self, records: impl IntoIterator<Item = LogRecord>) -> ControlFlow<()> {
+        for record in records.into_iter().filter(|record| wanted(self.options, record)) {
+            match &mut self.tail {
+                Some(tail) => tail.push(record),
+                None if self.out.send(record).await.is_err() => return ControlFlow::Break(()),
+                None => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Lets go of what is held; from here on nothing is.
+    async fn end_tail(&mut self) -> ControlFlow<()> {
+        let held = self.tail.take().map(Tail::into_records);
+        self.take(held.into_iter().flatten()).await
+    }
+}
+
+async fn follow(dir: &TaskDir, mut log: Option<Reader>, watch: &Watch, sink: &mut Sink<'_>) -> io::Result<()> {
     loop {
         // Looked at before the last read: the shim says that the task ended after it wrote the last record.
         let ended = dir.join("exit.json").exists() || !dir.join("record.json").exists();
         loop {
-            while let Some(records) = log.as_mut().map(Reader::next).transpose()?.flatten() {
-                for record in records.into_iter().filter(|record| wanted(options, record)) {
-                    if out.send(record).await.is_err() {
-                        return Ok(());
-                    }
-                }
+            if let Some(log) = &mut log
+                && sink.drain(log).await?.is_break()
+            {
+                return Ok(());
             }
             let newest = Reader::open(&dir.join("log"))?;
             if newest.as_ref().map(|r| r.inode) == log.as_ref().map(|r| r.inode) {
                 break;
             }
             // Rotated. What was written to the old file after the read above is in it still.
-            if let Some(records) = log.as_mut().map(Reader::next).transpose()?.flatten() {
-                for record in records.into_iter().filter(|record| wanted(options, record)) {
-                    if out.send(record).await.is_err() {
-                        return Ok(());
-                    }
-                }
+            if let Some(old) = &mut log
+                && sink.drain(old).await?.is_break()
+            {
+                return Ok(());
             }
             log = newest;
         }
@@ -178,7 +211,7 @@ async fn follow(
             return Ok(());
         }
         tokio::select! {
-            () = out.closed() => return Ok(()),
+            () = sink.out.closed() => return Ok(()),
             changed = watch.changed() => changed?,
         }
     }
@@ -269,14 +302,17 @@ mod tests {
 
     #[test]
     fn records_survive_the_file() {
-        for (stderr, line) in [(false, &b"hello world"[..]), (true, b""), (false, b"\xff \x00")] {
-            let mut text = Vec::new();
-            encode(&mut text, 1_700_000_000_000_000_000, stderr, line);
+        for (stream, line) in
+            [(Stream::Stdout, &b"hello world"[..]), (Stream::Stderr, b""), (Stream::Stdout, b"\xff \x00")]
+        {
+            let (mut text, stderr) = (Vec::new(), stream == Stream::Stderr);
+            encode(&mut text, 1_700_000_000_000_000_000, stream, line);
             let record = decode(text.strip_suffix(b"\n").unwrap()).unwrap();
             assert_eq!((record.time_ns, record.stderr, &record.line[..]), (1_700_000_000_000_000_000, stderr, line));
         }
         assert_eq!(decode(b"17000"), None);
         assert_eq!(decode(b"x o y"), None);
+        assert_eq!(decode(b"1 x y"), None);
     }
 
     async fn all(dir: &TaskDir, options: LogOptions) -> Vec<String> {
@@ -295,7 +331,8 @@ mod tests {
         let dir = TaskDir::new(tmp.path());
         let text = |range: std::ops::Range<u64>| {
             let mut out = Vec::new();
-            range.for_each(|n| encode(&mut out, n.into(), n % 2 == 1, format!("line {n}").as_bytes()));
+            let stream = |n| if n % 2 == 1 { Stream::Stderr } else { Stream::Stdout };
+            range.for_each(|n| encode(&mut out, n.into(), stream(n), format!("line {n}").as_bytes()));
             out
         };
         fs::write(dir.join("log.1"), text(0..3)).unwrap();
@@ -314,7 +351,7 @@ mod tests {
         let mut writer = Writer::open(&dir).unwrap();
         let mut write = |n: u32, rotate: bool| {
             let mut out = Vec::new();
-            encode(&mut out, n.into(), false, n.to_string().as_bytes());
+            encode(&mut out, n.into(), Stream::Stdout, n.to_string().as_bytes());
             writer.len = if rotate { MAX_FILE_BYTES } else { 0 };
             writer.append(&out).unwrap();
         };

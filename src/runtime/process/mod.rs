@@ -2,23 +2,20 @@
 //! on it; libcontainer makes the containers, inside the shims.
 //!
 //! In reading order: [`dir`] is what daemon and shim share; [`image`], [`user`] and [`bundle`] say what a task is started
-//! with; [`netns`], [`cgroup`], [`mounts`] and [`proc`] touch the kernel; [`mod@shim`], [`program`] and [`mod@init`] run
-//! beside and inside the task; [`logs`] is what it writes.
+//! with; [`kernel`] makes and removes what the kernel keeps of it; [`mod@shim`], [`program`] and [`mod@init`] run beside and
+//! inside the task; [`logs`] is what it writes.
 //!
 //! Tasks (tokio): one for each shim, waiting for its end; one for each reader of a log.
 
-mod bundle;
-mod cgroup;
 mod dir;
 mod image;
+mod user;
+mod bundle;
+mod kernel;
+mod shim;
+mod program;
 mod init;
 mod logs;
-mod mounts;
-mod netns;
-mod proc;
-mod program;
-mod shim;
-mod user;
 
 use std::{
     ffi::OsString,
@@ -38,10 +35,14 @@ use tracing::{debug, warn};
 use weft_control::swarm::{LogError, LogOptions, LogRecord, LogSource};
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
-use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError, now_ms};
+use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError, chain};
+use crate::clock::now_ms;
 use dir::{Record, TaskDir};
 use image::Image;
-use proc::ProcessId;
+use kernel::{
+    cgroup, netns,
+    proc::{Process, ProcessId},
+};
 
 pub(super) use init::{COMMAND as INIT_COMMAND, main as init};
 
@@ -61,7 +62,7 @@ pub(super) fn shim(args: &[OsString]) -> ExitCode {
     match shim::run(&TaskDir::new(dir), Path::new(run_dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{}", chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -107,7 +108,7 @@ impl ProcessRuntime {
     }
 
     /// Rings when the shim of an adopted task ends.
-    fn watch(&self, task: TaskId, shim: proc::Process) {
+    fn watch(&self, task: TaskId, shim: Process) {
         let changed = self.changed.clone();
         tokio::spawn(async move {
             if let Err(error) = shim.ended().await {
@@ -154,7 +155,7 @@ impl ProcessRuntime {
             write("hosts", bundle.hosts.as_bytes())?;
             write("hostname", format!("{}\n", bundle.hostname).as_bytes())?;
             write("resolv.conf", bundle.resolv_conf.as_bytes())?;
-            bundle.spec.save(dir.spec()).map_err(|e| RuntimeError::io("write", dir.spec())(io::Error::other(e)))?;
+            bundle.spec.save(dir.spec()).map_err(io::Error::other).map_err(RuntimeError::io("write", dir.spec()))?;
             dir.write_record(&Record {
                 name: task.name.clone(),
                 image,
@@ -170,7 +171,7 @@ impl ProcessRuntime {
         };
         made().inspect_err(|_| {
             if let Err(error) = self.erase(&task.id) {
-                warn!(task = %task.id, %error, "cannot clear up after a failure");
+                warn!(task = %task.id, error = chain(&error), "cannot clear up after a failure");
             }
         })
     }
@@ -200,7 +201,7 @@ impl ProcessRuntime {
     ) -> Result<T, RuntimeError> {
         let this = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&this)).await;
-        done.map_err(|error| RuntimeError::kernel("work aside")(error.into()))?
+        done.map_err(RuntimeError::kernel("work aside"))?
     }
 
     fn observe_all(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
@@ -356,7 +357,7 @@ impl LogSource for ProcessRuntime {
         match dir.record() {
             Ok(Some(_)) => {}
             Ok(None) => return Err(LogError::NoSuchTask(task.clone())),
-            Err(error) => return Err(LogError::Unreadable { task: task.clone(), reason: error.to_string() }),
+            Err(error) => return Err(LogError::Unreadable { task: task.clone(), reason: chain(&error) }),
         }
         let (sender, receiver) = tokio::sync::mpsc::channel(super::logs::STREAM_DEPTH);
         let (task, options) = (task.clone(), options.clone());

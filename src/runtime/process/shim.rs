@@ -33,13 +33,18 @@ use rustix::{
 };
 
 use super::{
-    cgroup,
     dir::{Record, Running, TaskDir},
-    logs::{Lines, Writer, encode},
-    proc::{Process, ProcessId},
+    kernel::{
+        cgroup,
+        proc::{Process, ProcessId},
+    },
+    logs::{Lines, Stream, Writer, encode},
     program::Program,
 };
-use crate::runtime::{Exit, RuntimeError, now, now_ms};
+use crate::{
+    clock::{now, now_ms},
+    runtime::{Exit, RuntimeError, chain},
+};
 
 /// Read from a pipe at a time: what a pipe holds by default.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -50,7 +55,7 @@ const KILLED: i32 = 128 + Signal::SIGKILL as i32;
 pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
     // Before anything: a signal from now on waits for its turn.
     let terminate: SigSet = [Signal::SIGTERM].into_iter().collect();
-    terminate.thread_block().map_err(|error| RuntimeError::kernel("block signals")(error.into()))?;
+    terminate.thread_block().map_err(RuntimeError::kernel("block signals"))?;
     if !dir.claim(ProcessId::this().map_err(RuntimeError::kernel("find this process in /proc"))?)? {
         return Ok(());
     }
@@ -58,7 +63,7 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
         Ok(mut task) => {
             dir.write_running(&task.running)?;
             let signals = SignalFd::with_flags(&terminate, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-                .map_err(|error| RuntimeError::kernel("listen for signals")(error.into()))?;
+                .map_err(RuntimeError::kernel("listen for signals"))?;
             let log = Writer::open(dir).map_err(RuntimeError::io("open the log in", dir.path()))?;
             tell_daemon()?;
             let code = task.supervise(&signals, log).map_err(RuntimeError::kernel("watch the task"))?;
@@ -66,7 +71,7 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
             dir.write_exit(&Exit { code, at_ms: now_ms(), error: starved.then(|| "out of memory".to_owned()) })
         }
         Err(error) => {
-            dir.write_exit(&Exit { code: 127, at_ms: now_ms(), error: Some(error.to_string()) })?;
+            dir.write_exit(&Exit { code: 127, at_ms: now_ms(), error: Some(chain(&error)) })?;
             Err(error)
         }
     }
@@ -75,7 +80,7 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
 /// Lets go of the pipe that the daemon waits on.
 fn tell_daemon() -> Result<(), RuntimeError> {
     let null = File::options().write(true).open("/dev/null").map_err(RuntimeError::io("open", "/dev/null"))?;
-    dup2_stdout(&null).map_err(|error| RuntimeError::kernel("close standard output")(error.into()))
+    dup2_stdout(&null).map_err(RuntimeError::kernel("close standard output"))
 }
 
 /// A task whose program runs.
@@ -93,12 +98,12 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     let record = dir.record()?.ok_or(RuntimeError::NotPrepared)?;
     let failed = |reason: String| RuntimeError::Start { reason };
     // A session of its own, so that no terminal's signals reach it; and not one of the daemon's processes.
-    setsid().map_err(|error| RuntimeError::kernel("make a session")(error.into()))?;
+    setsid().map_err(RuntimeError::kernel("make a session"))?;
     raise_open_files();
     cgroup::join(&record.shim_cgroup)?;
     record.image.mount(&dir.rootfs(), run_dir)?;
 
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| RuntimeError::kernel("make a pipe")(error.into()));
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(RuntimeError::kernel("make a pipe"));
     let (stdout, stderr, report) = (pipe()?, pipe()?, pipe()?);
     for write in [&stdout.1, &stderr.1] {
         // So that a program of another user can open /dev/stdout.
@@ -107,7 +112,7 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
             Some(rustix::fs::Uid::from_raw(record.uid)),
             Some(rustix::fs::Gid::from_raw(record.gid)),
         )
-        .map_err(|error| RuntimeError::kernel("give away a pipe")(error.into()))?;
+        .map_err(RuntimeError::kernel("give away a pipe"))?;
     }
     let stdin = File::open("/dev/null").map_err(RuntimeError::io("open", "/dev/null"))?;
     let created = create(dir, &record, stdin, (stdout.1, stderr.1, report.1));
@@ -122,8 +127,8 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     Ok(Task {
         running: Running { init: id, since_ms: now_ms() },
         init,
-        stdout: Output::new(stdout.0, false).map_err(RuntimeError::kernel("read a pipe"))?,
-        stderr: Output::new(stderr.0, true).map_err(RuntimeError::kernel("read a pipe"))?,
+        stdout: Output::new(stdout.0, Stream::Stdout).map_err(RuntimeError::kernel("read a pipe"))?,
+        stderr: Output::new(stderr.0, Stream::Stderr).map_err(RuntimeError::kernel("read a pipe"))?,
         cgroup: record.cgroup,
         stop_signal: Signal::try_from(record.stop_signal).unwrap_or(Signal::SIGTERM),
         stop_grace: Duration::from_millis(record.stop_grace_ms),
@@ -178,20 +183,6 @@ fn running(report: &OwnedFd) -> Result<(), String> {
         None | Some([]) => Ok(()),
         Some(reason) => Err(String::from_utf8_lossy(reason).into_owned()),
     }
-}
-
-/// An error with all its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 impl Task {
@@ -269,14 +260,14 @@ enum Stop {
 struct Output {
     /// `None` once the task has closed it.
     pipe: Option<OwnedFd>,
-    stderr: bool,
+    stream: Stream,
     lines: Lines,
 }
 
 impl Output {
-    fn new(pipe: OwnedFd, stderr: bool) -> io::Result<Self> {
+    fn new(pipe: OwnedFd, stream: Stream) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
-        Ok(Self { pipe: Some(pipe), stderr, lines: Lines::default() })
+        Ok(Self { pipe: Some(pipe), stream, lines: Lines::default() })
     }
 
     fn pipe(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
@@ -294,15 +285,15 @@ impl Output {
         if len == 0 {
             self.pipe = None;
         }
-        let (time_ns, stderr, mut records) = (now().as_nanos(), self.stderr, Vec::new());
-        self.lines.feed(&chunk[..len], |line| encode(&mut records, time_ns, stderr, line));
+        let (time_ns, stream, mut records) = (now().as_nanos(), self.stream, Vec::new());
+        self.lines.feed(&chunk[..len], |line| encode(&mut records, time_ns, stream, line));
         write(log, &records);
         Ok(len > 0)
     }
 
     fn finish(&mut self, log: &mut Writer) {
-        let (time_ns, stderr, mut records) = (now().as_nanos(), self.stderr, Vec::new());
-        self.lines.finish(|line| encode(&mut records, time_ns, stderr, line));
+        let (time_ns, stream, mut records) = (now().as_nanos(), self.stream, Vec::new());
+        self.lines.finish(|line| encode(&mut records, time_ns, stream, line));
         write(log, &records);
     }
 }

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::watch};
 
 use super::Stage;
+use crate::runtime::identity;
 
 /// The longest `?delay=`.
 const MAX_DELAY: Duration = Duration::from_secs(3600);
@@ -29,7 +30,7 @@ pub(super) struct Identity {
 impl Identity {
     pub(super) fn from_env() -> Self {
         let var = |key| std::env::var(key).unwrap_or_else(|_| "-".to_owned());
-        Self { name: var("WEFT_TASK_NAME"), node: var("WEFT_NODE") }
+        Self { name: var(identity::TASK_NAME_VARIABLE), node: var(identity::NODE_VARIABLE) }
     }
 
     /// The lines that are the same for every request of a connection, up to the value of the last one.

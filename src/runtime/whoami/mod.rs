@@ -21,12 +21,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) const COMMAND: &str = "__whoami";
 
 /// The image that runs it, with any tag.
-const IMAGE: &str = "weft/whoami";
-
-/// Whether this is the image, whatever its tag.
-pub(crate) fn is_image(image: &str) -> bool {
-    image.strip_prefix(IMAGE).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-}
+pub(crate) const IMAGE: &str = "weft/whoami";
 
 pub(crate) const HTTP_PORT: u16 = 80;
 const ECHO_PORT: u16 = 7;

@@ -13,12 +13,12 @@ use crate::runtime::RuntimeError;
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 /// Makes a namespace and mounts it on `path`.
-pub(super) fn create(path: &Path) -> Result<(), RuntimeError> {
+pub(crate) fn create(path: &Path) -> Result<(), RuntimeError> {
     fs::File::create(path).map_err(RuntimeError::io("create", path))?;
     thread::scope(|scope| {
         // Only a thread that ends with this can give up the namespace it was born in.
         scope
-            .spawn(|| {
+            .spawn(|| -> io::Result<()> {
                 unshare(CloneFlags::CLONE_NEWNET)?;
                 fs::write(UNPRIVILEGED_PORTS, "0")?;
                 mount_bind("/proc/thread-self/ns/net", path)?;
@@ -30,20 +30,19 @@ pub(super) fn create(path: &Path) -> Result<(), RuntimeError> {
     .map_err(RuntimeError::io("make a network namespace at", path))
 }
 
-pub(super) fn is_there(path: &Path) -> Result<bool, RuntimeError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(RuntimeError::kernel("read the list of mounts"))?;
-    Ok(mounts::is_mounted(&mounts, path))
+pub(crate) fn is_there(path: &Path) -> Result<bool, RuntimeError> {
+    Ok(mounts::is_mounted(&mounts::list()?, path))
 }
 
 /// Lets go of the namespace: it ends with the last process and socket in it.
-pub(super) fn remove(path: &Path) -> Result<(), RuntimeError> {
+pub(crate) fn remove(path: &Path) -> Result<(), RuntimeError> {
     loop {
         match unmount(path, UnmountFlags::DETACH) {
             // Once more: a crash between mount and record may have stacked two.
             Ok(()) => {}
             // Not mounted, or not there at all.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(RuntimeError::io("unmount", path)(error.into())),
+            Err(error) => return Err(RuntimeError::io("unmount", path)(error)),
         }
     }
 }

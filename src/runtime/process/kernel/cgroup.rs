@@ -16,12 +16,11 @@ use crate::runtime::RuntimeError;
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 fn hierarchies() -> Result<Vec<PathBuf>, RuntimeError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(RuntimeError::kernel("read the list of mounts"))?;
-    Ok(mounts::cgroups(&mounts))
+    Ok(mounts::cgroups(&mounts::list()?))
 }
 
 /// Moves this process into `group` of each hierarchy, making the group where it is missing.
-pub(super) fn join(group: &Path) -> Result<(), RuntimeError> {
+pub(crate) fn join(group: &Path) -> Result<(), RuntimeError> {
     for hierarchy in hierarchies()? {
         let dir = hierarchy.join(group);
         let join = || {
@@ -58,7 +57,7 @@ fn inherit_cpuset(hierarchy: &Path, group: &Path) -> io::Result<()> {
 }
 
 /// Whether the kernel killed a process of `group` because its memory limit was reached.
-pub(super) fn ran_out_of_memory(group: &Path) -> Result<bool, RuntimeError> {
+pub(crate) fn ran_out_of_memory(group: &Path) -> Result<bool, RuntimeError> {
     // Version 2 tells in the first file, version 1 in the second.
     let files = ["memory.events", "memory.oom_control"];
     Ok(hierarchies()?.iter().flat_map(|hierarchy| files.map(|file| hierarchy.join(group).join(file))).any(|file| {
@@ -68,7 +67,7 @@ pub(super) fn ran_out_of_memory(group: &Path) -> Result<bool, RuntimeError> {
 }
 
 /// Kills whatever is in `group` and removes it from each hierarchy.
-pub(super) fn remove(group: &Path) -> Result<(), RuntimeError> {
+pub(crate) fn remove(group: &Path) -> Result<(), RuntimeError> {
     let deadline = Instant::now() + KILL_LIMIT;
     for hierarchy in hierarchies()? {
         let dir = hierarchy.join(group);
@@ -115,7 +114,7 @@ fn kill(dir: &Path, deadline: Instant) -> io::Result<()> {
 }
 
 /// Removes `group` and those above it, as far as they are empty.
-pub(super) fn tidy(group: &Path) -> Result<(), RuntimeError> {
+pub(crate) fn tidy(group: &Path) -> Result<(), RuntimeError> {
     for hierarchy in hierarchies()? {
         for group in group.ancestors().filter(|group| !group.as_os_str().is_empty()) {
             if fs::remove_dir(hierarchy.join(group)).is_err() {

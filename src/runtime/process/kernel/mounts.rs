@@ -2,17 +2,25 @@
 
 use std::{
     ffi::OsString,
+    fs,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
 };
 
+use crate::runtime::RuntimeError;
+
+/// The list as this process sees it.
+pub(crate) fn list() -> Result<String, RuntimeError> {
+    fs::read_to_string("/proc/self/mountinfo").map_err(RuntimeError::kernel("read the list of mounts"))
+}
+
 /// Where things are mounted, in the order in which that happened.
-pub(super) fn points(mountinfo: &str) -> Vec<PathBuf> {
+pub(crate) fn points(mountinfo: &str) -> Vec<PathBuf> {
     mountinfo.lines().filter_map(point).collect()
 }
 
 /// Where the cgroup hierarchies are mounted, of either version.
-pub(super) fn cgroups(mountinfo: &str) -> Vec<PathBuf> {
+pub(crate) fn cgroups(mountinfo: &str) -> Vec<PathBuf> {
     mountinfo
         .lines()
         .filter(|line| {
@@ -24,7 +32,7 @@ pub(super) fn cgroups(mountinfo: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-pub(super) fn is_mounted(mountinfo: &str, path: &Path) -> bool {
+pub(crate) fn is_mounted(mountinfo: &str, path: &Path) -> bool {
     mountinfo.lines().filter_map(point).any(|point| point == path)
 }
 

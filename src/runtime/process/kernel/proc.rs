@@ -16,19 +16,19 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// A process, for as long as the machine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ProcessId {
-    pub(super) pid: u32,
+pub(crate) struct ProcessId {
+    pub(crate) pid: u32,
     /// When it started, in clock ticks since boot (proc(5), `/proc/pid/stat` field 22): together with the pid, unique.
-    pub(super) start: u64,
+    pub(crate) start: u64,
 }
 
 impl ProcessId {
-    pub(super) fn this() -> io::Result<Self> {
+    pub(crate) fn this() -> io::Result<Self> {
         Self::of(std::process::id())?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The process that has this pid now; `None` where there is none, or only its corpse.
-    pub(super) fn of(pid: u32) -> io::Result<Option<Self>> {
+    pub(crate) fn of(pid: u32) -> io::Result<Option<Self>> {
         match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => Ok(start_of_live(&stat).map(|start| Self { pid, start })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -38,12 +38,12 @@ impl ProcessId {
         }
     }
 
-    pub(super) fn is_alive(self) -> io::Result<bool> {
+    pub(crate) fn is_alive(self) -> io::Result<bool> {
         Ok(Self::of(self.pid)? == Some(self))
     }
 
     /// A handle on it; `None` once it has ended.
-    pub(super) fn open(self) -> io::Result<Option<Process>> {
+    pub(crate) fn open(self) -> io::Result<Option<Process>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         let fd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
             Ok(fd) => fd,
@@ -57,11 +57,11 @@ impl ProcessId {
 
 /// A handle on a process (pidfd_open(2)): it never comes to mean another one.
 #[derive(Debug)]
-pub(super) struct Process(OwnedFd);
+pub(crate) struct Process(OwnedFd);
 
 impl Process {
     /// Nothing happens where it has ended.
-    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         let signal = rustix::process::Signal::from_named_raw(signal as i32).ok_or(io::ErrorKind::InvalidInput)?;
         match pidfd_send_signal(&self.0, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -70,13 +70,13 @@ impl Process {
     }
 
     /// Blocks until it has ended; `false` where it has not within `limit`.
-    pub(super) fn wait(&self, limit: Duration) -> io::Result<bool> {
+    pub(crate) fn wait(&self, limit: Duration) -> io::Result<bool> {
         let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit)))? > 0)
     }
 
-    pub(super) async fn ended(self) -> io::Result<()> {
+    pub(crate) async fn ended(self) -> io::Result<()> {
         readable(self.0)?.readable().await.map(|_| ())
     }
 }
@@ -88,7 +88,7 @@ impl AsFd for Process {
 }
 
 /// The descriptor, to be awaited until there is something to read.
-pub(super) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     #[expect(unsafe_code, reason = "tokio offers no safe way for a descriptor of a kind that it does not know")]
     // SAFETY: an `OwnedFd` stays the same open descriptor for as long as the `AsyncFd` owns it.
     let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };

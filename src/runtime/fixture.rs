@@ -1,0 +1,37 @@
+//! A task's plan, for the tests of both runtimes.
+
+use weft_model::{
+    ServiceId, TaskId,
+    plan::{TaskGoal, TaskPlan},
+    spec::{ContainerSpec, Labels, Resources},
+};
+
+/// A task of weft/whoami, as `change` would have it.
+pub(super) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
+    let mut container = ContainerSpec {
+        image: "weft/whoami".to_owned(),
+        labels: Labels::new(),
+        command: vec![],
+        args: vec![],
+        env: vec![],
+        dir: None,
+        user: None,
+        hostname: None,
+        stop_signal: None,
+        stop_grace_ms: 10_000,
+        read_only: false,
+        init: None,
+    };
+    change(&mut container);
+    TaskPlan {
+        id: TaskId::from_random(7),
+        service: ServiceId::from_random(8),
+        service_name: "web".parse().unwrap(),
+        name: "web.1.x".to_owned(),
+        container,
+        resources: Resources::default(),
+        labels: [("com.docker.swarm.node.id".to_owned(), "node".to_owned())].into(),
+        attachments: vec![],
+        desired: TaskGoal::Run,
+    }
+}
