@@ -12,7 +12,7 @@ pub(crate) fn story() -> Theme {
         name: "story",
         shape: Shape { init: false, ..Shape::default() },
         setup: |_| Ok(()),
-        tests: tests![a_cluster_forms_from_the_printed_commands],
+        tests: tests![a_cluster_forms_from_the_printed_commands, a_lab_left_up_is_in_use_while_a_daemon_runs],
     }
 }
 
@@ -27,6 +27,7 @@ pub(crate) fn membership() -> Theme {
             a_node_cannot_join_twice,
             a_manager_leaves_only_when_forced,
             a_node_that_joins_again_is_a_new_node,
+            a_constraint_on_a_daemons_label_places_tasks_there,
             a_drained_node_gives_its_tasks_away,
         ],
     }
@@ -75,27 +76,40 @@ fn a_cluster_forms_from_the_printed_commands(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+fn a_lab_left_up_is_in_use_while_a_daemon_runs(lab: &Lab) -> Result<()> {
+    let used = Lab::in_use();
+    ensure!(used.is_empty(), "this test's own lab is nobody's: {used:?}");
+    lab.keep()?;
+    let mut nodes: Vec<String> = lab.nodes().collect();
+    while let Some(node) = nodes.last() {
+        let used = Lab::in_use();
+        ensure!(used == nodes, "{used:?} instead of {nodes:?}");
+        lab.kill_daemon(node)?;
+        nodes.pop();
+    }
+    ensure!(Lab::in_use().is_empty(), "no daemon runs");
+    Ok(())
+}
+
 fn a_wrong_token_is_refused(lab: &Lab) -> Result<()> {
     let token = lab.join_token("n1", Role::Worker)?;
     // n3 leaves, to have somebody who wants to join.
     lab.weft_ok("n3", &["swarm", "leave"])?;
     let truncated = &token[..token.len() - 5];
-    let other_digest = {
-        let mut parts: Vec<String> = token.split('-').map(str::to_owned).collect();
-        parts[2] = parts[2].chars().rev().collect();
-        parts.join("-")
-    };
-    let other_secret = {
-        let mut parts: Vec<String> = token.split('-').map(str::to_owned).collect();
-        parts[3] = parts[3].chars().rev().collect();
-        parts.join("-")
-    };
-    for bad in [truncated, "nonsense", &other_digest, &other_secret] {
+    let current = "print the current one with \"weft swarm join-token\"";
+    for (bad, words) in [
+        (truncated, ["was it cut off?", current]),
+        ("nonsense", ["does not begin with SWMTKN-", current]),
+        (&altered(&token, DIGEST)?, ["not the one that the join token names", "the token belongs to another swarm"]),
+        (&altered(&token, SECRET)?, ["it is mistyped or was rotated", current]),
+    ] {
         let said = lab.weft_refused("n3", &["swarm", "join", "--token", bad, "192.0.2.1:2377"])?;
-        ensure!(said.contains("token"), "{bad}: {said}");
+        for word in words {
+            ensure!(said.contains(word), "{bad}: no {word:?} in: {said}");
+        }
     }
     let said = lab.weft_refused("n3", &["swarm", "join", "--token", &token, "192.0.2.77:2377"])?;
-    ensure!(said.contains("192.0.2.77:2377"), "an unreachable manager is named: {said}");
+    ensure!(said.contains("192.0.2.77:2377") && said.contains("check the address"), "{said}");
     // Nothing of it stayed.
     lab.join("n3", &token)?;
     eventually(Duration::from_secs(15), "n3 is back", || {
@@ -104,6 +118,19 @@ fn a_wrong_token_is_refused(lab: &Lab) -> Result<()> {
         if ready { Ok(()) } else { Err(format!("{statuses:?}")) }
     });
     forget_down_nodes(lab)
+}
+
+/// The parts of `SWMTKN-1-<digest>-<secret>`.
+const DIGEST: usize = 2;
+const SECRET: usize = 3;
+
+/// A token with another last character in one of its parts.
+fn altered(token: &str, part: usize) -> Result<String> {
+    let mut parts: Vec<String> = token.split('-').map(str::to_owned).collect();
+    let part = parts.get_mut(part).context("a part of the token")?;
+    let last = part.pop().context("a character")?;
+    part.push(if last == '0' { '1' } else { '0' });
+    Ok(parts.join("-"))
 }
 
 /// Removes the nodes that left, so that every test finds three.
@@ -129,7 +156,7 @@ fn a_rotated_token_stops_working_and_disturbs_nobody(lab: &Lab) -> Result<()> {
     lab.wait_ready("n1", 3)?;
     lab.weft_ok("n3", &["swarm", "leave"])?;
     let said = lab.weft_refused("n3", &["swarm", "join", "--token", &old, "192.0.2.1:2377"])?;
-    ensure!(said.contains("token"), "{said}");
+    ensure!(said.contains("was rotated; print the current one"), "{said}");
     lab.join("n3", &new)?;
     forget_down_nodes(lab)
 }
@@ -165,6 +192,17 @@ fn a_node_that_joins_again_is_a_new_node(lab: &Lab) -> Result<()> {
     lab.join("n3", &lab.join_token("n1", Role::Worker)?)?;
     forget_down_nodes(lab)?;
     ensure!(id()? != before, "the same id");
+    Ok(())
+}
+
+/// The lab labels each daemon with the name of its node.
+fn a_constraint_on_a_daemons_label_places_tasks_there(lab: &Lab) -> Result<()> {
+    let node = weft_lab::api::get(&contract::socket("n1"), "/nodes/n2")?;
+    ensure!(node["Description"]["Engine"]["Labels"]["lab-node"] == "n2", "{node}");
+    let constraint = ["--constraint", "engine.labels.lab-node==n2"];
+    let tasks = crate::fixtures::service(lab, "placed", 3, &constraint, &[crate::fixtures::WHOAMI])?;
+    ensure!(tasks.iter().all(|task| task.node == "n2"), "{tasks:?}");
+    lab.weft_ok("n1", &["service", "rm", "placed"])?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, Load, Runtime, contract, eventually, http};
+use weft_lab::{CLIENT, Cable, Lab, Load, Runtime, contract, eventually, http};
 
 use crate::{
     fixtures::{HTTP, WHOAMI, all_answer, assert_even, probe, service, task_names, task_of, vip},
@@ -136,10 +136,11 @@ pub(crate) fn a_killed_task_is_replaced(lab: &Lab) -> Result<()> {
 pub(crate) fn another_manager_takes_over_from_a_killed_leader(lab: &Lab) -> Result<()> {
     let leader = lab.leader("n1")?;
     let other = lab.nodes().find(|node| *node != leader).context("a second node")?;
+    let before = lab.wait_running(&other, "whoami", 3)?;
     let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
     lab.kill_daemon(&leader)?;
-    let second = eventually(ELECTED, "another manager leads", || match lab.leader(&other) {
-        Ok(new) if new != leader => Ok(new),
+    eventually(ELECTED, "another manager leads", || match lab.leader(&other) {
+        Ok(new) if new != leader => Ok(()),
         Ok(_) => Err("the killed one is still said to lead".to_owned()),
         Err(error) => Err(format!("{error:#}")),
     });
@@ -147,12 +148,12 @@ pub(crate) fn another_manager_takes_over_from_a_killed_leader(lab: &Lab) -> Resu
     for via in lab.nodes().filter(|node| *node != leader) {
         lab.weft_ok(&via, &["network", "create", "--driver", "overlay", &format!("by-{via}")])?;
     }
-    let tasks = lab.wait_running(&other, "whoami", 3)?;
     lab.start(&leader)?;
     lab.wait_ready(&leader, 3)?;
     let table = lab.weft_ok(&leader, &["node", "ls"])?;
     ensure!(table.matches("Reachable").count() == 2 && table.contains("Leader"), "{table}");
-    ensure!(!second.is_empty() && lab.wait_running(&leader, "whoami", 3)?.len() == tasks.len(), "the tasks stay");
+    let after = lab.wait_running(&leader, "whoami", 3)?;
+    ensure!(task_names(&after) == task_names(&before), "the tasks stay: {before:?} became {after:?}");
     for via in lab.nodes().filter(|node| *node != leader) {
         lab.weft_ok(&leader, &["network", "rm", &format!("by-{via}")])?;
     }
@@ -183,7 +184,7 @@ pub(crate) fn a_lost_nodes_tasks_run_elsewhere_and_the_mesh_forgets_it(lab: &Lab
         return Ok(());
     }
     // It returns, without the tasks that it lost.
-    lab.set_link(&lost, true)?;
+    lab.set_cable(&lost, Cable::Plugged)?;
     lab.start(&lost)?;
     lab.wait_ready(&via, 3)?;
     let after = lab.wait_running(&via, "whoami", 3)?;

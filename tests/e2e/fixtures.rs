@@ -64,9 +64,14 @@ pub(crate) fn task_names(tasks: &[Task]) -> BTreeSet<String> {
     tasks.iter().map(task_name).collect()
 }
 
-/// The addresses of tasks on a network, of one family.
-pub(crate) fn addrs_of(tasks: &[Task], network: &str, v4: bool) -> BTreeSet<IpAddr> {
-    tasks.iter().map(|task| if v4 { task.v4(network) } else { task.v6(network) }).collect()
+/// The IPv4 addresses of tasks on a network.
+pub(crate) fn v4_of(tasks: &[Task], network: &str) -> BTreeSet<IpAddr> {
+    tasks.iter().map(|task| task.v4(network)).collect()
+}
+
+/// As [`v4_of`], the IPv6 addresses.
+pub(crate) fn v6_of(tasks: &[Task], network: &str) -> BTreeSet<IpAddr> {
+    tasks.iter().map(|task| task.v6(network)).collect()
 }
 
 /// The VIP that a service's name resolves to inside `probe`.

@@ -76,7 +76,7 @@ pub(crate) fn run(themes: Vec<Theme>) -> ExitCode {
     }
     // What a run that was killed left up would count as left behind by this one.
     if !arguments.list
-        && let Err(error) = Lab::remove_any()
+        && let Err(error) = Lab::make_room()
     {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;

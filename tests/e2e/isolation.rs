@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket},
     time::Duration,
 };
 
@@ -22,6 +22,8 @@ use crate::{
 const SUBNET: &str = "10.99.0.0/24";
 /// Where a task of the target listens for what must not come.
 const LISTEN: u16 = 9999;
+/// Where managers listen for each other.
+const CONTROL: u16 = 2377;
 /// For packets under way to arrive, where they should.
 const ARRIVAL: Duration = Duration::from_secs(2);
 
@@ -35,7 +37,8 @@ pub(crate) fn theme() -> Theme {
             an_address_of_another_network_does_not_answer,
             a_forged_source_is_dropped,
             a_forged_vni_is_dropped,
-            tasks_cannot_reach_the_tunnel_or_the_control_port,
+            tasks_cannot_reach_the_control_port,
+            tasks_cannot_reach_the_tunnel,
             a_service_on_two_networks_reaches_both,
             an_internal_network_has_no_way_out,
         ],
@@ -108,6 +111,11 @@ fn send_from(lab: &Lab, task: &Task, source: Option<Ipv4Addr>, to: SocketAddr) -
     Ok(())
 }
 
+/// The unspecified address of the same family.
+fn any_like(addr: IpAddr) -> IpAddr {
+    if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
 fn v4(addr: IpAddr) -> Result<Ipv4Addr> {
     match addr {
         IpAddr::V4(addr) => Ok(addr),
@@ -145,11 +153,7 @@ pub(crate) fn a_forged_vni_is_dropped(lab: &Lab) -> Result<()> {
         let forged = packets::vxlan_udp(vni, mac_of(lab, &target)?, from, to, b"forged");
         for node in contract::addrs(&target.node) {
             let tunnel = SocketAddr::new(node, packets::VXLAN_PORT);
-            let send = || {
-                let any: IpAddr =
-                    if node.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
-                UdpSocket::bind((any, 0))?.send_to(&forged, tunnel)
-            };
+            let send = || UdpSocket::bind((any_like(node), 0))?.send_to(&forged, tunnel);
             // A host that is no node, and a task.
             let arrived = arrives(lab, &target, SILENCE, || lab.within(CLIENT, send)?.map(|_| ()).map_err(Into::into))?;
             ensure!(!arrived, "the client's frame reached {to} through {tunnel}");
@@ -169,12 +173,43 @@ fn mac_of(lab: &Lab, task: &Task) -> Result<[u8; 6]> {
     bytes?.try_into().ok().context("six bytes")
 }
 
-fn tasks_cannot_reach_the_tunnel_or_the_control_port(lab: &Lab) -> Result<()> {
+/// What the tests send to a node's ports.
+const MARK: &[u8] = b"is anybody there?";
+/// Ports beside the nodes' own: a task reaches them as anybody does, and nobody listens.
+const BESIDE_CONTROL: u16 = 2378;
+const BESIDE_TUNNEL: u16 = 4790;
+
+fn tasks_cannot_reach_the_control_port(lab: &Lab) -> Result<()> {
+    let intruder = task_of(lab, "intruder")?;
+    for node in lab.nodes() {
+        // The address by which the nodes know each other, and where they listen.
+        let addr = contract::v4(&node);
+        let connect = |port| lab.within_task(&intruder, || http::connect((addr, port).into(), SILENCE));
+        // The node itself refuses what reaches it, where nobody listens. What is dropped on the way has no answer.
+        for (port, expected) in [(BESIDE_CONTROL, io::ErrorKind::ConnectionRefused), (CONTROL, io::ErrorKind::TimedOut)]
+        {
+            let kind = connect(port)?.map_err(|error| error.kind());
+            ensure!(kind == Err(expected), "from a task to {node} at {addr} port {port}: {kind:?}");
+        }
+    }
+    Ok(())
+}
+
+fn tasks_cannot_reach_the_tunnel(lab: &Lab) -> Result<()> {
     let intruder = task_of(lab, "intruder")?;
     for node in lab.nodes() {
         for addr in contract::addrs(&node) {
-            let reached = lab.within_task(&intruder, || http::connect(SocketAddr::new(addr, 2377), SILENCE))?;
-            ensure!(reached.is_err(), "a task reached the control port of {node} at {addr}");
+            let sniffer = lab.within(&node, || packets::Sniffer::new(addr))??;
+            let send = |port| UdpSocket::bind((any_like(addr), 0))?.send_to(MARK, (addr, port));
+            let (tunnel, beside) = (packets::VXLAN_PORT, BESIDE_TUNNEL);
+            // What anybody else sends to the tunnel's port does get there: the sniffer would see the task's, too.
+            lab.within(CLIENT, || send(tunnel).and(send(beside)))??;
+            let seen = sniffer.ports_until(beside, MARK, ARRIVAL).with_context(|| format!("{CLIENT} to {addr}"))?;
+            ensure!(seen == [tunnel, beside], "from {CLIENT} to {node} at {addr}: {seen:?}");
+            // An error of the sender is as good as a drop.
+            lab.within_task(&intruder, || send(tunnel).or(Ok(0)).and(send(beside)))??;
+            let seen = sniffer.ports_until(beside, MARK, ARRIVAL).with_context(|| format!("a task to {addr}"))?;
+            ensure!(seen == [beside], "from a task to {node} at {addr}: {seen:?}");
         }
     }
     Ok(())

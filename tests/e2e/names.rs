@@ -14,7 +14,7 @@ use weft_lab::{
 
 use crate::{
     fixtures::{
-        HTTP, SILENCE, SOON, WHOAMI, addrs_of, ask, network, probe, service, task_name, task_names, task_of, vip,
+        HTTP, SILENCE, SOON, WHOAMI, ask, network, probe, service, task_name, task_names, task_of, v4_of, v6_of, vip,
     },
     harness::{Shape, Theme, tests},
 };
@@ -92,7 +92,7 @@ pub(crate) fn tasks_dot_a_service_gives_the_tasks_addresses(lab: &Lab) -> Result
     let tasks = lab.wait_running("n1", "whoami", 3)?;
     let answer = ask(lab, &probe, "tasks.whoami", RecordType::A)?;
     let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
-    ensure!(found == addrs_of(&tasks, "app", true), "{found:?}");
+    ensure!(found == v4_of(&tasks, "app"), "{found:?}");
     for addr in found {
         let reply = lab.within_task(&probe, || http::get(SocketAddr::new(addr, HTTP), "/"))?;
         let reply = reply.with_context(|| format!("from {} to the task at {addr}", probe.node))?;
@@ -137,7 +137,7 @@ pub(crate) fn ipv6_names_exist_where_the_network_has_ipv6(lab: &Lab) -> Result<(
     let by_task = lab.within_task(&probe, || http::spread(SocketAddr::new(vip, HTTP), 30))??;
     ensure!(by_task.into_keys().collect::<BTreeSet<_>>() == task_names(&tasks), "not all of them");
     let answer = ask(lab, &probe, "tasks.dual", RecordType::AAAA)?;
-    ensure!(answer.addrs().into_iter().collect::<BTreeSet<_>>() == addrs_of(&tasks, "six", false), "{answer:?}");
+    ensure!(answer.addrs().into_iter().collect::<BTreeSet<_>>() == v6_of(&tasks, "six"), "{answer:?}");
     // The other network has IPv6 addresses too, but did not ask for the names.
     let answer = ask(lab, &probe, "whoami", RecordType::AAAA)?;
     ensure!(answer.code == ResponseCode::NoError && answer.records.is_empty(), "{answer:?}");
@@ -151,7 +151,7 @@ fn a_service_without_a_vip_resolves_to_its_tasks(lab: &Lab) -> Result<()> {
     eventually(SOON, "the name gives both addresses", || {
         let answer = ask(lab, &probe, "robin", RecordType::A).map_err(|error| format!("{error:#}"))?;
         let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
-        if found == addrs_of(&tasks, "app", true) { Ok(()) } else { Err(format!("{answer:?}")) }
+        if found == v4_of(&tasks, "app") { Ok(()) } else { Err(format!("{answer:?}")) }
     });
     lab.weft_ok("n1", &["service", "rm", "robin"])?;
     Ok(())
@@ -176,7 +176,7 @@ fn long_answers_come_by_edns_or_tcp(lab: &Lab) -> Result<()> {
     let probe = task_of(lab, "probe")?;
     // 40 addresses are more than the 512 bytes of plain UDP.
     let tasks = service(lab, "many", 40, &["--network", "app"], &["--limit-pids", "16", WHOAMI])?;
-    let expected = addrs_of(&tasks, "app", true);
+    let expected = v4_of(&tasks, "app");
     let question = Question::new("tasks.many", RecordType::A);
     let asked = |question: Question<'_>| lab.within_task(&probe, || dns::ask(dns::IN_TASK, &question))?;
     let by_tcp = Question { transport: Transport::Tcp, ..question.clone() };

@@ -1,6 +1,16 @@
-//! Packets that no honest host sends: a VXLAN frame built by hand.
+//! Packets by hand: a VXLAN frame that no honest host sends, and seeing what reaches a host whoever takes it.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{AddressFamily, RecvFlags, SocketAddrAny, SocketType, bind, ipproto, recv, socket},
+};
 
 /// The tunnel's port (RFC 7348, section 5).
 pub(crate) const VXLAN_PORT: u16 = 4789;
@@ -48,6 +58,53 @@ fn checksum(words: &[u8]) -> u16 {
     let sum = words.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);
     !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded twice")
+}
+
+/// The largest datagram that the tests send, with its headers.
+const LARGEST: usize = 2048;
+
+/// Sees every UDP datagram that reaches an address of the host in whose namespace it was made, the kernel's own included:
+/// a raw socket gets a copy of each (raw(7)).
+#[derive(Debug)]
+pub(crate) struct Sniffer {
+    socket: OwnedFd,
+    addr: IpAddr,
+}
+
+impl Sniffer {
+    pub(crate) fn new(addr: IpAddr) -> io::Result<Self> {
+        let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket(family, SocketType::RAW, Some(ipproto::UDP))?;
+        bind(&socket, &SocketAddrAny::from(std::net::SocketAddr::new(addr, 0)))?;
+        Ok(Self { socket, addr })
+    }
+
+    /// The destination ports of the datagrams with this payload, in the order of their arrival, up to the one to `last`.
+    pub(crate) fn ports_until(&self, last: u16, payload: &[u8], deadline: Duration) -> io::Result<Vec<u16>> {
+        let start = Instant::now();
+        let mut ports = Vec::new();
+        let mut packet = [0; LARGEST];
+        while !ports.contains(&last) {
+            let left = deadline.saturating_sub(start.elapsed());
+            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+            if poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout))? == 0 {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing to port {last}, only {ports:?}")));
+            }
+            let (length, _) = recv(&self.socket, &mut packet, RecvFlags::empty())?;
+            ports.extend(self.port_of(&packet[..length], payload));
+        }
+        Ok(ports)
+    }
+
+    /// The port that a datagram with this payload goes to. IPv4's raw sockets give the IP header too (RFC 791; RFC 768).
+    fn port_of(&self, packet: &[u8], payload: &[u8]) -> Option<u16> {
+        let header = if self.addr.is_ipv4() { usize::from(packet.first()? & 0x0f) * 4 } else { 0 };
+        let datagram = packet.get(header..)?;
+        if datagram.get(8..)? != payload {
+            return None;
+        }
+        Some(u16::from_be_bytes([*datagram.get(2)?, *datagram.get(3)?]))
+    }
 }
 
 /// Another address of the same /24.

@@ -15,7 +15,7 @@ use weft_lab::{
 };
 
 use crate::{
-    fixtures::{SILENCE, SOON, addrs_of, all_answer, ask, probe, task_of},
+    fixtures::{SILENCE, SOON, all_answer, ask, probe, task_of, v4_of},
     harness::{Shape, Theme, tests},
     mesh,
 };
@@ -54,7 +54,7 @@ fn begin(lab: &Lab, replicas: usize) -> Result<Vec<Task>> {
 /// The names know exactly these tasks.
 fn names_follow(lab: &Lab, tasks: &[Task]) -> Result<()> {
     let probe = task_of(lab, "probe")?;
-    let expected = if tasks.is_empty() { BTreeSet::new() } else { addrs_of(tasks, "app", true) };
+    let expected = v4_of(tasks, "app");
     eventually(SOON, "tasks.whoami gives the addresses of the running tasks", || {
         let answer = ask(lab, &probe, "tasks.whoami", RecordType::A).map_err(|error| format!("{error:#}"))?;
         let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();

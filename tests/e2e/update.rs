@@ -1,8 +1,9 @@
 //! Rolling updates: a service changes task by task, and no client sees an error.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use weft_lab::{CLIENT, Lab, Load, Task, contract, eventually};
 
 use crate::{
@@ -29,27 +30,44 @@ pub(crate) fn theme() -> Theme {
     }
 }
 
-/// Updates the service under load. Returns the tasks before and after.
-fn update(lab: &Lab, arguments: &[&str]) -> Result<(Vec<Task>, Vec<Task>)> {
+/// What an update did.
+struct Update {
+    before: Vec<Task>,
+    after: Vec<Task>,
+    /// The smallest and the largest number of tasks that ran at a time, as often as could be seen.
+    running: RangeInclusive<usize>,
+}
+
+/// Updates the service under load.
+fn update(lab: &Lab, arguments: &[&str]) -> Result<Update> {
     let before = lab.wait_running("n1", "whoami", 3)?;
     let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
     lab.weft_ok(
         "n1",
         &[&["service", "update", "--detach", "--update-monitor", "1s"], arguments, &["whoami"]].concat(),
     )?;
-    wait_state("completed")?;
+    let mut running = before.len()..=before.len();
+    eventually(ROLLED, "the update is completed", || {
+        let tasks = lab.tasks("n1", "whoami").map_err(|error| format!("{error:#}"))?;
+        let count = tasks.iter().filter(|task| task.is_running()).count();
+        running = count.min(*running.start())..=count.max(*running.end());
+        state_is("completed").map(|_| ())
+    });
     let after = lab.wait_running("n1", "whoami", 3)?;
     all_answer(lab, CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(1));
     load.stop()?.expect_no_errors();
-    Ok((before, after))
+    Ok(Update { before, after, running })
+}
+
+/// The service's update status, once its state is this one.
+fn state_is(expected: &str) -> Result<Value, String> {
+    let service = inspect("n1", "whoami").map_err(|error| format!("{error:#}"))?;
+    let status = service["UpdateStatus"].clone();
+    if status["State"] == expected { Ok(status) } else { Err(status.to_string()) }
 }
 
 fn wait_state(expected: &str) -> Result<String> {
-    let status = eventually(ROLLED, &format!("the update's state is {expected}"), || {
-        let service = inspect("n1", "whoami").map_err(|error| format!("{error:#}"))?;
-        let status = service["UpdateStatus"].clone();
-        if status["State"] == expected { Ok(status) } else { Err(status.to_string()) }
-    });
+    let status = eventually(ROLLED, &format!("the update's state is {expected}"), || state_is(expected));
     Ok(status["Message"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -60,20 +78,18 @@ fn image() -> Result<String> {
     Ok(image.context("no image in the spec")?.to_owned())
 }
 
-fn assert_all_replaced(before: &[Task], after: &[Task]) -> Result<()> {
-    let kept: BTreeSet<String> = task_names(before).intersection(&task_names(after)).cloned().collect();
+fn assert_all_replaced(update: &Update) -> Result<()> {
+    let kept: BTreeSet<String> = task_names(&update.before).intersection(&task_names(&update.after)).cloned().collect();
     ensure!(kept.is_empty(), "not replaced: {kept:?}");
     Ok(())
 }
 
 pub(crate) fn forcing_an_update_replaces_every_task_without_an_error(lab: &Lab) -> Result<()> {
-    let (before, after) = update(lab, &["--force"])?;
-    assert_all_replaced(&before, &after)
+    assert_all_replaced(&update(lab, &["--force"])?)
 }
 
 pub(crate) fn a_new_image_rolls_out_without_an_error(lab: &Lab) -> Result<()> {
-    let (before, after) = update(lab, &["--image", "weft/whoami:latest"])?;
-    assert_all_replaced(&before, &after)?;
+    assert_all_replaced(&update(lab, &["--image", "weft/whoami:latest"])?)?;
     // The history of a slot stays.
     let history = lab.weft_ok("n1", &["service", "ps", "whoami"])?;
     ensure!(history.contains("\\_ whoami."), "{history}");
@@ -81,8 +97,12 @@ pub(crate) fn a_new_image_rolls_out_without_an_error(lab: &Lab) -> Result<()> {
 }
 
 fn starting_first_never_has_fewer_tasks(lab: &Lab) -> Result<()> {
-    let (before, after) = update(lab, &["--force", "--update-order", "start-first", "--update-parallelism", "2"])?;
-    assert_all_replaced(&before, &after)
+    let update = update(lab, &["--force", "--update-order", "start-first", "--update-parallelism", "2"])?;
+    assert_all_replaced(&update)?;
+    let Update { before, running, .. } = update;
+    ensure!(*running.start() == before.len(), "of {} tasks, {running:?} ran at a time", before.len());
+    ensure!(*running.end() > before.len(), "none ran before it took another's place: {running:?}");
+    Ok(())
 }
 
 pub(crate) fn a_failing_update_pauses_and_says_why(lab: &Lab) -> Result<()> {

@@ -1,41 +1,29 @@
 //! Rebuilding the eBPF object, and proving that the committed one is what its source makes.
 //!
-//! The object is built with Debian's compiler, from packages of Debian alone, so that any machine gets the same bytes.
 //! Owns `ebpf/weft.bpf.o` and the record beside it; nothing else writes them.
 
+mod toolchain;
+
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail};
 
+use self::toolchain::{CARGO, RUSTC, version};
 use crate::{
-    cargo, machine,
+    cargo,
     ui::{Step, Ui},
 };
 
 #[path = "../../ebpf/source_hash.rs"]
 mod source_hash;
 
-/// What the build needs: a file of each Debian package.
-const PACKAGES: &[(&str, &str)] = &[
-    (RUSTC, "rustc-web"),
-    (CARGO, "cargo-web"),
-    ("/usr/lib/rustlib/src/rust/library/core/Cargo.toml", "rust-web-src"),
-    ("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"),
-    ("/usr/lib/llvm-22/lib/libPolly.a", "libpolly-22-dev"),
-    ("/usr/include/zlib.h", "zlib1g-dev"),
-    ("/usr/include/zstd.h", "libzstd-dev"),
-];
-const RUSTC: &str = "/usr/bin/rustc";
-const CARGO: &str = "/usr/bin/cargo";
-const LLVM: &str = "/usr/lib/llvm-22";
-/// rustup does not install this one, and its LLVM must be the compiler's.
-const LINKER: &str = "bpf-linker";
-const LINKER_VERSION: &str = "0.13.0";
 const TARGET: &str = "bpfel-unknown-none";
+/// Those of the record that decide on the object's bytes.
+const TOOLS: [&str; 2] = ["rustc", "linker"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -49,8 +37,8 @@ pub(crate) struct Options {
 pub(crate) enum Verdict {
     /// The same bytes.
     Same,
-    /// This machine's tools are others than the record names, so bytes prove nothing; they are named here.
-    OtherTools(String),
+    /// Bytes of this machine would prove nothing, and why.
+    NotCompared(String),
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -62,30 +50,56 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         eprintln!("wrote {}", object().display());
         return Ok(());
     }
-    match verify(&ui)? {
+    source_is_the_recorded()?;
+    match rebuild(&ui)? {
         Verdict::Same => eprintln!("The committed object is what its source makes."),
-        Verdict::OtherTools(tools) => {
-            eprintln!("warning: the committed object was built with other tools than these, not compared: {tools}");
-        }
+        Verdict::NotCompared(why) => bail!("the committed object cannot be compared here: {why}"),
     }
     Ok(())
 }
 
-/// Rebuilds the object and compares it with the committed one. An error where the same tools make other bytes.
-pub(crate) fn verify(ui: &Ui) -> Result<Verdict> {
-    let built = build(ui)?;
-    let committed = fs::read_to_string(record()).context("cannot read the record beside the object")?;
-    let value = |record: &str, name| source_hash::recorded(record, name).map(str::to_owned);
-    if value(&committed, "source") != value(&built.record, "source") {
+/// Fails where the source is not the one that the committed object was made of. Needs no tools.
+pub(crate) fn source_is_the_recorded() -> Result<()> {
+    let source = source_hash::source_hash(&folder()).context("cannot read the source of the object")?;
+    if source_hash::recorded(&committed()?, "source") != Some(source.as_str()) {
         bail!("{} is older than its source: run `cargo xtask ebpf`", object().display());
     }
-    if ["rustc", "linker"].into_iter().any(|tool| value(&committed, tool) != value(&built.record, tool)) {
-        return Ok(Verdict::OtherTools(built.record));
+    Ok(())
+}
+
+/// Gets the tools that the record names, for [`verify`]. Where this machine cannot have them, says why.
+pub(crate) fn prepare(ui: &Ui) -> Result<Option<String>> {
+    let committed = committed()?;
+    let rustc = source_hash::recorded(&committed, "rustc").context("the record names no compiler")?;
+    toolchain::prepare(ui, rustc)
+}
+
+/// Rebuilds the object and compares it with the committed one, where this machine can have the same tools. An error where
+/// they make other bytes.
+pub(crate) fn verify(ui: &Ui) -> Result<Verdict> {
+    match prepare(ui)? {
+        Some(why) => Ok(Verdict::NotCompared(why)),
+        None => rebuild(ui),
+    }
+}
+
+fn rebuild(ui: &Ui) -> Result<Verdict> {
+    let built = build(ui)?;
+    if let Some(difference) = other_tools(&committed()?, &built.record) {
+        return Ok(Verdict::NotCompared(difference));
     }
     if fs::read(object())? != fs::read(&built.object)? {
         bail!("{} is not what its source makes: run `cargo xtask ebpf`", object().display());
     }
     Ok(Verdict::Same)
+}
+
+/// The first tool that is not the same in two records, in one line.
+fn other_tools(committed: &str, built: &str) -> Option<String> {
+    let tool = |record, name| source_hash::recorded(record, name).unwrap_or("an unknown one").to_owned();
+    let mut pairs = TOOLS.into_iter().map(|name| (tool(committed, name), tool(built, name)));
+    let (was, is) = pairs.find(|(was, is)| was != is)?;
+    Some(format!("it was built with {was}, and here is {is}"))
 }
 
 struct Built {
@@ -105,17 +119,13 @@ fn record() -> PathBuf {
     folder().join("weft.bpf.txt")
 }
 
+fn committed() -> Result<String> {
+    fs::read_to_string(record()).context("cannot read the record beside the object")
+}
+
 /// Installs what is missing and builds. The hash is taken before: a source that changes meanwhile stays stale.
 fn build(ui: &Ui) -> Result<Built> {
-    let packages: Vec<&str> =
-        PACKAGES.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
-    if !packages.is_empty() {
-        ui.step(&format!("install {}", packages.join(" ")), |step| machine::install(step, &packages))?;
-    }
-    let linker = match linker() {
-        Some(found) => found,
-        None => ui.step(&format!("install {LINKER} {LINKER_VERSION}"), install_linker)?,
-    };
+    let linker = toolchain::install(ui)?;
     let source = source_hash::source_hash(&folder()).context("cannot read the source of the object")?;
     let object = ui.step("build the eBPF object", |step| compile(step, &linker))?;
     let record = format!(
@@ -126,41 +136,12 @@ fn build(ui: &Ui) -> Result<Built> {
     Ok(Built { object, record })
 }
 
-/// The linker, where it is installed in the right version.
-fn linker() -> Option<PathBuf> {
-    let installed = cargo_home().join("bin").join(LINKER);
-    let found = machine::find(LINKER).into_iter().chain([installed]).find(|file| file.is_file())?;
-    version(&found).ok().filter(|version| version.split(' ').any(|word| word == LINKER_VERSION)).map(|_| found)
-}
-
-fn install_linker(step: &Step) -> Result<PathBuf> {
-    let version = format!("={LINKER_VERSION}");
-    let arguments = [
-        "install",
-        "--locked",
-        "--quiet",
-        "--force",
-        LINKER,
-        "--version",
-        &version,
-        "--no-default-features",
-        "--features",
-        "llvm-22",
-    ];
-    // Outside of the workspace's folder: its build flags are not for tools. The first variable is for the linker's own
-    // build script, which else takes the directory above the first llvm-config in PATH; the second for llvm-sys.
-    step.run(cargo::command(&arguments).current_dir("/").env("LLVM_PREFIX", LLVM).env("LLVM_SYS_221_PREFIX", LLVM))?;
-    linker().with_context(|| {
-        format!("cargo installed {LINKER}, but it is neither in PATH nor in {}", cargo_home().display())
-    })
-}
-
 fn compile(step: &Step, linker: &Path) -> Result<PathBuf> {
     let target = cargo::root().join("target/ebpf");
     // Panic locations name files: the same ones everywhere.
     let flags = [
         format!("--remap-path-prefix={}=/weft", cargo::root().display()),
-        format!("--remap-path-prefix={}=/cargo", cargo_home().display()),
+        format!("--remap-path-prefix={}=/cargo", toolchain::cargo_home().display()),
         format!("-Clinker={}", linker.display()),
     ];
     let mut command = Command::new(CARGO);
@@ -179,13 +160,23 @@ fn compile(step: &Step, linker: &Path) -> Result<PathBuf> {
     Ok(target.join(TARGET).join("release/weft"))
 }
 
-fn version(program: &Path) -> Result<String> {
-    let output =
-        Command::new(program).arg("--version").output().with_context(|| format!("cannot run {}", program.display()))?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn cargo_home() -> PathBuf {
-    let default = || Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cargo");
-    env::var_os("CARGO_HOME").map_or_else(default, PathBuf::from)
+    #[test]
+    fn other_tools_are_told_in_one_line() {
+        let record =
+            |rustc: &str, linker: &str| format!("# By hand.\nsource = 1\nrustc = {rustc}\nlinker = {linker}\n");
+        let committed = record("rustc 1.96.0 (a)", "bpf-linker 0.13.0");
+        assert_eq!(other_tools(&committed, &committed), None);
+        assert_eq!(
+            other_tools(&committed, &record("rustc 1.97.0 (b)", "bpf-linker 0.13.0")).as_deref(),
+            Some("it was built with rustc 1.96.0 (a), and here is rustc 1.97.0 (b)")
+        );
+        assert_eq!(
+            other_tools(&committed, &record("rustc 1.96.0 (a)", "bpf-linker 0.14.0")).as_deref(),
+            Some("it was built with bpf-linker 0.13.0, and here is bpf-linker 0.14.0")
+        );
+    }
 }

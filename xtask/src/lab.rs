@@ -32,9 +32,9 @@ impl From<RuntimeName> for Runtime {
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Start nodes and a client. What an earlier lab left is removed first.
+    /// Start nodes and a client. A lab that is up is removed first; a test, demo or bench that runs is waited for.
     Up(UpOptions),
-    /// Remove the lab without a trace.
+    /// Remove the lab without a trace. A test, demo or bench that runs is waited for.
     Down,
     /// Run a command on a node or on the client: `lab exec n1 -- weft node ls`.
     Exec {
@@ -98,7 +98,10 @@ fn up(options: &UpOptions) -> Result<()> {
         init: options.init,
         weft,
     };
+    // While this works, and no longer: a lab that is up is its user's.
+    let _lock = Lab::lock()?;
     let lab = ui.step(&format!("{} nodes and a client", options.nodes), |_| Lab::up(lab_options))?;
+    lab.keep()?;
     eprintln!("\n{}", how_to_play(&lab, options.init));
     Ok(())
 }
@@ -106,20 +109,30 @@ fn up(options: &UpOptions) -> Result<()> {
 /// What to type next.
 pub(crate) fn how_to_play(lab: &Lab, formed: bool) -> String {
     let formed = if formed { "node ls" } else { "swarm init --advertise-addr 192.0.2.1" };
+    // The client is not among what a lab needs.
+    let docker = match machine::find("docker") {
+        Some(_) => "",
+        None => "   # the docker client, which `cargo xtask setup --docker` installs",
+    };
     format!(
         "The lab is up: nodes {} and a client, each in a network namespace of its own.\n\
          \n  cargo xtask lab exec n1 -- weft {formed}\n\
          \x20 cargo xtask lab exec client -- curl http://192.0.2.1:8080/\n\
-         \x20 DOCKER_HOST=unix://{} docker node ls\n\
+         \x20 cargo xtask lab exec n1 -- docker service ls{docker}\n\
          \x20 cargo xtask lab down\n",
         lab.nodes().collect::<Vec<_>>().join(", "),
-        contract::socket("n1").display(),
     )
 }
 
 fn down() -> Result<()> {
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     machine::become_root(&arguments.iter().map(OsString::as_os_str).collect::<Vec<_>>())?;
+    let _lock = Lab::lock()?;
+    remove()
+}
+
+/// Removes whatever lab there is, and proves it.
+pub(crate) fn remove() -> Result<()> {
     Lab::remove_any()?;
     let left = weft_lab::leftovers();
     if !left.is_empty() {

@@ -1,10 +1,8 @@
-//! This machine: who runs us, which programs it has, and installing those that it lacks.
+//! This machine: who runs us, and which programs it has.
 
 use std::{env, ffi::OsStr, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::{Result, bail};
-
-use crate::ui::Step;
 
 /// A program of the machine and the Debian package that holds it.
 #[derive(Debug, Clone, Copy)]
@@ -26,26 +24,6 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 pub(crate) fn missing(tools: &[Tool]) -> Vec<Tool> {
     tools.iter().filter(|tool| find(tool.program).is_none()).copied().collect()
-}
-
-/// Installs packages with apt, as root or through sudo. Elsewhere says what to install.
-pub(crate) fn install(step: &Step, packages: &[&str]) -> Result<()> {
-    let list = packages.join(" ");
-    if find("apt-get").is_none() {
-        bail!("please install {list} (the names are Debian's) with this system's package tool, then run this again");
-    }
-    if !is_root() && find("sudo").is_none() {
-        bail!("this needs root: run `apt-get install {list}` as root, then run this again");
-    }
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new(if is_root() { "env" } else { "sudo" });
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]).args(arguments);
-        step.run(&mut command)
-    };
-    apt(&["update"])?;
-    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
-    arguments.extend(packages);
-    apt(&arguments)
 }
 
 /// Becomes root by running this program again through sudo, with these arguments. Returns at once where it is root, and

@@ -2,10 +2,12 @@
 //!
 //! Everything that CI runs is a task, so that what passes here passes there.
 
+mod apt;
 mod bench;
 mod cargo;
 mod demo;
 mod ebpf;
+mod interrupt;
 mod lab;
 mod machine;
 mod setup;
@@ -38,7 +40,7 @@ enum Task {
     Bench(bench::Args),
     /// Rebuild the eBPF object, or check that the committed one is what its source makes.
     Ebpf(ebpf::Options),
-    /// Install what building, testing and the demo need, where it is missing.
+    /// Install the programs that labs and the demo use, where they are missing; with --test all that `test` uses.
     Setup(setup::Options),
     /// Check the dependency edges between the crates, and that every source file says what it owns.
     Tidy,

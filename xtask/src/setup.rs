@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::{
-    cargo,
+    apt, cargo, ebpf,
     machine::{self, Tool},
     ui::Ui,
 };
@@ -42,6 +42,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.test {
         checks(&ui)?;
+        if let Some(why) = ebpf::prepare(&ui)? {
+            eprintln!("  - the eBPF object cannot be rebuilt here: {why}");
+        }
     }
     eprintln!("Everything is there.");
     Ok(())
@@ -63,7 +66,7 @@ pub(crate) fn packages(ui: &Ui, tools: &[Tool]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    ui.step(&format!("install {}", packages.join(" ")), |step| machine::install(step, &packages))
+    ui.step(&format!("install {}", packages.join(" ")), |step| apt::install(step, &packages))
 }
 
 /// What the static checks need.

@@ -23,6 +23,8 @@ struct Outcome {
     failed: u64,
     /// Steps that failed, with what they said.
     failures: Vec<(String, String)>,
+    /// Steps that this machine cannot run, and why. They count as nothing.
+    skipped: Vec<(String, String)>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -85,17 +87,13 @@ impl Outcome {
         });
     }
 
-    /// The committed eBPF object against its source.
+    /// The committed eBPF object against its source: the record everywhere, the bytes where its tools can be had.
     fn object(&mut self, ui: &Ui) {
+        self.check(ui, "the eBPF object's source", |_| ebpf::source_is_the_recorded());
         match ebpf::verify(ui) {
             Ok(ebpf::Verdict::Same) => self.passed += 1,
-            Ok(ebpf::Verdict::OtherTools(tools)) => {
-                eprintln!(
-                    "  ! the eBPF object is not compared: this machine's tools are others than those it was built with: {tools}"
-                );
-                self.passed += 1;
-            }
-            Err(error) => self.fail("the eBPF object", &format!("{error:#}"), 1),
+            Ok(ebpf::Verdict::NotCompared(why)) => self.skip("the eBPF object, rebuilt", why),
+            Err(error) => self.fail("the eBPF object, rebuilt", &format!("{error:#}"), 1),
         }
     }
 
@@ -131,15 +129,32 @@ impl Outcome {
         self.failures.push((name.to_owned(), message.lines().next().unwrap_or_default().to_owned()));
     }
 
+    fn skip(&mut self, name: &str, why: String) {
+        eprintln!("  - {name}: skipped: {why}");
+        self.skipped.push((name.to_owned(), why));
+    }
+
     fn report(self) -> Result<()> {
         for (name, message) in &self.failures {
             eprintln!("failed: {name}: {message}");
         }
-        println!("{} passed, {} failed", self.passed, self.failed);
+        for (name, why) in &self.skipped {
+            eprintln!("skipped: {name}: {why}");
+        }
+        println!("{}", self.counts());
         if self.failed > 0 {
             bail!("not everything passed");
         }
         Ok(())
+    }
+
+    /// The last line of a run.
+    fn counts(&self) -> String {
+        let skipped = match self.skipped.len() {
+            0 => String::new(),
+            count => format!(", {count} skipped"),
+        };
+        format!("{} passed, {} failed{skipped}", self.passed, self.failed)
     }
 }
 
@@ -177,6 +192,14 @@ mod tests {
                       noise\ntest result: FAILED. 3 passed; 2 failed; 1 ignored; finished in 0.1s\n";
         assert_eq!(counts(output), (15, 2));
         assert_eq!(counts("error: could not compile"), (0, 0));
+    }
+
+    #[test]
+    fn what_is_skipped_is_counted_as_such() {
+        let mut outcome = Outcome { passed: 7, ..Outcome::default() };
+        assert_eq!(outcome.counts(), "7 passed, 0 failed");
+        outcome.skip("a step", "no such tool".to_owned());
+        assert_eq!(outcome.counts(), "7 passed, 0 failed, 1 skipped");
     }
 
     #[test]

@@ -21,6 +21,15 @@ use crate::{
 /// For the last killed process to vanish.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// Whose processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Daemons, tasks and their helpers.
+    Nodes,
+    /// Those, and the container engine that the lab started.
+    Lab,
+}
+
 /// Removes everything. Goes on past failures and reports them all.
 pub(crate) fn down() -> Result<()> {
     let mut failures = Vec::new();
@@ -29,12 +38,12 @@ pub(crate) fn down() -> Result<()> {
             failures.push(format!("{what}: {error:#}"));
         }
     };
-    attempt("daemons and tasks", kill_all(false));
+    attempt("daemons and tasks", kill_all(Of::Nodes));
     if let Some(socket) = docker::socket() {
         attempt("containers", remove_containers(&socket));
     }
     attempt("container engine", docker::stop());
-    attempt("the container engine's helpers", kill_all(true));
+    attempt("the container engine's helpers", kill_all(Of::Lab));
     attempt("mounts", unmount_all());
     attempt("namespaces", remove_namespaces());
     attempt("pins", pins().iter().try_for_each(|path| remove_tree(path)));
@@ -50,7 +59,7 @@ pub(crate) fn down() -> Result<()> {
 /// Everything of a lab that exists, one line each. Empty after [`crate::Lab::down`].
 pub fn leftovers() -> Vec<String> {
     let mut found = Vec::new();
-    for pid in processes(true) {
+    for pid in processes(Of::Lab) {
         found.push(format!("process {pid}: {}", process::command_line(pid).join(" ").trim()));
     }
     found.extend(namespaces().iter().map(|name| format!("network namespace {name}")));
@@ -81,8 +90,19 @@ pub(crate) fn processes_of(node: &str) -> Vec<u32> {
         .collect()
 }
 
-/// The lab's processes, those of the container engine that it started only where asked for.
-fn processes(engine: bool) -> Vec<u32> {
+/// Nodes whose daemons run.
+pub(crate) fn live_nodes() -> Vec<String> {
+    let runs = |node: &String| {
+        let pid = fs::read_to_string(contract::pid_file(node)).ok().and_then(|text| text.trim().parse().ok());
+        // The number may be another process's by now.
+        let socket = contract::socket(node);
+        pid.is_some_and(|pid| process::command_line(pid).iter().any(|argument| Path::new(argument) == socket))
+    };
+    (1..=contract::MAX_NODES).map(contract::node).filter(runs).collect()
+}
+
+/// The lab's processes.
+fn processes(of: Of) -> Vec<u32> {
     let nodes = run_nodes();
     let mut paths: Vec<PathBuf> = namespaces().iter().map(|name| Path::new("/run/netns").join(name)).collect();
     paths.extend(nodes.iter().flat_map(|node| task_namespaces(&contract::run_dir(node))));
@@ -90,7 +110,7 @@ fn processes(engine: bool) -> Vec<u32> {
     let marks: Vec<_> = (1..=contract::MAX_NODES)
         .map(contract::node)
         .map(|node| (contract::run_dir(&node), format!("/weft/{node}")))
-        .chain(engine.then(|| (PathBuf::from(LAB_RUN).join("docker"), "/weft/lab".to_owned())))
+        .chain((of == Of::Lab).then(|| (PathBuf::from(LAB_RUN).join("docker"), "/weft/lab".to_owned())))
         .collect();
     process::others().into_iter().filter(|pid| belongs(*pid, &namespaces, &marks)).collect()
 }
@@ -118,15 +138,15 @@ fn task_namespaces(run_dir: &Path) -> Vec<PathBuf> {
     names_in(&tasks).into_iter().map(|task| tasks.join(task).join("netns")).collect()
 }
 
-fn kill_all(engine: bool) -> Result<()> {
+fn kill_all(of: Of) -> Result<()> {
     // A dying daemon's helper may start one more process: look again until there is none.
     let clean = wait::until(SETTLE, || {
-        let found = processes(engine);
+        let found = processes(of);
         // Errors show in the next look.
         found.iter().for_each(|pid| drop(process::kill(*pid)));
         found.is_empty().then_some(())
     });
-    clean.with_context(|| format!("processes {:?} do not end", processes(engine)))
+    clean.with_context(|| format!("processes {:?} do not end", processes(of)))
 }
 
 fn remove_containers(socket: &Path) -> Result<()> {

@@ -86,6 +86,11 @@ pub fn pid_file(node: &str) -> PathBuf {
     Path::new(LAB_RUN).join(format!("{node}.pid"))
 }
 
+/// Exists while a lab is left up for people.
+pub fn kept_file() -> PathBuf {
+    Path::new(LAB_RUN).join("kept")
+}
+
 pub fn run_dir(node: &str) -> PathBuf {
     Path::new(RUN).join(node)
 }

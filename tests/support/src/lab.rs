@@ -11,13 +11,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FlockOperation, flock};
 
 use crate::{
     api::{self, Task},
     clean,
     contract::{self, CLIENT},
-    docker, http, netns, process, resolver, topology, wait,
+    docker, http,
+    lock::{self, LabLock},
+    netns, process, resolver,
+    topology::{self, Cable},
+    wait,
 };
 
 /// From start to an answering API socket.
@@ -63,19 +66,31 @@ pub struct Lab {
     engine: Option<PathBuf>,
 }
 
-/// The right to have a lab on this machine, for as long as it is held.
-#[derive(Debug)]
-pub struct LabLock {
-    _file: File,
-}
-
 impl Lab {
-    /// Waits until no other process that takes this lock has a lab up. A lab that an ended process left up holds none.
+    /// Takes the right to have a lab on this machine. Where another process has it, says so and waits. A lab that an ended
+    /// process left up holds none.
     pub fn lock() -> Result<LabLock> {
-        // A lock on a directory that always exists leaves no file behind.
-        let file = File::open("/run").context("cannot open /run")?;
-        flock(&file, FlockOperation::LockExclusive).context("cannot lock the lab")?;
-        Ok(LabLock { _file: file })
+        lock::take()
+    }
+
+    /// The nodes of a lab that was left up for people, and whose daemons run. What a process that was cut off left behind
+    /// is nobody's.
+    pub fn in_use() -> Vec<String> {
+        if contract::kept_file().exists() { clean::live_nodes() } else { Vec::new() }
+    }
+
+    /// Removes whatever lab there is, to make a new one. Says so first where people use it.
+    pub fn make_room() -> Result<()> {
+        let nodes = Self::in_use();
+        if !nodes.is_empty() {
+            eprintln!("removing the lab that is up (nodes {})", nodes.join(", "));
+        }
+        clean::down()
+    }
+
+    /// Marks the lab as left up for people, who are asked or told before it is removed.
+    pub fn keep(&self) -> Result<()> {
+        fs::write(contract::kept_file(), "").context("cannot mark the lab as kept")
     }
 
     /// Makes the lab and starts its daemons, after removing what an earlier one left.
@@ -86,7 +101,7 @@ impl Lab {
             "a lab has 1 to {} nodes, and no more managers than nodes",
             contract::MAX_NODES
         );
-        clean::down()?;
+        Self::make_room()?;
         let mut lab = Self { options, engine: None };
         lab.build().inspect_err(|_| {
             // The first error tells; what cannot be removed either shows in the next attempt.
@@ -155,7 +170,8 @@ impl Lab {
             .args([OsStr::new("--run-dir"), contract::run_dir(node).as_os_str()])
             .args([OsStr::new("--socket"), contract::socket(node).as_os_str()])
             .args(["--runtime", self.options.runtime.as_str()])
-            .args(["--dns-upstream", &contract::upstream().to_string()]);
+            .args(["--dns-upstream", &contract::upstream().to_string()])
+            .args(["--label", &format!("lab-node={node}")]);
         if let Some(engine) = &self.engine {
             command.args(["--docker-host", &docker::host(engine)]);
         }
@@ -206,7 +222,7 @@ impl Lab {
 
     /// The node is lost: its cable first, then daemon, tasks and all.
     pub fn power_off(&self, node: &str) -> Result<()> {
-        topology::set_link(node, false)?;
+        topology::set_cable(node, Cable::Pulled)?;
         self.kill_daemon(node)?;
         if let Some(engine) = &self.engine {
             docker::remove(engine, &docker::containers_of(engine, node)?)?;
@@ -220,8 +236,8 @@ impl Lab {
     }
 
     /// Pulls or plugs a host's cable.
-    pub fn set_link(&self, host: &str, up: bool) -> Result<()> {
-        topology::set_link(host, up)
+    pub fn set_cable(&self, host: &str, cable: Cable) -> Result<()> {
+        topology::set_cable(host, cable)
     }
 
     /// The end of a daemon's log.

@@ -14,6 +14,13 @@ use crate::{
     netns,
 };
 
+/// Whether a host is joined to the switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cable {
+    Plugged,
+    Pulled,
+}
+
 /// Makes the namespaces, the bridge, and one veth pair for each host.
 pub(crate) fn make(hosts: &[String]) -> Result<()> {
     let names = hosts.iter().map(|host| contract::namespace(host)).chain([UNDERLAY.to_owned()]);
@@ -52,8 +59,12 @@ pub(crate) fn make(hosts: &[String]) -> Result<()> {
 }
 
 /// Pulls or plugs a host's cable.
-pub(crate) fn set_link(host: &str, up: bool) -> Result<()> {
-    ip(Some(UNDERLAY), &[format!("link set {host} {}", if up { "up" } else { "down" })])
+pub(crate) fn set_cable(host: &str, cable: Cable) -> Result<()> {
+    let state = match cable {
+        Cable::Plugged => "up",
+        Cable::Pulled => "down",
+    };
+    ip(Some(UNDERLAY), &[format!("link set {host} {state}")])
 }
 
 pub(crate) fn underlay_path() -> std::path::PathBuf {

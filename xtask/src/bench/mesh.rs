@@ -116,7 +116,8 @@ struct Bed<'a> {
 
 impl<'a> Bed<'a> {
     fn up(ui: &Ui, runner: &'a Runner, weft: &Path, cases: &[Case]) -> Result<Self> {
-        remove()?;
+        peers::remove()?;
+        Lab::make_room()?;
         let has = |weft: bool| cases.iter().any(|case| case.is_weft() == weft);
         let peers = has(false).then(|| ui.step("set up the peers", |_| Peers::up(weft))).transpose()?;
         runner.check()?;
