@@ -199,7 +199,6 @@ pub(crate) fn network_spec(name: &str) -> NetworkSpec {
         v6: None,
         ipv6: false,
         internal: false,
-        attachable: false,
     }
 }
 

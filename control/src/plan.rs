@@ -41,9 +41,9 @@ pub fn plan(state: &State, node: &NodeId) -> Option<NodePlan> {
     })
 }
 
-/// A demoted manager keeps its part until the others have taken its vote away.
+/// A demoted manager keeps its part until the others have taken its seat away.
 fn role(node: &Node) -> Role {
-    if node.voter { Role::Manager } else { node.spec.role }
+    if node.seated { Role::Manager } else { node.spec.role }
 }
 
 /// The tasks of each service that hold addresses.

@@ -83,8 +83,6 @@ pub struct NetworkSpec {
     pub ipv6: bool,
     /// `--internal`: no way out.
     pub internal: bool,
-    /// `--attachable`: containers outside services may join.
-    pub attachable: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

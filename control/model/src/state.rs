@@ -75,6 +75,9 @@ pub struct Node {
     pub description: Option<NodeDescription>,
     /// Whether it is a voter now. Trails `spec.role`.
     pub voter: bool,
+    /// Whether the log's membership may hold it, as voter or learner: from the moment it is made a manager until it is
+    /// neither. As long as that is so it keeps its log, because changes of the membership may need its answer.
+    pub seated: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,6 +295,11 @@ impl Task {
     /// Whether the task holds its addresses: other tasks may exchange packets with it.
     pub fn holds_addresses(&self) -> bool {
         !self.attachments.is_empty() && !self.status.state.is_terminal()
+    }
+
+    /// Whether it runs what its service asks for now. It may be older: an update that was taken back left it alone.
+    pub fn is_current(&self, service: &Service) -> bool {
+        self.spec == service.spec.task
     }
 
     /// Whether its runtime should have stopped it by now.

@@ -34,7 +34,7 @@ pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -
 fn accepted(state: &Table, filters: &Filters, task: &Task) -> bool {
     let service = state.services.get(&task.service);
     let node = task.node.as_ref().and_then(|node| state.nodes.get(node));
-    let up_to_date = service.is_some_and(|service| service.task_version == task.version);
+    let up_to_date = service.is_some_and(|service| task.is_current(service));
     filters.any("id", |id| task.id.as_str().starts_with(id))
         && filters.any("name", |name| task.name.starts_with(name))
         && filters.any("desired-state", |wanted| task.desired.as_str() == wanted)

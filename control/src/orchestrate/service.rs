@@ -164,7 +164,7 @@ fn tend<'a>(
         let node = t.node.as_ref().and_then(|node| state.nodes.get(node));
         node.is_none_or(|node| may_keep(node, service))
     };
-    let (fresh, stale): (Vec<_>, Vec<_>) = slot.live().partition(|t| t.spec == service.spec.task && placed_well(t));
+    let (fresh, stale): (Vec<_>, Vec<_>) = slot.live().partition(|t| t.is_current(service) && placed_well(t));
     let spare = |tasks: &[&'a Task], commands: &mut Vec<Command>| -> Option<&'a Task> {
         let best = tasks.iter().copied().max_by_key(|t| (t.traffic, t.status.state, &t.id))?;
         tasks.iter().filter(|t| t.id != best.id).for_each(|t| end(t, TaskState::Shutdown, commands));

@@ -168,8 +168,20 @@ impl Store {
         self.get(SNAPSHOT)
     }
 
+    /// Keeps the stored one where that is newer: a snapshot that was being written while a leader's was installed comes
+    /// too late, and the log before the installed one is gone.
     pub(super) async fn save_snapshot(&self, snapshot: &StoredSnapshot) -> Result<(), Failure> {
-        self.put(SNAPSHOT, snapshot, Durability::Immediate).await
+        let last = snapshot.0.last_log_id;
+        let bytes = codec::encode(snapshot).map_err(write_failed)?;
+        self.write(Durability::Immediate, move |write| {
+            let mut table = write.open_table(META)?;
+            let stored = table.get(SNAPSHOT)?.and_then(|stored| codec::decode::<StoredSnapshot>(stored.value()).ok());
+            if stored.is_none_or(|(stored, _)| stored.last_log_id <= last) {
+                table.insert(SNAPSHOT, bytes.as_slice())?;
+            }
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -91,6 +91,19 @@ async fn a_snapshot_holds_the_table_and_what_was_answered() {
     assert_eq!(*states.borrow_and_update(), table);
 }
 
+#[tokio::test]
+async fn a_snapshot_that_comes_too_late_does_not_replace_a_newer_one() {
+    let store = Store::with_backend(InMemoryBackend::new()).expect("a log");
+    let mut machine = Machine::open(store.clone()).expect("a machine");
+    machine.apply([entry(1, Proposal::new(ProposalId(1), START_MS, init()))]).await.expect("applied");
+    let mut slow = machine.get_snapshot_builder().await;
+    machine.apply([entry(2, Proposal::new(ProposalId(2), START_MS, create_network(7)))]).await.expect("applied");
+    let newer = machine.get_snapshot_builder().await.build_snapshot().await.expect("a snapshot");
+    slow.build_snapshot().await.expect("an older one");
+    let kept = store.snapshot().expect("readable").expect("one is kept").0;
+    assert_eq!(kept.last_log_id, newer.meta.last_log_id);
+}
+
 /// A disk that is full when told to be.
 #[derive(Debug)]
 struct Fillable {

@@ -98,8 +98,7 @@ pub struct Peers {
     channels: Arc<Mutex<BTreeMap<(SocketAddr, NodeId), Channel>>>,
 }
 
-/// Channels kept; beyond that all are dropped and made anew. Only managers keep any: to each other, and to nodes whose
-/// logs were read.
+/// Channels kept; beyond that all are dropped and made anew. Only managers keep any, to each other.
 const MAX_CHANNELS: usize = 256;
 
 impl Peers {
@@ -107,7 +106,13 @@ impl Peers {
         Self { tls, channels: Arc::default() }
     }
 
-    /// The channel to `node` at `addr`. `None` as in [`Dialer::node`].
+    /// A connection to `node` that nobody else uses, for a stream that its reader may let wait: what waits there fills the
+    /// flow-control window of its whole connection (RFC 9113, section 5.2), and would hold up every other answer on it.
+    pub fn apart(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
+        Dialer::node(addr, node, self.tls.clone()).map(|dialer| dialer.lazy())
+    }
+
+    /// The channel to `node` at `addr`, for calls that are answered at once. `None` as in [`Dialer::node`].
     pub fn channel(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
         let mut channels = self.channels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let key = (addr, node.clone());

@@ -36,7 +36,6 @@ pub(super) fn init(state: &mut State, init: InitCluster) -> Result<Applied, Reje
         v6: None,
         ipv6: false,
         internal: false,
-        attachable: false,
     };
     networks::insert_ingress(state, init.ingress, ingress, subnet)?;
     let id = init.node.id.clone();

@@ -71,6 +71,7 @@ pub(crate) fn execute(state: &mut State, command: Command) -> Result<Applied, Re
 
         Command::SetNodeStatus { id, status, message } => nodes::set_status(state, &id, status, message),
         Command::SetVoter { id, voter } => nodes::set_voter(state, &id, voter),
+        Command::Unseat { id } => nodes::unseat(state, &id),
         Command::CreateTask { id, service, slot, desired, not_before_ms, attempts } => {
             tasks::create(state, tasks::Birth { id, service, slot, desired, not_before_ms, attempts })
         }

@@ -8,11 +8,12 @@ use weft_model::{
     state::{Node, NodeStatus},
 };
 
-use super::{born, check_version, networks, node_of, tasks, touched};
+use super::{born, check_version, networks, node_of, ports, tasks, touched};
 
 /// A node that is known already comes back, perhaps with another address: it stays the voter that it was.
 pub(super) fn join(state: &mut State, join: JoinNode) -> Result<Applied, Rejection> {
     let id = join.id.clone();
+    ports::check_control_port(state, join.rpc_addr.port())?;
     if let Some(node) = state.nodes.get_mut(&id) {
         node.hostname = join.hostname;
         node.addr = join.addr;
@@ -31,6 +32,7 @@ pub(super) fn join(state: &mut State, join: JoinNode) -> Result<Applied, Rejecti
         message: String::new(),
         description: None,
         voter: false,
+        seated: join.role == Role::Manager,
     };
     state.allocated.next_raft_id += 1;
     state.nodes.insert(id.clone(), node);
@@ -48,6 +50,7 @@ pub(super) fn update(state: &mut State, id: &NodeId, version: u64, spec: NodeSpe
     let meta = touched(state, meta);
     let node = node_of(state, id)?;
     node.meta = meta;
+    node.seated |= spec.role == Role::Manager;
     node.spec = spec;
     Ok(Applied::Done)
 }
@@ -55,7 +58,7 @@ pub(super) fn update(state: &mut State, id: &NodeId, version: u64, spec: NodeSpe
 /// Its tasks are as if it had been lost.
 pub(super) fn remove(state: &mut State, id: &NodeId, force: bool) -> Result<Applied, Rejection> {
     let node = node_of(state, id)?;
-    if node.is_manager() || node.voter {
+    if node.seated {
         return Err(Rejection::NodeIsManager { id: id.to_string() });
     }
     if !force && node.status != NodeStatus::Down {
@@ -83,6 +86,12 @@ pub(super) fn set_status(
 
 pub(super) fn set_voter(state: &mut State, id: &NodeId, voter: bool) -> Result<Applied, Rejection> {
     node_of(state, id)?.voter = voter;
+    Ok(Applied::Done)
+}
+
+pub(super) fn unseat(state: &mut State, id: &NodeId) -> Result<Applied, Rejection> {
+    let node = node_of(state, id)?;
+    node.seated = node.is_manager();
     Ok(Applied::Done)
 }
 

@@ -8,8 +8,29 @@ use weft_model::{
     state::PublishedPort,
 };
 
-/// Ports of every node that the cluster itself listens on.
-const RESERVED: [(u16, Protocol); 2] = [(CONTROL_PORT, Protocol::Tcp), (TUNNEL_PORT, Protocol::Udp)];
+/// Whether the cluster itself listens on this port, on some node: a published port is one of every node.
+fn is_reserved(state: &State, port: u16, protocol: Protocol) -> bool {
+    match protocol {
+        Protocol::Tcp => port == CONTROL_PORT || state.nodes.values().any(|node| node.rpc_addr.port() == port),
+        Protocol::Udp => port == TUNNEL_PORT,
+    }
+}
+
+/// Refuses a node whose control port is published already: connections to the node would go to the service.
+pub(super) fn check_control_port(state: &State, port: u16) -> Result<(), Rejection> {
+    let taken = state
+        .services
+        .values()
+        .filter(|service| !service.removing)
+        .find(|service| service.ports.iter().any(|p| p.published == port && p.spec.protocol == Protocol::Tcp));
+    match taken {
+        Some(service) => Err(Rejection::Invalid(format!(
+            "service {} publishes port {port}/tcp, which this node wants to listen on: join with another --listen-addr port",
+            service.spec.name
+        ))),
+        None => Ok(()),
+    }
+}
 
 /// `spec` with every port chosen. A service that is updated keeps the ports that were chosen for it.
 pub(super) fn publish(
@@ -59,7 +80,7 @@ fn check(state: &State, service: &ServiceId, port: &PortSpec, published: u16) ->
     if published == 0 || port.target == 0 {
         return Err(zero());
     }
-    if RESERVED.contains(&(published, port.protocol)) {
+    if is_reserved(state, published, port.protocol) {
         return Err(Rejection::PortReserved { port: published, protocol: protocol() });
     }
     match owner(state, service, published, port.protocol) {
@@ -86,7 +107,9 @@ fn choose(
     taken: &BTreeSet<(u16, Protocol)>,
 ) -> Result<u16, Rejection> {
     let free = |published: &u16| {
-        !taken.contains(&(*published, port.protocol)) && owner(state, service, *published, port.protocol).is_none()
+        !taken.contains(&(*published, port.protocol))
+            && !is_reserved(state, *published, port.protocol)
+            && owner(state, service, *published, port.protocol).is_none()
     };
     let before = kept.iter().filter(|k| k.spec == *port).map(|k| k.published);
     before.chain(DYNAMIC_PORTS).find(free).ok_or(Rejection::NoFreePort)

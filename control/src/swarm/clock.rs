@@ -1,7 +1,7 @@
 //! The clocks, in one place: everything that decides gets the time as a value.
 
 use std::{
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,4 +14,42 @@ pub(super) fn now_ms() -> u64 {
 pub(super) fn steady_ms() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_millis() as u64
+}
+
+/// The table's clock, as this manager goes on with it where it leads: never behind the table, the wall clock or itself,
+/// and never at rest. A wall clock that steps back, or an earlier leader whose clock was ahead, does not stop it.
+#[derive(Debug, Default)]
+pub(super) struct TableClock {
+    /// What it last said, and when (steady).
+    last: Mutex<(u64, u64)>,
+}
+
+impl TableClock {
+    /// Unix milliseconds, more or less. `table_ms` is the table's own time.
+    pub(super) fn now_ms(&self, table_ms: u64) -> u64 {
+        self.at(table_ms, now_ms(), steady_ms())
+    }
+
+    fn at(&self, table_ms: u64, wall_ms: u64, steady_ms: u64) -> u64 {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (said, when) = *last;
+        let now = (said + steady_ms.saturating_sub(when)).max(wall_ms).max(table_ms);
+        *last = (now, steady_ms);
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_on_where_the_wall_clock_is_behind() {
+        let clock = TableClock::default();
+        assert_eq!(clock.at(0, 10_000, 5), 10_000, "the wall clock's time");
+        assert_eq!(clock.at(7_200_000, 10_100, 105), 7_200_000, "an earlier leader was two hours ahead");
+        assert_eq!(clock.at(7_200_000, 10_200, 205), 7_200_100, "and from there it goes on");
+        assert_eq!(clock.at(7_200_100, 4_000, 305), 7_200_200, "also where the wall clock steps back");
+        assert_eq!(clock.at(7_200_200, 9_000_000, 405), 9_000_000, "until the wall clock is ahead again");
+    }
 }

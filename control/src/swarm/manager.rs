@@ -11,7 +11,7 @@ use tokio::{
 use tonic::{Code, Request, transport::Channel};
 use weft_model::{Applied, Command, NodeId, Rejection, State, TaskId, id::ClusterId, spec::Role};
 
-use super::{LogError, LogOptions, LogRecord, LogSource, ProposeError, clock::now_ms, desk::Desk};
+use super::{LogError, LogOptions, LogRecord, LogSource, ProposeError, clock::TableClock, desk::Desk};
 use crate::{
     pki::{self, Ca, JoinToken, PkiError},
     raft::{Proposal, ProposalId, Raft, Store, Voter},
@@ -47,6 +47,7 @@ pub(super) struct Inner {
     pub kek: pki::Kek,
     pub peers: Peers,
     pub desk: Desk,
+    pub clock: TableClock,
     /// Managers that answered lately.
     pub reachable: watch::Sender<BTreeSet<NodeId>>,
     pub logs: Arc<dyn LogSource>,
@@ -181,7 +182,7 @@ impl Manager {
         }
         let failed = |reason: String| LogError::NodeUnreachable { node: node.clone(), task: task.clone(), reason };
         let addr = addr.ok_or_else(|| failed("it was removed from the swarm".to_owned()))?;
-        let channel = self.inner.peers.channel(addr, &node).ok_or_else(|| failed("its id is no name".to_owned()))?;
+        let channel = self.inner.peers.apart(addr, &node).ok_or_else(|| failed("its id is no name".to_owned()))?;
         let options = codec::encode(&options).map_err(|e| failed(e.to_string()))?;
         let request = LogsRequest { task: task.to_string(), options: options.into() };
         let lines = LogsClient::new(channel).read(request).await.map_err(|status| match status.code() {
@@ -263,13 +264,19 @@ impl Manager {
         }
     }
 
+    /// The table's time, as this manager would log it now.
+    pub(super) fn now_ms(&self) -> u64 {
+        let table_ms = self.inner.state.borrow().now_ms;
+        self.inner.clock.now_ms(table_ms)
+    }
+
     /// Writes to the log, where this manager leads. Bounded by the caller.
     pub(super) async fn write(
         &self,
         id: ProposalId,
         command: Command,
     ) -> Result<(u64, Result<Applied, Rejection>), RaftError<u64, ClientWriteError<u64, Voter>>> {
-        let written = self.inner.raft.client_write(Proposal::new(id, now_ms(), command)).await?;
+        let written = self.inner.raft.client_write(Proposal::new(id, self.now_ms(), command)).await?;
         // A proposal always has an outcome; openraft's own entries are never answered here.
         let outcome = written.data.0.unwrap_or(Ok(Applied::Done));
         Ok((written.log_id.index, outcome))

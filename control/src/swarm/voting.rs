@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_model::NodeId;
 
-use super::{Manager, SwarmError, desk::Desk, home::Seat, leader, manager::Inner, node::Node};
+use super::{Manager, SwarmError, clock::TableClock, desk::Desk, home::Seat, leader, manager::Inner, node::Node};
 use crate::{
     raft::{self, Machine, Network, ServerMetrics, Store},
     rpc::{
@@ -60,6 +60,7 @@ impl Voting {
             kek: seat.kek,
             peers,
             desk: Desk::default(),
+            clock: TableClock::default(),
             reachable: watch::Sender::default(),
             logs: node.logs().clone(),
         });

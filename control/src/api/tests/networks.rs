@@ -7,7 +7,7 @@ async fn networks_are_made_shown_and_removed() {
     let api = Fixture::manager();
     let body = json!({
         "CheckDuplicate": true, "Name": "app", "Driver": "overlay", "Scope": "", "EnableIPv6": true, "Internal": false,
-        "Attachable": true, "Ingress": false, "ConfigOnly": false, "ConfigFrom": null,
+        "Attachable": false, "Ingress": false, "ConfigOnly": false, "ConfigFrom": null,
         "IPAM": {"Driver": "default", "Options": {}, "Config": [
             {"Subnet": "fd00:1::/64"}, {"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254", "IPRange": "10.7.0.128/25"},
         ]},
@@ -21,7 +21,7 @@ async fn networks_are_made_shown_and_removed() {
         ("Driver", json!("overlay")),
         ("Scope", json!("swarm")),
         ("EnableIPv6", json!(true)),
-        ("Attachable", json!(true)),
+        ("Attachable", json!(false)),
         ("Ingress", json!(false)),
         ("Labels", json!({"a": "b"})),
     ] {
@@ -54,6 +54,7 @@ async fn networks_are_made_shown_and_removed() {
         ("/Options/encrypted", json!(""), 501, "encrypted networks"),
         ("/Options/mtu", json!("1400"), 501, "network option mtu"),
         ("/Ingress", json!(true), 501, "built in"),
+        ("/Attachable", json!(true), 501, "only services use networks"),
         ("/ConfigOnly", json!(true), 501, "--config-only"),
         ("/EnableIPv4", json!(false), 501, "without IPv4"),
         ("/IPAM/Driver", json!("dhcp"), 501, "IPAM"),

@@ -67,6 +67,7 @@ async fn what_weft_does_not_have_is_refused_by_name() {
         ("/Mode", json!({"ReplicatedJob": {"MaxConcurrent": 1}}), "replicated-job"),
         ("/Mode", json!({"GlobalJob": {}}), "global-job"),
         ("/EndpointSpec/Ports/0/PublishMode", json!("host"), "mode=host"),
+        ("/EndpointSpec/Ports/0/PublishMode", json!("dsr"), "mode=dsr"),
         ("/EndpointSpec/Ports/0/Protocol", json!("sctp"), "SCTP"),
         ("/EndpointSpec/Ports/0/Name", json!("web"), "named ports"),
         ("/TaskTemplate/Surprise", json!(1), "does not know the field TaskTemplate.Surprise"),
@@ -162,6 +163,12 @@ async fn tasks_and_replica_counts_are_shown() {
     ] {
         let tasks = api.get(&format!("/tasks?filters={filter}")).await;
         assert_eq!(tasks.as_array().map(Vec::len), Some(count), "{filter}");
+    }
+    // An update that is taken back before any task was replaced leaves the tasks what they shall be.
+    let up_to_date = "/tasks?filters=%7B%22_up-to-date%22%3A%5B%22true%22%5D%7D";
+    for (force, count) in [(1, 0), (0, 2)] {
+        api.change(|t| t.update(&id, |spec| spec.task.force_update = force).expect("updated"));
+        assert_eq!(api.get(up_to_date).await.as_array().map(Vec::len), Some(count), "force {force}");
     }
     let shown = api.get(&format!("/tasks/{task}")).await;
     assert_eq!((&shown["Status"]["State"], &shown["DesiredState"]), (&json!("running"), &json!("running")));

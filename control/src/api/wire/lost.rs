@@ -41,6 +41,7 @@ const NAMES: &[(&str, &str)] = &[
     ("IPAM.Driver", "IPAM drivers (--ipam-driver)"),
     ("IPAM.Options", "IPAM options (--ipam-opt)"),
     ("IPAM.Config[].AuxiliaryAddresses", "auxiliary addresses (--aux-address)"),
+    ("Attachable", "attachable networks (--attachable): only services use networks"),
     ("ConfigOnly", "configuration-only networks (--config-only)"),
     ("ConfigFrom", "networks made from a configuration (--config-from)"),
     ("EncryptionConfig.AutoLockManagers", "locked managers (--autolock)"),

@@ -63,7 +63,6 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
         v6,
         ipv6,
         internal: asked.internal.unwrap_or(false),
-        attachable: asked.attachable.unwrap_or(false),
     };
     lost::refuse(&body, &write(&spec, &body))?;
     Ok(spec)
@@ -158,7 +157,7 @@ fn write(spec: &NetworkSpec, asked: &Value) -> Value {
         driver: Some("overlay".into()),
         scope: Some("swarm".into()),
         internal: Some(spec.internal),
-        attachable: Some(spec.attachable),
+        attachable: Some(false),
         enable_ipv4: Some(true),
         enable_ipv6: Some(spec.ipv6),
         ipam: Some(wire::Ipam { driver: Some("default".into()), config: Some(configs), options: None }),
@@ -200,7 +199,7 @@ pub(crate) fn show(state: &State, network: &Network, local: Option<&weft_model::
         enable_ipv6: Some(network.spec.ipv6),
         ipam: Some(wire::Ipam { driver: Some("default".into()), config: Some(config), options: None }),
         internal: Some(network.spec.internal),
-        attachable: Some(network.spec.attachable),
+        attachable: Some(false),
         ingress: Some(network.ingress),
         config_from: Some(wire::ConfigReference { network: Some(String::new()) }),
         config_only: Some(false),
@@ -282,7 +281,7 @@ pub(super) fn show_cluster_network(network: &Network) -> Value {
             "Labels": labels,
             "DriverConfiguration": {"Name": "overlay"},
             "Ingress": network.ingress,
-            "Attachable": network.spec.attachable,
+            "Attachable": false,
             "Internal": network.spec.internal,
             "Scope": "swarm",
         },

@@ -55,6 +55,13 @@ fn normalise(body: &mut Value, resolve: &dyn Fn(&str) -> Result<NetworkId, ApiEr
             }
         }
     }
+    for port in body.pointer("/EndpointSpec/Ports").and_then(Value::as_array).into_iter().flatten() {
+        if let Some(mode) = port["PublishMode"].as_str().filter(|mode| !matches!(*mode, "" | "ingress")) {
+            return Err(ApiError::Unsupported(format!(
+                "weft does not support mode={mode} ports yet: publish through the mesh (mode=ingress)"
+            )));
+        }
+    }
     if let Some(constraints) = body.pointer_mut("/TaskTemplate/Placement/Constraints").and_then(Value::as_array_mut) {
         for constraint in constraints {
             if let Some(text) = constraint.as_str() {
@@ -233,12 +240,7 @@ fn endpoint(spec: Option<wire::EndpointSpec>) -> Result<EndpointSpec, ApiError> 
 }
 
 fn port(i: usize, config: &wire::EndpointPortConfig) -> Result<PortSpec, ApiError> {
-    use wire::{EndpointPortConfigProtocolEnum as P, EndpointPortConfigPublishModeEnum as M};
-    if config.publish_mode == Some(M::HOST) {
-        return Err(ApiError::Unsupported(
-            "weft does not support mode=host ports yet: publish through the mesh (mode=ingress)".into(),
-        ));
-    }
+    use wire::EndpointPortConfigProtocolEnum as P;
     let protocol = match config.protocol {
         None | Some(P::EMPTY | P::TCP) => Protocol::Tcp,
         Some(P::UDP) => Protocol::Udp,

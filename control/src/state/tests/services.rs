@@ -2,7 +2,7 @@
 
 use weft_model::{
     Command, Rejection, ServiceId,
-    spec::{EndpointMode, PortSpec, Protocol, ServiceMode, ServiceSpec},
+    spec::{EndpointMode, PortSpec, Protocol, Role, ServiceMode, ServiceSpec},
     state::UpdateState,
 };
 
@@ -45,6 +45,26 @@ fn a_port_belongs_to_one_service() {
     table.service(with_ports("udp", &[PortSpec { protocol: Protocol::Udp, ..tcp(Some(8080), 80) }])).unwrap();
     table.ok(Command::RemoveService { id: web });
     table.service(again).unwrap();
+}
+
+#[test]
+fn a_control_port_and_a_published_port_exclude_each_other() {
+    let mut table = Table::new();
+    let mut join = table.joining("n2", Role::Worker);
+    join.rpc_addr.set_port(12377);
+    table.ok(Command::JoinNode(Box::new(join)));
+    assert_eq!(
+        text(table.service(with_ports("web", &[tcp(Some(12377), 80)]))),
+        "port 12377/tcp is reserved for the cluster itself: choose another port"
+    );
+    table.service(with_ports("web", &[tcp(Some(12378), 80)])).unwrap();
+    let mut join = table.joining("n3", Role::Worker);
+    join.rpc_addr.set_port(12378);
+    check_refused(
+        &mut table,
+        Command::JoinNode(Box::new(join)),
+        "service web publishes port 12378/tcp, which this node wants to listen on: join with another --listen-addr port",
+    );
 }
 
 #[test]

@@ -21,11 +21,7 @@ use self::{
     observe::{Logged, observe},
     voters::Step,
 };
-use super::{
-    Manager,
-    clock::{now_ms, steady_ms},
-    desk::Book,
-};
+use super::{Manager, clock::steady_ms, desk::Book};
 use crate::{
     orchestrate::{self, Acks},
     raft::{Metrics, ProposalId, Raft},
@@ -99,7 +95,7 @@ struct Leader<'a> {
 
 /// How a look ended.
 enum Looked {
-    /// All is as it shall be until then (wall clock), if nothing happens.
+    /// All is as it shall be until then (the table's clock), if nothing happens.
     Settled { wake_at_ms: Option<u64> },
     /// Something was changed: look again.
     Changed,
@@ -121,7 +117,8 @@ impl Leader<'_> {
                 Looked::Changed => MIN_PAUSE,
                 Looked::Refused => REFUSED_PAUSE,
                 Looked::Settled { wake_at_ms } => {
-                    let rest = wake_at_ms.map_or(MAX_PAUSE, |at| Duration::from_millis(at.saturating_sub(now_ms())));
+                    let rest = wake_at_ms
+                        .map_or(MAX_PAUSE, |at| Duration::from_millis(at.saturating_sub(self.manager.now_ms())));
                     let wake = Instant::now() + rest.clamp(MIN_PAUSE, MAX_PAUSE);
                     tokio::select! {
                         _ = state.changed() => {}
@@ -150,14 +147,14 @@ impl Leader<'_> {
             return self.log(facts).await;
         }
         let acks = acks(&book);
-        let decision = orchestrate::decide(state, now_ms(), &acks, &mut rand::random);
+        let decision = orchestrate::decide(state, self.manager.now_ms(), &acks, &mut rand::random);
         for rejection in &decision.refused {
             tracing::error!(%rejection, "a decision that the table does not take: this is a defect");
         }
         if !decision.commands.is_empty() {
             return self.log(decision.commands).await;
         }
-        let observed_wake = observed.wake_at_ms.map(|at| now_ms() + at.saturating_sub(steady_ms()));
+        let observed_wake = observed.wake_at_ms.map(|at| self.manager.now_ms() + at.saturating_sub(steady_ms()));
         let wake_at_ms = [decision.wake_at_ms, observed_wake].into_iter().flatten().min();
         Looked::Settled { wake_at_ms }
     }
@@ -203,7 +200,7 @@ impl Leader<'_> {
             let step = voters::next_step(state, membership, &matched, last, inner.raft_id);
             self.step = step.map(|step| tokio::spawn(change_voters(inner.raft.clone(), step)));
         }
-        voters::notes(state, membership)
+        voters::notes(state, membership, self.step.as_ref().is_some_and(|step| !step.is_finished()))
     }
 }
 

@@ -198,15 +198,30 @@ fn what_an_earlier_leader_left_half_done_is_finished_first() {
     let nodes: BTreeMap<u64, Voter> = (1..=3).map(|id| (id, quorum.voter(id))).collect();
     let joint = Voters::new(vec![[1].into(), [1, 2].into()], nodes);
     assert_eq!(quorum.step(&joint, &[(3, 1_000)], 1), Some(Step::Settle));
-    assert_eq!(notes(quorum.state(), &joint), [], "and nothing is noted before");
+    assert_eq!(notes(quorum.state(), &joint, false), [], "and nothing is noted before");
 }
 
 #[test]
 fn the_table_notes_who_votes() {
     let quorum = Quorum::new(2);
-    assert_eq!(notes(quorum.state(), &quorum.voters(&[1], &[1, 2])), [], "as the table says");
-    let noted = notes(quorum.state(), &quorum.voters(&[1, 2], &[1, 2]));
+    assert_eq!(notes(quorum.state(), &quorum.voters(&[1], &[1, 2]), false), [], "as the table says");
+    let noted = notes(quorum.state(), &quorum.voters(&[1, 2], &[1, 2]), false);
     assert_eq!(noted, [Command::SetVoter { id: quorum.nodes[1].clone(), voter: true }]);
+}
+
+#[test]
+fn a_demoted_manager_keeps_its_seat_until_no_change_can_need_it() {
+    let mut quorum = Quorum::new(2);
+    quorum.demote(2);
+    let unseat = Command::Unseat { id: quorum.nodes[1].clone() };
+    let noted = |all: &[u64], changing| notes(quorum.state(), &quorum.voters(&[1], all), changing);
+    assert_eq!(noted(&[1], true), [], "the change under way may be the one that seats it");
+    assert_eq!(noted(&[1, 2], false), [], "it still gets the log");
+    assert_eq!(noted(&[1], false), std::slice::from_ref(&unseat));
+    let joint = Voters::new(vec![[1].into(), [1, 2].into()], BTreeMap::from([1, 2].map(|id| (id, quorum.voter(id)))));
+    assert_eq!(notes(quorum.state(), &joint, false), []);
+    quorum.table.ok(unseat);
+    assert_eq!(quorum.table.state.nodes[&quorum.nodes[1]].seated, false);
 }
 
 #[test]

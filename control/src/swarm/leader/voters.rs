@@ -68,17 +68,22 @@ pub(super) fn next_step(
     leaving.first().filter(|_| staying > 0).map(|&raft_id| Step::Demote { raft_id })
 }
 
-/// Brings the table's note of who votes into line with the log.
-pub(super) fn notes(state: &State, voters: &Voters) -> Vec<Command> {
+/// Brings the table's notes of who votes and who has a seat into line with the log. Nobody loses a seat while a change is
+/// under way (`changing`): it may be the one that gives the seat.
+pub(super) fn notes(state: &State, voters: &Voters, changing: bool) -> Vec<Command> {
     if voters.get_joint_config().len() > 1 {
         return Vec::new();
     }
-    state
-        .nodes
-        .values()
-        .filter_map(|node| {
-            let voter = voters.voter_ids().any(|id| id == node.raft_id);
-            (voter != node.voter).then(|| Command::SetVoter { id: node.id.clone(), voter })
-        })
-        .collect()
+    let mut notes = Vec::new();
+    for node in state.nodes.values() {
+        let voter = voters.voter_ids().any(|id| id == node.raft_id);
+        if voter != node.voter {
+            notes.push(Command::SetVoter { id: node.id.clone(), voter });
+        }
+        let seated = node.is_manager() || voters.get_node(&node.raft_id).is_some();
+        if node.seated && !seated && !changing {
+            notes.push(Command::Unseat { id: node.id.clone() });
+        }
+    }
+    notes
 }

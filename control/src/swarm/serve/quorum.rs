@@ -103,11 +103,7 @@ fn admit_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Res
 /// The caller, where it is a manager by the table too.
 fn manages<'a>(state: &'a State, caller: &NodeId) -> Result<&'a weft_model::state::Node, Status> {
     let node = state.nodes.get(caller).ok_or_else(|| removed(caller))?;
-    if node.is_manager() || node.voter {
-        Ok(node)
-    } else {
-        Err(Status::permission_denied(format!("node {caller} is a worker now")))
-    }
+    if node.seated { Ok(node) } else { Err(Status::permission_denied(format!("node {caller} is a worker now"))) }
 }
 
 fn body<T: DeserializeOwned>(request: &RaftRequest) -> Result<T, Status> {

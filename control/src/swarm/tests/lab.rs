@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -296,12 +296,22 @@ fn status(goal: TaskGoal) -> TaskStatus {
     }
 }
 
-/// Every task wrote one line: its own id.
+/// Every task wrote one line: its own id. Whoever follows gets more, without end.
 struct OneLine;
 
+/// Lines that were asked of all who are followed.
+pub(super) static FOLLOWED: AtomicU64 = AtomicU64::new(0);
+
 impl LogSource for OneLine {
-    fn logs(&self, task: &TaskId, _options: &LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError> {
+    fn logs(&self, task: &TaskId, options: &LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError> {
         let line = Bytes::from(task.to_string());
+        if options.follow {
+            let long = || {
+                FOLLOWED.fetch_add(1, Ordering::Relaxed);
+                LogRecord { time_ns: 7, stderr: false, line: Bytes::from(vec![b'x'; 4096]) }
+            };
+            return Ok(futures_util::stream::iter(std::iter::repeat_with(long)).boxed());
+        }
         Ok(futures_util::stream::iter([LogRecord { time_ns: 7, stderr: false, line }]).boxed())
     }
 }

@@ -1,6 +1,9 @@
 //! Plans, acks, reports, heartbeats, logs.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -10,7 +13,7 @@ use weft_model::{
     state::TaskState,
 };
 
-use super::lab::{DEADLINE, Daemon, is_down, is_ready, node, set_label};
+use super::lab::{DEADLINE, Daemon, FOLLOWED, is_down, is_ready, node, set_label};
 use crate::{fixture, swarm::LogOptions};
 
 fn service(name: &str, replicas: u64) -> Box<ServiceSpec> {
@@ -39,6 +42,39 @@ async fn tasks_run_where_the_leader_puts_them_and_their_logs_are_read_from_there
 
     n1.manager().propose(Command::RemoveService { id: id.clone() }).await.expect("removed");
     n1.table("and all is gone", |s| s.services.is_empty() && s.tasks.is_empty()).await;
+    for daemon in [n2, n1] {
+        daemon.stop().await;
+    }
+}
+
+/// A stream fills the window of its connection when nobody reads it, and holds up all that shares the connection.
+#[tokio::test]
+async fn a_reader_of_logs_who_pauses_holds_up_nothing_else() {
+    let n1 = Daemon::first("n1").await;
+    let n2 = Daemon::joined("n2", &n1, Role::Manager).await;
+    n1.table("both vote and are ready", |s| s.nodes.values().filter(|n| n.voter && is_ready(n)).count() == 2).await;
+    let id = ServiceId::from_random(rand::random());
+    let create = Command::CreateService { id: id.clone(), spec: service("web", 2) };
+    n1.manager().propose(create).await.expect("created");
+    n1.table("both tasks run", |s| s.tasks_of(&id).filter(|t| t.status.state == TaskState::Running).count() == 2).await;
+    let n2_id = n2.manager().inner().node.clone();
+    let there =
+        |s: &weft_model::State| s.tasks.values().find(|t| t.node.as_ref() == Some(&n2_id)).map(|t| t.id.clone());
+    let task = there(&n1.manager().state().borrow()).expect("one task is on the other node");
+
+    let options = LogOptions { stdout: true, follow: true, ..LogOptions::default() };
+    let mut lines = n1.manager().task_logs(&task, options).await.expect("its node has them");
+    timeout(DEADLINE, lines.next()).await.expect("in time").expect("a line");
+    let mut before = 0;
+    while before != FOLLOWED.load(Ordering::Relaxed) {
+        before = FOLLOWED.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for round in 0..10 {
+        let written = timeout(Duration::from_secs(2), set_label(&n1, &format!("round-{round}"))).await;
+        written.expect("nothing waits for the reader").expect("written");
+    }
+    drop(lines);
     for daemon in [n2, n1] {
         daemon.stop().await;
     }
