@@ -41,7 +41,7 @@ pub struct Flow {
     pub node: Addr,
     /// The network of `dst`, for [`Action::Task`].
     pub net: u32,
-    /// Way out for [`Action::Link`]; for flows that came in by a link, that link.
+    /// Way out for [`Action::Link`] and [`Action::Client`]; for flows that came in by a link, that link.
     pub ifindex: u32,
     /// When the last packet passed, in units of 2^30 ns (near enough a second) of the monotonic clock. Only kept up to
     /// date for datagrams to the outside; connections note when they were closed.
@@ -52,7 +52,11 @@ pub struct Flow {
     pub action: u8,
     /// [`flow_flags`].
     pub flags: u8,
-    pub _pad: [u8; 6],
+    /// Where the client's last packet came from and what it was sent to, on the link `ifindex`: for [`Action::Client`],
+    /// and for flows that came in by a link.
+    pub client_mac: [u8; 6],
+    pub link_mac: [u8; 6],
+    pub _pad: [u8; 2],
 }
 
 /// Where a packet of a flow goes once it is rewritten.
@@ -69,8 +73,11 @@ pub enum Action {
     Overlay = 4,
     /// To the task of this node that owns the destination.
     Task = 5,
-    /// Out of a link, or up the node's own stack where the link is loopback.
+    /// Out of a link, to the neighbour that the node's routes name.
     Link = 6,
+    /// To the client, the way its last packet came: out of that link, to the neighbour that sent it. Up the node's own
+    /// stack where the link is loopback.
+    Client = 7,
 }
 
 pub mod flow_flags {
@@ -78,6 +85,8 @@ pub mod flow_flags {
     pub const FIN: u8 = 1;
     /// An RST passed.
     pub const RST: u8 = 2;
+    /// Answers to the outside that have not come yet.
+    pub const UNANSWERED: u8 = 4;
 }
 
 /// Key of `FRAGMENTS`: what the fragments of one datagram have in common (RFC 791, 3.2; RFC 8200, 4.5).

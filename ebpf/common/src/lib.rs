@@ -24,7 +24,7 @@ pub use route::{
 pub use stats::{DropReason, Traffic};
 
 /// Version of all layouts in this crate. Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The network of addresses that belong to the nodes, not to any task.
 pub const HOST_NET: u32 = 0;
@@ -39,8 +39,6 @@ pub const FIRST_NETWORK_VNI: u32 = 4096;
 pub const TUNNEL_PORT: u16 = 4789;
 /// TCP port of the control plane between nodes.
 pub const CONTROL_PORT: u16 = 2377;
-/// UDP port of the nodes' WireGuard mesh.
-pub const WIREGUARD_PORT: u16 = 51820;
 
 /// First source port (or ICMP identifier) that egress translation gives out; the last is 65535. Outside of Linux's
 /// default `ip_local_port_range`.
@@ -87,7 +85,7 @@ plain! {
     Config: 64,
     Nets: 32,
     FlowKey: 44,
-    Flow: 80,
+    Flow: 88,
     FragKey: 44,
     FragPorts: 4,
     SocketKey: 32,

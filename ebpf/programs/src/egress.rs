@@ -1,7 +1,7 @@
 //! Egress: how a task's packets to the outside get the node's address, and their answers find back.
 
 use aya_ebpf::maps::lpm_trie::Key;
-use weft_ebpf_common::{Action, CONTROL_PORT, DropReason, HOST_NET, NetAddr, TUNNEL_PORT, WIREGUARD_PORT, zone};
+use weft_ebpf_common::{Action, CONTROL_PORT, DropReason, HOST_NET, NetAddr, TUNNEL_PORT, flow_flags, zone};
 
 use crate::{
     drops::drop,
@@ -26,38 +26,40 @@ pub fn is_node_port(packet: &Packet) -> bool {
     if packet.is_udp() && port == TUNNEL_PORT {
         return true;
     }
-    let guarded = packet.is_tcp() && port == CONTROL_PORT || packet.is_udp() && port == WIREGUARD_PORT;
-    if !guarded {
+    if !packet.is_tcp() || port != CONTROL_PORT {
         return false;
     }
     // SAFETY: the value is not looked at.
     unsafe { NODES.get(NetAddr { net: HOST_NET, addr: packet.dst }) }.is_some() || published::is_own(&packet.dst)
 }
 
-/// A new flow of a task of network `net`, to anything that is not of its network.
+/// A new flow of a task of network `net`, to anything that is not of its network. `None` where no port is free.
 #[inline(always)]
-pub fn new(skb: Skb, s: &mut Scratch, net: u32) -> Verdict {
+pub fn new(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
     let translatable = s.packet.shape == shape::PORTS || s.packet.shape == shape::ECHO_REQUEST;
     if !translatable {
-        return drop(DropReason::Protocol);
+        return Some(drop(DropReason::Protocol));
     }
     let Some(route) = ROUTES.get(Key::new(WHOLE_KEY, NetAddr { net: HOST_NET, addr: s.packet.dst })) else {
-        return drop(DropReason::NoRoute);
+        return Some(drop(DropReason::NoRoute));
     };
+    // As addresses stand in keys, an IPv6 default route covers IPv4, too.
+    if route.source.is_v4() != s.packet.v4 {
+        return Some(drop(DropReason::NoRoute));
+    }
     flow::unchanged(&s.packet, &mut s.flow);
     s.flow.src = route.source;
     s.flow.ifindex = route.ifindex;
     s.flow.action = Action::Link as u8;
     flow::restored(&s.packet, Action::Task, &mut s.back);
     s.back.net = net;
-    if !s.packet.is_tcp() {
-        let now_s = now_s();
+    let now_s = now_s();
+    s.back.seen_s = now_s;
+    if s.packet.is_tcp() {
+        s.back.flags = flow_flags::UNANSWERED;
+    } else {
         s.flow.seen_s = now_s;
-        s.back.seen_s = now_s;
     }
     flow::answer_key(zone::HOST, s.packet.proto, &s.flow, &mut s.back_key);
-    if !flow::enter(s, Ports::Egress) {
-        return drop(DropReason::PortsExhausted);
-    }
-    flow::go(skb, &s.packet, &s.flow, None)
+    flow::enter(s, Ports::Egress).then(|| flow::go(skb, &s.packet, &s.flow, None))
 }

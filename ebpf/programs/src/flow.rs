@@ -1,13 +1,13 @@
 //! Flows: what becomes of a packet whose flow is known, and how the replies of two flows are told apart.
 
-use weft_ebpf_common::{Action, Backend, DropReason, EGRESS_FIRST_PORT, Flow, FlowKey, flow_flags};
+use weft_ebpf_common::{Action, Backend, DropReason, EGRESS_FIRST_PORT, Flow, FlowKey, flow_flags, zone};
 
 use crate::{
     drops::{count, drop},
     maps::{FLOWS, Scratch},
     packet::{Packet, TCP, TCP_FIN, TCP_RST},
     pick::backend,
-    refuse::{self, Way},
+    refuse,
     rewrite::translate,
     send,
     skb::{Skb, Verdict, now_s, random},
@@ -18,7 +18,10 @@ const NEW_ONLY: u64 = 1;
 /// How many ports are tried before a flow is refused.
 const PORT_TRIES: u32 = 16;
 /// A translated datagram flow that was quiet for so long may lose its port to another.
-const IDLE_S: u32 = 30;
+/// RFC 4787, REQ-5, wants two minutes at least.
+const IDLE_S: u32 = 120;
+/// A connection to the outside that nobody answered in such a time may lose its port to another.
+const UNANSWERED_S: u32 = 60;
 /// A connection whose other end closed it so long ago may too.
 const CLOSED_S: u32 = 8;
 /// First port that a flow gets whose own is taken.
@@ -43,7 +46,11 @@ pub fn known(packet: &Packet, key: &FlowKey) -> Known {
     let closed = flow.flags & (flow_flags::FIN | flow_flags::RST) != 0;
     if flow.backend == 0 {
         if packet.is_syn() && closed {
-            // The same ports again: what was true of the old connection may not be of this one.
+            if flow.action == Action::Link as u8 {
+                // The same ports again, but the port that the node gave may be another connection's by now.
+                return Known::No;
+            }
+            // What was true of the old connection may not be of this one.
             flow.flags = 0;
         }
         note(packet, flow);
@@ -75,6 +82,9 @@ impl TakesNew for Backend {
 #[inline(always)]
 fn note(packet: &Packet, flow: &mut Flow) {
     if packet.is_tcp() {
+        if flow.flags & flow_flags::UNANSWERED != 0 {
+            flow.flags &= !flow_flags::UNANSWERED;
+        }
         if packet.tcp_flags & (TCP_FIN | TCP_RST) != 0 {
             let fin = if packet.tcp_flags & TCP_FIN != 0 { flow_flags::FIN } else { 0 };
             let rst = if packet.tcp_flags & TCP_RST != 0 { flow_flags::RST } else { 0 };
@@ -86,13 +96,27 @@ fn note(packet: &Packet, flow: &mut Flow) {
     }
 }
 
+/// A task closes its connection to the outside. The entry for the answers is the one that holds the node's port, so it has
+/// to know.
+#[inline(always)]
+pub fn note_answers(packet: &Packet, flow: &Flow, back_key: &mut FlowKey) {
+    if !packet.is_tcp() || packet.tcp_flags & (TCP_FIN | TCP_RST) == 0 || flow.action != Action::Link as u8 {
+        return;
+    }
+    answer_key(zone::HOST, packet.proto, flow, back_key);
+    // SAFETY: as in `known`.
+    if let Some(back) = FLOWS.get_ptr_mut(&*back_key).map(|back| unsafe { &mut *back }) {
+        note(packet, back);
+    }
+}
+
 /// Makes of a packet what its flow says and sends it on.
 #[inline(always)]
 pub fn go(skb: Skb, packet: &Packet, flow: &Flow, backend: Option<&Backend>) -> Verdict {
     if flow.action == Action::Request as u8
         && let Some(mtu) = send::too_small_tunnel(skb)
     {
-        return refuse::too_big(skb, packet, mtu, Way::Link(skb.ifindex()));
+        return refuse::too_big(skb, packet, mtu);
     }
     if translate(skb, packet, flow).is_err() {
         return drop(DropReason::Helper);
@@ -115,8 +139,10 @@ pub fn on(skb: Skb, flow: &Flow, backend: Option<&Backend>) -> Verdict {
     }
     if flow.action == Action::Reply as u8 {
         send::reply(skb, &flow.node)
+    } else if flow.action == Action::Client as u8 {
+        send::to_client(skb, flow)
     } else if flow.action == Action::Link as u8 {
-        send::to_link(skb, flow.ifindex)
+        send::to_neighbour(skb, flow.ifindex)
     } else {
         send::to_task_at(skb, flow.net, &flow.dst)
     }
@@ -188,7 +214,9 @@ pub fn enter(s: &mut Scratch, ports: Ports) -> bool {
 
 #[inline(always)]
 fn replace(s: &Scratch) -> bool {
-    FLOWS.insert(&s.back_key, &s.back, 0).is_ok()
+    // Not over it: of two who replace it at once, one must see that it lost.
+    let _ = FLOWS.remove(&s.back_key);
+    FLOWS.insert(&s.back_key, &s.back, NEW_ONLY).is_ok()
 }
 
 #[inline(always)]
@@ -217,7 +245,9 @@ fn may_replace(s: &Scratch) -> bool {
     }
     let quiet_s = now_s().wrapping_sub(holder.seen_s);
     if s.back_key.proto == TCP {
-        holder.flags & flow_flags::RST != 0 || holder.flags & flow_flags::FIN != 0 && quiet_s > CLOSED_S
+        holder.flags & flow_flags::RST != 0
+            || holder.flags & flow_flags::FIN != 0 && quiet_s > CLOSED_S
+            || holder.flags & flow_flags::UNANSWERED != 0 && quiet_s > UNANSWERED_S
     } else {
         holder.seen_s != 0 && quiet_s > IDLE_S
     }

@@ -37,7 +37,7 @@ pub fn from_backend(skb: Skb, s: &mut Scratch) -> Verdict {
     if let Some(flow) = unsafe { FLOWS.get(&s.key) }
         && flow.action == Action::Request as u8
     {
-        return send::to_link(skb, flow.ifindex);
+        return send::to_client(skb, flow);
     }
     about_flow(skb, s, zone::REPLY).unwrap_or_else(|| drop(DropReason::NoFlow))
 }

@@ -1,6 +1,8 @@
 //! Published ports: how a new flow to one is made, at the node that it reaches and at the node of its backend.
 
-use weft_ebpf_common::{Action, Addr, Backend, DropReason, HOST_NET, NetAddr, PortKey, PortTarget, zone};
+use weft_ebpf_common::{
+    Action, Addr, Backend, DropReason, Flow, FlowKey, HOST_NET, NetAddr, PortKey, PortTarget, zone,
+};
 
 use crate::{
     drops::drop,
@@ -8,7 +10,7 @@ use crate::{
     maps::{FLOWS, OWN, PORTS, Scratch},
     packet::{Packet, shape},
     pick::pick,
-    skb::{Skb, Verdict},
+    skb::{Refused, Skb, Verdict},
 };
 
 /// Whether the address is one of this node's own.
@@ -31,14 +33,9 @@ pub fn target(packet: &Packet) -> Option<&'static PortTarget> {
 /// What is published at an address, or at every address.
 #[inline(always)]
 pub fn at(addr: &Addr, port_be: u16, proto: u8) -> Option<&'static PortTarget> {
-    let mut key = PortKey { net: HOST_NET, port_be, proto, _pad: 0, addr: Addr::UNSPECIFIED };
-    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
-    unsafe {
-        PORTS.get(key).or_else(|| {
-            key.addr = *addr;
-            PORTS.get(key)
-        })
-    }
+    let key = PortKey { net: HOST_NET, port_be, proto, _pad: 0, addr: Addr::UNSPECIFIED };
+    // SAFETY: entries are written by user space only; one that was removed meanwhile names a service of before.
+    unsafe { PORTS.get(key) }
 }
 
 /// Where the answers go.
@@ -58,9 +55,12 @@ pub fn new(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Client) -> Op
     flow::unchanged(&s.packet, &mut s.flow);
     s.flow.backend = id;
     s.flow.ifindex = skb.ifindex();
+    let Ok(macs) = skb.macs() else { return Some(drop(DropReason::Helper)) };
+    (s.flow.link_mac, s.flow.client_mac) = macs;
     if backend.ifindex != 0 {
-        flow::restored(&s.packet, Action::Link, &mut s.back);
+        flow::restored(&s.packet, Action::Client, &mut s.back);
         s.back.ifindex = skb.ifindex();
+        (s.back.link_mac, s.back.client_mac) = macs;
         if let Client::Task(net) = client {
             s.back.action = Action::Task as u8;
             s.back.net = net;
@@ -79,6 +79,37 @@ pub fn new(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Client) -> Op
         }
     };
     Some(if entered { flow::go(skb, &s.packet, &s.flow, Some(backend)) } else { drop(DropReason::PortsExhausted) })
+}
+
+/// A client's packets may come another way than before: by another link, or from another router. The answers follow.
+#[inline(always)]
+pub fn follow_client(
+    skb: Skb,
+    packet: &Packet,
+    flow: &mut Flow,
+    backend: &Backend,
+    back_key: &mut FlowKey,
+) -> Result<(), Refused> {
+    let (link_mac, client_mac) = skb.macs()?;
+    if flow.client_mac == client_mac && flow.link_mac == link_mac && flow.ifindex == skb.ifindex() {
+        return Ok(());
+    }
+    let changed = |flow: &mut Flow| {
+        flow.ifindex = skb.ifindex();
+        flow.client_mac = client_mac;
+        flow.link_mac = link_mac;
+    };
+    changed(flow);
+    if flow.action == Action::LocalBackend as u8 {
+        flow::answer_key(backend.net, packet.proto, flow, back_key);
+        // SAFETY: a live element; whoever else writes these fields writes what another packet of this client says.
+        if let Some(back) = FLOWS.get_ptr_mut(&*back_key).map(|back| unsafe { &mut *back })
+            && back.action == Action::Client as u8
+        {
+            changed(back);
+        }
+    }
+    Ok(())
 }
 
 /// A new flow from the tunnel to a backend of this node, that `node` picked.

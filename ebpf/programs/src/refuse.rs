@@ -30,12 +30,10 @@ const TOO_BIG_V6: u32 = 0x0200_0000_u32.to_be();
 /// The way back to whoever sent the packet.
 #[derive(Clone, Copy)]
 pub enum Way {
-    /// Out of the link that it came in by.
-    Link(u32),
+    /// Out of the link that it came in by: to a neighbour, or into the task.
+    Link,
     /// Through the tunnel.
     Node(Addr),
-    /// Into the task, whose MAC address this is.
-    Task([u8; 6]),
 }
 
 /// Counts a packet as dropped, and turns it into the answer that says so.
@@ -67,7 +65,7 @@ pub fn packet(skb: Skb, s: &Scratch, way: Way, reason: DropReason) -> Verdict {
 
 /// Counts a packet as too big, and turns it into the answer that says what fits.
 #[inline(always)]
-pub fn too_big(skb: Skb, packet: &Packet, mtu: u32, way: Way) -> Verdict {
+pub fn too_big(skb: Skb, packet: &Packet, mtu: u32) -> Verdict {
     let dropped = drop(DropReason::TooBig);
     let header = if packet.v4 { V4_LEN } else { V6_LEN };
     if packet.fragment == fragment::LATER || packet.l4 != ETH_LEN + header {
@@ -77,15 +75,14 @@ pub fn too_big(skb: Skb, packet: &Packet, mtu: u32, way: Way) -> Verdict {
     if error(skb, packet, &[first, mtu.to_be()]).is_err() {
         return drop(DropReason::Helper);
     }
-    answer(skb, way)
+    send::back(skb)
 }
 
 #[inline(always)]
 fn answer(skb: Skb, way: Way) -> Verdict {
     match way {
-        Way::Link(ifindex) => send::to_link(skb, ifindex),
+        Way::Link => send::back(skb),
         Way::Node(node) => send::reply(skb, &node),
-        Way::Task(mac) => send::back_to_task(skb, &mac),
     }
 }
 

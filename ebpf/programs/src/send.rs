@@ -1,7 +1,7 @@
 //! The ways out of a hook.
 
 use weft_ebpf_common::{
-    Addr, Backend, DropReason, Forward, LOOPBACK_IFINDEX, NetAddr, ROUTER_MAC, VNI_REPLY, VNI_REQUEST,
+    Addr, Backend, DropReason, Flow, Forward, LOOPBACK_IFINDEX, NetAddr, ROUTER_MAC, VNI_REPLY, VNI_REQUEST,
 };
 
 use crate::{
@@ -20,6 +20,15 @@ struct Macs {
 
 /// First byte of the inner destination MAC of a request; the backend's id follows.
 const BACKEND_MAC: u8 = 0x02;
+
+/// Out of a link, to the neighbour that the node's routes name.
+#[inline(always)]
+pub fn to_neighbour(skb: Skb, ifindex: u32) -> Verdict {
+    if ifindex != LOOPBACK_IFINDEX {
+        return skb.to_neighbour(ifindex);
+    }
+    back_to_link(skb, ifindex, Macs { dst: [0; 6], src: [0; 6] })
+}
 
 /// Into the task behind a veth of this node.
 #[inline(always)]
@@ -104,11 +113,29 @@ fn tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
     skb.to_link(config.tunnel_ifindex)
 }
 
-/// Out of a link, or, where the link is loopback, up the node's own stack.
+/// To the client of a published port, the way its last packet came. No route is looked up, and no neighbour: besides
+/// the time, `bpf_redirect_neigh` costs kernels before 6.18 a leak of memory for each packet that came out of the tunnel.
 #[inline(always)]
-pub fn to_link(skb: Skb, ifindex: u32) -> Verdict {
+pub fn to_client(skb: Skb, flow: &Flow) -> Verdict {
+    back_to_link(skb, flow.ifindex, Macs { dst: flow.client_mac, src: flow.link_mac })
+}
+
+/// Back out of the link that the packet came in by, to whoever sent it there: a task or a neighbour of the node.
+#[inline(always)]
+pub fn back(skb: Skb) -> Verdict {
+    match skb.macs() {
+        Ok((link, sender)) => back_to_link(skb, skb.ifindex(), Macs { dst: sender, src: link }),
+        Err(_) => drop(DropReason::Helper),
+    }
+}
+
+#[inline(always)]
+fn back_to_link(skb: Skb, ifindex: u32, macs: Macs) -> Verdict {
     if ifindex != LOOPBACK_IFINDEX {
-        return skb.to_neighbour(ifindex);
+        if skb.store(0, &macs).is_err() {
+            return drop(DropReason::Helper);
+        }
+        return skb.to_link(ifindex);
     }
     // The stack takes what carries loopback's own address, which is all zero.
     if skb.store(0, &Macs { dst: [0; 6], src: [0; 6] }).is_err() {

@@ -101,6 +101,15 @@ impl Skb {
         })
     }
 
+    /// The frame's destination and source.
+    #[inline(always)]
+    pub fn macs(self) -> Result<([u8; 6], [u8; 6]), Refused> {
+        let mut macs = [[0_u8; 6]; 2];
+        self.load(0, &mut macs)?;
+        let [dst, src] = macs;
+        Ok((dst, src))
+    }
+
     /// Writes `from` at `offset`, leaving every checksum as it is.
     #[inline(always)]
     pub fn store<T>(self, offset: u32, from: &T) -> Result<(), Refused> {

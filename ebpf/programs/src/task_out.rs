@@ -25,6 +25,11 @@ use crate::{
 pub fn task_out(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     let (Some(s), Some(endpoint)) = (scratch(), endpoint(skb.ifindex())) else { return drop(DropReason::NoEndpoint) };
+    // The kernel took a VLAN tag off before this hook, and would put it on again on the way out: into a network that is
+    // not the task's.
+    if skb.is_tagged() {
+        return drop(DropReason::Spoofed);
+    }
     let mut mac = [0_u8; 6];
     if skb.load(6, &mut mac).is_err() {
         return drop(DropReason::Malformed);
@@ -97,10 +102,13 @@ fn sent(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     if s.packet.follow_fragments(net, &mut s.frag_key) {
         s.packet.key(net, &mut s.key);
         match flow::known(&s.packet, &s.key) {
-            Known::Yes(flow, backend) => return flow::go(skb, &s.packet, flow, backend),
+            Known::Yes(flow, backend) => {
+                flow::note_answers(&s.packet, flow, &mut s.back_key);
+                return flow::go(skb, &s.packet, flow, backend);
+            }
             Known::Dead => {
                 let _ = FLOWS.remove(&s.key);
-                return refuse::packet(skb, s, Way::Task(endpoint.mac), DropReason::BackendDead);
+                return refuse::packet(skb, s, Way::Link, DropReason::BackendDead);
             }
             Known::No => {}
         }
@@ -127,7 +135,7 @@ fn neighbour(skb: Skb, s: &Scratch, endpoint: &Endpoint) -> Option<Verdict> {
 /// A new flow to anything but a task.
 #[inline(always)]
 fn unknown(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
-    let back = Way::Task(endpoint.mac);
+    let back = Way::Link;
     let service = vip::service(endpoint.net, &s.packet);
     let is_gateway = s.packet.dst == if s.packet.v4 { endpoint.v4_gateway } else { endpoint.v6_gateway };
     if service.is_some() || is_gateway {
@@ -169,7 +177,7 @@ fn within(endpoint: &Endpoint, packet: &Packet) -> bool {
 /// A new flow that leaves the network: to a published port of this node, or to anything else.
 #[inline(always)]
 fn outside(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
-    let back = Way::Task(endpoint.mac);
+    let back = Way::Link;
     if egress::is_node_port(&s.packet) {
         return drop(DropReason::NodePort);
     }
@@ -187,5 +195,5 @@ fn outside(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
             None => refuse::packet(skb, s, back, DropReason::NoBackend),
         };
     }
-    egress::new(skb, s, endpoint.net)
+    egress::new(skb, s, endpoint.net).unwrap_or_else(|| refuse::packet(skb, s, back, DropReason::PortsExhausted))
 }

@@ -25,6 +25,9 @@ pub fn tunnel_in(context: TcContext) -> i32 {
     if unsafe { NODES.get(NetAddr { net: HOST_NET, addr: source.node }) }.is_none() {
         return drop(DropReason::UntrustedNode);
     }
+    if skb.is_tagged() {
+        return drop(DropReason::Protocol);
+    }
     match parse(skb, &mut s.packet) {
         Ok(true) => {}
         Ok(false) => return drop(DropReason::Protocol),
@@ -57,9 +60,7 @@ fn request(skb: Skb, s: &mut Scratch, node: &Addr) -> Verdict {
     let Some(backend) = pick::backend(id).filter(|backend| backend.ifindex != 0) else {
         return refuse::packet(skb, s, Way::Node(*node), DropReason::BackendDead);
     };
-    if s.packet.is_tcp() && !s.packet.is_syn() {
-        return refuse::packet(skb, s, Way::Node(*node), DropReason::NoFlow);
-    }
+    // Also within a connection: where this node forgot it, its task still knows it, and resets what it does not know.
     match published::target(&s.packet) {
         Some(target) => published::forwarded(skb, s, id, backend, target.port_be, node),
         None => refuse::packet(skb, s, Way::Node(*node), DropReason::NoFlow),
@@ -80,7 +81,7 @@ fn reply(skb: Skb, s: &mut Scratch) -> Verdict {
     if let Some(flow) = unsafe { FLOWS.get(&s.key) }
         && flow.action == Action::Request as u8
     {
-        return send::to_link(skb, flow.ifindex);
+        return send::to_client(skb, flow);
     }
     s.packet.key(zone::REPLY, &mut s.key);
     match flow::known(&s.packet, &s.key) {

@@ -2,9 +2,10 @@
 //! the outside. Whatever is neither passes.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_ebpf_common::{DropReason, LOOPBACK_IFINDEX, zone};
+use weft_ebpf_common::{DropReason, LOOPBACK_IFINDEX, TUNNEL_PORT, zone};
 
 use crate::{
+    drops::drop,
     flow::{self, Known},
     icmp,
     maps::{FLOWS, Scratch, scratch},
@@ -31,6 +32,10 @@ pub fn uplink_in(context: TcContext) -> i32 {
     if s.packet.dst.is_loopback() || s.packet.dst.is_group() {
         return PASS;
     }
+    // Most of what a node's links carry, and nothing that could be published.
+    if s.packet.is_udp() && s.packet.dport_be == TUNNEL_PORT.to_be() {
+        return PASS;
+    }
     received(skb, s)
 }
 
@@ -48,20 +53,19 @@ fn received(skb: Skb, s: &mut Scratch) -> Verdict {
     match flow::known(&s.packet, &s.key) {
         Known::Yes(flow, backend) => {
             s.packet.follow_fragments(zone::HOST, &mut s.frag_key);
+            if let Some(backend) = backend
+                && published::follow_client(skb, &s.packet, flow, backend, &mut s.back_key).is_err()
+            {
+                return drop(DropReason::Helper);
+            }
             flow::go(skb, &s.packet, flow, backend)
         }
         Known::Dead => {
             let _ = FLOWS.remove(&s.key);
-            refuse::packet(skb, s, way(skb), DropReason::BackendDead)
+            refuse::packet(skb, s, Way::Link, DropReason::BackendDead)
         }
         Known::No => unknown(skb, s),
     }
-}
-
-/// The way back to whoever sent the packet.
-#[inline(always)]
-fn way(skb: Skb) -> Way {
-    Way::Link(skb.ifindex())
 }
 
 #[inline(always)]
@@ -77,7 +81,7 @@ fn unknown(skb: Skb, s: &mut Scratch) -> Verdict {
         if skb.has_own_connection(&packet.src, own, packet.sport_be, packet.dport_be) {
             return PASS;
         }
-        return refuse::packet(skb, s, way(skb), DropReason::NoFlow);
+        return refuse::packet(skb, s, Way::Link, DropReason::NoFlow);
     }
     if skb.ifindex() == LOOPBACK_IFINDEX && answers_own_socket(s) {
         return PASS;
@@ -85,7 +89,7 @@ fn unknown(skb: Skb, s: &mut Scratch) -> Verdict {
     s.packet.follow_fragments(zone::HOST, &mut s.frag_key);
     match published::new(skb, s, target, Client::Link) {
         Some(verdict) => verdict,
-        None => refuse::packet(skb, s, way(skb), DropReason::NoBackend),
+        None => refuse::packet(skb, s, Way::Link, DropReason::NoBackend),
     }
 }
 
