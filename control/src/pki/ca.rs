@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
 };
+use ring::digest::{SHA256, digest};
 use time::OffsetDateTime;
 use weft_model::{NodeId, id::ClusterId, spec::Role};
 
@@ -35,6 +36,18 @@ pub struct SignedFor<'a> {
     pub node: &'a NodeId,
     pub role: Role,
     pub life: Duration,
+}
+
+/// The id of the node that asks with this certificate request. It follows from the request's key, so that whoever asks
+/// again, not having heard the answer, is the same node.
+///
+/// # Errors
+/// Where this is no request, or one that its own key did not sign.
+pub fn requester(csr_pem: &str) -> Result<NodeId, PkiError> {
+    let request = CertificateSigningRequestParams::from_pem(csr_pem)
+        .map_err(|e| PkiError::new("read the certificate request", e))?;
+    let key = digest(&SHA256, request.public_key.der_bytes());
+    Ok(NodeId::from_random(key.as_ref().iter().take(16).fold(0, |bits, byte| bits << 8 | u128::from(*byte))))
 }
 
 impl Ca {

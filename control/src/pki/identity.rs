@@ -83,7 +83,7 @@ impl KeyRequest {
     }
 
     /// The finished identity, once the authority has signed.
-    pub fn finish(self, cert_pem: &str, ca_pem: &str) -> Result<Identity, PkiError> {
+    pub fn finish(&self, cert_pem: &str, ca_pem: &str) -> Result<Identity, PkiError> {
         Identity::new(cert_pem, &self.key.serialize_pem(), ca_pem)
     }
 }

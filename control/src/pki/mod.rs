@@ -13,7 +13,7 @@ mod seal;
 mod tls;
 mod token;
 
-pub use ca::{Ca, SignedFor};
+pub use ca::{Ca, SignedFor, requester};
 pub use identity::{Identity, KeyRequest, PeerIdentity, role_unit};
 pub use seal::Kek;
 pub use tls::{Credentials, MANAGER_NAME, pinned_client, unverified_client};

@@ -14,6 +14,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 use weft_model::NodeId;
 
+use super::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::pki::MANAGER_NAME;
 
 /// TCP and TLS together. Nodes are near each other.
@@ -88,7 +89,8 @@ fn endpoint() -> Endpoint {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(false)
-        .http2_adaptive_window(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
 }
 
 /// Channels to other nodes, one for each address and name. Cheap to clone.

@@ -11,7 +11,7 @@ mod server;
 
 pub use caller::Caller;
 pub use client::{Dialer, Peers, one_off};
-pub use server::{Bound, serve};
+pub use server::{Bound, Limits, serve};
 
 /// Generated from `proto/node.proto`.
 #[expect(
@@ -23,6 +23,11 @@ pub use server::{Bound, serve};
 pub mod pb {
     tonic::include_proto!("weft.node.v1");
 }
+
+/// How much of one answer, or of one request's stream, may be on its way unread; and of all on one connection together
+/// (RFC 9113, section 5.2). One stream that is read slowly leaves most of the connection to the others.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Largest message: a table or a plan of a large cluster fits many times over.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;

@@ -24,10 +24,10 @@ impl Acks {
         self.valid_until = self.valid_until.max(generation);
     }
 
-    /// What to tell the leader, where the agent's own latest ack is `programmed`.
-    pub(super) fn ack(&mut self, programmed: u64) -> u64 {
+    /// What to tell the leader, where the agent's own latest ack is `programmed`, and the plan on the disk is `kept`.
+    pub(super) fn ack(&mut self, programmed: u64, kept: u64) -> u64 {
         // Exactly that plan: an ack that is left over from an earlier cluster proves nothing.
-        if programmed == self.delivered && self.delivered > 0 {
+        if programmed == self.delivered && kept == self.delivered && self.delivered > 0 {
             self.acked = self.acked.max(self.valid_until);
         }
         self.acked
@@ -41,24 +41,25 @@ mod tests {
     #[test]
     fn an_unchanged_plan_is_acked_without_the_agent() {
         let mut acks = Acks::default();
-        assert_eq!(acks.ack(0), 0, "no plan, nothing to ack");
+        assert_eq!(acks.ack(0, 0), 0, "no plan, nothing to ack");
         acks.deliver(5);
-        assert_eq!(acks.ack(0), 0, "not programmed yet");
+        assert_eq!(acks.ack(0, 5), 0, "not programmed yet");
         acks.unchanged(7);
-        assert_eq!(acks.ack(0), 0);
-        assert_eq!(acks.ack(5), 7, "programmed, and still right at 7");
+        assert_eq!(acks.ack(0, 5), 0);
+        assert_eq!(acks.ack(5, 5), 7, "programmed, and still right at 7");
         acks.unchanged(9);
-        assert_eq!(acks.ack(5), 9);
+        assert_eq!(acks.ack(5, 5), 9);
     }
 
     #[test]
     fn a_changed_plan_waits_for_the_agent_and_acks_never_go_back() {
         let mut acks = Acks::default();
         acks.deliver(5);
-        assert_eq!(acks.ack(5), 5);
+        assert_eq!(acks.ack(5, 5), 5);
         acks.deliver(8);
         acks.unchanged(9);
-        assert_eq!(acks.ack(5), 5, "the new plan is not programmed");
-        assert_eq!(acks.ack(8), 9);
+        assert_eq!(acks.ack(5, 8), 5, "the new plan is not programmed");
+        assert_eq!(acks.ack(8, 5), 5, "nor on the disk: a daemon that is killed now would go back to the old one");
+        assert_eq!(acks.ack(8, 8), 9);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::watch;
 use weft_model::{NodeId, NodeReport};
 
-use super::clock::{now_ms, steady_ms};
+use super::clock::steady_ms;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +31,8 @@ struct Inner {
 pub(super) struct Book {
     /// Steady clock: nobody is missing before one full period after this.
     pub since_ms: u64,
-    /// The same moment on the wall clock.
-    pub since_unix_ms: u64,
+    /// The same moment on the table's clock.
+    pub since_table_ms: u64,
     pub nodes: BTreeMap<NodeId, Heard>,
     sessions: u64,
 }
@@ -52,9 +52,9 @@ pub(super) struct Heard {
 pub(super) struct Session(u64);
 
 impl Desk {
-    /// Begins to lead.
-    pub(super) fn open(&self, term: u64) {
-        *self.book() = Some(Book { since_ms: steady_ms(), since_unix_ms: now_ms(), ..Book::default() });
+    /// Begins to lead, at this moment of the table's clock.
+    pub(super) fn open(&self, term: u64, since_table_ms: u64) {
+        *self.book() = Some(Book { since_ms: steady_ms(), since_table_ms, ..Book::default() });
         self.inner.term.send_replace(Some(term));
         self.ring();
     }
@@ -157,7 +157,7 @@ mod tests {
     fn only_a_leader_listens() {
         let desk = Desk::default();
         assert!(desk.begin(&node(), report(0)).is_none());
-        desk.open(3);
+        desk.open(3, 0);
         assert_eq!(*desk.term().borrow(), Some(3));
         let session = desk.begin(&node(), report(0)).expect("it leads");
         desk.close();
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn the_newest_session_is_the_only_one() {
         let desk = Desk::default();
-        desk.open(1);
+        desk.open(1, 0);
         let old = desk.begin(&node(), report(1)).expect("it leads");
         let new = desk.begin(&node(), report(2)).expect("it leads");
         assert!(!desk.hear(&node(), old, 9, None));
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_mere_heartbeat_wakes_nobody() {
         let desk = Desk::default();
-        desk.open(1);
+        desk.open(1, 0);
         let session = desk.begin(&node(), report(1)).expect("it leads");
         let mut changes = desk.changes();
         changes.mark_unchanged();

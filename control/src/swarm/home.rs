@@ -106,6 +106,10 @@ impl Home {
         self.write(PLAN, &bytes)
     }
 
+    pub(super) fn forget_plan(&self) -> Result<(), SwarmError> {
+        self.remove(PLAN)
+    }
+
     pub(super) fn seat(&self) -> Result<Option<Seat>, SwarmError> {
         let Some(bytes) = self.read(SEAT)? else {
             return Ok(None);
@@ -130,7 +134,7 @@ impl Home {
     /// Removes everything, the record first.
     pub(super) fn wipe(&self) -> Result<(), SwarmError> {
         self.remove(RECORD)?;
-        self.remove(PLAN)?;
+        self.forget_plan()?;
         self.remove(IDENTITY)?;
         self.forget_seat()
     }

@@ -129,12 +129,14 @@ pub(super) async fn join(config: &SwarmConfig, home: &Home, options: JoinOptions
     };
     let bound = bind(options.listen_addr)?;
     home.wipe()?;
+    // One key for all tries: the managers know by it that it is the same node which asks again.
+    let request = KeyRequest::generate().map_err(internal)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut attempts = Vec::new();
         let mut later = false;
         for &remote in &options.remotes {
-            match ask(config, remote, &token, addr, bound.addr(), options.availability).await {
+            match ask(config, remote, &token, &request, addr, bound.addr(), options.availability).await {
                 Ok((mut record, identity)) => {
                     record.remotes.extend(options.remotes.iter().copied());
                     home.write_identity(&identity)?;
@@ -175,6 +177,7 @@ async fn ask(
     config: &SwarmConfig,
     remote: SocketAddr,
     token: &JoinToken,
+    request: &KeyRequest,
     addr: Option<IpAddr>,
     listen_addr: SocketAddr,
     availability: Availability,
@@ -190,7 +193,6 @@ async fn ask(
         Some(addr) => usable(addr)?,
         None => return Err(SwarmError::NoAdvertiseAddr { found: "the connection has none".to_owned() }.into()),
     };
-    let request = KeyRequest::generate().map_err(internal)?;
     let message = JoinRequest {
         secret: token.secret().to_owned(),
         csr_pem: request.csr_pem().to_owned(),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     pki::{Credentials, Identity, PkiError},
-    rpc::{self, Bound},
+    rpc::{self, Bound, Limits},
 };
 
 /// What outlives a membership: the ends that callers hold.
@@ -50,6 +50,8 @@ pub(super) struct Node {
     record: Record,
     credentials: Credentials,
     outlets: Outlets,
+    /// Generation of the plan on the disk, or of the last that the disk did not take.
+    kept: watch::Sender<u64>,
     troubles: Mutex<BTreeMap<Trouble, String>>,
     stop: CancellationToken,
     /// Ends the session before the rest.
@@ -81,12 +83,14 @@ impl Node {
         outlets: Outlets,
     ) -> Result<Arc<Self>, SwarmError> {
         let credentials = Credentials::new(Arc::new(identity)).map_err(internal)?;
+        let kept = outlets.plans.borrow().as_ref().map_or(0, |plan| plan.generation);
         Ok(Arc::new(Self {
             config,
             home,
             record,
             credentials,
             outlets,
+            kept: watch::Sender::new(kept),
             troubles: Mutex::default(),
             stop: CancellationToken::new(),
             leaving: CancellationToken::new(),
@@ -99,7 +103,7 @@ impl Node {
     pub(super) fn run(self: &Arc<Self>, bound: Bound, voting: Option<Voting>) {
         self.show();
         let routes = serve::routes(self.clone());
-        self.tasks.spawn(rpc::serve(bound, self.credentials.server(), routes, self.stop.clone()));
+        self.tasks.spawn(rpc::serve(bound, self.credentials.server(), routes, Limits::default(), self.stop.clone()));
         let (node, leaving) = (self.clone(), self.leaving.clone());
         self.spawn(async move {
             leaving.run_until_cancelled(session::run(node)).await;
@@ -150,6 +154,12 @@ impl Node {
 
     pub(super) fn outlets(&self) -> &Outlets {
         &self.outlets
+    }
+
+    /// The generation of the plan that a restart would find: none beyond it may be acked, or a daemon that is killed would
+    /// go back behind what the leader built upon.
+    pub(super) fn kept(&self) -> watch::Receiver<u64> {
+        self.kept.subscribe()
     }
 
     pub(super) fn logs(&self) -> &Arc<dyn LogSource> {
@@ -205,20 +215,25 @@ impl Node {
     }
 }
 
-/// Writes each newest plan to the disk, so that the node can go on without the managers after a restart.
+/// Keeps the newest plan on the disk, so that the node can go on without the managers after a restart; none where there is
+/// none.
 async fn keep_plans(node: Arc<Node>) {
     let mut plans = node.outlets.plans.subscribe();
     while plans.changed().await.is_ok() {
-        let Some(plan) = plans.borrow_and_update().clone() else {
-            continue;
-        };
+        let plan = plans.borrow_and_update().clone();
+        let generation = plan.as_ref().map_or(0, |plan| plan.generation);
         let home = node.home.clone();
-        let written = tokio::task::spawn_blocking(move || home.write_plan(&plan)).await;
-        match written {
+        let written = tokio::task::spawn_blocking(move || match &plan {
+            Some(plan) => home.write_plan(plan),
+            None => home.forget_plan(),
+        });
+        // The node goes on where its disk refuses: its kernel holds the plan all the same.
+        match written.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the plan is in force, yet a restart would not find it"),
             Err(error) => tracing::warn!(%error, "the plan is in force, yet was not written"),
         }
+        node.kept.send_replace(generation);
     }
 }
 

@@ -114,7 +114,7 @@ impl Session<'_> {
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let mut reports = self.node.outlets().reports.subscribe();
         let report = reports.borrow_and_update().clone();
-        let acked = self.acks.ack(report.acked);
+        let acked = self.acks.ack(report.acked, *self.node.kept().borrow());
         let hello = NodeMessage { acked, report: encode(&report)?.into() };
         outbox.send(hello).await.map_err(|_| Status::unavailable("the connection broke"))?;
         let mut sent = Sent { acked, at: Instant::now() };
@@ -140,9 +140,10 @@ impl Session<'_> {
         sent: &mut Sent,
     ) -> Result<End, Status> {
         let gone = || Status::unavailable("the connection broke");
+        let mut kept = self.node.kept();
         loop {
             let report = reports.borrow_and_update().clone();
-            let acked = self.acks.ack(report.acked);
+            let acked = self.acks.ack(report.acked, *kept.borrow_and_update());
             let news = report.description != told.description || report.tasks != told.tasks;
             if news || acked != sent.acked || sent.at.elapsed() >= self.heartbeat() {
                 let body = if news { encode(&report)? } else { Vec::new() };
@@ -157,6 +158,7 @@ impl Session<'_> {
                     }
                 }
                 changed = reports.changed() => changed.map_err(|_| gone())?,
+                changed = kept.changed() => changed.map_err(|_| gone())?,
                 () = sleep_until(sent.at + self.heartbeat()) => {}
             }
         }

@@ -82,7 +82,7 @@ async fn lead(manager: &Manager, term: u64) {
         tokio::time::sleep(CONFIRM_PAUSE).await;
     }
     tracing::info!(term, "this manager leads");
-    manager.inner().desk.open(term);
+    manager.inner().desk.open(term, manager.now_ms());
     Leader { manager, logged: Logged::default(), step: None }.work().await;
 }
 
@@ -146,7 +146,7 @@ impl Leader<'_> {
             self.logged.note(state, &facts);
             return self.log(facts).await;
         }
-        let acks = acks(&book);
+        let acks = acks(state, &book);
         let decision = orchestrate::decide(state, self.manager.now_ms(), &acks, &mut rand::random);
         for rejection in &decision.refused {
             tracing::error!(%rejection, "a decision that the table does not take: this is a defect");
@@ -236,7 +236,9 @@ async fn change_voters(raft: Raft, step: Step) {
     }
 }
 
-fn acks(book: &Book) -> Acks {
-    let acked = book.nodes.iter().map(|(node, heard)| (node.clone(), heard.acked)).collect();
-    Acks { acked, since_ms: book.since_unix_ms }
+/// What the nodes' kernels hold of this table. A node that acked a later one, which this look does not see yet, holds this one
+/// at most: what this look changes is in no plan that it can have.
+fn acks(state: &State, book: &Book) -> Acks {
+    let acked = book.nodes.iter().map(|(node, heard)| (node.clone(), heard.acked.min(state.index))).collect();
+    Acks { acked, since_ms: book.since_table_ms }
 }

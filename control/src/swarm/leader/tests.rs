@@ -8,15 +8,17 @@ use std::{
 use weft_model::{
     Command, NodeId, NodeReport, State,
     spec::Role,
-    state::{NodeStatus, TaskState},
+    state::{NodeStatus, TaskState, Traffic},
 };
 
 use super::{
+    acks,
     observe::{Logged, observe},
     voters::{Step, next_step, notes},
 };
 use crate::{
     fixture::{Table, description, observed, service_spec},
+    orchestrate::decide,
     raft::{Voter, Voters},
     swarm::desk::{Book, Desk},
 };
@@ -27,7 +29,7 @@ const PATIENCE_MS: u64 = 15_000;
 /// A leader's memory in which these nodes were heard just after `since_ms`, with empty reports.
 fn heard(since_ms: u64, nodes: &[(&NodeId, NodeReport)]) -> Book {
     let desk = Desk::default();
-    desk.open(1);
+    desk.open(1, 0);
     for (node, report) in nodes {
         desk.begin(node, report.clone()).expect("it leads");
     }
@@ -222,6 +224,33 @@ fn a_demoted_manager_keeps_its_seat_until_no_change_can_need_it() {
     assert_eq!(notes(quorum.state(), &joint, false), []);
     quorum.table.ok(unseat);
     assert!(!quorum.table.state.nodes[&quorum.nodes[1]].seated);
+}
+
+/// The book is read after the table, and may be ahead of it.
+#[test]
+fn a_backend_is_not_drained_by_acks_of_plans_that_do_not_show_it_draining() {
+    let mut table = Table::new();
+    let n1 = table.first_node();
+    let service = table.service(service_spec("web", 1, &[])).expect("a service");
+    let task = table.task(&service, 1);
+    table.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
+    table.ok(Command::ReportTasks { node: n1.clone(), tasks: vec![(task.clone(), observed(TaskState::Running, 5))] });
+    for traffic in [Traffic::Local, Traffic::Active] {
+        table.ok(Command::SetTraffic { id: task.clone(), traffic });
+    }
+    table.ok(Command::RemoveService { id: service });
+    let acked = NodeReport { acked: table.state.index + 5, ..NodeReport::default() };
+    let acks = acks(&table.state, &heard(0, &[(&n1, acked)]));
+    let decision = decide(&table.state, table.state.now_ms, &acks, &mut rand::random);
+    let commands: Vec<Command> = match decision.commands.as_slice() {
+        [Command::Batch(commands)] => commands.clone(),
+        commands => commands.to_vec(),
+    };
+    let steps = commands.iter().filter_map(|c| match c {
+        Command::SetTraffic { traffic, .. } => Some(*traffic),
+        _ => None,
+    });
+    assert_eq!(steps.collect::<Vec<_>>(), [Traffic::Draining], "{commands:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use weft_model::{
 
 use super::{Services, internal};
 use crate::{
-    pki::SignedFor,
+    pki::{self, SignedFor},
     raft::ProposalId,
     rpc::{
         Caller,
@@ -45,9 +45,12 @@ impl Authority for Services {
         }
         let state = manager.state().borrow().clone();
         let role = role_of_token(&state, &request.secret)?;
-        let node = admit(&manager, role, &request).await?;
-        let cert_pem = sign(&manager, &node, role, &request.csr_pem)?;
+        // Before anything is changed: a node without a certificate would be a ghost in the table.
+        let node = pki::requester(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        admit(&manager, node.clone(), role, &request).await?;
         let state = manager.state().borrow().clone();
+        let known = crate::plan::plan(&state, &node).ok_or_else(|| removed(&node))?;
+        let cert_pem = sign(&manager, &node, known.role, &request.csr_pem)?;
         let managers = state.nodes.values().filter(|n| n.is_manager() && n.id != node);
         let managers = managers.map(|n| n.rpc_addr.to_string()).collect();
         Ok(Response::new(JoinReply { node: node.to_string(), cert_pem, managers }))
@@ -87,10 +90,9 @@ fn role_of_token(state: &State, secret: &str) -> Result<Role, Status> {
     }
 }
 
-/// Makes the caller a member.
-async fn admit(manager: &Manager, role: Role, request: &JoinRequest) -> Result<NodeId, Status> {
+/// Makes the caller a member; one that asks again stays what it is.
+async fn admit(manager: &Manager, id: NodeId, role: Role, request: &JoinRequest) -> Result<(), Status> {
     let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
-    let id = NodeId::from_random(rand::random());
     let hostname: NodeName = request.hostname.parse().map_err(|e| invalid(&e))?;
     let addr: IpAddr = request.addr.parse().map_err(|e| invalid(&e))?;
     let rpc_addr: SocketAddr = request.rpc_addr.parse().map_err(|e| invalid(&e))?;
@@ -102,13 +104,13 @@ async fn admit(manager: &Manager, role: Role, request: &JoinRequest) -> Result<N
         2 => Availability::Drain,
         _ => Availability::Active,
     };
-    let join = JoinNode { id: id.clone(), hostname, role, addr, rpc_addr, availability };
+    let join = JoinNode { id, hostname, role, addr, rpc_addr, availability };
     let (_, outcome) = manager
         .submit(ProposalId::random(), Command::JoinNode(Box::new(join)))
         .await
         .map_err(|error: ProposeError| Status::unavailable(error.to_string()))?;
     outcome.map_err(|rejection| Status::invalid_argument(rejection.to_string()))?;
-    Ok(id)
+    Ok(())
 }
 
 fn sign(manager: &Manager, node: &NodeId, role: Role, csr_pem: &str) -> Result<String, Status> {

@@ -7,7 +7,11 @@ use weft_model::spec::Role;
 
 use super::lab::{DEADLINE, Daemon, Place, has_label, is_down, is_ready, loopback, node, set_label};
 use crate::{
-    pki::{JoinToken, random_secret},
+    pki::{JoinToken, KeyRequest, pinned_client, random_secret},
+    rpc::{
+        Dialer, one_off,
+        pb::{JoinRequest, authority_client::AuthorityClient},
+    },
     swarm::{Membership, SwarmError},
 };
 
@@ -95,6 +99,39 @@ async fn a_manager_that_cannot_be_reached_is_named() {
 }
 
 #[tokio::test]
+async fn whoever_asks_again_is_the_same_node_and_whoever_asks_for_nonsense_is_none() {
+    let n1 = Daemon::first("n1").await;
+    let (ca_pem, secret) = {
+        let state = n1.manager().state().borrow().clone();
+        let cluster = state.cluster.as_ref().expect("a cluster");
+        (cluster.ca_cert_pem.clone(), cluster.worker_secret.clone())
+    };
+    let dialer = Dialer::manager(n1.rpc_addr(), pinned_client(&ca_pem).expect("a configuration"));
+    let ask = async |csr_pem: &str| {
+        let request = JoinRequest {
+            secret: secret.clone(),
+            csr_pem: csr_pem.to_owned(),
+            hostname: "n2".to_owned(),
+            addr: "127.78.0.2".to_owned(),
+            rpc_addr: "127.78.0.2:2377".to_owned(),
+            availability: 0,
+        };
+        AuthorityClient::new(one_off(&dialer).await.expect("connected")).join(request).await
+    };
+    let refused = ask("nonsense").await.expect_err("no request");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    assert_eq!(n1.manager().state().borrow().nodes.len(), 1, "nobody joined");
+
+    let request = KeyRequest::generate().expect("a request");
+    let first = ask(request.csr_pem()).await.expect("joined").into_inner();
+    let second = ask(request.csr_pem()).await.expect("the answer was lost: joined again").into_inner();
+    assert_eq!(first.node, second.node);
+    request.finish(&second.cert_pem, &ca_pem).expect("the second certificate is as good");
+    assert_eq!(n1.manager().state().borrow().nodes.len(), 2, "one node joined");
+    n1.stop().await;
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_an_error_and_no_membership() {
     let n1 = Daemon::first("n1").await;
     let n2 = Daemon::new("n2").await;
@@ -158,6 +195,15 @@ async fn a_removed_node_is_refused_and_told_so() {
     let told = told.expect("in time").expect("the daemon runs").clone();
     assert!(matches!(&told, Membership::Error(text) if text.contains("removed")), "{told:?}");
     assert!(n2.swarm.plans().borrow().is_none(), "its tasks stop");
+    // Also where its daemon is killed now: a restart finds no plan.
+    let stored = n2.place.dir().join("swarm/plan");
+    let mut look = tokio::time::interval(std::time::Duration::from_millis(20));
+    let forgotten = async {
+        while stored.exists() {
+            look.tick().await;
+        }
+    };
+    timeout(DEADLINE, forgotten).await.expect("forgotten in time");
     n2.swarm.leave(false).await.expect("it forgets the cluster");
     n2.join(&n1, Role::Worker).await.expect("it joins again");
     for daemon in [n2, n1] {
