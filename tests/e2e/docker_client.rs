@@ -74,7 +74,7 @@ fn docker_creates_lists_and_removes_networks(lab: &Lab) -> Result<()> {
 
 fn docker_creates_a_service_and_shows_its_tasks(lab: &Lab) -> Result<()> {
     let tasks = lab.wait_running("n1", "web", 3)?;
-    all_answer(lab, CLIENT, &lab.published(8080), &tasks, Duration::from_secs(5));
+    all_answer(CLIENT, &lab.published(8080), &tasks, Duration::from_secs(5));
     let table = lab.docker_ok("n1", &["service", "ls"])?;
     let cells = row(&table, "web")?;
     ensure!(cells[2..4] == ["replicated", "3/3"] && table.contains("*:8080->80/tcp"), "{table}");

@@ -1,12 +1,16 @@
 //! Things break: daemons, leaders, machines. Traffic goes on, and what was decided comes true.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Cable, Lab, Load, Runtime, contract, eventually, http};
+use weft_lab::{CLIENT, Cable, Lab, contract, eventually, http};
 
 use crate::{
-    fixtures::{HTTP, WHOAMI, all_answer, assert_even, probe, service, task_names, task_of, vip},
+    connections,
+    fixtures::{
+        HTTP, Loads, SOON, WHOAMI, all_answer, assert_even, names_follow, network, probe, probe_on, service,
+        task_names, vip,
+    },
     harness::{Shape, Theme, tests},
     mesh,
 };
@@ -28,6 +32,8 @@ pub(crate) fn daemons() -> Theme {
             drift_is_repaired,
             a_killed_task_is_replaced,
             another_manager_takes_over_from_a_killed_leader,
+            connections::connections_to_a_dead_task_end_and_others_go_on,
+            connections::connections_outlive_every_daemon,
         ],
     }
 }
@@ -42,7 +48,8 @@ pub(crate) fn nodes() -> Theme {
 }
 
 pub(crate) fn setup(lab: &Lab) -> Result<()> {
-    mesh::setup(lab)?;
+    network(lab, "app", &["--ipv6"])?;
+    mesh::setup_service(lab)?;
     probe(lab, "probe", &["app"]).map(|_| ())
 }
 
@@ -56,41 +63,48 @@ pub(crate) fn traffic_goes_on_without_the_daemon(lab: &Lab) -> Result<()> {
     let node = follower(lab)?;
     let tasks = lab.wait_running("n1", "whoami", 3)?;
     ensure!(tasks.iter().any(|task| task.node == node), "no task runs on {node}");
-    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
-    let probe = task_of(lab, "probe")?;
-    let vip = std::net::SocketAddr::new(vip(lab, &probe, "whoami")?, HTTP);
+    // One task asks from that very node, one from another.
+    let other = lab.nodes().find(|other| *other != node).context("a second node")?;
+    let probes = [probe_on(lab, &node, "near", &["app"])?, probe_on(lab, &other, "far", &["app"])?];
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "near")?;
+    let vip = SocketAddr::new(vip(lab, &probes[0], "whoami")?, HTTP);
     lab.kill_daemon(&node)?;
     for addr in contract::addrs(&node) {
         assert_even(lab, CLIENT, (addr, mesh::PORT).into(), &tasks, 300);
     }
-    // East-west too, the tasks of that node included.
-    let by_task = lab.within_task(&probe, || http::spread(vip, 30))??;
-    ensure!(by_task.into_keys().collect::<BTreeSet<_>>() == task_names(&tasks), "not all tasks answer at the VIP");
-    load.stop()?.expect_no_errors();
-    lab.start(&node)
+    // East-west too, from that node and to the tasks of that node.
+    for probe in &probes {
+        let by_task = lab.within_task(probe, || http::spread(vip, 30))??;
+        let seen = by_task.into_keys().collect::<BTreeSet<_>>();
+        ensure!(seen == task_names(&tasks), "the task on {} got answers from {seen:?}", probe.node);
+    }
+    loads.expect_no_errors()?;
+    lab.start(&node)?;
+    lab.wait_ready("n1", 3)?;
+    lab.weft_ok("n1", &["service", "rm", "near", "far"])?;
+    Ok(())
 }
 
 pub(crate) fn a_returning_daemon_disturbs_nothing(lab: &Lab) -> Result<()> {
     let node = follower(lab)?;
     let before = lab.wait_running("n1", "whoami", 3)?;
-    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
     lab.kill_daemon(&node)?;
     lab.start(&node)?;
     lab.wait_ready("n1", 3)?;
     // Its word counts again: a change reaches it.
     let other = service(lab, "later", 3, &["-p", "8090:80"], &[WHOAMI])?;
-    all_answer(lab, CLIENT, &lab.published(8090), &other, Duration::from_secs(5));
+    all_answer(CLIENT, &lab.published(8090), &other, Duration::from_secs(5));
     lab.weft_ok("n1", &["service", "rm", "later"])?;
     let after = lab.wait_running("n1", "whoami", 3)?;
     ensure!(task_names(&before) == task_names(&after), "{before:?} became {after:?}");
-    load.stop()?.expect_no_errors();
-    Ok(())
+    loads.expect_no_errors()
 }
 
-fn a_daemon_that_is_told_to_stop_leaves_traffic_alone(lab: &Lab) -> Result<()> {
+pub(crate) fn a_daemon_that_is_told_to_stop_leaves_traffic_alone(lab: &Lab) -> Result<()> {
     let node = follower(lab)?;
     let before = lab.wait_running("n1", "whoami", 3)?;
-    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
     lab.stop_daemon(&node)?;
     for addr in contract::addrs(&node) {
         assert_even(lab, CLIENT, (addr, mesh::PORT).into(), &before, 300);
@@ -99,8 +113,7 @@ fn a_daemon_that_is_told_to_stop_leaves_traffic_alone(lab: &Lab) -> Result<()> {
     lab.wait_ready("n1", 3)?;
     let after = lab.wait_running("n1", "whoami", 3)?;
     ensure!(task_names(&before) == task_names(&after), "{before:?} became {after:?}");
-    load.stop()?.expect_no_errors();
-    Ok(())
+    loads.expect_no_errors()
 }
 
 pub(crate) fn drift_is_repaired(lab: &Lab) -> Result<()> {
@@ -112,10 +125,10 @@ pub(crate) fn drift_is_repaired(lab: &Lab) -> Result<()> {
     let tunnel = links.split(": ").nth(1).context("no tunnel device")?.split('@').next().context("a name")?.to_owned();
     lab.exec_ok(&node, &["ip", "link", "delete", &tunnel])?;
     lab.start(&node)?;
-    all_answer(lab, CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(15));
+    all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(15));
     // And while the daemon runs: the sync finds it.
     lab.exec_ok(&node, &["ip", "link", "set", &tunnel, "down"])?;
-    all_answer(lab, CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(60));
+    all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(60));
     Ok(())
 }
 
@@ -128,7 +141,7 @@ pub(crate) fn a_killed_task_is_replaced(lab: &Lab) -> Result<()> {
         let other = tasks.iter().find(|other| other.id != task.id && other.is_running());
         other.cloned().ok_or_else(|| format!("{tasks:?}"))
     });
-    all_answer(lab, CLIENT, &lab.published(8091), &[replaced], Duration::from_secs(2));
+    all_answer(CLIENT, &lab.published(8091), &[replaced], Duration::from_secs(2));
     lab.weft_ok("n1", &["service", "rm", "mortal"])?;
     Ok(())
 }
@@ -137,7 +150,7 @@ pub(crate) fn another_manager_takes_over_from_a_killed_leader(lab: &Lab) -> Resu
     let leader = lab.leader("n1")?;
     let other = lab.nodes().find(|node| *node != leader).context("a second node")?;
     let before = lab.wait_running(&other, "whoami", 3)?;
-    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
     lab.kill_daemon(&leader)?;
     eventually(ELECTED, "another manager leads", || match lab.leader(&other) {
         Ok(new) if new != leader => Ok(()),
@@ -157,8 +170,7 @@ pub(crate) fn another_manager_takes_over_from_a_killed_leader(lab: &Lab) -> Resu
     for via in lab.nodes().filter(|node| *node != leader) {
         lab.weft_ok(&leader, &["network", "rm", &format!("by-{via}")])?;
     }
-    load.stop()?.expect_no_errors();
-    Ok(())
+    loads.expect_no_errors()
 }
 
 pub(crate) fn a_lost_nodes_tasks_run_elsewhere_and_the_mesh_forgets_it(lab: &Lab) -> Result<()> {
@@ -167,28 +179,28 @@ pub(crate) fn a_lost_nodes_tasks_run_elsewhere_and_the_mesh_forgets_it(lab: &Lab
     let rest: Vec<String> = lab.nodes().filter(|node| *node != lost).collect();
     let addrs: Vec<_> =
         rest.iter().flat_map(|node| contract::addrs(node)).map(|addr| (addr, mesh::PORT).into()).collect();
+    // Beside the probe of the setup, which may be lost too.
+    let survivor = probe_on(lab, &via, "survivor", &["app"])?;
     lab.power_off(&lost)?;
     let tasks = eventually(REPLACED, "three tasks run on the nodes that are left", || {
         let tasks = lab.tasks(&via, "whoami").map_err(|error| format!("{error:#}"))?;
         let running: Vec<_> = tasks.iter().filter(|task| task.is_running() && task.node != lost).cloned().collect();
         if running.len() == 3 { Ok(running) } else { Err(format!("{tasks:?}")) }
     });
-    all_answer(lab, CLIENT, &addrs, &tasks, Duration::from_secs(2));
+    names_follow(lab, &survivor, &tasks, SOON);
+    all_answer(CLIENT, &addrs, &tasks, Duration::from_secs(2));
     // Not one connection goes to where nobody is.
     for addr in addrs {
         assert_even(lab, CLIENT, addr, &tasks, 300);
     }
     let statuses = lab.node_statuses(&via)?;
     ensure!(statuses.contains(&(lost.clone(), "down".to_owned())), "{statuses:?}");
-    if lab.options().runtime == Runtime::Docker {
-        return Ok(());
-    }
     // It returns, without the tasks that it lost.
     lab.set_cable(&lost, Cable::Plugged)?;
     lab.start(&lost)?;
     lab.wait_ready(&via, 3)?;
     let after = lab.wait_running(&via, "whoami", 3)?;
     ensure!(task_names(&after) == task_names(&tasks), "the tasks stay where they are: {after:?}");
-    all_answer(lab, CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(15));
+    all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(15));
     Ok(())
 }

@@ -3,11 +3,14 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    panic,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{Lab, Runtime, Task, api, contract, dns, docker, eventually, http};
+use weft_lab::{CLIENT, Lab, Load, Runtime, Task, api, contract, dns, docker, eventually, http, netns};
 
 pub(crate) const WHOAMI: &str = "weft/whoami";
 /// Where whoami serves HTTP inside a task.
@@ -37,12 +40,57 @@ pub(crate) fn service(lab: &Lab, name: &str, replicas: usize, flags: &[&str], im
 /// One idle task with the machine's tools in it, to ask from.
 pub(crate) fn probe(lab: &Lab, name: &str, networks: &[&str]) -> Result<Task> {
     let flags: Vec<&str> = networks.iter().flat_map(|network| ["--network", *network]).collect();
-    let image = match lab.options().runtime {
+    only(service(lab, name, 1, &flags, &[tools(lab), "sleep", "infinity"])?)
+}
+
+/// As [`probe`], on a node of the test's choice.
+pub(crate) fn probe_on(lab: &Lab, node: &str, name: &str, networks: &[&str]) -> Result<Task> {
+    let constraint = format!("engine.labels.lab-node=={node}");
+    let mut flags = vec!["--constraint", &constraint];
+    flags.extend(networks.iter().flat_map(|network| ["--network", *network]));
+    only(service(lab, name, 1, &flags, &[tools(lab), "sleep", "infinity"])?)
+}
+
+/// The image that has the machine's tools in it.
+pub(crate) fn tools(lab: &Lab) -> &'static str {
+    match lab.options().runtime {
         Runtime::Process => "host",
         Runtime::Docker => docker::TOOLS_IMAGE,
-    };
-    let tasks = service(lab, name, 1, &flags, &[image, "sleep", "infinity"])?;
-    tasks.into_iter().next().context("one task")
+    }
+}
+
+/// An image that no node has and none can get, without asking anybody far away.
+pub(crate) fn missing_image(lab: &Lab) -> &'static str {
+    match lab.options().runtime {
+        Runtime::Process => "weft/no-such-image",
+        Runtime::Docker => "localhost:1/none",
+    }
+}
+
+/// Clients that open new connections all the while: from outside, and from a task to the VIP.
+pub(crate) struct Loads {
+    outside: Load,
+    east_west: Load,
+}
+
+impl Loads {
+    /// `probe` is a service whose task asks `whoami` at its VIP.
+    pub(crate) fn start(lab: &Lab, published: &[SocketAddr], probe: &str) -> Result<Self> {
+        let probe = task_of(lab, probe)?;
+        let vip = SocketAddr::new(vip(lab, &probe, "whoami")?, HTTP);
+        Ok(Self {
+            outside: Load::start(&contract::namespace_path(CLIENT), published),
+            east_west: Load::start(&lab.task_namespace(&probe)?, &[vip]),
+        })
+    }
+
+    /// Ends the clients. None of them may have seen an error.
+    pub(crate) fn expect_no_errors(self) -> Result<()> {
+        let (outside, east_west) = (self.outside.stop(), self.east_west.stop());
+        outside?.expect_no_errors();
+        east_west?.expect_no_errors();
+        Ok(())
+    }
 }
 
 pub(crate) fn only(tasks: Vec<Task>) -> Result<Task> {
@@ -55,13 +103,8 @@ pub(crate) fn task_of(lab: &Lab, service: &str) -> Result<Task> {
     only(lab.wait_running("n1", service, 1)?)
 }
 
-/// What `weft/whoami` calls a task.
-pub(crate) fn task_name(task: &Task) -> String {
-    format!("{}.{}.{}", task.service, task.slot, task.id)
-}
-
 pub(crate) fn task_names(tasks: &[Task]) -> BTreeSet<String> {
-    tasks.iter().map(task_name).collect()
+    tasks.iter().map(Task::name).collect()
 }
 
 /// The IPv4 addresses of tasks on a network.
@@ -81,36 +124,58 @@ pub(crate) fn vip(lab: &Lab, probe: &Task, service: &str) -> Result<IpAddr> {
     answer.addrs().first().copied().context("an address")
 }
 
-/// Waits until, at one address after the other, all of these tasks have answered, and nobody else does.
-pub(crate) fn all_answer(lab: &Lab, host: &str, addrs: &[SocketAddr], tasks: &[Task], deadline: Duration) {
+/// Waits until, at all of the addresses, all of these tasks have answered, and nobody else does. One deadline for all.
+pub(crate) fn all_answer(host: &str, addrs: &[SocketAddr], tasks: &[Task], deadline: Duration) {
+    all_answer_within(&contract::namespace_path(host), host, addrs, tasks, deadline);
+}
+
+/// As [`all_answer`], seen from a network namespace: `whose` names it.
+pub(crate) fn all_answer_within(netns: &Path, whose: &str, addrs: &[SocketAddr], tasks: &[Task], deadline: Duration) {
     let expected = task_names(tasks);
-    for addr in addrs {
-        let what = format!("all of {expected:?} answer {host} at {addr}");
+    let rounds = expected.len() * 4;
+    at_once(addrs, |addr| {
+        let what = format!("all of {expected:?} answer {whose} at {addr}");
         eventually(deadline, &what, || {
-            let rounds = expected.len() * 4;
-            let seen = lab.within(host, || http::spread(*addr, rounds)).map_err(|error| error.to_string())?;
+            let seen = netns::within(netns, || http::spread(*addr, rounds)).map_err(|error| error.to_string())?;
             let seen: BTreeSet<String> = seen.map_err(|error| error.to_string())?.into_keys().collect();
             if seen == expected { Ok(()) } else { Err(format!("answers came from {seen:?}")) }
         });
-    }
+    });
 }
 
-/// How often each task answered `count` new connections; every one of them must succeed.
+/// Waits until `tasks.whoami`, asked from `probe`, gives the IPv4 addresses of exactly these tasks.
+pub(crate) fn names_follow(lab: &Lab, probe: &Task, tasks: &[Task], deadline: Duration) {
+    let expected = v4_of(tasks, "app");
+    eventually(deadline, "tasks.whoami gives the addresses of the running tasks", || {
+        let answer = lab.ask(probe, "tasks.whoami", dns::RecordType::A).map_err(|error| format!("{error:#}"))?;
+        let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
+        if found == expected { Ok(()) } else { Err(format!("{found:?} instead of {expected:?}")) }
+    });
+}
+
+/// Does it for all at the same time; a panic of one is a panic here.
+pub(crate) fn at_once<T: Sync>(all: &[T], action: impl Fn(&T) + Sync) {
+    thread::scope(|scope| {
+        let threads: Vec<_> = all.iter().map(|one| scope.spawn(|| action(one))).collect();
+        for thread in threads {
+            if let Err(panic) = thread.join() {
+                panic::resume_unwind(panic);
+            }
+        }
+    });
+}
+
+/// What is left of a second that began when something happened.
+pub(crate) fn soon_after(event: Instant) -> Duration {
+    SOON.saturating_sub(event.elapsed())
+}
+
+/// As [`Lab::spread_evenly`], which must find it so.
 #[track_caller]
 pub(crate) fn assert_even(lab: &Lab, host: &str, addr: SocketAddr, tasks: &[Task], count: usize) {
-    let by_task = lab.within(host, || http::spread(addr, count)).expect("the namespace exists");
-    let by_task = by_task.unwrap_or_else(|error| panic!("{host} to {addr}: {error}"));
-    assert_eq!(by_task.keys().cloned().collect::<BTreeSet<_>>(), task_names(tasks), "at {addr}");
-    let share = count / tasks.len();
-    for (task, answers) in &by_task {
-        let even = share * 8 / 10..=share * 12 / 10;
-        assert!(even.contains(answers), "{task} answered {answers} of {count} at {addr}: {by_task:?}");
+    if let Err(error) = lab.spread_evenly(host, addr, tasks, count) {
+        panic!("{error:#}");
     }
-}
-
-/// Asks the resolver inside a task.
-pub(crate) fn ask(lab: &Lab, task: &Task, name: &str, record: dns::RecordType) -> Result<dns::Answer> {
-    lab.within_task(task, || dns::lookup(dns::IN_TASK, name, record))?
 }
 
 /// A field of a service as the API tells it.

@@ -8,15 +8,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use weft_lab::{
-    CLIENT, Lab, Task, api, contract,
+    CLIENT, Lab, api, contract,
     dns::{RecordType, ResponseCode},
-    http,
+    http, packets,
 };
 
 use crate::{
-    fixtures::{HTTP, SILENCE, WHOAMI, ask, network, probe, service, task_of, vip},
+    fixtures::{HTTP, SILENCE, WHOAMI, network, probe, service, task_of, vip},
     harness::{Shape, Theme, tests},
-    packets,
 };
 
 const SUBNET: &str = "10.99.0.0/24";
@@ -63,7 +62,7 @@ pub(crate) fn setup(lab: &Lab) -> Result<()> {
 pub(crate) fn a_service_of_another_network_has_no_name(lab: &Lab) -> Result<()> {
     let intruder = task_of(lab, "intruder")?;
     for name in ["target", "tasks.target", "friend", "meadow"] {
-        let answer = ask(lab, &intruder, name, RecordType::A)?;
+        let answer = lab.ask(&intruder, name, RecordType::A)?;
         ensure!(answer.code == ResponseCode::NXDomain, "{name}: {answer:?}");
     }
     Ok(())
@@ -86,31 +85,6 @@ pub(crate) fn an_address_of_another_network_does_not_answer(lab: &Lab) -> Result
     Ok(())
 }
 
-/// Whether a datagram sent by `send` arrives at the task.
-fn arrives(lab: &Lab, target: &Task, patience: Duration, send: impl FnOnce() -> Result<()>) -> Result<bool> {
-    let listener = lab.within_task(target, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, LISTEN)))??;
-    listener.set_read_timeout(Some(patience))?;
-    send()?;
-    match listener.recv(&mut [0; 64]) {
-        Ok(_) => Ok(true),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Sends one datagram from inside a task; with `source`, from an address that the task gave itself.
-fn send_from(lab: &Lab, task: &Task, source: Option<Ipv4Addr>, to: SocketAddr) -> Result<()> {
-    if let Some(source) = source {
-        let output = lab.exec_beside(task, &["ip", "address", "replace", &format!("{source}/32"), "dev", "eth0"])?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-    lab.within_task(task, || {
-        let socket = UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0))?;
-        socket.send_to(b"hello", to)
-    })??;
-    Ok(())
-}
-
 /// The unspecified address of the same family.
 fn any_like(addr: IpAddr) -> IpAddr {
     if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
@@ -129,13 +103,19 @@ pub(crate) fn a_forged_source_is_dropped(lab: &Lab) -> Result<()> {
     for target in lab.wait_running("n1", "target", 3)? {
         let addr = v4(target.v4("blue"))?;
         let to = SocketAddr::from((addr, LISTEN));
-        let honest = arrives(lab, &target, ARRIVAL, || send_from(lab, &friend, None, to))?;
+        let honest = lab.arrives(&target, LISTEN, ARRIVAL, || lab.send_from(&friend, None, to))?;
         ensure!(honest, "what the friend sends should arrive at {to}");
         // The friend in a neighbour's name, on the very same network; and the intruder in the friend's.
         let lie = packets::neighbour(addr, 250);
-        ensure!(!arrives(lab, &target, SILENCE, || send_from(lab, &friend, Some(lie), to))?, "from {lie} to {to}");
+        ensure!(
+            !lab.arrives(&target, LISTEN, SILENCE, || lab.send_from(&friend, Some(lie), to))?,
+            "from {lie} to {to}"
+        );
         let lie = v4(friend.v4("blue"))?;
-        ensure!(!arrives(lab, &target, SILENCE, || send_from(lab, &intruder, Some(lie), to))?, "from {lie} to {to}");
+        ensure!(
+            !lab.arrives(&target, LISTEN, SILENCE, || lab.send_from(&intruder, Some(lie), to))?,
+            "from {lie} to {to}"
+        );
     }
     Ok(())
 }
@@ -150,27 +130,28 @@ pub(crate) fn a_forged_vni_is_dropped(lab: &Lab) -> Result<()> {
     for target in lab.wait_running("n1", "target", 3)? {
         let to = SocketAddrV4::new(v4(target.v4("blue"))?, LISTEN);
         let from = SocketAddrV4::new(v4(friend.v4("blue"))?, LISTEN);
-        let forged = packets::vxlan_udp(vni, mac_of(lab, &target)?, from, to, b"forged");
+        let forged = packets::vxlan_udp(vni, lab.mac_of(&target)?, from, to, b"forged");
+        // The very same bytes, from a node: what follows is dropped for who sends it, not for how it looks.
+        let tunnel = SocketAddr::from((contract::v4(&target.node), packets::VXLAN_PORT));
+        let peer = lab.nodes().find(|node| *node != target.node).context("a second node")?;
+        let arrived = lab.arrives(&target, LISTEN, ARRIVAL, || {
+            lab.within(&peer, || UdpSocket::bind((contract::v4(&peer), 0))?.send_to(&forged, tunnel))??;
+            Ok(())
+        })?;
+        ensure!(arrived, "{peer}'s frame should reach {to} through {tunnel}");
         for node in contract::addrs(&target.node) {
             let tunnel = SocketAddr::new(node, packets::VXLAN_PORT);
             let send = || UdpSocket::bind((any_like(node), 0))?.send_to(&forged, tunnel);
             // A host that is no node, and a task.
-            let arrived = arrives(lab, &target, SILENCE, || lab.within(CLIENT, send)?.map(|_| ()).map_err(Into::into))?;
+            let arrived =
+                lab.arrives(&target, LISTEN, SILENCE, || lab.within(CLIENT, send)?.map(|_| ()).map_err(Into::into))?;
             ensure!(!arrived, "the client's frame reached {to} through {tunnel}");
             // An error of the sender is as good as a drop.
-            let arrived = arrives(lab, &target, SILENCE, || lab.within_task(&intruder, send).map(|_| ()))?;
+            let arrived = lab.arrives(&target, LISTEN, SILENCE, || lab.within_task(&intruder, send).map(|_| ()))?;
             ensure!(!arrived, "the intruder's frame reached {to} through {tunnel}");
         }
     }
     Ok(())
-}
-
-fn mac_of(lab: &Lab, task: &Task) -> Result<[u8; 6]> {
-    let output = lab.exec_beside(task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mac = text.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).context("no link address")?;
-    let bytes: Result<Vec<u8>, _> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
-    bytes?.try_into().ok().context("six bytes")
 }
 
 /// What the tests send to a node's ports.
@@ -179,7 +160,7 @@ const MARK: &[u8] = b"is anybody there?";
 const BESIDE_CONTROL: u16 = 2378;
 const BESIDE_TUNNEL: u16 = 4790;
 
-fn tasks_cannot_reach_the_control_port(lab: &Lab) -> Result<()> {
+pub(crate) fn tasks_cannot_reach_the_control_port(lab: &Lab) -> Result<()> {
     let intruder = task_of(lab, "intruder")?;
     for node in lab.nodes() {
         // The address by which the nodes know each other, and where they listen.
@@ -195,7 +176,7 @@ fn tasks_cannot_reach_the_control_port(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn tasks_cannot_reach_the_tunnel(lab: &Lab) -> Result<()> {
+pub(crate) fn tasks_cannot_reach_the_tunnel(lab: &Lab) -> Result<()> {
     let intruder = task_of(lab, "intruder")?;
     for node in lab.nodes() {
         for addr in contract::addrs(&node) {
@@ -225,7 +206,7 @@ pub(crate) fn a_service_on_two_networks_reaches_both(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn an_internal_network_has_no_way_out(lab: &Lab) -> Result<()> {
+pub(crate) fn an_internal_network_has_no_way_out(lab: &Lab) -> Result<()> {
     let prisoner = task_of(lab, "prisoner")?;
     let server = lab.within(CLIENT, || UdpSocket::bind((contract::v4(CLIENT), 0)))??;
     server.set_read_timeout(Some(SILENCE))?;

@@ -5,6 +5,7 @@
 //! nothing of it is left. They need root, and say so.
 
 mod cluster;
+mod connections;
 mod docker_client;
 mod docker_runtime;
 mod errors;
@@ -14,7 +15,6 @@ mod harness;
 mod isolation;
 mod mesh;
 mod names;
-mod packets;
 mod scaling;
 mod update;
 

@@ -1,8 +1,8 @@
 //! The routing mesh: a published port answers everywhere, evenly, and tells the truth about who asked.
 
 use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use crate::{
 
 pub(crate) const PORT: u16 = 8080;
 pub(crate) const UDP_PORT: u16 = 9007;
-const TCP_ECHO_PORT: u16 = 9008;
+pub(crate) const TCP_ECHO_PORT: u16 = 9008;
 /// New connections to each address.
 const CONNECTIONS: usize = 300;
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -49,7 +49,7 @@ pub(crate) fn setup(lab: &Lab) -> Result<()> {
 pub(crate) fn setup_service(lab: &Lab) -> Result<()> {
     let ports = ["-p", "8080:80", "-p", "9007:7/udp", "-p", "9008:7"];
     let tasks = service(lab, "whoami", 3, &[&["--network", "app"], &ports[..]].concat(), &[WHOAMI])?;
-    all_answer(lab, CLIENT, &lab.published(PORT), &tasks, Duration::from_secs(5));
+    all_answer(CLIENT, &lab.published(PORT), &tasks, Duration::from_secs(5));
     Ok(())
 }
 
@@ -107,21 +107,9 @@ pub(crate) fn udp_reaches_the_tasks_evenly_through_every_node(lab: &Lab) -> Resu
     Ok(())
 }
 
-/// How many UDP datagrams each task's kernel has received (proc(5), net/snmp and net/snmp6).
-fn datagrams(lab: &Lab, tasks: &[Task], v4: bool) -> Result<Vec<u64>> {
-    let count = |task: &Task| -> Result<u64> {
-        let file = if v4 { "/proc/thread-self/net/snmp" } else { "/proc/thread-self/net/snmp6" };
-        let text = lab.within_task(task, || std::fs::read_to_string(file))??;
-        let line = if v4 {
-            // Two lines begin with "Udp:": the names, then the numbers.
-            text.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1)
-        } else {
-            text.lines().find_map(|line| line.strip_prefix("Udp6InDatagrams"))
-        };
-        let number = line.and_then(|line| line.split_whitespace().next()).context("no count of datagrams")?;
-        Ok(number.parse()?)
-    };
-    tasks.iter().map(count).collect()
+/// As [`Lab::datagrams`], of each task.
+pub(crate) fn datagrams(lab: &Lab, tasks: &[Task], v4: bool) -> Result<Vec<u64>> {
+    tasks.iter().map(|task| lab.datagrams(task, v4)).collect()
 }
 
 pub(crate) fn much_data_passes_unchanged_both_ways(lab: &Lab) -> Result<()> {
@@ -138,56 +126,81 @@ pub(crate) fn much_data_passes_unchanged_both_ways(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn a_port_that_nobody_published_stays_closed(lab: &Lab) -> Result<()> {
+pub(crate) fn a_port_that_nobody_published_stays_closed(lab: &Lab) -> Result<()> {
     for addr in lab.published(PORT + 1000) {
         let error = lab.within(CLIENT, || http::connect(addr, SILENCE))?.err();
-        let refused = error.as_ref().is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+        let refused = error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         ensure!(refused, "{addr} should refuse, but: {error:?}");
     }
     Ok(())
 }
 
-fn a_service_without_a_network_is_published_too(lab: &Lab) -> Result<()> {
+pub(crate) fn a_service_without_a_network_is_published_too(lab: &Lab) -> Result<()> {
     let tasks = service(lab, "plain", 2, &["-p", "8081:80"], &[WHOAMI])?;
-    all_answer(lab, CLIENT, &lab.published(8081), &tasks, Duration::from_secs(2));
+    all_answer(CLIENT, &lab.published(8081), &tasks, Duration::from_secs(2));
     lab.weft_ok("n1", &["service", "rm", "plain"])?;
     Ok(())
 }
 
-fn a_port_is_chosen_where_none_is_named(lab: &Lab) -> Result<()> {
+pub(crate) fn a_port_is_chosen_where_none_is_named(lab: &Lab) -> Result<()> {
     let tasks = service(lab, "anywhere", 1, &["-p", "80"], &[WHOAMI])?;
     let inspected = crate::fixtures::inspect("n1", "anywhere")?;
     let port = inspected["Endpoint"]["Ports"][0]["PublishedPort"].as_u64().context("a published port")?;
     ensure!((30_000..=32_767).contains(&port), "{port} is outside of 30000 to 32767");
-    all_answer(lab, CLIENT, &lab.published(port.try_into()?), &tasks, Duration::from_secs(2));
+    all_answer(CLIENT, &lab.published(port.try_into()?), &tasks, Duration::from_secs(2));
     lab.weft_ok("n1", &["service", "rm", "anywhere"])?;
     Ok(())
 }
 
+/// Servers of the outside world, which see the node's address and not the task's.
 pub(crate) fn tasks_reach_the_outside(lab: &Lab) -> Result<()> {
-    let tasks = lab.wait_running("n1", "whoami", 3)?;
-    let mut peers = BTreeSet::new();
-    for own in contract::addrs(CLIENT) {
-        // A server of the outside world, which sees the node's address and not the task's.
-        let server = lab.within(CLIENT, || std::net::UdpSocket::bind((own, 0)))??;
-        server.set_read_timeout(Some(SILENCE))?;
-        let addr = server.local_addr()?;
-        for task in &tasks {
-            let socket = lab.within_task(task, || {
-                let socket = std::net::UdpSocket::bind((if own.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
-                socket.set_read_timeout(Some(SILENCE))?;
-                socket.send_to(b"question", addr)?;
-                std::io::Result::Ok(socket)
-            })??;
-            let mut packet = [0; 64];
-            let (_, peer) = server.recv_from(&mut packet).with_context(|| format!("from {} to {own}", task.node))?;
-            ensure!(contract::addrs(&task.node).contains(&peer.ip()), "{} showed itself as {peer}", task.node);
-            server.send_to(b"answer", peer)?;
-            let length = socket.recv(&mut packet).context("the answer")?;
-            ensure!(&packet[..length] == b"answer", "another answer");
-            peers.insert(peer);
+    for task in lab.wait_running("n1", "whoami", 3)? {
+        for own in contract::addrs(CLIENT) {
+            for (how, peer) in [("UDP", by_udp(lab, &task, own)), ("TCP", by_tcp(lab, &task, own))] {
+                let peer = peer.with_context(|| format!("by {how} from {} to {own}", task.node))?;
+                ensure!(
+                    contract::addrs(&task.node).contains(&peer.ip()),
+                    "by {how} {} shows itself as {peer}",
+                    task.node
+                );
+            }
+            let ping = lab.exec_beside(&task, &["ping", "-c", "1", "-W", "1", &own.to_string()])?;
+            ensure!(ping.status.success(), "{} pings {own}: {}", task.node, String::from_utf8_lossy(&ping.stdout));
         }
     }
-    ensure!(peers.len() >= 2, "both families, not {peers:?}");
     Ok(())
+}
+
+/// A question and its answer; whom the server saw.
+fn by_udp(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
+    let server = lab.within(CLIENT, || UdpSocket::bind((own, 0)))??;
+    server.set_read_timeout(Some(SILENCE))?;
+    let addr = server.local_addr()?;
+    let socket = lab.within_task(task, || {
+        let socket = UdpSocket::bind((if own.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        socket.send_to(b"question", addr)?;
+        io::Result::Ok(socket)
+    })??;
+    let mut packet = [0; 64];
+    let (_, peer) = server.recv_from(&mut packet).context("the question")?;
+    server.send_to(b"answer", peer)?;
+    let (length, from) = socket.recv_from(&mut packet).context("the answer")?;
+    ensure!(&packet[..length] == b"answer" && from == addr, "another answer, from {from}");
+    Ok(peer)
+}
+
+/// As [`by_udp`], over a connection.
+fn by_tcp(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
+    let server = lab.within(CLIENT, || TcpListener::bind((own, 0)))??;
+    let addr = server.local_addr()?;
+    let mut socket = lab.within_task(task, || TcpStream::connect_timeout(&addr, SILENCE))??;
+    let (mut accepted, peer) = server.accept()?;
+    accepted.set_read_timeout(Some(SILENCE))?;
+    socket.set_read_timeout(Some(SILENCE))?;
+    socket.write_all(b"question")?;
+    accepted.read_exact(&mut [0; 8]).context("the question")?;
+    accepted.write_all(b"answer")?;
+    socket.read_exact(&mut [0; 6]).context("the answer")?;
+    Ok(peer)
 }

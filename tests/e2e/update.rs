@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use weft_lab::{CLIENT, Lab, Load, Task, contract, eventually};
+use weft_lab::{CLIENT, Lab, Task, eventually};
 
 use crate::{
-    fixtures::{WHOAMI, all_answer, inspect, task_names},
+    fixtures::{Loads, WHOAMI, all_answer, inspect, missing_image, task_names},
     harness::{Shape, Theme, tests},
-    mesh,
+    mesh, scaling,
 };
 
 /// For a rolling update of three tasks, each watched for a second.
@@ -19,7 +19,7 @@ pub(crate) fn theme() -> Theme {
     Theme {
         name: "update",
         shape: Shape::default(),
-        setup: mesh::setup,
+        setup: scaling::setup,
         tests: tests![
             forcing_an_update_replaces_every_task_without_an_error,
             a_new_image_rolls_out_without_an_error,
@@ -41,7 +41,7 @@ struct Update {
 /// Updates the service under load.
 fn update(lab: &Lab, arguments: &[&str]) -> Result<Update> {
     let before = lab.wait_running("n1", "whoami", 3)?;
-    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
     lab.weft_ok(
         "n1",
         &[&["service", "update", "--detach", "--update-monitor", "1s"], arguments, &["whoami"]].concat(),
@@ -54,8 +54,8 @@ fn update(lab: &Lab, arguments: &[&str]) -> Result<Update> {
         state_is("completed").map(|_| ())
     });
     let after = lab.wait_running("n1", "whoami", 3)?;
-    all_answer(lab, CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(1));
-    load.stop()?.expect_no_errors();
+    all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(1));
+    loads.expect_no_errors()?;
     Ok(Update { before, after, running })
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn a_new_image_rolls_out_without_an_error(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn starting_first_never_has_fewer_tasks(lab: &Lab) -> Result<()> {
+pub(crate) fn starting_first_never_has_fewer_tasks(lab: &Lab) -> Result<()> {
     let update = update(lab, &["--force", "--update-order", "start-first", "--update-parallelism", "2"])?;
     assert_all_replaced(&update)?;
     let Update { before, running, .. } = update;
@@ -107,27 +107,27 @@ fn starting_first_never_has_fewer_tasks(lab: &Lab) -> Result<()> {
 
 pub(crate) fn a_failing_update_pauses_and_says_why(lab: &Lab) -> Result<()> {
     let before = lab.wait_running("n1", "whoami", 3)?;
-    let image = image()?;
-    let load = Load::start(&contract::namespace_path(CLIENT), &lab.published(mesh::PORT));
+    let (image, missing) = (image()?, missing_image(lab));
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
     let arguments = ["service", "update", "--detach", "--update-order", "stop-first", "--update-parallelism", "1"];
-    lab.weft_ok("n1", &[&arguments[..], &["--image", "weft/no-such-image", "whoami"]].concat())?;
+    lab.weft_ok("n1", &[&arguments[..], &["--image", missing, "whoami"]].concat())?;
     let message = wait_state("paused")?;
     ensure!(!message.is_empty(), "a paused update says why");
     let history = lab.weft_ok("n1", &["service", "ps", "--no-trunc", "whoami"])?;
-    ensure!(history.contains("weft/no-such-image") && history.contains("Rejected"), "{history}");
+    ensure!(history.contains(missing) && history.contains("Rejected"), "{history}");
     // Two of three still serve.
-    load.stop()?.expect_no_errors();
+    loads.expect_no_errors()?;
     let running = lab.tasks("n1", "whoami")?.into_iter().filter(Task::is_running).count();
     ensure!(running + 1 >= before.len(), "{running} tasks are left of {}", before.len());
     // Another update goes on from there: the tasks that still serve are as it wants them.
     lab.weft_ok("n1", &["service", "update", "--detach", "--image", &image, "whoami"])?;
     wait_state("completed")?;
     let after = lab.wait_running("n1", "whoami", 3)?;
-    all_answer(lab, CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(5));
+    all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(5));
     Ok(())
 }
 
-fn a_rollback_returns_to_what_was(lab: &Lab) -> Result<()> {
+pub(crate) fn a_rollback_returns_to_what_was(lab: &Lab) -> Result<()> {
     let before = image()?;
     let other = if before == WHOAMI { "weft/whoami:latest" } else { WHOAMI };
     update(lab, &["--image", other])?;

@@ -115,6 +115,9 @@ fn tell(ui: &Ui, weft: &Path, keep: bool) -> Result<()> {
         println!("\n{summary}");
     }
     if keep {
+        if told.is_ok() {
+            story::again(ui, &lab)?;
+        }
         lab.keep()?;
         println!("\n{}", lab::how_to_play(&lab, true));
     }

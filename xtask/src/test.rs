@@ -1,14 +1,21 @@
 //! Everything that CI runs, in the order of what fails fastest. Each step runs even where one before it failed, so that
 //! one run tells all; the end counts.
 
-use std::process::Command;
+use std::{
+    env,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     cargo, ebpf, machine, setup, tidy,
     ui::{Step, Ui},
 };
+
+/// How long the demo may take where everything is built.
+const DEMO: Duration = Duration::from_secs(90);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -39,6 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             outcome.object(&ui);
             outcome.tests(&ui, "unit tests", unit_tests());
             outcome.tests(&ui, "end to end", end_to_end(None));
+            outcome.demo(&ui);
         }
         Some(filter) => {
             let mut unit = unit_tests();
@@ -95,6 +103,20 @@ impl Outcome {
             Ok(ebpf::Verdict::NotCompared(why)) => self.skip("the eBPF object, rebuilt", why),
             Err(error) => self.fail("the eBPF object, rebuilt", &format!("{error:#}"), 1),
         }
+    }
+
+    /// The demo, as anybody runs it once it is built: told to its end, in time, with nothing left of it.
+    fn demo(&mut self, ui: &Ui) {
+        let weft = match cargo::build_weft(ui) {
+            Ok(weft) => weft,
+            Err(error) => return self.fail("the demo", &format!("{error:#}"), 1),
+        };
+        let started = Instant::now();
+        self.check(ui, "the demo", |step| {
+            step.run(Command::new(env::current_exe()?).args(["demo", "--replace", "--weft"]).arg(weft))?;
+            ensure!(started.elapsed() < DEMO, "it took {:?}, and should take less than {DEMO:?}", started.elapsed());
+            Ok(())
+        });
     }
 
     /// A step that passes or fails as one.

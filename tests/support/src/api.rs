@@ -32,6 +32,11 @@ pub struct Task {
 }
 
 impl Task {
+    /// What `weft/whoami` calls itself in it.
+    pub fn name(&self) -> String {
+        format!("{}.{}.{}", self.service, self.slot, self.id)
+    }
+
     pub fn is_running(&self) -> bool {
         self.state == "running" && self.desired == "running"
     }

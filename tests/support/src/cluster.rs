@@ -29,10 +29,15 @@ impl Role {
 impl Lab {
     /// Forms the cluster on n1. Returns what the command printed.
     pub fn init(&self) -> Result<String> {
+        self.weft_ok("n1", &as_strs(&Self::init_arguments()))
+    }
+
+    /// What forms the cluster on n1.
+    pub fn init_arguments() -> Vec<String> {
         let addr = contract::v4("n1").to_string();
         let mut arguments = vec!["swarm", "init", "--advertise-addr", &addr];
         arguments.extend(INIT_FLAGS);
-        self.weft_ok("n1", &arguments)
+        arguments.into_iter().map(str::to_owned).collect()
     }
 
     pub fn join_token(&self, via: &str, role: Role) -> Result<String> {
@@ -41,8 +46,13 @@ impl Lab {
 
     /// Joins a node to the cluster of n1.
     pub fn join(&self, node: &str, token: &str) -> Result<String> {
+        self.weft_ok(node, &as_strs(&Self::join_arguments(node, token)))
+    }
+
+    /// What joins a node to the cluster of n1.
+    pub fn join_arguments(node: &str, token: &str) -> Vec<String> {
         let (addr, manager) = (contract::v4(node).to_string(), format!("{}:2377", contract::v4("n1")));
-        self.weft_ok(node, &["swarm", "join", "--token", token, "--advertise-addr", &addr, &manager])
+        ["swarm", "join", "--token", token, "--advertise-addr", &addr, &manager].map(str::to_owned).to_vec()
     }
 
     /// All of it: n1 to `managers` as managers, the others as workers, until every node is ready.
@@ -94,4 +104,8 @@ impl Lab {
         let leader = nodes.as_array().into_iter().flatten().find(|node| node["ManagerStatus"]["Leader"] == true);
         leader.and_then(|node| node["Description"]["Hostname"].as_str()).map(str::to_owned).context("nobody leads")
     }
+}
+
+fn as_strs(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// To connect, and between two bytes of an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// An answer larger than this is no answer of ours.
 const MAX_REPLY: u64 = 16 << 20;
 /// whoami echoes what it gets on this port, TCP and UDP.
@@ -36,21 +36,32 @@ pub fn get(addr: SocketAddr, path: &str) -> io::Result<Reply> {
 
 /// As [`get`], for an answer that may take longer.
 pub fn get_within(addr: SocketAddr, path: &str, patience: Duration) -> io::Result<Reply> {
+    get_timed(addr, path, patience).map(|(reply, _)| reply)
+}
+
+/// As [`get_within`], and says how long the connection took to stand: a lost SYN is sent again after a second, and shows.
+pub fn get_timed(addr: SocketAddr, path: &str, patience: Duration) -> io::Result<(Reply, Duration)> {
+    let start = Instant::now();
     let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    let connected = start.elapsed();
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut text)?;
     let reply = parse(&text).ok_or_else(|| invalid(format!("not an answer of whoami: {text:?}")))?;
-    if reply.status == 200 { Ok(reply) } else { Err(invalid(format!("status {}: {}", reply.status, reply.body))) }
+    if reply.status == 200 {
+        Ok((reply, connected))
+    } else {
+        Err(invalid(format!("status {}: {}", reply.status, reply.body)))
+    }
 }
 
 /// `count` requests, one after the other; the names of the tasks that answered, with how often.
 pub fn spread(addr: SocketAddr, count: usize) -> io::Result<BTreeMap<String, usize>> {
     let mut by_task = BTreeMap::new();
-    for _ in 0..count {
-        *by_task.entry(get(addr, "/")?.name).or_default() += 1;
+    for reply in (0..count).map(|_| get(addr, "/")) {
+        *by_task.entry(reply?.name).or_default() += 1;
     }
     Ok(by_task)
 }

@@ -16,10 +16,12 @@ mod lab;
 pub mod load;
 mod lock;
 pub mod netns;
+pub mod packets;
 pub mod process;
 pub mod resolver;
 mod topology;
 mod wait;
+mod witness;
 
 pub use api::Task;
 pub use clean::leftovers;
@@ -29,4 +31,4 @@ pub use lab::{Lab, LabOptions, Runtime};
 pub use load::{Load, LoadReport};
 pub use lock::LabLock;
 pub use topology::Cable;
-pub use wait::eventually;
+pub use wait::{eventually, try_eventually};

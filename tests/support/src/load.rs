@@ -17,6 +17,10 @@ use crate::{http, netns};
 /// few cores is not kept busy by its own test.
 const PACE: Duration = Duration::from_millis(10);
 const WORKERS: usize = 4;
+/// Connections in a second below which the clients were not busy enough to prove anything, on a slow machine too.
+const MIN_PER_S: u64 = 20;
+/// A connection that takes longer lost its SYN: the kernel sends it again after a second (RFC 6298, section 2).
+const SLOWEST_CONNECT: Duration = Duration::from_millis(900);
 
 /// Running clients. Each goes round the targets.
 #[derive(Debug)]
@@ -32,6 +36,9 @@ pub struct LoadReport {
     /// When after the start, from where, and what.
     pub first_error: Option<String>,
     pub by_task: BTreeMap<String, u64>,
+    /// The longest that a connection took to stand.
+    pub slowest_connect: Duration,
+    pub lasted: Duration,
 }
 
 impl Load {
@@ -67,16 +74,20 @@ impl LoadReport {
         self.requests += other.requests;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
+        self.slowest_connect = self.slowest_connect.max(other.slowest_connect);
+        self.lasted = self.lasted.max(other.lasted);
         for (task, count) in other.by_task {
             *self.by_task.entry(task).or_default() += count;
         }
     }
 
-    /// Panics unless requests were made and none failed.
+    /// Panics unless the clients were busy, no request failed, and no connection had to be tried again.
     #[track_caller]
     pub fn expect_no_errors(&self) {
-        assert!(self.requests > 0, "the clients made no request");
         assert_eq!(self.errors, 0, "of {} requests; the first: {:?}", self.requests, self.first_error);
+        let enough = MIN_PER_S * self.lasted.as_secs().max(1);
+        assert!(self.requests >= enough, "the clients made only {} requests in {:?}", self.requests, self.lasted);
+        assert!(self.slowest_connect < SLOWEST_CONNECT, "a connection took {:?}", self.slowest_connect);
     }
 }
 
@@ -86,8 +97,11 @@ fn run(worker: usize, targets: &[SocketAddr], stopped: &mpsc::Receiver<()>) -> L
     for target in targets.iter().cycle().skip(worker) {
         let asked = Instant::now();
         report.requests += 1;
-        match http::get(*target, "/") {
-            Ok(reply) => *report.by_task.entry(reply.name).or_default() += 1,
+        match http::get_timed(*target, "/", http::PATIENCE) {
+            Ok((reply, connected)) => {
+                *report.by_task.entry(reply.name).or_default() += 1;
+                report.slowest_connect = report.slowest_connect.max(connected);
+            }
             Err(error) => {
                 report.errors += 1;
                 report.first_error.get_or_insert_with(|| format!("after {:?}, {target}: {error}", asked - start));
@@ -99,5 +113,6 @@ fn run(worker: usize, targets: &[SocketAddr], stopped: &mpsc::Receiver<()>) -> L
             Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
         }
     }
+    report.lasted = start.elapsed();
     report
 }

@@ -2,27 +2,21 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    net::{AddressFamily, RecvFlags, SocketAddrAny, SocketType, bind, ipproto, recv, socket},
+    net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType, bind, ipproto, recv, sendto, socket},
 };
 
 /// The tunnel's port (RFC 7348, section 5).
-pub(crate) const VXLAN_PORT: u16 = 4789;
+pub const VXLAN_PORT: u16 = 4789;
 
 /// The payload of a VXLAN datagram that carries a UDP datagram (RFC 7348, section 5; RFC 791; RFC 768).
-pub(crate) fn vxlan_udp(
-    vni: u32,
-    destination_mac: [u8; 6],
-    from: SocketAddrV4,
-    to: SocketAddrV4,
-    payload: &[u8],
-) -> Vec<u8> {
+pub fn vxlan_udp(vni: u32, destination_mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let [_, v1, v2, v3] = vni.to_be_bytes();
     let mut frame = vec![0x08, 0, 0, 0, v1, v2, v3, 0];
     frame.extend(destination_mac);
@@ -53,6 +47,43 @@ fn ipv4_udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// Sends a UDP datagram through a raw socket, as [`Sniffer`] receives them: past all that looks at UDP sockets. Both
+/// addresses are of one family.
+pub fn send_raw_udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
+    // The kernel takes no port here: that is in the packet.
+    let destination = SocketAddrAny::from(SocketAddr::new(to.ip(), 0));
+    let (family, protocol, packet) = match (from, to) {
+        // The packet begins with its IP header (raw(7)).
+        (SocketAddr::V4(from), SocketAddr::V4(to)) => (AddressFamily::INET, ipproto::RAW, ipv4_udp(from, to, payload)),
+        (SocketAddr::V6(from), SocketAddr::V6(to)) => (AddressFamily::INET6, ipproto::UDP, udp6(from, to, payload)),
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{from} and {to} are of two families"))),
+    };
+    let socket = socket(family, SocketType::RAW, Some(protocol))?;
+    sendto(&socket, &packet, SendFlags::empty(), &destination)?;
+    Ok(())
+}
+
+/// A UDP datagram with the checksum that IPv6 wants (RFC 8200, section 8.1).
+fn udp6(from: SocketAddrV6, to: SocketAddrV6, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + payload.len()).expect("a small payload");
+    let mut datagram = Vec::new();
+    datagram.extend(from.port().to_be_bytes());
+    datagram.extend(to.port().to_be_bytes());
+    datagram.extend(length.to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    let mut pseudo = Vec::new();
+    pseudo.extend(from.ip().octets());
+    pseudo.extend(to.ip().octets());
+    pseudo.extend(u32::from(length).to_be_bytes());
+    pseudo.extend([0, 0, 0, 17]);
+    pseudo.extend(&datagram);
+    // Odd payloads are summed as if a zero followed.
+    pseudo.resize(pseudo.len().next_multiple_of(2), 0);
+    datagram[6..8].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+    datagram
+}
+
 /// The Internet checksum (RFC 1071) of a whole number of 16-bit words.
 fn checksum(words: &[u8]) -> u16 {
     let sum = words.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>();
@@ -66,21 +97,21 @@ const LARGEST: usize = 2048;
 /// Sees every UDP datagram that reaches an address of the host in whose namespace it was made, the kernel's own included:
 /// a raw socket gets a copy of each (raw(7)).
 #[derive(Debug)]
-pub(crate) struct Sniffer {
+pub struct Sniffer {
     socket: OwnedFd,
     addr: IpAddr,
 }
 
 impl Sniffer {
-    pub(crate) fn new(addr: IpAddr) -> io::Result<Self> {
+    pub fn new(addr: IpAddr) -> io::Result<Self> {
         let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket = socket(family, SocketType::RAW, Some(ipproto::UDP))?;
-        bind(&socket, &SocketAddrAny::from(std::net::SocketAddr::new(addr, 0)))?;
+        bind(&socket, &SocketAddrAny::from(SocketAddr::new(addr, 0)))?;
         Ok(Self { socket, addr })
     }
 
     /// The destination ports of the datagrams with this payload, in the order of their arrival, up to the one to `last`.
-    pub(crate) fn ports_until(&self, last: u16, payload: &[u8], deadline: Duration) -> io::Result<Vec<u16>> {
+    pub fn ports_until(&self, last: u16, payload: &[u8], deadline: Duration) -> io::Result<Vec<u16>> {
         let start = Instant::now();
         let mut ports = Vec::new();
         let mut packet = [0; LARGEST];
@@ -108,7 +139,7 @@ impl Sniffer {
 }
 
 /// Another address of the same /24.
-pub(crate) fn neighbour(addr: Ipv4Addr, last: u8) -> Ipv4Addr {
+pub fn neighbour(addr: Ipv4Addr, last: u8) -> Ipv4Addr {
     let [a, b, c, _] = addr.octets();
     Ipv4Addr::new(a, b, c, last)
 }
