@@ -34,7 +34,8 @@ use crate::daemon;
 #[command(name = "weft", version, propagate_version = false, disable_help_subcommand = true)]
 struct Cli {
     /// Daemon to talk to: unix:///PATH or tcp://HOST:PORT; else $WEFT_HOST, else $DOCKER_HOST
-    #[arg(short = 'H', long = "host", global = true, value_name = "URL")]
+    // Before the noun only, as the docker client has it: `service create --host` means something else.
+    #[arg(short = 'H', long = "host", value_name = "URL")]
     host: Option<String>,
     #[command(subcommand)]
     command: Noun,

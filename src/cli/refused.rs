@@ -87,7 +87,9 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
         ],
         "health checks are not there yet: a task is healthy while it runs",
     ),
-    (&["--host-add", "--host-rm"], "extra host names are not there yet"),
+    (&["service create --host", "--host-add", "--host-rm"], "extra host names are not there yet"),
+    (&["daemon --host", "daemon -H"], "this command runs a daemon: say where it listens with --socket PATH"),
+    (&["--host", "-H"], "the daemon to talk to is named before the command: weft --host URL …"),
     (
         &[
             "--dns",
