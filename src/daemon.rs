@@ -39,7 +39,7 @@ use crate::{
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Environment variable that says what is logged, and what it says where it is not set.
 const LOG_VARIABLE: &str = "WEFT_LOG";
-const LOG_DEFAULT: &str = "info,openraft=warn";
+const LOG_DEFAULT: &str = "info,openraft=error,openraft::replication=off";
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {

@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use weft_lab::{CLIENT, Lab, Load, Runtime, Task, api, contract, dns, docker, eventually, http, netns};
 
+/// For a daemon that is back to serve names again.
+const NAMES_ARE_BACK: Duration = Duration::from_secs(5);
 pub(crate) const WHOAMI: &str = "weft/whoami";
 /// Where whoami serves HTTP inside a task.
 pub(crate) const HTTP: u16 = 80;
@@ -77,7 +79,11 @@ impl Loads {
     /// `probe` is a service whose task asks `whoami` at its VIP.
     pub(crate) fn start(lab: &Lab, published: &[SocketAddr], probe: &str) -> Result<Self> {
         let probe = task_of(lab, probe)?;
-        let vip = SocketAddr::new(vip(lab, &probe, "whoami")?, HTTP);
+        // Names may pause while a daemon is away, and until it serves them again.
+        let vip = eventually(NAMES_ARE_BACK, "the probe finds whoami", || {
+            vip(lab, &probe, "whoami").map_err(|error| format!("{error:#}"))
+        });
+        let vip = SocketAddr::new(vip, HTTP);
         Ok(Self {
             outside: Load::start(&contract::namespace_path(CLIENT), published),
             east_west: Load::start(&lab.task_namespace(&probe)?, &[vip]),

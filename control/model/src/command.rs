@@ -68,6 +68,8 @@ pub enum Command {
     RollbackService {
         id: ServiceId,
         version: u64,
+        /// Why, as the update's status tells it.
+        message: String,
     },
     RemoveService {
         id: ServiceId,
@@ -125,8 +127,10 @@ pub enum Command {
     ForgetService {
         id: ServiceId,
     },
+    /// Of the service as this version has it: what was seen of an earlier one says nothing of the next.
     SetUpdateStatus {
         service: ServiceId,
+        version: u64,
         status: UpdateStatus,
     },
     /// Addresses freed at or before this index may be used again once their time is over.

@@ -35,5 +35,7 @@ pub const CONTROL_PORT: u16 = 2377;
 pub const FIRST_VNI: u32 = 4096;
 /// Ports given to `-p 80` without a published port, and to `-P`.
 pub const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+/// What the data plane has room for with each task.
+pub const MAX_NETWORKS_PER_SERVICE: usize = 8;
 /// The built-in network of services that name none.
 pub const INGRESS_NETWORK: &str = "ingress";

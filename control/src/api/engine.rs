@@ -1,7 +1,7 @@
 //! Everything that is not the cluster's: containers, images, volumes, exec. It goes to the node's container engine as it
 //! came, hijacked connections included, with the API version lowered to what that engine speaks.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -13,12 +13,15 @@ use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1, upgrade};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{io::copy_bidirectional, net::UnixStream};
+use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
 
 use super::{Api, ApiVersion, error::ApiError, serve::Asked};
 
 /// Largest body that is held in memory: the bodies of the cluster's own requests are far smaller.
 const MAX_BODY: usize = 4 << 20;
+
+/// For the engine to say what it is, and to answer what weft asks of its own. A client's requests take what they take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One connection to the engine, for one request and whatever it becomes.
 struct Engine {
@@ -28,6 +31,10 @@ struct Engine {
 
 impl Engine {
     async fn connect(socket: &Path) -> Result<Self, ApiError> {
+        timely(socket, PATIENCE, Self::connect_unbounded(socket)).await
+    }
+
+    async fn connect_unbounded(socket: &Path) -> Result<Self, ApiError> {
         let silent = |error: &dyn std::fmt::Display| {
             ApiError::Unavailable(format!("the container engine at {} does not answer: {error}", socket.display()))
         };
@@ -54,6 +61,20 @@ impl Engine {
             .await
             .map_err(|error| ApiError::Unavailable(format!("the container engine broke the connection: {error}")))
     }
+}
+
+/// What takes the engine longer is not waited for.
+async fn timely<T>(
+    socket: &Path,
+    patience: Duration,
+    asked: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    timeout(patience, asked).await.unwrap_or_else(|_| {
+        Err(ApiError::Unavailable(format!(
+            "the container engine at {} did not answer within {patience:?}: see whether it hangs",
+            socket.display()
+        )))
+    })
 }
 
 fn get(path: &str) -> Result<Request, axum::http::Error> {
@@ -122,6 +143,10 @@ pub(super) async fn networks(socket: &Path, filters: Option<&String>) -> Result<
 }
 
 async fn read(socket: &Path, path: &str) -> Result<Value, ApiError> {
+    timely(socket, PATIENCE, read_unbounded(socket, path)).await
+}
+
+async fn read_unbounded(socket: &Path, path: &str) -> Result<Value, ApiError> {
     let mut engine = Engine::connect(socket).await?;
     let request = get(path).map_err(|error| ApiError::Internal(error.to_string()))?;
     let response = engine.send(request).await?;
@@ -170,6 +195,17 @@ mod tests {
             let uri = versioned(&Uri::from_static("/containers/json?all=1"), asked, speaks).expect(path);
             assert_eq!(uri.to_string(), path);
         }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_hangs_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("engine.sock");
+        // It takes connections, and never answers.
+        let _hangs = tokio::net::UnixListener::bind(&socket).expect("a socket");
+        let asked = timely(&socket, Duration::from_millis(50), Engine::connect_unbounded(&socket)).await;
+        let Err(ApiError::Unavailable(said)) = asked.map(|_| ()) else { panic!("an answer") };
+        assert!(said.contains("did not answer within 50ms"), "{said}");
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub(super) async fn update(
         let state = api.state()?;
         let id = find::service(&state, &id)?.id.clone();
         if rollback {
-            Command::RollbackService { id, version }
+            Command::RollbackService { id, version, message: "manually requested rollback".to_owned() }
         } else {
             Command::UpdateService { id, version, spec: Box::new(read(&state, convert::parse(&body)?)?) }
         }

@@ -48,7 +48,7 @@ pub(super) fn advance<'a>(
     let failed: Vec<_> = progress.iter().filter_map(|p| p.failed.as_ref()).collect();
     let too_many = failed.len() as u64 * 1000 > roll.total as u64 * u64::from(config.max_failure_permille);
     if let Some(task) = failed.first().filter(|_| too_many && config.on_failure != FailureAction::Continue) {
-        commands.extend(fail(service, status, config, task, ctx));
+        commands.push(fail(service, status, config, task));
         return;
     }
     let on_the_way = progress.iter().filter(|p| p.failed.is_none() && p.on_the_way).count();
@@ -125,30 +125,17 @@ fn next_batch(
     }
 }
 
-fn fail(
-    service: &Service,
-    status: &UpdateStatus,
-    config: &UpdateConfig,
-    task: &TaskId,
-    ctx: &Context<'_>,
-) -> Vec<Command> {
+fn fail(service: &Service, status: &UpdateStatus, config: &UpdateConfig, task: &TaskId) -> Command {
     let because = format!("due to failure or early termination of task {task}");
-    let started_ms = status.started_ms;
+    let paused = |state, message| set_status(service, state, status.started_ms, None, message);
     if status.state == UpdateState::RollbackStarted {
-        return vec![set_status(
-            service,
-            UpdateState::RollbackPaused,
-            started_ms,
-            None,
-            format!("rollback paused {because}"),
-        )];
+        return paused(UpdateState::RollbackPaused, format!("rollback paused {because}"));
     }
     if config.on_failure == FailureAction::Rollback && service.previous.is_some() {
-        let back = Command::RollbackService { id: service.id.clone(), version: service.meta.version };
         let message = format!("update rolled back {because}");
-        return vec![back, set_status(service, UpdateState::RollbackStarted, ctx.now_ms, None, message)];
+        return Command::RollbackService { id: service.id.clone(), version: service.meta.version, message };
     }
-    vec![set_status(service, UpdateState::Paused, started_ms, None, format!("update paused {because}"))]
+    paused(UpdateState::Paused, format!("update paused {because}"))
 }
 
 fn complete(service: &Service, status: &UpdateStatus, ctx: &Context<'_>) -> Command {
@@ -167,5 +154,5 @@ fn set_status(
     message: String,
 ) -> Command {
     let status = UpdateStatus { state, started_ms, completed_ms, message };
-    Command::SetUpdateStatus { service: service.id.clone(), status }
+    Command::SetUpdateStatus { service: service.id.clone(), version: service.meta.version, status }
 }

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use openraft::{
     OptionalSend, RaftNetworkFactory, Snapshot, SnapshotMeta, Vote,
-    error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable},
+    error::{Fatal, PayloadTooLarge, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable},
     network::{Backoff, RPCOption, RaftNetwork},
     raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
 };
@@ -19,6 +19,9 @@ use crate::rpc::{
 
 /// Bytes of the table in one message of a snapshot.
 const SNAPSHOT_PART_BYTES: usize = 1 << 20;
+/// Of log entries in one message, unless a single one is larger: far below [`MAX_MESSAGE_BYTES`], and sent well within the
+/// time that one append has.
+const MAX_APPEND_BYTES: usize = 4 << 20;
 /// Largest snapshot accepted: a table of many thousand tasks is some megabytes.
 const MAX_SNAPSHOT_BYTES: usize = 1 << 30;
 /// Between tries to reach a voter that does not answer.
@@ -42,7 +45,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, voter: &Voter) -> Link {
-        Link { peers: self.peers.clone(), source: self.raft_id, target, voter: voter.clone() }
+        Link { peers: self.peers.clone(), source: self.raft_id, target, voter: voter.clone(), answers: true }
     }
 }
 
@@ -53,6 +56,8 @@ pub struct Link {
     source: u64,
     target: u64,
     voter: Voter,
+    /// The last append was answered.
+    answers: bool,
 }
 
 type CallError = RPCError<u64, Voter, RaftError<u64>>;
@@ -64,6 +69,19 @@ impl Link {
         Ok(QuorumClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// Logs when the voter falls silent, and when it is back; not each try in between, as openraft would.
+    fn note(&mut self, error: Option<&Unreachable>) {
+        if self.answers == error.is_none() {
+            return;
+        }
+        self.answers = error.is_none();
+        let Voter { node, rpc_addr } = &self.voter;
+        match error {
+            Some(error) => tracing::warn!(%node, %rpc_addr, %error, "a manager does not answer"),
+            None => tracing::info!(%node, %rpc_addr, "a manager answers again"),
+        }
     }
 
     fn request<T: Serialize>(&self, body: &T) -> Result<RaftRequest, Unreachable> {
@@ -85,14 +103,26 @@ fn answer<T: DeserializeOwned>(reply: Result<Response<RaftReply>, Status>) -> Re
     codec::decode(&reply.body).map_err(|e| unreachable(&e))
 }
 
+/// Where an append of so many bytes is too large, with how many entries it shall come again.
+fn too_large(entries: usize, bytes: usize) -> Option<u64> {
+    (entries > 1 && bytes > MAX_APPEND_BYTES).then_some(entries as u64 / 2)
+}
+
 impl RaftNetwork<TypeConfig> for Link {
     async fn append_entries(
         &mut self,
         append: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
-        let request = timed(self.request(&append)?, option.hard_ttl());
-        Ok(answer(self.client()?.append(request).await)?)
+        let request = self.request(&append)?;
+        if let Some(fewer) = too_large(append.entries.len(), request.body.len()) {
+            return Err(PayloadTooLarge::new_entries_hint(fewer).into());
+        }
+        // Within the softer limit: at the hard one this future is dropped, and nothing would be noted.
+        let request = timed(request, option.soft_ttl());
+        let reply = answer(self.client()?.append(request).await);
+        self.note(reply.as_ref().err());
+        Ok(reply?)
     }
 
     async fn vote(&mut self, vote: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
@@ -161,4 +191,22 @@ pub async fn receive_snapshot(
         bytes.extend_from_slice(&part.data);
     }
     Ok((header.vote, Snapshot { meta: header.meta, snapshot: Box::new(bytes) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_appends_are_halved_until_they_fit_or_cannot_be() {
+        let mut entries = 300;
+        let mut tries = 0;
+        // As of specs of a megabyte each.
+        while let Some(fewer) = too_large(entries, entries << 20) {
+            entries = usize::try_from(fewer).expect("a count");
+            tries += 1;
+        }
+        assert_eq!((entries, tries), (4, 6));
+        assert_eq!(too_large(1, MAX_APPEND_BYTES + 1), None);
+    }
 }

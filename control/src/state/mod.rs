@@ -66,7 +66,7 @@ pub(crate) fn execute(state: &mut State, command: Command) -> Result<Applied, Re
         Command::RemoveNetwork { id } => networks::remove(state, &id),
         Command::CreateService { id, spec } => services::create(state, id, *spec),
         Command::UpdateService { id, version, spec } => services::update(state, &id, version, *spec),
-        Command::RollbackService { id, version } => services::roll_back(state, &id, version),
+        Command::RollbackService { id, version, message } => services::roll_back(state, &id, version, message),
         Command::RemoveService { id } => services::remove(state, &id),
 
         Command::SetNodeStatus { id, status, message } => nodes::set_status(state, &id, status, message),
@@ -82,7 +82,9 @@ pub(crate) fn execute(state: &mut State, command: Command) -> Result<Applied, Re
         Command::OrphanTask { id } => tasks::orphan(state, &id),
         Command::ForgetTask { id } => tasks::forget(state, &id),
         Command::ForgetService { id } => services::forget(state, &id),
-        Command::SetUpdateStatus { service, status } => services::set_update_status(state, &service, status),
+        Command::SetUpdateStatus { service, version, status } => {
+            services::set_update_status(state, &service, version, status)
+        }
         Command::ReleaseAddresses { acked_index } => addresses::release(state, acked_index),
 
         Command::ReportTasks { node, tasks } => tasks::report(state, &node, tasks),

@@ -1,7 +1,7 @@
 //! Services: what users may ask for, the networks, VIPs and ports that follow from it.
 
 use weft_model::{
-    Applied, MeshServiceId, NetworkId, Rejection, ServiceId, State,
+    Applied, MAX_NETWORKS_PER_SERVICE, MeshServiceId, NetworkId, Rejection, ServiceId, State,
     command::ObjectKind,
     spec::{EndpointMode, NetworkAttachment, ServiceMode, ServiceSpec},
     state::{Network, Service, ServiceEndpoint, UpdateState, UpdateStatus},
@@ -57,18 +57,19 @@ pub(super) fn update(state: &mut State, id: &ServiceId, version: u64, spec: Serv
     change(state, id, spec, None)
 }
 
-pub(super) fn roll_back(state: &mut State, id: &ServiceId, version: u64) -> Result<Applied, Rejection> {
+pub(super) fn roll_back(
+    state: &mut State,
+    id: &ServiceId,
+    version: u64,
+    message: String,
+) -> Result<Applied, Rejection> {
     let current = visible(state, id)?;
     check_version(ObjectKind::Service, id, current.meta, version)?;
     let Some(previous) = current.previous.clone() else {
         return Err(Rejection::NothingToRollBack { id: id.to_string() });
     };
-    let status = UpdateStatus {
-        state: UpdateState::RollbackStarted,
-        started_ms: state.now_ms,
-        completed_ms: None,
-        message: "manually requested rollback".to_owned(),
-    };
+    let status =
+        UpdateStatus { state: UpdateState::RollbackStarted, started_ms: state.now_ms, completed_ms: None, message };
     change(state, id, previous, Some(status))
 }
 
@@ -130,8 +131,15 @@ pub(super) fn forget(state: &mut State, id: &ServiceId) -> Result<Applied, Rejec
     Ok(Applied::Done)
 }
 
-pub(super) fn set_update_status(state: &mut State, id: &ServiceId, status: UpdateStatus) -> Result<Applied, Rejection> {
-    service_of(state, id)?.update = Some(status);
+pub(super) fn set_update_status(
+    state: &mut State,
+    id: &ServiceId,
+    version: u64,
+    status: UpdateStatus,
+) -> Result<Applied, Rejection> {
+    let service = service_of(state, id)?;
+    check_version(ObjectKind::Service, id, service.meta, version)?;
+    service.update = Some(status);
     Ok(Applied::Done)
 }
 
@@ -195,6 +203,12 @@ fn wanted<'a>(spec: &'a ServiceSpec, state: &'a State) -> impl Iterator<Item = &
 
 /// Refuses networks that do not exist, are named twice, are not for services to name, or overlap.
 fn check_networks(state: &State, attachments: &[NetworkAttachment]) -> Result<(), Rejection> {
+    if attachments.len() > MAX_NETWORKS_PER_SERVICE {
+        return Err(Rejection::Invalid(format!(
+            "a service can be on {MAX_NETWORKS_PER_SERVICE} networks at most, and this one names {}",
+            attachments.len()
+        )));
+    }
     for (nth, attachment) in attachments.iter().enumerate() {
         let network = network_of(state, &attachment.network)?;
         let name = &network.spec.name;

@@ -1,12 +1,19 @@
 //! How the story is told: headings, commands with what they print, and clients that ask all the while.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, Load, Task, contract, dns::RecordType};
+use weft_lab::{CLIENT, Lab, Load, Task, contract, dns::RecordType, try_eventually};
 
 use super::PORT;
 use crate::ui::Ui;
+
+/// For a daemon that is back to serve names again.
+const NAMES_ARE_BACK: Duration = Duration::from_secs(5);
 
 pub(super) fn chapter(title: &str) {
     println!("\n{title}");
@@ -66,10 +73,12 @@ pub(super) fn probe(ui: &Ui, lab: &Lab, name: &str, networks: &[&str]) -> Result
     tasks.into_iter().next().context("one task")
 }
 
-/// Where a task finds the service of the story, by its name.
-pub(super) fn vip(lab: &Lab, task: &Task, service: &str) -> Result<std::net::IpAddr> {
-    let answer = lab.ask(task, service, RecordType::A)?;
-    answer.addrs().first().copied().with_context(|| format!("{service} has no address: {answer:?}"))
+/// Where a task finds a service, by its name. Names may pause while a daemon is away, and until it serves them again.
+pub(super) fn vip(lab: &Lab, task: &Task, service: &str) -> Result<IpAddr> {
+    try_eventually(NAMES_ARE_BACK, &format!("{} finds {service}", task.service), || {
+        let answer = lab.ask(task, service, RecordType::A).map_err(|error| format!("{error:#}"))?;
+        answer.addrs().first().copied().ok_or_else(|| format!("{service} has no address: {answer:?}"))
+    })
 }
 
 /// Runs `action` while clients open new connections: one from outside to every node, one from a task to the VIP. How many

@@ -130,7 +130,11 @@ impl Story {
             Event::RollBack { service } => {
                 let service = &sim.state().services[&self.services[service]];
                 if service.previous.is_some() {
-                    sim.ask(Command::RollbackService { id: service.id.clone(), version: service.meta.version });
+                    sim.ask(Command::RollbackService {
+                        id: service.id.clone(),
+                        version: service.meta.version,
+                        message: String::new(),
+                    });
                 }
             }
             Event::Drain { node } => self.availability(node, Availability::Drain),

@@ -236,7 +236,7 @@ fn a_user_may_roll_back() {
     sim.table.update(&service, |spec| spec.task.container.image = "two".to_owned()).unwrap();
     roll(&mut sim, &service, 1);
     let version = sim.state().services[&service].meta.version;
-    sim.ask(Command::RollbackService { id: service.clone(), version });
+    sim.ask(Command::RollbackService { id: service.clone(), version, message: "asked".to_owned() });
     sim.run_until("the rollback to end", |sim| {
         sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
     });

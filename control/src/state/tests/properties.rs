@@ -67,7 +67,7 @@ fn command(table: &mut Table, (what, which, other, number): Draw) -> Command {
             spec.mode = ServiceMode::Replicated { replicas: number };
             Command::UpdateService { id: service, version, spec: Box::new(spec) }
         }
-        5 => Command::RollbackService { id: service, version },
+        5 => Command::RollbackService { id: service, version, message: String::new() },
         6 if number == 0 => Command::RemoveService { id: service },
         6 => Command::ForgetService { id: service },
         7 | 8 => Command::CreateTask {

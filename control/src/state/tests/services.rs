@@ -1,9 +1,9 @@
 //! Services: names, ports, addresses, versions, and their end.
 
 use weft_model::{
-    Command, Rejection, ServiceId,
+    Command, MAX_NETWORKS_PER_SERVICE, Rejection, ServiceId,
     spec::{EndpointMode, PortSpec, Protocol, Role, ServiceMode, ServiceSpec},
-    state::UpdateState,
+    state::{UpdateState, UpdateStatus},
 };
 
 use super::{check_refused, text};
@@ -236,8 +236,11 @@ fn specs_that_cannot_work_are_refused() {
 fn a_rollback_swaps_the_specs() {
     let mut table = Table::new();
     let id = table.service(service_spec("web", 1, &[])).unwrap();
-    let back =
-        |table: &Table| Command::RollbackService { id: id.clone(), version: table.state.services[&id].meta.version };
+    let back = |table: &Table| Command::RollbackService {
+        id: id.clone(),
+        version: table.state.services[&id].meta.version,
+        message: "asked".to_owned(),
+    };
     let command = back(&table);
     check_refused(&mut table, command, &format!("service {id} has no earlier spec to roll back to"));
     table.update(&id, |spec| spec.task.force_update = 1).unwrap();
@@ -248,7 +251,35 @@ fn a_rollback_swaps_the_specs() {
     assert_eq!(service.spec.task.force_update, 0);
     assert_eq!(service.previous.as_ref().unwrap().task.force_update, 1);
     let update = service.update.as_ref().unwrap();
-    assert_eq!((update.state, update.message.as_str()), (UpdateState::RollbackStarted, "manually requested rollback"));
+    assert_eq!((update.state, update.message.as_str()), (UpdateState::RollbackStarted, "asked"));
+}
+
+#[test]
+fn a_status_of_an_earlier_spec_is_refused() {
+    let mut table = Table::new();
+    let id = table.service(service_spec("web", 1, &[])).unwrap();
+    let seen = table.state.services[&id].meta.version;
+    table.update(&id, |spec| spec.task.force_update = 1).unwrap();
+    let message = "update completed".to_owned();
+    let status = UpdateStatus { state: UpdateState::Completed, started_ms: 0, completed_ms: Some(1), message };
+    let command = |version| Command::SetUpdateStatus { service: id.clone(), version, status: status.clone() };
+    let refused = table.apply(command(seen)).unwrap_err();
+    assert!(matches!(refused, Rejection::OutOfSequence { given, .. } if given == seen), "{refused}");
+    assert_eq!(table.state.services[&id].update, None);
+    let now = table.state.services[&id].meta.version;
+    table.ok(command(now));
+    assert_eq!(table.state.services[&id].update.as_ref(), Some(&status));
+}
+
+#[test]
+fn a_service_is_on_as_many_networks_as_fit_the_data_plane() {
+    let mut table = Table::new();
+    let names: Vec<String> = (0..=MAX_NETWORKS_PER_SERVICE).map(|n| format!("net{n}")).collect();
+    let networks: Vec<_> = names.iter().map(|name| table.network(network_spec(name)).unwrap()).collect();
+    let refs: Vec<_> = networks.iter().collect();
+    table.service(service_spec("fits", 1, &refs[..MAX_NETWORKS_PER_SERVICE])).unwrap();
+    let refused = table.service(service_spec("many", 1, &refs)).unwrap_err();
+    assert_eq!(refused.to_string(), "a service can be on 8 networks at most, and this one names 9");
 }
 
 #[test]

@@ -48,7 +48,10 @@ pub(super) fn observe(state: &State, book: &Book, logged: &Logged, steady_ms: u6
             continue;
         }
         if let Some(heard) = heard {
-            if node.status != NodeStatus::Ready {
+            observed.commands.extend(reported(state, &node.id, &heard.report, logged));
+            // Tasks are placed by what a node says of itself: before it has, none can be.
+            let described = node.description.is_some() || heard.report.description.is_some();
+            if node.status != NodeStatus::Ready && described {
                 let ready = NodeStatus::Ready;
                 observed.commands.push(Command::SetNodeStatus {
                     id: node.id.clone(),
@@ -56,7 +59,6 @@ pub(super) fn observe(state: &State, book: &Book, logged: &Logged, steady_ms: u6
                     message: String::new(),
                 });
             }
-            observed.commands.extend(reported(state, &node.id, &heard.report, logged));
         }
         if heard.is_some() || node.status != NodeStatus::Down {
             let wake = observed.wake_at_ms.get_or_insert(missing_at_ms);

@@ -64,6 +64,19 @@ fn a_node_that_was_never_heard_gets_one_full_period() {
 }
 
 #[test]
+fn a_node_is_ready_once_it_has_said_what_it_is() {
+    let mut table = Table::new();
+    let join = table.joining("n2", Role::Worker);
+    let n2 = join.id.clone();
+    table.ok(Command::JoinNode(Box::new(join)));
+    let silent = heard(0, &[(&n2, NodeReport::default())]);
+    assert_eq!(status(&observe(&table.state, &silent, &Logged::default(), 1).commands), []);
+    let said = NodeReport { description: Some(description(&[])), ..NodeReport::default() };
+    let now = observe(&table.state, &heard(0, &[(&n2, said)]), &Logged::default(), 1);
+    assert_eq!(status(&now.commands), [(n2, NodeStatus::Ready)]);
+}
+
+#[test]
 fn a_node_that_is_heard_is_ready_and_down_when_it_falls_silent() {
     let mut table = Table::new();
     let n1 = table.first_node();

@@ -269,7 +269,7 @@ async fn agent(mut plans: watch::Receiver<Option<Arc<NodePlan>>>, reports: watch
         let plan = plans.borrow_and_update().clone();
         let report = plan.map_or_else(NodeReport::default, |plan| NodeReport {
             acked: plan.generation,
-            description: None,
+            description: Some(crate::fixture::description(&[])),
             tasks: plan.tasks.iter().map(|task| (task.id.clone(), status(task.desired))).collect(),
         });
         reports.send_replace(report);
