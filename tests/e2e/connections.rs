@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use weft_lab::{CLIENT, Lab, Task, contract, dns::RecordType, eventually, http, process};
 
 use crate::{
-    fixtures::{HTTP, WHOAMI, at_once, service, task_of},
+    fixtures::{HTTP, SOON, WHOAMI, all_answer, all_answer_within, at_once, service, task_of},
     mesh,
 };
 
@@ -104,6 +104,8 @@ pub(crate) fn connections_to_a_dead_task_end_and_others_go_on(lab: &Lab) -> Resu
         }
         Ok(all)
     };
+    all_answer(CLIENT, &lab.published(8095), &tasks, SOON);
+    all_answer_within(&lab.task_namespace(&probe)?, "the probe", &vips, &tasks, SOON);
     // What reaches it through every address, by TCP and by UDP.
     let published = lab.within(CLIENT, || open("the client", &lab.published(8095)))??;
     let east_west = lab.within_task(&probe, || open("the probe", &vips))??;

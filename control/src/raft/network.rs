@@ -1,6 +1,11 @@
 //! openraft's requests as calls of the node RPC.
 
-use std::{future::Future, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use openraft::{
     OptionalSend, RaftNetworkFactory, Snapshot, SnapshotMeta, Vote,
@@ -10,6 +15,7 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tonic::{Code, Request, Response, Status, transport::Channel};
+use weft_model::NodeId;
 
 use super::{TypeConfig, Voter};
 use crate::rpc::{
@@ -27,17 +33,21 @@ const MAX_SNAPSHOT_BYTES: usize = 1 << 30;
 /// Between tries to reach a voter that does not answer.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// The managers that did not answer the last append. openraft makes links anew all the time: they share it.
+type Silent = Arc<Mutex<BTreeSet<NodeId>>>;
+
 /// Makes connections to other voters.
 #[derive(Debug, Clone)]
 pub struct Network {
     peers: Peers,
     raft_id: u64,
+    silent: Silent,
 }
 
 impl Network {
     /// For the voter `raft_id`.
     pub fn new(peers: Peers, raft_id: u64) -> Self {
-        Self { peers, raft_id }
+        Self { peers, raft_id, silent: Silent::default() }
     }
 }
 
@@ -45,7 +55,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, voter: &Voter) -> Link {
-        Link { peers: self.peers.clone(), source: self.raft_id, target, voter: voter.clone(), answers: true }
+        Link {
+            peers: self.peers.clone(),
+            source: self.raft_id,
+            target,
+            voter: voter.clone(),
+            silent: self.silent.clone(),
+        }
     }
 }
 
@@ -56,8 +72,7 @@ pub struct Link {
     source: u64,
     target: u64,
     voter: Voter,
-    /// The last append was answered.
-    answers: bool,
+    silent: Silent,
 }
 
 type CallError = RPCError<u64, Voter, RaftError<u64>>;
@@ -72,15 +87,15 @@ impl Link {
     }
 
     /// Logs when the voter falls silent, and when it is back; not each try in between, as openraft would.
-    fn note(&mut self, error: Option<&Unreachable>) {
-        if self.answers == error.is_none() {
-            return;
-        }
-        self.answers = error.is_none();
+    fn note(&self, error: Option<&Unreachable>) {
         let Voter { node, rpc_addr } = &self.voter;
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         match error {
-            Some(error) => tracing::warn!(%node, %rpc_addr, %error, "a manager does not answer"),
-            None => tracing::info!(%node, %rpc_addr, "a manager answers again"),
+            Some(error) if silent.insert(node.clone()) => {
+                tracing::warn!(%node, %rpc_addr, %error, "a manager does not answer");
+            }
+            None if silent.remove(node) => tracing::info!(%node, %rpc_addr, "a manager answers again"),
+            _ => {}
         }
     }
 
