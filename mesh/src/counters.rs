@@ -1,40 +1,29 @@
-//! What the kernel counted, summed over all CPUs. Counters start at zero when a service or backend is first seen and
-//! survive the daemon.
+//! What the kernel counted, summed over all CPUs.
 
 use std::collections::BTreeMap;
 
-use weft_ebpf_common::{DropReason, Traffic};
-use weft_model::{BackendId, MeshServiceId};
+use weft_ebpf_common::DropReason;
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Flows by this node's choice; packets and bytes of its services' backends together.
-    pub services: BTreeMap<MeshServiceId, ServiceCount>,
-    /// Flows that this node gave each; packets and bytes that passed this node towards it.
-    pub backends: BTreeMap<BackendId, ServiceCount>,
-    /// Every reason, in a fixed order.
-    pub drops: Vec<DropCount>,
+/// Packets that were not let through, by reason, since the maps were made: they survive the daemon.
+pub(crate) type Drops = BTreeMap<DropReason, u64>;
+
+/// What was not let through between two counts, by reason as users know it; reasons without a packet are left out.
+pub(crate) fn dropped(before: &Drops, now: &Drops) -> BTreeMap<&'static str, u64> {
+    now.iter()
+        .map(|(reason, count)| (reason.name(), count.saturating_sub(before.get(reason).copied().unwrap_or_default())))
+        .filter(|(_, packets)| *packets > 0)
+        .collect()
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ServiceCount {
-    pub flows: u64,
-    pub packets: u64,
-    pub bytes: u64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DropCount {
-    pub reason: DropReason,
-    pub packets: u64,
-}
-
-impl ServiceCount {
-    pub(crate) fn sum<'a>(per_cpu: impl IntoIterator<Item = &'a Traffic>) -> Self {
-        per_cpu.into_iter().fold(Self::default(), |sum, cpu| Self {
-            flows: sum.flows + cpu.flows,
-            packets: sum.packets + cpu.packets,
-            bytes: sum.bytes + cpu.bytes,
-        })
+    #[test]
+    fn only_what_was_dropped_since_is_told() {
+        let count = |no_task, spoofed| Drops::from([(DropReason::NoTask, no_task), (DropReason::Spoofed, spoofed)]);
+        assert_eq!(dropped(&count(3, 1), &count(5, 1)), BTreeMap::from([("no-task", 2)]));
+        assert_eq!(dropped(&Drops::new(), &count(0, 4)), BTreeMap::from([("spoofed", 4)]));
+        assert!(dropped(&count(3, 1), &count(3, 1)).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnetwork::IpNetwork;
@@ -21,12 +21,23 @@ use crate::{
     tables::{Prefix, Tables, addr, host_addr, mask, net_addr},
 };
 
+// What the plan and the programs both know by heart.
+const _: () = {
+    assert!(weft_model::TUNNEL_PORT == weft_ebpf_common::TUNNEL_PORT);
+    assert!(weft_model::CONTROL_PORT == weft_ebpf_common::CONTROL_PORT);
+    assert!(*weft_model::EGRESS_PORTS.start() == weft_ebpf_common::EGRESS_FIRST_PORT);
+    assert!(*weft_model::EGRESS_PORTS.end() == u16::MAX);
+    assert!(weft_model::FIRST_VNI == weft_ebpf_common::FIRST_NETWORK_VNI);
+    assert!(weft_model::MAX_NETWORKS_PER_SERVICE == MAX_NETS_PER_TASK);
+    assert!(matches!(weft_model::Mac::ROUTER.0, weft_ebpf_common::ROUTER_MAC));
+};
+
 /// Presence is all that the value of a set's entry says.
 const PRESENT: u32 = 1;
 
 /// What the kernel shall hold. Whatever the plan names and this node does not have yet (a task without its link, a node
 /// without an address) is left out: nothing may point at what is not there.
-pub fn desired(plan: &NodePlan, facts: &LocalFacts) -> Tables {
+pub(crate) fn desired(plan: &NodePlan, facts: &LocalFacts) -> Tables {
     let known = Known::new(plan, facts);
     let mut tables = Tables {
         config: config(plan, facts),
@@ -111,15 +122,30 @@ fn advertised(in_cluster: IpAddr, facts: &LocalFacts, family: fn(&IpAddr) -> boo
 
 fn own_addresses(facts: &LocalFacts, tables: &mut Tables) {
     for route in &facts.routes {
-        let value = Route { source: addr(route.source), ifindex: route.ifindex };
+        let value = if facts.uplinks.iter().any(|uplink| uplink.ifindex == route.ifindex) {
+            Route { source: addr(route.source), ifindex: route.ifindex }
+        } else if route.destination.prefix() == 0 {
+            // None is wider.
+            continue;
+        } else {
+            nowhere(route.destination)
+        };
         tables.routes.insert(Prefix::of_host(route.destination), value);
     }
-    for ip in facts.uplinks.iter().flat_map(|uplink| &uplink.addresses) {
+    let of_uplinks = facts.uplinks.iter().flat_map(|uplink| &uplink.addresses);
+    for ip in of_uplinks.chain(&facts.addresses) {
         tables.own.insert(host_addr(*ip), PRESENT);
         // What tasks send to the node itself goes up its stack.
         let value = Route { source: addr(*ip), ifindex: LOOPBACK_IFINDEX };
         tables.routes.insert(Prefix::of_host(IpNetwork::from(*ip)), value);
     }
+}
+
+/// A route that no packet can take, for its source is of the other family. It must be there: without it a wider route
+/// would match, and packets for a private link would leave by a public one.
+fn nowhere(destination: IpNetwork) -> Route {
+    let other_family = if destination.is_ipv4() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    Route { source: addr(other_family), ifindex: 0 }
 }
 
 fn port_entry(port: u16, protocol: Protocol, target: u16, service: u32) -> (PortKey, PortTarget) {

@@ -11,11 +11,11 @@ use crate::tables::{Prefix, Tables};
 
 /// What must happen to one map.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change<K, V> {
+pub(crate) struct Change<K, V> {
     /// Entries to write, new or over another value.
-    pub put: Vec<(K, V)>,
+    pub(crate) put: Vec<(K, V)>,
     /// Entries to take away.
-    pub del: Vec<K>,
+    pub(crate) del: Vec<K>,
 }
 
 impl<K: Ord + Copy, V: PartialEq + Copy> Change<K, V> {
@@ -26,12 +26,8 @@ impl<K: Ord + Copy, V: PartialEq + Copy> Change<K, V> {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.put.len() + self.del.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -46,26 +42,26 @@ impl<K: Ord + Copy> Change<K, ()> {
 
 /// What must happen to all maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changes {
-    pub config: Option<Config>,
-    pub own: Change<NetAddr, u32>,
-    pub ports: Change<PortKey, PortTarget>,
-    pub vips: Change<NetAddr, u32>,
-    pub services: Change<u32, Service>,
-    pub slots: Change<SlotKey, u64>,
-    pub backends: Change<u64, Backend>,
-    pub endpoints: Change<u32, Endpoint>,
-    pub forward: Change<NetAddr, Forward>,
-    pub nodes: Change<NetAddr, u32>,
-    pub routes: Change<Prefix, Route>,
-    pub netns: Change<u64, Nets>,
-    pub counted_services: Change<u32, ()>,
-    pub counted_backends: Change<u64, ()>,
+pub(crate) struct Changes {
+    pub(crate) config: Option<Config>,
+    pub(crate) own: Change<NetAddr, u32>,
+    pub(crate) ports: Change<PortKey, PortTarget>,
+    pub(crate) vips: Change<NetAddr, u32>,
+    pub(crate) services: Change<u32, Service>,
+    pub(crate) slots: Change<SlotKey, u64>,
+    pub(crate) backends: Change<u64, Backend>,
+    pub(crate) endpoints: Change<u32, Endpoint>,
+    pub(crate) forward: Change<NetAddr, Forward>,
+    pub(crate) nodes: Change<NetAddr, u32>,
+    pub(crate) routes: Change<Prefix, Route>,
+    pub(crate) netns: Change<u64, Nets>,
+    pub(crate) counted_services: Change<u32, ()>,
+    pub(crate) counted_backends: Change<u64, ()>,
 }
 
 impl Changes {
     /// Number of map entries that change.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         usize::from(self.config.is_some())
             + self.own.len()
             + self.ports.len()
@@ -81,14 +77,10 @@ impl Changes {
             + self.counted_services.len()
             + self.counted_backends.len()
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// What turns `actual` into `desired`.
-pub fn diff(desired: &Tables, actual: &Tables) -> Changes {
+pub(crate) fn diff(desired: &Tables, actual: &Tables) -> Changes {
     Changes {
         config: (desired.config != actual.config).then_some(desired.config),
         own: Change::between(&desired.own, &actual.own),
@@ -128,7 +120,7 @@ mod tests {
     #[test]
     fn equal_tables_need_no_change() {
         let same = tables(&[(1, 1), (2, 1)], &[3]);
-        assert!(diff(&same, &same).is_empty());
+        assert_eq!(diff(&same, &same).len(), 0);
     }
 
     #[test]

@@ -14,10 +14,14 @@ pub struct LocalFacts {
     pub tunnel_ifindex: u32,
     /// MTU of the tasks' links: the largest IP packet that the tunnel carries whole.
     pub task_mtu: u32,
-    /// Every Ethernet link with a global address but weft's own.
+    /// Every Ethernet link with a global address but weft's own. Not those without Ethernet (WireGuard, tun, ppp): the
+    /// programs read frames.
     pub uplinks: Vec<Uplink>,
+    /// Every address that the node answers others on: those of the uplinks, of all other links, and of lo.
+    pub addresses: Vec<IpAddr>,
     /// The main routing table: where packets of tasks to the outside leave, and with which address. The node's own
-    /// addresses need not be in it.
+    /// addresses need not be in it. One that leads out of a link which is no uplink leads nowhere for tasks: no program
+    /// could hand them the answers.
     pub routes: Vec<HostRoute>,
     /// The veths of this node's tasks.
     pub endpoints: Vec<LocalEndpoint>,

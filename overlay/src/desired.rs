@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use weft_model::{DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni, plan::AttachmentPlan};
+use weft_model::{DualAddr, EGRESS_PORTS, Mac, NetworkId, NodePlan, TaskId, Vni, plan::AttachmentPlan};
 
 use crate::name;
 
@@ -24,8 +24,6 @@ const DEFAULT_UNDERLAY_MTU: u32 = 1500;
 /// Of the tunnel device: never what limits a packet. The mesh looks to the lengths, and clients of published ports send
 /// what fits their own links.
 const TUNNEL_MTU: u32 = 65_000;
-/// Source ports of the mesh's egress translation: sockets of the node itself must not draw them at random.
-const EGRESS_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 
 /// What shall be in one network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -245,7 +243,8 @@ impl Wanted {
     }
 }
 
-/// The node's reserved ports with the mesh's among them; `None` where its sockets draw from lower ones anyway, or the
+/// The node's reserved ports with those of egress translation among them, for the node's own sockets must not draw them
+/// at random; `None` where its sockets draw from lower ones anyway, or the
 /// mesh's are reserved already.
 fn with_egress_ports(settings: &NodeSettings) -> Option<String> {
     let last = settings.local_ports.split_whitespace().nth(1)?.parse::<u16>().ok()?;

@@ -5,21 +5,24 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnetwork::IpNetwork;
 use weft_model::Mac;
 
-use crate::{found::Found, name};
+use crate::{
+    found::{Found, FoundLink},
+    name,
+};
 
 /// What the kernel says of the node's own network namespace, weft's links left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Every link with a global address but lo, in the order of their names.
+    /// Every link with a global address but lo, in the order of their names. Some carry no Ethernet: a program for
+    /// frames has no business on them.
     pub uplinks: Vec<Uplink>,
-    /// The global addresses of all links, lo too, sorted: those that the node answers on.
+    /// The global addresses of all links, lo too, sorted: those that the node answers others on. Addresses that mean
+    /// this very node to everybody (127.0.0.0/8 and ::1) are not among them, whatever scope they were given.
     pub addresses: Vec<IpAddr>,
     /// Destinations of its routes but the default ones, sorted: no network may overlap them.
     pub routes: Vec<IpNetwork>,
     /// Where packets to the outside leave, default routes included; of several to one destination the preferred one.
     pub ways: Vec<Way>,
-    /// Of lo: where the node talks to itself.
-    pub loopback_ifindex: u32,
     /// Of the node's network namespace.
     pub netns_cookie: u64,
 }
@@ -37,10 +40,8 @@ pub struct Way {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
     pub ifindex: u32,
-    pub name: String,
     /// `None` where the link has no Ethernet addresses.
     pub mac: Option<Mac>,
-    pub mtu: u32,
     /// Global ones, sorted, with the length of their prefix.
     pub addresses: Vec<IpNetwork>,
 }
@@ -49,16 +50,12 @@ pub struct Uplink {
 pub(crate) fn facts(node: &Found, netns_cookie: u64) -> NodeFacts {
     let others = || node.links.iter().filter(|(name, _)| !name::is_ours(name));
     let uplinks: Vec<Uplink> = others()
-        .filter(|(_, link)| !link.loopback && !link.addresses.is_empty())
-        .map(|(name, link)| Uplink {
-            ifindex: link.index,
-            name: name.clone(),
-            mac: link.mac,
-            mtu: link.mtu,
-            addresses: link.addresses.iter().copied().collect(),
-        })
+        .filter(|(_, link)| !link.loopback)
+        .map(|(_, link)| Uplink { ifindex: link.index, mac: link.mac, addresses: reachable(link).collect() })
+        .filter(|uplink| !uplink.addresses.is_empty())
         .collect();
-    let mut addresses: Vec<IpAddr> = others().flat_map(|(_, link)| &link.addresses).map(IpNetwork::ip).collect();
+    let mut addresses: Vec<IpAddr> =
+        others().flat_map(|(_, link)| reachable(link)).map(|address| address.ip()).collect();
     addresses.sort_unstable();
     addresses.dedup();
     let ours = |index: u32| node.link_at(index).is_some_and(|(name, _)| name::is_ours(name));
@@ -72,8 +69,12 @@ pub(crate) fn facts(node: &Found, netns_cookie: u64) -> NodeFacts {
     routes.sort_unstable();
     routes.dedup();
     let ways = ways(node, &uplinks);
-    let loopback_ifindex = node.links.values().find(|link| link.loopback).map_or(0, |link| link.index);
-    NodeFacts { uplinks, addresses, routes, ways, loopback_ifindex, netns_cookie }
+    NodeFacts { uplinks, addresses, routes, ways, netns_cookie }
+}
+
+/// Addresses at which others can reach the node.
+fn reachable(link: &FoundLink) -> impl Iterator<Item = IpNetwork> {
+    link.addresses.iter().copied().filter(|address| !address.ip().is_loopback())
 }
 
 fn ways(node: &Found, uplinks: &[Uplink]) -> Vec<Way> {
@@ -103,7 +104,7 @@ fn is_link_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::found::{FoundLink, FoundRoute};
+    use crate::found::FoundRoute;
 
     fn link(index: u32, addresses: &[&str]) -> FoundLink {
         FoundLink {
@@ -128,9 +129,10 @@ mod tests {
     fn uplinks_are_foreign_links_with_a_global_address() {
         let found = Found {
             links: [
-                ("lo".to_owned(), FoundLink { loopback: true, ..link(1, &["198.51.100.7/32"]) }),
+                ("lo".to_owned(), FoundLink { loopback: true, ..link(1, &["127.0.0.2/8", "198.51.100.7/32"]) }),
                 ("eth0".to_owned(), link(2, &["192.0.2.1/24", "192.0.2.7/24", "2001:db8::1/64"])),
                 ("eth1".to_owned(), link(3, &[])),
+                ("dummy0".to_owned(), link(6, &["127.9.0.1/32"])),
                 (name::TUNNEL.to_owned(), link(4, &["192.0.2.9/24"])),
                 ("wvabcdefghijk-0".to_owned(), link(5, &["192.0.2.8/24"])),
             ]
@@ -149,7 +151,7 @@ mod tests {
             ..Found::default()
         };
         let facts = facts(&found, 7);
-        assert_eq!(facts.uplinks.iter().map(|u| u.name.as_str()).collect::<Vec<_>>(), ["eth0"]);
+        assert_eq!(facts.uplinks.iter().map(|uplink| uplink.ifindex).collect::<Vec<_>>(), [2]);
         assert_eq!(
             facts.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["192.0.2.1", "192.0.2.7", "198.51.100.7", "2001:db8::1"]
@@ -172,6 +174,6 @@ mod tests {
                 way("2001:db8::/64", "2001:db8::1"),
             ]
         );
-        assert_eq!((facts.loopback_ifindex, facts.netns_cookie), (1, 7));
+        assert_eq!(facts.netns_cookie, 7);
     }
 }

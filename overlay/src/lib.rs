@@ -11,12 +11,14 @@
 //! - `name`: the names and aliases of links that are weft's (pure);
 //! - `desired`: [`weft_model::NodePlan`] and sandboxes → the links that shall be (pure);
 //! - `diff`: those and what the kernel holds → operations (pure);
+//! - `endpoint`: what tasks are reached by (pure);
 //! - `kernel`: netlink sockets, sysctls; the only place that knows errno;
 //! - [`netns`]: running code inside another network namespace;
 //! - `overlay`: the shell that puts them together.
 
 mod desired;
 mod diff;
+mod endpoint;
 pub mod facts;
 mod found;
 mod kernel;
@@ -24,7 +26,8 @@ mod name;
 pub mod netns;
 mod overlay;
 
+pub use endpoint::Endpoint;
 pub use facts::{NodeFacts, Uplink, Way};
 pub use kernel::KernelError;
 pub use netns::NetnsError;
-pub use overlay::{Endpoint, Overlay, OverlayError, OverlayState};
+pub use overlay::{Overlay, OverlayError, OverlayState};

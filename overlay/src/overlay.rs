@@ -5,6 +5,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
+    iter,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,11 +17,12 @@ use tokio::{
     task::JoinHandle,
 };
 use tracing::{debug, warn};
-use weft_model::{DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni};
+use weft_model::{NodePlan, TaskId};
 
 use crate::{
     desired::{self, Desired, NodeSettings, Underlay},
     diff::{self, Op, Ops, TaskOps},
+    endpoint::{self, Endpoint},
     facts::{self, NodeFacts},
     found::Found,
     kernel::{self, KernelError, netlink::Netlink, watch::Watch},
@@ -39,18 +42,26 @@ const PROBE_MTU: u32 = 1280;
 pub enum OverlayError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("cannot read the cookie of a network namespace: {0} (weft needs Linux 5.14 or later)")]
+    #[error("cannot read the cookie of a network namespace (weft needs Linux 5.14 or later)")]
     Cookie(#[source] std::io::Error),
     #[error(
         "links do not stay as weft sets them (left to do: {0}): something else on this node sets them too, such as systemd-networkd, a firewall or a tuning service; stop it from managing weft-tun, wv* and lo"
     )]
     Unsettled(String),
-    #[error("cannot remove all links of weft: {}", join(.0))]
+    #[error("cannot remove all links of weft: {}", join(&.0.iter().map(chain).collect::<Vec<_>>()))]
     Teardown(Vec<KernelError>),
 }
 
 fn join(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// An error with its causes, which are no part of its own text.
+fn chain<E: Error>(error: &E) -> String {
+    iter::successors(Some(error as &dyn Error), |&error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 fn unsettled(left: &[Op]) -> OverlayError {
@@ -66,23 +77,9 @@ pub struct OverlayState {
     /// Every link of a task, its tasks in the order of their ids, its links in their own.
     pub endpoints: Vec<Endpoint>,
     pub facts: NodeFacts,
-    /// The tasks whose links are not as they shall be: their sandbox is gone or does not obey. They have no endpoint.
+    /// The tasks whose links are not as they shall be: their sandbox is gone or does not obey. Of their endpoints only
+    /// those are left that were in order before and whose links are still the same.
     pub faults: BTreeMap<TaskId, OverlayError>,
-}
-
-/// One link of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    pub task: TaskId,
-    pub network: NetworkId,
-    pub vni: Vni,
-    /// Of its host side, in the node's namespace.
-    pub host_ifindex: u32,
-    /// Of its side in the task's namespace.
-    pub mac: Mac,
-    pub addr: DualAddr,
-    /// Of the task's network namespace.
-    pub netns_cookie: u64,
 }
 
 /// The links of this node. Cheap to clone.
@@ -91,8 +88,8 @@ pub struct Overlay(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// One change at a time.
-    turn: Mutex<()>,
+    /// What the last reconcile left. Whoever changes something holds it: one change at a time.
+    endpoints: Mutex<Vec<Endpoint>>,
     changed: watch::Receiver<u64>,
     follower: JoinHandle<()>,
 }
@@ -115,12 +112,12 @@ impl Overlay {
         let watch = Watch::open()?;
         let (sender, changed) = watch::channel(0);
         let follower = tokio::spawn(follow(watch, sender));
-        Ok(Self(Arc::new(Inner { turn: Mutex::new(()), changed, follower })))
+        Ok(Self(Arc::new(Inner { endpoints: Mutex::default(), changed, follower })))
     }
 
     /// Whether the kernel and our privileges suffice: makes each kind of link once, and removes it.
     pub async fn check(&self) -> Result<(), OverlayError> {
-        let _turn = self.0.turn.lock().await;
+        let _turn = self.0.endpoints.lock().await;
         let netlink = open_netlink()?;
         own_cookie()?;
         netlink.delete_link(name::PROBE).await?;
@@ -140,13 +137,6 @@ impl Overlay {
         self.0.changed.clone()
     }
 
-    /// What the node itself has, plan or none.
-    pub async fn facts(&self) -> Result<NodeFacts, OverlayError> {
-        let netlink = open_netlink()?;
-        let found = kernel::dump(&netlink, std::iter::empty()).await?;
-        Ok(facts::facts(&found, own_cookie()?))
-    }
-
     /// Makes the links of `plan` true, for those of its tasks that have a sandbox (the path of a network namespace).
     /// Idempotent; repairs, adopts and sweeps alike. A task that cannot be served is a fault in the result and keeps
     /// nobody else waiting; an error means that the node itself is not as it shall be.
@@ -155,31 +145,19 @@ impl Overlay {
         plan: &NodePlan,
         sandboxes: &BTreeMap<TaskId, PathBuf>,
     ) -> Result<OverlayState, OverlayError> {
-        let _turn = self.0.turn.lock().await;
-        let netlink = open_netlink()?;
+        let mut endpoints = self.0.endpoints.lock().await;
         let mut faults = BTreeMap::new();
-        for _ in 1..MAX_ROUNDS {
-            let round = Round::look(&netlink, plan, sandboxes, &mut faults).await?;
-            if round.ops.is_empty() {
-                return round.state(faults);
-            }
-            round.apply(&netlink, sandboxes, &mut faults).await?;
-        }
-        let round = Round::look(&netlink, plan, sandboxes, &mut faults).await?;
-        if !round.ops.node.is_empty() {
-            return Err(unsettled(&round.ops.node));
-        }
-        for (task, ops) in &round.ops.tasks {
-            let left = if ops.host.is_empty() { &ops.inside } else { &ops.host };
-            faults.entry(task.clone()).or_insert_with(|| unsettled(left));
-        }
-        round.state(faults)
+        let round = settle(plan, sandboxes, &mut faults).await?;
+        let state = round.state(faults, &endpoints)?;
+        endpoints.clone_from(&state.endpoints);
+        Ok(state)
     }
 
     /// Removes every link that weft made, and takes its settings of the node back. Goes on past errors and reports them
     /// all.
     pub async fn teardown(&self) -> Result<(), OverlayError> {
-        let _turn = self.0.turn.lock().await;
+        let mut endpoints = self.0.endpoints.lock().await;
+        endpoints.clear();
         let netlink = open_netlink()?;
         let mut errors = Vec::new();
         let links = netlink.links().await?;
@@ -191,6 +169,31 @@ impl Overlay {
         }
         if errors.is_empty() { Ok(()) } else { Err(OverlayError::Teardown(errors)) }
     }
+}
+
+/// Looks and applies until nothing is left to do, or the rounds are used up. Returns the last look.
+async fn settle(
+    plan: &NodePlan,
+    sandboxes: &BTreeMap<TaskId, PathBuf>,
+    faults: &mut BTreeMap<TaskId, OverlayError>,
+) -> Result<Round, OverlayError> {
+    let netlink = open_netlink()?;
+    for _ in 1..MAX_ROUNDS {
+        let round = Round::look(&netlink, plan, sandboxes, faults).await?;
+        if round.ops.is_empty() {
+            return Ok(round);
+        }
+        round.apply(&netlink, sandboxes, faults).await?;
+    }
+    let round = Round::look(&netlink, plan, sandboxes, faults).await?;
+    if !round.ops.node.is_empty() {
+        return Err(unsettled(&round.ops.node));
+    }
+    for (task, ops) in &round.ops.tasks {
+        let left = if ops.host.is_empty() { &ops.inside } else { &ops.host };
+        faults.entry(task.clone()).or_insert_with(|| unsettled(left));
+    }
+    Ok(round)
 }
 
 /// One look at the kernel, and what it calls for.
@@ -210,7 +213,7 @@ impl Round {
         faults: &mut BTreeMap<TaskId, OverlayError>,
     ) -> Result<Self, OverlayError> {
         let cookie = own_cookie()?;
-        let mut node = kernel::dump(netlink, std::iter::empty()).await?;
+        let mut node = kernel::dump(netlink, iter::empty()).await?;
         let underlay = underlay(netlink, plan, &node).await?;
         let desired = desired::desired(plan, paths, underlay, &settings());
         let keys = desired.tasks.values().flat_map(|task| task.host.sysctls.keys()).chain(desired.node.sysctls.keys());
@@ -238,32 +241,19 @@ impl Round {
             .collect()
             .await;
         for (task, error) in failed.into_iter().flatten() {
-            warn!(%task, %error, "cannot link task");
-            faults.insert(task, error.into());
+            let error = OverlayError::from(error);
+            warn!(%task, error = chain(&error), "cannot link task");
+            faults.insert(task, error);
         }
         Ok(())
     }
 
-    fn state(self, faults: BTreeMap<TaskId, OverlayError>) -> Result<OverlayState, OverlayError> {
-        let index = |name: &str| self.node.links.get(name).map(|link| link.index);
-        let tunnel_ifindex =
-            index(name::TUNNEL).ok_or_else(|| OverlayError::Unsettled(format!("{} is gone", name::TUNNEL)))?;
-        let mut endpoints = Vec::new();
-        for (task, wanted) in self.desired.tasks.iter().filter(|(task, _)| !faults.contains_key(*task)) {
-            let Some(sandbox) = self.sandboxes.get(task) else { continue };
-            for attachment in &wanted.attachments {
-                let Some(host_ifindex) = index(&attachment.host) else { continue };
-                endpoints.push(Endpoint {
-                    task: task.clone(),
-                    network: attachment.network.clone(),
-                    vni: attachment.vni,
-                    host_ifindex,
-                    mac: attachment.mac,
-                    addr: attachment.addr,
-                    netns_cookie: sandbox.cookie,
-                });
-            }
-        }
+    fn state(self, faults: BTreeMap<TaskId, OverlayError>, before: &[Endpoint]) -> Result<OverlayState, OverlayError> {
+        let tunnel = self.node.links.get(name::TUNNEL);
+        let tunnel_ifindex = tunnel.ok_or_else(|| OverlayError::Unsettled(format!("{} is gone", name::TUNNEL)))?.index;
+        let in_order = self.sandboxes.iter().filter(|(task, _)| !faults.contains_key(*task));
+        let cookies = in_order.map(|(task, sandbox)| (task, sandbox.cookie)).collect();
+        let endpoints = endpoint::endpoints(&self.desired, &self.node, &cookies, before);
         let facts = facts::facts(&self.node, self.cookie);
         Ok(OverlayState { tunnel_ifindex, mtu: self.desired.mtu, endpoints, facts, faults })
     }
@@ -300,7 +290,7 @@ async fn visit_all(
                 faults.insert(task, OverlayError::Cookie(error));
             }
             Err(error) => {
-                warn!(%task, %error, "cannot look into the sandbox of task");
+                warn!(%task, error = chain(&error), "cannot look into the sandbox of task");
                 faults.insert(task, error);
             }
         }
@@ -364,7 +354,7 @@ async fn follow(mut watch: Watch, changed: watch::Sender<u64>) {
             Ok(()) => changed.send_modify(|count| *count += 1),
             Err(error) => {
                 // The full sync still repairs what changes from now on, only later.
-                warn!(%error, "no notices of link changes any more");
+                warn!(error = chain(&error), "no notices of link changes any more");
                 return;
             }
         }

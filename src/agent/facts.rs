@@ -21,8 +21,37 @@ pub(super) fn of(links: &OverlayState) -> LocalFacts {
         netns_cookie: node.netns_cookie,
         tunnel_ifindex: links.tunnel_ifindex,
         task_mtu: links.mtu,
-        uplinks: node.uplinks.iter().map(uplink).collect(),
+        uplinks: node.uplinks.iter().filter(|uplink| uplink.mac.is_some()).map(uplink).collect(),
+        addresses: node.addresses.clone(),
         routes: node.ways.iter().map(route).collect(),
         endpoints: links.endpoints.iter().map(endpoint).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use weft_model::Mac;
+    use weft_overlay::NodeFacts;
+
+    use super::*;
+
+    #[test]
+    fn programs_for_frames_get_links_that_carry_frames() {
+        let uplink = |ifindex: u32, mac: Option<Mac>, address: &str| weft_overlay::Uplink {
+            ifindex,
+            mac,
+            addresses: vec![address.parse().unwrap()],
+        };
+        let uplinks = vec![uplink(2, Some(Mac([2; 6])), "192.0.2.1/24"), uplink(3, None, "10.99.0.1/16")];
+        let addresses: Vec<_> =
+            uplinks.iter().flat_map(|uplink| &uplink.addresses).map(ipnetwork::IpNetwork::ip).collect();
+        let facts = NodeFacts { uplinks, addresses: addresses.clone(), ..NodeFacts::default() };
+        let links =
+            OverlayState { tunnel_ifindex: 4, mtu: 1450, endpoints: Vec::new(), facts, faults: BTreeMap::new() };
+        let facts = of(&links);
+        assert_eq!(facts.uplinks.iter().map(|uplink| uplink.ifindex).collect::<Vec<_>>(), [2]);
+        assert_eq!(facts.addresses, addresses);
     }
 }

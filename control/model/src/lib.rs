@@ -31,6 +31,8 @@ pub use state::State;
 pub const TUNNEL_PORT: u16 = 4789;
 /// TCP port of the node RPC, as in Swarm. Cannot be published.
 pub const CONTROL_PORT: u16 = 2377;
+/// Source ports of packets that tasks send to the outside, after translation to the node's address.
+pub const EGRESS_PORTS: std::ops::RangeInclusive<u16> = 61000..=65535;
 /// First VNI that a network can get; smaller ones are the tunnel's own (1: requests, 2: replies of published ports).
 pub const FIRST_VNI: u32 = 4096;
 /// Ports given to `-p 80` without a published port, and to `-P`.

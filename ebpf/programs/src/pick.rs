@@ -13,7 +13,7 @@ const TRIES: u32 = 4;
 
 #[inline(always)]
 pub fn backend(id: u64) -> Option<&'static Backend> {
-    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     unsafe { BACKENDS.get(id) }
 }
 

@@ -51,7 +51,7 @@ pub fn to_task_at(skb: Skb, net: u32, addr: &Addr) -> Verdict {
 
 #[inline(always)]
 pub fn forward(net: u32, addr: &Addr) -> Option<&'static Forward> {
-    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     unsafe { FORWARD.get(NetAddr { net, addr: *addr }) }
 }
 

@@ -150,7 +150,7 @@ fn dial<F: Family>(context: &SockAddrContext, again: Again) -> i32 {
     let Some(mut key) = remote::<F>(context) else { return PROCEED };
     // SAFETY: the context of this program.
     let netns = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
-    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     let peer = match unsafe { NETNS.get(netns) } {
         Some(nets) => task_dials(nets, &mut key, again),
         None => node_dials(netns, &key),
@@ -199,7 +199,7 @@ fn service(nets: &Nets, addr: &Addr) -> Option<u32> {
         if net == 0 {
             return None;
         }
-        // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+        // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
         if let Some(&service) = unsafe { VIPS.get(NetAddr { net, addr: *addr }) } {
             return Some(service);
         }

@@ -62,7 +62,7 @@ pub fn task_out(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
-    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     unsafe { ENDPOINTS.get(ifindex) }
 }
 

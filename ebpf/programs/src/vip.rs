@@ -14,7 +14,7 @@ use crate::{
 /// The service whose virtual address the packet is for.
 #[inline(always)]
 pub fn service(net: u32, packet: &Packet) -> Option<u32> {
-    // SAFETY: entries are written by user space only, and freed a grace period after they left the map.
+    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     unsafe { VIPS.get(NetAddr { net, addr: packet.dst }) }.copied()
 }
 

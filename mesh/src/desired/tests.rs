@@ -114,6 +114,7 @@ fn facts() -> LocalFacts {
         tunnel_ifindex: 3,
         task_mtu: 1430,
         uplinks: vec![Uplink { ifindex: 2, addresses: vec![node_addr(1), "2001:db8::1".parse().expect("an address")] }],
+        addresses: vec![node_addr(1), "2001:db8::1".parse().expect("an address")],
         routes: vec![HostRoute {
             destination: "0.0.0.0/0".parse().expect("a network"),
             ifindex: 2,
@@ -276,4 +277,31 @@ fn only_a_tunnel_over_ipv6_limits_packets() {
 fn only_other_nodes_are_trusted_tunnel_ends() {
     let tables = desired(&plan(), &facts());
     assert_eq!(tables.nodes.keys().copied().collect::<Vec<_>>(), [host("192.0.2.2")]);
+}
+
+#[test]
+fn addresses_of_other_links_are_the_nodes_own_too() {
+    let facts = LocalFacts { addresses: vec!["198.51.100.7".parse().expect("an address")], ..facts() };
+    let tables = desired(&plan(), &facts);
+    for own in ["192.0.2.1", "2001:db8::1", "198.51.100.7"] {
+        assert!(tables.own.contains_key(&host(own)), "{own}");
+    }
+    assert_eq!(tables.routes[&Prefix { bits: 160, addr: host("198.51.100.7") }].ifindex, LOOPBACK_IFINDEX);
+}
+
+#[test]
+fn a_route_out_of_a_link_without_ethernet_leads_nowhere() {
+    let route = |destination: &str, source: &str| HostRoute {
+        destination: destination.parse().expect("a network"),
+        ifindex: 7,
+        source: source.parse().expect("an address"),
+    };
+    let mut facts = facts();
+    facts.routes.extend([route("10.99.0.0/16", "10.99.0.1"), route("fd99::/16", "fd99::1"), route("::/0", "fd99::1")]);
+    let tables = desired(&plan(), &facts);
+    let v4 = tables.routes[&Prefix { bits: 144, addr: host("10.99.0.0") }];
+    let v6 = tables.routes[&Prefix { bits: 48, addr: host("fd99::") }];
+    assert!(!v4.source.is_v4() && v6.source.is_v4());
+    assert_eq!((v4.ifindex, v6.ifindex), (0, 0));
+    assert!(!tables.routes.contains_key(&Prefix { bits: 32, addr: host("::") }));
 }

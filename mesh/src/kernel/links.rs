@@ -21,8 +21,8 @@ use aya::{
 };
 use weft_ebpf_common::LOOPBACK_IFINDEX;
 
-use super::{Error, Report, cgroup, pins};
-use crate::LocalFacts;
+use super::{Error, cgroup, pins};
+use crate::{facts::LocalFacts, mesh::Report};
 
 /// First kernel with tcx.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
@@ -73,7 +73,7 @@ const SOCKET_PROGRAMS: [&str; 8] = [
     "sock_getpeername6",
 ];
 
-pub(super) struct Links {
+pub(crate) struct Links {
     dir: PathBuf,
     tcx: bool,
     /// Kernel ids of the programs for links.
@@ -100,7 +100,7 @@ impl Links {
     }
 
     /// Attaches what is missing, and takes away what is not wanted any more.
-    pub(super) fn reconcile(&mut self, ebpf: &mut Ebpf, facts: &LocalFacts) -> Result<Report, Error> {
+    pub(crate) fn reconcile(&mut self, ebpf: &mut Ebpf, facts: &LocalFacts) -> Result<Report, Error> {
         let mut report = Report::default();
         let wanted = wanted(facts);
         for &(hook, ifindex) in &wanted {

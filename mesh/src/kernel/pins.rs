@@ -25,7 +25,7 @@ pub(super) fn provide_bpffs() -> Result<(), Error> {
 }
 
 #[derive(Debug)]
-pub(super) struct Pins {
+pub(crate) struct Pins {
     root: PathBuf,
     maps: PathBuf,
     links: PathBuf,
@@ -33,7 +33,7 @@ pub(super) struct Pins {
 
 impl Pins {
     /// Makes the directories, and mounts the file system where none is yet.
-    pub(super) fn open(root: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let maps = root.join(layout_dir());
         let links = links_dir(root);
         if root.starts_with(BPFFS) {
@@ -58,7 +58,7 @@ impl Pins {
     }
 
     /// Drops maps of other layouts: no program uses them any more.
-    pub(super) fn sweep(&self) -> Result<(), Error> {
+    pub(crate) fn sweep(&self) -> Result<(), Error> {
         for path in entries(&self.root)? {
             if path != self.maps && path != self.links {
                 remove(&path)?;

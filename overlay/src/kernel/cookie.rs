@@ -9,7 +9,7 @@ use nix::libc;
 
 /// The cookie of the calling thread's network namespace. Never zero, never used twice while the kernel runs.
 #[expect(unsafe_code, reason = "no crate wraps SO_NETNS_COOKIE")]
-pub fn netns_cookie() -> io::Result<u64> {
+pub(crate) fn netns_cookie() -> io::Result<u64> {
     // Any socket has its namespace; this one needs no address.
     let socket = UnixDatagram::unbound()?;
     let mut cookie = 0u64;
