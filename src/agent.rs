@@ -12,6 +12,9 @@ mod listening;
 mod facts;
 mod describe;
 mod aside;
+mod faults;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,13 +25,22 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::task::{JoinError, JoinSet};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 use weft_control::swarm::{Membership, Swarm};
 use weft_mesh::Mesh;
-use weft_model::{NetworkId, NodePlan, TaskId, plan::TaskPlan, report::NodeReport, spec::Labels};
-use weft_overlay::{Overlay, OverlayState};
+use weft_model::{
+    NetworkId, NodeId, NodePlan, TaskId,
+    plan::{TaskGoal, TaskPlan},
+    report::NodeReport,
+    spec::Labels,
+};
+use weft_overlay::{Endpoint, NodeFacts, Overlay, OverlayState};
 
 use self::{
+    faults::Faults,
     progress::Progress,
     steps::{Call, Ears, Finished},
     tasks::{Next, Step, View},
@@ -64,6 +76,10 @@ pub(crate) struct Agent {
     /// `None` while it works aside, and after this node left: opened anew when it joins again.
     mesh: Option<Mesh>,
     pin_dir: PathBuf,
+    /// As they were when they were last right; `None` before they first are.
+    links: Option<OverlayState>,
+    /// The latest plan that every layer held, by the node that it was for and its generation: another membership's says nothing.
+    held: Option<(NodeId, u64)>,
     names: weft_dns::Names,
     dns: weft_dns::Server,
     /// What is remembered between two syncs; all of it can be found out again.
@@ -85,6 +101,8 @@ impl Agent {
             overlay,
             mesh: Some(mesh),
             pin_dir,
+            links: None,
+            held: None,
             names,
             dns,
             tasks: BTreeMap::new(),
@@ -102,10 +120,11 @@ impl Agent {
             let plan = plans.borrow_and_update().clone();
             runtime.borrow_and_update();
             links.borrow_and_update();
+            let now = Instant::now();
             let outcome = match &plan {
                 Some(plan) => {
                     (was_member, clean) = (true, false);
-                    self.sync(plan).await
+                    self.sync(plan, now).await
                 }
                 // Left, removed, or left by an earlier daemon that did not get so far.
                 None if !clean && (was_member || self.is_no_member()) => {
@@ -115,7 +134,7 @@ impl Agent {
                 }
                 None => Ok(()),
             };
-            let pause = pause(outcome)?;
+            let pause = pause(outcome)?.min(self.next_attempt(now));
             tokio::select! {
                 changed = plans.changed() => if changed.is_err() { return Ok(()) },
                 _ = runtime.changed() => {}
@@ -131,11 +150,18 @@ impl Agent {
         }
     }
 
+    /// How long until a step that failed may be tried again, of those that rested at `now`.
+    fn next_attempt(&self, now: Instant) -> Duration {
+        let resting = self.tasks.values().filter_map(|progress| progress.resting(now)).min();
+        resting.map_or(FULL_SYNC, |until| until.saturating_duration_since(Instant::now()))
+    }
+
     fn is_no_member(&self) -> bool {
         *self.swarm.membership().borrow() == Membership::None
     }
 
-    async fn sync(&mut self, plan: &Arc<NodePlan>) -> Result<()> {
+    /// Goes on past a layer that fails: tasks end, and what became of them is told, whatever the links are like.
+    async fn sync(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
         let observed = self.observe().await?;
         self.adopt(plan, &observed);
         let sandboxes: BTreeMap<TaskId, PathBuf> = observed
@@ -143,16 +169,35 @@ impl Agent {
             .filter(|o| plan.tasks.iter().any(|t| t.id == o.task))
             .filter_map(|o| Some((o.task.clone(), o.netns.clone()?)))
             .collect();
-        let links = self.overlay.reconcile(plan, &sandboxes).await.context("cannot make the links of the plan")?;
-        let report = self.program(plan, &links).await?;
-        close_connections(report.gone, &links, &sandboxes).await?;
-        for (task, fault) in &links.faults {
-            tracing::warn!(%task, error = chain(fault), "a task's links are not as they shall be");
+        let mut faults = Faults::default();
+        let made = self.overlay.reconcile(plan, &sandboxes).await.context("cannot make the links of the plan");
+        let links = match faults.collect(made)? {
+            Some(made) => Some(made),
+            None => self.links.take().map(|last| surviving(last, &sandboxes)),
+        };
+        if let Some(links) = &links {
+            let programmed = self.program(plan, links).await;
+            if let Some(report) = faults.collect(programmed)? {
+                faults.collect(close_connections(report.gone, links, &sandboxes).await)?;
+            }
+            for (task, fault) in &links.faults {
+                tracing::warn!(%task, error = chain(fault), "a task's links are not as they shall be");
+            }
         }
-        self.serve_names(plan, &sandboxes, &links);
-        self.step(plan, &observed, &links);
-        self.report(plan, &links);
-        Ok(())
+        self.links = links;
+        self.serve_names(plan, &sandboxes);
+        self.settle(plan, &observed, &faults, now);
+        faults.into_result()
+    }
+
+    /// What follows for the tasks, and for the cluster, from what the layers came to.
+    fn settle(&mut self, plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>, faults: &Faults, now: Instant) {
+        self.step(plan, observed, faults, now);
+        self.report(plan, faults);
+    }
+
+    fn endpoints(&self) -> &[Endpoint] {
+        self.links.as_ref().map_or(&[], |links| &links.endpoints)
     }
 
     async fn observe(&self) -> Result<BTreeMap<TaskId, ObservedTask>> {
@@ -191,9 +236,9 @@ impl Agent {
     }
 
     /// A resolver on 127.0.0.11 in every sandbox whose links are up, and in no other.
-    fn serve_names(&self, plan: &NodePlan, sandboxes: &BTreeMap<TaskId, PathBuf>, links: &OverlayState) {
+    fn serve_names(&self, plan: &NodePlan, sandboxes: &BTreeMap<TaskId, PathBuf>) {
         self.names.publish(weft_dns::Zone::from_plan(plan));
-        let plumbed: BTreeSet<&TaskId> = links.endpoints.iter().map(|e| &e.task).collect();
+        let plumbed: BTreeSet<&TaskId> = self.endpoints().iter().map(|e| &e.task).collect();
         for gone in self.dns.serving().into_iter().filter(|t| !plumbed.contains(t)) {
             self.dns.stop(&gone);
         }
@@ -216,26 +261,35 @@ impl Agent {
     }
 
     /// Chooses and begins the next step of every task; steps run beside each other and ring when done.
-    fn step(&mut self, plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>, links: &OverlayState) {
+    fn step(&mut self, plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>, faults: &Faults, now: Instant) {
         let plans: BTreeMap<&TaskId, &TaskPlan> = plan.tasks.iter().map(|t| (&t.id, t)).collect();
         let ran: BTreeSet<&TaskId> =
             plan.services.iter().flat_map(|s| &s.backends).map(|backend| &backend.task).collect();
         let serving: BTreeSet<TaskId> = self.dns.serving().into_iter().collect();
+        let mut plumbed_links: BTreeMap<TaskId, usize> = BTreeMap::new();
+        for endpoint in self.endpoints() {
+            *plumbed_links.entry(endpoint.task.clone()).or_default() += 1;
+        }
         for (id, progress) in &mut self.tasks {
             let planned = plans.get(id).copied();
             let seen = observed.get(id);
             // One that has taken traffic before an earlier daemon ended goes on taking it.
             progress.listening |= ran.contains(id);
             progress.see(seen);
+            if planned.is_none_or(|task| task.desired == TaskGoal::Stop) {
+                progress.cut_fetching_short();
+            }
             // Waiting for its ports keeps nobody from stopping it.
             if progress.in_flight.is_some_and(|step| step != Step::Listen) {
                 continue;
             }
-            let plumbed_links = links.endpoints.iter().filter(|e| e.task == *id).count();
+            let links = plumbed_links.get(id).copied().unwrap_or_default();
             let view = View {
                 goal: planned.map(|t| t.desired),
                 phase: seen.map(|o| &o.phase),
-                plumbed: planned.is_some_and(|t| plumbed_links == t.attachments.len()) && serving.contains(id),
+                plumbed: faults.is_empty()
+                    && planned.is_some_and(|t| links == t.attachments.len())
+                    && serving.contains(id),
                 has_run: ran.contains(id),
                 listening: progress.listening || progress.in_flight == Some(Step::Listen),
                 stopping: progress.stopping,
@@ -243,15 +297,17 @@ impl Agent {
             };
             match tasks::next(view) {
                 Next::Wait => {}
+                Next::Do(step) if progress.rests(step, now) => {}
                 Next::Ended(ending) => progress.set(ending.state, ending.error, ending.exit_code),
                 Next::Do(step) => {
-                    progress.begin(step);
+                    let abort = progress.begin(step);
                     let ports = planned.map(|task| listening::ports(plan, task)).unwrap_or_default();
                     let call = Call {
                         executor: Arc::clone(&self.executor),
                         step,
                         task: id.clone(),
                         plan: planned.cloned(),
+                        abort,
                         ears: Ears { pid: progress.status.pid, ports },
                     };
                     self.steps.spawn(call.carry_out());
@@ -264,12 +320,18 @@ impl Agent {
         // None is cut off while the agent lives, and none panics.
         let Ok(finished) = finished else { return };
         if let Some(progress) = self.tasks.get_mut(&finished.task) {
-            progress.finish(&finished);
+            progress.finish(&finished, Instant::now());
         }
     }
 
-    fn report(&mut self, plan: &NodePlan, links: &OverlayState) {
-        let description = describe::node(self.runtime, &self.labels, &links.facts);
+    fn report(&mut self, plan: &NodePlan, faults: &Faults) {
+        if faults.is_empty() {
+            self.held = Some((plan.node.clone(), plan.generation));
+        }
+        let held = self.held.as_ref().filter(|(node, _)| *node == plan.node);
+        let acked = held.map_or(0, |(_, generation)| *generation);
+        let describe = |facts: &NodeFacts| describe::node(self.runtime, &self.labels, facts);
+        let description = self.links.as_ref().map(|links| describe(&links.facts));
         let planned: BTreeSet<&TaskId> = plan.tasks.iter().map(|t| &t.id).collect();
         let tasks = self
             .tasks
@@ -277,21 +339,31 @@ impl Agent {
             .filter(|(id, _)| planned.contains(id))
             .map(|(id, progress)| (id.clone(), progress.status.clone()))
             .collect();
-        let report = NodeReport { acked: plan.generation, description: Some(description), tasks };
         self.swarm.reports().send_if_modified(|last| {
+            let report = NodeReport { acked, description: description.or_else(|| last.description.clone()), tasks };
             let changed = *last != report;
             *last = report;
             changed
         });
     }
 
-    /// Undoes everything: this node is in no cluster any more.
+    /// Undoes everything: this node is in no cluster any more. Goes on past a task that cannot be removed, and keeps what
+    /// such a task stands on.
     async fn tear_down(&mut self) -> Result<()> {
+        // Nothing may come to be, or be called for a task, beside its removal.
+        self.tasks.values().for_each(Progress::cut_short);
+        while let Some(done) = self.steps.join_next().await {
+            self.note(done);
+        }
+        let mut faults = Faults::default();
         for task in self.observe().await?.into_keys() {
             self.dns.stop(&task);
-            self.executor.remove(&task).await.with_context(|| format!("cannot remove task {task}"))?;
+            let removed = self.executor.remove(&task).await;
+            faults.collect(removed.with_context(|| format!("cannot remove task {task}")))?;
         }
+        faults.into_result()?;
         self.tasks.clear();
+        (self.links, self.held) = (None, None);
         let (mesh, pin_dir) = (self.mesh.take(), self.pin_dir.clone());
         aside::blocking("take the data plane down", move || {
             drop(mesh);
@@ -304,6 +376,12 @@ impl Agent {
         self.swarm.reports().send_replace(NodeReport::default());
         Ok(())
     }
+}
+
+/// What is left of links that could not be looked at again: those into sandboxes that are still there.
+fn surviving(last: OverlayState, sandboxes: &BTreeMap<TaskId, PathBuf>) -> OverlayState {
+    let endpoints = last.endpoints.into_iter().filter(|e| sandboxes.contains_key(&e.task)).collect();
+    OverlayState { endpoints, faults: BTreeMap::new(), ..last }
 }
 
 /// How long to rest after a sync; an error where another one is of no use.
@@ -325,9 +403,8 @@ async fn close_connections(
     links: &OverlayState,
     sandboxes: &BTreeMap<TaskId, PathBuf>,
 ) -> Result<()> {
-    let of_endpoint = |endpoint: &weft_overlay::Endpoint| {
-        Some((sandboxes.get(&endpoint.task)?.clone(), gone.get(&endpoint.vni.get())?.clone()))
-    };
+    let of_endpoint =
+        |endpoint: &Endpoint| Some((sandboxes.get(&endpoint.task)?.clone(), gone.get(&endpoint.vni.get())?.clone()));
     let work: Vec<(PathBuf, BTreeSet<IpAddr>)> = links.endpoints.iter().filter_map(of_endpoint).collect();
     if work.is_empty() {
         return Ok(());
@@ -352,17 +429,4 @@ async fn close_connections(
         }
     })
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_in_the_data_plane_ends_the_agent_and_an_error_does_not() {
-        let panicked = aside::blocking("program the data plane", || panic!("a defect")).await;
-        assert!(pause(panicked.context("sync")).is_err());
-        assert_eq!(pause(Err(anyhow::anyhow!("no such link"))).unwrap(), RETRY);
-        assert_eq!(pause(Ok(())).unwrap(), FULL_SYNC);
-    }
 }

@@ -7,7 +7,7 @@ use std::{
     borrow::Cow,
     env,
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     io::{self, IsTerminal as _},
     net::{IpAddr, SocketAddr},
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::fs::{FlockOperation, flock};
 use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
@@ -138,6 +139,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             format!("cannot create {}: choose a writable place with --data-dir or --run-dir", dir.display())
         })?;
     }
+    // Held to the end, whatever the end: the kernel lets go of it with the process.
+    let _data = take(&args.data_dir)?;
     let listener = listen(&args.socket).await?;
 
     let runtime = runtime::open(RuntimeConfig {
@@ -219,6 +222,19 @@ fn log_filter(asked: Option<&OsStr>) -> Result<EnvFilter> {
     })
 }
 
+/// Takes the data directory for this daemon alone: two would each write the cluster's table, and be one node twice.
+fn take(dir: &Path) -> Result<File> {
+    let held = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
+    match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(held),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let dir = dir.display();
+            bail!("{dir} is in use by another daemon: stop that one or choose another directory with --data-dir")
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", dir.display())),
+    }
+}
+
 /// Takes the socket's path, and a dead daemon's socket with it; a living one's is refused.
 async fn listen(path: &Path) -> Result<UnixListener> {
     if let Some(dir) = path.parent() {
@@ -267,6 +283,16 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+
+    #[test]
+    fn a_data_directory_is_one_daemons() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = take(dir.path()).unwrap();
+        let refused = take(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("in use by another daemon") && refused.contains("--data-dir"), "{refused}");
+        drop(held);
+        assert!(take(dir.path()).is_ok());
+    }
 
     #[test]
     fn upstreams_are_addresses_with_or_without_port() {

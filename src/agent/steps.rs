@@ -2,13 +2,17 @@
 //!
 //! Owns no state. Tasks (tokio): the agent runs each step in one of its own.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
 use weft_model::{TaskId, plan::TaskPlan};
 
 use super::{listening, tasks::Step};
 use crate::runtime::{Executor, RuntimeError};
+
+/// How long an image may take to come. Past this its registry hangs, or somebody had better bring it closer.
+const FETCH_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// A step of one task, with all that it takes.
 pub(super) struct Call {
@@ -17,6 +21,8 @@ pub(super) struct Call {
     pub(super) task: TaskId,
     /// `None`: the plan does not hold the task any more.
     pub(super) plan: Option<TaskPlan>,
+    /// Cuts short what may be: getting an image, and waiting for ports.
+    pub(super) abort: CancellationToken,
     pub(super) ears: Ears,
 }
 
@@ -44,16 +50,35 @@ impl Call {
         match (self.step, self.plan) {
             (Step::Listen, _) => {
                 if let Some(pid) = self.ears.pid {
-                    listening::wait(pid, &self.ears.ports).await;
+                    // Cut short, nobody asks any more.
+                    self.abort.run_until_cancelled(listening::wait(pid, &self.ears.ports)).await;
                 }
                 Ok(())
             }
-            (Step::Prepare, Some(plan)) => self.executor.prepare(&plan).await,
+            (Step::Prepare, Some(plan)) => {
+                fetch(&*self.executor, &plan, &self.abort, FETCH_LIMIT).await?;
+                self.executor.prepare(&plan).await
+            }
             (Step::Start, Some(plan)) => self.executor.start(&plan).await,
             (Step::Stop, _) => self.executor.stop(&self.task).await,
             (_, _) => self.executor.remove(&self.task).await,
         }
     }
+}
+
+/// Gets a task's image within `limit`, unless that is cut short.
+async fn fetch(
+    executor: &dyn Executor,
+    plan: &TaskPlan,
+    abort: &CancellationToken,
+    limit: Duration,
+) -> Result<(), RuntimeError> {
+    let late = |_| RuntimeError::Image {
+        image: plan.container.image.clone(),
+        reason: format!("it did not come within {limit:?}"),
+    };
+    let fetched = abort.run_until_cancelled(tokio::time::timeout(limit, executor.fetch(plan))).await;
+    fetched.ok_or(RuntimeError::Unwanted)?.map_err(late)?
 }
 
 #[cfg(test)]
@@ -62,13 +87,19 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::runtime::ObservedTask;
+    use crate::runtime::{ObservedTask, fixture};
 
-    /// Refuses to stop, and panics at anything else.
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Never gets an image, refuses to stop, and panics at anything else.
     struct Broken;
 
     #[async_trait]
     impl Executor for Broken {
+        async fn fetch(&self, _: &TaskPlan) -> Result<(), RuntimeError> {
+            std::future::pending().await
+        }
+
         async fn prepare(&self, _: &TaskPlan) -> Result<(), RuntimeError> {
             panic!("prepare")
         }
@@ -94,13 +125,31 @@ mod tests {
         }
     }
 
+    fn call(step: Step, plan: Option<TaskPlan>) -> Call {
+        let (executor, task, abort) = (Arc::new(Broken), TaskId::from_random(7), CancellationToken::new());
+        Call { executor, step, task, plan, abort, ears: Ears { pid: None, ports: vec![] } }
+    }
+
+    #[tokio::test]
+    async fn getting_an_image_can_be_cut_short() {
+        let call = call(Step::Prepare, Some(fixture::task(|_| ())));
+        let abort = call.abort.clone();
+        abort.cancel();
+        let prepared = tokio::time::timeout(LIMIT, call.carry_out()).await.unwrap();
+        assert!(matches!(prepared.outcome, Err(RuntimeError::Unwanted)));
+    }
+
+    #[tokio::test]
+    async fn getting_an_image_has_a_bound() {
+        let (plan, abort) = (fixture::task(|_| ()), CancellationToken::new());
+        let fetched = fetch(&Broken, &plan, &abort, Duration::from_millis(1));
+        let outcome = tokio::time::timeout(LIMIT, fetched).await.unwrap();
+        assert!(matches!(outcome, Err(RuntimeError::Image { image, .. }) if image == plan.container.image));
+    }
+
     #[tokio::test]
     async fn a_panic_fails_the_step() {
-        let finish = async |step| {
-            let (executor, task) = (Arc::new(Broken), TaskId::from_random(7));
-            let call = Call { executor, step, task, plan: None, ears: Ears { pid: None, ports: vec![] } };
-            call.carry_out().await
-        };
+        let finish = async |step| call(step, None).carry_out().await;
         let removed = finish(Step::Remove).await;
         assert_eq!((removed.task, removed.step), (TaskId::from_random(7), Step::Remove));
         assert!(matches!(removed.outcome, Err(RuntimeError::Panicked)));

@@ -28,6 +28,8 @@ pub(crate) enum RuntimeError {
     Start { reason: String },
     #[error("the task is not prepared")]
     NotPrepared,
+    #[error("the task is not wanted any more")]
+    Unwanted,
     #[error("weft panicked in this step: that is a defect of weft, and the daemon's log says where")]
     Panicked,
     #[error("cannot {action}: {reason}")]
@@ -80,6 +82,7 @@ mod tests {
             RuntimeError::kernel("make a pipe")(cause()),
             RuntimeError::Start { reason: CAUSE.to_owned() },
             RuntimeError::NotPrepared,
+            RuntimeError::Unwanted,
             RuntimeError::Panicked,
             RuntimeError::Engine { action: "list containers", reason: CAUSE.to_owned() },
         ]
@@ -98,6 +101,7 @@ mod tests {
             | RuntimeError::Signal { .. }
             | RuntimeError::Environment { .. }
             | RuntimeError::NotPrepared
+            | RuntimeError::Unwanted
             | RuntimeError::Panicked => false,
         }
     }

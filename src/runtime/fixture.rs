@@ -1,4 +1,4 @@
-//! A task's plan, for the tests of both runtimes.
+//! A task's plan, for the tests of both runtimes and of the agent.
 
 use weft_model::{
     ServiceId, TaskId,
@@ -7,7 +7,7 @@ use weft_model::{
 };
 
 /// A task of weft/whoami, as `change` would have it.
-pub(super) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
+pub(crate) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
     let mut container = ContainerSpec {
         image: "weft/whoami".to_owned(),
         labels: Labels::new(),

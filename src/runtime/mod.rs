@@ -8,18 +8,19 @@
 //! - [`docker`]: containers of the local Docker engine.
 //!
 //! What is the same for both: [`mod@reference`] says what images are called, [`identity`] who a task is, [`mod@error`] what
-//! may go wrong, [`logs`] which records a reader wants. [`whoami`] is the program of the built-in image `weft/whoami`, which
-//! both can run.
+//! may go wrong, [`retry`] how soon to try again, [`logs`] which records a reader wants. [`whoami`] is the program of the
+//! built-in image `weft/whoami`, which both can run.
 
 pub(crate) mod process;
 pub(crate) mod docker;
 pub(crate) mod reference;
 pub(crate) mod identity;
 mod error;
+pub(crate) mod retry;
 mod logs;
 pub(crate) mod whoami;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -33,8 +34,12 @@ pub(crate) use self::error::{RuntimeError, chain};
 /// What the agent needs of a runtime. Calls for one task must not overlap; calls for different tasks may.
 #[async_trait]
 pub(crate) trait Executor: Send + Sync {
-    /// Makes all that the task needs but its process, its network namespace above all. Idempotent. Leaves nothing behind when it
-    /// fails.
+    /// Gets the task's image, unless it is there. Takes as long as it takes. Idempotent, and cancel-safe: dropped at any time, it
+    /// leaves no trace of the task.
+    async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
+
+    /// Of a task whose image is there: makes all that it needs but its process, its network namespace above all.
+    /// Idempotent. Leaves nothing behind when it fails.
     async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
     /// Starts its process in the prepared namespace; returns when the program runs. Idempotent. A program that cannot run

@@ -1,11 +1,15 @@
 //! What is asked of the engine for a task, and what the engine's answers mean: pure translation between the plan's words
 //! and the engine's.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, HostConfig, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryStateEnum, HostConfig, RestartPolicy, RestartPolicyNameEnum,
 };
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
@@ -176,6 +180,16 @@ pub(super) fn phase(
     })
 }
 
+/// The tasks of which there is only a sandbox that was never started, or has ended: [`phase`] shows none of them.
+pub(super) fn leftovers(containers: &[ContainerSummary]) -> BTreeSet<TaskId> {
+    use ContainerSummaryStateEnum::{CREATED, DEAD, EXITED};
+    let ours: Vec<_> = containers.iter().filter_map(|c| Some((identify(c.labels.as_ref())?, c.state))).collect();
+    let ended = |state: &Option<_>| matches!(state, Some(CREATED | EXITED | DEAD));
+    let kept: BTreeSet<&TaskId> =
+        ours.iter().filter(|((_, part), state)| *part == Part::Task || !ended(state)).map(|((id, _), _)| id).collect();
+    ours.iter().map(|((id, _), _)| id).filter(|id| !kept.contains(id)).cloned().collect()
+}
+
 /// Unix milliseconds of the engine's time; `None` for its zero.
 fn time_ms(text: Option<&str>) -> Option<u64> {
     let time: jiff::Timestamp = text?.parse().ok()?;
@@ -218,6 +232,32 @@ mod tests {
         assert_eq!(phase(Some(&running), Some(&inspected(EXITED, 0, 143, ""))), exit(143, None));
         let refused = inspected(CREATED, 0, 127, "no such program");
         assert_eq!(phase(Some(&running), Some(&refused)), exit(127, Some("no such program")));
+    }
+
+    #[test]
+    fn a_sandbox_that_holds_nothing_is_left_over() {
+        use ContainerSummaryStateEnum::{CREATED, EXITED, RUNNING};
+        let id = TaskId::from_random(7);
+        let container = |part: Part, state| ContainerSummary {
+            labels: Some(
+                [(TASK_LABEL, id.as_str()), (PART_LABEL, part.as_str())]
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+            ),
+            state: Some(state),
+            ..ContainerSummary::default()
+        };
+        let check = |containers: &[ContainerSummary], left: bool| {
+            assert_eq!(leftovers(containers).contains(&id), left, "{containers:?}");
+        };
+        check(&[container(Part::Sandbox, CREATED)], true);
+        check(&[container(Part::Sandbox, EXITED)], true);
+        check(&[container(Part::Sandbox, RUNNING)], false);
+        // An exit that is still to be reported.
+        check(&[container(Part::Sandbox, EXITED), container(Part::Task, EXITED)], false);
+        check(&[container(Part::Task, CREATED)], false);
+        let stranger = ContainerSummary { state: Some(EXITED), ..ContainerSummary::default() };
+        check(&[stranger], false);
     }
 
     #[test]

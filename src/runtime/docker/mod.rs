@@ -32,7 +32,7 @@ use tracing::{debug, warn};
 use weft_control::swarm::{LogError, LogOptions, LogRecord, LogSource};
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
-use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError, chain};
+use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError, chain, retry};
 use container::Part;
 
 /// The hidden subcommand: the sandbox's only process.
@@ -82,7 +82,21 @@ impl DockerRuntime {
         let changed = watch::channel(0).0;
         let events = tokio::spawn(listen(docker.clone(), config.hostname.clone(), changed.clone()));
         let events = AbortOnDropHandle::new(events);
-        Ok(Self { docker, node: config.hostname.clone(), images: Mutex::new(()), changed, _events: events })
+        let node = config.hostname.clone();
+        let runtime = Self { docker, node, images: Mutex::new(()), changed, _events: events };
+        runtime.clear_up().await?;
+        Ok(runtime)
+    }
+
+    /// Removes the sandboxes that hold nothing: no task is seen in them, so nobody else would.
+    async fn clear_up(&self) -> Result<(), RuntimeError> {
+        for task in container::leftovers(&self.list(None).await?) {
+            match self.erase(&task).await {
+                Ok(()) => debug!(%task, "removed a sandbox that an earlier daemon left"),
+                Err(error) => warn!(%task, error = chain(&error), "cannot remove a sandbox that holds nothing"),
+            }
+        }
+        Ok(())
     }
 
     /// This node's containers, or those of one of its tasks.
@@ -199,6 +213,19 @@ impl DockerRuntime {
     }
 }
 
+/// Has the engine stop a container, again and again where it fails to, until it is stopped or gone.
+async fn stop_container(docker: &Docker, task: &TaskId, id: &str) {
+    for failures in 1.. {
+        // Signal and grace are the container's own.
+        match docker.stop_container(id, None::<StopContainerOptions>).await {
+            Ok(()) => return,
+            Err(error) if matches!(status(&error), Some(304 | 404)) => return,
+            Err(error) => warn!(%task, error = reason(&error), "the engine did not stop the task; trying again"),
+        }
+        tokio::time::sleep(retry::after(failures)).await;
+    }
+}
+
 /// Rings at every event of this node's containers.
 async fn listen(docker: Docker, node: NodeName, changed: watch::Sender<u64>) {
     let label = format!("{}={node}", container::NODE_LABEL);
@@ -224,12 +251,15 @@ async fn listen(docker: Docker, node: NodeName, changed: watch::Sender<u64>) {
 
 #[async_trait]
 impl Executor for DockerRuntime {
-    async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+    async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         {
             let _one_at_a_time = self.images.lock().await;
             image::provide_own(&self.docker).await?;
         }
-        image::provide(&self.docker, &task.container.image).await?;
+        image::provide(&self.docker, &task.container.image).await
+    }
+
+    async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         if let Err(error) = self.make_sandbox(task).await {
             if let Err(error) = self.erase(&task.id).await {
                 warn!(task = %task.id, error = chain(&error), "cannot clear up after a failure");
@@ -260,14 +290,7 @@ impl Executor for DockerRuntime {
         let Some(id) = found.id.clone() else { return Ok(()) };
         let docker = self.docker.clone().with_timeout(container::grace(&found) + STOP_SLACK);
         let task = task.clone();
-        tokio::spawn(async move {
-            // Signal and grace are the container's own.
-            match docker.stop_container(&id, None::<StopContainerOptions>).await {
-                Ok(()) => {}
-                Err(error) if matches!(status(&error), Some(304 | 404)) => {}
-                Err(error) => warn!(%task, error = reason(&error), "the engine did not stop the task"),
-            }
-        });
+        tokio::spawn(async move { stop_container(&docker, &task, &id).await });
         Ok(())
     }
 
@@ -328,5 +351,53 @@ fn status(error: &Error) -> Option<u16> {
     match error {
         Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::UnixListener,
+    };
+
+    use super::*;
+
+    /// No answer takes as long.
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// An engine that gives these answers, one after the other. Returns what it was asked, by first lines.
+    async fn engine_of(listener: UnixListener, answers: &[&str]) -> Vec<String> {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            let request = String::from_utf8(request).unwrap();
+            asked.push(request.lines().next().unwrap_or_default().to_owned());
+            let answer = format!("HTTP/1.1 {answer}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        asked
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_failed_is_tried_again() {
+        let tmp = tempfile::tempdir().unwrap();
+        let socket = tmp.path().join("engine.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let docker = Docker::connect_with_host(&format!("unix://{}", socket.display())).unwrap();
+        let task = TaskId::from_random(7);
+        let answers = ["500 Internal Server Error", "204 No Content"];
+        let engine = engine_of(listener, &answers);
+        let both = async { tokio::join!(engine, stop_container(&docker, &task, "c1")) };
+        let (asked, ()) = tokio::time::timeout(LIMIT, both).await.unwrap();
+        assert_eq!(asked.len(), 2);
+        assert!(
+            asked.iter().all(|line| line.starts_with("POST ") && line.contains("/containers/c1/stop")),
+            "{asked:?}"
+        );
     }
 }

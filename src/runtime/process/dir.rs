@@ -12,14 +12,16 @@
 //! | `log`, `log.1` | shim | what it wrote |
 //! | `state/` | shim | libcontainer's own |
 //!
-//! Each file appears whole or not at all.
+//! Each file appears whole or not at all. The directory is root's alone: variables and output of a task are nobody else's.
 
 use std::{
     fs, io,
     io::Write,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{image::Image, kernel::proc::ProcessId};
@@ -67,6 +69,16 @@ impl TaskDir {
         self.0.join(name)
     }
 
+    /// Makes the directory, and the empty root in it.
+    pub(super) fn make(&self) -> Result<(), RuntimeError> {
+        private_dir(&self.0)?;
+        fs::create_dir(self.rootfs()).map_err(RuntimeError::io("create", self.rootfs()))
+    }
+
+    pub(super) fn write_spec(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        write_whole(&self.spec(), spec)
+    }
+
     pub(super) fn netns(&self) -> PathBuf {
         self.join("netns")
     }
@@ -75,7 +87,7 @@ impl TaskDir {
         self.join("rootfs")
     }
 
-    pub(super) fn spec(&self) -> PathBuf {
+    fn spec(&self) -> PathBuf {
         self.join("config.json")
     }
 
@@ -137,10 +149,22 @@ impl TaskDir {
     }
 }
 
+/// Makes a directory that only its owner may enter; one that is there already is made so.
+pub(super) fn private_dir(path: &Path) -> Result<(), RuntimeError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
+        .map_err(RuntimeError::io("create", path))
+}
+
+/// An empty file that only its owner may read.
+pub(super) fn private_file(path: &Path) -> io::Result<fs::File> {
+    fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(path)
+}
+
 fn write_whole<T: Serialize>(path: &Path, value: &T) -> Result<(), RuntimeError> {
     let text = serde_json::to_vec(value).map_err(RuntimeError::io("write", path))?;
     let write = || {
-        let mut file = fs::File::create(path)?;
+        let mut file = private_file(path)?;
         file.write_all(&text)
     };
     write().map_err(RuntimeError::io("write", path))
@@ -159,6 +183,24 @@ mod tests {
         assert!(!dir.claim(second).unwrap());
         assert_eq!(dir.shim().unwrap(), Some(first));
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 1, "no staged file is left");
+    }
+
+    #[test]
+    fn what_a_task_is_given_is_nobody_elses_to_read() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let dir = TaskDir::new(tmp.path().join("task"));
+        dir.make().unwrap();
+        dir.write_spec(&Spec::default()).unwrap();
+        dir.write_exit(&Exit { code: 0, at_ms: 5, error: None }).unwrap();
+        assert_eq!(mode(dir.path()), 0o700);
+        for file in ["config.json", "exit.json"] {
+            assert_eq!(mode(&dir.join(file)), 0o600, "{file}");
+        }
+        assert_eq!(mode(&dir.rootfs()) & 0o055, 0o055, "a task of another user has to enter its own root");
+        fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        private_dir(tmp.path()).unwrap();
+        assert_eq!(mode(tmp.path()), 0o700, "what an earlier daemon left open is closed");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     ops::ControlFlow,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -90,7 +90,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn open(dir: &TaskDir) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).open(dir.join("log"))?;
+        let file = append_to(&dir.join("log"))?;
         let len = file.metadata()?.len();
         Ok(Self { dir: dir.path().to_owned(), file, len })
     }
@@ -99,13 +99,18 @@ impl Writer {
     pub(super) fn append(&mut self, records: &[u8]) -> io::Result<()> {
         if self.len >= MAX_FILE_BYTES {
             fs::rename(self.dir.join("log"), self.dir.join("log.1"))?;
-            self.file = File::options().create(true).append(true).open(self.dir.join("log"))?;
+            self.file = append_to(&self.dir.join("log"))?;
             self.len = 0;
         }
         self.file.write_all(records)?;
         self.len += records.len() as u64;
         Ok(())
     }
+}
+
+/// What a task says is its owner's alone to read.
+fn append_to(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).mode(0o600).open(path)
 }
 
 /// Adds a record to `out`.

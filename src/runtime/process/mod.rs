@@ -19,8 +19,7 @@ mod logs;
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     time::Duration,
@@ -81,7 +80,7 @@ impl ProcessRuntime {
     /// Adopts the tasks found in the run directory.
     pub(crate) async fn open(config: &RuntimeConfig) -> Result<Self, RuntimeError> {
         let tasks_dir = config.run_dir.join("tasks");
-        fs::create_dir_all(&tasks_dir).map_err(RuntimeError::io("create", &tasks_dir))?;
+        dir::private_dir(&tasks_dir)?;
         // Mounts are listed by their true paths.
         let tasks_dir = tasks_dir.canonicalize().map_err(RuntimeError::io("find", &tasks_dir))?;
         let runtime = Self {
@@ -150,12 +149,12 @@ impl ProcessRuntime {
                 let path = dir.join(name);
                 fs::write(&path, text).map_err(RuntimeError::io("write", path))
             };
-            fs::create_dir_all(dir.rootfs()).map_err(RuntimeError::io("create", dir.rootfs()))?;
+            dir.make()?;
             netns::create(&dir.netns())?;
             write("hosts", bundle.hosts.as_bytes())?;
             write("hostname", format!("{}\n", bundle.hostname).as_bytes())?;
             write("resolv.conf", bundle.resolv_conf.as_bytes())?;
-            bundle.spec.save(dir.spec()).map_err(io::Error::other).map_err(RuntimeError::io("write", dir.spec()))?;
+            dir.write_spec(&bundle.spec)?;
             dir.write_record(&Record {
                 name: task.name.clone(),
                 image,
@@ -211,7 +210,7 @@ impl ProcessRuntime {
                 continue;
             }
             observed.push(ObservedTask {
-                phase: phase(&dir)?,
+                phase: phase(&dir, cgroup::remove)?,
                 netns: Some(dir.netns()).filter(|path| path.exists()),
                 container: task.to_string(),
                 task,
@@ -222,7 +221,8 @@ impl ProcessRuntime {
 
     async fn launch(&self, task: &TaskId) -> Result<(), RuntimeError> {
         let dir = self.dir(task);
-        let errors = File::create(dir.join("shim.err")).map_err(RuntimeError::io("create", dir.join("shim.err")))?;
+        let errors = dir.join("shim.err");
+        let errors = dir::private_file(&errors).map_err(RuntimeError::io("create", &errors))?;
         let mut shim = Command::new("/proc/self/exe")
             .arg(SHIM_COMMAND)
             .args([dir.path(), &self.run_dir])
@@ -271,8 +271,9 @@ fn end(dir: &TaskDir) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a task stands, by its directory. Writes down the end of one whose shim was killed.
-fn phase(dir: &TaskDir) -> Result<Phase, RuntimeError> {
+/// Where a task stands, by its directory. Where its shim was killed, it ends what is left of the task, all of its control
+/// group, by `kill`, and only then writes down that it ended: until that is done the task goes on.
+fn phase(dir: &TaskDir, kill: impl FnOnce(&Path) -> Result<(), RuntimeError>) -> Result<Phase, RuntimeError> {
     let lives = |id: ProcessId| id.is_alive().map_err(RuntimeError::kernel("look for a process"));
     let Some(shim) = dir.shim()? else { return Ok(Phase::Prepared) };
     let alive = lives(shim)?;
@@ -280,22 +281,24 @@ fn phase(dir: &TaskDir) -> Result<Phase, RuntimeError> {
     if let Some(exit) = dir.exit()? {
         return Ok(Phase::Exited(exit));
     }
-    match (alive, dir.running()?) {
-        (true, Some(running)) => Ok(Phase::Running { pid: running.init.pid, since_ms: running.since_ms }),
-        (true, None) => Ok(Phase::Prepared),
-        (false, _) => {
-            end(dir).map_err(RuntimeError::io("end the task in", dir.path()))?;
-            let words = fs::read_to_string(dir.join("shim.err")).unwrap_or_default();
-            let words = words.lines().last().map_or(String::new(), |last| format!(": {last}"));
-            let exit = Exit {
-                code: 137,
-                at_ms: now_ms(),
-                error: Some(format!("the process that kept the task was killed{words}")),
-            };
-            dir.write_exit(&exit)?;
-            Ok(Phase::Exited(exit))
-        }
+    let running = dir.running()?;
+    let unended =
+        running.map_or(Phase::Prepared, |running| Phase::Running { pid: running.init.pid, since_ms: running.since_ms });
+    if alive {
+        return Ok(unended);
     }
+    let group = dir.record()?.ok_or(RuntimeError::NotPrepared)?.cgroup;
+    let ended = end(dir).map_err(RuntimeError::io("end the task in", dir.path())).and_then(|()| kill(&group));
+    if let Err(error) = ended {
+        warn!(error = chain(&error), "a task without its shim does not end; trying again");
+        return Ok(unended);
+    }
+    let words = fs::read_to_string(dir.join("shim.err")).unwrap_or_default();
+    let words = words.lines().last().map_or(String::new(), |last| format!(": {last}"));
+    let exit =
+        Exit { code: 137, at_ms: now_ms(), error: Some(format!("the process that kept the task was killed{words}")) };
+    dir.write_exit(&exit)?;
+    Ok(Phase::Exited(exit))
 }
 
 fn bump(changed: &watch::Sender<u64>) {
@@ -304,6 +307,10 @@ fn bump(changed: &watch::Sender<u64>) {
 
 #[async_trait]
 impl Executor for ProcessRuntime {
+    async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+        Image::find(&task.container.image).map(drop)
+    }
+
     async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         let task = task.clone();
         self.aside(move |this| this.lay_out(&task)).await?;
@@ -320,7 +327,7 @@ impl Executor for ProcessRuntime {
             self.launch(&task.id).await?;
             bump(&self.changed);
         }
-        match phase(&dir)? {
+        match self.aside(move |_| phase(&dir, cgroup::remove)).await? {
             Phase::Exited(Exit { error: Some(reason), .. }) => Err(RuntimeError::Start { reason }),
             _ => Ok(()),
         }
@@ -367,5 +374,58 @@ impl LogSource for ProcessRuntime {
             }
         });
         Ok(ReceiverStream::new(receiver).boxed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task whose shim is no more, and which nobody has ended.
+    fn orphan(path: &Path) -> TaskDir {
+        let dir = TaskDir::new(path);
+        dir.write_record(&Record {
+            name: "web.1.x".to_owned(),
+            image: Image::Whoami,
+            init: false,
+            dir: "/".into(),
+            uid: 0,
+            gid: 0,
+            stop_signal: Signal::SIGTERM as i32,
+            stop_grace_ms: 0,
+            cgroup: "weft/n1/x".into(),
+            shim_cgroup: "weft/n1/shims".into(),
+        })
+        .unwrap();
+        // Greater than any pid can be.
+        let dead = ProcessId { pid: u32::MAX, start: 1 };
+        assert!(dir.claim(dead).unwrap());
+        dir.write_running(&dir::Running { init: dead, since_ms: 5 }).unwrap();
+        dir
+    }
+
+    #[test]
+    fn all_of_a_task_without_its_shim_is_killed_before_it_has_ended() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = orphan(tmp.path());
+        let mut killed = None;
+        let ended = phase(&dir, |group| {
+            assert_eq!(dir.exit().unwrap(), None);
+            killed = Some(group.to_owned());
+            Ok(())
+        });
+        assert!(matches!(ended.unwrap(), Phase::Exited(Exit { code: 137, error: Some(_), .. })));
+        assert_eq!(killed, Some("weft/n1/x".into()));
+        let again = phase(&dir, |_| panic!("there is nothing left to kill"));
+        assert!(matches!(again.unwrap(), Phase::Exited(_)));
+    }
+
+    #[test]
+    fn a_task_that_cannot_be_killed_has_not_ended() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = orphan(tmp.path());
+        let hangs = |_: &Path| Err(RuntimeError::kernel("kill it")(io::Error::from(io::ErrorKind::TimedOut)));
+        assert_eq!(phase(&dir, hangs).unwrap(), Phase::Running { pid: u32::MAX, since_ms: 5 });
+        assert_eq!(dir.exit().unwrap(), None);
     }
 }

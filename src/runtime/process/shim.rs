@@ -71,6 +71,10 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
             dir.write_exit(&Exit { code, at_ms: now_ms(), error: starved.then(|| "out of memory".to_owned()) })
         }
         Err(error) => {
+            // A container that was made, but does not run its program, must not outlive this.
+            if let Some(record) = dir.record()? {
+                cgroup::remove(&record.cgroup)?;
+            }
             dir.write_exit(&Exit { code: 127, at_ms: now_ms(), error: Some(chain(&error)) })?;
             Err(error)
         }

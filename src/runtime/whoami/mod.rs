@@ -7,7 +7,14 @@
 mod echo;
 mod http;
 
-use std::{io, net::SocketAddr, process::ExitCode, rc::Rc, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    rc::Rc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -47,10 +54,15 @@ pub(crate) fn main() -> ExitCode {
     match runtime.and_then(|runtime| LocalSet::new().block_on(&runtime, serve(identity))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("whoami: {error}");
+            say(io::stderr(), format_args!("{error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// It serves whether or not somebody reads what it says: `println!` would panic where nobody does.
+fn say(mut to: impl Write, what: fmt::Arguments<'_>) {
+    let _ = writeln!(to, "whoami: {what}");
 }
 
 async fn serve(identity: http::Identity) -> io::Result<()> {
@@ -59,7 +71,7 @@ async fn serve(identity: http::Identity) -> io::Result<()> {
     let http_listener = listen(HTTP_PORT)?;
     let echo_listener = listen(ECHO_PORT)?;
     let echo_socket = echo::Udp::bind(ECHO_PORT)?;
-    println!("whoami: http on {HTTP_PORT}, echo on {ECHO_PORT}");
+    say(io::stdout(), format_args!("http on {HTTP_PORT}, echo on {ECHO_PORT}"));
 
     let (stage, _) = watch::channel(Stage::Serving);
     let identity = Rc::new(identity);
@@ -119,5 +131,20 @@ async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
 async fn out_of_connections(error: &io::Error) {
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_reads_is_said_all_the_same() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        say(writer, format_args!("http on {HTTP_PORT}"));
+        let mut heard = Vec::new();
+        say(&mut heard, format_args!("http on {HTTP_PORT}"));
+        assert_eq!(heard, b"whoami: http on 80\n");
     }
 }
