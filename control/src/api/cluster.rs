@@ -21,8 +21,10 @@ pub(crate) trait Member: Send + Sync {
     async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError>;
     async fn join(&self, options: JoinOptions) -> Result<(), SwarmError>;
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
-    /// `Some` on managers.
+    /// `Some` on managers that hold it.
     fn table(&self) -> Option<Arc<dyn Table>>;
+    /// Waits for the table: a manager that was just promoted is known as one a moment before it holds it.
+    async fn table_arrives(&self);
 }
 
 /// A manager's view of the table and its way to change it.
@@ -63,6 +65,10 @@ impl Member for Swarm {
 
     fn table(&self) -> Option<Arc<dyn Table>> {
         self.manager().map(|manager| Arc::new(manager) as Arc<dyn Table>)
+    }
+
+    async fn table_arrives(&self) {
+        Swarm::table_arrives(self).await;
     }
 }
 

@@ -25,7 +25,7 @@ mod tasks;
 mod tests;
 mod wire;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -34,6 +34,7 @@ use axum::{
     response::Response,
     routing::{any, get, post},
 };
+use tokio::time::timeout;
 use weft_model::{NodeName, spec::Role};
 
 use self::{
@@ -48,6 +49,8 @@ pub use serve::serve;
 const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 53 };
 /// Oldest: the first with services as they are now.
 const MIN_API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 24 };
+/// For a manager that was just promoted to hold the table.
+const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// `1.53`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +126,10 @@ pub fn router(swarm: Swarm, node: LocalNode) -> Router {
 
 /// A reader sees what was written before, on whichever manager. Without a leader it sees what this one knows.
 async fn catch_up(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let is_manager = matches!(api.member.membership(), Membership::Active { role: Role::Manager, .. });
+    if is_manager && api.member.table().is_none() && timeout(ARRIVAL, api.member.table_arrives()).await.is_err() {
+        tracing::debug!(path = request.uri().path(), "a manager without a table");
+    }
     if let Some(table) = api.member.table()
         && !table.catch_up().await
     {

@@ -129,6 +129,24 @@ impl Swarm {
         manager.filter(|manager| manager.state().borrow().cluster.is_some())
     }
 
+    /// Waits until [`Self::manager`] is there: for ever, where this node does not become one.
+    pub async fn table_arrives(&self) {
+        let mut managers = self.inner.outlets.manager.subscribe();
+        loop {
+            let manager = managers.borrow_and_update().clone();
+            let mut state = manager.map(|manager| manager.state());
+            tokio::select! {
+                Ok(_) = async {
+                    match &mut state {
+                        Some(state) => state.wait_for(|state| state.cluster.is_some()).await.map(drop),
+                        None => std::future::pending().await,
+                    }
+                } => return,
+                changed = managers.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
     /// The managers that this node knows, whatever its own role.
     pub fn remotes(&self) -> Vec<(NodeId, SocketAddr)> {
         let plan = self.inner.outlets.plans.borrow().clone();

@@ -81,6 +81,8 @@ impl Member for Fake {
         if force { Ok(()) } else { Err(SwarmError::ManagerNeedsForce { consequence: "It is the last.".into() }) }
     }
 
+    async fn table_arrives(&self) {}
+
     fn table(&self) -> Option<Arc<dyn Table>> {
         self.table.clone().map(|table| table as Arc<dyn Table>)
     }

@@ -2,7 +2,7 @@
 
 use weft_model::{Rejection, spec::Role};
 
-use super::lab::{Daemon, has_label, is_ready, leader_among, node, set_label};
+use super::lab::{DEADLINE, Daemon, has_label, is_ready, leader_among, node, set_label};
 use crate::swarm::{Membership, ProposeError};
 
 #[tokio::test]
@@ -12,6 +12,8 @@ async fn a_worker_becomes_a_manager_and_a_worker_again() {
     let id = n2.id();
     for round in ["first", "second"] {
         n1.set_role(&id, Role::Manager).await.expect("promoted");
+        let arrived = tokio::time::timeout(DEADLINE, n2.swarm.table_arrives()).await;
+        assert!(arrived.is_ok() && n2.swarm.manager().is_some(), "it holds the table that it waited for");
         n2.is_manager(true).await;
         n1.table("it votes", |s| node(s, "n2", |n| n.voter && is_ready(n))).await;
         set_label(&n2, round).await.expect("it takes writes");
