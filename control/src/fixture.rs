@@ -5,14 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 use weft_model::{
-    Applied, Command, Entry, NetworkId, NodeId, Rejection, ServiceId, State, TaskId,
+    Applied, ClusterState, Command, Entry, NetworkId, NodeId, Rejection, ServiceId, TaskId,
     command::{InitCluster, JoinNode},
     id::ClusterId,
     report::NodeDescription,
     spec::{
         Availability, ClusterSpec, ContainerSpec, EndpointMode, EndpointSpec, NetworkAttachment, NetworkSpec,
-        Placement, PortSpec, Protocol, Resources, RestartPolicy, Role, STOP_GRACE_MS, ServiceMode, ServiceSpec,
-        SubnetSpec, TaskSpec, UpdateConfig,
+        Placement, PortSpec, Protocol, Resources, RestartPolicy, Role, ServiceMode, ServiceSpec, SubnetSpec, TaskSpec,
+        UpdateConfig,
     },
     state::{NodeStatus, Slot, TaskState, TaskStatus},
 };
@@ -23,26 +23,26 @@ use crate::state::apply;
 pub(crate) const START_MS: u64 = 1_700_000_000_000;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Table {
-    pub(crate) state: State,
+pub(crate) struct TestCluster {
+    pub(crate) state: ClusterState,
     pub(crate) now_ms: u64,
     next_random: u128,
 }
 
-impl Table {
+impl TestCluster {
     /// No cluster yet.
     pub(crate) fn empty() -> Self {
-        Self { state: State::default(), now_ms: START_MS, next_random: 1 }
+        Self { state: ClusterState::default(), now_ms: START_MS, next_random: 1 }
     }
 
     /// A cluster whose first manager, `n1`, is ready.
     pub(crate) fn new() -> Self {
-        let mut table = Self::empty();
-        let init = table.init();
+        let mut cluster = Self::empty();
+        let init = cluster.init();
         let id = init.node.id.clone();
-        table.ok(Command::InitCluster(Box::new(init)));
-        table.ready(&id, &[]);
-        table
+        cluster.ok(Command::InitCluster(Box::new(init)));
+        cluster.ready(&id, &[]);
+        cluster
     }
 
     pub(crate) fn init(&mut self) -> InitCluster {
@@ -81,8 +81,8 @@ impl Table {
         let index = before.index + 1;
         let applied = apply(&mut self.state, index, Entry { now_ms: self.now_ms, command });
         if applied.is_err() {
-            let unchanged = State { index, now_ms: self.state.now_ms, ..before };
-            assert_eq!(self.state, unchanged, "a refused command changed the table");
+            let unchanged = ClusterState { index, now_ms: self.state.now_ms, ..before };
+            assert_eq!(self.state, unchanged, "a refused command changed the cluster");
         }
         applied
     }
@@ -215,20 +215,7 @@ pub(crate) fn service_spec(name: &str, replicas: u64, networks: &[&NetworkId]) -
         name: name.parse().unwrap(),
         labels: Default::default(),
         task: TaskSpec {
-            container: ContainerSpec {
-                image: "weft/whoami".to_owned(),
-                labels: Default::default(),
-                command: Vec::new(),
-                args: Vec::new(),
-                env: Vec::new(),
-                dir: None,
-                user: None,
-                hostname: None,
-                stop_signal: None,
-                stop_grace_ms: STOP_GRACE_MS,
-                read_only: false,
-                init: None,
-            },
+            container: ContainerSpec::new("weft/whoami"),
             resources: Resources::default(),
             restart: RestartPolicy::default(),
             placement: Placement::default(),

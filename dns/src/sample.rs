@@ -2,10 +2,8 @@
 
 use weft_model::{
     BackendId, DualAddr, MeshServiceId, NetworkId, NodeId, NodePlan, ServiceId, TaskId, Vni,
-    id::ClusterId,
     net::Subnets,
     plan::{BackendPlan, NetworkPlan, ServicePlan},
-    spec::Role,
 };
 
 pub(crate) const FRONT: u8 = 1;
@@ -74,15 +72,6 @@ pub(crate) fn service(
 
 pub(crate) fn plan(services: Vec<ServicePlan>) -> NodePlan {
     NodePlan {
-        generation: 1,
-        cluster: ClusterId::from_random(1),
-        node: NodeId::from_random(1),
-        hostname: "n1".parse().expect("a name"),
-        role: Role::Manager,
-        addr: [192, 0, 2, 1].into(),
-        managers: vec![],
-        heartbeat_ms: 1_000,
-        peers: vec![],
         networks: vec![
             network_plan(FRONT, "Front"),
             network_plan(BACK, "stack.back"),
@@ -90,8 +79,6 @@ pub(crate) fn plan(services: Vec<ServicePlan>) -> NodePlan {
             network_plan(INGRESS, "ingress"),
         ],
         services,
-        ports: vec![],
-        endpoints: vec![],
-        tasks: vec![],
+        ..NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into())
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
-use weft_control::swarm::{LogError, LogOptions, LogRecord, LogSource, SwarmConfig};
-use weft_model::{id::ClusterId, spec::Role, state::TaskState};
+use weft_control::swarm::SwarmConfig;
+use weft_model::state::TaskState;
+use weft_model::{LogError, LogOptions, LogRecord, LogSource};
 
 use super::*;
 use crate::runtime::{Phase, RuntimeError, fixture};
@@ -91,22 +92,7 @@ fn task(number: u128, desired: TaskGoal) -> TaskPlan {
 }
 
 fn plan(generation: u64, tasks: Vec<TaskPlan>) -> NodePlan {
-    NodePlan {
-        generation,
-        cluster: ClusterId::from_random(1),
-        node: NodeId::from_random(2),
-        hostname: "n1".parse().unwrap(),
-        role: Role::Worker,
-        addr: IpAddr::from([192, 0, 2, 1]),
-        managers: vec![],
-        heartbeat_ms: 5000,
-        peers: vec![],
-        networks: vec![],
-        services: vec![],
-        ports: vec![],
-        endpoints: vec![],
-        tasks,
-    }
+    NodePlan { generation, tasks, ..NodePlan::empty(NodeId::from_random(2), [192, 0, 2, 1].into()) }
 }
 
 fn seen(task: &TaskId, phase: Phase) -> (TaskId, ObservedTask) {

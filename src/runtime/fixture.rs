@@ -3,25 +3,12 @@
 use weft_model::{
     ServiceId, TaskId,
     plan::{TaskGoal, TaskPlan},
-    spec::{ContainerSpec, Labels, Resources},
+    spec::{ContainerSpec, Resources},
 };
 
 /// A task of weft/whoami, as `change` would have it.
 pub(crate) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
-    let mut container = ContainerSpec {
-        image: "weft/whoami".to_owned(),
-        labels: Labels::new(),
-        command: vec![],
-        args: vec![],
-        env: vec![],
-        dir: None,
-        user: None,
-        hostname: None,
-        stop_signal: None,
-        stop_grace_ms: 10_000,
-        read_only: false,
-        init: None,
-    };
+    let mut container = ContainerSpec::new("weft/whoami");
     change(&mut container);
     TaskPlan {
         id: TaskId::from_random(7),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use weft_control::swarm::{LogOptions, LogRecord};
+use weft_model::{LogOptions, LogRecord};
 
 /// Depth of the channel between a log's reader and the stream that it feeds: enough to keep both busy.
 pub(super) const STREAM_DEPTH: usize = 256;

@@ -26,7 +26,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use weft_control::swarm::LogSource;
+use weft_model::LogSource;
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
 pub(crate) use self::error::{RuntimeError, chain};

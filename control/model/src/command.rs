@@ -86,7 +86,7 @@ pub enum Command {
         voter: bool,
     },
     /// The log's membership does not hold this node any more. Changes nothing where it was made a manager again meanwhile.
-    Unseat {
+    ClearRaftConfig {
         id: NodeId,
     },
     /// With its node for a global service, else without. Desired `Ready`: held back until the slot's old task has ended and

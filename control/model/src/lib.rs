@@ -8,7 +8,8 @@
 //! - [`state`]: what the cluster decided and observed: the one Raft table;
 //! - [`command`]: the only way to change the table;
 //! - [`plan`]: what one node must make true, a function of the table;
-//! - [`report`]: what a node says of itself.
+//! - [`report`]: what a node says of itself;
+//! - [`logs`]: the records of a task's output, and the trait that a runtime serves them by.
 
 pub mod id;
 pub mod name;
@@ -18,14 +19,16 @@ pub mod state;
 pub mod command;
 pub mod plan;
 pub mod report;
+pub mod logs;
 
 pub use command::{Applied, Command, Entry, Rejection};
 pub use id::{BackendId, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId, Vni};
+pub use logs::{LogError, LogOptions, LogRecord, LogSource};
 pub use name::{NetworkName, NodeName, ServiceName};
 pub use net::{DualAddr, Mac};
 pub use plan::NodePlan;
 pub use report::NodeReport;
-pub use state::State;
+pub use state::ClusterState;
 
 /// UDP port of the VXLAN tunnel (IANA, RFC 7348). Cannot be published.
 pub const TUNNEL_PORT: u16 = 4789;

@@ -40,6 +40,31 @@ pub struct NodePlan {
     pub tasks: Vec<TaskPlan>,
 }
 
+impl NodePlan {
+    /// The plan of a worker of a cluster that has no services: a base that callers fill in.
+    ///
+    /// # Panics
+    /// Never: the host name it sets is valid.
+    pub fn empty(node: NodeId, addr: IpAddr) -> Self {
+        Self {
+            generation: 1,
+            cluster: ClusterId::from_random(1),
+            node,
+            hostname: "n1".parse().expect("a valid node name"),
+            role: Role::Worker,
+            addr,
+            managers: Vec::new(),
+            heartbeat_ms: 5_000,
+            peers: Vec::new(),
+            networks: Vec::new(),
+            services: Vec::new(),
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+            tasks: Vec::new(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerPlan {
     pub node: NodeId,

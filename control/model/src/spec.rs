@@ -154,6 +154,26 @@ pub struct ContainerSpec {
     pub init: Option<bool>,
 }
 
+impl ContainerSpec {
+    /// A container of `image` with every option at its default.
+    pub fn new(image: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            labels: Labels::new(),
+            command: Vec::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: None,
+            user: None,
+            hostname: None,
+            stop_signal: None,
+            stop_grace_ms: STOP_GRACE_MS,
+            read_only: false,
+            init: None,
+        }
+    }
+}
+
 /// Default stop grace, as in Swarm.
 pub const STOP_GRACE_MS: u64 = 10_000;
 

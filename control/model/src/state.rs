@@ -20,7 +20,7 @@ use crate::{
 pub const STATE_VERSION: u32 = 1;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct ClusterState {
     /// Raft index of the last command applied: the version of everything computed from the table.
     pub index: u64,
     /// The latest `now_ms` of a command: the table's clock. Never goes back.
@@ -77,7 +77,7 @@ pub struct Node {
     pub voter: bool,
     /// Whether the log's membership may hold it, as voter or learner: from the moment it is made a manager until it is
     /// neither. As long as that is so it keeps its log, because changes of the membership may need its answer.
-    pub seated: bool,
+    pub in_raft_config: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -349,7 +349,7 @@ pub struct FreedAddress {
     pub freed_index: u64,
 }
 
-impl State {
+impl ClusterState {
     /// Services that are being removed have no name any more. Case does not matter, as in DNS.
     pub fn service_by_name(&self, name: &str) -> Option<&Service> {
         self.services.values().find(|s| !s.removing && s.spec.name.as_str().eq_ignore_ascii_case(name))

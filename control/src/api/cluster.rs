@@ -6,11 +6,9 @@ use std::{net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
-use weft_model::{Applied, Command, NodeId, State, TaskId, spec::Role};
+use weft_model::{Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, TaskId, spec::Role};
 
-use crate::swarm::{
-    InitOptions, JoinOptions, LogError, LogOptions, LogRecord, Manager, Membership, ProposeError, Swarm, SwarmError,
-};
+use crate::swarm::{InitOptions, JoinOptions, Manager, Membership, ProposeError, Swarm, SwarmError};
 
 /// This node's membership.
 #[async_trait]
@@ -22,15 +20,15 @@ pub(crate) trait Member: Send + Sync {
     async fn join(&self, options: JoinOptions) -> Result<(), SwarmError>;
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
     /// `Some` on managers that hold it.
-    fn table(&self) -> Option<Arc<dyn Table>>;
+    fn table(&self) -> Option<Arc<dyn ClusterHandle>>;
     /// Waits for the table: a manager that was just promoted is known as one a moment before it holds it.
     async fn table_arrives(&self);
 }
 
 /// A manager's view of the table and its way to change it.
 #[async_trait]
-pub(crate) trait Table: Send + Sync {
-    fn state(&self) -> watch::Receiver<Arc<State>>;
+pub(crate) trait ClusterHandle: Send + Sync {
+    fn state(&self) -> watch::Receiver<Arc<ClusterState>>;
     /// Waits until [`Self::state`] holds what any manager confirmed before; `false` where nobody can say.
     async fn catch_up(&self) -> bool;
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError>;
@@ -63,8 +61,8 @@ impl Member for Swarm {
         Swarm::leave(self, force).await
     }
 
-    fn table(&self) -> Option<Arc<dyn Table>> {
-        self.manager().map(|manager| Arc::new(manager) as Arc<dyn Table>)
+    fn table(&self) -> Option<Arc<dyn ClusterHandle>> {
+        self.manager().map(|manager| Arc::new(manager) as Arc<dyn ClusterHandle>)
     }
 
     async fn table_arrives(&self) {
@@ -73,8 +71,8 @@ impl Member for Swarm {
 }
 
 #[async_trait]
-impl Table for Manager {
-    fn state(&self) -> watch::Receiver<Arc<State>> {
+impl ClusterHandle for Manager {
+    fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         Manager::state(self)
     }
 

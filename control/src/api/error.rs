@@ -8,7 +8,8 @@ use axum::{
 use bollard_stubs::models::ErrorResponse;
 use weft_model::{Rejection, command::ObjectKind, name::InvalidName};
 
-use crate::swarm::{LogError, ProposeError, SwarmError};
+use crate::swarm::{ProposeError, SwarmError};
+use weft_model::LogError;
 
 /// Why a request was refused. The text is what users read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream::select};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use weft_model::{
-    State as Model,
+    ClusterState,
     spec::{Availability, Role, ServiceMode},
     state::{Network, Node, NodeStatus, Service},
 };
@@ -77,8 +77,8 @@ fn unix_now_ms() -> u64 {
 }
 
 async fn watch_table(
-    mut before: Arc<Model>,
-    mut state: watch::Receiver<Arc<Model>>,
+    mut before: Arc<ClusterState>,
+    mut state: watch::Receiver<Arc<ClusterState>>,
     filters: Filters,
     sender: mpsc::Sender<Bytes>,
 ) {
@@ -118,7 +118,7 @@ fn wanted(filters: &Filters, event: &EventMessage) -> bool {
 type Attributes = Vec<(String, String)>;
 
 /// What happened between two tables, at the later one's time.
-fn difference(before: &Model, after: &Model) -> Vec<EventMessage> {
+fn difference(before: &ClusterState, after: &ClusterState) -> Vec<EventMessage> {
     let event = |kind: Type, action: &str, id: &str, attributes: Attributes| EventMessage {
         typ: Some(kind),
         action: Some(action.to_owned()),

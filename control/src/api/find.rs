@@ -1,7 +1,7 @@
 //! Objects by what a user calls them: the whole id, the name, or an unambiguous beginning of the id, in this order.
 
 use weft_model::{
-    State, TaskId,
+    ClusterState, TaskId,
     command::ObjectKind,
     state::{Network, Node, Service, Task},
 };
@@ -38,23 +38,23 @@ fn one<'a, T>(
 }
 
 /// A service that is not being removed.
-pub(super) fn service<'a>(state: &'a State, text: &str) -> Result<&'a Service, ApiError> {
+pub(super) fn service<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Service, ApiError> {
     let all = state.services.values().filter(|service| !service.removing);
     one(ObjectKind::Service, text, &all, |s| s.id.as_str(), |s| s.spec.name.as_str())
 }
 
-pub(super) fn network<'a>(state: &'a State, text: &str) -> Result<&'a Network, ApiError> {
+pub(super) fn network<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Network, ApiError> {
     one(ObjectKind::Network, text, &state.networks.values(), |n| n.id.as_str(), |n| n.spec.name.as_str())
 }
 
 /// `me` is the asked node itself, for `self`.
-pub(super) fn node<'a>(state: &'a State, text: &str, me: Option<&str>) -> Result<&'a Node, ApiError> {
+pub(super) fn node<'a>(state: &'a ClusterState, text: &str, me: Option<&str>) -> Result<&'a Node, ApiError> {
     let text = if text == "self" { me.unwrap_or(text) } else { text };
     one(ObjectKind::Node, text, &state.nodes.values(), |n| n.id.as_str(), |n| n.hostname.as_str())
 }
 
 /// By id, or by the name of its container.
-pub(super) fn task<'a>(state: &'a State, text: &str) -> Result<&'a Task, ApiError> {
+pub(super) fn task<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Task, ApiError> {
     if let Some(task) = text.parse::<TaskId>().ok().and_then(|id| state.tasks.get(&id)) {
         return Ok(task);
     }

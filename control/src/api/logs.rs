@@ -12,18 +12,18 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use weft_model::{
-    ServiceId, State as Model, TaskId,
+    ClusterState, ServiceId, TaskId,
     state::{Task, TaskState},
 };
 
 use super::{
     Api,
-    cluster::Table,
+    cluster::ClusterHandle,
     error::ApiError,
     find,
     query::{Params, flag},
 };
-use crate::swarm::{LogError, LogOptions, LogRecord};
+use weft_model::{LogError, LogOptions, LogRecord};
 
 /// Records on their way to a client, from all tasks together: what a slow client makes the nodes hold back.
 const QUEUE: usize = 256;
@@ -132,7 +132,7 @@ pub(super) fn unix_ms(name: &str, text: &str) -> Result<u64, ApiError> {
 /// Sends the logs of every task of the service; with `follow`, of tasks to come too, until the service is removed or the
 /// client is gone.
 async fn follow_service(
-    table: Arc<dyn Table>,
+    table: Arc<dyn ClusterHandle>,
     service: ServiceId,
     options: LogOptions,
     form: Form,
@@ -142,7 +142,7 @@ async fn follow_service(
     let mut known = BTreeSet::new();
     let mut copies = tokio::task::JoinSet::new();
     loop {
-        let now: Arc<Model> = Arc::clone(&state.borrow_and_update());
+        let now: Arc<ClusterState> = Arc::clone(&state.borrow_and_update());
         // Before it runs it has written nothing, and its node may not know of it.
         for task in now.tasks_of(&service).filter(|task| task.node.is_some() && task.status.state >= TaskState::Running)
         {
@@ -165,7 +165,7 @@ async fn follow_service(
 }
 
 async fn copy_task(
-    table: Arc<dyn Table>,
+    table: Arc<dyn ClusterHandle>,
     context: Context,
     options: LogOptions,
     form: Form,

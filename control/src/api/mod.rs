@@ -38,7 +38,7 @@ use tokio::time::timeout;
 use weft_model::{NodeName, spec::Role};
 
 use self::{
-    cluster::{Member, Table},
+    cluster::{ClusterHandle, Member},
     error::ApiError,
 };
 use crate::swarm::{Membership, Swarm};
@@ -96,7 +96,7 @@ struct Api {
 
 impl Api {
     /// The table, or why this node has none to show.
-    fn table(&self) -> Result<Arc<dyn Table>, ApiError> {
+    fn table(&self) -> Result<Arc<dyn ClusterHandle>, ApiError> {
         if let Some(table) = self.member.table() {
             return Ok(table);
         }
@@ -114,7 +114,7 @@ impl Api {
     }
 
     /// The table as it is now.
-    fn state(&self) -> Result<Arc<weft_model::State>, ApiError> {
+    fn state(&self) -> Result<Arc<weft_model::ClusterState>, ApiError> {
         Ok(Arc::clone(&self.table()?.state().borrow()))
     }
 }

@@ -12,13 +12,13 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use weft_model::{
-    Command, NetworkId, Rejection, State as Model,
+    ClusterState, Command, NetworkId, Rejection,
     state::{Network, Service},
 };
 
 use super::{
     Api,
-    cluster::Table,
+    cluster::ClusterHandle,
     engine,
     error::ApiError,
     find,
@@ -126,7 +126,7 @@ pub(super) async fn remove(
 
 /// Removes a network; where only services that were removed themselves keep it, once their last tasks have left it:
 /// `docker stack rm` removes both in one breath.
-async fn remove_when_left(table: &dyn Table, id: NetworkId) -> Result<(), ApiError> {
+async fn remove_when_left(table: &dyn ClusterHandle, id: NetworkId) -> Result<(), ApiError> {
     let remove = || table.propose(Command::RemoveNetwork { id: id.clone() });
     if let Err(refused) = remove().await {
         let mut state = table.state();
@@ -143,13 +143,13 @@ async fn remove_when_left(table: &dyn Table, id: NetworkId) -> Result<(), ApiErr
 }
 
 /// Whether any service's user wants it to be on the network.
-fn is_wanted(state: &Model, network: &NetworkId) -> bool {
+fn is_wanted(state: &ClusterState, network: &NetworkId) -> bool {
     let wants = |service: &Service| service.spec.task.networks.iter().any(|attached| attached.network == *network);
     state.services.values().any(|service| !service.removing && wants(service))
 }
 
 /// Whether any service or task still has an address on the network.
-fn is_occupied(state: &Model, network: &NetworkId) -> bool {
+fn is_occupied(state: &ClusterState, network: &NetworkId) -> bool {
     let services = state.services.values().flat_map(|service| &service.endpoints).map(|endpoint| &endpoint.network);
     let tasks = state.tasks.values().filter(|task| task.holds_addresses()).flat_map(|task| &task.attachments);
     services.chain(tasks.map(|attachment| &attachment.network)).any(|occupied| occupied == network)

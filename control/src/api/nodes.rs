@@ -10,7 +10,7 @@ use weft_model::{Command, spec::Role, state::Node};
 
 use super::{
     Api,
-    cluster::Table,
+    cluster::ClusterHandle,
     error::ApiError,
     find,
     query::{Filters, Params, flag, version},
@@ -81,7 +81,7 @@ fn me(api: &Api) -> Option<String> {
     }
 }
 
-fn show(table: &dyn Table, node: &Node) -> Value {
+fn show(table: &dyn ClusterHandle, node: &Node) -> Value {
     let (leader, reachable) = table.standing(&node.id);
     let standing = convert::node::Standing { leader: leader.as_ref() == Some(&node.id), reachable };
     convert::node::show(node, standing)

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 use weft_model::{
-    Command, NetworkId, ServiceId, State as Table,
+    ClusterState, Command, NetworkId, ServiceId,
     spec::{ServiceMode, ServiceSpec},
     state::Service,
 };
@@ -101,7 +101,7 @@ pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Re
     Ok(())
 }
 
-fn read(state: &Table, body: Value) -> Result<ServiceSpec, ApiError> {
+fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
     let resolve = |text: &str| -> Result<NetworkId, ApiError> {
         let network = find::network(state, text)?;
         if network.ingress {

@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, Query, State},
 };
 use serde_json::Value;
-use weft_model::{State as Table, state::Task};
+use weft_model::{ClusterState, state::Task};
 
 use super::{
     Api,
@@ -31,7 +31,7 @@ pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -
     Ok(Json(tasks.map(|task| convert::task::show(&state, task)).collect()))
 }
 
-fn accepted(state: &Table, filters: &Filters, task: &Task) -> bool {
+fn accepted(state: &ClusterState, filters: &Filters, task: &Task) -> bool {
     let service = state.services.get(&task.service);
     let node = task.node.as_ref().and_then(|node| state.nodes.get(node));
     let up_to_date = service.is_some_and(|service| task.is_current(service));

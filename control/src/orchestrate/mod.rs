@@ -20,7 +20,7 @@ mod tests;
 use std::{borrow::Cow, collections::BTreeMap};
 
 use weft_model::{
-    Applied, Command, NodeId, Rejection, State, TaskId,
+    Applied, ClusterState, Command, NodeId, Rejection, TaskId,
     state::{NodeStatus, TaskState},
 };
 
@@ -47,17 +47,17 @@ impl Acks {
         self.acked.get(node).is_some_and(|acked| *acked >= index)
     }
 
-    fn all_ready_hold(&self, state: &State, index: u64) -> bool {
+    fn all_ready_hold(&self, state: &ClusterState, index: u64) -> bool {
         ready(state).all(|node| self.holds(node, index))
     }
 
     /// The newest generation that every ready node's kernel holds.
-    fn lowest(&self, state: &State) -> u64 {
+    fn lowest(&self, state: &ClusterState) -> u64 {
         ready(state).map(|node| self.acked.get(node).copied().unwrap_or(0)).min().unwrap_or(0)
     }
 }
 
-fn ready(state: &State) -> impl Iterator<Item = &NodeId> {
+fn ready(state: &ClusterState) -> impl Iterator<Item = &NodeId> {
     state.nodes.values().filter(|n| n.status == NodeStatus::Ready).map(|n| &n.id)
 }
 
@@ -73,7 +73,7 @@ pub struct Decision {
 }
 
 /// What the leader should change in the table now.
-pub fn decide(state: &State, now_ms: u64, acks: &Acks, random: &mut dyn FnMut() -> u128) -> Decision {
+pub fn decide(state: &ClusterState, now_ms: u64, acks: &Acks, random: &mut dyn FnMut() -> u128) -> Decision {
     let now_ms = now_ms.max(state.now_ms);
     let ctx = Context { now_ms, wake_at_ms: None, acks, random };
     let mut work = Work { table: Cow::Borrowed(state), commands: Vec::new(), refused: Vec::new(), ctx };
@@ -125,7 +125,7 @@ impl Context<'_> {
 
 /// The table as it will be, and the commands that make it so.
 struct Work<'a> {
-    table: Cow<'a, State>,
+    table: Cow<'a, ClusterState>,
     commands: Vec<Command>,
     refused: Vec<Rejection>,
     ctx: Context<'a>,
@@ -136,7 +136,7 @@ impl Work<'_> {
         self.commands.len() >= MAX_COMMANDS
     }
 
-    fn phase(&mut self, decide: impl FnOnce(&State, &mut Context<'_>) -> Vec<Command>) {
+    fn phase(&mut self, decide: impl FnOnce(&ClusterState, &mut Context<'_>) -> Vec<Command>) {
         for command in decide(&self.table, &mut self.ctx) {
             if self.is_full() {
                 break;
@@ -171,7 +171,7 @@ impl Work<'_> {
 }
 
 /// Tasks of nodes that are down or gone are as if they had ended.
-fn lost_nodes(state: &State) -> Vec<Command> {
+fn lost_nodes(state: &ClusterState) -> Vec<Command> {
     let lost = |node: &NodeId| state.nodes.get(node).is_none_or(|n| n.status == NodeStatus::Down);
     let placed = state.tasks.values().filter(|t| t.status.state >= TaskState::Assigned);
     placed

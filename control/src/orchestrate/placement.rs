@@ -1,7 +1,7 @@
 //! Gives waiting tasks a node and its addresses, or writes down what is missing.
 
 use weft_model::{
-    Command, State, TaskId,
+    ClusterState, Command, TaskId,
     state::{Task, TaskState},
 };
 
@@ -30,7 +30,7 @@ pub(super) fn place(work: &mut Work<'_>) {
 }
 
 /// Tasks without a place, those that wait longest first.
-fn waiting(state: &State, ctx: &mut Context<'_>) -> Vec<TaskId> {
+fn waiting(state: &ClusterState, ctx: &mut Context<'_>) -> Vec<TaskId> {
     let waits = |t: &&Task| t.status.state < TaskState::Assigned && t.desired <= TaskState::Running;
     let mut waiting: Vec<_> = state.tasks.values().filter(waits).collect();
     // A node prepares what it gets at once, and what cannot be prepared would be rejected and replaced without pause.
@@ -40,7 +40,7 @@ fn waiting(state: &State, ctx: &mut Context<'_>) -> Vec<TaskId> {
 }
 
 /// Whether the last task that ended in this slot could not even be prepared.
-fn follows_rejected(state: &State, task: &Task) -> bool {
+fn follows_rejected(state: &ClusterState, task: &Task) -> bool {
     let ended = |t: &&Task| t.slot == task.slot && t.status.state.is_terminal();
     let last = state.tasks_of(&task.service).filter(ended).max_by_key(|t| (t.meta.version, &t.id));
     last.is_some_and(|t| t.status.state == TaskState::Rejected)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weft_model::{
-    Command, State,
+    ClusterState, Command,
     state::{Slot, Task, TaskState},
 };
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::state::QUARANTINE_MS;
 
-pub(super) fn reap(state: &State) -> Vec<Command> {
+pub(super) fn reap(state: &ClusterState) -> Vec<Command> {
     let mut tasks = BTreeMap::<_, Vec<&Task>>::new();
     for task in state.tasks.values() {
         tasks.entry(&task.service).or_default().push(task);
@@ -32,7 +32,7 @@ pub(super) fn reap(state: &State) -> Vec<Command> {
 }
 
 /// The tasks of this slot that nobody needs to know of any more.
-fn over<'a>(state: &State, slot: &SlotTasks<'a>, removing: bool) -> Vec<&'a Task> {
+fn over<'a>(state: &ClusterState, slot: &SlotTasks<'a>, removing: bool) -> Vec<&'a Task> {
     let gone = matches!(slot.slot, Slot::Node(node) if !state.nodes.contains_key(node));
     let limit = state.cluster.as_ref().map_or(0, |c| c.spec.task_history_limit as usize);
     let (mut over, mut history) = (Vec::new(), Vec::new());
@@ -58,7 +58,7 @@ fn over<'a>(state: &State, slot: &SlotTasks<'a>, removing: bool) -> Vec<&'a Task
 }
 
 /// Addresses whose quarantine is over: every ready node's kernel has lost them, and their time has passed.
-pub(super) fn release(state: &State, ctx: &mut Context<'_>) -> Vec<Command> {
+pub(super) fn release(state: &ClusterState, ctx: &mut Context<'_>) -> Vec<Command> {
     let acked_index = ctx.acks.lowest(state);
     let lost = state.allocated.quarantine.iter().filter(|freed| freed.freed_index <= acked_index);
     let free_at_ms = lost.map(|freed| freed.freed_ms.saturating_add(QUARANTINE_MS)).min();

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
-    Command, NodeId, State,
+    ClusterState, Command, NodeId,
     spec::{Availability, ServiceMode, UpdateOrder},
     state::{Node, NodeStatus, Service, Slot, Task, TaskState, Traffic},
 };
@@ -22,7 +22,7 @@ use crate::schedule;
 /// How long a stopping task may outlast its grace before the slot's next one starts without waiting for its end.
 const STOP_PATIENCE_MS: u64 = 60_000;
 
-pub(super) fn reconcile(state: &State, ctx: &mut Context<'_>) -> Vec<Command> {
+pub(super) fn reconcile(state: &ClusterState, ctx: &mut Context<'_>) -> Vec<Command> {
     let mut tasks = BTreeMap::<_, Vec<&Task>>::new();
     for task in state.tasks.values() {
         tasks.entry(&task.service).or_default().push(task);
@@ -42,7 +42,7 @@ pub(super) fn reconcile(state: &State, ctx: &mut Context<'_>) -> Vec<Command> {
     commands
 }
 
-fn keep(state: &State, service: &Service, tasks: &[&Task], ctx: &mut Context<'_>, commands: &mut Vec<Command>) {
+fn keep(state: &ClusterState, service: &Service, tasks: &[&Task], ctx: &mut Context<'_>, commands: &mut Vec<Command>) {
     let mut slots = group(tasks);
     slots.retain(|_, slot| slot.is_occupied());
     let total = match service.spec.mode {
@@ -102,7 +102,7 @@ fn surplus(slots: &BTreeMap<&Slot, SlotTasks<'_>>, count: usize) -> Vec<Slot> {
 
 /// A task for each node that may have one; leaves in `slots` those of nodes that may keep theirs.
 fn cover(
-    state: &State,
+    state: &ClusterState,
     service: &Service,
     slots: &mut BTreeMap<&Slot, SlotTasks<'_>>,
     ctx: &mut Context<'_>,
@@ -135,7 +135,7 @@ fn may_keep(node: &Node, service: &Service) -> bool {
 
 /// Gives an empty slot its next task, lets a held one go, and ends those that are one too many.
 fn tend<'a>(
-    state: &State,
+    state: &ClusterState,
     service: &Service,
     slot: &SlotTasks<'a>,
     ctx: &mut Context<'_>,

@@ -3,13 +3,13 @@
 //! the one before: ready nodes only, and [`ACK_WAIT_MS`] at most, which a new leader grants anew.
 
 use weft_model::{
-    Command, State,
+    ClusterState, Command,
     state::{Task, TaskState, Traffic},
 };
 
 use super::{ACK_WAIT_MS, Context};
 
-pub(super) fn hand_over(state: &State, ctx: &mut Context<'_>) -> Vec<Command> {
+pub(super) fn hand_over(state: &ClusterState, ctx: &mut Context<'_>) -> Vec<Command> {
     let mut commands = Vec::new();
     for task in state.tasks.values().filter(|t| t.node.is_some() && !t.status.state.is_terminal()) {
         if let Some(traffic) = next(state, task, ctx) {
@@ -20,7 +20,7 @@ pub(super) fn hand_over(state: &State, ctx: &mut Context<'_>) -> Vec<Command> {
 }
 
 /// The step that this task may take now.
-fn next(state: &State, task: &Task, ctx: &mut Context<'_>) -> Option<Traffic> {
+fn next(state: &ClusterState, task: &Task, ctx: &mut Context<'_>) -> Option<Traffic> {
     let stays = task.desired <= TaskState::Running;
     match task.traffic {
         Traffic::None if stays && task.status.state == TaskState::Running => Some(Traffic::Local),

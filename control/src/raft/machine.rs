@@ -9,7 +9,7 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use weft_model::{Applied, Rejection, State};
+use weft_model::{Applied, ClusterState, Rejection};
 
 use super::{
     Proposal, ProposalId, Reply, Store, TypeConfig, Voter,
@@ -28,7 +28,7 @@ const KEPT_OUTCOMES: usize = 4_096;
 pub struct Machine {
     store: Store,
     replica: Replica,
-    published: watch::Sender<Arc<State>>,
+    published: watch::Sender<Arc<ClusterState>>,
 }
 
 /// All that follows from the log up to one position: what a snapshot holds.
@@ -36,7 +36,7 @@ pub struct Machine {
 struct Replica {
     last: Option<LogId<u64>>,
     voters: StoredMembership<u64, Voter>,
-    state: Arc<State>,
+    state: Arc<ClusterState>,
     outcomes: VecDeque<Outcome>,
 }
 
@@ -58,7 +58,7 @@ impl Machine {
     }
 
     /// The table as applied here; rings at every change.
-    pub fn state(&self) -> watch::Receiver<Arc<State>> {
+    pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.published.subscribe()
     }
 }

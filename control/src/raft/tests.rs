@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use weft_model::{Applied, Command, NetworkId};
 
 use super::{Machine, Proposal, ProposalId, Reply, Store, TypeConfig};
-use crate::fixture::{START_MS, Table, network_spec};
+use crate::fixture::{START_MS, TestCluster, network_spec};
 
 struct OnDisk;
 
@@ -42,7 +42,7 @@ fn entry(index: u64, proposal: Proposal) -> openraft::Entry<TypeConfig> {
 }
 
 fn init() -> Command {
-    Command::InitCluster(Box::new(Table::empty().init()))
+    Command::InitCluster(Box::new(TestCluster::empty().init()))
 }
 
 fn create_network(id: u128) -> Command {

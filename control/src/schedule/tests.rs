@@ -7,55 +7,55 @@ use weft_model::{
 };
 
 use super::{Load, place};
-use crate::fixture::{Table, description, service_spec};
+use crate::fixture::{TestCluster, description, service_spec};
 
 /// Nodes n1 to n3, with `zone` labels a, a and b, and `disk=ssd` on n2.
-fn table() -> Table {
-    let mut table = Table::new();
-    table.node("n2", &[]);
-    table.node("n3", &[]);
+fn cluster() -> TestCluster {
+    let mut cluster = TestCluster::new();
+    cluster.node("n2", &[]);
+    cluster.node("n3", &[]);
     for (hostname, labels) in
         [("n1", &[("zone", "a")][..]), ("n2", &[("zone", "a"), ("disk", "ssd")]), ("n3", &[("zone", "b")])]
     {
-        change(&mut table, hostname, |spec| {
+        change(&mut cluster, hostname, |spec| {
             spec.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         });
     }
-    table
+    cluster
 }
 
-fn node(table: &Table, hostname: &str) -> NodeId {
-    table.state.nodes.values().find(|n| n.hostname.as_str() == hostname).unwrap().id.clone()
+fn node(cluster: &TestCluster, hostname: &str) -> NodeId {
+    cluster.state.nodes.values().find(|n| n.hostname.as_str() == hostname).unwrap().id.clone()
 }
 
-fn change(table: &mut Table, hostname: &str, change: impl FnOnce(&mut weft_model::spec::NodeSpec)) {
-    let id = node(table, hostname);
-    let (version, mut spec) = (table.state.nodes[&id].meta.version, table.state.nodes[&id].spec.clone());
+fn change(cluster: &mut TestCluster, hostname: &str, change: impl FnOnce(&mut weft_model::spec::NodeSpec)) {
+    let id = node(cluster, hostname);
+    let (version, mut spec) = (cluster.state.nodes[&id].meta.version, cluster.state.nodes[&id].spec.clone());
     change(&mut spec);
-    table.ok(Command::UpdateNode { id, version, spec });
+    cluster.ok(Command::UpdateNode { id, version, spec });
 }
 
 /// Where a new task of this service goes.
-fn choose(table: &mut Table, service: &ServiceId, slot: u64) -> Result<String, String> {
-    let id = table.task(service, slot);
-    let placed = place(&table.state, &Load::of(&table.state), &table.state.tasks[&id]);
+fn choose(cluster: &mut TestCluster, service: &ServiceId, slot: u64) -> Result<String, String> {
+    let id = cluster.task(service, slot);
+    let placed = place(&cluster.state, &Load::of(&cluster.state), &cluster.state.tasks[&id]);
     placed.map(|node| {
-        let hostname = table.state.nodes[&node].hostname.to_string();
-        table.ok(Command::AssignTask { id, node });
+        let hostname = cluster.state.nodes[&node].hostname.to_string();
+        cluster.ok(Command::AssignTask { id, node });
         hostname
     })
 }
 
 /// Where the tasks of this service go, one after the other.
-fn check(table: &mut Table, spec: ServiceSpec, expected: &[&str]) {
-    let service = table.service(spec).unwrap();
-    let hosts: Vec<_> = (1..).take(expected.len()).map(|slot| choose(table, &service, slot).unwrap()).collect();
+fn check(cluster: &mut TestCluster, spec: ServiceSpec, expected: &[&str]) {
+    let service = cluster.service(spec).unwrap();
+    let hosts: Vec<_> = (1..).take(expected.len()).map(|slot| choose(cluster, &service, slot).unwrap()).collect();
     assert_eq!(hosts, expected);
 }
 
-fn check_refused(table: &mut Table, spec: ServiceSpec, expected: &str) {
-    let service = table.service(spec).unwrap();
-    assert_eq!(choose(table, &service, 1), Err(expected.to_owned()));
+fn check_refused(cluster: &mut TestCluster, spec: ServiceSpec, expected: &str) {
+    let service = cluster.service(spec).unwrap();
+    assert_eq!(choose(cluster, &service, 1), Err(expected.to_owned()));
 }
 
 fn constrained(name: &str, attribute: NodeAttribute, equal: bool, value: &str) -> ServiceSpec {
@@ -66,89 +66,89 @@ fn constrained(name: &str, attribute: NodeAttribute, equal: bool, value: &str) -
 
 #[test]
 fn tasks_are_spread_over_nodes() {
-    let mut table = table();
-    check(&mut table, service_spec("a", 1, &[]), &["n1", "n2", "n3", "n1"]);
+    let mut cluster = cluster();
+    check(&mut cluster, service_spec("a", 1, &[]), &["n1", "n2", "n3", "n1"]);
     // n1 has most tasks, though none of this service.
-    check(&mut table, service_spec("b", 1, &[]), &["n2", "n3", "n1"]);
+    check(&mut cluster, service_spec("b", 1, &[]), &["n2", "n3", "n1"]);
 }
 
 #[test]
 fn constraints_choose_nodes() {
-    let mut table = table();
-    let n3 = node(&table, "n3").to_string();
+    let mut cluster = cluster();
+    let n3 = node(&cluster, "n3").to_string();
     let label = |key: &str| NodeAttribute::Label(key.to_owned());
-    check(&mut table, constrained("a", label("disk"), true, "ssd"), &["n2", "n2"]);
-    check(&mut table, constrained("b", label("zone"), false, "a"), &["n3", "n3"]);
-    check(&mut table, constrained("c", NodeAttribute::Hostname, true, "n1"), &["n1"]);
-    check(&mut table, constrained("d", NodeAttribute::Id, true, &n3), &["n3"]);
-    check(&mut table, constrained("e", NodeAttribute::Role, true, "manager"), &["n1", "n1"]);
-    check(&mut table, constrained("f", NodeAttribute::PlatformOs, true, "linux"), &["n2"]);
+    check(&mut cluster, constrained("a", label("disk"), true, "ssd"), &["n2", "n2"]);
+    check(&mut cluster, constrained("b", label("zone"), false, "a"), &["n3", "n3"]);
+    check(&mut cluster, constrained("c", NodeAttribute::Hostname, true, "n1"), &["n1"]);
+    check(&mut cluster, constrained("d", NodeAttribute::Id, true, &n3), &["n3"]);
+    check(&mut cluster, constrained("e", NodeAttribute::Role, true, "manager"), &["n1", "n1"]);
+    check(&mut cluster, constrained("f", NodeAttribute::PlatformOs, true, "linux"), &["n2"]);
     let nowhere = "no suitable node (scheduling constraints not satisfied on 3 nodes)";
-    check_refused(&mut table, constrained("g", NodeAttribute::PlatformArch, true, "s390x"), nowhere);
-    check_refused(&mut table, constrained("h", NodeAttribute::EngineLabel("gpu".to_owned()), true, "yes"), nowhere);
+    check_refused(&mut cluster, constrained("g", NodeAttribute::PlatformArch, true, "s390x"), nowhere);
+    check_refused(&mut cluster, constrained("h", NodeAttribute::EngineLabel("gpu".to_owned()), true, "yes"), nowhere);
 }
 
 #[test]
 fn preferences_spread_over_their_values_first() {
-    let mut table = table();
+    let mut cluster = cluster();
     let mut spec = service_spec("a", 1, &[]);
     spec.task.placement.spread.push(NodeAttribute::Label("zone".to_owned()));
     // Zone b is n3 alone: it gets every other task.
-    check(&mut table, spec, &["n1", "n3", "n2", "n3", "n1", "n3"]);
+    check(&mut cluster, spec, &["n1", "n3", "n2", "n3", "n1", "n3"]);
 }
 
 #[test]
 fn nodes_without_the_preferred_label_are_one_branch() {
-    let mut table = table();
+    let mut cluster = cluster();
     let mut spec = service_spec("a", 1, &[]);
     spec.task.placement.spread.push(NodeAttribute::Label("disk".to_owned()));
-    check(&mut table, spec, &["n1", "n2", "n3", "n2"]);
+    check(&mut cluster, spec, &["n1", "n2", "n3", "n2"]);
 }
 
 #[test]
 fn reservations_must_fit() {
-    let mut table = table();
+    let mut cluster = cluster();
     let mut spec = service_spec("a", 1, &[]);
     spec.task.resources.reserve_memory_bytes = 5 << 30;
-    check(&mut table, spec.clone(), &["n1", "n2", "n3"]);
+    check(&mut cluster, spec.clone(), &["n1", "n2", "n3"]);
     spec.name = "b".parse().unwrap();
-    check_refused(&mut table, spec, "no suitable node (insufficient resources on 3 nodes)");
+    check_refused(&mut cluster, spec, "no suitable node (insufficient resources on 3 nodes)");
     let mut spec = service_spec("c", 1, &[]);
     spec.task.resources.reserve_nano_cpus = 4_000_000_001;
-    check_refused(&mut table, spec, "no suitable node (insufficient resources on 3 nodes)");
+    check_refused(&mut cluster, spec, "no suitable node (insufficient resources on 3 nodes)");
 }
 
 #[test]
 fn replicas_per_node_are_bounded() {
-    let mut table = table();
+    let mut cluster = cluster();
     let mut spec = service_spec("a", 1, &[]);
     spec.task.placement.max_replicas_per_node = 1;
-    let service = table.service(spec).unwrap();
+    let service = cluster.service(spec).unwrap();
     for slot in 1..=3 {
-        choose(&mut table, &service, slot).unwrap();
+        choose(&mut cluster, &service, slot).unwrap();
     }
     let full = "no suitable node (max replicas per node limit reached on 3 nodes)";
-    assert_eq!(choose(&mut table, &service, 4), Err(full.to_owned()));
+    assert_eq!(choose(&mut cluster, &service, 4), Err(full.to_owned()));
     // The next task of a slot may stand beside the one that it follows.
-    assert_eq!(choose(&mut table, &service, 3), Ok("n3".to_owned()));
+    assert_eq!(choose(&mut cluster, &service, 3), Ok("n3".to_owned()));
 }
 
 #[test]
 fn nodes_that_take_no_tasks_get_none() {
-    let mut table = table();
-    change(&mut table, "n1", |spec| spec.availability = Availability::Drain);
-    change(&mut table, "n2", |spec| spec.availability = Availability::Pause);
-    let n3 = node(&table, "n3");
-    check(&mut table, constrained("a", NodeAttribute::Hostname, false, "nobody"), &["n3"]);
-    table.status(&n3, NodeStatus::Down);
+    let mut cluster = cluster();
+    change(&mut cluster, "n1", |spec| spec.availability = Availability::Drain);
+    change(&mut cluster, "n2", |spec| spec.availability = Availability::Pause);
+    let n3 = node(&cluster, "n3");
+    check(&mut cluster, constrained("a", NodeAttribute::Hostname, false, "nobody"), &["n3"]);
+    cluster.status(&n3, NodeStatus::Down);
     check_refused(
-        &mut table,
+        &mut cluster,
         constrained("b", NodeAttribute::Hostname, true, "n1"),
         "no suitable node (3 nodes not available for new tasks)",
     );
-    change(&mut table, "n2", |spec| spec.availability = Availability::Active);
+    change(&mut cluster, "n2", |spec| spec.availability = Availability::Active);
     check_refused(
-        &mut table,
+        &mut cluster,
         constrained("c", NodeAttribute::Hostname, true, "n1"),
         "no suitable node (2 nodes not available for new tasks; scheduling constraints not satisfied on 1 node)",
     );
@@ -156,27 +156,27 @@ fn nodes_that_take_no_tasks_get_none() {
 
 #[test]
 fn a_small_machine_has_no_room_for_reservations() {
-    let mut table = table();
-    let id = node(&table, "n1");
+    let mut cluster = cluster();
+    let id = node(&cluster, "n1");
     let mut tiny = description(&[]);
     tiny.memory_bytes = 1;
-    table.ok(Command::DescribeNode { node: id, description: Box::new(tiny) });
+    cluster.ok(Command::DescribeNode { node: id, description: Box::new(tiny) });
     let mut spec = service_spec("a", 1, &[]);
     spec.task.resources.reserve_memory_bytes = 1 << 20;
-    check(&mut table, spec, &["n2", "n3"]);
+    check(&mut cluster, spec, &["n2", "n3"]);
 }
 
 #[test]
 fn a_node_where_the_service_keeps_failing_comes_last() {
-    let mut table = table();
-    let service = table.service(service_spec("a", 1, &[])).unwrap();
-    let n1 = node(&table, "n1");
+    let mut cluster = cluster();
+    let service = cluster.service(service_spec("a", 1, &[])).unwrap();
+    let n1 = node(&cluster, "n1");
     for _ in 0..5 {
-        assert_eq!(choose(&mut table, &service, 1), Ok("n1".to_owned()));
-        let task = table.state.tasks_on(&n1).find(|t| !t.status.state.is_terminal()).unwrap().id.clone();
-        table.observe(&task, TaskState::Rejected);
+        assert_eq!(choose(&mut cluster, &service, 1), Ok("n1".to_owned()));
+        let task = cluster.state.tasks_on(&n1).find(|t| !t.status.state.is_terminal()).unwrap().id.clone();
+        cluster.observe(&task, TaskState::Rejected);
     }
-    assert_eq!(choose(&mut table, &service, 1), Ok("n2".to_owned()));
-    table.now_ms += 300_000;
-    assert_eq!(choose(&mut table, &service, 2), Ok("n1".to_owned()));
+    assert_eq!(choose(&mut cluster, &service, 1), Ok("n2".to_owned()));
+    cluster.now_ms += 300_000;
+    assert_eq!(choose(&mut cluster, &service, 2), Ok("n1".to_owned()));
 }

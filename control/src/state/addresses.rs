@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use weft_model::{
-    Applied, BackendId, DualAddr, Mac, NetworkId, Rejection, State,
+    Applied, BackendId, ClusterState, DualAddr, Mac, NetworkId, Rejection,
     spec::SubnetSpec,
     state::{AddressCursor, Allocations, Attachment, FreedAddress, Network},
 };
@@ -21,7 +21,7 @@ struct Used {
 }
 
 impl Used {
-    fn of(state: &State, allocated: &Allocations, network: &Network) -> Self {
+    fn of(state: &ClusterState, allocated: &Allocations, network: &Network) -> Self {
         let id = &network.id;
         let subnets = &network.subnets;
         let vips = state.services.values().flat_map(|s| &s.endpoints).filter(|e| e.network == *id);
@@ -40,12 +40,12 @@ impl Used {
 /// What one command draws, kept beside the table until the whole command is known to succeed.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
-    state: &'a State,
+    state: &'a ClusterState,
     pub(super) allocated: Allocations,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(state: &'a State) -> Self {
+    pub(super) fn new(state: &'a ClusterState) -> Self {
         Self { state, allocated: state.allocated.clone() }
     }
 
@@ -108,7 +108,7 @@ fn next_free<A>((first, last): (u128, u128), cursor: Option<u128>, take: impl Fn
 }
 
 /// Ends the quarantine of addresses whose removal every ready node holds, and whose time is over.
-pub(super) fn release(state: &mut State, acked_index: u64) -> Result<Applied, Rejection> {
+pub(super) fn release(state: &mut ClusterState, acked_index: u64) -> Result<Applied, Rejection> {
     let now_ms = state.now_ms;
     state
         .allocated

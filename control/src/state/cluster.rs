@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 use weft_model::{
-    Applied, INGRESS_NETWORK, Rejection, State,
+    Applied, ClusterState, INGRESS_NETWORK, Rejection,
     command::{InitCluster, ObjectKind},
     spec::{ClusterSpec, NetworkSpec, Role},
     state::Cluster,
@@ -13,7 +13,7 @@ use super::{born, check_version, cluster_of, networks, nodes, subnets, touched};
 /// Longest prefix that a network may be cut to: a gateway and five more addresses.
 const MAX_POOL_PREFIX: u8 = 29;
 
-pub(super) fn init(state: &mut State, init: InitCluster) -> Result<Applied, Rejection> {
+pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applied, Rejection> {
     if state.cluster.is_some() {
         return Err(Rejection::AlreadyInitialised);
     }
@@ -44,7 +44,7 @@ pub(super) fn init(state: &mut State, init: InitCluster) -> Result<Applied, Reje
     Ok(Applied::Node(id))
 }
 
-pub(super) fn update(state: &mut State, version: u64, spec: ClusterSpec) -> Result<Applied, Rejection> {
+pub(super) fn update(state: &mut ClusterState, version: u64, spec: ClusterSpec) -> Result<Applied, Rejection> {
     let cluster = cluster_of(state)?;
     let (id, meta) = (cluster.id.clone(), cluster.meta);
     check_version(ObjectKind::Cluster, &id, meta, version)?;
@@ -56,7 +56,7 @@ pub(super) fn update(state: &mut State, version: u64, spec: ClusterSpec) -> Resu
     Ok(Applied::Done)
 }
 
-pub(super) fn rotate_token(state: &mut State, role: Role, secret: String) -> Result<Applied, Rejection> {
+pub(super) fn rotate_token(state: &mut ClusterState, role: Role, secret: String) -> Result<Applied, Rejection> {
     let meta = cluster_of(state)?.meta;
     let meta = touched(state, meta);
     let cluster = cluster_of(state)?;
@@ -69,7 +69,7 @@ pub(super) fn rotate_token(state: &mut State, role: Role, secret: String) -> Res
 }
 
 /// Settings that the cluster could not live with.
-fn check(state: &State, spec: &ClusterSpec) -> Result<(), Rejection> {
+fn check(state: &ClusterState, spec: &ClusterSpec) -> Result<(), Rejection> {
     let invalid = |why: String| Err(Rejection::Invalid(why));
     if spec.heartbeat_ms == 0 || spec.heartbeat_misses == 0 {
         return invalid("the heartbeat period and the number of missed heartbeats must be greater than 0".to_owned());

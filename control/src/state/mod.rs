@@ -1,4 +1,4 @@
-//! Changes the table: the one place that writes [`State`]. Owns every rule that depends on what the table holds (names,
+//! Changes the table: the one place that writes [`ClusterState`]. Owns every rule that depends on what the table holds (names,
 //! versions, ports, overlaps) and everything that is given out (addresses, VIPs, VNIs, ports, backend ids).
 //!
 //! Deterministic: no clock, no randomness, ordered maps only; what it needs from outside is in the command. A refused
@@ -18,7 +18,7 @@ mod tasks;
 mod tests;
 
 use weft_model::{
-    Applied, Command, Entry, NetworkId, NodeId, Rejection, ServiceId, State, TaskId,
+    Applied, ClusterState, Command, Entry, NetworkId, NodeId, Rejection, ServiceId, TaskId,
     command::ObjectKind,
     state::{Cluster, Meta, Network, Node, Service, Task},
 };
@@ -29,7 +29,7 @@ pub use addresses::QUARANTINE_MS;
 ///
 /// # Errors
 /// Why the command was refused; then only the table's index and clock changed.
-pub fn apply(state: &mut State, index: u64, entry: Entry) -> Result<Applied, Rejection> {
+pub fn apply(state: &mut ClusterState, index: u64, entry: Entry) -> Result<Applied, Rejection> {
     state.index = state.index.max(index);
     state.now_ms = state.now_ms.max(entry.now_ms);
     match entry.command {
@@ -46,7 +46,7 @@ pub fn apply(state: &mut State, index: u64, entry: Entry) -> Result<Applied, Rej
 }
 
 /// Applies one command at the table's present index and clock: all of it, or nothing.
-pub(crate) fn execute(state: &mut State, command: Command) -> Result<Applied, Rejection> {
+pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Applied, Rejection> {
     if let Command::InitCluster(init) = command {
         return cluster::init(state, *init);
     }
@@ -71,7 +71,7 @@ pub(crate) fn execute(state: &mut State, command: Command) -> Result<Applied, Re
 
         Command::SetNodeStatus { id, status, message } => nodes::set_status(state, &id, status, message),
         Command::SetVoter { id, voter } => nodes::set_voter(state, &id, voter),
-        Command::Unseat { id } => nodes::unseat(state, &id),
+        Command::ClearRaftConfig { id } => nodes::clear_raft_config(state, &id),
         Command::CreateTask { id, service, slot, desired, not_before_ms, attempts } => {
             tasks::create(state, tasks::Birth { id, service, slot, desired, not_before_ms, attempts })
         }
@@ -96,33 +96,33 @@ fn not_found(kind: ObjectKind, id: &impl ToString) -> Rejection {
     Rejection::NotFound { kind, id: id.to_string() }
 }
 
-fn cluster_of(state: &mut State) -> Result<&mut Cluster, Rejection> {
+fn cluster_of(state: &mut ClusterState) -> Result<&mut Cluster, Rejection> {
     state.cluster.as_mut().ok_or(Rejection::NotInitialised)
 }
 
-fn node_of<'a>(state: &'a mut State, id: &NodeId) -> Result<&'a mut Node, Rejection> {
+fn node_of<'a>(state: &'a mut ClusterState, id: &NodeId) -> Result<&'a mut Node, Rejection> {
     state.nodes.get_mut(id).ok_or_else(|| not_found(ObjectKind::Node, id))
 }
 
-fn network_of<'a>(state: &'a State, id: &NetworkId) -> Result<&'a Network, Rejection> {
+fn network_of<'a>(state: &'a ClusterState, id: &NetworkId) -> Result<&'a Network, Rejection> {
     state.networks.get(id).ok_or_else(|| not_found(ObjectKind::Network, id))
 }
 
-fn service_of<'a>(state: &'a mut State, id: &ServiceId) -> Result<&'a mut Service, Rejection> {
+fn service_of<'a>(state: &'a mut ClusterState, id: &ServiceId) -> Result<&'a mut Service, Rejection> {
     state.services.get_mut(id).ok_or_else(|| not_found(ObjectKind::Service, id))
 }
 
-fn task_of<'a>(state: &'a mut State, id: &TaskId) -> Result<&'a mut Task, Rejection> {
+fn task_of<'a>(state: &'a mut ClusterState, id: &TaskId) -> Result<&'a mut Task, Rejection> {
     state.tasks.get_mut(id).ok_or_else(|| not_found(ObjectKind::Task, id))
 }
 
 /// The version of an object that comes to be now.
-fn born(state: &State) -> Meta {
+fn born(state: &ClusterState) -> Meta {
     Meta { version: state.index, created_ms: state.now_ms, updated_ms: state.now_ms }
 }
 
 /// The version of an object that its user changes now.
-fn touched(state: &State, meta: Meta) -> Meta {
+fn touched(state: &ClusterState, meta: Meta) -> Meta {
     Meta { version: state.index, updated_ms: state.now_ms, ..meta }
 }
 

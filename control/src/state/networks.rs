@@ -2,12 +2,12 @@
 
 use ipnetwork::Ipv4Network;
 use weft_model::{
-    Applied, FIRST_VNI, NetworkId, Rejection, State, Vni, command::ObjectKind, spec::NetworkSpec, state::Network,
+    Applied, ClusterState, FIRST_VNI, NetworkId, Rejection, Vni, command::ObjectKind, spec::NetworkSpec, state::Network,
 };
 
 use super::{born, cluster_of, network_of, subnets};
 
-pub(super) fn create(state: &mut State, id: NetworkId, spec: NetworkSpec) -> Result<Applied, Rejection> {
+pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec) -> Result<Applied, Rejection> {
     if state.networks.contains_key(&id) {
         return Err(in_use(&id, &id));
     }
@@ -27,7 +27,7 @@ pub(super) fn create(state: &mut State, id: NetworkId, spec: NetworkSpec) -> Res
 
 /// The built-in network, with the cluster itself.
 pub(super) fn insert_ingress(
-    state: &mut State,
+    state: &mut ClusterState,
     id: NetworkId,
     spec: NetworkSpec,
     v4: Ipv4Network,
@@ -38,13 +38,13 @@ pub(super) fn insert_ingress(
     Ok(())
 }
 
-fn insert(state: &mut State, network: Network) {
+fn insert(state: &mut ClusterState, network: Network) {
     state.allocated.next_vni = network.vni.get() + 1;
     state.networks.insert(network.id.clone(), network);
 }
 
 /// Refused while a service or a task is on it.
-pub(super) fn remove(state: &mut State, id: &NetworkId) -> Result<Applied, Rejection> {
+pub(super) fn remove(state: &mut ClusterState, id: &NetworkId) -> Result<Applied, Rejection> {
     let network = network_of(state, id)?;
     if network.ingress {
         let name = &network.spec.name;
@@ -64,14 +64,14 @@ fn in_use(id: &impl ToString, by: &impl ToString) -> Rejection {
 }
 
 /// Whoever is on this network, for people.
-fn user_of(state: &State, id: &NetworkId) -> Option<String> {
+fn user_of(state: &ClusterState, id: &NetworkId) -> Option<String> {
     let service = state.services.values().find(|s| s.endpoints.iter().any(|e| e.network == *id));
     let task = || state.tasks.values().find(|t| t.attachments.iter().any(|a| a.network == *id));
     service.map(|s| format!("service {}", s.spec.name)).or_else(|| task().map(|t| format!("task {}", t.name)))
 }
 
 /// The next VNI that no network has; those of removed networks come back only after all others were used.
-fn free_vni(state: &State) -> Result<Vni, Rejection> {
+fn free_vni(state: &ClusterState) -> Result<Vni, Rejection> {
     let next = state.allocated.next_vni;
     let free = |vni: &Vni| !state.networks.values().any(|n| n.vni == *vni);
     let ahead = (next..).map_while(Vni::new).find(free);
@@ -82,7 +82,7 @@ fn free_vni(state: &State) -> Result<Vni, Rejection> {
 
 /// The first nodes report their routes after the cluster's birth: as long as nobody is on the ingress network, it moves out
 /// of their way.
-pub(super) fn move_ingress(state: &mut State) {
+pub(super) fn move_ingress(state: &mut ClusterState) {
     let Some(cluster) = &state.cluster else { return };
     let Some(ingress) = state.networks.values().find(|n| n.ingress) else { return };
     let (id, current, vni) = (ingress.id.clone(), ingress.subnets.v4, ingress.vni);

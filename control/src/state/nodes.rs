@@ -1,7 +1,7 @@
 //! Nodes: joining, settings, what is observed of them, leaving.
 
 use weft_model::{
-    Applied, NodeId, Rejection, State,
+    Applied, ClusterState, NodeId, Rejection,
     command::{JoinNode, ObjectKind},
     report::NodeDescription,
     spec::{NodeSpec, Role},
@@ -11,7 +11,7 @@ use weft_model::{
 use super::{born, check_version, networks, node_of, ports, tasks, touched};
 
 /// A node that is known already comes back, perhaps with another address: it stays the voter that it was.
-pub(super) fn join(state: &mut State, join: JoinNode) -> Result<Applied, Rejection> {
+pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, Rejection> {
     let id = join.id.clone();
     ports::check_control_port(state, join.rpc_addr.port())?;
     if let Some(node) = state.nodes.get_mut(&id) {
@@ -32,14 +32,19 @@ pub(super) fn join(state: &mut State, join: JoinNode) -> Result<Applied, Rejecti
         message: String::new(),
         description: None,
         voter: false,
-        seated: join.role == Role::Manager,
+        in_raft_config: join.role == Role::Manager,
     };
     state.allocated.next_raft_id += 1;
     state.nodes.insert(id.clone(), node);
     Ok(Applied::Node(id))
 }
 
-pub(super) fn update(state: &mut State, id: &NodeId, version: u64, spec: NodeSpec) -> Result<Applied, Rejection> {
+pub(super) fn update(
+    state: &mut ClusterState,
+    id: &NodeId,
+    version: u64,
+    spec: NodeSpec,
+) -> Result<Applied, Rejection> {
     let node = node_of(state, id)?;
     check_version(ObjectKind::Node, id, node.meta, version)?;
     let demoted = node.is_manager() && spec.role == Role::Worker;
@@ -50,15 +55,15 @@ pub(super) fn update(state: &mut State, id: &NodeId, version: u64, spec: NodeSpe
     let meta = touched(state, meta);
     let node = node_of(state, id)?;
     node.meta = meta;
-    node.seated |= spec.role == Role::Manager;
+    node.in_raft_config |= spec.role == Role::Manager;
     node.spec = spec;
     Ok(Applied::Done)
 }
 
 /// Its tasks are as if it had been lost.
-pub(super) fn remove(state: &mut State, id: &NodeId, force: bool) -> Result<Applied, Rejection> {
+pub(super) fn remove(state: &mut ClusterState, id: &NodeId, force: bool) -> Result<Applied, Rejection> {
     let node = node_of(state, id)?;
-    if node.seated {
+    if node.in_raft_config {
         return Err(Rejection::NodeIsManager { id: id.to_string() });
     }
     if !force && node.status != NodeStatus::Down {
@@ -73,7 +78,7 @@ pub(super) fn remove(state: &mut State, id: &NodeId, force: bool) -> Result<Appl
 }
 
 pub(super) fn set_status(
-    state: &mut State,
+    state: &mut ClusterState,
     id: &NodeId,
     status: NodeStatus,
     message: String,
@@ -84,18 +89,22 @@ pub(super) fn set_status(
     Ok(Applied::Done)
 }
 
-pub(super) fn set_voter(state: &mut State, id: &NodeId, voter: bool) -> Result<Applied, Rejection> {
+pub(super) fn set_voter(state: &mut ClusterState, id: &NodeId, voter: bool) -> Result<Applied, Rejection> {
     node_of(state, id)?.voter = voter;
     Ok(Applied::Done)
 }
 
-pub(super) fn unseat(state: &mut State, id: &NodeId) -> Result<Applied, Rejection> {
+pub(super) fn clear_raft_config(state: &mut ClusterState, id: &NodeId) -> Result<Applied, Rejection> {
     let node = node_of(state, id)?;
-    node.seated = node.is_manager();
+    node.in_raft_config = node.is_manager();
     Ok(Applied::Done)
 }
 
-pub(super) fn describe(state: &mut State, id: &NodeId, description: NodeDescription) -> Result<Applied, Rejection> {
+pub(super) fn describe(
+    state: &mut ClusterState,
+    id: &NodeId,
+    description: NodeDescription,
+) -> Result<Applied, Rejection> {
     node_of(state, id)?.description = Some(description);
     networks::move_ingress(state);
     Ok(Applied::Done)

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use weft_model::{
-    CONTROL_PORT, DYNAMIC_PORTS, Rejection, ServiceId, State, TUNNEL_PORT,
+    CONTROL_PORT, ClusterState, DYNAMIC_PORTS, Rejection, ServiceId, TUNNEL_PORT,
     spec::{EndpointMode, EndpointSpec, PortSpec, Protocol},
     state::PublishedPort,
 };
 
 /// Whether the cluster itself listens on this port, on some node: a published port is one of every node.
-fn is_reserved(state: &State, port: u16, protocol: Protocol) -> bool {
+fn is_reserved(state: &ClusterState, port: u16, protocol: Protocol) -> bool {
     match protocol {
         Protocol::Tcp => port == CONTROL_PORT || state.nodes.values().any(|node| node.rpc_addr.port() == port),
         Protocol::Udp => port == TUNNEL_PORT,
@@ -17,7 +17,7 @@ fn is_reserved(state: &State, port: u16, protocol: Protocol) -> bool {
 }
 
 /// Refuses a node whose control port is published already: connections to the node would go to the service.
-pub(super) fn check_control_port(state: &State, port: u16) -> Result<(), Rejection> {
+pub(super) fn check_control_port(state: &ClusterState, port: u16) -> Result<(), Rejection> {
     let taken = state
         .services
         .values()
@@ -34,7 +34,7 @@ pub(super) fn check_control_port(state: &State, port: u16) -> Result<(), Rejecti
 
 /// `spec` with every port chosen. A service that is updated keeps the ports that were chosen for it.
 pub(super) fn publish(
-    state: &State,
+    state: &ClusterState,
     service: &ServiceId,
     spec: &EndpointSpec,
     kept: &[PublishedPort],
@@ -75,7 +75,7 @@ fn zero() -> Rejection {
     Rejection::Invalid("port 0 cannot be published: use 1 to 65535".to_owned())
 }
 
-fn check(state: &State, service: &ServiceId, port: &PortSpec, published: u16) -> Result<(), Rejection> {
+fn check(state: &ClusterState, service: &ServiceId, port: &PortSpec, published: u16) -> Result<(), Rejection> {
     let protocol = || port.protocol.as_str().to_owned();
     if published == 0 || port.target == 0 {
         return Err(zero());
@@ -90,7 +90,7 @@ fn check(state: &State, service: &ServiceId, port: &PortSpec, published: u16) ->
 }
 
 /// The name of another service that has this port. A service that is being removed has none any more.
-fn owner(state: &State, service: &ServiceId, published: u16, protocol: Protocol) -> Option<String> {
+fn owner(state: &ClusterState, service: &ServiceId, published: u16, protocol: Protocol) -> Option<String> {
     state
         .services
         .values()
@@ -100,7 +100,7 @@ fn owner(state: &State, service: &ServiceId, published: u16, protocol: Protocol)
 }
 
 fn choose(
-    state: &State,
+    state: &ClusterState,
     service: &ServiceId,
     port: &PortSpec,
     kept: &[PublishedPort],

@@ -1,7 +1,7 @@
 //! Services: what users may ask for, the networks, VIPs and ports that follow from it.
 
 use weft_model::{
-    Applied, MAX_NETWORKS_PER_SERVICE, MeshServiceId, NetworkId, Rejection, ServiceId, State,
+    Applied, ClusterState, MAX_NETWORKS_PER_SERVICE, MeshServiceId, NetworkId, Rejection, ServiceId,
     command::ObjectKind,
     spec::{EndpointMode, NetworkAttachment, ServiceMode, ServiceSpec},
     state::{Network, Service, ServiceEndpoint, UpdateState, UpdateStatus},
@@ -12,7 +12,7 @@ use super::{addresses::Draft, born, check_version, network_of, not_found, ports,
 /// More would not fit the ingress network.
 const MAX_REPLICAS: u64 = 60_000;
 
-pub(super) fn create(state: &mut State, id: ServiceId, spec: ServiceSpec) -> Result<Applied, Rejection> {
+pub(super) fn create(state: &mut ClusterState, id: ServiceId, spec: ServiceSpec) -> Result<Applied, Rejection> {
     if state.services.contains_key(&id) {
         return Err(Rejection::InUse { kind: ObjectKind::Service, id: id.to_string(), by: id.to_string() });
     }
@@ -43,7 +43,12 @@ pub(super) fn create(state: &mut State, id: ServiceId, spec: ServiceSpec) -> Res
     Ok(Applied::Service(id))
 }
 
-pub(super) fn update(state: &mut State, id: &ServiceId, version: u64, spec: ServiceSpec) -> Result<Applied, Rejection> {
+pub(super) fn update(
+    state: &mut ClusterState,
+    id: &ServiceId,
+    version: u64,
+    spec: ServiceSpec,
+) -> Result<Applied, Rejection> {
     let current = visible(state, id)?;
     check_version(ObjectKind::Service, id, current.meta, version)?;
     let invalid = |why: &str| Err(Rejection::Invalid(why.to_owned()));
@@ -58,7 +63,7 @@ pub(super) fn update(state: &mut State, id: &ServiceId, version: u64, spec: Serv
 }
 
 pub(super) fn roll_back(
-    state: &mut State,
+    state: &mut ClusterState,
     id: &ServiceId,
     version: u64,
     message: String,
@@ -75,7 +80,7 @@ pub(super) fn roll_back(
 
 /// Gives the service another spec, and allocates what differs.
 fn change(
-    state: &mut State,
+    state: &mut ClusterState,
     id: &ServiceId,
     spec: ServiceSpec,
     update: Option<UpdateStatus>,
@@ -102,13 +107,13 @@ fn change(
 }
 
 /// Its name and ports are free at once; its tasks are drained and stopped by the orchestrator.
-pub(super) fn remove(state: &mut State, id: &ServiceId) -> Result<Applied, Rejection> {
+pub(super) fn remove(state: &mut ClusterState, id: &ServiceId) -> Result<Applied, Rejection> {
     visible(state, id)?;
     service_of(state, id)?.removing = true;
     Ok(Applied::Service(id.clone()))
 }
 
-pub(super) fn forget(state: &mut State, id: &ServiceId) -> Result<Applied, Rejection> {
+pub(super) fn forget(state: &mut ClusterState, id: &ServiceId) -> Result<Applied, Rejection> {
     let service = state.services.get(id).ok_or_else(|| not_found(ObjectKind::Service, id))?;
     if !service.removing {
         return Err(Rejection::Invalid(format!("service {id} was not removed")));
@@ -132,7 +137,7 @@ pub(super) fn forget(state: &mut State, id: &ServiceId) -> Result<Applied, Rejec
 }
 
 pub(super) fn set_update_status(
-    state: &mut State,
+    state: &mut ClusterState,
     id: &ServiceId,
     version: u64,
     status: UpdateStatus,
@@ -144,7 +149,7 @@ pub(super) fn set_update_status(
 }
 
 /// Forgets the service's endpoints on networks that its spec names no more, once no live task is, or will be, there.
-pub(super) fn leave_networks(state: &mut State, id: &ServiceId) {
+pub(super) fn leave_networks(state: &mut ClusterState, id: &ServiceId) {
     let Some(service) = state.services.get(id) else { return };
     let stays = |endpoint: &ServiceEndpoint| {
         wanted(&service.spec, state).any(|network| network.id == endpoint.network)
@@ -170,7 +175,7 @@ pub(super) fn leave_networks(state: &mut State, id: &ServiceId) {
 }
 
 /// A service that users still see.
-fn visible<'a>(state: &'a State, id: &ServiceId) -> Result<&'a Service, Rejection> {
+fn visible<'a>(state: &'a ClusterState, id: &ServiceId) -> Result<&'a Service, Rejection> {
     state.services.get(id).filter(|s| !s.removing).ok_or_else(|| not_found(ObjectKind::Service, id))
 }
 
@@ -196,13 +201,13 @@ fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
 }
 
 /// The networks that this spec's tasks are on, in its order.
-fn wanted<'a>(spec: &'a ServiceSpec, state: &'a State) -> impl Iterator<Item = &'a Network> {
+fn wanted<'a>(spec: &'a ServiceSpec, state: &'a ClusterState) -> impl Iterator<Item = &'a Network> {
     let ingress = state.networks.values().filter(|n| n.ingress && spec.task.networks.is_empty());
     spec.task.networks.iter().filter_map(|a| state.networks.get(&a.network)).chain(ingress)
 }
 
 /// Refuses networks that do not exist, are named twice, are not for services to name, or overlap.
-fn check_networks(state: &State, attachments: &[NetworkAttachment]) -> Result<(), Rejection> {
+fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Result<(), Rejection> {
     if attachments.len() > MAX_NETWORKS_PER_SERVICE {
         return Err(Rejection::Invalid(format!(
             "a service can be on {MAX_NETWORKS_PER_SERVICE} networks at most, and this one names {}",
@@ -238,7 +243,7 @@ fn check_networks(state: &State, attachments: &[NetworkAttachment]) -> Result<()
 /// The service on each of its networks: what stays keeps its mesh id and VIP. Those that the spec names no more follow
 /// after, for [`leave_networks`] to judge.
 fn endpoints(
-    state: &State,
+    state: &ClusterState,
     draft: &mut Draft<'_>,
     spec: &ServiceSpec,
     before: &[ServiceEndpoint],
@@ -276,7 +281,7 @@ fn next_mesh(draft: &mut Draft<'_>) -> MeshServiceId {
 }
 
 /// The networks that tasks of this spec are attached to.
-pub(super) fn task_networks(state: &State, spec: &[NetworkAttachment]) -> Vec<NetworkId> {
+pub(super) fn task_networks(state: &ClusterState, spec: &[NetworkAttachment]) -> Vec<NetworkId> {
     if spec.is_empty() {
         state.networks.values().filter(|n| n.ingress).map(|n| n.id.clone()).collect()
     } else {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use sha2::{Digest, Sha256};
 use weft_model::{
-    NodeName, Rejection, State, Vni,
+    ClusterState, NodeName, Rejection, Vni,
     id::ClusterId,
     net::Subnets,
     spec::{ClusterSpec, NetworkSpec, SubnetSpec},
@@ -33,7 +33,7 @@ pub(super) fn overlap_v6(a: Ipv6Network, b: Ipv6Network) -> bool {
 }
 
 /// Every route that a node reported, with the node's name; default routes lead everywhere and do not count.
-fn routes(state: &State) -> impl Iterator<Item = (&NodeName, IpNetwork)> {
+fn routes(state: &ClusterState) -> impl Iterator<Item = (&NodeName, IpNetwork)> {
     state
         .nodes
         .values()
@@ -42,7 +42,7 @@ fn routes(state: &State) -> impl Iterator<Item = (&NodeName, IpNetwork)> {
         .filter(|(_, route)| route.prefix() > 0)
 }
 
-pub(super) fn routes_v4(state: &State) -> impl Iterator<Item = (&NodeName, Ipv4Network)> {
+pub(super) fn routes_v4(state: &ClusterState) -> impl Iterator<Item = (&NodeName, Ipv4Network)> {
     routes(state).filter_map(|(name, route)| match route {
         IpNetwork::V4(route) => Some((name, route)),
         IpNetwork::V6(_) => None,
@@ -57,7 +57,7 @@ pub(super) fn around(cluster: &ClusterId, vni: Vni, v4: Ipv4Network) -> Subnets 
 
 /// The subnets of a network as its spec wants them, or cut from the pool and derived.
 pub(super) fn of_spec(
-    state: &State,
+    state: &ClusterState,
     cluster: &ClusterId,
     pool: &ClusterSpec,
     spec: &NetworkSpec,
@@ -100,7 +100,7 @@ fn unique_local(cluster: &ClusterId, vni: Vni) -> Ipv6Network {
 }
 
 /// The lowest subnet of the pool that overlaps no network and no route.
-fn cut(state: &State, spec: &ClusterSpec, prefix: u8) -> Result<Ipv4Network, Rejection> {
+fn cut(state: &ClusterState, spec: &ClusterSpec, prefix: u8) -> Result<Ipv4Network, Rejection> {
     let taken: Vec<_> =
         state.networks.values().map(|n| n.subnets.v4).chain(routes_v4(state).map(|(_, route)| route)).collect();
     let size = 1_u64 << (32 - prefix);
@@ -120,7 +120,7 @@ fn cut(state: &State, spec: &ClusterSpec, prefix: u8) -> Result<Ipv4Network, Rej
 /// The ingress network's subnet: from the far end of the pool, so that the small ones, cut from its beginning, are not in
 /// its way; the nearest to that end which overlaps no network and no route. Where every place overlaps, the last one:
 /// published ports must work, and only traffic to the overlapped routes from such tasks is lost.
-pub(super) fn cut_ingress(state: &State, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
+pub(super) fn cut_ingress(state: &ClusterState, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
     let prefix = spec.pool_prefix.min(INGRESS_PREFIX.max(spec.pool.prefix() + INGRESS_SHARE_BITS));
     let size = 1_u64 << (32 - prefix);
     let first = u64::from(u32::from(spec.pool.network()));
@@ -134,7 +134,7 @@ pub(super) fn cut_ingress(state: &State, spec: &ClusterSpec) -> Result<Ipv4Netwo
 }
 
 /// The gateway of a subnet that a user chose.
-fn check_v4(state: &State, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) -> Result<Ipv4Addr, Rejection> {
+fn check_v4(state: &ClusterState, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) -> Result<Ipv4Addr, Rejection> {
     let subnet = wanted.subnet;
     let (prefix, address, first, last) = (subnet.prefix(), subnet.ip(), subnet.network(), subnet.broadcast());
     check_shape(address == first, prefix, MAX_V4_PREFIX, IpNetwork::V4(subnet))?;
@@ -163,7 +163,7 @@ fn check_v4(state: &State, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) -> Result
     }
 }
 
-fn check_v6(state: &State, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) -> Result<Ipv6Addr, Rejection> {
+fn check_v6(state: &ClusterState, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) -> Result<Ipv6Addr, Rejection> {
     let subnet = wanted.subnet;
     let (address, first) = (subnet.ip(), subnet.network());
     check_shape(address == first, subnet.prefix(), MAX_V6_PREFIX, IpNetwork::V6(subnet))?;

@@ -1,7 +1,7 @@
 //! Tasks: birth, placement, the states that they pass through, their end.
 
 use weft_model::{
-    Applied, NodeId, Rejection, ServiceId, State, TaskId,
+    Applied, ClusterState, NodeId, Rejection, ServiceId, TaskId,
     command::ObjectKind,
     spec::ServiceMode,
     state::{Slot, Task, TaskState, TaskStatus, Traffic},
@@ -23,7 +23,7 @@ pub(super) struct Birth {
     pub(super) attempts: u64,
 }
 
-pub(super) fn create(state: &mut State, birth: Birth) -> Result<Applied, Rejection> {
+pub(super) fn create(state: &mut ClusterState, birth: Birth) -> Result<Applied, Rejection> {
     let Birth { id, service, slot, desired, not_before_ms, attempts } = birth;
     let Some(owner) = state.services.get(&service).filter(|s| !s.removing) else {
         return Err(not_found(ObjectKind::Service, &service));
@@ -73,7 +73,7 @@ pub(super) fn create(state: &mut State, birth: Birth) -> Result<Applied, Rejecti
 }
 
 /// A node and, with it, an address on each of its networks.
-pub(super) fn assign(state: &mut State, id: &TaskId, node: NodeId) -> Result<Applied, Rejection> {
+pub(super) fn assign(state: &mut ClusterState, id: &TaskId, node: NodeId) -> Result<Applied, Rejection> {
     let task = state.tasks.get(id).ok_or_else(|| not_found(ObjectKind::Task, id))?;
     if !state.nodes.contains_key(&node) {
         return Err(not_found(ObjectKind::Node, &node));
@@ -99,7 +99,7 @@ pub(super) fn assign(state: &mut State, id: &TaskId, node: NodeId) -> Result<App
 }
 
 /// Why it is still without a node.
-pub(super) fn delay(state: &mut State, id: &TaskId, error: String) -> Result<Applied, Rejection> {
+pub(super) fn delay(state: &mut ClusterState, id: &TaskId, error: String) -> Result<Applied, Rejection> {
     let task = task_of(state, id)?;
     if task.status.state < TaskState::Assigned {
         task.status.error = error;
@@ -108,13 +108,13 @@ pub(super) fn delay(state: &mut State, id: &TaskId, error: String) -> Result<App
 }
 
 /// A decision that came too late to make it greater changes nothing.
-pub(super) fn set_desired(state: &mut State, id: &TaskId, desired: TaskState) -> Result<Applied, Rejection> {
+pub(super) fn set_desired(state: &mut ClusterState, id: &TaskId, desired: TaskState) -> Result<Applied, Rejection> {
     let task = task_of(state, id)?;
     task.desired = task.desired.max(desired);
     Ok(Applied::Done)
 }
 
-pub(super) fn set_traffic(state: &mut State, id: &TaskId, traffic: Traffic) -> Result<Applied, Rejection> {
+pub(super) fn set_traffic(state: &mut ClusterState, id: &TaskId, traffic: Traffic) -> Result<Applied, Rejection> {
     let (index, now_ms) = (state.index, state.now_ms);
     let task = task_of(state, id)?;
     if traffic > task.traffic {
@@ -125,7 +125,7 @@ pub(super) fn set_traffic(state: &mut State, id: &TaskId, traffic: Traffic) -> R
     Ok(Applied::Done)
 }
 
-pub(super) fn orphan(state: &mut State, id: &TaskId) -> Result<Applied, Rejection> {
+pub(super) fn orphan(state: &mut ClusterState, id: &TaskId) -> Result<Applied, Rejection> {
     let now_ms = state.now_ms;
     let task = task_of(state, id)?;
     if task.status.state.is_terminal() {
@@ -140,7 +140,7 @@ pub(super) fn orphan(state: &mut State, id: &TaskId) -> Result<Applied, Rejectio
 }
 
 /// Only a task that has ended, or never had a node.
-pub(super) fn forget(state: &mut State, id: &TaskId) -> Result<Applied, Rejection> {
+pub(super) fn forget(state: &mut ClusterState, id: &TaskId) -> Result<Applied, Rejection> {
     let task = task_of(state, id)?;
     if !task.status.state.is_terminal() && task.status.state >= TaskState::Assigned {
         let node = task.node.as_ref().map_or_else(String::new, ToString::to_string);
@@ -153,7 +153,11 @@ pub(super) fn forget(state: &mut State, id: &TaskId) -> Result<Applied, Rejectio
 }
 
 /// What a node observed. Reports of tasks that are not its own, or that have ended already, are old news.
-pub(super) fn report(state: &mut State, node: &NodeId, tasks: Vec<(TaskId, TaskStatus)>) -> Result<Applied, Rejection> {
+pub(super) fn report(
+    state: &mut ClusterState,
+    node: &NodeId,
+    tasks: Vec<(TaskId, TaskStatus)>,
+) -> Result<Applied, Rejection> {
     if !state.nodes.contains_key(node) {
         return Err(not_found(ObjectKind::Node, node));
     }
@@ -200,7 +204,7 @@ fn enter(task: &mut Task, next: TaskState, since_ms: u64, now_ms: u64) {
 }
 
 /// An ended task needs its addresses no more.
-fn ended(state: &mut State, id: &TaskId) {
+fn ended(state: &mut ClusterState, id: &TaskId) {
     let Some(task) = state.tasks.get(id) else { return };
     let service = task.service.clone();
     let mut draft = Draft::new(state);

@@ -9,9 +9,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tonic::{Code, Request, transport::Channel};
-use weft_model::{Applied, Command, NodeId, Rejection, State, TaskId, id::ClusterId, spec::Role};
+use weft_model::{Applied, ClusterState, Command, NodeId, Rejection, TaskId, id::ClusterId, spec::Role};
 
-use super::{LogError, LogOptions, LogRecord, LogSource, ProposeError, clock::TableClock, desk::Desk};
+use super::{ProposeError, clock::TableClock, desk::Desk};
 use crate::{
     pki::{self, Ca, JoinToken, PkiError},
     raft::{Proposal, ProposalId, Raft, Store, Voter},
@@ -20,6 +20,7 @@ use crate::{
         pb::{ConfirmedRequest, LogsRequest, ProposeRequest, logs_client::LogsClient, quorum_client::QuorumClient},
     },
 };
+use weft_model::{LogError, LogOptions, LogRecord, LogSource};
 
 /// How long a change may take, a change of leader included.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ pub(super) struct Inner {
     pub raft_id: u64,
     pub raft: Raft,
     pub store: Store,
-    pub state: watch::Receiver<Arc<State>>,
+    pub state: watch::Receiver<Arc<ClusterState>>,
     pub kek: pki::Kek,
     pub peers: Peers,
     pub desk: Desk,
@@ -85,7 +86,7 @@ impl Manager {
     }
 
     /// The table as applied here; rings at every change.
-    pub fn state(&self) -> watch::Receiver<Arc<State>> {
+    pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.inner.state.clone()
     }
 

@@ -13,7 +13,6 @@ mod home;
 mod join;
 mod leader;
 mod leave;
-mod logs;
 mod manager;
 mod node;
 mod role;
@@ -40,7 +39,6 @@ use self::{
 use crate::rpc::Bound;
 
 pub use error::{ProposeError, SwarmError};
-pub use logs::{LogError, LogOptions, LogRecord, LogSource};
 pub use manager::Manager;
 pub use types::{InitOptions, JoinOptions, Membership, SwarmConfig};
 

@@ -10,10 +10,10 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_model::{NodePlan, NodeReport};
+use weft_model::{LogSource, NodePlan, NodeReport};
 
 use super::{
-    LogSource, Manager, Membership, SwarmConfig, SwarmError,
+    Manager, Membership, SwarmConfig, SwarmError,
     home::{Home, Record},
     role, serve, session,
     voting::Voting,

@@ -13,7 +13,7 @@ use weft_model::{
     spec::{Availability, ClusterSpec, Role},
 };
 
-use super::logs::LogSource;
+use weft_model::LogSource;
 
 /// What stays the same over a node's life, whatever cluster it is in.
 #[derive(Clone)]

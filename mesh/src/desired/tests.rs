@@ -4,10 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use weft_model::{
     BackendId, DualAddr, Mac, MeshServiceId,
-    id::ClusterId,
     net::Subnets,
     plan::{AttachmentPlan, BackendPlan, PeerPlan, PortPlan, TaskGoal, TaskPlan},
-    spec::{ContainerSpec, Labels, Resources, Role, STOP_GRACE_MS},
+    spec::{ContainerSpec, Labels, Resources},
 };
 
 use super::*;
@@ -83,13 +82,6 @@ fn local(number: u128, vni: u32, ifindex: u32) -> LocalEndpoint {
 fn plan() -> NodePlan {
     NodePlan {
         generation: 7,
-        cluster: ClusterId::from_random(1),
-        node: node(1),
-        hostname: "n1".parse().expect("a valid name"),
-        role: Role::Manager,
-        addr: node_addr(1),
-        managers: Vec::new(),
-        heartbeat_ms: 1000,
         peers: vec![PeerPlan { node: node(2), addr: node_addr(2) }],
         networks: vec![network_plan(INGRESS, 200), network_plan(APP, 1)],
         services: vec![ServicePlan {
@@ -104,7 +96,7 @@ fn plan() -> NodePlan {
         }],
         ports: vec![PortPlan { port: 8080, protocol: Protocol::Tcp, mesh: MeshServiceId(5), target: 80 }],
         endpoints: vec![endpoint(11, 1, APP, dual(1, 11)), endpoint(12, 2, APP, dual(1, 12))],
-        tasks: Vec::new(),
+        ..NodePlan::empty(node(1), node_addr(1))
     }
 }
 
@@ -222,7 +214,7 @@ fn a_task_on_two_networks_answers_for_its_first_interface_on_both() {
         service: weft_model::ServiceId::from_random(5),
         service_name: "whoami".parse().expect("a valid name"),
         name: "whoami.1".to_owned(),
-        container: container(),
+        container: ContainerSpec::new("weft/whoami"),
         resources: Resources::default(),
         labels: Labels::new(),
         attachments: vec![attachment(APP, 1), attachment(4098, 3)],
@@ -232,23 +224,6 @@ fn a_task_on_two_networks_answers_for_its_first_interface_on_both() {
     let tables = desired(&plan, &facts);
     assert_eq!((tables.endpoints[&21].primary, tables.endpoints[&22].primary), (21, 21));
     assert_eq!(tables.netns[&1011].vnis[..3], [APP, 4098, 0]);
-}
-
-fn container() -> ContainerSpec {
-    ContainerSpec {
-        image: "weft/whoami".to_owned(),
-        labels: Labels::new(),
-        command: Vec::new(),
-        args: Vec::new(),
-        env: Vec::new(),
-        dir: None,
-        user: None,
-        hostname: None,
-        stop_signal: None,
-        stop_grace_ms: STOP_GRACE_MS,
-        read_only: false,
-        init: None,
-    }
 }
 
 #[test]

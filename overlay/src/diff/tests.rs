@@ -7,7 +7,7 @@ use weft_model::{
     DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni,
     net::Subnets,
     plan::{AttachmentPlan, TaskGoal, TaskPlan},
-    spec::{ContainerSpec, Labels, Resources, Role},
+    spec::{ContainerSpec, Labels, Resources},
 };
 
 use super::*;
@@ -43,20 +43,7 @@ fn task(number: u8, nets: &[u8]) -> TaskPlan {
         service: weft_model::ServiceId::from_random(1),
         service_name: "web".parse().expect("a name"),
         name: format!("web.{number}"),
-        container: ContainerSpec {
-            image: "weft/whoami".to_owned(),
-            labels: Labels::new(),
-            command: vec![],
-            args: vec![],
-            env: vec![],
-            dir: None,
-            user: None,
-            hostname: None,
-            stop_signal: None,
-            stop_grace_ms: 0,
-            read_only: false,
-            init: None,
-        },
+        container: ContainerSpec { stop_grace_ms: 0, ..ContainerSpec::new("weft/whoami") },
         resources: Resources::default(),
         labels: Labels::new(),
         attachments: nets.iter().map(|net| attachment(*net, number)).collect(),
@@ -65,22 +52,7 @@ fn task(number: u8, nets: &[u8]) -> TaskPlan {
 }
 
 fn plan(tasks: Vec<TaskPlan>) -> NodePlan {
-    NodePlan {
-        generation: 1,
-        cluster: weft_model::id::ClusterId::from_random(1),
-        node: weft_model::NodeId::from_random(1),
-        hostname: "n1".parse().expect("a name"),
-        role: Role::Worker,
-        addr: [192, 0, 2, 1].into(),
-        managers: vec![],
-        heartbeat_ms: 1_000,
-        peers: vec![],
-        networks: vec![],
-        services: vec![],
-        ports: vec![],
-        endpoints: vec![],
-        tasks,
-    }
+    NodePlan { tasks, ..NodePlan::empty(weft_model::NodeId::from_random(1), [192, 0, 2, 1].into()) }
 }
 
 fn wanted(tasks: Vec<TaskPlan>) -> Desired {

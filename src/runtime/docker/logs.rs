@@ -11,7 +11,7 @@ use bollard::{
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use weft_control::swarm::{LogOptions, LogRecord};
+use weft_model::{LogOptions, LogRecord};
 use weft_model::{NodeName, TaskId};
 
 use super::container::{NODE_LABEL, Part, TASK_LABEL, identify};

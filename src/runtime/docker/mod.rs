@@ -29,7 +29,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
-use weft_control::swarm::{LogError, LogOptions, LogRecord, LogSource};
+use weft_model::{LogError, LogOptions, LogRecord, LogSource};
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
 use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError, chain, retry};

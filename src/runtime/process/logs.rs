@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use rustix::fs::inotify;
 use tokio::{io::unix::AsyncFd, sync::mpsc};
-use weft_control::swarm::{LogOptions, LogRecord};
+use weft_model::{LogOptions, LogRecord};
 
 use super::{dir::TaskDir, kernel::proc::readable};
 use crate::runtime::logs::{Tail, wanted};

@@ -31,7 +31,7 @@ use nix::sys::signal::Signal;
 use tokio::{io::AsyncReadExt, process::Command, sync::watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
-use weft_control::swarm::{LogError, LogOptions, LogRecord, LogSource};
+use weft_model::{LogError, LogOptions, LogRecord, LogSource};
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
 use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError, chain};

@@ -24,15 +24,17 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
-use weft_model::{Applied, Command, NodeId, State, TaskId, command::ObjectKind, spec::Role};
+use weft_model::{
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, TaskId, command::ObjectKind, spec::Role,
+};
 
 use super::{
     LocalNode,
-    cluster::{Member, Table},
+    cluster::{ClusterHandle, Member},
 };
 use crate::{
     fixture,
-    swarm::{InitOptions, JoinOptions, LogError, LogOptions, LogRecord, Membership, ProposeError, SwarmError},
+    swarm::{InitOptions, JoinOptions, Membership, ProposeError, SwarmError},
 };
 
 /// A manager, a worker or no member, as `table` and `membership` say.
@@ -44,12 +46,12 @@ struct Fake {
 
 /// The real table, without the cluster around it.
 struct Memory {
-    table: Mutex<fixture::Table>,
-    state: watch::Sender<Arc<State>>,
+    table: Mutex<fixture::TestCluster>,
+    state: watch::Sender<Arc<ClusterState>>,
 }
 
 impl Memory {
-    fn change<T>(&self, change: impl FnOnce(&mut fixture::Table) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut fixture::TestCluster) -> T) -> T {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut table);
         self.state.send_replace(Arc::new(table.state.clone()));
@@ -83,14 +85,14 @@ impl Member for Fake {
 
     async fn table_arrives(&self) {}
 
-    fn table(&self) -> Option<Arc<dyn Table>> {
-        self.table.clone().map(|table| table as Arc<dyn Table>)
+    fn table(&self) -> Option<Arc<dyn ClusterHandle>> {
+        self.table.clone().map(|table| table as Arc<dyn ClusterHandle>)
     }
 }
 
 #[async_trait]
-impl Table for Memory {
-    fn state(&self) -> watch::Receiver<Arc<State>> {
+impl ClusterHandle for Memory {
+    fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.state.subscribe()
     }
 
@@ -127,11 +129,11 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(membership: Membership, table: Option<fixture::Table>) -> Self {
+    fn new(membership: Membership, table: Option<fixture::TestCluster>) -> Self {
         Self::with_engine(membership, table, None)
     }
 
-    fn with_engine(membership: Membership, table: Option<fixture::Table>, engine: Option<PathBuf>) -> Self {
+    fn with_engine(membership: Membership, table: Option<fixture::TestCluster>, engine: Option<PathBuf>) -> Self {
         let table = table.map(|table| {
             let state = watch::Sender::new(Arc::new(table.state.clone()));
             Arc::new(Memory { table: Mutex::new(table), state })
@@ -148,14 +150,14 @@ impl Fixture {
     }
 
     fn manager() -> Self {
-        let table = fixture::Table::new();
+        let table = fixture::TestCluster::new();
         let node = table.first_node();
         let (cluster, addr) =
             (table.state.cluster.as_ref().expect("a cluster").id.clone(), table.state.nodes[&node].addr);
         Self::new(Membership::Active { node, cluster, role: Role::Manager, addr }, Some(table))
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut fixture::Table) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut fixture::TestCluster) -> T) -> T {
         self.fake.table.as_ref().expect("a manager").change(change)
     }
 

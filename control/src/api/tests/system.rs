@@ -41,7 +41,7 @@ async fn only_managers_show_the_cluster() {
     let outside = Fixture::new(Membership::None, None);
     let worker = Membership::Active {
         node: NodeId::from_random(1),
-        cluster: fixture::Table::new().state.cluster.expect("a cluster").id,
+        cluster: fixture::TestCluster::new().state.cluster.expect("a cluster").id,
         role: Role::Worker,
         addr: "192.0.2.3".parse().expect("an address"),
     };

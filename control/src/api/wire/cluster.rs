@@ -138,7 +138,7 @@ pub(crate) struct LocalStanding {
 }
 
 /// The `Swarm` part of `info`.
-pub(crate) fn show_standing(standing: &LocalStanding, state: Option<&weft_model::State>) -> Value {
+pub(crate) fn show_standing(standing: &LocalStanding, state: Option<&weft_model::ClusterState>) -> Value {
     let count = |managers_only: bool| {
         state.map(|s| signed(s.nodes.values().filter(|n| !managers_only || n.is_manager()).count() as u64))
     };

@@ -11,7 +11,7 @@ use bollard_stubs::models as wire;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde_json::{Map, Value, json};
 use weft_model::{
-    NetworkName, State,
+    ClusterState, NetworkName,
     spec::{NetworkSpec, SubnetSpec},
     state::{Network, Service, Task},
 };
@@ -181,7 +181,12 @@ fn ipam_config(
 
 /// A network as `GET /networks/{id}` shows it. `local` are the tasks of the asked node; `verbose` adds the services with
 /// all their tasks.
-pub(crate) fn show(state: &State, network: &Network, local: Option<&weft_model::NodeId>, verbose: bool) -> Value {
+pub(crate) fn show(
+    state: &ClusterState,
+    network: &Network,
+    local: Option<&weft_model::NodeId>,
+    verbose: bool,
+) -> Value {
     let subnets = &network.subnets;
     let range = network.spec.v4.and_then(|s| s.ip_range);
     let mut config = vec![ipam_config(&subnets.v4, Some(&subnets.v4_gateway), range.as_ref())];
@@ -243,7 +248,7 @@ fn containers<'a>(network: &Network, tasks: impl Iterator<Item = &'a Task>) -> V
     Value::Object(shown)
 }
 
-fn show_service(state: &State, network: &Network, service: &Service) -> Value {
+fn show_service(state: &ClusterState, network: &Network, service: &Service) -> Value {
     let endpoint = service.endpoints.iter().find(|e| e.network == network.id);
     let tasks: Vec<_> = state
         .tasks_of(&service.id)

@@ -3,7 +3,7 @@
 use bollard_stubs::models as wire;
 use serde_json::{Value, json};
 use weft_model::{
-    NetworkId, ServiceName, State, TaskId,
+    ClusterState, NetworkId, ServiceName, TaskId,
     spec::{
         EndpointMode, EndpointSpec, FailureAction, Labels, PortSpec, Protocol, ServiceMode, ServiceSpec, UpdateConfig,
         UpdateOrder,
@@ -289,7 +289,7 @@ fn endpoint_to_wire(spec: &EndpointSpec) -> wire::EndpointSpec {
 }
 
 /// A service as `GET /services/{id}` shows it; with how many of its tasks run where `status` is asked.
-pub(crate) fn show(state: &State, service: &Service, status: bool) -> Value {
+pub(crate) fn show(state: &ClusterState, service: &Service, status: bool) -> Value {
     let mut shown = to_json(wire::Service {
         id: Some(service.id.to_string()),
         version: version(&service.meta),
@@ -307,7 +307,7 @@ pub(crate) fn show(state: &State, service: &Service, status: bool) -> Value {
     shown
 }
 
-fn show_endpoint(state: &State, service: &Service) -> wire::ServiceEndpoint {
+fn show_endpoint(state: &ClusterState, service: &Service) -> wire::ServiceEndpoint {
     let vip = |endpoint: &ServiceEndpoint| {
         let prefix = state.networks.get(&endpoint.network)?.subnets.v4.prefix();
         Some(wire::ServiceEndpointVirtualIps {
@@ -342,7 +342,7 @@ fn update_status(status: &UpdateStatus) -> wire::ServiceUpdateStatus {
 }
 
 /// What the REPLICAS column says.
-fn count_tasks(state: &State, service: &Service) -> wire::ServiceServiceStatus {
+fn count_tasks(state: &ClusterState, service: &Service) -> wire::ServiceServiceStatus {
     let wanted = |id: &TaskId| state.tasks.get(id).is_some_and(|t| t.desired <= TaskState::Running);
     let live = || state.tasks_of(&service.id).filter(|t| wanted(&t.id));
     let running = live().filter(|t| t.status.state == TaskState::Running).count() as u64;

@@ -3,7 +3,7 @@
 use bollard_stubs::models as wire;
 use serde_json::{Value, json};
 use weft_model::{
-    NetworkId, State,
+    ClusterState, NetworkId,
     spec::{
         ContainerSpec, NetworkAttachment, Placement, Resources, RestartCondition, RestartPolicy, STOP_GRACE_MS,
         TaskSpec,
@@ -216,7 +216,7 @@ fn attachment_to_wire(attachment: &NetworkAttachment) -> wire::NetworkAttachment
 }
 
 /// A task as `GET /tasks/{id}` shows it.
-pub(crate) fn show(state: &State, task: &Task) -> Value {
+pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
     let mut shown = to_json(wire::Task {
         id: Some(task.id.to_string()),
         version: version(&task.meta),
@@ -252,7 +252,7 @@ pub(crate) fn show(state: &State, task: &Task) -> Value {
     shown
 }
 
-fn show_attachment(state: &State, attachment: &Attachment) -> Value {
+fn show_attachment(state: &ClusterState, attachment: &Attachment) -> Value {
     let network = state.networks.get(&attachment.network);
     let prefix = network.map_or((32, 128), |n| (n.subnets.v4.prefix(), n.subnets.v6.prefix()));
     // Every task has both, whether or not the network's names have IPv6 addresses.

@@ -95,7 +95,7 @@ impl Story {
         for (node, pace) in nodes.iter().zip(paces) {
             sim.set_pace(node, *pace);
         }
-        let networks: Vec<_> = ["app", "data"].map(|name| sim.table.network(network_spec(name)).unwrap()).into();
+        let networks: Vec<_> = ["app", "data"].map(|name| sim.cluster.network(network_spec(name)).unwrap()).into();
         let mut web = service_spec("web", 3, &[&networks[0]]);
         web.endpoint.ports.push(tcp(Some(8080), 80));
         let mut agent = service_spec("agent", 0, &[]);
@@ -158,7 +158,7 @@ impl Story {
     }
 
     fn update(&mut self, service: usize, change: impl FnOnce(&mut weft_model::spec::ServiceSpec)) {
-        self.sim.table.update(&self.services[service], change).unwrap();
+        self.sim.cluster.update(&self.services[service], change).unwrap();
         self.sim.settle();
     }
 
@@ -204,7 +204,7 @@ impl Story {
         assert!(self.sim.state().allocated.quarantine.is_empty());
         let index = self.sim.state().index;
         self.sim.run(20_000);
-        assert_eq!(self.sim.state().index, index, "the table does not come to rest");
+        assert_eq!(self.sim.state().index, index, "the cluster does not come to rest");
     }
 }
 

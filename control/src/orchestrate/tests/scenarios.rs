@@ -11,7 +11,7 @@ use crate::fixture::{network_spec, service_spec, tcp};
 
 /// A service whose tasks all serve.
 fn serving(sim: &mut Sim, replicas: u64) -> ServiceId {
-    let network = sim.table.network(network_spec("app")).unwrap();
+    let network = sim.cluster.network(network_spec("app")).unwrap();
     let mut spec = service_spec("web", replicas, &[&network]);
     spec.endpoint.ports.push(tcp(Some(8080), 80));
     let id = sim.create(spec);
@@ -27,7 +27,7 @@ fn all_serve(sim: &mut Sim, service: &ServiceId, replicas: u64) {
 }
 
 fn scale(sim: &mut Sim, service: &ServiceId, replicas: u64) {
-    sim.table.update(service, |spec| spec.mode = ServiceMode::Replicated { replicas }).unwrap();
+    sim.cluster.update(service, |spec| spec.mode = ServiceMode::Replicated { replicas }).unwrap();
     sim.settle();
 }
 
@@ -101,7 +101,7 @@ fn a_removed_service_leaves_nothing_and_frees_its_name_at_once() {
 fn a_stop_first_update_takes_one_task_at_a_time() {
     let mut sim = Sim::new(2);
     let service = serving(&mut sim, 4);
-    sim.table.update(&service, |spec| spec.task.container.image = "two".to_owned()).unwrap();
+    sim.cluster.update(&service, |spec| spec.task.container.image = "two".to_owned()).unwrap();
     roll(&mut sim, &service, 3);
     assert_eq!(update_of(&sim, &service), (UpdateState::Completed, "update completed".to_owned()));
     assert!(sim.active(&service).iter().all(|t| t.spec.container.image == "two"));
@@ -112,7 +112,7 @@ fn a_stop_first_update_takes_one_task_at_a_time() {
 fn a_start_first_update_never_has_fewer_tasks() {
     let mut sim = Sim::new(2);
     let service = serving(&mut sim, 1);
-    sim.table
+    sim.cluster
         .update(&service, |spec| {
             spec.update.order = UpdateOrder::StartFirst;
             spec.task.force_update += 1;
@@ -128,7 +128,7 @@ fn all_at_once_still_leaves_somebody_to_answer() {
     for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
         let mut sim = Sim::new(2);
         let service = serving(&mut sim, 3);
-        sim.table
+        sim.cluster
             .update(&service, |spec| {
                 spec.update.parallelism = 0;
                 spec.update.order = order;
@@ -145,15 +145,15 @@ fn all_at_once_still_leaves_somebody_to_answer() {
 fn batches_keep_their_distance() {
     let mut sim = Sim::new(2);
     let service = serving(&mut sim, 3);
-    let begin_ms = sim.table.now_ms;
-    sim.table
+    let begin_ms = sim.cluster.now_ms;
+    sim.cluster
         .update(&service, |spec| {
             spec.update.delay_ms = 20_000;
             spec.task.force_update += 1;
         })
         .unwrap();
     roll(&mut sim, &service, 2);
-    assert!(sim.table.now_ms >= begin_ms + 40_000);
+    assert!(sim.cluster.now_ms >= begin_ms + 40_000);
 }
 
 #[test]
@@ -161,14 +161,14 @@ fn a_broken_update_pauses_and_a_further_one_goes_on() {
     let mut sim = Sim::new(2);
     sim.broken_images.insert("broken".to_owned());
     let service = serving(&mut sim, 3);
-    sim.table.update(&service, |spec| spec.task.container.image = "broken".to_owned()).unwrap();
+    sim.cluster.update(&service, |spec| spec.task.container.image = "broken".to_owned()).unwrap();
     roll(&mut sim, &service, 2);
     let (state, message) = update_of(&sim, &service);
     assert_eq!(state, UpdateState::Paused);
     assert!(message.starts_with("update paused due to failure or early termination of task "), "{message}");
     sim.run(30_000);
     assert_eq!(sim.active(&service).len(), 2, "the others are left alone");
-    sim.table.update(&service, |spec| spec.task.container.image = "good".to_owned()).unwrap();
+    sim.cluster.update(&service, |spec| spec.task.container.image = "good".to_owned()).unwrap();
     roll(&mut sim, &service, 2);
     assert_eq!(update_of(&sim, &service).0, UpdateState::Completed);
     all_serve(&mut sim, &service, 3);
@@ -179,7 +179,7 @@ fn a_broken_start_first_update_loses_nobody() {
     let mut sim = Sim::new(2);
     sim.broken_images.insert("broken".to_owned());
     let service = serving(&mut sim, 3);
-    sim.table
+    sim.cluster
         .update(&service, |spec| {
             spec.update.order = UpdateOrder::StartFirst;
             spec.task.container.image = "broken".to_owned();
@@ -197,7 +197,7 @@ fn a_broken_update_rolls_back() {
     sim.broken_images.insert("broken".to_owned());
     let service = serving(&mut sim, 3);
     let before: Vec<_> = sim.active(&service).iter().map(|t| t.id.clone()).collect();
-    sim.table
+    sim.cluster
         .update(&service, |spec| {
             spec.update.on_failure = FailureAction::Rollback;
             spec.task.container.image = "broken".to_owned();
@@ -218,7 +218,7 @@ fn a_broken_update_that_shall_go_on_goes_on() {
     let mut sim = Sim::new(2);
     sim.broken_images.insert("broken".to_owned());
     let service = serving(&mut sim, 3);
-    sim.table
+    sim.cluster
         .update(&service, |spec| {
             spec.update.on_failure = FailureAction::Continue;
             spec.task.container.image = "broken".to_owned();
@@ -233,7 +233,7 @@ fn a_broken_update_that_shall_go_on_goes_on() {
 fn a_user_may_roll_back() {
     let mut sim = Sim::new(2);
     let service = serving(&mut sim, 2);
-    sim.table.update(&service, |spec| spec.task.container.image = "two".to_owned()).unwrap();
+    sim.cluster.update(&service, |spec| spec.task.container.image = "two".to_owned()).unwrap();
     roll(&mut sim, &service, 1);
     let version = sim.state().services[&service].meta.version;
     sim.ask(Command::RollbackService { id: service.clone(), version, message: "asked".to_owned() });
@@ -255,9 +255,9 @@ fn a_new_update_supersedes_a_running_one() {
                 spec.task.container.image = image.to_owned();
             }
         };
-        sim.table.update(&service, image("two")).unwrap();
+        sim.cluster.update(&service, image("two")).unwrap();
         sim.run(1_500);
-        sim.table.update(&service, image("three")).unwrap();
+        sim.cluster.update(&service, image("three")).unwrap();
         roll(&mut sim, &service, 3);
         all_serve(&mut sim, &service, 4);
         assert!(sim.active(&service).iter().all(|t| t.spec.container.image == "three"));
@@ -270,9 +270,9 @@ fn a_crashed_task_is_followed_by_another_after_the_delay() {
     let service = serving(&mut sim, 1);
     let crashed = sim.active(&service)[0].id.clone();
     sim.crash(&crashed);
-    let at_ms = sim.table.now_ms;
+    let at_ms = sim.cluster.now_ms;
     sim.run_until("another to run", |sim| sim.active(&service).iter().any(|t| t.id != crashed));
-    assert!(sim.table.now_ms >= at_ms + 5_000);
+    assert!(sim.cluster.now_ms >= at_ms + 5_000);
     let old = &sim.state().tasks[&crashed];
     assert_eq!((old.desired, old.status.state), (TaskState::Shutdown, TaskState::Failed));
     assert_eq!(sim.active(&service)[0].attempts, 1);
@@ -303,14 +303,14 @@ fn a_task_that_failed_too_often_stays_down_until_the_service_changes() {
     let tasks: Vec<&Task> = sim.state().tasks_of(&service).collect();
     assert_eq!(tasks.len(), 3);
     assert!(tasks.iter().all(|t| t.status.state == TaskState::Failed && t.desired == TaskState::Shutdown));
-    sim.table.update(&service, |spec| spec.task.container.image = "good".to_owned()).unwrap();
+    sim.cluster.update(&service, |spec| spec.task.container.image = "good".to_owned()).unwrap();
     all_serve(&mut sim, &service, 1);
 }
 
 #[test]
 fn a_task_that_shall_not_be_restarted_is_not() {
     let mut sim = Sim::new(1);
-    let network = sim.table.network(network_spec("app")).unwrap();
+    let network = sim.cluster.network(network_spec("app")).unwrap();
     let mut spec = service_spec("web", 2, &[&network]);
     spec.task.restart.condition = RestartCondition::None;
     let service = sim.create(spec);
@@ -325,7 +325,7 @@ fn a_task_that_shall_not_be_restarted_is_not() {
 #[test]
 fn a_task_that_cannot_be_prepared_is_tried_again_after_the_delay_only() {
     let mut sim = Sim::new(1);
-    let network = sim.table.network(network_spec("app")).unwrap();
+    let network = sim.cluster.network(network_spec("app")).unwrap();
     let spec = service_spec("web", 1, &[&network]);
     sim.missing_images.insert(spec.task.container.image.clone());
     let delay_ms = spec.task.restart.delay_ms;
@@ -361,7 +361,7 @@ fn draining_moves_tasks_and_always_leaves_somebody_to_answer() {
     for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
         let mut sim = Sim::new(2);
         let service = serving(&mut sim, 2);
-        sim.table.update(&service, |spec| spec.update.order = order).unwrap();
+        sim.cluster.update(&service, |spec| spec.update.order = order).unwrap();
         let least = if order == UpdateOrder::StartFirst { 2 } else { 1 };
         for hostname in ["n1", "n2"] {
             availability(&mut sim, hostname, Availability::Drain);
@@ -404,7 +404,7 @@ fn a_global_service_follows_the_nodes() {
     sim.run_until("none on n2", |sim| sim.active(&service).len() == 2);
     availability(&mut sim, "n2", Availability::Active);
     sim.run_until("one on each node", |sim| sim.active(&service).len() == 3);
-    sim.table.update(&service, |spec| spec.task.force_update = 1).unwrap();
+    sim.cluster.update(&service, |spec| spec.task.force_update = 1).unwrap();
     roll(&mut sim, &service, 2);
     let lost = sim.node_ids()[2].clone();
     sim.kill_node(&lost);
@@ -451,7 +451,7 @@ fn a_new_leader_grants_the_wait_anew() {
 fn a_full_network_says_so_and_fills_up_when_there_is_room() {
     let mut sim = Sim::new(1);
     // Six addresses: the gateway, the VIP and four tasks.
-    let network = sim.table.network(crate::fixture::subnet_spec("tiny", "10.9.0.0/29")).unwrap();
+    let network = sim.cluster.network(crate::fixture::subnet_spec("tiny", "10.9.0.0/29")).unwrap();
     let service = sim.create(service_spec("web", 5, &[&network]));
     sim.run_until("four to serve", |sim| sim.active(&service).len() == 4);
     let waiting = sim.state().tasks_of(&service).find(|t| t.status.state == TaskState::Pending).unwrap();
@@ -471,9 +471,9 @@ fn a_full_network_says_so_and_fills_up_when_there_is_room() {
 fn moving_to_another_network_loses_nobody() {
     let mut sim = Sim::new(2);
     let service = serving(&mut sim, 2);
-    let other = sim.table.network(network_spec("other")).unwrap();
+    let other = sim.cluster.network(network_spec("other")).unwrap();
     let old = sim.state().services[&service].endpoints[0].clone();
-    sim.table
+    sim.cluster
         .update(&service, |spec| {
             spec.update.order = UpdateOrder::StartFirst;
             spec.task.networks[0].network = other.clone();

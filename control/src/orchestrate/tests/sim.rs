@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
-    BackendId, Command, NodeId, NodePlan, ServiceId, State, TaskId,
+    BackendId, ClusterState, Command, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,
     spec::ServiceSpec,
     state::{NodeStatus, Task, TaskState, Traffic},
 };
 
 use crate::{
-    fixture::{Table, observed},
+    fixture::{TestCluster, observed},
     orchestrate::{ACK_WAIT_MS, Acks, decide},
     plan::plan,
 };
@@ -57,7 +57,7 @@ struct SimNode {
 
 #[derive(Debug)]
 pub(super) struct Sim {
-    pub(super) table: Table,
+    pub(super) cluster: TestCluster,
     pub(super) acks: Acks,
     nodes: BTreeMap<NodeId, SimNode>,
     /// Services whose tasks cannot stay up: they fail as soon as they run.
@@ -72,20 +72,20 @@ pub(super) struct Sim {
 impl Sim {
     /// A manager and `workers` workers.
     pub(super) fn new(workers: usize) -> Self {
-        let mut table = Table::new();
+        let mut cluster = TestCluster::new();
         for nth in 0..workers {
-            table.node(&format!("n{}", nth + 2), &[]);
+            cluster.node(&format!("n{}", nth + 2), &[]);
         }
         let mut sim = Self {
-            acks: Acks { acked: BTreeMap::new(), since_ms: table.now_ms },
+            acks: Acks { acked: BTreeMap::new(), since_ms: cluster.now_ms },
             nodes: BTreeMap::new(),
             broken_images: BTreeSet::new(),
             missing_images: BTreeSet::new(),
             disturbed: false,
             backends: BTreeMap::new(),
-            table,
+            cluster,
         };
-        for id in sim.table.state.nodes.keys() {
+        for id in sim.cluster.state.nodes.keys() {
             let node = SimNode {
                 pace: Pace::default(),
                 cut: false,
@@ -98,8 +98,8 @@ impl Sim {
         sim
     }
 
-    pub(super) fn state(&self) -> &State {
-        &self.table.state
+    pub(super) fn state(&self) -> &ClusterState {
+        &self.cluster.state
     }
 
     pub(super) fn node_ids(&self) -> Vec<NodeId> {
@@ -111,7 +111,7 @@ impl Sim {
     }
 
     pub(super) fn create(&mut self, spec: ServiceSpec) -> ServiceId {
-        self.table.service(spec).unwrap()
+        self.cluster.service(spec).unwrap()
     }
 
     /// A user's command, seen by the orchestrator at once.
@@ -129,13 +129,13 @@ impl Sim {
         node.coming.clear();
         node.plan = None;
         self.acks.acked.remove(id);
-        self.table.status(id, NodeStatus::Down);
+        self.cluster.status(id, NodeStatus::Down);
         self.settle();
     }
 
     pub(super) fn revive_node(&mut self, id: &NodeId) {
         self.nodes.get_mut(id).unwrap().cut = false;
-        self.table.status(id, NodeStatus::Ready);
+        self.cluster.status(id, NodeStatus::Ready);
         self.settle();
     }
 
@@ -153,28 +153,28 @@ impl Sim {
 
     /// Another manager leads: it knows of no ack until the nodes have sent them again.
     pub(super) fn change_leader(&mut self) {
-        self.acks = Acks { acked: BTreeMap::new(), since_ms: self.table.now_ms };
+        self.acks = Acks { acked: BTreeMap::new(), since_ms: self.cluster.now_ms };
     }
 
     /// Lets time pass.
     pub(super) fn run(&mut self, duration_ms: u64) {
-        let end_ms = self.table.now_ms + duration_ms;
-        while self.table.now_ms < end_ms {
+        let end_ms = self.cluster.now_ms + duration_ms;
+        while self.cluster.now_ms < end_ms {
             self.tick();
         }
     }
 
     /// Lets time pass until this holds.
     pub(super) fn run_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let end_ms = self.table.now_ms + 300_000;
+        let end_ms = self.cluster.now_ms + 300_000;
         while !holds(self) {
-            assert!(self.table.now_ms < end_ms, "waited in vain for: {what}\n{:#?}", self.state().tasks);
+            assert!(self.cluster.now_ms < end_ms, "waited in vain for: {what}\n{:#?}", self.state().tasks);
             self.tick();
         }
     }
 
     pub(super) fn tick(&mut self) {
-        self.table.now_ms += TICK_MS;
+        self.cluster.now_ms += TICK_MS;
         for id in self.node_ids() {
             self.tick_node(&id);
         }
@@ -183,14 +183,14 @@ impl Sim {
     }
 
     fn tick_node(&mut self, id: &NodeId) {
-        let now_ms = self.table.now_ms;
+        let now_ms = self.cluster.now_ms;
         let node = self.nodes.get_mut(id).unwrap();
         if node.cut {
             return;
         }
         let known = node.coming.last().map(|(_, p)| p).or(node.plan.as_ref());
-        if known.is_none_or(|known| known.generation < self.table.state.index) {
-            node.coming.push((now_ms + node.pace.plan_ms, plan(&self.table.state, id).unwrap()));
+        if known.is_none_or(|known| known.generation < self.cluster.state.index) {
+            node.coming.push((now_ms + node.pace.plan_ms, plan(&self.cluster.state, id).unwrap()));
         }
         while node.coming.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms) {
             node.plan = Some(node.coming.remove(0).1);
@@ -201,7 +201,7 @@ impl Sim {
         let mut reports = Vec::new();
         for (task, process) in &node.processes {
             let state = process.state();
-            let known = self.table.state.tasks.get(task).map(|t| t.status.state);
+            let known = self.cluster.state.tasks.get(task).map(|t| t.status.state);
             if known.is_some_and(|known| known < state && !known.is_terminal()) {
                 reports.push((task.clone(), observed(state, now_ms)));
             }
@@ -214,18 +214,18 @@ impl Sim {
     /// Decides until there is nothing left to decide, then once more.
     pub(super) fn settle(&mut self) {
         for _ in 0..100 {
-            let now_ms = self.table.now_ms;
-            let mut table = self.table.clone();
-            let decision = decide(&self.table.state, now_ms, &self.acks, &mut || table.random());
-            self.table = table;
-            assert_eq!(decision.refused, [], "decisions must fit the table that they were made from");
+            let now_ms = self.cluster.now_ms;
+            let mut cluster = self.cluster.clone();
+            let decision = decide(&self.cluster.state, now_ms, &self.acks, &mut || cluster.random());
+            self.cluster = cluster;
+            assert_eq!(decision.refused, [], "decisions must fit the cluster that they were made from");
             if decision.commands.is_empty() {
                 return;
             }
             for command in decision.commands {
                 self.change(command);
             }
-            let again = decide(&self.table.state, now_ms, &self.acks, &mut || unreachable_id());
+            let again = decide(&self.cluster.state, now_ms, &self.acks, &mut || unreachable_id());
             assert!(
                 again.commands.is_empty() || again.wake_at_ms == Some(now_ms),
                 "decided twice: {:#?}",
@@ -236,15 +236,15 @@ impl Sim {
     }
 
     fn change(&mut self, command: Command) {
-        let before = self.table.state.tasks.clone();
-        self.table.ok(command);
+        let before = self.cluster.state.tasks.clone();
+        self.cluster.ok(command);
         self.check_addresses();
-        for task in self.table.state.tasks.values() {
+        for task in self.cluster.state.tasks.values() {
             if let Some(old) = before.get(&task.id) {
                 self.check_step(old, task);
             }
         }
-        for task in self.table.state.tasks.values() {
+        for task in self.cluster.state.tasks.values() {
             for attachment in &task.attachments {
                 let owner = self.backends.entry(attachment.backend).or_insert_with(|| task.id.clone());
                 assert_eq!(*owner, task.id, "a backend id came back");
@@ -254,7 +254,7 @@ impl Sim {
 
     /// Nobody shares an address with anybody.
     fn check_addresses(&self) {
-        let state = &self.table.state;
+        let state = &self.cluster.state;
         let mut seen = BTreeSet::new();
         let vips = state.services.values().flat_map(|s| &s.endpoints).filter_map(|e| Some((&e.network, e.vip?)));
         let tasks = state.tasks.values().flat_map(|t| &t.attachments).map(|a| (&a.network, a.addr));
@@ -274,7 +274,7 @@ impl Sim {
         assert!(new.desired >= old.desired && new.traffic >= old.traffic, "{} went back", new.name);
         assert!(old.node.is_none() || old.node == new.node, "{} moved", new.name);
         let since_ms = old.traffic_since_ms.max(self.acks.since_ms);
-        let waited = self.table.now_ms >= since_ms + ACK_WAIT_MS;
+        let waited = self.cluster.now_ms >= since_ms + ACK_WAIT_MS;
         if old.traffic < Traffic::Active && new.traffic == Traffic::Active && !waited {
             let own = &self.nodes[new.node.as_ref().unwrap()];
             let knows = own.plan.as_ref().is_some_and(|plan| backend_states(plan, &new.id).any(|draining| !draining));
@@ -282,7 +282,7 @@ impl Sim {
         }
         if !old.must_stop() && new.must_stop() && !waited {
             for (id, node) in &self.nodes {
-                let ready = self.table.state.nodes.get(id).is_some_and(|n| n.status == NodeStatus::Ready);
+                let ready = self.cluster.state.nodes.get(id).is_some_and(|n| n.status == NodeStatus::Ready);
                 let sends = node.plan.as_ref().is_some_and(|p| backend_states(p, &new.id).any(|draining| !draining));
                 assert!(!(ready && sends), "{} was told to stop while node {id} sends new flows to it", new.name);
             }

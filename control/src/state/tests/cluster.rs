@@ -9,17 +9,17 @@ use weft_model::{
 
 use super::{check_refused, text};
 use crate::{
-    fixture::{START_MS, Table, network_spec, service_spec},
+    fixture::{START_MS, TestCluster, network_spec, service_spec},
     state::apply,
 };
 
 #[test]
 fn the_first_manager_is_a_voter_and_the_ingress_network_is_there() {
-    let table = Table::new();
-    let node = &table.state.nodes[&table.first_node()];
+    let cluster = TestCluster::new();
+    let node = &cluster.state.nodes[&cluster.first_node()];
     assert!(node.voter && node.is_manager());
     assert_eq!(node.raft_id, 1);
-    let ingress = table.state.network_by_name("ingress").unwrap();
+    let ingress = cluster.state.network_by_name("ingress").unwrap();
     assert!(ingress.ingress);
     assert_eq!(ingress.subnets.v4.to_string(), "10.255.0.0/16");
     assert_eq!(ingress.subnets.v4_gateway.to_string(), "10.255.0.1");
@@ -27,25 +27,25 @@ fn the_first_manager_is_a_voter_and_the_ingress_network_is_there() {
 
 #[test]
 fn a_cluster_begins_once_and_before_everything_else() {
-    let mut table = Table::empty();
-    let init = table.init();
+    let mut cluster = TestCluster::empty();
+    let init = cluster.init();
     check_refused(
-        &mut table,
+        &mut cluster,
         Command::RotateToken { role: Role::Worker, secret: String::new() },
         "no cluster yet: run `weft swarm init` or `weft swarm join`",
     );
-    table.ok(Command::InitCluster(Box::new(init.clone())));
-    check_refused(&mut table, Command::InitCluster(Box::new(init)), "this cluster is already initialised");
+    cluster.ok(Command::InitCluster(Box::new(init.clone())));
+    check_refused(&mut cluster, Command::InitCluster(Box::new(init)), "this cluster is already initialised");
 }
 
 #[test]
 fn settings_that_cannot_work_are_refused() {
     let check = |change: fn(&mut ClusterSpec), expected: &str| {
-        let mut table = Table::new();
-        let cluster = table.state.cluster.clone().unwrap();
-        let mut spec = cluster.spec;
+        let mut cluster = TestCluster::new();
+        let before = cluster.state.cluster.clone().unwrap();
+        let mut spec = before.spec;
         change(&mut spec);
-        check_refused(&mut table, Command::UpdateCluster { version: cluster.meta.version, spec }, expected);
+        check_refused(&mut cluster, Command::UpdateCluster { version: before.meta.version, spec }, expected);
     };
     let heartbeat = "the heartbeat period and the number of missed heartbeats must be greater than 0";
     check(|s| s.heartbeat_ms = 0, heartbeat);
@@ -57,12 +57,12 @@ fn settings_that_cannot_work_are_refused() {
 
 #[test]
 fn a_pool_inside_a_route_is_refused() {
-    let mut table = Table::new();
-    table.node("n2", &["172.16.0.0/12"]);
-    let version = table.state.cluster.as_ref().unwrap().meta.version;
+    let mut cluster = TestCluster::new();
+    cluster.node("n2", &["172.16.0.0/12"]);
+    let version = cluster.state.cluster.as_ref().unwrap().meta.version;
     let spec = ClusterSpec { pool: "172.20.0.0/16".parse().unwrap(), ..ClusterSpec::default() };
     check_refused(
-        &mut table,
+        &mut cluster,
         Command::UpdateCluster { version, spec },
         "subnet 172.20.0.0/16 overlaps with route 172.16.0.0/12 on node n2: choose another subnet",
     );
@@ -70,57 +70,57 @@ fn a_pool_inside_a_route_is_refused() {
 
 #[test]
 fn updates_name_the_version_that_they_saw() {
-    let mut table = Table::new();
-    let cluster = table.state.cluster.clone().unwrap();
-    let version = cluster.meta.version;
-    table.ok(Command::RotateToken { role: Role::Worker, secret: "another".to_owned() });
-    let current = table.state.index;
+    let mut cluster = TestCluster::new();
+    let before = cluster.state.cluster.clone().unwrap();
+    let version = before.meta.version;
+    cluster.ok(Command::RotateToken { role: Role::Worker, secret: "another".to_owned() });
+    let current = cluster.state.index;
     check_refused(
-        &mut table,
-        Command::UpdateCluster { version, spec: cluster.spec },
+        &mut cluster,
+        Command::UpdateCluster { version, spec: before.spec },
         &format!(
             "update out of sequence: cluster {} is at version {current}, the request was for {version}; read it again and retry",
-            cluster.id
+            before.id
         ),
     );
-    assert_eq!(table.state.cluster.unwrap().worker_secret, "another");
+    assert_eq!(cluster.state.cluster.unwrap().worker_secret, "another");
 }
 
 #[test]
 fn a_node_that_joins_again_with_its_id_stays_the_same_voter() {
-    let mut table = Table::new();
-    let join = table.joining("n2", Role::Manager);
-    table.ok(Command::JoinNode(Box::new(join.clone())));
-    let raft_id = table.state.nodes[&join.id].raft_id;
+    let mut cluster = TestCluster::new();
+    let join = cluster.joining("n2", Role::Manager);
+    cluster.ok(Command::JoinNode(Box::new(join.clone())));
+    let raft_id = cluster.state.nodes[&join.id].raft_id;
     let moved = JoinNode { addr: "192.0.2.77".parse().unwrap(), ..join.clone() };
-    assert_eq!(table.ok(Command::JoinNode(Box::new(moved))), Applied::Node(join.id.clone()));
-    let node = &table.state.nodes[&join.id];
+    assert_eq!(cluster.ok(Command::JoinNode(Box::new(moved))), Applied::Node(join.id.clone()));
+    let node = &cluster.state.nodes[&join.id];
     assert_eq!((node.raft_id, node.addr.to_string().as_str()), (raft_id, "192.0.2.77"));
 }
 
 #[test]
 fn raft_ids_are_never_reused() {
-    let mut table = Table::new();
-    let n2 = table.node("n2", &[]);
-    table.ok(Command::RemoveNode { id: n2, force: true });
-    let n3 = table.node("n3", &[]);
-    assert_eq!(table.state.nodes[&n3].raft_id, 3);
+    let mut cluster = TestCluster::new();
+    let n2 = cluster.node("n2", &[]);
+    cluster.ok(Command::RemoveNode { id: n2, force: true });
+    let n3 = cluster.node("n3", &[]);
+    assert_eq!(cluster.state.nodes[&n3].raft_id, 3);
 }
 
 #[test]
 fn the_last_manager_cannot_be_demoted_and_no_manager_removed() {
-    let mut table = Table::new();
-    let id = table.first_node();
-    let node = table.state.nodes[&id].clone();
+    let mut cluster = TestCluster::new();
+    let id = cluster.first_node();
+    let node = cluster.state.nodes[&id].clone();
     let mut spec = node.spec;
     spec.role = Role::Worker;
     check_refused(
-        &mut table,
+        &mut cluster,
         Command::UpdateNode { id: id.clone(), version: node.meta.version, spec },
         &format!("{id} is the last manager: promote another node first"),
     );
     check_refused(
-        &mut table,
+        &mut cluster,
         Command::RemoveNode { id: id.clone(), force: true },
         &format!("node {id} is a manager: demote it first (`weft node demote`)"),
     );
@@ -128,81 +128,81 @@ fn the_last_manager_cannot_be_demoted_and_no_manager_removed() {
 
 #[test]
 fn a_node_is_removed_when_it_is_down_or_by_force() {
-    let mut table = Table::new();
-    let n2 = table.node("n2", &[]);
-    let service = table.service(service_spec("web", 1, &[])).unwrap();
-    let task = table.running_task(&service, 1, &n2);
+    let mut cluster = TestCluster::new();
+    let n2 = cluster.node("n2", &[]);
+    let service = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let task = cluster.running_task(&service, 1, &n2);
     check_refused(
-        &mut table,
+        &mut cluster,
         Command::RemoveNode { id: n2.clone(), force: false },
         &format!("node {n2} is not down: stop it or let it leave first, or use --force"),
     );
-    table.status(&n2, NodeStatus::Down);
-    table.ok(Command::RemoveNode { id: n2.clone(), force: false });
-    assert_eq!(table.state.tasks[&task].status.state, TaskState::Orphaned);
-    check_refused(&mut table, Command::RemoveNode { id: n2.clone(), force: true }, &format!("no such node: {n2}"));
+    cluster.status(&n2, NodeStatus::Down);
+    cluster.ok(Command::RemoveNode { id: n2.clone(), force: false });
+    assert_eq!(cluster.state.tasks[&task].status.state, TaskState::Orphaned);
+    check_refused(&mut cluster, Command::RemoveNode { id: n2.clone(), force: true }, &format!("no such node: {n2}"));
 }
 
 #[test]
 fn a_node_spec_changes_once_for_each_version() {
-    let mut table = Table::new();
-    let id = table.node("n2", &[]);
-    let node = table.state.nodes[&id].clone();
+    let mut cluster = TestCluster::new();
+    let id = cluster.node("n2", &[]);
+    let node = cluster.state.nodes[&id].clone();
     let mut spec = node.spec;
     spec.availability = Availability::Drain;
     let update = Command::UpdateNode { id: id.clone(), version: node.meta.version, spec };
-    table.ok(update.clone());
-    assert!(text(table.apply(update)).starts_with("update out of sequence: node"));
-    assert_eq!(table.state.nodes[&id].spec.availability, Availability::Drain);
+    cluster.ok(update.clone());
+    assert!(text(cluster.apply(update)).starts_with("update out of sequence: node"));
+    assert_eq!(cluster.state.nodes[&id].spec.availability, Availability::Drain);
 }
 
 #[test]
 fn a_batch_is_done_whole_or_not_at_all() {
-    let mut table = Table::new();
-    let service = ServiceId::from_random(table.random());
+    let mut cluster = TestCluster::new();
+    let service = ServiceId::from_random(cluster.random());
     let create = Command::CreateService { id: service.clone(), spec: Box::new(service_spec("web", 1, &[])) };
-    let nowhere = TaskId::from_random(table.random());
+    let nowhere = TaskId::from_random(cluster.random());
     let forget = Command::ForgetTask { id: nowhere.clone() };
-    check_refused(&mut table, Command::Batch(vec![create.clone(), forget]), &format!("no such task: {nowhere}"));
-    check_refused(&mut table, Command::Batch(vec![Command::Batch(vec![])]), "a batch cannot hold a batch");
-    table.ok(Command::Batch(vec![create]));
-    assert!(table.state.services.contains_key(&service));
+    check_refused(&mut cluster, Command::Batch(vec![create.clone(), forget]), &format!("no such task: {nowhere}"));
+    check_refused(&mut cluster, Command::Batch(vec![Command::Batch(vec![])]), "a batch cannot hold a batch");
+    cluster.ok(Command::Batch(vec![create]));
+    assert!(cluster.state.services.contains_key(&service));
 }
 
 #[test]
 fn index_and_clock_never_go_back() {
-    let mut table = Table::new();
+    let mut cluster = TestCluster::new();
     let command = Command::RotateToken { role: Role::Worker, secret: "s".to_owned() };
-    let index = table.state.index;
-    apply(&mut table.state, index + 1, Entry { now_ms: START_MS - 1, command: command.clone() }).unwrap();
-    assert_eq!((table.state.index, table.state.now_ms), (index + 1, START_MS));
-    apply(&mut table.state, index, Entry { now_ms: START_MS + 1, command }).unwrap();
-    assert_eq!((table.state.index, table.state.now_ms), (index + 1, START_MS + 1));
+    let index = cluster.state.index;
+    apply(&mut cluster.state, index + 1, Entry { now_ms: START_MS - 1, command: command.clone() }).unwrap();
+    assert_eq!((cluster.state.index, cluster.state.now_ms), (index + 1, START_MS));
+    apply(&mut cluster.state, index, Entry { now_ms: START_MS + 1, command }).unwrap();
+    assert_eq!((cluster.state.index, cluster.state.now_ms), (index + 1, START_MS + 1));
 }
 
 #[test]
 fn an_unused_ingress_network_moves_out_of_the_way_of_routes() {
-    let mut table = Table::new();
-    table.node("n2", &["10.255.0.0/24", "10.254.0.0/15"]);
-    let ingress = table.state.network_by_name("ingress").unwrap();
+    let mut cluster = TestCluster::new();
+    cluster.node("n2", &["10.255.0.0/24", "10.254.0.0/15"]);
+    let ingress = cluster.state.network_by_name("ingress").unwrap();
     assert_eq!(ingress.subnets.v4.to_string(), "10.253.0.0/16");
-    table.service(service_spec("web", 1, &[])).unwrap();
-    table.node("n3", &["10.253.0.0/16"]);
-    assert_eq!(table.state.network_by_name("ingress").unwrap().subnets.v4.to_string(), "10.253.0.0/16");
+    cluster.service(service_spec("web", 1, &[])).unwrap();
+    cluster.node("n3", &["10.253.0.0/16"]);
+    assert_eq!(cluster.state.network_by_name("ingress").unwrap().subnets.v4.to_string(), "10.253.0.0/16");
 }
 
 #[test]
 fn what_is_not_there_is_said_to_be_not_there() {
-    let mut table = Table::new();
+    let mut cluster = TestCluster::new();
     let node = NodeId::from_random(9);
     let gone = format!("no such node: {node}");
     let status = Command::SetNodeStatus { id: node.clone(), status: NodeStatus::Ready, message: String::new() };
-    check_refused(&mut table, status, &gone);
-    check_refused(&mut table, Command::SetVoter { id: node.clone(), voter: true }, &gone);
-    check_refused(&mut table, Command::ReportTasks { node: node.clone(), tasks: Vec::new() }, &gone);
+    check_refused(&mut cluster, status, &gone);
+    check_refused(&mut cluster, Command::SetVoter { id: node.clone(), voter: true }, &gone);
+    check_refused(&mut cluster, Command::ReportTasks { node: node.clone(), tasks: Vec::new() }, &gone);
     let description = Box::new(crate::fixture::description(&[]));
-    check_refused(&mut table, Command::DescribeNode { node, description }, &gone);
-    let network = table.network(network_spec("app")).unwrap();
-    table.ok(Command::RemoveNetwork { id: network.clone() });
-    check_refused(&mut table, Command::RemoveNetwork { id: network.clone() }, &format!("no such network: {network}"));
+    check_refused(&mut cluster, Command::DescribeNode { node, description }, &gone);
+    let network = cluster.network(network_spec("app")).unwrap();
+    cluster.ok(Command::RemoveNetwork { id: network.clone() });
+    check_refused(&mut cluster, Command::RemoveNetwork { id: network.clone() }, &format!("no such network: {network}"));
 }

@@ -8,11 +8,11 @@ mod tasks;
 
 use weft_model::{Command, Rejection};
 
-use crate::fixture::Table;
+use crate::fixture::TestCluster;
 
 /// The command is refused with this text, which users read.
-fn check_refused(table: &mut Table, command: Command, text: &str) {
-    match table.apply(command) {
+fn check_refused(cluster: &mut TestCluster, command: Command, text: &str) {
+    match cluster.apply(command) {
         Err(refused) => assert_eq!(refused.to_string(), text),
         Ok(applied) => panic!("expected {text:?}, got {applied:?}"),
     }

@@ -6,16 +6,16 @@ use weft_model::{
 };
 
 use super::{check_refused, text};
-use crate::fixture::{Table, network_spec, service_spec, subnet_spec};
+use crate::fixture::{TestCluster, network_spec, service_spec, subnet_spec};
 
 #[test]
 fn networks_are_cut_from_the_pool_around_networks_and_routes() {
-    let mut table = Table::new();
-    table.node("n2", &["10.0.1.128/25", "0.0.0.0/0"]);
-    table.network(subnet_spec("mine", "10.0.2.0/23")).unwrap();
+    let mut cluster = TestCluster::new();
+    cluster.node("n2", &["10.0.1.128/25", "0.0.0.0/0"]);
+    cluster.network(subnet_spec("mine", "10.0.2.0/23")).unwrap();
     let mut cut = |name: &str| {
-        let id = table.network(network_spec(name)).unwrap();
-        table.state.networks[&id].subnets.v4.to_string()
+        let id = cluster.network(network_spec(name)).unwrap();
+        cluster.state.networks[&id].subnets.v4.to_string()
     };
     assert_eq!(cut("a"), "10.0.0.0/24");
     assert_eq!(cut("b"), "10.0.4.0/24");
@@ -24,22 +24,22 @@ fn networks_are_cut_from_the_pool_around_networks_and_routes() {
 
 #[test]
 fn a_used_up_pool_says_so() {
-    let mut table = Table::empty();
-    let mut init = table.init();
+    let mut cluster = TestCluster::empty();
+    let mut init = cluster.init();
     init.spec = ClusterSpec { pool: "10.20.0.0/22".parse().unwrap(), ..ClusterSpec::default() };
-    table.ok(Command::InitCluster(Box::new(init)));
+    cluster.ok(Command::InitCluster(Box::new(init)));
     for name in ["a", "b", "c"] {
-        table.network(network_spec(name)).unwrap();
+        cluster.network(network_spec(name)).unwrap();
     }
-    let refused = text(table.network(network_spec("d")));
+    let refused = text(cluster.network(network_spec("d")));
     assert_eq!(refused, "no subnet left in the address pool 10.20.0.0/22: name one with --subnet");
 }
 
 #[test]
 fn every_network_has_its_own_v6_subnet_and_vni() {
-    let mut table = Table::new();
-    let (a, b) = (table.network(network_spec("a")).unwrap(), table.network(network_spec("b")).unwrap());
-    let (a, b) = (&table.state.networks[&a], &table.state.networks[&b]);
+    let mut cluster = TestCluster::new();
+    let (a, b) = (cluster.network(network_spec("a")).unwrap(), cluster.network(network_spec("b")).unwrap());
+    let (a, b) = (&cluster.state.networks[&a], &cluster.state.networks[&b]);
     assert_ne!(a.vni, b.vni);
     assert_ne!(a.subnets.v6, b.subnets.v6);
     assert_eq!(a.subnets.v6.prefix(), 64);
@@ -49,37 +49,37 @@ fn every_network_has_its_own_v6_subnet_and_vni() {
 
 #[test]
 fn a_vni_comes_back_only_after_all_others() {
-    let mut table = Table::new();
-    let a = table.network(network_spec("a")).unwrap();
-    let vni = table.state.networks[&a].vni;
-    table.ok(Command::RemoveNetwork { id: a });
-    let b = table.network(network_spec("b")).unwrap();
-    assert!(table.state.networks[&b].vni > vni);
-    table.state.allocated.next_vni = 1 << 24;
-    let c = table.network(network_spec("c")).unwrap();
-    assert_eq!(table.state.networks[&c].vni, vni);
+    let mut cluster = TestCluster::new();
+    let a = cluster.network(network_spec("a")).unwrap();
+    let vni = cluster.state.networks[&a].vni;
+    cluster.ok(Command::RemoveNetwork { id: a });
+    let b = cluster.network(network_spec("b")).unwrap();
+    assert!(cluster.state.networks[&b].vni > vni);
+    cluster.state.allocated.next_vni = 1 << 24;
+    let c = cluster.network(network_spec("c")).unwrap();
+    assert_eq!(cluster.state.networks[&c].vni, vni);
 }
 
 #[test]
 fn two_networks_may_have_the_same_subnet() {
-    let mut table = Table::new();
-    table.network(subnet_spec("a", "10.1.0.0/24")).unwrap();
-    table.network(subnet_spec("b", "10.1.0.0/24")).unwrap();
+    let mut cluster = TestCluster::new();
+    cluster.network(subnet_spec("a", "10.1.0.0/24")).unwrap();
+    cluster.network(subnet_spec("b", "10.1.0.0/24")).unwrap();
 }
 
 #[test]
 fn names_are_unique_whatever_their_case() {
-    let mut table = Table::new();
-    let app = table.network(network_spec("app")).unwrap();
-    let refused = text(table.network(network_spec("App")));
+    let mut cluster = TestCluster::new();
+    let app = cluster.network(network_spec("app")).unwrap();
+    let refused = text(cluster.network(network_spec("App")));
     assert_eq!(refused, format!("network name App is in use by {app}: choose another or remove that one"));
-    assert!(text(table.network(network_spec("ingress"))).starts_with("network name ingress is in use"));
+    assert!(text(cluster.network(network_spec("ingress"))).starts_with("network name ingress is in use"));
 }
 
 #[test]
 fn subnets_that_cannot_work_are_refused() {
     let check = |subnet: &str, expected: &str| {
-        assert_eq!(text(Table::new().network(subnet_spec("app", subnet))), expected);
+        assert_eq!(text(TestCluster::new().network(subnet_spec("app", subnet))), expected);
     };
     check("10.1.0.5/24", "subnet 10.1.0.5/24 has host bits set: use 10.1.0.0/24");
     check("10.1.0.0/31", "subnet 10.1.0.0/31 cannot be used: use a prefix length from 1 to 30");
@@ -90,7 +90,7 @@ fn subnets_that_cannot_work_are_refused() {
         let v6 = SubnetSpec { subnet: subnet.parse().unwrap(), gateway: None, ip_range: None };
         let mut spec = network_spec("app");
         spec.v6 = Some(v6);
-        assert_eq!(text(Table::new().network(spec)), expected);
+        assert_eq!(text(TestCluster::new().network(spec)), expected);
     };
     check_v6("fd00::1/64", "subnet fd00::1/64 has host bits set: use fd00::/64");
     check_v6("fd00::/127", "subnet fd00::/127 cannot be used: use a prefix length from 1 to 126");
@@ -109,7 +109,7 @@ fn gateways_and_ranges_belong_to_the_subnet() {
         };
         let mut spec = network_spec("app");
         spec.v4 = Some(v4);
-        assert_eq!(text(Table::new().network(spec)), expected);
+        assert_eq!(text(TestCluster::new().network(spec)), expected);
     };
     for bad in ["10.1.1.1", "10.1.0.0", "10.1.0.255"] {
         check(Some(bad), None, &format!("gateway {bad} is not a usable address of subnet 10.1.0.0/24"));
@@ -120,34 +120,34 @@ fn gateways_and_ranges_belong_to_the_subnet() {
 
 #[test]
 fn a_subnet_that_overlaps_a_route_is_refused_and_says_where() {
-    let mut table = Table::new();
-    table.node("n2", &["10.1.0.0/16", "2001:db8::/64"]);
+    let mut cluster = TestCluster::new();
+    cluster.node("n2", &["10.1.0.0/16", "2001:db8::/64"]);
     assert_eq!(
-        text(table.network(subnet_spec("app", "10.1.7.0/24"))),
+        text(cluster.network(subnet_spec("app", "10.1.7.0/24"))),
         "subnet 10.1.7.0/24 overlaps with route 10.1.0.0/16 on node n2: choose another subnet"
     );
     let mut spec = network_spec("app");
     spec.v6 = Some(SubnetSpec { subnet: "2001:db8::/48".parse().unwrap(), gateway: None, ip_range: None });
     assert_eq!(
-        text(table.network(spec)),
+        text(cluster.network(spec)),
         "subnet 2001:db8::/48 overlaps with route 2001:db8::/64 on node n2: choose another subnet"
     );
 }
 
 #[test]
 fn a_network_in_use_stays() {
-    let mut table = Table::new();
-    let network = table.network(network_spec("app")).unwrap();
-    let service = table.service(service_spec("web", 1, &[&network])).unwrap();
+    let mut cluster = TestCluster::new();
+    let network = cluster.network(network_spec("app")).unwrap();
+    let service = cluster.service(service_spec("web", 1, &[&network])).unwrap();
     let remove = Command::RemoveNetwork { id: network.clone() };
-    check_refused(&mut table, remove.clone(), "network app is in use by service web: remove that first");
-    table.ok(Command::RemoveService { id: service.clone() });
-    table.ok(Command::ForgetService { id: service });
-    table.ok(remove);
-    assert!(table.state.allocated.quarantine.is_empty() && table.state.allocated.cursors.is_empty());
-    let ingress = table.state.network_by_name("ingress").unwrap().id.clone();
+    check_refused(&mut cluster, remove.clone(), "network app is in use by service web: remove that first");
+    cluster.ok(Command::RemoveService { id: service.clone() });
+    cluster.ok(Command::ForgetService { id: service });
+    cluster.ok(remove);
+    assert!(cluster.state.allocated.quarantine.is_empty() && cluster.state.allocated.cursors.is_empty());
+    let ingress = cluster.state.network_by_name("ingress").unwrap().id.clone();
     check_refused(
-        &mut table,
+        &mut cluster,
         Command::RemoveNetwork { id: ingress },
         "network ingress is built in and cannot be removed",
     );

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use weft_model::{
-    Command, NetworkId, NodeId, ServiceId, State, TaskId,
+    ClusterState, Command, NetworkId, NodeId, ServiceId, TaskId,
     spec::{EndpointMode, ServiceMode},
     state::{NodeStatus, Slot, TaskState, Traffic},
 };
 
 use crate::{
-    fixture::{Table, network_spec, observed, service_spec, subnet_spec, tcp},
+    fixture::{TestCluster, network_spec, observed, service_spec, subnet_spec, tcp},
     plan::plan,
 };
 
@@ -29,12 +29,12 @@ const TRAFFIC: [Traffic; 4] = [Traffic::Local, Traffic::Active, Traffic::Drainin
 /// What to do, to whom: numbers that mean another object in each table.
 type Draw = (u8, usize, usize, u64);
 
-fn command(table: &mut Table, (what, which, other, number): Draw) -> Command {
+fn command(cluster: &mut TestCluster, (what, which, other, number): Draw) -> Command {
     fn nth<K: Clone, V>(map: &std::collections::BTreeMap<K, V>, nth: usize, none: K) -> K {
         map.keys().nth(nth % map.len().max(1)).cloned().unwrap_or(none)
     }
-    let random = table.random();
-    let state = &table.state;
+    let random = cluster.random();
+    let state = &cluster.state;
     let node = nth(&state.nodes, which, NodeId::from_random(0));
     let service = nth(&state.services, which, ServiceId::from_random(0));
     let network = nth(&state.networks, other, NetworkId::from_random(0));
@@ -83,7 +83,7 @@ fn command(table: &mut Table, (what, which, other, number): Draw) -> Command {
         12 => Command::SetTraffic { id: task, traffic: TRAFFIC[other % TRAFFIC.len()] },
         13 => {
             let node = state.tasks.get(&task).and_then(|t| t.node.clone()).unwrap_or(node);
-            Command::ReportTasks { node, tasks: vec![(task, observed(STATES[other % STATES.len()], table.now_ms))] }
+            Command::ReportTasks { node, tasks: vec![(task, observed(STATES[other % STATES.len()], cluster.now_ms))] }
         }
         14 => match number {
             0 => Command::OrphanTask { id: task },
@@ -95,7 +95,7 @@ fn command(table: &mut Table, (what, which, other, number): Draw) -> Command {
     }
 }
 
-fn check(state: &State) {
+fn check(state: &ClusterState) {
     let mut taken = BTreeSet::new();
     let mut take = |network: &NetworkId, addr: weft_model::DualAddr| {
         let subnets = &state.networks[network].subnets;
@@ -122,7 +122,7 @@ fn check(state: &State) {
     assert_eq!(vnis.len(), state.networks.len(), "a VNI has two networks");
 
     for node in state.nodes.keys() {
-        let later = State { index: state.index + 1, now_ms: state.now_ms + 1, ..state.clone() };
+        let later = ClusterState { index: state.index + 1, now_ms: state.now_ms + 1, ..state.clone() };
         let (first, mut second) = (plan(state, node).unwrap(), plan(&later, node).unwrap());
         assert_eq!(second.generation, first.generation + 1);
         second.generation = first.generation;
@@ -139,17 +139,17 @@ proptest! {
 
     #[test]
     fn the_table_stays_sound(draws in prop::collection::vec((any::<u8>(), 0..12_usize, 0..12_usize, 0..5_u64), 1..200)) {
-        let mut table = Table::new();
-        table.node("n2", &[]);
-        table.node("n3", &["10.5.0.0/16"]);
+        let mut cluster = TestCluster::new();
+        cluster.node("n2", &[]);
+        cluster.node("n3", &["10.5.0.0/16"]);
         let mut backends = 0;
         for draw in draws {
-            table.now_ms += 5_000;
-            let command = command(&mut table, draw);
-            let _refused = table.apply(command).is_err();
-            check(&table.state);
-            prop_assert!(table.state.allocated.next_backend >= backends);
-            backends = table.state.allocated.next_backend;
+            cluster.now_ms += 5_000;
+            let command = command(&mut cluster, draw);
+            let _refused = cluster.apply(command).is_err();
+            check(&cluster.state);
+            prop_assert!(cluster.state.allocated.next_backend >= backends);
+            backends = cluster.state.allocated.next_backend;
         }
     }
 }

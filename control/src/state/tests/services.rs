@@ -7,7 +7,7 @@ use weft_model::{
 };
 
 use super::{check_refused, text};
-use crate::fixture::{Table, network_spec, service_spec, subnet_spec, tcp};
+use crate::fixture::{TestCluster, network_spec, service_spec, subnet_spec, tcp};
 
 fn with_ports(name: &str, ports: &[PortSpec]) -> ServiceSpec {
     let mut spec = service_spec(name, 1, &[]);
@@ -15,53 +15,53 @@ fn with_ports(name: &str, ports: &[PortSpec]) -> ServiceSpec {
     spec
 }
 
-fn published(table: &Table, service: &ServiceId) -> Vec<u16> {
-    table.state.services[service].ports.iter().map(|p| p.published).collect()
+fn published(cluster: &TestCluster, service: &ServiceId) -> Vec<u16> {
+    cluster.state.services[service].ports.iter().map(|p| p.published).collect()
 }
 
 #[test]
 fn names_are_unique_whatever_their_case_and_free_when_removed() {
-    let mut table = Table::new();
-    let web = table.service(service_spec("web", 1, &[])).unwrap();
+    let mut cluster = TestCluster::new();
+    let web = cluster.service(service_spec("web", 1, &[])).unwrap();
     assert_eq!(
-        text(table.service(service_spec("Web", 1, &[]))),
+        text(cluster.service(service_spec("Web", 1, &[]))),
         format!("service name Web is in use by {web}: choose another or remove that one")
     );
-    table.ok(Command::RemoveService { id: web.clone() });
-    table.service(service_spec("web", 1, &[])).unwrap();
-    check_refused(&mut table, Command::RemoveService { id: web.clone() }, &format!("no such service: {web}"));
-    assert_eq!(text(table.update(&web, |_| {})), format!("no such service: {web}"));
+    cluster.ok(Command::RemoveService { id: web.clone() });
+    cluster.service(service_spec("web", 1, &[])).unwrap();
+    check_refused(&mut cluster, Command::RemoveService { id: web.clone() }, &format!("no such service: {web}"));
+    assert_eq!(text(cluster.update(&web, |_| {})), format!("no such service: {web}"));
 }
 
 #[test]
 fn a_port_belongs_to_one_service() {
-    let mut table = Table::new();
-    let web = table.service(with_ports("web", &[tcp(Some(8080), 80)])).unwrap();
+    let mut cluster = TestCluster::new();
+    let web = cluster.service(with_ports("web", &[tcp(Some(8080), 80)])).unwrap();
     let again = with_ports("other", &[tcp(Some(8080), 90)]);
     assert_eq!(
-        text(table.service(again.clone())),
+        text(cluster.service(again.clone())),
         "port 8080/tcp is already published by service web: choose another port or remove that service"
     );
-    table.service(with_ports("udp", &[PortSpec { protocol: Protocol::Udp, ..tcp(Some(8080), 80) }])).unwrap();
-    table.ok(Command::RemoveService { id: web });
-    table.service(again).unwrap();
+    cluster.service(with_ports("udp", &[PortSpec { protocol: Protocol::Udp, ..tcp(Some(8080), 80) }])).unwrap();
+    cluster.ok(Command::RemoveService { id: web });
+    cluster.service(again).unwrap();
 }
 
 #[test]
 fn a_control_port_and_a_published_port_exclude_each_other() {
-    let mut table = Table::new();
-    let mut join = table.joining("n2", Role::Worker);
+    let mut cluster = TestCluster::new();
+    let mut join = cluster.joining("n2", Role::Worker);
     join.rpc_addr.set_port(12377);
-    table.ok(Command::JoinNode(Box::new(join)));
+    cluster.ok(Command::JoinNode(Box::new(join)));
     assert_eq!(
-        text(table.service(with_ports("web", &[tcp(Some(12377), 80)]))),
+        text(cluster.service(with_ports("web", &[tcp(Some(12377), 80)]))),
         "port 12377/tcp is reserved for the cluster itself: choose another port"
     );
-    table.service(with_ports("web", &[tcp(Some(12378), 80)])).unwrap();
-    let mut join = table.joining("n3", Role::Worker);
+    cluster.service(with_ports("web", &[tcp(Some(12378), 80)])).unwrap();
+    let mut join = cluster.joining("n3", Role::Worker);
     join.rpc_addr.set_port(12378);
     check_refused(
-        &mut table,
+        &mut cluster,
         Command::JoinNode(Box::new(join)),
         "service web publishes port 12378/tcp, which this node wants to listen on: join with another --listen-addr port",
     );
@@ -70,7 +70,7 @@ fn a_control_port_and_a_published_port_exclude_each_other() {
 #[test]
 fn ports_that_cannot_be_published_are_refused() {
     let check = |ports: &[PortSpec], expected: &str| {
-        assert_eq!(text(Table::new().service(with_ports("web", ports))), expected);
+        assert_eq!(text(TestCluster::new().service(with_ports("web", ports))), expected);
     };
     let udp = |port| PortSpec { protocol: Protocol::Udp, ..tcp(Some(port), 80) };
     check(&[tcp(Some(2377), 80)], "port 2377/tcp is reserved for the cluster itself: choose another port");
@@ -79,138 +79,139 @@ fn ports_that_cannot_be_published_are_refused() {
     check(&[tcp(Some(0), 80)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(None, 0)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(Some(80), 80), tcp(Some(80), 81)], "port 80/tcp is published twice: name it once");
-    Table::new().service(with_ports("web", &[udp(2377), tcp(Some(4789), 80)])).unwrap();
+    TestCluster::new().service(with_ports("web", &[udp(2377), tcp(Some(4789), 80)])).unwrap();
 }
 
 #[test]
 fn ports_that_nobody_named_are_chosen_and_kept() {
-    let mut table = Table::new();
-    let a = table.service(with_ports("a", &[tcp(None, 80), tcp(Some(30000), 81)])).unwrap();
-    assert_eq!(published(&table, &a), [30001, 30000]);
-    let b = table.service(with_ports("b", &[tcp(None, 80)])).unwrap();
-    assert_eq!(published(&table, &b), [30002]);
-    table.update(&a, |spec| spec.endpoint.ports = vec![tcp(None, 90), tcp(None, 80)]).unwrap();
-    assert_eq!(published(&table, &a), [30000, 30001]);
+    let mut cluster = TestCluster::new();
+    let a = cluster.service(with_ports("a", &[tcp(None, 80), tcp(Some(30000), 81)])).unwrap();
+    assert_eq!(published(&cluster, &a), [30001, 30000]);
+    let b = cluster.service(with_ports("b", &[tcp(None, 80)])).unwrap();
+    assert_eq!(published(&cluster, &b), [30002]);
+    cluster.update(&a, |spec| spec.endpoint.ports = vec![tcp(None, 90), tcp(None, 80)]).unwrap();
+    assert_eq!(published(&cluster, &a), [30000, 30001]);
 }
 
 #[test]
 fn dynamic_ports_run_out() {
-    let mut table = Table::new();
+    let mut cluster = TestCluster::new();
     let all: Vec<_> = (30000..=32767).map(|port| tcp(Some(port), 80)).collect();
-    table.service(with_ports("greedy", &all)).unwrap();
-    let refused = text(table.service(with_ports("late", &[tcp(None, 80)])));
+    cluster.service(with_ports("greedy", &all)).unwrap();
+    let refused = text(cluster.service(with_ports("late", &[tcp(None, 80)])));
     assert_eq!(refused, "no free port left in 30000-32767: name one with --publish published=PORT,target=PORT");
 }
 
 #[test]
 fn dnsrr_has_no_vip_and_publishes_nothing() {
-    let mut table = Table::new();
-    let network = table.network(network_spec("app")).unwrap();
+    let mut cluster = TestCluster::new();
+    let network = cluster.network(network_spec("app")).unwrap();
     let mut spec = service_spec("web", 1, &[&network]);
     spec.endpoint.mode = EndpointMode::Dnsrr;
-    let id = table.service(spec.clone()).unwrap();
-    assert_eq!(table.state.services[&id].endpoints[0].vip, None);
+    let id = cluster.service(spec.clone()).unwrap();
+    assert_eq!(cluster.state.services[&id].endpoints[0].vip, None);
     spec.name = "other".parse().unwrap();
     spec.endpoint.ports.push(tcp(Some(80), 80));
     assert_eq!(
-        text(table.service(spec)),
+        text(cluster.service(spec)),
         "a service with endpoint mode dnsrr cannot publish ports: use endpoint mode vip, or publish none"
     );
 }
 
 #[test]
 fn a_service_that_names_no_network_is_on_ingress_without_a_vip() {
-    let mut table = Table::new();
-    let id = table.service(service_spec("web", 1, &[])).unwrap();
-    let endpoints = &table.state.services[&id].endpoints;
+    let mut cluster = TestCluster::new();
+    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let endpoints = &cluster.state.services[&id].endpoints;
     assert_eq!(endpoints.len(), 1);
-    assert!(table.state.networks[&endpoints[0].network].ingress);
+    assert!(cluster.state.networks[&endpoints[0].network].ingress);
     assert_eq!(endpoints[0].vip, None);
 }
 
 #[test]
 fn networks_that_one_service_cannot_be_on_are_refused() {
-    let mut table = Table::new();
-    let a = table.network(subnet_spec("a", "10.1.0.0/16")).unwrap();
-    let b = table.network(subnet_spec("b", "10.1.2.0/24")).unwrap();
-    let ingress = table.state.network_by_name("ingress").unwrap().id.clone();
-    let check = |table: &mut Table, networks: &[_], expected: &str| {
-        assert_eq!(text(table.service(service_spec("web", 1, networks))), expected);
+    let mut cluster = TestCluster::new();
+    let a = cluster.network(subnet_spec("a", "10.1.0.0/16")).unwrap();
+    let b = cluster.network(subnet_spec("b", "10.1.2.0/24")).unwrap();
+    let ingress = cluster.state.network_by_name("ingress").unwrap().id.clone();
+    let check = |cluster: &mut TestCluster, networks: &[_], expected: &str| {
+        assert_eq!(text(cluster.service(service_spec("web", 1, networks))), expected);
     };
-    check(&mut table, &[&a, &b], "networks a and b have overlapping subnets: one service cannot be on both");
-    check(&mut table, &[&a, &a], "network a is named twice: name it once");
-    check(&mut table, &[&ingress], "network ingress cannot be named: a service that names no network is on it");
-    table.ok(Command::RemoveNetwork { id: b.clone() });
-    check(&mut table, &[&a, &b], &format!("no such network: {b}"));
+    check(&mut cluster, &[&a, &b], "networks a and b have overlapping subnets: one service cannot be on both");
+    check(&mut cluster, &[&a, &a], "network a is named twice: name it once");
+    check(&mut cluster, &[&ingress], "network ingress cannot be named: a service that names no network is on it");
+    cluster.ok(Command::RemoveNetwork { id: b.clone() });
+    check(&mut cluster, &[&a, &b], &format!("no such network: {b}"));
 }
 
 #[test]
 fn a_full_network_takes_no_more_services() {
-    let mut table = Table::new();
+    let mut cluster = TestCluster::new();
     // Two addresses: the gateway and one VIP.
-    let tiny = table.network(subnet_spec("tiny", "10.1.0.0/30")).unwrap();
-    table.service(service_spec("one", 1, &[&tiny])).unwrap();
+    let tiny = cluster.network(subnet_spec("tiny", "10.1.0.0/30")).unwrap();
+    cluster.service(service_spec("one", 1, &[&tiny])).unwrap();
     assert_eq!(
-        text(table.service(service_spec("two", 1, &[&tiny]))),
+        text(cluster.service(service_spec("two", 1, &[&tiny]))),
         "no address left in network tiny (10.1.0.0/30): remove services or use a larger subnet"
     );
 }
 
 #[test]
 fn what_stays_in_an_update_keeps_its_vip() {
-    let mut table = Table::new();
-    let (a, b) = (table.network(network_spec("a")).unwrap(), table.network(network_spec("b")).unwrap());
-    let id = table.service(service_spec("web", 1, &[&a])).unwrap();
-    let before = table.state.services[&id].endpoints.clone();
+    let mut cluster = TestCluster::new();
+    let (a, b) = (cluster.network(network_spec("a")).unwrap(), cluster.network(network_spec("b")).unwrap());
+    let id = cluster.service(service_spec("web", 1, &[&a])).unwrap();
+    let before = cluster.state.services[&id].endpoints.clone();
     let both = service_spec("web", 1, &[&b, &a]);
-    table.update(&id, |spec| *spec = both).unwrap();
-    let service = table.state.services[&id].clone();
+    cluster.update(&id, |spec| *spec = both).unwrap();
+    let service = cluster.state.services[&id].clone();
     assert_eq!(service.endpoints.len(), 2);
     assert_eq!(service.endpoints[1], before[0]);
-    assert_eq!(service.task_version, table.state.index);
-    table.update(&id, |spec| spec.endpoint.mode = EndpointMode::Dnsrr).unwrap();
-    let dnsrr = &table.state.services[&id];
+    assert_eq!(service.task_version, cluster.state.index);
+    cluster.update(&id, |spec| spec.endpoint.mode = EndpointMode::Dnsrr).unwrap();
+    let dnsrr = &cluster.state.services[&id];
     assert!(dnsrr.endpoints.iter().all(|e| e.vip.is_none()));
     assert_eq!(dnsrr.endpoints[1].mesh, before[0].mesh);
-    assert_eq!(table.state.allocated.quarantine.len(), 2);
+    assert_eq!(cluster.state.allocated.quarantine.len(), 2);
     assert_eq!(dnsrr.task_version, service.task_version, "the endpoint is no part of a task");
 }
 
 #[test]
 fn a_network_is_left_when_its_last_task_ends() {
-    let mut table = Table::new();
-    let (a, b) = (table.network(network_spec("a")).unwrap(), table.network(network_spec("b")).unwrap());
-    let id = table.service(service_spec("web", 1, &[&a])).unwrap();
-    let node = table.first_node();
-    let task = table.running_task(&id, 1, &node);
-    table.update(&id, |spec| spec.task.networks[0].network = b.clone()).unwrap();
-    let networks =
-        |table: &Table| -> Vec<_> { table.state.services[&id].endpoints.iter().map(|e| e.network.clone()).collect() };
-    assert_eq!(networks(&table), [b.clone(), a.clone()]);
+    let mut cluster = TestCluster::new();
+    let (a, b) = (cluster.network(network_spec("a")).unwrap(), cluster.network(network_spec("b")).unwrap());
+    let id = cluster.service(service_spec("web", 1, &[&a])).unwrap();
+    let node = cluster.first_node();
+    let task = cluster.running_task(&id, 1, &node);
+    cluster.update(&id, |spec| spec.task.networks[0].network = b.clone()).unwrap();
+    let networks = |cluster: &TestCluster| -> Vec<_> {
+        cluster.state.services[&id].endpoints.iter().map(|e| e.network.clone()).collect()
+    };
+    assert_eq!(networks(&cluster), [b.clone(), a.clone()]);
     check_refused(
-        &mut table,
+        &mut cluster,
         Command::RemoveNetwork { id: a.clone() },
         "network a is in use by service web: remove that first",
     );
-    table.observe(&task, weft_model::state::TaskState::Failed);
-    assert_eq!(networks(&table), [b]);
+    cluster.observe(&task, weft_model::state::TaskState::Failed);
+    assert_eq!(networks(&cluster), [b]);
 }
 
 #[test]
 fn some_things_cannot_be_updated() {
-    let mut table = Table::new();
-    let id = table.service(service_spec("web", 1, &[])).unwrap();
+    let mut cluster = TestCluster::new();
+    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
     assert_eq!(
-        text(table.update(&id, |spec| spec.name = "other".parse().unwrap())),
+        text(cluster.update(&id, |spec| spec.name = "other".parse().unwrap())),
         "renaming services is not supported: create another and remove this one"
     );
     assert_eq!(
-        text(table.update(&id, |spec| spec.mode = ServiceMode::Global)),
+        text(cluster.update(&id, |spec| spec.mode = ServiceMode::Global)),
         "service mode change is not allowed: create another service"
     );
-    let service = table.state.services[&id].clone();
+    let service = cluster.state.services[&id].clone();
     let update = Command::UpdateService { id, version: service.meta.version + 7, spec: Box::new(service.spec) };
-    assert!(matches!(table.apply(update), Err(Rejection::OutOfSequence { .. })));
+    assert!(matches!(cluster.apply(update), Err(Rejection::OutOfSequence { .. })));
 }
 
 #[test]
@@ -218,7 +219,7 @@ fn specs_that_cannot_work_are_refused() {
     let check = |change: fn(&mut ServiceSpec), expected: &str| {
         let mut spec = service_spec("web", 1, &[]);
         change(&mut spec);
-        assert_eq!(text(Table::new().service(spec)), expected);
+        assert_eq!(text(TestCluster::new().service(spec)), expected);
     };
     check(
         |s| s.mode = ServiceMode::Replicated { replicas: 1_000_000 },
@@ -234,20 +235,20 @@ fn specs_that_cannot_work_are_refused() {
 
 #[test]
 fn a_rollback_swaps_the_specs() {
-    let mut table = Table::new();
-    let id = table.service(service_spec("web", 1, &[])).unwrap();
-    let back = |table: &Table| Command::RollbackService {
+    let mut cluster = TestCluster::new();
+    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let back = |cluster: &TestCluster| Command::RollbackService {
         id: id.clone(),
-        version: table.state.services[&id].meta.version,
+        version: cluster.state.services[&id].meta.version,
         message: "asked".to_owned(),
     };
-    let command = back(&table);
-    check_refused(&mut table, command, &format!("service {id} has no earlier spec to roll back to"));
-    table.update(&id, |spec| spec.task.force_update = 1).unwrap();
-    assert_eq!(table.state.services[&id].update, None);
-    let command = back(&table);
-    table.ok(command);
-    let service = &table.state.services[&id];
+    let command = back(&cluster);
+    check_refused(&mut cluster, command, &format!("service {id} has no earlier spec to roll back to"));
+    cluster.update(&id, |spec| spec.task.force_update = 1).unwrap();
+    assert_eq!(cluster.state.services[&id].update, None);
+    let command = back(&cluster);
+    cluster.ok(command);
+    let service = &cluster.state.services[&id];
     assert_eq!(service.spec.task.force_update, 0);
     assert_eq!(service.previous.as_ref().unwrap().task.force_update, 1);
     let update = service.update.as_ref().unwrap();
@@ -256,41 +257,41 @@ fn a_rollback_swaps_the_specs() {
 
 #[test]
 fn a_status_of_an_earlier_spec_is_refused() {
-    let mut table = Table::new();
-    let id = table.service(service_spec("web", 1, &[])).unwrap();
-    let seen = table.state.services[&id].meta.version;
-    table.update(&id, |spec| spec.task.force_update = 1).unwrap();
+    let mut cluster = TestCluster::new();
+    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let seen = cluster.state.services[&id].meta.version;
+    cluster.update(&id, |spec| spec.task.force_update = 1).unwrap();
     let message = "update completed".to_owned();
     let status = UpdateStatus { state: UpdateState::Completed, started_ms: 0, completed_ms: Some(1), message };
     let command = |version| Command::SetUpdateStatus { service: id.clone(), version, status: status.clone() };
-    let refused = table.apply(command(seen)).unwrap_err();
+    let refused = cluster.apply(command(seen)).unwrap_err();
     assert!(matches!(refused, Rejection::OutOfSequence { given, .. } if given == seen), "{refused}");
-    assert_eq!(table.state.services[&id].update, None);
-    let now = table.state.services[&id].meta.version;
-    table.ok(command(now));
-    assert_eq!(table.state.services[&id].update.as_ref(), Some(&status));
+    assert_eq!(cluster.state.services[&id].update, None);
+    let now = cluster.state.services[&id].meta.version;
+    cluster.ok(command(now));
+    assert_eq!(cluster.state.services[&id].update.as_ref(), Some(&status));
 }
 
 #[test]
 fn a_service_is_on_as_many_networks_as_fit_the_data_plane() {
-    let mut table = Table::new();
+    let mut cluster = TestCluster::new();
     let names: Vec<String> = (0..=MAX_NETWORKS_PER_SERVICE).map(|n| format!("net{n}")).collect();
-    let networks: Vec<_> = names.iter().map(|name| table.network(network_spec(name)).unwrap()).collect();
+    let networks: Vec<_> = names.iter().map(|name| cluster.network(network_spec(name)).unwrap()).collect();
     let refs: Vec<_> = networks.iter().collect();
-    table.service(service_spec("fits", 1, &refs[..MAX_NETWORKS_PER_SERVICE])).unwrap();
-    let refused = table.service(service_spec("many", 1, &refs)).unwrap_err();
+    cluster.service(service_spec("fits", 1, &refs[..MAX_NETWORKS_PER_SERVICE])).unwrap();
+    let refused = cluster.service(service_spec("many", 1, &refs)).unwrap_err();
     assert_eq!(refused.to_string(), "a service can be on 8 networks at most, and this one names 9");
 }
 
 #[test]
 fn a_service_is_forgotten_only_when_nothing_is_left_of_it() {
-    let mut table = Table::new();
-    let id = table.service(service_spec("web", 1, &[])).unwrap();
-    let task = table.task(&id, 1);
+    let mut cluster = TestCluster::new();
+    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let task = cluster.task(&id, 1);
     let forget = Command::ForgetService { id: id.clone() };
-    check_refused(&mut table, forget.clone(), &format!("service {id} was not removed"));
-    table.ok(Command::RemoveService { id: id.clone() });
-    check_refused(&mut table, forget.clone(), &format!("service {id} is in use by task {task}: remove that first"));
-    table.ok(Command::ForgetTask { id: task });
-    table.ok(forget);
+    check_refused(&mut cluster, forget.clone(), &format!("service {id} was not removed"));
+    cluster.ok(Command::RemoveService { id: id.clone() });
+    check_refused(&mut cluster, forget.clone(), &format!("service {id} is in use by task {task}: remove that first"));
+    cluster.ok(Command::ForgetTask { id: task });
+    cluster.ok(forget);
 }

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_model::{Command, State};
+use weft_model::{ClusterState, Command};
 
 use self::{
     observe::{Logged, observe},
@@ -135,7 +135,7 @@ impl Leader<'_> {
         }
     }
 
-    async fn look(&mut self, state: &Arc<State>) -> Looked {
+    async fn look(&mut self, state: &Arc<ClusterState>) -> Looked {
         let Some(book) = self.manager.inner().desk.read() else {
             return Looked::Over;
         };
@@ -188,7 +188,7 @@ impl Leader<'_> {
     }
 
     /// Begins the next change of voters, if one is due, and returns what to note in the table.
-    fn tend_voters(&mut self, state: &State) -> Vec<Command> {
+    fn tend_voters(&mut self, state: &ClusterState) -> Vec<Command> {
         let inner = self.manager.inner();
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow();
@@ -238,7 +238,7 @@ async fn change_voters(raft: Raft, step: Step) {
 
 /// What the nodes' kernels hold of this table. A node that acked a later one, which this look does not see yet, holds this one
 /// at most: what this look changes is in no plan that it can have.
-fn acks(state: &State, book: &Book) -> Acks {
+fn acks(state: &ClusterState, book: &Book) -> Acks {
     let acked = book.nodes.iter().map(|(node, heard)| (node.clone(), heard.acked.min(state.index))).collect();
     Acks { acked, since_ms: book.since_table_ms }
 }

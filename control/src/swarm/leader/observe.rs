@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use weft_model::{
-    Command, NodeId, NodeReport, State, TaskId,
+    ClusterState, Command, NodeId, NodeReport, TaskId,
     report::NodeDescription,
     state::{NodeStatus, TaskStatus},
 };
@@ -27,7 +27,7 @@ pub(super) struct Observed {
 }
 
 /// Reads `book` at `steady_ms`.
-pub(super) fn observe(state: &State, book: &Book, logged: &Logged, steady_ms: u64) -> Observed {
+pub(super) fn observe(state: &ClusterState, book: &Book, logged: &Logged, steady_ms: u64) -> Observed {
     let mut observed = Observed::default();
     let Some(cluster) = &state.cluster else {
         return observed;
@@ -69,7 +69,7 @@ pub(super) fn observe(state: &State, book: &Book, logged: &Logged, steady_ms: u6
 }
 
 /// What a node's report says beyond what the table and the log hold.
-fn reported(state: &State, node: &NodeId, report: &NodeReport, logged: &Logged) -> Vec<Command> {
+fn reported(state: &ClusterState, node: &NodeId, report: &NodeReport, logged: &Logged) -> Vec<Command> {
     let mut commands = Vec::new();
     let known = state.nodes.get(node).and_then(|node| node.description.as_ref());
     let said = report.description.as_ref();
@@ -89,7 +89,7 @@ fn reported(state: &State, node: &NodeId, report: &NodeReport, logged: &Logged) 
 }
 
 /// Whether this observation is of a task of that node, differs from the table, and does not go back.
-fn is_news(state: &State, node: &NodeId, id: &TaskId, status: &TaskStatus) -> bool {
+fn is_news(state: &ClusterState, node: &NodeId, id: &TaskId, status: &TaskStatus) -> bool {
     state.tasks.get(id).is_some_and(|task| {
         task.node.as_ref() == Some(node)
             && task.status != *status
@@ -100,7 +100,7 @@ fn is_news(state: &State, node: &NodeId, id: &TaskId, status: &TaskStatus) -> bo
 
 impl Logged {
     /// Remembers what was logged, and forgets what the table no longer holds.
-    pub(super) fn note(&mut self, state: &State, commands: &[Command]) {
+    pub(super) fn note(&mut self, state: &ClusterState, commands: &[Command]) {
         self.tasks.retain(|id, _| state.tasks.contains_key(id));
         self.descriptions.retain(|id, _| state.nodes.contains_key(id));
         for command in commands {

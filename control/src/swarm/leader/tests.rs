@@ -6,7 +6,7 @@ use std::{
 };
 
 use weft_model::{
-    Command, NodeId, NodeReport, State,
+    ClusterState, Command, NodeId, NodeReport,
     spec::Role,
     state::{NodeStatus, TaskState, Traffic},
 };
@@ -17,7 +17,7 @@ use super::{
     voters::{Step, next_step, notes},
 };
 use crate::{
-    fixture::{Table, description, observed, service_spec},
+    fixture::{TestCluster, description, observed, service_spec},
     orchestrate::decide,
     raft::{Voter, Voters},
     swarm::desk::{Book, Desk},
@@ -53,60 +53,60 @@ fn status(commands: &[Command]) -> Vec<(NodeId, NodeStatus)> {
 
 #[test]
 fn a_node_that_was_never_heard_gets_one_full_period() {
-    let table = Table::new();
-    let n1 = table.first_node();
+    let cluster = TestCluster::new();
+    let n1 = cluster.first_node();
     let book = heard(1_000, &[]);
-    let early = observe(&table.state, &book, &Logged::default(), 1_000 + PATIENCE_MS - 1);
+    let early = observe(&cluster.state, &book, &Logged::default(), 1_000 + PATIENCE_MS - 1);
     assert_eq!(early.commands, []);
     assert_eq!(early.wake_at_ms, Some(1_000 + PATIENCE_MS));
-    let late = observe(&table.state, &book, &Logged::default(), 1_000 + PATIENCE_MS);
+    let late = observe(&cluster.state, &book, &Logged::default(), 1_000 + PATIENCE_MS);
     assert_eq!(status(&late.commands), [(n1, NodeStatus::Down)]);
 }
 
 #[test]
 fn a_node_is_ready_once_it_has_said_what_it_is() {
-    let mut table = Table::new();
-    let join = table.joining("n2", Role::Worker);
+    let mut cluster = TestCluster::new();
+    let join = cluster.joining("n2", Role::Worker);
     let n2 = join.id.clone();
-    table.ok(Command::JoinNode(Box::new(join)));
+    cluster.ok(Command::JoinNode(Box::new(join)));
     let silent = heard(0, &[(&n2, NodeReport::default())]);
-    assert_eq!(status(&observe(&table.state, &silent, &Logged::default(), 1).commands), []);
+    assert_eq!(status(&observe(&cluster.state, &silent, &Logged::default(), 1).commands), []);
     let said = NodeReport { description: Some(description(&[])), ..NodeReport::default() };
-    let now = observe(&table.state, &heard(0, &[(&n2, said)]), &Logged::default(), 1);
+    let now = observe(&cluster.state, &heard(0, &[(&n2, said)]), &Logged::default(), 1);
     assert_eq!(status(&now.commands), [(n2, NodeStatus::Ready)]);
 }
 
 #[test]
 fn a_node_that_is_heard_is_ready_and_down_when_it_falls_silent() {
-    let mut table = Table::new();
-    let n1 = table.first_node();
-    table.status(&n1, NodeStatus::Down);
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    cluster.status(&n1, NodeStatus::Down);
     let book = heard(1_000, &[(&n1, NodeReport::default())]);
-    let now = observe(&table.state, &book, &Logged::default(), 1_001);
+    let now = observe(&cluster.state, &book, &Logged::default(), 1_001);
     assert_eq!(status(&now.commands), [(n1.clone(), NodeStatus::Ready)]);
-    table.status(&n1, NodeStatus::Ready);
-    assert_eq!(observe(&table.state, &book, &Logged::default(), 1_001).commands, [], "once is enough");
-    let later = observe(&table.state, &book, &Logged::default(), 1_000 + PATIENCE_MS);
+    cluster.status(&n1, NodeStatus::Ready);
+    assert_eq!(observe(&cluster.state, &book, &Logged::default(), 1_001).commands, [], "once is enough");
+    let later = observe(&cluster.state, &book, &Logged::default(), 1_000 + PATIENCE_MS);
     assert_eq!(status(&later.commands), [(n1, NodeStatus::Down)]);
 }
 
 #[test]
 fn a_node_that_is_down_and_silent_wakes_nobody() {
-    let mut table = Table::new();
-    let n1 = table.first_node();
-    table.status(&n1, NodeStatus::Down);
-    let observed = observe(&table.state, &heard(1_000, &[]), &Logged::default(), 1_001);
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    cluster.status(&n1, NodeStatus::Down);
+    let observed = observe(&cluster.state, &heard(1_000, &[]), &Logged::default(), 1_001);
     assert_eq!(observed.commands, []);
     assert_eq!(observed.wake_at_ms, None);
 }
 
 #[test]
 fn a_report_is_logged_once_and_never_backwards() {
-    let mut table = Table::new();
-    let n1 = table.first_node();
-    let service = table.service(service_spec("web", 1, &[])).expect("a service");
-    let task = table.task(&service, 1);
-    table.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let service = cluster.service(service_spec("web", 1, &[])).expect("a service");
+    let task = cluster.task(&service, 1);
+    cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
     let report = |state| NodeReport {
         tasks: vec![(task.clone(), observed(state, 5))],
         description: Some(description(&[])),
@@ -114,53 +114,53 @@ fn a_report_is_logged_once_and_never_backwards() {
     };
     let book = heard(1_000, &[(&n1, report(TaskState::Starting))]);
     let mut logged = Logged::default();
-    let first = observe(&table.state, &book, &logged, 1_001).commands;
+    let first = observe(&cluster.state, &book, &logged, 1_001).commands;
     assert!(first.iter().any(|c| matches!(c, Command::ReportTasks { .. })), "{first:?}");
-    logged.note(&table.state, &first);
-    assert_eq!(observe(&table.state, &book, &logged, 1_001).commands, [], "logged, though not applied yet");
+    logged.note(&cluster.state, &first);
+    assert_eq!(observe(&cluster.state, &book, &logged, 1_001).commands, [], "logged, though not applied yet");
     for command in first {
-        table.ok(command);
+        cluster.ok(command);
     }
-    assert_eq!(observe(&table.state, &book, &Logged::default(), 1_001).commands, [], "the table has it");
+    assert_eq!(observe(&cluster.state, &book, &Logged::default(), 1_001).commands, [], "the cluster has it");
     let back = heard(1_000, &[(&n1, report(TaskState::Preparing))]);
-    assert_eq!(observe(&table.state, &back, &Logged::default(), 1_001).commands, [], "never backwards");
+    assert_eq!(observe(&cluster.state, &back, &Logged::default(), 1_001).commands, [], "never backwards");
     let on = heard(1_000, &[(&n1, report(TaskState::Running))]);
-    assert_eq!(observe(&table.state, &on, &logged, 1_001).commands.len(), 1);
-    let stranger = table.node("n2", &[]);
+    assert_eq!(observe(&cluster.state, &on, &logged, 1_001).commands.len(), 1);
+    let stranger = cluster.node("n2", &[]);
     let other = heard(1_000, &[(&stranger, report(TaskState::Running)), (&n1, report(TaskState::Starting))]);
-    let said = observe(&table.state, &other, &Logged::default(), 1_001).commands;
+    let said = observe(&cluster.state, &other, &Logged::default(), 1_001).commands;
     assert!(!said.iter().any(|c| matches!(c, Command::ReportTasks { .. })), "not its task: {said:?}");
 }
 
 /// Managers `n1..` by raft id, of which these vote and those listen.
 struct Quorum {
-    table: Table,
+    cluster: TestCluster,
     nodes: Vec<NodeId>,
 }
 
 impl Quorum {
     fn new(managers: usize) -> Self {
-        let mut table = Table::new();
-        let mut nodes = vec![table.first_node()];
+        let mut cluster = TestCluster::new();
+        let mut nodes = vec![cluster.first_node()];
         for number in 2..=managers {
-            let join = table.joining(&format!("n{number}"), Role::Manager);
+            let join = cluster.joining(&format!("n{number}"), Role::Manager);
             nodes.push(join.id.clone());
-            table.ok(Command::JoinNode(Box::new(join)));
+            cluster.ok(Command::JoinNode(Box::new(join)));
         }
-        Self { table, nodes }
+        Self { cluster, nodes }
     }
 
-    fn state(&self) -> &State {
-        &self.table.state
+    fn state(&self) -> &ClusterState {
+        &self.cluster.state
     }
 
     fn demote(&mut self, number: usize) {
-        let node = self.table.state.nodes.get_mut(&self.nodes[number - 1]).expect("a node");
+        let node = self.cluster.state.nodes.get_mut(&self.nodes[number - 1]).expect("a node");
         node.spec.role = Role::Worker;
     }
 
     fn voter(&self, raft_id: u64) -> Voter {
-        let node = &self.table.state.nodes[&self.nodes[raft_id as usize - 1]];
+        let node = &self.cluster.state.nodes[&self.nodes[raft_id as usize - 1]];
         Voter { node: node.id.clone(), rpc_addr: node.rpc_addr }
     }
 
@@ -219,7 +219,7 @@ fn what_an_earlier_leader_left_half_done_is_finished_first() {
 #[test]
 fn the_table_notes_who_votes() {
     let quorum = Quorum::new(2);
-    assert_eq!(notes(quorum.state(), &quorum.voters(&[1], &[1, 2]), false), [], "as the table says");
+    assert_eq!(notes(quorum.state(), &quorum.voters(&[1], &[1, 2]), false), [], "as the cluster says");
     let noted = notes(quorum.state(), &quorum.voters(&[1, 2], &[1, 2]), false);
     assert_eq!(noted, [Command::SetVoter { id: quorum.nodes[1].clone(), voter: true }]);
 }
@@ -228,33 +228,33 @@ fn the_table_notes_who_votes() {
 fn a_demoted_manager_keeps_its_seat_until_no_change_can_need_it() {
     let mut quorum = Quorum::new(2);
     quorum.demote(2);
-    let unseat = Command::Unseat { id: quorum.nodes[1].clone() };
+    let clear_raft_config = Command::ClearRaftConfig { id: quorum.nodes[1].clone() };
     let noted = |all: &[u64], changing| notes(quorum.state(), &quorum.voters(&[1], all), changing);
     assert_eq!(noted(&[1], true), [], "the change under way may be the one that seats it");
     assert_eq!(noted(&[1, 2], false), [], "it still gets the log");
-    assert_eq!(noted(&[1], false), std::slice::from_ref(&unseat));
+    assert_eq!(noted(&[1], false), std::slice::from_ref(&clear_raft_config));
     let joint = Voters::new(vec![[1].into(), [1, 2].into()], BTreeMap::from([1, 2].map(|id| (id, quorum.voter(id)))));
     assert_eq!(notes(quorum.state(), &joint, false), []);
-    quorum.table.ok(unseat);
-    assert!(!quorum.table.state.nodes[&quorum.nodes[1]].seated);
+    quorum.cluster.ok(clear_raft_config);
+    assert!(!quorum.cluster.state.nodes[&quorum.nodes[1]].in_raft_config);
 }
 
 /// The book is read after the table, and may be ahead of it.
 #[test]
 fn a_backend_is_not_drained_by_acks_of_plans_that_do_not_show_it_draining() {
-    let mut table = Table::new();
-    let n1 = table.first_node();
-    let service = table.service(service_spec("web", 1, &[])).expect("a service");
-    let task = table.task(&service, 1);
-    table.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
-    table.ok(Command::ReportTasks { node: n1.clone(), tasks: vec![(task.clone(), observed(TaskState::Running, 5))] });
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let service = cluster.service(service_spec("web", 1, &[])).expect("a service");
+    let task = cluster.task(&service, 1);
+    cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
+    cluster.ok(Command::ReportTasks { node: n1.clone(), tasks: vec![(task.clone(), observed(TaskState::Running, 5))] });
     for traffic in [Traffic::Local, Traffic::Active] {
-        table.ok(Command::SetTraffic { id: task.clone(), traffic });
+        cluster.ok(Command::SetTraffic { id: task.clone(), traffic });
     }
-    table.ok(Command::RemoveService { id: service });
-    let acked = NodeReport { acked: table.state.index + 5, ..NodeReport::default() };
-    let acks = acks(&table.state, &heard(0, &[(&n1, acked)]));
-    let decision = decide(&table.state, table.state.now_ms, &acks, &mut rand::random);
+    cluster.ok(Command::RemoveService { id: service });
+    let acked = NodeReport { acked: cluster.state.index + 5, ..NodeReport::default() };
+    let acks = acks(&cluster.state, &heard(0, &[(&n1, acked)]));
+    let decision = decide(&cluster.state, cluster.state.now_ms, &acks, &mut rand::random);
     let commands: Vec<Command> = match decision.commands.as_slice() {
         [Command::Batch(commands)] => commands.clone(),
         commands => commands.to_vec(),
@@ -268,9 +268,9 @@ fn a_backend_is_not_drained_by_acks_of_plans_that_do_not_show_it_draining() {
 
 #[test]
 fn a_report_is_shared_not_copied() {
-    let table = Table::new();
-    let book = heard(0, &[(&table.first_node(), NodeReport::default())]);
+    let cluster = TestCluster::new();
+    let book = heard(0, &[(&cluster.first_node(), NodeReport::default())]);
     let copy = book.clone();
-    let (one, two) = (&book.nodes[&table.first_node()].report, &copy.nodes[&table.first_node()].report);
+    let (one, two) = (&book.nodes[&cluster.first_node()].report, &copy.nodes[&cluster.first_node()].report);
     assert!(Arc::ptr_eq(one, two));
 }

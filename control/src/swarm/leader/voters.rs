@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use weft_model::{Command, State};
+use weft_model::{ClusterState, Command};
 
 use crate::raft::{Voter, Voters};
 
@@ -28,7 +28,7 @@ pub(super) enum Step {
 /// The next step, or `None` where all is as it shall be or a new manager has yet to catch up. `matched` is how far each
 /// voter and learner has come, `last` the end of the log, `me` this leader, which is demoted last.
 pub(super) fn next_step(
-    state: &State,
+    state: &ClusterState,
     voters: &Voters,
     matched: &BTreeMap<u64, u64>,
     last: u64,
@@ -70,7 +70,7 @@ pub(super) fn next_step(
 
 /// Brings the table's notes of who votes and who has a seat into line with the log. Nobody loses a seat while a change is
 /// under way (`changing`): it may be the one that gives the seat.
-pub(super) fn notes(state: &State, voters: &Voters, changing: bool) -> Vec<Command> {
+pub(super) fn notes(state: &ClusterState, voters: &Voters, changing: bool) -> Vec<Command> {
     if voters.get_joint_config().len() > 1 {
         return Vec::new();
     }
@@ -80,9 +80,9 @@ pub(super) fn notes(state: &State, voters: &Voters, changing: bool) -> Vec<Comma
         if voter != node.voter {
             notes.push(Command::SetVoter { id: node.id.clone(), voter });
         }
-        let seated = node.is_manager() || voters.get_node(&node.raft_id).is_some();
-        if node.seated && !seated && !changing {
-            notes.push(Command::Unseat { id: node.id.clone() });
+        let in_raft_config = node.is_manager() || voters.get_node(&node.raft_id).is_some();
+        if node.in_raft_config && !in_raft_config && !changing {
+            notes.push(Command::ClearRaftConfig { id: node.id.clone() });
         }
     }
     notes

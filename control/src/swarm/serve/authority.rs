@@ -8,7 +8,7 @@ use std::{
 use ring::digest::{SHA256, digest};
 use tonic::{Code, Request, Response, Status, transport::Channel};
 use weft_model::{
-    Command, NodeId, NodeName, State,
+    ClusterState, Command, NodeId, NodeName,
     command::JoinNode,
     spec::{Availability, Role},
 };
@@ -75,7 +75,7 @@ async fn pass_on(leader: Option<Channel>, request: JoinRequest) -> Result<Respon
     AuthorityClient::new(leader).join(request).await
 }
 
-fn role_of_token(state: &State, secret: &str) -> Result<Role, Status> {
+fn role_of_token(state: &ClusterState, secret: &str) -> Result<Role, Status> {
     let cluster =
         state.cluster.as_ref().ok_or_else(|| Status::unavailable("the swarm is not formed yet: try again"))?;
     // Digests, so that how long it takes says nothing about the secret.

@@ -2,15 +2,12 @@
 
 use futures_util::{StreamExt, stream::BoxStream};
 use tonic::{Request, Response, Status};
-use weft_model::TaskId;
+use weft_model::{LogError, LogOptions, TaskId};
 
 use super::Services;
-use crate::{
-    rpc::{
-        Caller, codec,
-        pb::{LogLine, LogsRequest, logs_server::Logs},
-    },
-    swarm::{LogError, LogOptions},
+use crate::rpc::{
+    Caller, codec,
+    pb::{LogLine, LogsRequest, logs_server::Logs},
 };
 
 #[tonic::async_trait]

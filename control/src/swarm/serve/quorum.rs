@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Request, Response, Status, Streaming};
-use weft_model::{Applied, Command, NodeId, Rejection, State};
+use weft_model::{Applied, ClusterState, Command, NodeId, Rejection};
 
 use super::{Services, authority::removed};
 use crate::{
@@ -101,9 +101,13 @@ fn admit_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Res
 }
 
 /// The caller, where it is a manager by the table too.
-fn manages<'a>(state: &'a State, caller: &NodeId) -> Result<&'a weft_model::state::Node, Status> {
+fn manages<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a weft_model::state::Node, Status> {
     let node = state.nodes.get(caller).ok_or_else(|| removed(caller))?;
-    if node.seated { Ok(node) } else { Err(Status::permission_denied(format!("node {caller} is a worker now"))) }
+    if node.in_raft_config {
+        Ok(node)
+    } else {
+        Err(Status::permission_denied(format!("node {caller} is a worker now")))
+    }
 }
 
 fn body<T: DeserializeOwned>(request: &RaftRequest) -> Result<T, Status> {

@@ -14,16 +14,13 @@ use futures_util::{StreamExt, stream::BoxStream};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use weft_model::{
-    Command, NodeId, NodePlan, NodeReport, State, TaskId,
+    ClusterState, Command, LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan, NodeReport, TaskId,
     plan::TaskGoal,
     spec::{Availability, ClusterSpec, NodeSpec, Role},
     state::{Node, NodeStatus, TaskState, TaskStatus},
 };
 
-use crate::swarm::{
-    InitOptions, JoinOptions, LogError, LogOptions, LogRecord, LogSource, Manager, ProposeError, Swarm, SwarmConfig,
-    SwarmError,
-};
+use crate::swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, SwarmConfig, SwarmError};
 
 /// Longest wait for anything: far beyond what a busy machine needs.
 pub(super) const DEADLINE: Duration = Duration::from_secs(40);
@@ -149,7 +146,7 @@ impl Daemon {
     }
 
     /// Waits until the table here is as `wanted`.
-    pub(super) async fn table(&self, what: &str, wanted: impl Fn(&State) -> bool) {
+    pub(super) async fn table(&self, what: &str, wanted: impl Fn(&ClusterState) -> bool) {
         table(&self.manager(), what, wanted).await;
     }
 
@@ -195,7 +192,7 @@ impl Daemon {
     }
 }
 
-pub(super) async fn table(manager: &Manager, what: &str, wanted: impl Fn(&State) -> bool) {
+pub(super) async fn table(manager: &Manager, what: &str, wanted: impl Fn(&ClusterState) -> bool) {
     let mut state = manager.state();
     let came = timeout(DEADLINE, state.wait_for(|state| wanted(state))).await;
     if came.is_err() {
@@ -227,7 +224,7 @@ pub(super) async fn leader_among<'a>(daemons: &[&'a Daemon]) -> &'a Daemon {
 }
 
 /// Whether `hostname` is in the table and is as `wanted`.
-pub(super) fn node(state: &State, hostname: &str, wanted: impl Fn(&Node) -> bool) -> bool {
+pub(super) fn node(state: &ClusterState, hostname: &str, wanted: impl Fn(&Node) -> bool) -> bool {
     state.nodes.values().any(|node| node.hostname.as_str() == hostname && wanted(node))
 }
 
@@ -255,7 +252,7 @@ pub(super) async fn label(manager: &Manager, key: &str) -> Result<(), ProposeErr
     manager.propose(Command::UpdateCluster { version, spec }).await.map(|_| ())
 }
 
-pub(super) fn has_label(state: &State, key: &str) -> bool {
+pub(super) fn has_label(state: &ClusterState, key: &str) -> bool {
     state.cluster.as_ref().is_some_and(|cluster| cluster.spec.labels.contains_key(key))
 }
 

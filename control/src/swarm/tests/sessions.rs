@@ -14,7 +14,8 @@ use weft_model::{
 };
 
 use super::lab::{DEADLINE, Daemon, FOLLOWED, is_down, is_ready, node, set_label};
-use crate::{fixture, swarm::LogOptions};
+use crate::fixture;
+use weft_model::LogOptions;
 
 fn service(name: &str, replicas: u64) -> Box<ServiceSpec> {
     Box::new(fixture::service_spec(name, replicas, &[]))
@@ -59,7 +60,7 @@ async fn a_reader_of_logs_who_pauses_holds_up_nothing_else() {
     n1.table("both tasks run", |s| s.tasks_of(&id).filter(|t| t.status.state == TaskState::Running).count() == 2).await;
     let n2_id = n2.manager().inner().node.clone();
     let there =
-        |s: &weft_model::State| s.tasks.values().find(|t| t.node.as_ref() == Some(&n2_id)).map(|t| t.id.clone());
+        |s: &weft_model::ClusterState| s.tasks.values().find(|t| t.node.as_ref() == Some(&n2_id)).map(|t| t.id.clone());
     let task = there(&n1.manager().state().borrow()).expect("one task is on the other node");
 
     let options = LogOptions { stdout: true, follow: true, ..LogOptions::default() };
@@ -121,7 +122,7 @@ async fn a_silent_node_is_down_and_its_tasks_run_elsewhere_until_it_is_back() {
     let id = ServiceId::from_random(rand::random());
     let create = Command::CreateService { id: id.clone(), spec: service("web", 2) };
     n1.manager().propose(create).await.expect("created");
-    let running = |s: &weft_model::State, node: &weft_model::NodeId| {
+    let running = |s: &weft_model::ClusterState, node: &weft_model::NodeId| {
         s.tasks_on(node).filter(|t| t.status.state == TaskState::Running).count()
     };
     let (first, second) = (n1.id(), n2.id());

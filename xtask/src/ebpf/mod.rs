@@ -18,7 +18,7 @@ use crate::{
     ui::{Step, Ui},
 };
 
-#[path = "../../ebpf/source_hash.rs"]
+#[path = "../../../ebpf/source_hash.rs"]
 mod source_hash;
 
 const TARGET: &str = "bpfel-unknown-none";

@@ -10,7 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use weft_model::{
-    NodeId, ServiceId, State,
+    ClusterState, NodeId, ServiceId,
     spec::{Constraint, NodeAttribute, Placement, Role},
     state::{Node, Slot, Task, TaskState},
 };
@@ -37,7 +37,7 @@ struct NodeLoad {
 
 impl Load {
     /// Counts every task that has a node and has not ended, and those that failed of late.
-    pub fn of(state: &State) -> Self {
+    pub fn of(state: &ClusterState) -> Self {
         let mut load = Self::default();
         for task in state.tasks.values() {
             let Some(node) = task.node.as_ref().filter(|_| task.status.state >= TaskState::Assigned) else { continue };
@@ -91,7 +91,7 @@ impl Load {
     }
 }
 
-fn has_failed_lately(state: &State, task: &Task) -> bool {
+fn has_failed_lately(state: &ClusterState, task: &Task) -> bool {
     let present = state.services.get(&task.service).is_some_and(|s| s.task_version == task.version);
     let lately = task.state_since_ms.saturating_add(FAILURE_MEMORY_MS) > state.now_ms;
     present && lately && matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
@@ -122,7 +122,7 @@ impl Misfit {
 ///
 /// # Errors
 /// Why no node fits, for people.
-pub fn place(state: &State, load: &Load, task: &Task) -> Result<NodeId, String> {
+pub fn place(state: &ClusterState, load: &Load, task: &Task) -> Result<NodeId, String> {
     let mut misfits = BTreeMap::<Misfit, usize>::new();
     let mut fitting = Vec::new();
     let wanted = state.nodes.values().filter(|n| task.node.as_ref().is_none_or(|fixed| *fixed == n.id));
@@ -192,7 +192,7 @@ fn attribute(node: &Node, attribute: &NodeAttribute) -> Option<String> {
 /// values of the preferences down to that level; nodes without a value are a branch of their own.
 type Crowds = BTreeMap<Vec<Option<String>>, u64>;
 
-fn crowds(state: &State, load: &Load, task: &Task, fitting: &[&Node]) -> Crowds {
+fn crowds(state: &ClusterState, load: &Load, task: &Task, fitting: &[&Node]) -> Crowds {
     let mut crowds = Crowds::new();
     if fitting.is_empty() || task.spec.placement.spread.is_empty() {
         return crowds;

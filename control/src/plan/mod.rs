@@ -8,7 +8,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
-    MeshServiceId, NetworkId, NodeId, ServiceId, State, TaskId,
+    ClusterState, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId,
     plan::{
         AttachmentPlan, BackendPlan, EndpointPlan, ManagerPlan, NetworkPlan, NodePlan, PeerPlan, PortPlan, ServicePlan,
         TaskGoal, TaskPlan,
@@ -18,7 +18,7 @@ use weft_model::{
 };
 
 /// What `node` must make true, or `None` where it is no member.
-pub fn plan(state: &State, node: &NodeId) -> Option<NodePlan> {
+pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
     let cluster = state.cluster.as_ref()?;
     let node = state.nodes.get(node)?;
     let live = live_tasks(state);
@@ -43,11 +43,11 @@ pub fn plan(state: &State, node: &NodeId) -> Option<NodePlan> {
 
 /// A demoted manager keeps its part until the others have taken its seat away.
 fn role(node: &Node) -> Role {
-    if node.seated { Role::Manager } else { node.spec.role }
+    if node.in_raft_config { Role::Manager } else { node.spec.role }
 }
 
 /// The tasks of each service that hold addresses.
-fn live_tasks(state: &State) -> BTreeMap<&ServiceId, Vec<&Task>> {
+fn live_tasks(state: &ClusterState) -> BTreeMap<&ServiceId, Vec<&Task>> {
     let mut live = BTreeMap::<_, Vec<_>>::new();
     for task in state.tasks.values().filter(|t| t.holds_addresses()) {
         live.entry(&task.service).or_default().push(task);
@@ -55,18 +55,18 @@ fn live_tasks(state: &State) -> BTreeMap<&ServiceId, Vec<&Task>> {
     live
 }
 
-fn managers(state: &State) -> Vec<ManagerPlan> {
+fn managers(state: &ClusterState) -> Vec<ManagerPlan> {
     let managers = state.nodes.values().filter(|n| n.is_manager());
     managers.map(|n| ManagerPlan { node: n.id.clone(), rpc_addr: n.rpc_addr }).collect()
 }
 
 /// A node that joined anew leaves its former self behind, at the same address: that one is no peer.
-fn peers(state: &State, node: &Node) -> Vec<PeerPlan> {
+fn peers(state: &ClusterState, node: &Node) -> Vec<PeerPlan> {
     let others = state.nodes.values().filter(|n| n.id != node.id && n.addr != node.addr);
     others.map(|n| PeerPlan { node: n.id.clone(), addr: n.addr }).collect()
 }
 
-fn networks(state: &State) -> Vec<NetworkPlan> {
+fn networks(state: &ClusterState) -> Vec<NetworkPlan> {
     let networks = state.networks.values();
     networks
         .map(|n| NetworkPlan {
@@ -81,7 +81,7 @@ fn networks(state: &State) -> Vec<NetworkPlan> {
         .collect()
 }
 
-fn services(state: &State, node: &Node, live: &BTreeMap<&ServiceId, Vec<&Task>>) -> Vec<ServicePlan> {
+fn services(state: &ClusterState, node: &Node, live: &BTreeMap<&ServiceId, Vec<&Task>>) -> Vec<ServicePlan> {
     let mut services = Vec::new();
     for service in state.services.values() {
         let tasks = live.get(&service.id).map_or(&[][..], Vec::as_slice);
@@ -128,7 +128,7 @@ fn backends(tasks: &[&Task], network: &NetworkId, node: &Node) -> Vec<BackendPla
 }
 
 /// A service that is being removed keeps its ports for the flows that go on, unless another service has taken them.
-fn ports(state: &State, plans: &[ServicePlan]) -> Vec<PortPlan> {
+fn ports(state: &ClusterState, plans: &[ServicePlan]) -> Vec<PortPlan> {
     let active: BTreeSet<MeshServiceId> =
         plans.iter().filter(|s| s.backends.iter().any(|b| !b.draining)).map(|s| s.mesh).collect();
     let mut ports = BTreeMap::<(u16, Protocol), PortPlan>::new();
@@ -150,7 +150,7 @@ fn entrance(service: &Service, active: &BTreeSet<MeshServiceId>) -> Option<MeshS
     meshes().find(|mesh| active.contains(mesh)).or_else(|| meshes().next())
 }
 
-fn endpoints(state: &State) -> Vec<EndpointPlan> {
+fn endpoints(state: &ClusterState) -> Vec<EndpointPlan> {
     let mut endpoints = Vec::new();
     for task in state.tasks.values().filter(|t| t.holds_addresses()) {
         let Some(node) = &task.node else { continue };
@@ -166,12 +166,12 @@ fn endpoints(state: &State) -> Vec<EndpointPlan> {
 }
 
 /// Ended tasks stay as long as they are in the history: what is left of them holds their logs.
-fn tasks(state: &State, node: &Node) -> Vec<TaskPlan> {
+fn tasks(state: &ClusterState, node: &Node) -> Vec<TaskPlan> {
     let placed = state.tasks_on(&node.id).filter(|t| t.status.state >= TaskState::Assigned);
     placed.filter_map(|t| Some(task(state, node, state.services.get(&t.service)?, t))).collect()
 }
 
-fn task(state: &State, node: &Node, service: &Service, task: &Task) -> TaskPlan {
+fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task) -> TaskPlan {
     let values = template::Values::of(node, service, task);
     let mut container = task.spec.container.clone();
     container.hostname = container.hostname.map(|text| template::expand(&text, &values));

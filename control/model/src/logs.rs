@@ -1,10 +1,13 @@
-//! Task logs as they travel from the node that holds them to the manager that was asked. Owns the types and the trait at
-//! that edge; it must not know where a runtime keeps its files.
+//! Task logs as they travel from the node that holds them to the manager that received the request.
+//!
+//! Owns the types and the trait between the control plane, which asks, and a runtime, which answers.
+//! It must not know where a runtime keeps its files.
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_core::stream::BoxStream;
 use serde::{Deserialize, Serialize};
-use weft_model::{NodeId, TaskId};
+
+use crate::{NodeId, TaskId};
 
 /// Where this node's task logs come from: its runtime.
 pub trait LogSource: Send + Sync {
