@@ -9,7 +9,8 @@
 //! - [`command`]: the only way to change the table;
 //! - [`plan`]: what one node must make true, a function of the table;
 //! - [`report`]: what a node says of itself;
-//! - [`logs`]: the records of a task's output, and the trait that a runtime serves them by.
+//! - [`logs`]: the records of a task's output, and the trait that a runtime serves them by;
+//! - [`backoff`]: the delay before a retry.
 
 pub mod id;
 pub mod name;
@@ -20,7 +21,9 @@ pub mod command;
 pub mod plan;
 pub mod report;
 pub mod logs;
+pub mod backoff;
 
+pub use backoff::Backoff;
 pub use command::{Applied, Command, Entry, Rejection};
 pub use id::{BackendId, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId, Vni};
 pub use logs::{LogError, LogOptions, LogRecord, LogSource};
