@@ -99,7 +99,7 @@ fn a_wrong_token_is_refused(lab: &Lab) -> Result<()> {
     let current = "print the current one with \"weft swarm join-token\"";
     for (bad, words) in [
         (truncated, ["was it cut off?", current]),
-        ("nonsense", ["does not begin with SWMTKN-", current]),
+        ("nonsense", ["does not start with SWMTKN-", current]),
         (&altered(&token, DIGEST)?, ["not the one that the join token names", "the token belongs to another swarm"]),
         (&altered(&token, SECRET)?, ["it is mistyped or was rotated", current]),
     ] {

@@ -1,4 +1,5 @@
-//! The certificate authority: made once by `swarm init`, opened from the table by whichever manager signs.
+//! The certificate authority (CA). `swarm init` creates it once; every manager that signs a
+//! certificate opens it from the cluster state.
 
 use std::time::Duration;
 
@@ -10,14 +11,16 @@ use ring::digest::{SHA256, digest};
 use time::OffsetDateTime;
 use weft_model::{NodeId, id::ClusterId, spec::Role};
 
-use super::{Kek, PkiError, identity::role_unit, tls::MANAGER_NAME};
+use super::{
+    Kek, PkiError,
+    subject::{BACKDATED, role_unit},
+    tls::MANAGER_NAME,
+};
 
-/// Life of the authority's own certificate, as in Swarm: 20 years.
+/// Life of the CA's own certificate: 20 years, as in Swarm.
 const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
-/// Certificates are valid from this long before they were signed: the clocks of nodes differ.
-pub(super) const BACKDATED: Duration = Duration::from_secs(3600);
 
-/// A certificate authority that can sign.
+/// A certificate authority with its private key.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     cert_pem: String,
@@ -29,7 +32,8 @@ impl std::fmt::Debug for Ca {
     }
 }
 
-/// Whom a certificate is for. The table says it, never the requester.
+/// The subject of a certificate to be signed. It comes from the cluster state, never from the
+/// requester.
 #[derive(Debug, Clone, Copy)]
 pub struct SignedFor<'a> {
     pub cluster: &'a ClusterId,
@@ -38,11 +42,11 @@ pub struct SignedFor<'a> {
     pub life: Duration,
 }
 
-/// The id of the node that asks with this certificate request. It follows from the request's key, so that whoever asks
-/// again, not having heard the answer, is the same node.
+/// The id of the node that sent this certificate request. It is a hash of the request's public key,
+/// so a node that repeats a request, because the first answer was lost, gets the same id.
 ///
 /// # Errors
-/// Where this is no request, or one that its own key did not sign.
+/// If the text is not a certificate request, or is not signed with its own key.
 pub fn requester(csr_pem: &str) -> Result<NodeId, PkiError> {
     let request = CertificateSigningRequestParams::from_pem(csr_pem)
         .map_err(|e| PkiError::new("read the certificate request", e))?;
@@ -64,7 +68,10 @@ impl Ca {
         Ok(Self { issuer: Issuer::new(params, key), cert_pem })
     }
 
-    /// The authority as it lies in the table.
+    /// Opens the CA from the certificate and the sealed key that the cluster state holds.
+    ///
+    /// # Errors
+    /// If `kek` does not fit the sealed key, or the certificate cannot be read.
     pub fn open(cluster: &ClusterId, cert_pem: &str, key_sealed: &[u8], kek: &Kek) -> Result<Self, PkiError> {
         let failed = |e: rcgen::Error| PkiError::new("read the certificate authority", e);
         let key = kek.open(cluster.as_str(), key_sealed)?;
@@ -81,7 +88,8 @@ impl Ca {
         kek.seal(cluster.as_str(), &self.issuer.key().serialize_der())
     }
 
-    /// Signs a request, which proves that the requester has the key; all else in the certificate comes from `subject`.
+    /// Signs a certificate request. The request proves that the requester holds the private key;
+    /// everything else in the certificate comes from `subject`.
     pub fn sign(&self, csr_pem: &str, subject: SignedFor<'_>) -> Result<String, PkiError> {
         let failed = |e: rcgen::Error| PkiError::new("sign the certificate request", e);
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(failed)?;

@@ -1,63 +1,16 @@
-//! A node's certificate and key, and what a certificate says of its bearer.
+//! A node's certificate with its private key, and the request for a new one.
 
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use weft_model::{NodeId, id::ClusterId, spec::Role};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{PkiError, ca::BACKDATED};
+use super::{
+    PeerIdentity, PkiError,
+    subject::{BACKDATED, read_certificate},
+};
 
-/// What a certificate says of its bearer: the subject's O, CN and OU.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerIdentity {
-    pub cluster: ClusterId,
-    pub node: NodeId,
-    pub role: Role,
-}
-
-/// The subject's OU, and the certificate's second DNS name, for a role: Swarm's words.
-pub fn role_unit(role: Role) -> &'static str {
-    match role {
-        Role::Manager => "swarm-manager",
-        Role::Worker => "swarm-worker",
-    }
-}
-
-impl PeerIdentity {
-    pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
-        let der =
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| PkiError::new("read the certificate", e))?;
-        Self::from_certificate(&der)
-    }
-
-    /// Reads the subject of a certificate that TLS has already verified.
-    pub fn from_certificate(der: &[u8]) -> Result<Self, PkiError> {
-        Ok(read_certificate(der)?.0)
-    }
-}
-
-/// The identity, and the validity in Unix seconds.
-fn read_certificate(der: &[u8]) -> Result<(PeerIdentity, i64, i64), PkiError> {
-    let failed = |reason: &str| PkiError::new("read the certificate", reason);
-    let (_, cert) = X509Certificate::from_der(der).map_err(|e| PkiError::new("read the certificate", e))?;
-    let subject = cert.subject();
-    let organization = subject.iter_organization().next().and_then(|a| a.as_str().ok());
-    let unit = subject.iter_organizational_unit().next().and_then(|a| a.as_str().ok());
-    let name = subject.iter_common_name().next().and_then(|a| a.as_str().ok());
-    let role = match unit {
-        Some("swarm-manager") => Role::Manager,
-        Some("swarm-worker") => Role::Worker,
-        _ => return Err(failed("its OU names no role")),
-    };
-    let cluster = organization.and_then(|o| o.parse().ok()).ok_or_else(|| failed("its O is no cluster id"))?;
-    let node = name.and_then(|n| n.parse().ok()).ok_or_else(|| failed("its CN is no node id"))?;
-    let validity = cert.validity();
-    Ok((PeerIdentity { cluster, node, role }, validity.not_before.timestamp(), validity.not_after.timestamp()))
-}
-
-/// A new key that waits for its certificate.
+/// A new private key and the certificate request for it.
 pub struct KeyRequest {
     key: KeyPair,
     csr_pem: String,
@@ -82,13 +35,13 @@ impl KeyRequest {
         &self.csr_pem
     }
 
-    /// The finished identity, once the authority has signed.
+    /// The identity made of this key and the certificate that the CA signed for it.
     pub fn finish(&self, cert_pem: &str, ca_pem: &str) -> Result<Identity, PkiError> {
         Identity::new(cert_pem, &self.key.serialize_pem(), ca_pem)
     }
 }
 
-/// A node's certificate with its private key, and the authority that signed it.
+/// A node's certificate with its private key, and the certificate of the CA that signed it.
 pub struct Identity {
     pub peer: PeerIdentity,
     pub ca_pem: String,
@@ -117,20 +70,23 @@ impl Identity {
         Ok(Self { peer, ca_pem: ca_pem.to_owned(), cert, key, ca, pem, not_before_s, not_after_s })
     }
 
-    /// Key and certificate in one text, so that one rename replaces both. Secret.
+    /// Key and certificate in one text, so that one rename of a file replaces both. Secret.
     pub fn to_pem(&self) -> &str {
         &self.pem
     }
 
-    /// Reads what [`Self::to_pem`] wrote.
+    /// The inverse of [`Self::to_pem`].
     pub fn from_pem(pem: &str, ca_pem: &str) -> Result<Self, PkiError> {
         let marker = "-----BEGIN CERTIFICATE-----";
-        let at = pem.find(marker).ok_or_else(|| PkiError::new("read the node's certificate", "there is none"))?;
+        let at = pem
+            .find(marker)
+            .ok_or_else(|| PkiError::new("read the node's certificate", "there is no certificate in it"))?;
         Self::new(&pem[at..], &pem[..at], ca_pem)
     }
 
-    /// How long after `now_ms` (Unix milliseconds) to ask for the next certificate: at a point between 50 and 80 % of
-    /// its life that `spread` (0 to 1) picks, so that a cluster's nodes do not all ask at once.
+    /// How long after `now_ms` (Unix milliseconds) the node should renew its certificate: between
+    /// 50 % and 80 % of the certificate's life. `spread` (0 to 1, drawn at random by the caller)
+    /// chooses the point, so that the nodes of a cluster do not renew at the same time.
     pub fn renew_in(&self, now_ms: u64, spread: f64) -> Duration {
         let signed_s = self.not_before_s + BACKDATED.as_secs() as i64;
         let life_ms = (self.not_after_s - signed_s).max(0) as f64 * 1000.0;
@@ -141,6 +97,8 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::{NodeId, id::ClusterId, spec::Role};
+
     use super::*;
     use crate::pki::{Ca, Kek, SignedFor};
 
@@ -149,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_identity_says_what_the_table_said_and_survives_the_disk() {
+    fn a_signed_identity_has_the_requested_subject_and_survives_encoding() {
         let (cluster, node) = ids();
         let ca = Ca::create().expect("a CA");
         let kek = Kek::generate().expect("a key");
@@ -168,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn renewal_falls_between_half_and_four_fifths_of_the_life() {
+    fn renewal_is_due_between_half_and_four_fifths_of_the_life() {
         let (cluster, node) = ids();
         let ca = Ca::create().expect("a CA");
         let request = KeyRequest::generate().expect("a request");

@@ -1,25 +1,30 @@
-//! Who is who: the cluster's certificate authority, join tokens, node certificates, and the TLS that they make possible.
+//! The cluster's identities: its certificate authority (CA), join tokens, node certificates, and
+//! the TLS configurations built from them.
 //!
-//! Owns every key and certificate format. It must not open a socket or know the table: callers hand in what the table
-//! says (the CA, its sealed key, a node's role) and get bytes or TLS configurations back.
+//! Called by `swarm` (init, join, renewal) and `rpc` (TLS). Owns every key and certificate format.
+//! It must not open a socket or read the cluster state: callers pass in the CA, its sealed key and
+//! a node's role, and get bytes or TLS configurations back.
 //!
-//! What protects what: the CA's private key lies in the table, sealed with a key-encryption key ([`Kek`]) that only
-//! managers hold, each in its data directory, readable by root alone. So a copy of the Raft log or of a snapshot, alone,
-//! cannot sign certificates; a manager's whole data directory can. A node's own private key never leaves it.
+//! What protects which secret: the cluster state holds the CA's private key, encrypted with a
+//! key-encryption key ([`Kek`]). Only managers hold that key, each in its data directory, which
+//! only root can read. So a copy of the Raft log or of a snapshot alone cannot sign certificates; a
+//! copy of a manager's whole data directory can. A node's own private key never leaves the node.
 
+mod token;
+mod subject;
+mod seal;
 mod ca;
 mod identity;
-mod seal;
 mod tls;
-mod token;
 
 pub use ca::{Ca, SignedFor, requester};
-pub use identity::{Identity, KeyRequest, PeerIdentity, role_unit};
+pub use identity::{Identity, KeyRequest};
 pub use seal::Kek;
+pub use subject::{PeerIdentity, role_unit};
 pub use tls::{Credentials, MANAGER_NAME, pinned_client, unverified_client};
 pub use token::{InvalidToken, JoinToken, random_secret};
 
-/// What a cryptographic step said no to.
+/// A cryptographic operation that failed: `what` is the operation, `reason` the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {reason}")]
 pub struct PkiError {

@@ -1,4 +1,4 @@
-//! The key-encryption key: what keeps the certificate authority's private key unreadable inside the table.
+//! The key-encryption key, which encrypts the CA's private key inside the cluster state.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use ring::{
 
 use super::PkiError;
 
-/// Length in bytes: a key of AES-256.
+/// Length in bytes of an AES-256 key.
 const KEK_LEN: usize = 32;
 
-/// A key-encryption key. Every manager holds the same one.
+/// A key-encryption key (AES-256-GCM). All managers of a cluster hold the same key.
 #[derive(Clone)]
 pub struct Kek([u8; KEK_LEN]);
 
@@ -39,7 +39,7 @@ impl Kek {
         &self.0
     }
 
-    /// Encrypts `plain` for `context`, which must be the same when it is opened.
+    /// Encrypts `plain`. [`Self::open`] needs the same `context`.
     pub fn seal(&self, context: &str, plain: &[u8]) -> Result<Vec<u8>, PkiError> {
         let mut sealed = vec![0; NONCE_LEN];
         fill(&mut sealed)?;
@@ -52,9 +52,12 @@ impl Kek {
         Ok(sealed)
     }
 
-    /// Decrypts what [`Self::seal`] made, and proves that nobody changed it.
+    /// Decrypts what [`Self::seal`] returned.
+    ///
+    /// # Errors
+    /// If the key or the context differs, or the bytes were changed.
     pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, PkiError> {
-        let damaged = || PkiError::new("open the CA key", "this manager's key does not fit it, or it was changed");
+        let damaged = || PkiError::new("open the CA key", "it was sealed with another key, or it was changed");
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or_else(damaged)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| damaged())?;
         let mut body = body.to_vec();
@@ -79,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_same_key_and_context_open_a_seal() {
+    fn only_the_same_key_and_context_decrypt() {
         let kek = Kek::generate().expect("a key");
         let sealed = kek.seal("cluster", b"secret").expect("sealed");
         assert!(!sealed.windows(6).any(|w| w == b"secret"));

@@ -1,5 +1,7 @@
-//! TLS 1.3 with the cluster's certificates. A node's certificate can be replaced while connections are being accepted and
-//! made: every new handshake uses the newest.
+//! TLS 1.3 with the cluster's certificates.
+//!
+//! A node's certificate can be replaced while the server runs: every new handshake uses the newest
+//! one.
 
 use std::sync::{Arc, RwLock};
 
@@ -18,12 +20,13 @@ use rustls::{
 
 use super::{Identity, PkiError};
 
-/// The DNS name that every manager's certificate carries and no worker's.
+/// The DNS name in the certificates of all managers, and of no worker.
 pub const MANAGER_NAME: &str = "swarm-manager";
 /// gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
 
-/// This node's side of TLS, in both directions. Cheap to clone; all clones follow [`Self::replace`].
+/// This node's TLS configuration as a server and as a client. Cheap to clone; [`Self::replace`]
+/// affects all clones.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     live: Arc<Live>,
@@ -50,7 +53,8 @@ impl Credentials {
         let roots = Arc::new(roots);
         let live = Arc::new(Live { current: RwLock::new(Current::new(identity)?) });
 
-        // Without a certificate a peer may make two calls only; the services check every other.
+        // A peer without a certificate may make two calls (fetch the CA, join). The services check
+        // all others.
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
             .allow_unauthenticated()
             .build()
@@ -73,7 +77,7 @@ impl Credentials {
         self.live.current().identity
     }
 
-    /// From the next handshake on, this node shows `identity`, which the same authority must have signed.
+    /// Uses `identity`, which the same CA must have signed, from the next handshake on.
     pub fn replace(&self, identity: Arc<Identity>) -> Result<(), PkiError> {
         let current = Current::new(identity)?;
         *self.live.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = current;
@@ -121,8 +125,8 @@ impl ResolvesClientCert for Live {
     }
 }
 
-/// A client without a certificate that trusts this authority only: for a node that has checked the authority's digest
-/// and asks for its first certificate.
+/// A client without a certificate that trusts only this CA. A joining node uses it after it has
+/// checked the CA's digest, to request its first certificate.
 pub fn pinned_client(ca_pem: &str) -> Result<Arc<ClientConfig>, PkiError> {
     let ca =
         CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| PkiError::new("read the CA certificate", e))?;
@@ -136,8 +140,8 @@ pub fn pinned_client(ca_pem: &str) -> Result<Arc<ClientConfig>, PkiError> {
     Ok(Arc::new(client))
 }
 
-/// A client that verifies nothing: only for fetching the authority's certificate, whose digest is then checked against
-/// the join token.
+/// A client that does not verify the server. A joining node uses it only to fetch the CA's
+/// certificate, and then checks that certificate's digest against the join token.
 pub fn unverified_client() -> Result<Arc<ClientConfig>, PkiError> {
     let mut client =
         client_builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)).with_no_client_auth();
@@ -155,7 +159,7 @@ fn client_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsV
         .map_err(|e| PkiError::new("set up TLS", e))
 }
 
-/// Accepts any certificate, yet checks that the peer holds its key.
+/// Accepts any certificate, but checks that the peer holds its private key.
 #[derive(Debug)]
 struct AnyServer;
 
@@ -177,7 +181,7 @@ impl ServerCertVerifier for AnyServer {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken here".into()))
+        Err(rustls::Error::General("TLS 1.2 is not supported".into()))
     }
 
     fn verify_tls13_signature(

@@ -1,5 +1,7 @@
-//! Join tokens: `SWMTKN-1-<digest>-<secret>`. The digest pins the certificate authority before anything is trusted; the
-//! secret says which role the bearer may take.
+//! Join tokens: `SWMTKN-1-<digest>-<secret>`, as in Swarm.
+//!
+//! A joining node checks the digest against the CA's certificate before it trusts the cluster. The
+//! secret decides which role the node gets.
 
 use std::{fmt, str::FromStr};
 
@@ -13,20 +15,31 @@ const DIGEST_LEN: usize = 50;
 const SECRET_LEN: usize = 25;
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// A join token, well-formed; whether it opens anything only a manager can say.
+/// A well-formed join token. Only a manager can tell whether it is valid now.
+///
+/// ```
+/// use weft_control::pki::{JoinToken, random_secret};
+///
+/// let token = JoinToken::new("the CA certificate in PEM form", &random_secret());
+/// let parsed: JoinToken = token.to_string().parse()?;
+/// assert!(parsed.names("the CA certificate in PEM form"));
+/// assert!(!parsed.names("another certificate"));
+/// # Ok::<(), weft_control::pki::InvalidToken>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     digest: String,
     secret: String,
 }
 
-/// Text that is no join token.
+/// Text that is not a join token, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidToken(&'static str);
 
 impl JoinToken {
-    /// The token for this certificate authority and secret. The digest is the SHA-256 of the CA certificate's PEM text.
+    /// The token for this certificate authority and secret. The digest is the SHA-256 of the CA
+    /// certificate's PEM text.
     pub fn new(ca_cert_pem: &str, secret: &str) -> Self {
         Self { digest: digest_of(ca_cert_pem), secret: secret.to_owned() }
     }
@@ -35,7 +48,7 @@ impl JoinToken {
         &self.secret
     }
 
-    /// Whether this is the certificate authority that the token names.
+    /// Whether the token's digest is that of this CA certificate.
     pub fn names(&self, ca_cert_pem: &str) -> bool {
         self.digest == digest_of(ca_cert_pem)
     }
@@ -47,7 +60,7 @@ impl fmt::Display for JoinToken {
     }
 }
 
-/// Without the secret: tokens must not get into logs.
+/// Leaves the secret out, so that tokens do not get into logs.
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinToken").field("digest", &self.digest).finish_non_exhaustive()
@@ -60,7 +73,7 @@ impl FromStr for JoinToken {
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         let mut parts = text.trim().split('-');
         if parts.next() != Some(PREFIX) {
-            return Err(InvalidToken("it does not begin with SWMTKN-"));
+            return Err(InvalidToken("it does not start with SWMTKN-"));
         }
         if parts.next() != Some(VERSION) {
             return Err(InvalidToken("its version is not 1"));
@@ -88,7 +101,7 @@ fn is_base36(text: &str, len: usize) -> bool {
     text.len() == len && text.bytes().all(|b| DIGITS.contains(&b))
 }
 
-/// `number`, big-endian, as `len` base-36 digits with leading zeros.
+/// Encodes `number` (big-endian) as `len` base-36 digits with leading zeros.
 fn base36(number: &[u8], len: usize) -> String {
     let mut number = number.to_vec();
     let mut digits = vec![b'0'; len];
@@ -109,10 +122,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_reads_back_and_names_its_ca_only() {
+    fn a_token_round_trips_and_matches_only_its_ca() {
         let secret = random_secret();
         let token = JoinToken::new("some PEM", &secret);
-        let read: JoinToken = token.to_string().parse().expect("a token that we made");
+        let read: JoinToken = token.to_string().parse().expect("a valid token");
         assert_eq!(read, token);
         assert_eq!(read.secret(), secret);
         assert!(read.names("some PEM"));
@@ -120,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_no_token_is_refused() {
+    fn malformed_tokens_are_refused() {
         let token = JoinToken::new("some PEM", &random_secret()).to_string();
         for bad in ["", "SWMTKN", "SWMKEY-1-a-b", &token[..token.len() - 1], &token[..60], &format!("{token}-x")] {
             assert!(bad.parse::<JoinToken>().is_err(), "{bad}");
@@ -129,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_become_base_36() {
+    fn numbers_are_encoded_in_base_36() {
         assert_eq!(base36(&[0], 3), "000");
         assert_eq!(base36(&[35], 2), "0z");
         assert_eq!(base36(&[1, 0], 3), "074");

@@ -1,4 +1,5 @@
-//! The state machine: applies committed entries to the table, publishes each new table, and writes snapshots.
+//! The state machine: applies committed entries to the cluster state, publishes each new state, and
+//! writes snapshots.
 #![expect(clippy::result_large_err, reason = "openraft's error type")]
 
 use std::{collections::VecDeque, sync::Arc};
@@ -19,11 +20,12 @@ use crate::rpc::codec;
 
 type Failure = StorageError<u64>;
 
-/// Outcomes kept, so that a change whose answer was lost can be sent again without happening twice. Tries end after
-/// some seconds, in which a cluster makes far fewer changes.
-const KEPT_OUTCOMES: usize = 4_096;
+/// Limit of remembered outcomes. A proposer that lost the answer repeats its proposal and gets the
+/// outcome of the first one. Proposers retry for some seconds, in which a cluster makes far fewer
+/// changes.
+const MAX_OUTCOMES: usize = 4_096;
 
-/// The table on its way through the log, and the position that it stands at.
+/// The cluster state, and the position in the log up to which it was applied.
 #[derive(Debug)]
 pub struct Machine {
     store: Store,
@@ -31,7 +33,7 @@ pub struct Machine {
     published: watch::Sender<Arc<ClusterState>>,
 }
 
-/// All that follows from the log up to one position: what a snapshot holds.
+/// Everything computed from the log up to one position: the content of a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Replica {
     last: Option<LogId<u64>>,
@@ -47,7 +49,10 @@ struct Outcome {
 }
 
 impl Machine {
-    /// The table as of the latest snapshot; openraft then applies what the log holds beyond.
+    /// Loads the latest snapshot. openraft then applies the later entries of the log.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or the snapshot was written by another version.
     pub fn open(store: Store) -> Result<Self, Failure> {
         let replica = match store.snapshot()? {
             Some((_, bytes)) => codec::decode::<Replica>(&bytes).map_err(read_failed)?,
@@ -57,7 +62,7 @@ impl Machine {
         Ok(Self { store, replica, published })
     }
 
-    /// The table as applied here; rings at every change.
+    /// The cluster state as applied here. Notifies its receivers of every change.
     pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.published.subscribe()
     }
@@ -71,7 +76,7 @@ impl Replica {
             return known.result.clone();
         }
         let result = crate::state::apply(state, index, proposal.entry);
-        if self.outcomes.len() == KEPT_OUTCOMES {
+        if self.outcomes.len() == MAX_OUTCOMES {
             self.outcomes.pop_front();
         }
         self.outcomes.push_back(Outcome { id: proposal.id, result: result.clone() });
@@ -135,7 +140,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 }
 
-/// Writes the table as it stood at one position, while the machine goes on.
+/// Writes the state of one position, while the state machine goes on applying.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     store: Store,

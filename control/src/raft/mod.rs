@@ -1,12 +1,15 @@
-//! The replicated log: openraft over one redb file and the node RPC.
+//! The replicated log: openraft on one redb file and the node RPC.
 //!
-//! Owns what is logged, how it is stored and how it travels. It must not know what a command means ([`crate::state`]
-//! does) nor who shall be a voter ([`crate::swarm`] does). openraft's own tasks do the work; [`Store`] writes on tokio's
-//! blocking threads.
+//! `swarm::manager` starts it on managers and proposes changes to it. This module owns the log
+//! entries, how they are stored and how they are sent. It must not know what a command means
+//! ([`crate::state`] does) nor choose the voters ([`crate::swarm`] does). Others rely on this: an
+//! entry is on disk before it is confirmed, and a proposal is applied at most once.
+//!
+//! openraft's own tasks do the work; [`Store`] writes on tokio's blocking threads.
 
+mod store;
 mod machine;
 mod network;
-mod store;
 
 #[cfg(test)]
 mod tests;
@@ -25,22 +28,24 @@ pub use machine::Machine;
 pub use network::{Network, receive_snapshot};
 pub use store::{Store, StoreError};
 
-/// How often the leader says that it lives.
+/// Interval of the leader's heartbeats to the other voters.
 const HEARTBEAT_MS: u64 = 250;
-/// A voter that heard nothing for the longer of these, and then for a random time between them, stands for election:
-/// a dead leader is replaced within 1.5 to 2 s, and four lost heartbeats disturb nobody.
+/// A voter becomes a candidate after it received no heartbeat for the longer of these times plus a
+/// random time between the two. So a dead leader is replaced within 1.5 to 2 s, and three lost
+/// heartbeats in a row cause no election.
 const ELECTION_MIN_MS: u64 = 500;
 const ELECTION_MAX_MS: u64 = 1_000;
-/// A whole table must travel within this time.
+/// Limit for sending a whole snapshot.
 const SNAPSHOT_TIMEOUT_MS: u64 = 30_000;
-/// A snapshot is written each time the log grew by that many entries, and that many stay for voters that lag.
+/// Entries between two snapshots, and entries that stay in the log after one for voters that lag
+/// behind.
 const SNAPSHOT_EVERY: u64 = 2_000;
 const KEPT_ENTRIES: u64 = 1_000;
-/// Entries in one append: at most some megabytes.
+/// Limit of entries in one append request.
 const MAX_APPEND: u64 = 128;
 
 openraft::declare_raft_types!(
-    /// What openraft needs to know of our types.
+    /// openraft's type parameters.
     pub TypeConfig:
         D = Proposal,
         R = Reply,
@@ -53,14 +58,14 @@ openraft::declare_raft_types!(
 
 /// A handle to the running log. Cheap to clone.
 pub type Raft = openraft::Raft<TypeConfig>;
-/// What openraft tells of itself.
+/// openraft's metrics.
 pub type Metrics = openraft::RaftMetrics<u64, Voter>;
-/// The part of it that changes rarely.
+/// The part of openraft's metrics that changes rarely: state, term, leader, voters.
 pub type ServerMetrics = openraft::metrics::RaftServerMetrics<u64, Voter>;
-/// Who votes and who listens.
+/// The Raft configuration: voters and learners.
 pub type Voters = openraft::Membership<u64, Voter>;
 
-/// One log entry: a change that happens once, however often it is sent.
+/// A log entry: a change that is applied once, however often it is sent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {
     pub id: ProposalId,
@@ -73,7 +78,7 @@ impl Proposal {
     }
 }
 
-/// Drawn at random by whoever asks for the change, and the same in each of its tries.
+/// Identifies a change. The proposer draws it at random and repeats it in each retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProposalId(pub u128);
 
@@ -83,18 +88,19 @@ impl ProposalId {
     }
 }
 
-/// What applying an entry gave; nothing for openraft's own entries.
+/// The result of applying an entry; `None` for openraft's own entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply(pub Option<Result<Applied, Rejection>>);
 
-/// A manager as the log knows it: found by this before the table is known.
+/// A manager in the Raft configuration, with the address that other managers use before they have
+/// the cluster state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voter {
     pub node: NodeId,
     pub rpc_addr: SocketAddr,
 }
 
-/// Nobody: openraft's tests of the store ask for some value.
+/// No real manager: openraft's test suite for the store needs some value.
 impl Default for Voter {
     fn default() -> Self {
         Self { node: NodeId::from_random(0), rpc_addr: (Ipv4Addr::UNSPECIFIED, 0).into() }
@@ -107,7 +113,10 @@ impl fmt::Display for Voter {
     }
 }
 
-/// Starts the log of the voter `raft_id`.
+/// Starts Raft as the voter `raft_id`.
+///
+/// # Errors
+/// If the store cannot be read or written.
 pub async fn start(
     raft_id: u64,
     store: Store,

@@ -1,4 +1,4 @@
-//! openraft's requests as calls of the node RPC.
+//! Sends openraft's requests to other voters through the node RPC, and receives snapshots.
 
 use std::{
     collections::BTreeSet,
@@ -23,31 +23,32 @@ use crate::rpc::{
     pb::{RaftReply, RaftRequest, SnapshotPart, quorum_client::QuorumClient},
 };
 
-/// Bytes of the table in one message of a snapshot.
+/// Bytes of a snapshot in one message.
 const SNAPSHOT_PART_BYTES: usize = 1 << 20;
-/// Of log entries in one message, unless a single one is larger: far below [`MAX_MESSAGE_BYTES`], and sent well within the
-/// time that one append has.
+/// Limit in bytes of the log entries in one append, unless a single entry is larger: far below
+/// [`MAX_MESSAGE_BYTES`], and small enough to be sent within the time limit of one append.
 const MAX_APPEND_BYTES: usize = 4 << 20;
-/// Largest snapshot accepted: a table of many thousand tasks is some megabytes.
+/// Largest snapshot accepted, in bytes. The state of many thousand tasks takes some megabytes.
 const MAX_SNAPSHOT_BYTES: usize = 1 << 30;
-/// Between tries to reach a voter that does not answer.
+/// Pause before the next attempt to reach a voter that did not answer.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// The managers that did not answer the last append. openraft makes links anew all the time: they share it.
-type Silent = Arc<Mutex<BTreeSet<NodeId>>>;
+/// The managers that did not answer the last append. Shared by all connections, because openraft
+/// opens new ones often.
+type Unresponsive = Arc<Mutex<BTreeSet<NodeId>>>;
 
-/// Makes connections to other voters.
+/// Opens connections to other voters.
 #[derive(Debug, Clone)]
 pub struct Network {
     peers: Peers,
     raft_id: u64,
-    silent: Silent,
+    unresponsive: Unresponsive,
 }
 
 impl Network {
-    /// For the voter `raft_id`.
+    /// Connects as the voter `raft_id`.
     pub fn new(peers: Peers, raft_id: u64) -> Self {
-        Self { peers, raft_id, silent: Silent::default() }
+        Self { peers, raft_id, unresponsive: Unresponsive::default() }
     }
 }
 
@@ -60,7 +61,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             source: self.raft_id,
             target,
             voter: voter.clone(),
-            silent: self.silent.clone(),
+            unresponsive: self.unresponsive.clone(),
         }
     }
 }
@@ -72,7 +73,7 @@ pub struct Link {
     source: u64,
     target: u64,
     voter: Voter,
-    silent: Silent,
+    unresponsive: Unresponsive,
 }
 
 type CallError = RPCError<u64, Voter, RaftError<u64>>;
@@ -80,21 +81,22 @@ type CallError = RPCError<u64, Voter, RaftError<u64>>;
 impl Link {
     fn client(&self) -> Result<QuorumClient<Channel>, Unreachable> {
         let Voter { node, rpc_addr } = &self.voter;
-        let channel = self.peers.channel(*rpc_addr, node).ok_or_else(|| unreachable(&NoName))?;
+        let channel = self.peers.channel(*rpc_addr, node).ok_or_else(|| unreachable(&InvalidServerName))?;
         Ok(QuorumClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    /// Logs when the voter falls silent, and when it is back; not each try in between, as openraft would.
-    fn note(&self, error: Option<&Unreachable>) {
+    /// Logs when the voter stops answering and when it answers again. openraft would log each
+    /// attempt in between.
+    fn log_change(&self, error: Option<&Unreachable>) {
         let Voter { node, rpc_addr } = &self.voter;
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unresponsive = self.unresponsive.lock().unwrap_or_else(PoisonError::into_inner);
         match error {
-            Some(error) if silent.insert(node.clone()) => {
-                tracing::warn!(%node, %rpc_addr, %error, "a manager does not answer");
+            Some(error) if unresponsive.insert(node.clone()) => {
+                tracing::warn!(%node, %rpc_addr, %error, "manager does not answer");
             }
-            None if silent.remove(node) => tracing::info!(%node, %rpc_addr, "a manager answers again"),
+            None if unresponsive.remove(node) => tracing::info!(%node, %rpc_addr, "manager answers again"),
             _ => {}
         }
     }
@@ -106,20 +108,20 @@ impl Link {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("its node id is no DNS name")]
-struct NoName;
+#[error("its node id is not a DNS name")]
+struct InvalidServerName;
 
 fn unreachable(error: &(impl std::error::Error + 'static)) -> Unreachable {
     Unreachable::new(error)
 }
 
-fn answer<T: DeserializeOwned>(reply: Result<Response<RaftReply>, Status>) -> Result<T, Unreachable> {
+fn decode_reply<T: DeserializeOwned>(reply: Result<Response<RaftReply>, Status>) -> Result<T, Unreachable> {
     let reply = reply.map_err(|status| unreachable(&status))?.into_inner();
     codec::decode(&reply.body).map_err(|e| unreachable(&e))
 }
 
-/// Where an append of so many bytes is too large, with how many entries it shall come again.
-fn too_large(entries: usize, bytes: usize) -> Option<u64> {
+/// If an append of this size is too large, returns the number of entries to retry with.
+fn smaller_append(entries: usize, bytes: usize) -> Option<u64> {
     (entries > 1 && bytes > MAX_APPEND_BYTES).then_some(entries as u64 / 2)
 }
 
@@ -130,19 +132,20 @@ impl RaftNetwork<TypeConfig> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
         let request = self.request(&append)?;
-        if let Some(fewer) = too_large(append.entries.len(), request.body.len()) {
+        if let Some(fewer) = smaller_append(append.entries.len(), request.body.len()) {
             return Err(PayloadTooLarge::new_entries_hint(fewer).into());
         }
-        // Within the softer limit: at the hard one this future is dropped, and nothing would be noted.
-        let request = timed(request, option.soft_ttl());
-        let reply = answer(self.client()?.append(request).await);
-        self.note(reply.as_ref().err());
+        // The soft limit: at the hard one openraft drops this future, and the failure would not be
+        // logged.
+        let request = with_timeout(request, option.soft_ttl());
+        let reply = decode_reply(self.client()?.append(request).await);
+        self.log_change(reply.as_ref().err());
         Ok(reply?)
     }
 
     async fn vote(&mut self, vote: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
-        let request = timed(self.request(&vote)?, option.hard_ttl());
-        Ok(answer(self.client()?.vote(request).await)?)
+        let request = with_timeout(self.request(&vote)?, option.hard_ttl());
+        Ok(decode_reply(self.client()?.vote(request).await)?)
     }
 
     async fn full_snapshot(
@@ -155,7 +158,7 @@ impl RaftNetwork<TypeConfig> for Link {
         let header = SnapshotHeader { vote, meta: snapshot.meta };
         let mut request = Some(self.request(&header)?);
         let bytes = bytes::Bytes::from(*snapshot.snapshot);
-        // At least one part, also of nothing: it carries the request.
+        // At least one part, even of an empty snapshot, because the first part carries the request.
         let parts: Vec<_> = (0..bytes.len().max(1))
             .step_by(SNAPSHOT_PART_BYTES)
             .map(|at| {
@@ -166,7 +169,7 @@ impl RaftNetwork<TypeConfig> for Link {
         let mut client = self.client()?;
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            reply = client.snapshot(timed(futures_util::stream::iter(parts), option.hard_ttl())) => Ok(answer(reply)?),
+            reply = client.snapshot(with_timeout(futures_util::stream::iter(parts), option.hard_ttl())) => Ok(decode_reply(reply)?),
         }
     }
 
@@ -175,20 +178,23 @@ impl RaftNetwork<TypeConfig> for Link {
     }
 }
 
-fn timed<T>(body: T, timeout: Duration) -> Request<T> {
+fn with_timeout<T>(body: T, timeout: Duration) -> Request<T> {
     let mut request = Request::new(body);
     request.set_timeout(timeout);
     request
 }
 
-/// What goes before a snapshot's bytes.
+/// Precedes the bytes of a snapshot.
 #[derive(Debug, Serialize, Deserialize)]
 struct SnapshotHeader {
     vote: Vote<u64>,
     meta: SnapshotMeta<u64, Voter>,
 }
 
-/// Puts a snapshot together from its parts. `admit` sees the request before anything is kept.
+/// Assembles a snapshot from its parts. Calls `admit` with the request before it stores any byte.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for a malformed or too large snapshot, and what `admit` returns.
 pub async fn receive_snapshot(
     mut parts: tonic::Streaming<SnapshotPart>,
     admit: impl FnOnce(&RaftRequest) -> Result<(), Status>,
@@ -213,15 +219,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_appends_are_halved_until_they_fit_or_cannot_be() {
+    fn large_appends_are_halved_until_they_fit_or_have_one_entry() {
         let mut entries = 300;
         let mut tries = 0;
-        // As of specs of a megabyte each.
-        while let Some(fewer) = too_large(entries, entries << 20) {
+        // Entries of 1 MiB each.
+        while let Some(fewer) = smaller_append(entries, entries << 20) {
             entries = usize::try_from(fewer).expect("a count");
             tries += 1;
         }
         assert_eq!((entries, tries), (4, 6));
-        assert_eq!(too_large(1, MAX_APPEND_BYTES + 1), None);
+        assert_eq!(smaller_append(1, MAX_APPEND_BYTES + 1), None);
     }
 }

@@ -1,5 +1,8 @@
-//! The log on disk: one redb file with the entries, the vote, the committed position and the latest snapshot. What is
-//! confirmed is on the disk: every append and every vote is one write transaction, flushed before it returns.
+//! The log on disk: one redb file with the entries, the vote, the committed position and the latest
+//! snapshot.
+//!
+//! Raft relies on this: what the store has confirmed is on disk. Every append and every vote is one
+//! write transaction, which is flushed before the call returns.
 #![expect(clippy::result_large_err, reason = "openraft's error type")]
 
 use std::{
@@ -43,7 +46,7 @@ struct Inner {
     /// `None` once closed.
     open: RwLock<Option<Arc<Open>>>,
     path: PathBuf,
-    /// Why a write failed, in words for a person.
+    /// Why the first failed write failed, as a message for users.
     failure: Mutex<Option<String>>,
 }
 
@@ -51,7 +54,7 @@ struct Inner {
 #[derive(Debug)]
 struct Open {
     db: Database,
-    /// Declared last, so dropped after the file was closed.
+    /// Declared last, so it is dropped after the file is closed.
     alive: watch::Sender<()>,
 }
 
@@ -59,7 +62,7 @@ struct Open {
 #[error("the log is closed")]
 struct Closed;
 
-/// Why the log cannot be used.
+/// The log cannot be used, with the reason and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the log {path}: {reason}")]
 pub struct StoreError {
@@ -68,14 +71,17 @@ pub struct StoreError {
 }
 
 impl Store {
-    /// Opens the file, or makes it.
+    /// Opens the file, or creates it.
+    ///
+    /// # Errors
+    /// If another daemon uses the file, the file is damaged, or the disk fails.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
         let db = Database::create(path).map_err(|e| failed(e.into()))?;
         Self::prepare(db, path).map_err(failed)
     }
 
-    /// The same on a given backend.
+    /// Opens a log on another storage backend, for tests.
     pub fn with_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
         let path = Path::new("(backend)");
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
@@ -93,18 +99,19 @@ impl Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Why the last write failed and what to do about it, if one did.
+    /// Why writing failed and what to do about it; `None` if no write failed.
     pub fn failure(&self) -> Option<String> {
         self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Closes the file for all clones; returns once nobody uses it any more. Everything fails from then on.
+    /// Closes the file for all clones. Returns when no operation uses it any more. Later operations
+    /// fail.
     pub async fn close(&self) {
         let open = self.inner.open.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(open) = open else { return };
         let mut alive = open.alive.subscribe();
         drop(open);
-        // Nothing is ever sent: this ends, with an error, when the file is closed.
+        // No value is ever sent: the wait ends with an error when the last user drops the file.
         while alive.changed().await.is_ok() {}
     }
 
@@ -143,7 +150,8 @@ impl Store {
                 Ok(write.commit()?)
             })();
             if let Err(error) = &result {
-                // redb refuses everything after the first failure: that one tells why.
+                // redb refuses all writes after the first failure, so only the first one names the
+                // cause.
                 let mut failure = inner.failure.lock().unwrap_or_else(PoisonError::into_inner);
                 failure.get_or_insert_with(|| format!("{}: {}", inner.path.display(), reason(error)));
             }
@@ -168,8 +176,9 @@ impl Store {
         self.get(SNAPSHOT)
     }
 
-    /// Keeps the stored one where that is newer: a snapshot that was being written while a leader's was installed comes
-    /// too late, and the log before the installed one is gone.
+    /// Stores a snapshot, unless the stored one is newer. A snapshot of the leader may have been
+    /// installed while this one was being written; the entries before the installed one are no
+    /// longer in the log.
     pub(super) async fn save_snapshot(&self, snapshot: &StoredSnapshot) -> Result<(), Failure> {
         let last = snapshot.0.last_log_id;
         let bytes = codec::encode(snapshot).map_err(write_failed)?;
@@ -185,7 +194,7 @@ impl Store {
     }
 }
 
-/// A snapshot as it lies in the file, and what openraft wants to know of it.
+/// A snapshot as stored: openraft's metadata and the encoded state.
 pub(super) type StoredSnapshot = (SnapshotMeta<u64, Voter>, Vec<u8>);
 
 impl RaftLogReader<TypeConfig> for Store {
@@ -227,7 +236,8 @@ impl RaftLogStorage<TypeConfig> for Store {
         self.get(VOTE)
     }
 
-    /// Not flushed by itself, only with the next append: it saves waiting after a restart, and losing it loses nothing.
+    /// Not flushed by itself, only with the next append. The value only speeds up a restart; losing
+    /// it is harmless.
     async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Result<(), Failure> {
         self.put(COMMITTED, &committed, Durability::None).await
     }
@@ -278,7 +288,7 @@ pub(super) fn write_failed(error: impl std::error::Error + 'static) -> Failure {
 fn reason(error: &redb::Error) -> String {
     match error {
         redb::Error::Io(error) => files::advice(error),
-        redb::Error::DatabaseAlreadyOpen => "another weft daemon uses it: stop that one first".to_owned(),
+        redb::Error::DatabaseAlreadyOpen => "another weft daemon uses it: stop that daemon first".to_owned(),
         redb::Error::Corrupted(what) => {
             format!("it is damaged ({what}): let this node leave (`weft swarm leave --force`) and join it again")
         }

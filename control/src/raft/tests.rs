@@ -1,4 +1,4 @@
-//! The store against openraft's own suite, a log that happens once, snapshots, and disks that refuse.
+//! Tests of the store (openraft's suite, full disks) and of the state machine (retries, snapshots).
 
 use std::{
     io,
@@ -32,7 +32,7 @@ impl StoreBuilder<TypeConfig, Store, Machine, TempDir> for OnDisk {
 }
 
 #[test]
-fn the_store_is_what_openraft_wants() {
+fn the_store_passes_openrafts_suite() {
     Suite::test_all(OnDisk).expect("openraft's suite");
 }
 
@@ -50,7 +50,7 @@ fn create_network(id: u128) -> Command {
 }
 
 #[tokio::test]
-async fn a_change_that_is_sent_twice_happens_once() {
+async fn a_change_that_is_sent_twice_is_applied_once() {
     let mut machine = Machine::open(Store::with_backend(InMemoryBackend::new()).expect("a log")).expect("a machine");
     let create = Proposal::new(ProposalId(2), START_MS, create_network(7));
     let entries = [
@@ -70,17 +70,17 @@ async fn a_change_that_is_sent_twice_happens_once() {
 }
 
 #[tokio::test]
-async fn a_snapshot_holds_the_table_and_what_was_answered() {
+async fn a_snapshot_holds_the_state_and_the_outcomes() {
     let store = Store::with_backend(InMemoryBackend::new()).expect("a log");
     let mut machine = Machine::open(store.clone()).expect("a machine");
     let create = Proposal::new(ProposalId(2), START_MS, create_network(7));
     let entries = [entry(1, Proposal::new(ProposalId(1), START_MS, init())), entry(2, create.clone())];
     machine.apply(entries).await.expect("applied");
     let snapshot = machine.get_snapshot_builder().await.build_snapshot().await.expect("a snapshot");
-    let table = machine.state().borrow().clone();
+    let state = machine.state().borrow().clone();
 
     let mut resumed = Machine::open(store).expect("a machine from the snapshot");
-    assert_eq!(*resumed.state().borrow(), table);
+    assert_eq!(*resumed.state().borrow(), state);
     assert_eq!(resumed.apply([entry(3, create.clone())]).await.expect("applied").len(), 1);
     assert_eq!(resumed.state().borrow().networks.len(), 2, "still once");
 
@@ -88,11 +88,11 @@ async fn a_snapshot_holds_the_table_and_what_was_answered() {
     let mut states = other.state();
     other.install_snapshot(&snapshot.meta, snapshot.snapshot).await.expect("installed");
     assert!(states.has_changed().expect("the machine lives"));
-    assert_eq!(*states.borrow_and_update(), table);
+    assert_eq!(*states.borrow_and_update(), state);
 }
 
 #[tokio::test]
-async fn a_snapshot_that_comes_too_late_does_not_replace_a_newer_one() {
+async fn an_older_snapshot_does_not_replace_a_newer_one() {
     let store = Store::with_backend(InMemoryBackend::new()).expect("a log");
     let mut machine = Machine::open(store.clone()).expect("a machine");
     machine.apply([entry(1, Proposal::new(ProposalId(1), START_MS, init()))]).await.expect("applied");
@@ -104,7 +104,7 @@ async fn a_snapshot_that_comes_too_late_does_not_replace_a_newer_one() {
     assert_eq!(kept.last_log_id, newer.meta.last_log_id);
 }
 
-/// A disk that is full when told to be.
+/// An in-memory disk that reports that it is full while `full` is set.
 #[derive(Debug)]
 struct Fillable {
     disk: InMemoryBackend,
@@ -143,7 +143,7 @@ impl StorageBackend for Fillable {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_an_error_with_advice_and_loses_nothing() {
+async fn a_full_disk_is_reported_with_advice_and_loses_no_entry() {
     let full = Arc::new(AtomicBool::new(false));
     let disk = Fillable { disk: InMemoryBackend::new(), full: full.clone() };
     let mut store = Store::with_backend(disk).expect("a log");
@@ -154,11 +154,11 @@ async fn a_full_disk_is_an_error_with_advice_and_loses_nothing() {
     assert!(store.blocking_append([entry(2, proposal(2))]).await.is_err());
     let failure = store.failure().expect("it failed");
     assert!(failure.contains("free some space"), "{failure}");
-    assert_eq!(store.try_get_log_entries(..).await.expect("readable").len(), 1, "what was confirmed is there");
+    assert_eq!(store.try_get_log_entries(..).await.expect("readable").len(), 1, "confirmed entries are readable");
 }
 
 #[tokio::test]
-async fn what_was_appended_is_there_after_the_file_was_closed() {
+async fn appended_entries_survive_closing_the_file() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("raft.redb");
     let mut store = Store::open(&path).expect("a new log");
@@ -175,7 +175,7 @@ async fn what_was_appended_is_there_after_the_file_was_closed() {
 }
 
 #[test]
-fn a_log_in_a_place_that_is_none_is_refused_with_advice() {
+fn a_log_in_a_missing_directory_is_refused_with_advice() {
     let dir = tempfile::tempdir().expect("a directory");
     let error = Store::open(&dir.path().join("missing/raft.redb")).expect_err("no such directory").to_string();
     assert!(error.contains("check the disk"), "{error}");

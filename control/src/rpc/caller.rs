@@ -1,11 +1,12 @@
-//! Who is calling: what the peer's certificate says, checked on every call.
+//! The caller of an RPC, as its certificate identifies it. Every service checks it on every call.
 
 use tonic::{Extensions, Status};
 use weft_model::{NodeId, id::ClusterId, spec::Role};
 
 use crate::pki::PeerIdentity;
 
-/// The peer of a connection; attached to each of its requests.
+/// The peer of a connection, `None` if it showed no certificate. The server attaches it to each
+/// request.
 #[derive(Debug, Clone)]
 pub struct Caller(Option<PeerIdentity>);
 
@@ -14,18 +15,24 @@ impl Caller {
         Self(identity)
     }
 
-    /// The calling node, which must be a member of `cluster`.
+    /// Returns the calling node if it is a member of `cluster`.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` without a certificate, `PERMISSION_DENIED` with one of another cluster.
     pub fn member<'a>(extensions: &'a Extensions, cluster: &ClusterId) -> Result<&'a PeerIdentity, Status> {
         let Some(Self(Some(peer))) = extensions.get() else {
             return Err(Status::unauthenticated("this call needs a node certificate"));
         };
         if peer.cluster != *cluster {
-            return Err(Status::permission_denied("the certificate is of another swarm"));
+            return Err(Status::permission_denied("the certificate belongs to another swarm"));
         }
         Ok(peer)
     }
 
-    /// The calling node, which must be a manager of `cluster`.
+    /// Returns the calling node if it is a manager of `cluster`.
+    ///
+    /// # Errors
+    /// As [`Self::member`], and `PERMISSION_DENIED` for a worker.
     pub fn manager<'a>(extensions: &'a Extensions, cluster: &ClusterId) -> Result<&'a NodeId, Status> {
         let peer = Self::member(extensions, cluster)?;
         if peer.role != Role::Manager {

@@ -1,4 +1,4 @@
-//! The calling side: channels to other nodes, made on first use and kept.
+//! The client side: channels to other nodes, opened on first use and cached.
 
 use std::{
     collections::BTreeMap,
@@ -17,13 +17,15 @@ use weft_model::NodeId;
 use super::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::pki::MANAGER_NAME;
 
-/// TCP and TLS together. Nodes are near each other.
+/// Limit for the TCP and TLS handshakes together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pings, and how long to wait for the answer: a leader whose machine vanished is noticed within 3 s.
+/// HTTP/2 pings, and the limit for their answer: the loss of the leader's machine is noticed within
+/// 3 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connects to one server name with one TLS configuration, and remembers from which address it last did.
+/// Connects to one address, expecting one server name, and remembers the local address of the last
+/// connection.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     addr: SocketAddr,
@@ -33,12 +35,12 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// To whichever manager listens on `addr`.
+    /// Connects to any manager that listens on `addr`.
     pub fn manager(addr: SocketAddr, tls: Arc<ClientConfig>) -> Self {
         Self::new(addr, ServerName::try_from(MANAGER_NAME).expect("a DNS name"), tls)
     }
 
-    /// To this node and no other. `None` where the id is no DNS name, which none in use is.
+    /// Connects to `node` only. `None` if the id is not a valid DNS name; every valid id is one.
     pub fn node(addr: SocketAddr, node: &NodeId, tls: Arc<ClientConfig>) -> Option<Self> {
         ServerName::try_from(node.as_str().to_owned()).ok().map(|name| Self::new(addr, name, tls))
     }
@@ -47,12 +49,13 @@ impl Dialer {
         Self { addr, name, tls, local: watch::Sender::new(None) }
     }
 
-    /// This node's address on its way to the other one, once connected.
+    /// The local address of the last connection: how the other node reaches this one. `None` before
+    /// the first connection.
     pub fn local_addr(&self) -> Option<IpAddr> {
         *self.local.borrow()
     }
 
-    /// A channel that connects when it is first used, and again after it broke.
+    /// A channel that connects on first use, and reconnects after a failure.
     pub fn lazy(&self) -> Channel {
         let dialer = self.clone();
         endpoint().connect_with_connector_lazy(tower::service_fn(move |_| {
@@ -72,7 +75,7 @@ impl Dialer {
     }
 }
 
-/// A connection made now, so that its failure can be told from that of a call.
+/// Connects at once, so that the caller can distinguish a failed connection from a failed call.
 pub async fn one_off(dialer: &Dialer) -> Result<Channel, tonic::transport::Error> {
     let dialer = dialer.clone();
     endpoint()
@@ -84,7 +87,7 @@ pub async fn one_off(dialer: &Dialer) -> Result<Channel, tonic::transport::Error
 }
 
 fn endpoint() -> Endpoint {
-    // The connector knows where to connect, and speaks TLS itself.
+    // The connector ignores this address and does TLS itself.
     Endpoint::from_static("http://node.weft")
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
@@ -100,7 +103,8 @@ pub struct Peers {
     channels: Arc<Mutex<BTreeMap<(SocketAddr, NodeId), Channel>>>,
 }
 
-/// Channels kept; beyond that all are dropped and made anew. Only managers keep any, to each other.
+/// Limit of cached channels. When it is reached, all are dropped and reopened on use. Only managers
+/// cache channels, to each other.
 const MAX_CHANNELS: usize = 256;
 
 impl Peers {
@@ -108,13 +112,15 @@ impl Peers {
         Self { tls, channels: Arc::default() }
     }
 
-    /// A connection to `node` that nobody else uses, for a stream that its reader may let wait: what waits there fills the
-    /// flow-control window of its whole connection (RFC 9113, section 5.2), and would hold up every other answer on it.
+    /// A connection to `node` for one stream only, used when the reader may be slow: unread data
+    /// fills the flow-control window of the whole connection (RFC 9113, section 5.2), and would
+    /// block all other calls on a shared one.
     pub fn apart(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
         Dialer::node(addr, node, self.tls.clone()).map(|dialer| dialer.lazy())
     }
 
-    /// The channel to `node` at `addr`, for calls that are answered at once. `None` as in [`Dialer::node`].
+    /// The shared channel to `node` at `addr`, for calls that are answered at once. `None` as in
+    /// [`Dialer::node`].
     pub fn channel(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
         let mut channels = self.channels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let key = (addr, node.clone());

@@ -1,8 +1,10 @@
-//! How nodes talk: gRPC over mutual TLS.
+//! Calls between nodes: gRPC over mutual TLS on TCP port 2377.
 //!
-//! Owns the wire: generated messages, their encoding, connections in both directions, and the check of who is calling.
-//! It must not decide what a call does: [`crate::swarm`] implements the services, [`crate::raft`] calls one of them.
-//! Tasks: one for each accepted connection, ended by the server's token.
+//! [`crate::swarm`] implements the services and calls them; [`crate::raft`] calls one of them. This
+//! module owns the generated messages, the connections in both directions, and the check of the
+//! caller's certificate. It must not decide what a call does.
+//!
+//! Tasks: one for each accepted connection. The server's token ends them.
 
 mod caller;
 mod client;
@@ -24,10 +26,11 @@ pub mod pb {
     tonic::include_proto!("weft.node.v1");
 }
 
-/// How much of one answer, or of one request's stream, may be on its way unread; and of all on one connection together
-/// (RFC 9113, section 5.2). One stream that is read slowly leaves most of the connection to the others.
+/// Flow-control windows in bytes (RFC 9113, section 5.2): how much unread data one stream, and one
+/// connection, may have in flight. A stream that is read slowly fills only a small part of the
+/// connection's window, so the other streams go on.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// Largest message: a table or a plan of a large cluster fits many times over.
+/// Largest message in bytes. The plan of a large cluster is a few megabytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;

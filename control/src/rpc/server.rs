@@ -1,8 +1,9 @@
-//! The listening side. tonic's routes are served by hyper behind our own TLS acceptor, so that every connection's peer is
-//! known to the services and the certificate can change while the server runs.
+//! The server side. hyper serves tonic's routes behind our own TLS acceptor, so that the services
+//! know the peer of every connection, and the certificate can change while the server runs.
 //!
-//! Whoever can reach the port can connect, so nothing that a stranger does may take a member's place: who has shown no
-//! certificate yet, and who has none, is counted apart, and has little time.
+//! Everyone who reaches the port can connect, so connections without a certificate must not use up
+//! the connections of members. They have limits of their own, and so have connections whose
+//! handshake is not complete.
 
 use std::{
     convert::Infallible,
@@ -34,42 +35,44 @@ use tower::ServiceExt as _;
 use super::{CONNECTION_WINDOW_BYTES, Caller, STREAM_WINDOW_BYTES};
 use crate::pki::PeerIdentity;
 
-/// What the server allows.
+/// Limits of the server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections of members at a time: some for each node of a large cluster.
+    /// Concurrent connections of members: several for each node of a large cluster.
     pub members: usize,
-    /// Connections at a time whose peer has no certificate: it fetches the CA, or joins.
-    pub strangers: usize,
-    /// Connections at a time whose TLS handshake is under way.
-    pub arriving: usize,
-    /// A TLS handshake that takes longer is given up; so is a connection whose first request takes longer.
-    pub patience: Duration,
-    /// How long a connection without a certificate may last: a join, and the leader's write in it, ends within that.
-    pub visit: Duration,
+    /// Concurrent connections without a certificate: nodes that fetch the CA or join.
+    pub unauthenticated: usize,
+    /// Concurrent connections in the TLS handshake.
+    pub handshakes: usize,
+    /// Limit for the TLS handshake, and then for the first request.
+    pub first_request_timeout: Duration,
+    /// Longest life of a connection without a certificate. A join, which includes a write by the
+    /// leader, takes less.
+    pub unauthenticated_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             members: 4096,
-            strangers: 64,
-            arriving: 1024,
-            patience: Duration::from_secs(5),
-            visit: Duration::from_secs(20),
+            unauthenticated: 64,
+            handshakes: 1024,
+            first_request_timeout: Duration::from_secs(5),
+            unauthenticated_timeout: Duration::from_secs(20),
         }
     }
 }
 
-/// Pings on an idle connection, and how long to wait for the answer: a vanished node frees its connection.
+/// HTTP/2 pings, and the limit for their answer: the connection of a lost node is closed within 20
+/// s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections that wait to be accepted.
+/// Length of the queue of connections that are not accepted yet (listen(2)).
 const BACKLOG: u32 = 1024;
-/// Between tries after `accept` failed: mostly for want of file descriptors.
+/// Pause after `accept` failed, usually because no file descriptor was left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// A bound address.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Bound {
     listener: TcpListener,
@@ -86,20 +89,20 @@ impl Bound {
         Ok(Self { listener, addr })
     }
 
-    /// With the port that was given out where port 0 was asked for.
+    /// The address, with the port that the kernel chose if port 0 was requested.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 }
 
-/// Serves `routes` until `stop`; returns when every connection has ended.
+/// Serves `routes` until `stop` is cancelled. Returns when every connection has ended.
 pub async fn serve(bound: Bound, tls: Arc<ServerConfig>, routes: Router, limits: Limits, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
     let slots = Slots {
         members: Arc::new(Semaphore::new(limits.members)),
-        strangers: Arc::new(Semaphore::new(limits.strangers)),
-        arriving: Arc::new(Semaphore::new(limits.arriving)),
+        unauthenticated: Arc::new(Semaphore::new(limits.unauthenticated)),
+        handshakes: Arc::new(Semaphore::new(limits.handshakes)),
     };
     loop {
         let accepted = tokio::select! {
@@ -108,17 +111,18 @@ pub async fn serve(bound: Bound, tls: Arc<ServerConfig>, routes: Router, limits:
         };
         match accepted {
             Ok((stream, peer)) => {
-                // Whoever is turned away tries again; whoever waited here would hold up the next one.
-                let Ok(arriving) = slots.arriving.clone().try_acquire_owned() else {
-                    tracing::debug!(%peer, "too many connections arrive at once");
+                // Drop the connection instead of waiting: a wait here would delay all later
+                // connections, and the peer tries again.
+                let Ok(handshake) = slots.handshakes.clone().try_acquire_owned() else {
+                    tracing::debug!(%peer, "closing connection: too many TLS handshakes in progress");
                     continue;
                 };
-                let visitor = Visitor { peer, limits, arriving, slots: slots.clone() };
+                let connection = Accepted { peer, limits, handshake, slots: slots.clone() };
                 let (acceptor, routes, stop) = (acceptor.clone(), routes.clone(), stop.clone());
                 connections.spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        () = visitor.receive(stream, acceptor, routes) => {}
+                        () = connection.serve(stream, acceptor, routes) => {}
                     }
                 });
             }
@@ -136,25 +140,25 @@ pub async fn serve(bound: Bound, tls: Arc<ServerConfig>, routes: Router, limits:
 #[derive(Debug, Clone)]
 struct Slots {
     members: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
-    arriving: Arc<Semaphore>,
+    unauthenticated: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
 }
 
-/// The peer of one connection, from its arrival on.
-struct Visitor {
+/// A connection that was just accepted.
+struct Accepted {
     peer: SocketAddr,
     limits: Limits,
-    arriving: OwnedSemaphorePermit,
+    handshake: OwnedSemaphorePermit,
     slots: Slots,
 }
 
-impl Visitor {
-    async fn receive(self, stream: TcpStream, acceptor: TlsAcceptor, routes: Router) {
-        let Self { peer, limits, arriving, slots } = self;
+impl Accepted {
+    async fn serve(self, stream: TcpStream, acceptor: TlsAcceptor, routes: Router) {
+        let Self { peer, limits, handshake, slots } = self;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "cannot disable Nagle's algorithm");
         }
-        let stream = match timeout(limits.patience, acceptor.accept(stream)).await {
+        let stream = match timeout(limits.first_request_timeout, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
             Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
@@ -162,34 +166,41 @@ impl Visitor {
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let identity = match certificate.map(|c| PeerIdentity::from_certificate(c)).transpose() {
             Ok(identity) => identity,
-            Err(error) => return tracing::warn!(%peer, %error, "refused a connection"),
+            Err(error) => return tracing::warn!(%peer, %error, "closing connection: the certificate cannot be read"),
         };
-        let (slots, visit) = match identity {
+        let (slots, life) = match identity {
             Some(_) => (slots.members, None),
-            None => (slots.strangers, Some(limits.visit)),
+            None => (slots.unauthenticated, Some(limits.unauthenticated_timeout)),
         };
         let Ok(_slot) = slots.try_acquire_owned() else {
-            return tracing::warn!(%peer, member = identity.is_some(), "too many connections: refused one");
+            return tracing::warn!(%peer, member = identity.is_some(), "closing connection: too many connections");
         };
-        drop(arriving);
-        let conversation = converse(peer, stream, routes.layer(Extension(Caller::new(identity))), limits.patience);
-        match visit {
-            None => conversation.await,
-            Some(visit) => {
-                if timeout(visit, conversation).await.is_err() {
-                    tracing::debug!(%peer, "a peer without a certificate stayed too long");
+        drop(handshake);
+        let routes = routes.layer(Extension(Caller::new(identity)));
+        let requests = serve_requests(peer, stream, routes, limits.first_request_timeout);
+        match life {
+            None => requests.await,
+            Some(life) => {
+                if timeout(life, requests).await.is_err() {
+                    tracing::debug!(%peer, "closing connection: time limit without a certificate reached");
                 }
             }
         }
     }
 }
 
-/// Answers requests until the connection ends, or no request has come in time.
-async fn converse(peer: SocketAddr, stream: TlsStream<TcpStream>, routes: Router, patience: Duration) {
-    let asked = Arc::new(AtomicBool::new(false));
-    let has_asked = asked.clone();
+/// Answers requests until the connection ends, or `first_request_timeout` passes without any
+/// request.
+async fn serve_requests(
+    peer: SocketAddr,
+    stream: TlsStream<TcpStream>,
+    routes: Router,
+    first_request_timeout: Duration,
+) {
+    let received = Arc::new(AtomicBool::new(false));
+    let mark_received = received.clone();
     let service = routes.map_request(move |request: hyper::Request<Incoming>| {
-        has_asked.store(true, Ordering::Relaxed);
+        mark_received.store(true, Ordering::Relaxed);
         request
     });
     let service = service.map_err(|never: Infallible| never);
@@ -204,9 +215,9 @@ async fn converse(peer: SocketAddr, stream: TlsStream<TcpStream>, routes: Router
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = sleep(patience) => {
-            if !asked.load(Ordering::Relaxed) {
-                return tracing::debug!(%peer, "connected, and asked nothing");
+        () = sleep(first_request_timeout) => {
+            if !received.load(Ordering::Relaxed) {
+                return tracing::debug!(%peer, "closing idle connection: no request received");
             }
             connection.await
         }
@@ -228,13 +239,13 @@ mod tests {
         rpc::{Dialer, one_off},
     };
 
-    /// Short, for tests that wait for the end of it.
+    /// Short times, because the tests wait for them to pass.
     const LIMITS: Limits = Limits {
         members: 4,
-        strangers: 2,
-        arriving: 8,
-        patience: Duration::from_millis(300),
-        visit: Duration::from_millis(900),
+        unauthenticated: 2,
+        handshakes: 8,
+        first_request_timeout: Duration::from_millis(300),
+        unauthenticated_timeout: Duration::from_millis(900),
     };
     const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -264,14 +275,14 @@ mod tests {
             Self { addr, credentials, stop }
         }
 
-        /// A peer without a certificate that shakes hands and says nothing more.
-        async fn stranger(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        /// A peer without a certificate that completes the TLS handshake and sends nothing more.
+        async fn connect_unauthenticated(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
             let stream = TcpStream::connect(self.addr).await.expect("connected");
             let tls = TlsConnector::from(unverified_client().expect("a configuration"));
             tls.connect(MANAGER_NAME.try_into().expect("a name"), stream).await.expect("TLS")
         }
 
-        async fn a_member_is_served(&self) {
+        async fn check_member_is_served(&self) {
             let dialer = Dialer::manager(self.addr, self.credentials.client());
             let channel = one_off(&dialer).await.expect("a member connects");
             let request = hyper::Request::get("http://x/").body(tonic::body::Body::empty()).expect("a request");
@@ -280,35 +291,35 @@ mod tests {
         }
     }
 
-    async fn is_closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
+    async fn check_closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
         let closed = async { while !matches!(stream.read(&mut [0; 256]).await, Ok(0) | Err(_)) {} };
         timeout(DEADLINE, closed).await.expect("closed in time");
     }
 
     #[tokio::test]
-    async fn strangers_take_no_members_place() {
+    async fn unauthenticated_connections_do_not_use_up_those_of_members() {
         let server = Server::start();
-        let mut crowd = Vec::new();
-        for _ in 0..LIMITS.strangers {
-            crowd.push(server.stranger().await);
+        let mut open = Vec::new();
+        for _ in 0..LIMITS.unauthenticated {
+            open.push(server.connect_unauthenticated().await);
         }
-        is_closed(server.stranger().await).await;
-        server.a_member_is_served().await;
+        check_closed(server.connect_unauthenticated().await).await;
+        server.check_member_is_served().await;
         server.stop.cancel();
     }
 
     #[tokio::test]
-    async fn whoever_asks_nothing_is_sent_away() {
+    async fn a_connection_without_a_request_is_closed() {
         let server = Server::start();
         let since = Instant::now();
-        is_closed(server.stranger().await).await;
-        assert!(since.elapsed() >= LIMITS.patience, "{:?}", since.elapsed());
-        is_closed(TcpStream::connect(server.addr).await.expect("connected, and no TLS")).await;
+        check_closed(server.connect_unauthenticated().await).await;
+        assert!(since.elapsed() >= LIMITS.first_request_timeout, "{:?}", since.elapsed());
+        check_closed(TcpStream::connect(server.addr).await.expect("connected, and no TLS")).await;
         server.stop.cancel();
     }
 
     #[tokio::test]
-    async fn a_stranger_that_asks_may_not_stay_for_ever() {
+    async fn an_unauthenticated_connection_is_closed_after_its_time_limit() {
         let server = Server::start();
         let dialer = Dialer::manager(server.addr, unverified_client().expect("a configuration"));
         let channel = one_off(&dialer).await.expect("connected");
@@ -319,8 +330,8 @@ mod tests {
         assert_eq!(ask().await.expect("an answer").status(), 200);
         let since = Instant::now();
         let gone = async { while ask().await.is_ok() {} };
-        timeout(DEADLINE, gone).await.expect("sent away in time");
-        assert!(since.elapsed() >= LIMITS.visit / 2, "{:?}", since.elapsed());
+        timeout(DEADLINE, gone).await.expect("closed in time");
+        assert!(since.elapsed() >= LIMITS.unauthenticated_timeout / 2, "{:?}", since.elapsed());
         server.stop.cancel();
     }
 }
