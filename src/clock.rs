@@ -1,13 +1,13 @@
-//! This machine's clock, in the units in which times are written down.
+//! The clock of this machine, in the units that the cluster state and the reports use.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Since the Unix epoch.
+/// Time since the Unix epoch. Zero if the clock is set to an earlier time.
 pub(crate) fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Unix milliseconds.
+/// Milliseconds since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {
     u64::try_from(now().as_millis()).unwrap_or(u64::MAX)
 }

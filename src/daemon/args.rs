@@ -1,0 +1,179 @@
+//! The flags of `weft daemon`, and the values that they stand for when they are absent. Reads the machine's host name and
+//! `/etc/resolv.conf`; changes nothing.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use weft_model::{NodeName, spec::Labels};
+
+use super::upstreams;
+use crate::runtime::{RuntimeKind, docker};
+
+/// The default run directories of all nodes of a machine are below this one.
+const RUN_DIR: &str = "/run/weft";
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Name of this node; the machine's host name where absent
+    #[arg(long)]
+    hostname: Option<NodeName>,
+    /// Where this node keeps its identity and the cluster's table
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weft")]
+    pub(super) data_dir: PathBuf,
+    /// Where running tasks are kept; /run/weft/HOSTNAME where absent
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Socket of the Engine API
+    #[arg(long, value_name = "PATH", default_value = "/run/weft/weft.sock")]
+    pub(super) socket: PathBuf,
+    /// What runs the tasks
+    #[arg(long, value_enum, default_value_t = RuntimeKind::Process)]
+    pub(super) runtime: RuntimeKind,
+    /// Where this machine's container engine listens, as unix:///PATH; its usual place where absent
+    #[arg(long, value_name = "URL", value_parser = engine_socket)]
+    docker_host: Option<PathBuf>,
+    /// Label of this node's engine, for constraints on engine.labels.KEY
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Resolver for names from outside, as ADDRESS or ADDRESS:PORT; those of /etc/resolv.conf where absent
+    #[arg(long = "dns-upstream", value_name = "ADDRESS", value_parser = upstream)]
+    dns_upstreams: Vec<SocketAddr>,
+}
+
+impl Args {
+    /// The name of this node.
+    ///
+    /// # Errors
+    ///
+    /// Without `--hostname`, if the machine's host name is not a valid node name.
+    pub(super) fn hostname(&self) -> Result<NodeName> {
+        if let Some(name) = &self.hostname {
+            return Ok(name.clone());
+        }
+        let uname = rustix::system::uname();
+        let name = uname.nodename().to_string_lossy();
+        name.parse()
+            .with_context(|| format!("the machine's host name {name:?} cannot be used: choose one with --hostname"))
+    }
+
+    /// The directory for the state of running tasks. It is lost when the machine restarts, as the tasks are.
+    pub(super) fn run_dir(&self, hostname: &NodeName) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(|| Path::new(RUN_DIR).join(hostname.as_str()))
+    }
+
+    /// The path at which the container engine of this machine listens, whether or not the engine exists.
+    pub(super) fn docker_socket(&self) -> PathBuf {
+        self.docker_host.clone().unwrap_or_else(|| docker::SOCKET.into())
+    }
+
+    /// The engine that the API forwards requests about containers and images to. `None` if the machine has no engine.
+    pub(super) fn engine(&self) -> Option<PathBuf> {
+        let path = self.docker_socket();
+        (self.runtime == RuntimeKind::Docker || path.exists()).then_some(path)
+    }
+
+    /// The labels of this node's engine.
+    ///
+    /// # Errors
+    ///
+    /// If one key has two values.
+    pub(super) fn labels(&self) -> Result<Labels> {
+        let mut labels = Labels::new();
+        for (key, value) in &self.labels {
+            if let Some(other) = labels.insert(key.clone(), value.clone())
+                && other != *value
+            {
+                bail!("--label gives {key} two values, {other:?} and {value:?}: give one");
+            }
+        }
+        Ok(labels)
+    }
+
+    /// The resolvers that answer for names outside of the cluster.
+    pub(super) fn upstreams(&self) -> Vec<SocketAddr> {
+        if self.dns_upstreams.is_empty() { upstreams::of_machine() } else { self.dns_upstreams.clone() }
+    }
+}
+
+/// weft makes the links and namespaces of tasks on this machine, so it can only use an engine of this machine.
+fn engine_socket(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        _ => Err("weft connects tasks to networks on this machine, so the engine must run on this machine too: \
+                  give its socket as unix:///PATH"
+            .to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !key.contains(char::is_whitespace) => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err("give a label as KEY=VALUE".to_owned()),
+    }
+}
+
+fn upstream(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, upstreams::PORT));
+    address.or_else(|_| text.parse::<SocketAddr>()).map_err(|_| {
+        format!("{text:?} is not an address: give one like 192.0.2.53, 192.0.2.53:53 or [2001:db8::53]:53")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn accepts_upstreams_with_and_without_a_port() {
+        assert_eq!(upstream("192.0.2.53"), Ok("192.0.2.53:53".parse().expect("an address")));
+        assert_eq!(upstream("[2001:db8::53]:5353"), Ok("[2001:db8::53]:5353".parse().expect("an address")));
+        assert!(upstream("resolver").is_err_and(|text| text.contains("is not an address")));
+    }
+
+    #[test]
+    fn refuses_an_engine_of_another_machine() {
+        assert_eq!(engine_socket("unix:///run/docker.sock"), Ok("/run/docker.sock".into()));
+        for other in ["tcp://192.0.2.1:2375", "unix://docker.sock", "/run/docker.sock", ""] {
+            assert!(engine_socket(other).is_err_and(|text| text.contains("unix:///PATH")), "{other}");
+        }
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The labels of a daemon that is started with these `--label` flags.
+    fn labels(given: &[&str]) -> Result<Labels> {
+        let flags = given.iter().flat_map(|label| ["--label", label]);
+        Line::try_parse_from(["weft"].into_iter().chain(flags))?.args.labels()
+    }
+
+    #[test]
+    fn a_label_is_a_key_with_one_value() {
+        let check = |given: &[&str], want: &[(&str, &str)]| {
+            let want = want.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            assert_eq!(labels(given).expect("valid labels"), want);
+        };
+        check(&[], &[]);
+        check(&["storage=ssd", "zone=a=b", "empty="], &[("empty", ""), ("storage", "ssd"), ("zone", "a=b")]);
+        check(&["storage=ssd", "storage=ssd"], &[("storage", "ssd")]);
+        for (invalid, reason) in [
+            (&["storage"][..], "KEY=VALUE"),
+            (&["=ssd"], "KEY=VALUE"),
+            (&["a b=c"], "KEY=VALUE"),
+            (&["storage=ssd", "storage=hdd"], "two values"),
+        ] {
+            let error = labels(invalid).expect_err("invalid labels").to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

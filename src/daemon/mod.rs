@@ -1,0 +1,110 @@
+//! `weft daemon`: starts the layers in order, runs them, and shuts them down.
+//!
+//! The command line calls [`run`] once. This folder owns the order of start-up and the life of the process; it must not
+//! decide anything about tasks or packets. Whatever ends the daemon, it leaves tasks, links, maps and programs as they are:
+//! traffic does not need the daemon, and the next daemon adopts all of them.
+
+mod upstreams;
+mod args;
+mod log;
+mod exclusive;
+
+use std::{fs, path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use weft_control::{
+    api::{self, LocalNode},
+    swarm::{Swarm, SwarmConfig},
+};
+use weft_mesh::Mesh;
+use weft_overlay::Overlay;
+
+pub(crate) use self::args::Args;
+use crate::{
+    agent::{Agent, AgentConfig},
+    preflight,
+    runtime::{self, RuntimeConfig},
+};
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// If the machine or the flags do not allow the daemon to start, or if one of its parts ends by itself.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    log::init()?;
+    let labels = args.labels()?;
+    let missing = preflight::lacking();
+    if !missing.is_empty() {
+        bail!("this machine cannot run weft:\n  - {}", missing.join("\n  - "));
+    }
+    let hostname = args.hostname()?;
+    let run_dir = args.run_dir(&hostname);
+    for dir in [&args.data_dir, &run_dir] {
+        fs::create_dir_all(dir).with_context(|| {
+            format!("cannot create {}: choose a writable place with --data-dir or --run-dir", dir.display())
+        })?;
+    }
+    let _data_lock = exclusive::lock_data_dir(&args.data_dir)?;
+    let listener = exclusive::bind_socket(&args.socket).await?;
+
+    let runtime = runtime::open(RuntimeConfig {
+        kind: args.runtime,
+        run_dir: run_dir.clone(),
+        hostname: hostname.clone(),
+        docker_socket: args.docker_socket(),
+    })
+    .await
+    .context("the task runtime cannot be used")?;
+    let pin_dir = Path::new(weft_mesh::BPFFS).join("weft").join(hostname.as_str());
+    let mesh = Mesh::open(&pin_dir).context("the data plane cannot be loaded")?;
+    let overlay = Overlay::open().context("the overlay cannot be used")?;
+    overlay.check().await.context("the overlay cannot be used")?;
+    let upstreams = args.upstreams();
+
+    let swarm = Swarm::open(SwarmConfig {
+        data_dir: args.data_dir.clone(),
+        hostname: hostname.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        logs: Arc::clone(&runtime.logs),
+    })
+    .await
+    .with_context(|| format!("cannot use the data in {}", args.data_dir.display()))?;
+
+    let agent = Agent::new(AgentConfig {
+        swarm: swarm.clone(),
+        executor: Arc::clone(&runtime.executor),
+        runtime: args.runtime,
+        labels,
+        overlay,
+        mesh,
+        pin_dir,
+        upstreams,
+    });
+    let node = LocalNode {
+        hostname: hostname.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime: args.runtime.as_str().to_owned(),
+        data_dir: args.data_dir.clone(),
+        engine: args.engine(),
+    };
+    let router = api::router(swarm.clone(), node);
+    let server = tokio::spawn(api::serve(listener, router));
+    tracing::info!(node = %hostname, socket = %args.socket.display(), "ready");
+    // This does nothing, and needs no error message, if systemd did not start the daemon.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = agent.run() => ended.context("the agent ended"),
+        ended = server => ended.context("the API server panicked")?.context("the API server ended"),
+    };
+    swarm.shutdown().await;
+    // A socket that stays behind is replaced at the next start.
+    let _ = fs::remove_file(&args.socket);
+    outcome
+}
