@@ -1,50 +1,52 @@
-//! What a machine must offer before weft can run on it: every lack is named at once, with what to do about it.
+//! What a machine must have before weft can run on it. The daemon checks this once, before it starts anything, so that the
+//! user sees everything that is missing at once, with what to do about it.
 //!
-//! Owns the questions that are no layer's own, and asks the layers theirs. Changes nothing but that the mesh mounts the BPF
-//! file system where it is missing.
+//! Asks the kernel for its version and this process for its capabilities, and asks the mesh for its own requirements. Changes
+//! nothing, except that the mesh mounts the BPF file system if it is not mounted.
 
-use std::fs;
+use rustix::{
+    system::uname,
+    thread::{CapabilitySet, capabilities},
+};
 
 use crate::runtime::chain;
 
-/// The oldest kernel whose BPF features the data plane was made for.
+/// The oldest kernel that has all BPF features of the data plane.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
-/// CAP_NET_ADMIN, CAP_SYS_ADMIN (linux/capability.h), and what each is for.
-const CAPABILITIES: [(u32, &str, &str); 2] =
-    [(12, "CAP_NET_ADMIN", "links, routes and tunnels"), (21, "CAP_SYS_ADMIN", "namespaces, mounts and BPF")];
+/// The capabilities that weft needs (capabilities(7)), and what each is for.
+const CAPABILITIES: [(CapabilitySet, &str, &str); 2] = [
+    (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", "links, routes and tunnels"),
+    (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "namespaces, mounts and BPF"),
+];
 
-/// Everything that is missing; empty where the machine is fit.
-pub(crate) fn lacking() -> Vec<String> {
-    let mut lacking = Vec::new();
-    lacking.extend(kernel(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()));
-    let missing = capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default());
-    // Without them a layer could only say the same again.
-    if missing.is_empty() {
-        lacking.extend(weft_mesh::lacking().iter().map(|error| chain(error)));
+/// Describes each requirement that this machine does not meet. Empty if weft can run.
+pub(crate) fn missing_requirements() -> Vec<String> {
+    let mut missing = Vec::new();
+    missing.extend(old_kernel(&uname().release().to_string_lossy()));
+    // If the kernel does not answer, weft has no capability that it could rely on.
+    let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let capabilities = missing_capabilities(effective);
+    // Without the capabilities, the checks of the mesh fail too, and would only repeat that weft needs root.
+    if capabilities.is_empty() {
+        missing.extend(weft_mesh::lacking().iter().map(|error| chain(error)));
     }
-    lacking.extend(missing);
-    lacking
+    missing.extend(capabilities);
+    missing
 }
 
-fn kernel(release: &str) -> Option<String> {
+/// `release` is the kernel's version as uname(2) gives it, such as `6.1.0-13-amd64`.
+fn old_kernel(release: &str) -> Option<String> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let (major, minor) = OLDEST_KERNEL;
-    (version < OLDEST_KERNEL)
-        .then(|| format!("kernel {} is too old: weft needs {major}.{minor} or newer", release.trim()))
+    (version < OLDEST_KERNEL).then(|| format!("kernel {release} is too old: weft needs {major}.{minor} or newer"))
 }
 
-/// `CapEff` of proc_pid_status(5).
-fn capabilities(status: &str) -> Vec<String> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
+fn missing_capabilities(effective: CapabilitySet) -> Vec<String> {
     CAPABILITIES
         .iter()
-        .filter(|(bit, _, _)| effective & (1 << bit) == 0)
+        .filter(|(capability, _, _)| !effective.contains(*capability))
         .map(|(_, name, purpose)| format!("{name} is missing ({purpose}): run weft as root"))
         .collect()
 }
@@ -54,18 +56,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_kernels_are_refused() {
-        assert!(kernel("5.15.0-generic").is_some_and(|text| text.contains("too old")));
-        assert!(kernel("6.0.12").is_some());
-        for fine in ["6.1.0-13-amd64", "6.18.44", "7.0.1"] {
-            assert_eq!(kernel(fine), None, "{fine}");
+    fn refuses_kernels_older_than_6_1() {
+        assert!(old_kernel("5.15.0-generic").is_some_and(|text| text.contains("too old")));
+        assert!(old_kernel("6.0.12").is_some());
+        for supported in ["6.1.0-13-amd64", "6.18.44", "7.0.1"] {
+            assert_eq!(old_kernel(supported), None, "{supported}");
         }
     }
 
     #[test]
-    fn each_missing_capability_is_named() {
-        assert_eq!(capabilities("CapEff:\t000001ffffffffff\n"), Vec::<String>::new());
-        let none = capabilities("CapEff:\t0000000000000000\n").join("\n");
+    fn names_each_missing_capability() {
+        assert_eq!(missing_capabilities(CapabilitySet::all()), Vec::<String>::new());
+        let none = missing_capabilities(CapabilitySet::empty()).join("\n");
         assert!(none.contains("CAP_NET_ADMIN") && none.contains("CAP_SYS_ADMIN"));
+        let one = missing_capabilities(CapabilitySet::NET_ADMIN).join("\n");
+        assert!(!one.contains("CAP_NET_ADMIN") && one.contains("CAP_SYS_ADMIN"));
     }
 }

@@ -35,7 +35,7 @@ use crate::{
 pub(crate) async fn run(args: Args) -> Result<()> {
     log::init()?;
     let labels = args.labels()?;
-    let missing = preflight::lacking();
+    let missing = preflight::missing_requirements();
     if !missing.is_empty() {
         bail!("this machine cannot run weft:\n  - {}", missing.join("\n  - "));
     }
