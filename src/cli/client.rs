@@ -7,10 +7,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
 const DEFAULT_HOST: &str = "unix:///run/weft/weft.sock";
+/// Every ASCII character that is not unreserved (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Endpoint {
@@ -138,17 +141,12 @@ pub(super) fn filters(pairs: &[String]) -> Result<String> {
     if filters.is_empty() {
         return Ok(String::new());
     }
-    Ok(format!("filters={}", escape(&serde_json::to_string(&filters)?)))
+    Ok(format!("filters={}", percent_encode(&serde_json::to_string(&filters)?)))
 }
 
-/// Percent-encodes what is not unreserved (RFC 3986, section 2.3).
-pub(super) fn escape(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
+/// Percent-encodes all characters that are not unreserved, for a path segment or a query value (RFC 3986, section 2.3).
+pub(super) fn percent_encode(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// The text at a JSON pointer; empty where there is none.

@@ -10,6 +10,8 @@
 mod client;
 mod output;
 mod flags;
+mod duration;
+mod values;
 mod refused;
 mod names;
 mod tasks;

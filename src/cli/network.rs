@@ -6,10 +6,11 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    client::{Client, DaemonError, escape, filters, list, text},
+    client::{Client, DaemonError, filters, list, percent_encode, text},
     each,
-    flags::{Listing, pairs},
+    flags::Listing,
     output::{Cut, Table, out, out_line},
+    values::pairs,
 };
 
 #[derive(Debug, Subcommand)]
@@ -97,7 +98,7 @@ pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
 async fn inspect(client: &Client, options: &Inspect) -> Result<()> {
     let mut found = Vec::new();
     for network in &options.networks {
-        found.push(client.get(&format!("/networks/{}?verbose={}", escape(network), options.verbose)).await?);
+        found.push(client.get(&format!("/networks/{}?verbose={}", percent_encode(network), options.verbose)).await?);
     }
     out_line(serde_json::to_string_pretty(&found)?)
 }
@@ -106,10 +107,12 @@ async fn rm(client: &Client, options: &Rm) -> Result<()> {
     let is_missing = |error: &anyhow::Error| {
         error.downcast_ref::<DaemonError>().is_some_and(|error| error.status == StatusCode::NOT_FOUND)
     };
-    each(&options.networks, async |network| match client.delete(&format!("/networks/{}", escape(network))).await {
-        Err(error) if options.force && is_missing(&error) => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => out_line(network),
+    each(&options.networks, async |network| {
+        match client.delete(&format!("/networks/{}", percent_encode(network))).await {
+            Err(error) if options.force && is_missing(&error) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => out_line(network),
+        }
     })
     .await
 }

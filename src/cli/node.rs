@@ -5,11 +5,12 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    client::{Client, escape, filters, number, text},
+    client::{Client, filters, number, percent_encode, text},
     each,
-    flags::{Availability, Listing, Role, pairs},
+    flags::{Availability, Listing, Role},
     output::{Table, out, out_line, size, title},
     tasks,
+    values::pairs,
 };
 
 #[derive(Debug, Subcommand)]
@@ -109,14 +110,14 @@ async fn ps(client: &Client, options: &Ps) -> Result<()> {
 
 async fn rm(client: &Client, options: &Rm) -> Result<()> {
     each(&options.nodes.nodes, async |node| {
-        client.delete(&format!("/nodes/{}?force={}", escape(node), options.force)).await?;
+        client.delete(&format!("/nodes/{}?force={}", percent_encode(node), options.force)).await?;
         out_line(node)
     })
     .await
 }
 
 async fn get(client: &Client, node: &str) -> Result<Value> {
-    client.get(&format!("/nodes/{}", escape(node))).await
+    client.get(&format!("/nodes/{}", percent_encode(node))).await
 }
 
 async fn ls(client: &Client, listing: &Listing) -> Result<()> {

@@ -2,12 +2,15 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::{
     client::{Client, list, number, text},
-    flags::{Availability, Role, duration_ns},
+    duration::nanos,
+    flags::{Availability, Role},
     output::{out, out_line},
+    values::duration,
 };
 
 #[derive(Debug, Subcommand)]
@@ -90,14 +93,14 @@ struct Settings {
     #[arg(long, value_name = "COUNT")]
     task_history_limit: Option<u64>,
     /// How often a node says that it is alive, such as 5s
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    dispatcher_heartbeat: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    dispatcher_heartbeat: Option<SignedDuration>,
     /// How many heartbeats a node may miss before it is down
     #[arg(long, value_name = "COUNT")]
     down_after: Option<u64>,
     /// Life of a node's certificate, such as 2160h; one hour at least
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    cert_expiry: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    cert_expiry: Option<SignedDuration>,
 }
 
 impl Settings {
@@ -107,13 +110,13 @@ impl Settings {
             spec["Orchestration"]["TaskHistoryRetentionLimit"] = limit.into();
         }
         if let Some(period) = self.dispatcher_heartbeat {
-            spec["Dispatcher"]["HeartbeatPeriod"] = period.into();
+            spec["Dispatcher"]["HeartbeatPeriod"] = nanos(period).into();
         }
         if let Some(misses) = self.down_after {
             spec["Dispatcher"]["HeartbeatMisses"] = misses.into();
         }
         if let Some(expiry) = self.cert_expiry {
-            spec["CAConfig"]["NodeCertExpiry"] = expiry.into();
+            spec["CAConfig"]["NodeCertExpiry"] = nanos(expiry).into();
         }
     }
 

@@ -2,9 +2,13 @@
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
-use super::super::flags::{Words, bytes, duration_ns, nano_cpus, ratio, words};
+use super::super::{
+    duration::nanos,
+    values::{ShellWords, bytes, duration, nano_cpus, ratio, shell_words},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Common {
@@ -18,8 +22,8 @@ pub(super) struct Common {
     #[arg(long, value_enum, value_name = "MODE")]
     endpoint_mode: Option<EndpointMode>,
     /// Program of the tasks in place of the image's entry point, as one string split as a shell would
-    #[arg(long, value_name = "COMMAND", value_parser = words)]
-    entrypoint: Option<Words>,
+    #[arg(long, value_name = "COMMAND", value_parser = shell_words)]
+    entrypoint: Option<ShellWords>,
     /// Host name inside the tasks
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -54,17 +58,17 @@ pub(super) struct Common {
     #[arg(long, value_enum, value_name = "CONDITION")]
     restart_condition: Option<RestartCondition>,
     /// Time between a task's end and its successor's start, such as 5s
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    restart_delay: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    restart_delay: Option<SignedDuration>,
     /// Most times that a task is replaced; 0 for no bound
     #[arg(long, value_name = "COUNT")]
     restart_max_attempts: Option<u64>,
     /// Time that attempts are counted in, such as 2m; 0 for all time
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    restart_window: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    restart_window: Option<SignedDuration>,
     /// Time between a task's stop signal and its kill, such as 10s
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    stop_grace_period: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    stop_grace_period: Option<SignedDuration>,
     /// Signal that asks a task to stop, such as SIGTERM
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
@@ -72,11 +76,11 @@ pub(super) struct Common {
     #[arg(long, value_name = "COUNT")]
     update_parallelism: Option<u64>,
     /// Time between an update's batches, such as 5s
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    update_delay: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    update_delay: Option<SignedDuration>,
     /// How long an updated task is watched for failure, such as 5s
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    update_monitor: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    update_monitor: Option<SignedDuration>,
     /// Part of the tasks that may fail during an update, from 0 to 1
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     update_max_failure_ratio: Option<f64>,
@@ -90,11 +94,11 @@ pub(super) struct Common {
     #[arg(long, value_name = "COUNT")]
     rollback_parallelism: Option<u64>,
     /// Time between a rollback's batches, such as 5s
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    rollback_delay: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    rollback_delay: Option<SignedDuration>,
     /// How long a task that was rolled back is watched for failure, such as 5s
-    #[arg(long, value_name = "DURATION", value_parser = duration_ns)]
-    rollback_monitor: Option<i64>,
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    rollback_monitor: Option<SignedDuration>,
     /// Part of the tasks that may fail during a rollback, from 0 to 1
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     rollback_max_failure_ratio: Option<f64>,
@@ -155,13 +159,13 @@ impl Common {
         self.apply_to_resources(task);
         let restart = &["RestartPolicy"];
         put_within(task, restart, "Condition", self.restart_condition.map(RestartCondition::as_str));
-        put_within(task, restart, "Delay", self.restart_delay);
+        put_within(task, restart, "Delay", self.restart_delay.map(nanos));
         put_within(task, restart, "MaxAttempts", self.restart_max_attempts);
-        put_within(task, restart, "Window", self.restart_window);
+        put_within(task, restart, "Window", self.restart_window.map(nanos));
         let update = Rolling {
             parallelism: self.update_parallelism,
-            delay_ns: self.update_delay,
-            monitor_ns: self.update_monitor,
+            delay: self.update_delay,
+            monitor: self.update_monitor,
             max_failure_ratio: self.update_max_failure_ratio,
             failure_action: self.update_failure_action.as_deref(),
             order: self.update_order.as_deref(),
@@ -169,8 +173,8 @@ impl Common {
         update.apply(spec, "UpdateConfig");
         let rollback = Rolling {
             parallelism: self.rollback_parallelism,
-            delay_ns: self.rollback_delay,
-            monitor_ns: self.rollback_monitor,
+            delay: self.rollback_delay,
+            monitor: self.rollback_monitor,
             max_failure_ratio: self.rollback_max_failure_ratio,
             failure_action: self.rollback_failure_action.as_deref(),
             order: self.rollback_order.as_deref(),
@@ -186,7 +190,7 @@ impl Common {
         put(container, "Dir", self.workdir.as_deref());
         put(container, "ReadOnly", self.read_only);
         put(container, "Init", self.init);
-        put(container, "StopGracePeriod", self.stop_grace_period);
+        put(container, "StopGracePeriod", self.stop_grace_period.map(nanos));
         put(container, "StopSignal", self.stop_signal.as_deref());
     }
 
@@ -203,8 +207,8 @@ impl Common {
 /// How tasks are replaced, as far as it was said.
 struct Rolling<'a> {
     parallelism: Option<u64>,
-    delay_ns: Option<i64>,
-    monitor_ns: Option<i64>,
+    delay: Option<SignedDuration>,
+    monitor: Option<SignedDuration>,
     max_failure_ratio: Option<f64>,
     failure_action: Option<&'a str>,
     order: Option<&'a str>,
@@ -214,8 +218,8 @@ impl Rolling<'_> {
     fn apply(&self, spec: &mut Value, section: &str) {
         let path = &[section];
         put_within(spec, path, "Parallelism", self.parallelism);
-        put_within(spec, path, "Delay", self.delay_ns);
-        put_within(spec, path, "Monitor", self.monitor_ns);
+        put_within(spec, path, "Delay", self.delay.map(nanos));
+        put_within(spec, path, "Monitor", self.monitor.map(nanos));
         put_within(spec, path, "MaxFailureRatio", self.max_failure_ratio);
         put_within(spec, path, "FailureAction", self.failure_action);
         put_within(spec, path, "Order", self.order);
@@ -279,8 +283,8 @@ mod tests {
     fn a_section_of_rolling_always_says_how_many_at_once() {
         let nothing = Rolling {
             parallelism: None,
-            delay_ns: None,
-            monitor_ns: None,
+            delay: None,
+            monitor: None,
             max_failure_ratio: None,
             failure_action: None,
             order: None,
@@ -290,7 +294,7 @@ mod tests {
             assert_eq!(spec, expected);
         };
         check(&nothing, json!({}), json!({}));
-        let slow = Rolling { delay_ns: Some(5), ..nothing };
+        let slow = Rolling { delay: Some(SignedDuration::from_nanos(5)), ..nothing };
         check(&slow, json!({}), json!({ "UpdateConfig": { "Parallelism": 1, "Delay": 5 } }));
         check(
             &slow,

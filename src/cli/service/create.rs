@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    super::flags::{environment, environment_file, pairs},
+    super::values::{environment, environment_file, pairs},
     common::{Common, network, preferences},
     converge::Wait,
     publish::{self, Publish},

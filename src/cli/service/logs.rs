@@ -8,7 +8,7 @@ use clap::Args;
 use http_body_util::BodyExt as _;
 
 use super::super::{
-    client::{Client, DaemonError, escape},
+    client::{Client, DaemonError, percent_encode},
     names::{self, Names},
     output::write,
 };
@@ -60,14 +60,14 @@ pub(super) async fn print(client: &Client, options: &Options) -> Result<()> {
     let mut query = format!(
         "stdout=true&stderr=true&follow={}&tail={}&timestamps={}&details={}",
         options.follow,
-        escape(&options.tail),
+        percent_encode(&options.tail),
         options.timestamps,
         !options.raw
     );
     if let Some(since) = &options.since {
-        query += &format!("&since={}", escape(since));
+        query += &format!("&since={}", percent_encode(since));
     }
-    let name = escape(&options.service);
+    let name = percent_encode(&options.service);
     let mut body = match client.stream(&format!("/services/{name}/logs?{query}")).await {
         Err(error) if error.downcast_ref::<DaemonError>().is_some_and(|e| e.status == hyper::StatusCode::NOT_FOUND) => {
             // Not a service: a task, perhaps. Where it is neither, the first error is the one to show.

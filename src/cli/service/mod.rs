@@ -20,7 +20,7 @@ use self::{
     update::Update,
 };
 use super::{
-    client::{Client, escape, filters, list, number, text},
+    client::{Client, filters, list, number, percent_encode, text},
     each,
     flags::Listing,
     names,
@@ -118,14 +118,14 @@ async fn ps(client: &Client, options: &Ps) -> Result<()> {
 
 async fn rm(client: &Client, services: &Services) -> Result<()> {
     each(&services.services, async |service| {
-        client.delete(&format!("/services/{}", escape(service))).await?;
+        client.delete(&format!("/services/{}", percent_encode(service))).await?;
         out_line(service)
     })
     .await
 }
 
 async fn get(client: &Client, service: &str) -> Result<Value> {
-    client.get(&format!("/services/{}", escape(service))).await
+    client.get(&format!("/services/{}", percent_encode(service))).await
 }
 
 async fn create(client: &Client, options: &Create) -> Result<ExitCode> {

@@ -1,9 +1,11 @@
 //! `weft service inspect --pretty`.
 
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::super::{
     client::{list, number, text},
+    duration,
     names::Names,
     output::{ago, size},
 };
@@ -66,12 +68,13 @@ fn config(out: &mut Vec<String>, service: &Value, title: &str, at: &str) {
     let Some(config) = service.pointer(at).filter(|c| c.is_object()) else { return };
     out.push(format!("{title}:"));
     out.push(format!(" Parallelism:\t{}", number(config, "/Parallelism")));
-    let delay = number(config, "/Delay") / NANOS_PER_SECOND;
-    if delay > 0 {
-        out.push(format!(" Delay:\t\t{delay}s"));
+    let length = |at: &str| SignedDuration::from_nanos(config.pointer(at).and_then(Value::as_i64).unwrap_or_default());
+    let delay = length("/Delay");
+    if delay.is_positive() {
+        out.push(format!(" Delay:\t\t{}", duration::format(delay)));
     }
     out.push(format!(" On failure:\t{}", text(config, "/FailureAction")));
-    out.push(format!(" Monitoring Period: {}s", number(config, "/Monitor") / NANOS_PER_SECOND));
+    out.push(format!(" Monitoring Period: {}", duration::format(length("/Monitor"))));
     let ratio = config.get("MaxFailureRatio").and_then(Value::as_f64).unwrap_or_default();
     out.push(format!(" Max failure ratio: {ratio}"));
     out.push(format!(" Update order:      {}", text(config, "/Order")));
@@ -121,6 +124,15 @@ mod tests {
         });
         let shown = lines(&service, &[("n".to_owned(), "app".to_owned())].into()).join("\n");
         for line in ["Name:\t\tweb", " Replicas:\t2", " State:\t\tpaused", " Message:\twhy", "Networks: app"] {
+            assert!(shown.contains(line), "{line} is missing in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn durations_are_printed_as_the_docker_client_prints_them() {
+        let service = json!({ "Spec": { "UpdateConfig": { "Delay": 90_000_000_000_i64, "Monitor": 500_000_000 } } });
+        let shown = lines(&service, &Names::new()).join("\n");
+        for line in [" Delay:\t\t1m30s", " Monitoring Period: 500ms"] {
             assert!(shown.contains(line), "{line} is missing in\n{shown}");
         }
     }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::{
     super::{
         client::{Client, text},
-        flags::{Words, environment, pairs, words},
         names::{self, Names},
+        values::{ShellWords, environment, pairs, shell_words},
     },
     common::{Common, network, preferences, put},
     converge::Wait,
@@ -37,8 +37,8 @@ struct Changes {
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
     /// The tasks' command, as one string split as a shell would
-    #[arg(long, value_name = "COMMAND", value_parser = words, allow_hyphen_values = true)]
-    args: Option<Words>,
+    #[arg(long, value_name = "COMMAND", value_parser = shell_words, allow_hyphen_values = true)]
+    args: Option<ShellWords>,
     /// Replace the tasks though nothing changed
     #[arg(long)]
     force: bool,

@@ -1,0 +1,154 @@
+//! Parsers for the values of flags: command lines, durations, sizes, numbers of CPUs, ratios and `KEY=value` pairs. Pure,
+//! except that [`environment`] reads the environment of this process.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+
+use super::duration;
+
+/// The words of a command that the user gave as one string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ShellWords(pub Vec<String>);
+
+/// Splits a command into words as a POSIX shell does: at spaces, tabs and newlines outside of quotes; `#` starts a comment.
+///
+/// The docker client splits with google/shlex, which differs from a shell in a few rare cases. The test
+/// `splits_as_a_shell_where_the_docker_client_does_not` lists them.
+///
+/// # Errors
+///
+/// If a quote is not closed, or if the text ends with a backslash.
+pub(super) fn shell_words(text: &str) -> Result<ShellWords, String> {
+    shlex::split(text)
+        .map(ShellWords)
+        .ok_or_else(|| "a quote is not closed, or nothing follows a backslash: complete the command".to_owned())
+}
+
+/// Reads a duration in Go's form, such as `1h30m`, `10s` or `500ms`.
+pub(super) fn duration(text: &str) -> Result<SignedDuration, String> {
+    duration::parse(text).map_err(|error| format!("{error}: give one like 10s, 500ms or 1h30m"))
+}
+
+/// Reads a size such as `512m`, `1g`, `1GiB` or `1048576`, in bytes. All units are powers of 1024.
+pub(super) fn bytes(text: &str) -> Result<i64, String> {
+    let invalid = || format!("invalid size {text:?}: give bytes or a number with k, m, g or t");
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(digits);
+    let shift: u32 = match unit.trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(invalid()),
+    };
+    let number: f64 = number.parse().map_err(|_| invalid())?;
+    Ok((number * (1_u64 << shift) as f64) as i64)
+}
+
+/// Reads a number of CPUs such as `0.5`, in units of 1e-9, as the API counts.
+pub(super) fn nano_cpus(text: &str) -> Result<i64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if (0.0..=1e6).contains(&cpus) => Ok((cpus * 1e9).round() as i64),
+        _ => Err(format!("invalid CPUs {text:?}: give a number like 0.5")),
+    }
+}
+
+/// Reads a failure ratio from 0 to 1.
+pub(super) fn ratio(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|r| (0.0..=1.0).contains(r))
+        .ok_or_else(|| format!("invalid ratio {text:?}: give a number from 0 to 1"))
+}
+
+/// Splits each `KEY=value`. A text without `=` is a key with an empty value.
+pub(super) fn pairs(texts: &[String]) -> BTreeMap<String, String> {
+    texts
+        .iter()
+        .map(|text| {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            (key.to_owned(), value.to_owned())
+        })
+        .collect()
+}
+
+/// Completes entries of an environment. `KEY` without a value gets the value that the variable has in this process, and is
+/// left out if this process does not have it.
+pub(super) fn environment(texts: &[String]) -> Vec<String> {
+    texts
+        .iter()
+        .filter_map(|text| {
+            if text.contains('=') {
+                Some(text.clone())
+            } else {
+                std::env::var(text).ok().map(|v| format!("{text}={v}"))
+            }
+        })
+        .collect()
+}
+
+/// The entries of a file of variables, one on each line. Empty lines and lines that begin with `#` are skipped.
+pub(super) fn environment_file(content: &str) -> Vec<String> {
+    let lines = content.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_words(text: &str, expected: &[&str]) {
+        assert_eq!(shell_words(text).expect("a complete command").0, expected, "{text}");
+    }
+
+    #[test]
+    fn splits_a_command_as_the_docker_client_does() {
+        check_words("", &[]);
+        check_words("sh  -c true", &["sh", "-c", "true"]);
+        check_words("sh\t-c\ntrue", &["sh", "-c", "true"]);
+        check_words(r#"sh -c "echo 'a b'" ''"#, &["sh", "-c", "echo 'a b'", ""]);
+        check_words(r#"a\ b "c\"d\\e" 'f\g'"#, &["a b", r#"c"d\e"#, r"f\g"]);
+        check_words(r#"--flag="a b"'c d'"#, &["--flag=a bc d"]);
+        check_words("sh #1 not a word\n-c a#b", &["sh", "-c", "a#b"]);
+        check_words("größe\u{a0}x", &["größe\u{a0}x"]);
+        for incomplete in ["'open", "\"open", "end\\", "\"end\\"] {
+            assert!(shell_words(incomplete).is_err(), "{incomplete}");
+        }
+    }
+
+    /// The comment of each line is what google/shlex e7afc7fbc510 makes of the text; docker/cli uses that version.
+    #[test]
+    fn splits_as_a_shell_where_the_docker_client_does_not() {
+        // ["cdn"]: a backslash in double quotes takes any next character as it is, and disappears.
+        check_words(r#""c\d\n""#, &[r"c\d\n"]);
+        // ["a\nb"]: a backslash keeps a newline, instead of joining the two lines.
+        check_words("a\\\nb", &["ab"]);
+        check_words("\"a\\\nb\"", &["ab"]);
+        // ["a", "b"]: a carriage return separates words.
+        check_words("a\rb", &["a\rb"]);
+    }
+
+    #[test]
+    fn a_file_of_variables_has_one_on_each_line() {
+        assert_eq!(environment_file("# note\n\nA=1\n  B=x y\nC\n"), ["A=1", "B=x y", "C"]);
+    }
+
+    #[test]
+    fn a_duration_has_the_form_of_go() {
+        assert_eq!(duration("1h30m"), Ok(SignedDuration::from_mins(90)));
+        let error = duration("10").expect_err("it has no unit");
+        assert!(error.contains("missing unit in duration \"10\"") && error.contains("give one like"), "{error}");
+    }
+
+    #[test]
+    fn a_size_has_a_unit_or_is_in_bytes() {
+        for (text, n) in [("1024", 1024), ("512m", 512 << 20), ("1g", 1 << 30), ("1.5GiB", 3 << 29), ("2TB", 2 << 40)] {
+            assert_eq!(bytes(text), Ok(n), "{text}");
+        }
+        assert!(bytes("many").is_err());
+    }
+}
