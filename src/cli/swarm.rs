@@ -27,8 +27,9 @@ pub(super) enum Verb {
     Update(Update),
 }
 
+/// Flags about this node, for the two commands that make it a member of a cluster.
 #[derive(Debug, Args)]
-pub(super) struct Init {
+struct NodeFlags {
     /// Address that other nodes reach this one at: an address, or a link's name
     #[arg(long, value_name = "ADDRESS", default_value = "")]
     advertise_addr: String,
@@ -38,6 +39,23 @@ pub(super) struct Init {
     /// Whether this node takes tasks
     #[arg(long, value_enum, value_name = "AVAILABILITY", default_value_t = Availability::Active)]
     availability: Availability,
+}
+
+impl NodeFlags {
+    /// The body of a request that makes this node a member.
+    fn request(&self) -> Value {
+        json!({
+            "ListenAddr": self.listen_addr,
+            "AdvertiseAddr": self.advertise_addr,
+            "Availability": self.availability.as_str(),
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    #[command(flatten)]
+    node: NodeFlags,
     /// Pool that subnets are cut from, as ADDRESS/PREFIX
     #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
     default_addr_pool: Vec<String>,
@@ -53,15 +71,8 @@ pub(super) struct Join {
     /// As "weft swarm join-token" prints it
     #[arg(long, value_name = "TOKEN")]
     token: String,
-    /// Address that other nodes reach this one at: an address, or a link's name
-    #[arg(long, value_name = "ADDRESS", default_value = "")]
-    advertise_addr: String,
-    /// Where to listen for other nodes
-    #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0:2377")]
-    listen_addr: String,
-    /// Whether this node takes tasks
-    #[arg(long, value_enum, value_name = "AVAILABILITY", default_value_t = Availability::Active)]
-    availability: Availability,
+    #[command(flatten)]
+    node: NodeFlags,
     /// A manager, as ADDRESS:PORT
     #[arg(required = true, value_name = "MANAGER")]
     remotes: Vec<String>,
@@ -145,14 +156,9 @@ pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
 }
 
 async fn init(client: &Client, options: &Init) -> Result<()> {
-    let mut spec = json!({});
-    options.settings.apply(&mut spec);
-    let mut body = json!({
-        "ListenAddr": options.listen_addr,
-        "AdvertiseAddr": options.advertise_addr,
-        "Availability": options.availability.as_str(),
-        "Spec": spec,
-    });
+    let mut body = options.node.request();
+    body["Spec"] = json!({});
+    options.settings.apply(&mut body["Spec"]);
     if !options.default_addr_pool.is_empty() {
         body["DefaultAddrPool"] = json!(options.default_addr_pool);
     }
@@ -189,13 +195,9 @@ fn token(swarm: &Value, role: Role) -> &str {
 }
 
 async fn join(client: &Client, options: &Join) -> Result<()> {
-    let body = json!({
-        "ListenAddr": options.listen_addr,
-        "AdvertiseAddr": options.advertise_addr,
-        "Availability": options.availability.as_str(),
-        "RemoteAddrs": options.remotes,
-        "JoinToken": options.token,
-    });
+    let mut body = options.node.request();
+    body["RemoteAddrs"] = json!(options.remotes);
+    body["JoinToken"] = options.token.as_str().into();
     client.post("/swarm/join", &body).await?;
     let info = client.get("/info").await?;
     let is_manager = info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true);
