@@ -1,16 +1,17 @@
-//! The `weft` binary: daemon and command line in one. Parses, dispatches, turns the outcome into an exit code.
+//! The `weft` binary: the daemon, the command line and the processes that the runtime starts, all
+//! in one program.
 
-mod agent;
-mod cli;
-mod clock;
-mod daemon;
-mod preflight;
 mod runtime;
+mod clock;
+mod agent;
+mod preflight;
+mod daemon;
+mod cli;
 
 use std::{ffi::OsString, process::ExitCode};
 
 fn main() -> ExitCode {
-    // Before anything else: a shim must not have threads.
+    // The processes of the runtime come first: they must not have any thread besides this one.
     let args: Vec<OsString> = std::env::args_os().collect();
     if let Some(code) = runtime::internal(&args) {
         return code;

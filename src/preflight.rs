@@ -1,8 +1,10 @@
-//! What a machine must have before weft can run on it. The daemon checks this once, before it starts anything, so that the
-//! user sees everything that is missing at once, with what to do about it.
+//! What a machine must have before weft can run on it. The daemon checks this once, before it
+//! starts anything, so that the user sees everything that is missing at once, with what to do about
+//! it.
 //!
-//! Asks the kernel for its version and this process for its capabilities, and asks the mesh for its own requirements. Changes
-//! nothing, except that the mesh mounts the BPF file system if it is not mounted.
+//! Asks the kernel for its version and this process for its capabilities, and asks the mesh for its
+//! own requirements. Changes nothing, except that the mesh mounts the BPF file system if it is not
+//! mounted.
 
 use rustix::{
     system::uname,
@@ -27,7 +29,8 @@ pub(crate) fn missing_requirements() -> Vec<String> {
     // If the kernel does not answer, weft has no capability that it could rely on.
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     let capabilities = missing_capabilities(effective);
-    // Without the capabilities, the checks of the mesh fail too, and would only repeat that weft needs root.
+    // Without the capabilities, the checks of the mesh fail too, and would only repeat that weft
+    // needs root.
     if capabilities.is_empty() {
         missing.extend(weft_mesh::lacking().iter().map(|error| chain(error)));
     }

@@ -1,4 +1,6 @@
-//! A small Engine API client: one connection for each request, JSON in and out, errors in the daemon's own words.
+//! A small client of the Engine API. It opens one connection for each request, sends and receives
+//! JSON, and returns the daemon's error messages as they are. The functions below it read fields of
+//! the answers.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -12,21 +14,24 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
 const DEFAULT_HOST: &str = "unix:///run/weft/weft.sock";
+/// The connection ended before the answer did.
+pub(super) const INCOMPLETE_ANSWER: &str = "the daemon's answer is incomplete";
 /// Every ASCII character that is not unreserved (RFC 3986, section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Where a daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Endpoint {
+enum DaemonAddress {
     Unix(PathBuf),
     Tcp(String),
 }
 
 #[derive(Debug)]
 pub(super) struct Client {
-    endpoint: Endpoint,
+    address: DaemonAddress,
 }
 
-/// What the daemon answered instead of what was asked for.
+/// An answer whose status is not a success.
 #[derive(Debug, thiserror::Error)]
 #[error("Error response from daemon: {message}")]
 pub(super) struct DaemonError {
@@ -35,11 +40,16 @@ pub(super) struct DaemonError {
 }
 
 impl Client {
-    /// Where `--host`, else the environment, else the default says.
+    /// A client of the daemon that `--host` names. Without it, of the daemon in `$WEFT_HOST`, else
+    /// in `$DOCKER_HOST`, else at the default socket. This does not connect yet.
+    ///
+    /// # Errors
+    ///
+    /// If the address has neither form of a daemon's address.
     pub(super) fn new(host: Option<&str>) -> Result<Self> {
         let from_env = || ["WEFT_HOST", "DOCKER_HOST"].iter().find_map(|name| std::env::var(name).ok());
         let host = host.map(str::to_owned).or_else(from_env).unwrap_or_else(|| DEFAULT_HOST.to_owned());
-        Ok(Self { endpoint: endpoint(&host)? })
+        Ok(Self { address: parse_address(&host)? })
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value> {
@@ -54,14 +64,14 @@ impl Client {
         self.call(Method::DELETE, path, None).await
     }
 
-    /// The body as it comes.
+    /// A body that is read while the daemon sends it.
     pub(super) async fn stream(&self, path: &str) -> Result<Incoming> {
         Ok(self.request(Method::GET, path, None).await?.into_body())
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let response = self.request(method, path, body).await?;
-        let bytes = response.into_body().collect().await.context("the daemon's answer broke off")?.to_bytes();
+        let bytes = response.into_body().collect().await.context(INCOMPLETE_ANSWER)?.to_bytes();
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
         }
@@ -82,7 +92,7 @@ impl Client {
             return Ok(response);
         }
         let status = response.status();
-        let bytes = response.into_body().collect().await.context("the daemon's answer broke off")?.to_bytes();
+        let bytes = response.into_body().collect().await.context(INCOMPLETE_ANSWER)?.to_bytes();
         let message = serde_json::from_slice::<Value>(&bytes)
             .ok()
             .and_then(|v| v.get("message")?.as_str().map(str::to_owned))
@@ -91,47 +101,52 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-        match &self.endpoint {
-            Endpoint::Unix(path) => {
+        match &self.address {
+            DaemonAddress::Unix(path) => {
                 let stream = UnixStream::connect(path).await.with_context(|| {
                     format!(
                         "Cannot connect to the weft daemon at unix://{}. Is `weft daemon` running there?",
                         path.display()
                     )
                 })?;
-                exchange(TokioIo::new(stream), request).await
+                send_over(TokioIo::new(stream), request).await
             }
-            Endpoint::Tcp(address) => {
+            DaemonAddress::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.with_context(|| {
                     format!("Cannot connect to the weft daemon at tcp://{address}. Is `weft daemon` running there?")
                 })?;
-                exchange(TokioIo::new(stream), request).await
+                send_over(TokioIo::new(stream), request).await
             }
         }
     }
 }
 
-async fn exchange<I>(io: I, request: Request<Full<Bytes>>) -> Result<Response<Incoming>>
+async fn send_over<I>(io: I, request: Request<Full<Bytes>>) -> Result<Response<Incoming>>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-    // Ends with the response's body; its errors reach the caller through that.
+    // This task ends with the body of the response. The caller gets the errors of the connection
+    // through the body.
     tokio::spawn(connection);
     sender.send_request(request).await.context("the daemon did not answer")
 }
 
-fn endpoint(host: &str) -> Result<Endpoint> {
+fn parse_address(host: &str) -> Result<DaemonAddress> {
     if let Some(path) = host.strip_prefix("unix://") {
-        return Ok(Endpoint::Unix(PathBuf::from(path)));
+        return Ok(DaemonAddress::Unix(PathBuf::from(path)));
     }
     if let Some(address) = host.strip_prefix("tcp://") {
-        return Ok(Endpoint::Tcp(address.trim_end_matches('/').to_owned()));
+        return Ok(DaemonAddress::Tcp(address.trim_end_matches('/').to_owned()));
     }
     bail!("invalid host {host:?}: give unix:///PATH or tcp://HOST:PORT")
 }
 
-/// `?filters=…` of the given `key=value` pairs; empty where there is none.
+/// The query parameter `filters=…` for the given `key=value` pairs. Empty if there is no pair.
+///
+/// # Errors
+///
+/// If a pair has no `=`.
 pub(super) fn filters(pairs: &[String]) -> Result<String> {
     let mut filters: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
     for pair in pairs {
@@ -144,22 +159,23 @@ pub(super) fn filters(pairs: &[String]) -> Result<String> {
     Ok(format!("filters={}", percent_encode(&serde_json::to_string(&filters)?)))
 }
 
-/// Percent-encodes all characters that are not unreserved, for a path segment or a query value (RFC 3986, section 2.3).
+/// Percent-encodes all characters that are not unreserved, for a path segment or a query value (RFC
+/// 3986, section 2.3).
 pub(super) fn percent_encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// The text at a JSON pointer; empty where there is none.
+/// The text at a JSON pointer (RFC 6901). Empty if there is no text.
 pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The number at a JSON pointer; zero where there is none.
+/// The number at a JSON pointer. Zero if there is no number, or if it is negative.
 pub(super) fn number(value: &Value, pointer: &str) -> u64 {
     value.pointer(pointer).and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// The list at a JSON pointer; empty where there is none.
+/// The list at a JSON pointer. Empty if there is no list.
 pub(super) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
@@ -169,16 +185,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_sockets_or_addresses() {
-        assert_eq!(endpoint("unix:///run/x.sock").unwrap(), Endpoint::Unix("/run/x.sock".into()));
-        assert_eq!(endpoint("tcp://192.0.2.1:2375").unwrap(), Endpoint::Tcp("192.0.2.1:2375".into()));
-        assert!(endpoint("http://example.test").is_err());
+    fn a_daemon_listens_on_a_socket_or_an_address() {
+        let check = |text: &str, expected: DaemonAddress| {
+            assert_eq!(parse_address(text).expect("a daemon's address"), expected);
+        };
+        check("unix:///run/x.sock", DaemonAddress::Unix("/run/x.sock".into()));
+        check("tcp://192.0.2.1:2375", DaemonAddress::Tcp("192.0.2.1:2375".into()));
+        assert!(parse_address("http://example.test").is_err());
     }
 
     #[test]
     fn filters_are_grouped_by_key_and_escaped() {
-        assert_eq!(filters(&[]).unwrap(), "");
-        let query = filters(&["name=a".into(), "name=b".into()]).unwrap();
+        assert_eq!(filters(&[]).expect("no filters"), "");
+        let query = filters(&["name=a".into(), "name=b".into()]).expect("valid filters");
         assert_eq!(query, "filters=%7B%22name%22%3A%7B%22a%22%3Atrue%2C%22b%22%3Atrue%7D%7D");
         assert!(filters(&["name".into()]).is_err());
     }

@@ -1,12 +1,14 @@
-//! Durations as the docker client reads and prints them, which is how Go's `time.ParseDuration` and `Duration.String` do.
-//! Pure.
+//! Durations as the docker client reads and prints them, which is how Go's `time.ParseDuration` and
+//! `Duration.String` do. Pure.
 //!
-//! jiff holds the values, but not the grammar: its own format has days and whole words, which Go refuses, and wants
-//! units in descending order with a fraction in the last one only, while Go accepts `1.5h30m` and `1s1h`.
+//! jiff holds the values, but not the grammar: its own format has days and whole words, which Go
+//! refuses, and wants units in descending order with a fraction in the last one only, while Go
+//! accepts `1.5h30m` and `1s1h`.
 
 use jiff::SignedDuration;
 
-/// The units that Go knows. Micro is written with the micro sign (U+00B5) or with the Greek letter (U+03BC).
+/// The units that Go knows. Micro is written with the micro sign (U+00B5) or with the Greek letter
+/// (U+03BC).
 const UNITS: [(&str, SignedDuration); 8] = [
     ("ns", SignedDuration::from_nanos(1)),
     ("us", SignedDuration::from_micros(1)),
@@ -17,10 +19,12 @@ const UNITS: [(&str, SignedDuration); 8] = [
     ("m", SignedDuration::from_mins(1)),
     ("h", SignedDuration::from_hours(1)),
 ];
-/// How many digits of a fraction are read. Those after them are less than a nanosecond, even of an hour.
+/// How many digits of a fraction are read. Those after them are less than a nanosecond, even of an
+/// hour.
 const FRACTION_DIGITS: usize = 18;
 
-/// Reads a duration such as `1h30m`, `-1.5h` or `300ms`. It is cut to whole nanoseconds, and fits an `i64` of them.
+/// Reads a duration such as `1h30m`, `-1.5h` or `300ms`. It is cut to whole nanoseconds, and fits
+/// an `i64` of them.
 ///
 /// # Errors
 ///

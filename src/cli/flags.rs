@@ -4,21 +4,21 @@ use std::any::TypeId;
 
 use clap::{Arg, ArgAction, Args, Command, ValueEnum};
 
-/// What every `ls` takes.
+/// The flags of every `ls`.
 #[derive(Debug, Args)]
 pub(super) struct Listing {
-    /// Only the ids
+    /// Print only the ids
     #[arg(short, long)]
     pub quiet: bool,
-    /// Only what matches KEY=VALUE, such as name=web; may be repeated
+    /// Show only what matches KEY=VALUE, such as name=web; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub filter: Vec<String>,
-    /// How to print: table, json, or a template such as '{{.ID}} {{.Name}}' for each line
+    /// Output format: table, json, or a template for each line, such as '{{.ID}} {{.Name}}'
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
 }
 
-/// What a node is in its cluster.
+/// The role of a node in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Role {
     Worker,
@@ -26,6 +26,7 @@ pub(super) enum Role {
 }
 
 impl Role {
+    /// The word that the API uses.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Worker => "worker",
@@ -34,7 +35,7 @@ impl Role {
     }
 }
 
-/// Whether a node takes tasks.
+/// Whether the scheduler places tasks on a node.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Availability {
     Active,
@@ -43,6 +44,7 @@ pub(super) enum Availability {
 }
 
 impl Availability {
+    /// The word that the API uses.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -52,15 +54,16 @@ impl Availability {
     }
 }
 
-/// Lets every boolean flag be given as the docker client takes it: `--flag`, `--flag=true`, `--flag=false`, any number of
-/// times, the last one counting; never with its value in the next word.
+/// Makes all boolean flags of a command and its subcommands accept what the docker client accepts:
+/// `--flag`, `--flag=true` and `--flag=false`, repeated, with the last one deciding. The next word
+/// is never the value of a boolean flag.
 pub(super) fn with_docker_booleans(command: Command) -> Command {
     command.mut_args(docker_boolean).mut_subcommands(with_docker_booleans)
 }
 
 fn docker_boolean(arg: Arg) -> Arg {
-    let switch = matches!(arg.get_action(), ArgAction::SetTrue);
-    if !switch && arg.get_value_parser().type_id() != TypeId::of::<bool>() {
+    let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    if !is_switch && arg.get_value_parser().type_id() != TypeId::of::<bool>() {
         return arg;
     }
     let id = arg.get_id().clone();
@@ -72,10 +75,10 @@ fn docker_boolean(arg: Arg) -> Arg {
         .overrides_with(id)
         .value_name("BOOL")
         .value_parser(boolean);
-    if switch { arg.default_value("false").hide_default_value(true) } else { arg }
+    if is_switch { arg.default_value("false").hide_default_value(true) } else { arg }
 }
 
-/// As Go reads a boolean.
+/// Reads a boolean as Go's `strconv.ParseBool` does.
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),

@@ -1,18 +1,26 @@
-//! The command line: flags → Engine API calls → tables. A client like any other: it knows nothing that the API does not
-//! say.
+//! The command line. It turns flags into Engine API calls, and the answers into tables and lines.
 //!
-//! One file for each noun; [`client`] talks to the daemon, [`output`] prints, [`refused`] answers for what the docker
-//! client has and weft has not. Wording, columns and flags are the docker client's, so that scripts written for it go on
-//! working. Every flag is either honoured or refused. Only [`output`] writes: `println!` panics where nobody reads.
+//! The `main` of the binary calls [`main`] once. All that the command line knows about a cluster it
+//! asks the daemon, over the same API as any other client; it must not use any crate of the control
+//! plane or the data plane. `weft daemon` is the one command that does not call the API: it runs
+//! [`daemon::run`] in this process.
+//!
+//! There is one file for each group of commands. [`client`] talks to the daemon and [`output`]
+//! prints; nothing else does. Wording, columns and flags are those of the docker client, so that
+//! scripts for it work with weft. Each flag of the docker client is either implemented or refused
+//! with a reason; [`unsupported`] has the reasons.
 
+// They panic if the reader of a pipe has gone; `output` returns an error instead.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod client;
 mod output;
-mod flags;
+mod table;
+mod format;
 mod duration;
 mod values;
-mod refused;
+mod flags;
+mod unsupported;
 mod names;
 mod tasks;
 mod swarm;
@@ -35,117 +43,121 @@ use crate::daemon;
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, propagate_version = false, disable_help_subcommand = true)]
 struct Cli {
-    /// Daemon to talk to: unix:///PATH or tcp://HOST:PORT; else $WEFT_HOST, else $DOCKER_HOST
-    // Before the noun only, as the docker client has it: `service create --host` means something else.
+    /// Daemon to connect to: unix:///PATH or tcp://HOST:PORT; by default $WEFT_HOST, else
+    /// $DOCKER_HOST
+    // It is accepted before the command only, as in the docker client: `service create --host` is
+    // another flag there.
     #[arg(short = 'H', long = "host", value_name = "URL")]
     host: Option<String>,
     #[command(subcommand)]
-    command: Noun,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Noun {
-    /// Run the node's daemon
+enum Command {
+    /// Run the daemon of this node
     Daemon(Box<daemon::Args>),
-    /// Form, join and leave a cluster
+    /// Create, join and leave a cluster
     #[command(subcommand)]
-    Swarm(swarm::Verb),
-    /// Manage the cluster's nodes
+    Swarm(swarm::Command),
+    /// Manage the nodes of the cluster
     #[command(subcommand)]
-    Node(node::Verb),
+    Node(node::Command),
     /// Manage services
     #[command(subcommand)]
-    Service(service::Verb),
+    Service(service::Command),
     /// Manage networks
     #[command(subcommand)]
-    Network(network::Verb),
-    /// Show what this node is and how the cluster stands
+    Network(network::Command),
+    /// Show this node and the state of its cluster
     Info(system::Info),
-    /// Show the versions of client and daemon
+    /// Show the versions of the client and the daemon
     Version,
 }
 
-/// Exit status of a program that the SIGPIPE signal ended, as shells count: 128 and the signal's number.
-const UNREAD: u8 = 128 + 13;
-/// Exit status of a command line that is not understood.
-const USAGE: u8 = 2;
+/// Exit status of a program that SIGPIPE ended, as shells report it: 128 and the number of the
+/// signal.
+const EXIT_SIGPIPE: u8 = 128 + 13;
+/// Exit status for a command line that is not valid.
+const EXIT_USAGE: u8 = 2;
 
-/// Parses the command line, runs it, and tells what went wrong.
+/// Parses the command line, runs the command, and prints the error if it fails.
 pub(crate) fn main() -> ExitCode {
     let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
-        Err(error) => return explained(&error),
+        Err(error) => return print_parser_message(&error),
     };
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(dispatch(cli)));
+        .and_then(|runtime| runtime.block_on(run(cli)));
     match outcome {
         Ok(code) => code,
-        // Whoever read has seen enough (`… | head`).
-        Err(error) if error.is::<output::Unread>() => ExitCode::from(UNREAD),
+        // The reader has read as much as it wants, as in `weft node ls | head -1`. That is not an
+        // error to print.
+        Err(error) if error.is::<output::ClosedPipe>() => ExitCode::from(EXIT_SIGPIPE),
         Err(error) => {
-            output::note(format_args!("{error:#}"));
+            output::print_to_stderr(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The command line that [`Cli`] describes, with booleans as the docker client takes them.
-fn command() -> clap::Command {
+/// The parser for [`Cli`], with boolean flags in the docker client's form.
+fn parser() -> clap::Command {
     flags::with_docker_booleans(Cli::command())
 }
 
 fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
-    let mut command = command();
-    let parsed = command.try_get_matches_from_mut(args).and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    let cli = parsed.map_err(|error| refused::explain(&command, args, error))?;
-    if matches!(cli.command, Noun::Daemon(_)) && cli.host.is_some() {
-        return Err(refused::error(
+    let mut parser = parser();
+    let parsed = parser.try_get_matches_from_mut(args).and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = parsed.map_err(|error| unsupported::explain(&parser, args, error))?;
+    if matches!(cli.command, Command::Daemon(_)) && cli.host.is_some() {
+        return Err(unsupported::usage_error(
             ErrorKind::ArgumentConflict,
-            "--host names a daemon to talk to, and this command runs one: say where it listens with --socket PATH",
+            "--host names a daemon to connect to, but this command runs a daemon: set its socket with --socket PATH",
         ));
     }
     Ok(cli)
 }
 
-/// Shows help, versions and usage errors.
-fn explained(error: &clap::Error) -> ExitCode {
-    match error.print() {
-        Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(UNREAD),
-        _ if error.use_stderr() => ExitCode::from(USAGE),
+/// Prints what the parser has for the user: an error, help or a version.
+fn print_parser_message(message: &clap::Error) -> ExitCode {
+    match message.print() {
+        Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_SIGPIPE),
+        _ if message.use_stderr() => ExitCode::from(EXIT_USAGE),
         _ => ExitCode::SUCCESS,
     }
 }
 
-async fn dispatch(cli: Cli) -> Result<ExitCode> {
-    if let Noun::Daemon(args) = cli.command {
+async fn run(cli: Cli) -> Result<ExitCode> {
+    if let Command::Daemon(args) = cli.command {
         return daemon::run(*args).await.map(|()| ExitCode::SUCCESS);
     }
     let client = Client::new(cli.host.as_deref())?;
     match cli.command {
-        Noun::Daemon(_) => {}
-        Noun::Swarm(verb) => swarm::run(&client, verb).await?,
-        Noun::Node(verb) => node::run(&client, verb).await?,
-        Noun::Service(verb) => return service::run(&client, verb).await,
-        Noun::Network(verb) => network::run(&client, verb).await?,
-        Noun::Info(info) => system::info(&client, info).await?,
-        Noun::Version => system::version(&client).await?,
+        Command::Daemon(_) => {}
+        Command::Swarm(command) => swarm::run(&client, command).await?,
+        Command::Node(command) => node::run(&client, command).await?,
+        Command::Service(command) => return service::run(&client, command).await,
+        Command::Network(command) => network::run(&client, command).await?,
+        Command::Info(options) => system::info(&client, options).await?,
+        Command::Version => system::version(&client).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs `act` for each name; goes on past errors and reports them all, as the docker client does. Stops where nobody reads
-/// what is printed.
-async fn each<'a, F>(names: &'a [String], mut act: impl FnMut(&'a str) -> F) -> Result<()>
+/// Calls `action` for each name, in order. As in the docker client, an error does not stop the
+/// names after it, and all errors are returned together. Only a closed pipe stops at once.
+async fn for_each_name<'a, F>(names: &'a [String], mut action: impl FnMut(&'a str) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>>,
 {
     let mut errors = Vec::new();
     for name in names {
-        match act(name).await {
-            Err(error) if error.is::<output::Unread>() => return Err(error),
+        match action(name).await {
+            Err(error) if error.is::<output::ClosedPipe>() => return Err(error),
             Err(error) => errors.push(format!("{error:#}")),
             Ok(()) => {}
         }

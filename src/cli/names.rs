@@ -1,4 +1,4 @@
-//! Names of things by their ids, for people to read.
+//! The names of nodes, services and networks. The API refers to them by id; tables show names.
 
 use std::collections::BTreeMap;
 
@@ -6,21 +6,23 @@ use anyhow::Result;
 
 use super::client::{Client, list, text};
 
-pub(super) type Names = BTreeMap<String, String>;
+pub(super) type NamesById = BTreeMap<String, String>;
 
-pub(super) async fn nodes(client: &Client) -> Result<Names> {
-    by_id(client, "/nodes", "/ID", "/Description/Hostname").await
+pub(super) async fn nodes(client: &Client) -> Result<NamesById> {
+    fetch(client, "/nodes", "/ID", "/Description/Hostname").await
 }
 
-pub(super) async fn services(client: &Client) -> Result<Names> {
-    by_id(client, "/services", "/ID", "/Spec/Name").await
+pub(super) async fn services(client: &Client) -> Result<NamesById> {
+    fetch(client, "/services", "/ID", "/Spec/Name").await
 }
 
-pub(super) async fn networks(client: &Client) -> Result<Names> {
-    by_id(client, "/networks", "/Id", "/Name").await
+pub(super) async fn networks(client: &Client) -> Result<NamesById> {
+    fetch(client, "/networks", "/Id", "/Name").await
 }
 
-async fn by_id(client: &Client, path: &str, id: &str, name: &str) -> Result<Names> {
-    let things = client.get(path).await?;
-    Ok(list(&things, "").iter().map(|thing| (text(thing, id).to_owned(), text(thing, name).to_owned())).collect())
+/// `path` lists objects; `id` and `name` are JSON pointers into each of them.
+async fn fetch(client: &Client, path: &str, id: &str, name: &str) -> Result<NamesById> {
+    let objects = client.get(path).await?;
+    let names = list(&objects, "").iter().map(|object| (text(object, id).to_owned(), text(object, name).to_owned()));
+    Ok(names.collect())
 }

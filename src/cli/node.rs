@@ -1,4 +1,4 @@
-//! `weft node`: list, look at, change, promote, demote, remove.
+//! `weft node`: list, inspect, change, promote, demote and remove nodes.
 
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
@@ -6,21 +6,23 @@ use serde_json::{Value, json};
 
 use super::{
     client::{Client, filters, number, percent_encode, text},
-    each,
     flags::{Availability, Listing, Role},
-    output::{Table, out, out_line, size, title},
+    for_each_name,
+    format::{capitalize, human_size},
+    output::{print, print_line},
+    table::Table,
     tasks,
     values::pairs,
 };
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
-    /// List the cluster's nodes
+pub(super) enum Command {
+    /// List the nodes of the cluster
     #[command(visible_alias = "list")]
     Ls(Listing),
-    /// Show nodes whole
+    /// Show all details of nodes
     Inspect(Inspect),
-    /// List the tasks on nodes, by default on this one
+    /// List the tasks on nodes, by default on this node
     Ps(Ps),
     /// Change a node
     Update(Update),
@@ -35,7 +37,7 @@ pub(super) enum Verb {
 
 #[derive(Debug, Args)]
 pub(super) struct Nodes {
-    /// Names or ids of nodes; self is the one that answers
+    /// Names or ids of nodes; self is the node that answers the request
     #[arg(required = true, value_name = "NODE")]
     nodes: Vec<String>,
 }
@@ -44,14 +46,14 @@ pub(super) struct Nodes {
 pub(super) struct Inspect {
     #[command(flatten)]
     nodes: Nodes,
-    /// In lines for people instead of JSON
+    /// Print readable lines instead of JSON
     #[arg(long)]
     pretty: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Ps {
-    /// Names or ids of nodes; self where absent
+    /// Names or ids of nodes; by default self
     #[arg(value_name = "NODE", default_value = "self", hide_default_value = true)]
     nodes: Vec<String>,
     #[command(flatten)]
@@ -60,18 +62,18 @@ pub(super) struct Ps {
 
 #[derive(Debug, Args)]
 pub(super) struct Update {
-    /// Name or id of the node; self is the one that answers
+    /// Name or id of the node; self is the node that answers the request
     node: String,
-    /// Whether it takes tasks; drain also moves away those that it has
+    /// Whether tasks are placed on the node; drain also replaces its tasks on other nodes
     #[arg(long, value_enum, value_name = "AVAILABILITY")]
     availability: Option<Availability>,
-    /// What it is in the cluster
+    /// Role of the node in the cluster
     #[arg(long, value_enum, value_name = "ROLE")]
     role: Option<Role>,
-    /// A label to add or change, such as storage=ssd; may be repeated
+    /// Label to add or change, such as storage=ssd; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     label_add: Vec<String>,
-    /// A label to take off; may be repeated
+    /// Key of a label to remove; may be repeated
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
 }
@@ -80,23 +82,23 @@ pub(super) struct Update {
 pub(super) struct Rm {
     #[command(flatten)]
     nodes: Nodes,
-    /// Remove though the node is not down
+    /// Remove the node even if it is not down
     #[arg(short, long)]
     force: bool,
 }
 
-pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
-    match verb {
-        Verb::Ls(listing) => ls(client, &listing).await,
-        Verb::Inspect(options) => inspect(client, &options).await,
-        Verb::Ps(options) => ps(client, &options).await,
-        Verb::Update(options) => {
+pub(super) async fn run(client: &Client, command: Command) -> Result<()> {
+    match command {
+        Command::Ls(listing) => ls(client, &listing).await,
+        Command::Inspect(options) => inspect(client, &options).await,
+        Command::Ps(options) => ps(client, &options).await,
+        Command::Update(options) => {
             change(client, &options.node, |spec| apply(&options, spec)).await?;
-            out_line(&options.node)
+            print_line(&options.node)
         }
-        Verb::Promote(nodes) => set_role(client, &nodes, Role::Manager).await,
-        Verb::Demote(nodes) => set_role(client, &nodes, Role::Worker).await,
-        Verb::Rm(options) => rm(client, &options).await,
+        Command::Promote(nodes) => set_role(client, &nodes, Role::Manager).await,
+        Command::Demote(nodes) => set_role(client, &nodes, Role::Worker).await,
+        Command::Rm(options) => rm(client, &options).await,
     }
 }
 
@@ -105,13 +107,13 @@ async fn ps(client: &Client, options: &Ps) -> Result<()> {
     for node in &options.nodes {
         pairs.push(format!("node={}", text(&get(client, node).await?, "/ID")));
     }
-    tasks::print(client, &pairs, &options.options).await
+    tasks::print_tasks(client, &pairs, &options.options).await
 }
 
 async fn rm(client: &Client, options: &Rm) -> Result<()> {
-    each(&options.nodes.nodes, async |node| {
+    for_each_name(&options.nodes.nodes, async |node| {
         client.delete(&format!("/nodes/{}?force={}", percent_encode(node), options.force)).await?;
-        out_line(node)
+        print_line(node)
     })
     .await
 }
@@ -124,24 +126,25 @@ async fn ls(client: &Client, listing: &Listing) -> Result<()> {
     let mut nodes = client.get(&format!("/nodes?{}", filters(&listing.filter)?)).await?;
     let nodes = nodes.as_array_mut().map(std::mem::take).unwrap_or_default();
     if listing.quiet {
-        return nodes.iter().try_for_each(|node| out_line(text(node, "/ID")));
+        return nodes.iter().try_for_each(|node| print_line(text(node, "/ID")));
     }
     let info = client.get("/info").await?;
-    out(table(&nodes, text(&info, "/Swarm/NodeID")).render(listing.format.as_deref())?)
+    print(table(&nodes, text(&info, "/Swarm/NodeID")).render(listing.format.as_deref())?)
 }
 
-fn table(nodes: &[Value], own: &str) -> Table {
+/// `this_node` is the id of the node that answers the request.
+fn table(nodes: &[Value], this_node: &str) -> Table {
     let row = |node: &Value| {
         let id = text(node, "/ID");
         let manager = match (node.pointer("/ManagerStatus/Leader"), text(node, "/ManagerStatus/Reachability")) {
             (Some(Value::Bool(true)), _) => "Leader".to_owned(),
-            (_, reachability) => title(reachability),
+            (_, reachability) => capitalize(reachability),
         };
         vec![
-            format!("{id} {}", if id == own { "*" } else { " " }),
+            format!("{id} {}", if id == this_node { "*" } else { " " }),
             text(node, "/Description/Hostname").to_owned(),
-            title(text(node, "/Status/State")),
-            title(text(node, "/Spec/Availability")),
+            capitalize(text(node, "/Status/State")),
+            capitalize(text(node, "/Spec/Availability")),
             manager,
             text(node, "/Description/Engine/EngineVersion").to_owned(),
         ]
@@ -167,13 +170,13 @@ async fn inspect(client: &Client, options: &Inspect) -> Result<()> {
         found.push(get(client, node).await?);
     }
     if options.pretty {
-        found.iter().flat_map(pretty).try_for_each(out_line)
+        found.iter().flat_map(pretty).try_for_each(print_line)
     } else {
-        out_line(serde_json::to_string_pretty(&found)?)
+        print_line(serde_json::to_string_pretty(&found)?)
     }
 }
 
-/// The lines of `inspect --pretty`.
+/// The lines that `node inspect --pretty` prints.
 fn pretty(node: &Value) -> Vec<String> {
     let mut lines = vec![format!("ID:\t\t\t{}", text(node, "/ID"))];
     if let Some(labels) = node.pointer("/Spec/Labels").and_then(Value::as_object).filter(|l| !l.is_empty()) {
@@ -183,17 +186,17 @@ fn pretty(node: &Value) -> Vec<String> {
     lines.push(format!("Hostname:              \t{}", text(node, "/Description/Hostname")));
     lines.push(format!("Joined at:             \t{}", text(node, "/CreatedAt")));
     lines.push("Status:".to_owned());
-    lines.push(format!(" State:\t\t\t{}", title(text(node, "/Status/State"))));
+    lines.push(format!(" State:\t\t\t{}", capitalize(text(node, "/Status/State"))));
     if !text(node, "/Status/Message").is_empty() {
         lines.push(format!(" Message:              \t{}", text(node, "/Status/Message")));
     }
-    lines.push(format!(" Availability:         \t{}", title(text(node, "/Spec/Availability"))));
+    lines.push(format!(" Availability:         \t{}", capitalize(text(node, "/Spec/Availability"))));
     lines.push(format!(" Address:\t\t{}", text(node, "/Status/Addr")));
     if node.get("ManagerStatus").is_some_and(|m| !m.is_null()) {
         let leader = node.pointer("/ManagerStatus/Leader").and_then(Value::as_bool) == Some(true);
         lines.push("Manager Status:".to_owned());
         lines.push(format!(" Address:\t\t{}", text(node, "/ManagerStatus/Addr")));
-        lines.push(format!(" Raft Status:\t\t{}", title(text(node, "/ManagerStatus/Reachability"))));
+        lines.push(format!(" Raft Status:\t\t{}", capitalize(text(node, "/ManagerStatus/Reachability"))));
         lines.push(format!(" Leader:\t\t{}", if leader { "Yes" } else { "No" }));
     }
     lines.push("Platform:".to_owned());
@@ -201,21 +204,23 @@ fn pretty(node: &Value) -> Vec<String> {
     lines.push(format!(" Architecture:\t\t{}", text(node, "/Description/Platform/Architecture")));
     lines.push("Resources:".to_owned());
     lines.push(format!(" CPUs:\t\t\t{}", number(node, "/Description/Resources/NanoCPUs") / 1_000_000_000));
-    lines.push(format!(" Memory:\t\t{}", size(number(node, "/Description/Resources/MemoryBytes"))));
+    lines.push(format!(" Memory:\t\t{}", human_size(number(node, "/Description/Resources/MemoryBytes"))));
     lines.push(format!("Engine Version:\t\t{}\n", text(node, "/Description/Engine/EngineVersion")));
     lines
 }
 
-/// Reads a node's spec, changes it and writes it back.
-async fn change(client: &Client, node: &str, alter: impl FnOnce(&mut Value) -> Result<()>) -> Result<()> {
+/// Reads a node's spec, edits it and writes it back. The request has the version that was read; the
+/// daemon refuses it if someone changed the node in between.
+async fn change(client: &Client, node: &str, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<()> {
     let found = get(client, node).await?;
     let mut spec = found["Spec"].clone();
-    alter(&mut spec)?;
+    edit(&mut spec)?;
     let path = format!("/nodes/{}/update?version={}", text(&found, "/ID"), number(&found, "/Version/Index"));
     client.post(&path, &spec).await?;
     Ok(())
 }
 
+/// Writes the flags of `node update` into a node's spec.
 fn apply(options: &Update, spec: &mut Value) -> Result<()> {
     if let Some(availability) = options.availability {
         spec["Availability"] = availability.as_str().into();
@@ -237,9 +242,9 @@ fn apply(options: &Update, spec: &mut Value) -> Result<()> {
 }
 
 async fn set_role(client: &Client, nodes: &Nodes, role: Role) -> Result<()> {
-    each(&nodes.nodes, async |node| {
+    for_each_name(&nodes.nodes, async |node| {
         if text(&get(client, node).await?, "/Spec/Role") == role.as_str() {
-            return out_line(format_args!("Node {node} is already a {}.", role.as_str()));
+            return print_line(format_args!("Node {node} is already a {}.", role.as_str()));
         }
         change(client, node, |spec| {
             spec["Role"] = role.as_str().into();
@@ -247,8 +252,8 @@ async fn set_role(client: &Client, nodes: &Nodes, role: Role) -> Result<()> {
         })
         .await?;
         match role {
-            Role::Manager => out_line(format_args!("Node {node} promoted to a manager in the swarm.")),
-            Role::Worker => out_line(format_args!("Manager {node} demoted in the swarm.")),
+            Role::Manager => print_line(format_args!("Node {node} promoted to a manager in the swarm.")),
+            Role::Worker => print_line(format_args!("Manager {node} demoted in the swarm.")),
         }
     })
     .await
@@ -265,7 +270,7 @@ mod tests {
             json!({"ID": "a", "Description": {"Hostname": "n1", "Engine": {"EngineVersion": "0.1.0"}}, "Status": {"State": "ready"},
                    "Spec": {"Availability": "active"}, "ManagerStatus": {"Leader": true, "Reachability": "reachable"}}),
         ];
-        let shown = table(&nodes, "a").render(None).unwrap();
+        let shown = table(&nodes, "a").render(None).expect("the table has no template");
         let lines: Vec<Vec<&str>> = shown.lines().map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["a", "*", "n1", "Ready", "Active", "Leader", "0.1.0"]);
         assert_eq!(lines[2], ["b", "n2", "Ready", "Drain"]);

@@ -1,4 +1,4 @@
-//! `weft swarm`: form, join, leave, tokens, settings.
+//! `weft swarm`: create, join and leave a cluster; its join tokens and its settings.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -9,19 +9,19 @@ use super::{
     client::{Client, list, number, text},
     duration::nanos,
     flags::{Availability, Role},
-    output::{out, out_line},
+    output::{print, print_line},
     values::duration,
 };
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
-    /// Form a new cluster with this node as its first manager
+pub(super) enum Command {
+    /// Create a cluster with this node as its first manager
     Init(Init),
-    /// Join a cluster as the node that the token says
+    /// Join a cluster; the token decides whether as a worker or a manager
     Join(Join),
     /// Leave the cluster
     Leave(Leave),
-    /// Show or replace the tokens that nodes join with
+    /// Show or replace the token that nodes join with
     JoinToken(JoinToken),
     /// Change the cluster's settings
     Update(Update),
@@ -30,13 +30,14 @@ pub(super) enum Verb {
 /// Flags about this node, for the two commands that make it a member of a cluster.
 #[derive(Debug, Args)]
 struct NodeFlags {
-    /// Address that other nodes reach this one at: an address, or a link's name
+    /// Address at which other nodes reach this node: an IP address, or the name of a network
+    /// interface
     #[arg(long, value_name = "ADDRESS", default_value = "")]
     advertise_addr: String,
-    /// Where to listen for other nodes
+    /// Address and port to listen on for other nodes
     #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0:2377")]
     listen_addr: String,
-    /// Whether this node takes tasks
+    /// Whether tasks are placed on this node
     #[arg(long, value_enum, value_name = "AVAILABILITY", default_value_t = Availability::Active)]
     availability: Availability,
 }
@@ -56,10 +57,10 @@ impl NodeFlags {
 pub(super) struct Init {
     #[command(flatten)]
     node: NodeFlags,
-    /// Pool that subnets are cut from, as ADDRESS/PREFIX
+    /// Pool of addresses that networks get their subnets from, as ADDRESS/PREFIX
     #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
     default_addr_pool: Vec<String>,
-    /// Prefix length of the subnets that are cut from the pool
+    /// Prefix length of the subnets in the pool
     #[arg(long, value_name = "LENGTH")]
     default_addr_pool_mask_length: Option<u32>,
     #[command(flatten)]
@@ -68,31 +69,31 @@ pub(super) struct Init {
 
 #[derive(Debug, Args)]
 pub(super) struct Join {
-    /// As "weft swarm join-token" prints it
+    /// Join token, as "weft swarm join-token" prints it
     #[arg(long, value_name = "TOKEN")]
     token: String,
     #[command(flatten)]
     node: NodeFlags,
-    /// A manager, as ADDRESS:PORT
+    /// Addresses of managers, as ADDRESS:PORT
     #[arg(required = true, value_name = "MANAGER")]
     remotes: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Leave {
-    /// Leave though this node is a manager
+    /// Leave even if this node is a manager
     #[arg(short, long)]
     force: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct JoinToken {
-    /// What nodes become that join with it
+    /// Role of the nodes that join with the token
     role: Role,
-    /// Replace it: the old one stops working at once, nodes that joined with it stay
+    /// Replace the token: the old one stops working at once; nodes that joined with it stay members
     #[arg(long)]
     rotate: bool,
-    /// Only the token
+    /// Print only the token
     #[arg(short, long)]
     quiet: bool,
 }
@@ -103,19 +104,19 @@ struct Settings {
     /// How many ended tasks are kept for each slot
     #[arg(long, value_name = "COUNT")]
     task_history_limit: Option<u64>,
-    /// How often a node says that it is alive, such as 5s
+    /// Time between two heartbeats of a node, such as 5s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     dispatcher_heartbeat: Option<SignedDuration>,
-    /// How many heartbeats a node may miss before it is down
+    /// How many heartbeats in a row a node may miss before it is down
     #[arg(long, value_name = "COUNT")]
     down_after: Option<u64>,
-    /// Life of a node's certificate, such as 2160h; one hour at least
+    /// How long the certificate of a node is valid, such as 2160h; at least 1h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cert_expiry: Option<SignedDuration>,
 }
 
 impl Settings {
-    /// Writes what was given into a swarm spec.
+    /// Writes the flags that were given into a swarm spec.
     fn apply(&self, spec: &mut Value) {
         if let Some(limit) = self.task_history_limit {
             spec["Orchestration"]["TaskHistoryRetentionLimit"] = limit.into();
@@ -145,13 +146,13 @@ pub(super) struct Update {
     settings: Settings,
 }
 
-pub(super) async fn run(client: &Client, verb: Verb) -> Result<()> {
-    match verb {
-        Verb::Init(options) => init(client, &options).await,
-        Verb::Join(options) => join(client, &options).await,
-        Verb::Leave(options) => leave(client, &options).await,
-        Verb::JoinToken(options) => join_token(client, &options).await,
-        Verb::Update(options) => update(client, &options).await,
+pub(super) async fn run(client: &Client, command: Command) -> Result<()> {
+    match command {
+        Command::Init(options) => init(client, &options).await,
+        Command::Join(options) => join(client, &options).await,
+        Command::Leave(options) => leave(client, &options).await,
+        Command::JoinToken(options) => join_token(client, &options).await,
+        Command::Update(options) => update(client, &options).await,
     }
 }
 
@@ -166,25 +167,26 @@ async fn init(client: &Client, options: &Init) -> Result<()> {
         body["SubnetSize"] = length.into();
     }
     let id = client.post("/swarm/init", &body).await?;
-    out(format_args!(
+    print(format_args!(
         "Swarm initialized: current node ({}) is now a manager.\n\n\
          To add a worker to this swarm, run the following command:\n\n",
         id.as_str().unwrap_or_default()
     ))?;
-    print_join(client, Role::Worker).await?;
-    out_line("To add a manager to this swarm, run 'weft swarm join-token manager' and follow the instructions.")
+    print_join_command(client, Role::Worker).await?;
+    print_line("To add a manager to this swarm, run 'weft swarm join-token manager' and follow the instructions.")
 }
 
-async fn print_join(client: &Client, role: Role) -> Result<()> {
+/// Prints the command that joins a node to this cluster.
+async fn print_join_command(client: &Client, role: Role) -> Result<()> {
     let swarm = client.get("/swarm").await?;
     let info = client.get("/info").await?;
     let address = text(&info, "/Swarm/NodeAddr");
-    let own = text(&info, "/Swarm/NodeID");
+    let this_node = text(&info, "/Swarm/NodeID");
     let manager = list(&info, "/Swarm/RemoteManagers")
         .iter()
-        .find(|m| text(m, "/NodeID") == own)
+        .find(|m| text(m, "/NodeID") == this_node)
         .map_or_else(|| format!("{address}:2377"), |m| text(m, "/Addr").to_owned());
-    out(format_args!("    weft swarm join --token {} {manager}\n\n", token(&swarm, role)))
+    print(format_args!("    weft swarm join --token {} {manager}\n\n", token(&swarm, role)))
 }
 
 fn token(swarm: &Value, role: Role) -> &str {
@@ -202,12 +204,12 @@ async fn join(client: &Client, options: &Join) -> Result<()> {
     let info = client.get("/info").await?;
     let is_manager = info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true);
     let role = if is_manager { Role::Manager } else { Role::Worker };
-    out_line(format_args!("This node joined a swarm as a {}.", role.as_str()))
+    print_line(format_args!("This node joined a swarm as a {}.", role.as_str()))
 }
 
 async fn leave(client: &Client, options: &Leave) -> Result<()> {
     client.post(&format!("/swarm/leave?force={}", options.force), &Value::Null).await?;
-    out_line("Node left the swarm.")
+    print_line("Node left the swarm.")
 }
 
 async fn join_token(client: &Client, options: &JoinToken) -> Result<()> {
@@ -221,14 +223,14 @@ async fn join_token(client: &Client, options: &JoinToken) -> Result<()> {
         let path = format!("/swarm/update?version={}&{flag}=true", number(&swarm, "/Version/Index"));
         client.post(&path, &swarm["Spec"]).await?;
         if !options.quiet {
-            out(format_args!("Successfully rotated {} join token.\n\n", role.as_str()))?;
+            print(format_args!("Successfully rotated {} join token.\n\n", role.as_str()))?;
         }
     }
     if options.quiet {
-        return out_line(token(&client.get("/swarm").await?, role));
+        return print_line(token(&client.get("/swarm").await?, role));
     }
-    out(format_args!("To add a {} to this swarm, run the following command:\n\n", role.as_str()))?;
-    print_join(client, role).await
+    print(format_args!("To add a {} to this swarm, run the following command:\n\n", role.as_str()))?;
+    print_join_command(client, role).await
 }
 
 async fn update(client: &Client, options: &Update) -> Result<()> {
@@ -237,5 +239,5 @@ async fn update(client: &Client, options: &Update) -> Result<()> {
     let mut spec = swarm["Spec"].clone();
     options.settings.apply(&mut spec);
     client.post(&format!("/swarm/update?version={}", number(&swarm, "/Version/Index")), &spec).await?;
-    out_line("Swarm updated.")
+    print_line("Swarm updated.")
 }

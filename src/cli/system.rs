@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use super::{
     client::{Client, list, number, text},
-    output::{out_line, size},
+    format::human_size,
+    output::print_line,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Info {
-    /// json for everything that the daemon says
+    /// Output format: json prints the daemon's whole answer
     #[arg(short, long, value_name = "FORMAT", value_parser = ["json"])]
     format: Option<String>,
 }
@@ -19,8 +20,8 @@ pub(super) struct Info {
 pub(super) async fn info(client: &Client, options: Info) -> Result<()> {
     let info = client.get("/info").await?;
     match options.format {
-        Some(_) => out_line(info),
-        None => lines(&info).into_iter().try_for_each(out_line),
+        Some(_) => print_line(info),
+        None => lines(&info).into_iter().try_for_each(print_line),
     }
 }
 
@@ -30,7 +31,7 @@ fn lines(info: &Value) -> Vec<String> {
         format!("Server Version: {}", text(info, "/ServerVersion")),
         format!("Kernel Version: {}", text(info, "/KernelVersion")),
         format!("CPUs: {}", number(info, "/NCPU")),
-        format!("Total Memory: {}", size(number(info, "/MemTotal"))),
+        format!("Total Memory: {}", human_size(number(info, "/MemTotal"))),
         format!("Swarm: {}", text(info, "/Swarm/LocalNodeState")),
     ];
     if !text(info, "/Swarm/Error").is_empty() {
@@ -39,10 +40,10 @@ fn lines(info: &Value) -> Vec<String> {
     if text(info, "/Swarm/NodeID").is_empty() {
         return lines;
     }
-    let manager = info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true);
+    let is_manager = info.pointer("/Swarm/ControlAvailable").and_then(Value::as_bool) == Some(true);
     lines.push(format!(" NodeID: {}", text(info, "/Swarm/NodeID")));
-    lines.push(format!(" Is Manager: {manager}"));
-    if manager {
+    lines.push(format!(" Is Manager: {is_manager}"));
+    if is_manager {
         lines.push(format!(" ClusterID: {}", text(info, "/Swarm/Cluster/ID")));
         lines.push(format!(" Managers: {}", number(info, "/Swarm/Managers")));
         lines.push(format!(" Nodes: {}", number(info, "/Swarm/Nodes")));
@@ -53,10 +54,11 @@ fn lines(info: &Value) -> Vec<String> {
     lines
 }
 
+/// Prints the client's version first, so that it is printed even if the daemon does not answer.
 pub(super) async fn version(client: &Client) -> Result<()> {
-    out_line(format_args!("Client: weft {}", env!("CARGO_PKG_VERSION")))?;
+    print_line(format_args!("Client: weft {}", env!("CARGO_PKG_VERSION")))?;
     let version = client.get("/version").await?;
-    out_line(format_args!(
+    print_line(format_args!(
         "Server: weft {} (API {}, oldest {})",
         text(&version, "/Version"),
         text(&version, "/ApiVersion"),

@@ -1,4 +1,4 @@
-//! Tables of tasks: `service ps` and `node ps`.
+//! The tables of tasks that `service ps` and `node ps` print.
 
 use std::cmp::Reverse;
 
@@ -9,15 +9,17 @@ use serde_json::Value;
 use super::{
     client::{Client, filters, list, number, text},
     flags::Listing,
-    names::{self, Names},
-    output::{Cut, Table, ago, out, out_line, title},
+    format::{Truncation, capitalize, time_ago},
+    names::{self, NamesById},
+    output::{print, print_line},
+    table::Table,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     listing: Listing,
-    /// Show ids and errors whole
+    /// Do not shorten ids and errors
     #[arg(long)]
     no_trunc: bool,
     /// Show the ids of nodes instead of their names
@@ -25,28 +27,30 @@ pub(super) struct Options {
     no_resolve: bool,
 }
 
-/// Prints the tasks that the given filters choose.
-pub(super) async fn print(client: &Client, pairs: &[String], options: &Options) -> Result<()> {
+/// Prints the tasks that match the filters in `pairs` and those that the user gave.
+pub(super) async fn print_tasks(client: &Client, pairs: &[String], options: &Options) -> Result<()> {
     let pairs: Vec<String> = pairs.iter().chain(&options.listing.filter).cloned().collect();
     let tasks = client.get(&format!("/tasks?{}", filters(&pairs)?)).await?;
     let mut tasks: Vec<&Value> = list(&tasks, "").iter().collect();
     sort(&mut tasks);
     if options.listing.quiet {
-        return tasks.iter().try_for_each(|task| out_line(text(task, "/ID")));
+        return tasks.iter().try_for_each(|task| print_line(text(task, "/ID")));
     }
-    let known = Known {
+    let names = Names {
         services: names::services(client).await?,
-        nodes: if options.no_resolve { Names::new() } else { names::nodes(client).await? },
+        nodes: if options.no_resolve { NamesById::new() } else { names::nodes(client).await? },
     };
-    out(table(&tasks, &known, Cut::unless(options.no_trunc)).render(options.listing.format.as_deref())?)
+    print(table(&tasks, &names, Truncation::new(options.no_trunc)).render(options.listing.format.as_deref())?)
 }
 
-struct Known {
-    services: Names,
-    nodes: Names,
+/// Names to show. An id without a name is shown as it is.
+struct Names {
+    services: NamesById,
+    nodes: NamesById,
 }
 
-/// By service and slot, the newest first.
+/// Sorts by service and slot, with the newest task of a slot first. A global service has one slot
+/// on each node.
 fn sort(tasks: &mut [&Value]) {
     tasks.sort_by_key(|task| {
         (
@@ -58,22 +62,24 @@ fn sort(tasks: &mut [&Value]) {
     });
 }
 
-fn table(tasks: &[&Value], known: &Known, cut: Cut) -> Table {
+/// `tasks` are sorted.
+fn table(tasks: &[&Value], names: &Names, truncation: Truncation) -> Table {
     let mut rows = Vec::new();
-    let mut last = String::new();
+    let mut previous = String::new();
     for task in tasks {
-        let name = slot_name(task, known);
-        let shown = if name == last { format!(" \\_ {name}") } else { name.clone() };
-        last = name;
+        let name = slot_name(task, names);
+        let shown = if name == previous { format!(" \\_ {name}") } else { name.clone() };
+        previous = name;
         let node = text(task, "/NodeID");
+        let age = time_ago(text(task, "/Status/Timestamp")).to_lowercase();
         rows.push(vec![
-            cut.id(text(task, "/ID")),
+            truncation.id(text(task, "/ID")),
             shown,
             text(task, "/Spec/ContainerSpec/Image").to_owned(),
-            known.nodes.get(node).map_or(node, String::as_str).to_owned(),
-            title(text(task, "/DesiredState")),
-            format!("{} {}", title(text(task, "/Status/State")), ago(text(task, "/Status/Timestamp")).to_lowercase()),
-            cut.error(text(task, "/Status/Err")),
+            names.nodes.get(node).map_or(node, String::as_str).to_owned(),
+            capitalize(text(task, "/DesiredState")),
+            format!("{} {age}", capitalize(text(task, "/Status/State"))),
+            truncation.error(text(task, "/Status/Err")),
             String::new(),
         ]);
     }
@@ -92,10 +98,10 @@ fn table(tasks: &[&Value], known: &Known, cut: Cut) -> Table {
     }
 }
 
-/// `whoami.2`, or `agent.<node id>` of a global service.
-fn slot_name(task: &Value, known: &Known) -> String {
+/// The name of a task's slot: `whoami.2`, or `agent.<node id>` for a global service.
+fn slot_name(task: &Value, names: &Names) -> String {
     let service = text(task, "/ServiceID");
-    let service = known.services.get(service).map_or(service, String::as_str);
+    let service = names.services.get(service).map_or(service, String::as_str);
     match number(task, "/Slot") {
         0 => format!("{service}.{}", text(task, "/NodeID")),
         slot => format!("{service}.{slot}"),
@@ -109,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn earlier_tasks_of_a_slot_stand_below_the_newest() {
+    fn older_tasks_of_a_slot_are_below_the_newest() {
         let task = |id: &str, created: &str, state: &str| {
             json!({ "ID": id, "ServiceID": "s", "Slot": 1, "NodeID": "n", "CreatedAt": created, "DesiredState": "running",
                     "Spec": { "ContainerSpec": { "Image": "i" } }, "Status": { "State": state, "Timestamp": "" } })
@@ -118,11 +124,11 @@ mod tests {
             (task("old", "2026-01-01T00:00:00Z", "failed"), task("new", "2026-01-02T00:00:00Z", "running"));
         let mut tasks = vec![&old, &new];
         sort(&mut tasks);
-        let known = Known {
+        let names = Names {
             services: [("s".to_owned(), "web".to_owned())].into(),
             nodes: [("n".to_owned(), "n1".to_owned())].into(),
         };
-        let rows = table(&tasks, &known, Cut::Short).rows;
+        let rows = table(&tasks, &names, Truncation::Short).rows;
         assert_eq!(rows[0][..4], ["new", "web.1", "i", "n1"]);
         assert_eq!(rows[1][..2], ["old", " \\_ web.1"]);
     }

@@ -1,5 +1,5 @@
-//! Parsers for the values of flags: command lines, durations, sizes, numbers of CPUs, ratios and `KEY=value` pairs. Pure,
-//! except that [`environment`] reads the environment of this process.
+//! Parsers for the values of flags: command lines, durations, sizes, numbers of CPUs, ratios and
+//! `KEY=value` pairs. Pure, except that [`environment`] reads the environment of this process.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,11 @@ use super::duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ShellWords(pub Vec<String>);
 
-/// Splits a command into words as a POSIX shell does: at spaces, tabs and newlines outside of quotes; `#` starts a comment.
+/// Splits a command into words as a POSIX shell does: at spaces, tabs and newlines outside of
+/// quotes; `#` starts a comment.
 ///
-/// The docker client splits with google/shlex, which differs from a shell in a few rare cases. The test
-/// `splits_as_a_shell_where_the_docker_client_does_not` lists them.
+/// The docker client splits with google/shlex, which differs from a shell in a few rare cases. The
+/// test `splits_as_a_shell_where_the_docker_client_does_not` lists them.
 ///
 /// # Errors
 ///
@@ -75,8 +76,8 @@ pub(super) fn pairs(texts: &[String]) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Completes entries of an environment. `KEY` without a value gets the value that the variable has in this process, and is
-/// left out if this process does not have it.
+/// Completes entries of an environment. `KEY` without a value gets the value that the variable has
+/// in this process, and is left out if this process does not have it.
 pub(super) fn environment(texts: &[String]) -> Vec<String> {
     texts
         .iter()
@@ -90,7 +91,8 @@ pub(super) fn environment(texts: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The entries of a file of variables, one on each line. Empty lines and lines that begin with `#` are skipped.
+/// The entries of a file of variables, one on each line. Empty lines and lines that begin with `#`
+/// are skipped.
 pub(super) fn environment_file(content: &str) -> Vec<String> {
     let lines = content.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(str::to_owned).collect()
@@ -120,7 +122,8 @@ mod tests {
         }
     }
 
-    /// The comment of each line is what google/shlex e7afc7fbc510 makes of the text; docker/cli uses that version.
+    /// The comment of each line is what google/shlex e7afc7fbc510 makes of the text; docker/cli
+    /// uses that version.
     #[test]
     fn splits_as_a_shell_where_the_docker_client_does_not() {
         // ["cdn"]: a backslash in double quotes takes any next character as it is, and disappears.

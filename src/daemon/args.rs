@@ -1,5 +1,5 @@
-//! The flags of `weft daemon`, and the values that they stand for when they are absent. Reads the machine's host name and
-//! `/etc/resolv.conf`; changes nothing.
+//! The flags of `weft daemon`, and the values that they stand for when they are absent. Reads the
+//! machine's host name and `/etc/resolv.conf`; changes nothing.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,28 +17,30 @@ const RUN_DIR: &str = "/run/weft";
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Name of this node; the machine's host name where absent
+    /// Name of this node; by default the host name of the machine
     #[arg(long)]
     hostname: Option<NodeName>,
-    /// Where this node keeps its identity and the cluster's table
+    /// Directory for the identity of this node and its copy of the cluster state
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weft")]
     pub(super) data_dir: PathBuf,
-    /// Where running tasks are kept; /run/weft/HOSTNAME where absent
+    /// Directory for the state of running tasks; by default /run/weft/HOSTNAME
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// Socket of the Engine API
+    /// Path of the socket of the Engine API
     #[arg(long, value_name = "PATH", default_value = "/run/weft/weft.sock")]
     pub(super) socket: PathBuf,
     /// What runs the tasks
     #[arg(long, value_enum, default_value_t = RuntimeKind::Process)]
     pub(super) runtime: RuntimeKind,
-    /// Where this machine's container engine listens, as unix:///PATH; its usual place where absent
+    /// Socket of this machine's container engine, as unix:///PATH; by default
+    /// unix:///var/run/docker.sock
     #[arg(long, value_name = "URL", value_parser = engine_socket)]
     docker_host: Option<PathBuf>,
-    /// Label of this node's engine, for constraints on engine.labels.KEY
+    /// Label of this node's engine, for constraints on engine.labels.KEY; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// Resolver for names from outside, as ADDRESS or ADDRESS:PORT; those of /etc/resolv.conf where absent
+    /// Resolver for names outside of the cluster, as ADDRESS or ADDRESS:PORT; by default those of
+    /// /etc/resolv.conf; may be repeated
     #[arg(long = "dns-upstream", value_name = "ADDRESS", value_parser = upstream)]
     dns_upstreams: Vec<SocketAddr>,
 }
@@ -59,17 +61,20 @@ impl Args {
             .with_context(|| format!("the machine's host name {name:?} cannot be used: choose one with --hostname"))
     }
 
-    /// The directory for the state of running tasks. It is lost when the machine restarts, as the tasks are.
+    /// The directory for the state of running tasks. It is lost when the machine restarts, as the
+    /// tasks are.
     pub(super) fn run_dir(&self, hostname: &NodeName) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(|| Path::new(RUN_DIR).join(hostname.as_str()))
     }
 
-    /// The path at which the container engine of this machine listens, whether or not the engine exists.
+    /// The path at which the container engine of this machine listens, whether or not the engine
+    /// exists.
     pub(super) fn docker_socket(&self) -> PathBuf {
         self.docker_host.clone().unwrap_or_else(|| docker::SOCKET.into())
     }
 
-    /// The engine that the API forwards requests about containers and images to. `None` if the machine has no engine.
+    /// The engine that the API forwards requests about containers and images to. `None` if the
+    /// machine has no engine.
     pub(super) fn engine(&self) -> Option<PathBuf> {
         let path = self.docker_socket();
         (self.runtime == RuntimeKind::Docker || path.exists()).then_some(path)
@@ -98,7 +103,8 @@ impl Args {
     }
 }
 
-/// weft makes the links and namespaces of tasks on this machine, so it can only use an engine of this machine.
+/// weft makes the links and namespaces of tasks on this machine, so it can only use an engine of
+/// this machine.
 fn engine_socket(text: &str) -> Result<PathBuf, String> {
     match text.strip_prefix("unix://") {
         Some(path) if path.starts_with('/') => Ok(path.into()),

@@ -1,6 +1,7 @@
 //! What only one daemon at a time may use: a data directory, and the path of an API socket.
 //!
-//! Two daemons with one data directory would both write the cluster state, and would be the same node twice.
+//! Two daemons with one data directory would both write the cluster state, and would be the same
+//! node twice.
 
 use std::{
     fs::{self, File},
@@ -16,8 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 /// The owner and the group of the socket may use the API; others may not.
 const SOCKET_MODE: u32 = 0o660;
 
-/// Locks the data directory for this process (flock(2)). The lock is held until the returned file is dropped; the kernel
-/// releases it if the process is killed.
+/// Locks the data directory for this process (flock(2)). The lock is held until the returned file
+/// is dropped; the kernel releases it if the process is killed.
 ///
 /// # Errors
 ///
@@ -38,7 +39,8 @@ pub(super) fn lock_data_dir(dir: &Path) -> Result<File> {
 ///
 /// # Errors
 ///
-/// If a daemon listens there, if the path is something other than a socket, or if the path cannot be created.
+/// If a daemon listens there, if the path is something other than a socket, or if the path cannot
+/// be created.
 pub(super) async fn bind_socket(path: &Path) -> Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;

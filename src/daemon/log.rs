@@ -14,8 +14,9 @@ use crate::runtime::chain;
 
 /// Environment variable with the filter, such as `debug` or `weft_mesh=trace,info`.
 const VARIABLE: &str = "WEFT_LOG";
-/// The filter if the variable is not set. openraft logs an error each time that it cannot reach another manager, which is
-/// normal when that manager is down; the errors that matter are returned to us, and we log them.
+/// The filter if the variable is not set. openraft logs an error each time that it cannot reach
+/// another manager, which is normal when that manager is down; the errors that matter are returned
+/// to us, and we log them.
 const DEFAULT: &str = "info,openraft=off";
 
 /// Starts logging, once for the whole process.

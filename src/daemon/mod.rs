@@ -1,8 +1,9 @@
 //! `weft daemon`: starts the layers in order, runs them, and shuts them down.
 //!
-//! The command line calls [`run`] once. This folder owns the order of start-up and the life of the process; it must not
-//! decide anything about tasks or packets. Whatever ends the daemon, it leaves tasks, links, maps and programs as they are:
-//! traffic does not need the daemon, and the next daemon adopts all of them.
+//! The command line calls [`run`] once. This folder owns the order of start-up and the life of the
+//! process; it must not decide anything about tasks or packets. Whatever ends the daemon, it leaves
+//! tasks, links, maps and programs as they are: traffic does not need the daemon, and the next
+//! daemon adopts all of them.
 
 mod upstreams;
 mod args;
@@ -31,7 +32,8 @@ use crate::{
 ///
 /// # Errors
 ///
-/// If the machine or the flags do not allow the daemon to start, or if one of its parts ends by itself.
+/// If the machine or the flags do not allow the daemon to start, or if one of its parts ends by
+/// itself.
 pub(crate) async fn run(args: Args) -> Result<()> {
     log::init()?;
     let labels = args.labels()?;

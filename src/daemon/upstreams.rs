@@ -17,7 +17,8 @@ pub(super) fn of_machine() -> Vec<SocketAddr> {
     nameservers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default())
 }
 
-/// The addresses in `nameserver` lines. The tasks' own resolver is left out, because it would forward requests to itself.
+/// The addresses in `nameserver` lines. The tasks' own resolver is left out, because it would
+/// forward requests to itself.
 fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
     resolv_conf
         .lines()

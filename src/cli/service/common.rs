@@ -1,4 +1,5 @@
-//! Flags that mean the same when a service is made and when it is changed, and what they write into a spec.
+//! The flags that `service create` and `service update` share, and the fields of a spec that they
+//! set.
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -12,16 +13,18 @@ use super::super::{
 
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// How many tasks
+    /// Number of tasks
     #[arg(long, value_name = "COUNT")]
     replicas: Option<u64>,
-    /// Most tasks on one node; 0 for no bound
+    /// Maximum number of tasks on one node; 0 for no limit
     #[arg(long, value_name = "COUNT")]
     replicas_max_per_node: Option<u64>,
-    /// How the service's name resolves: to one address for all tasks (vip) or to theirs in turn (dnsrr)
+    /// What the service's name resolves to: one address for all tasks (vip), or the tasks' own
+    /// addresses (dnsrr)
     #[arg(long, value_enum, value_name = "MODE")]
     endpoint_mode: Option<EndpointMode>,
-    /// Program of the tasks in place of the image's entry point, as one string split as a shell would
+    /// Command that replaces the entry point of the image, as one string with the quoting of a
+    /// shell
     #[arg(long, value_name = "COMMAND", value_parser = shell_words)]
     entrypoint: Option<ShellWords>,
     /// Host name inside the tasks
@@ -30,82 +33,82 @@ pub(super) struct Common {
     /// User that the tasks run as: USER or USER:GROUP, by name or number
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
-    /// Folder that the tasks' program starts in
+    /// Working directory of the tasks
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// The tasks cannot write to their root file system
+    /// Make the root file system of the tasks read-only
     #[arg(long)]
     read_only: Option<bool>,
-    /// A small init above the tasks' program passes signals on and reaps what is orphaned
+    /// Run an init process in each task, which forwards signals and reaps orphaned processes
     #[arg(long)]
     init: Option<bool>,
-    /// Most CPUs that a task may use, such as 0.5; 0 for no bound
+    /// Maximum number of CPUs of a task, such as 0.5; 0 for no limit
     #[arg(long, value_name = "CPUS", value_parser = nano_cpus)]
     limit_cpu: Option<i64>,
-    /// Most memory that a task may use, such as 64m or 1g; 0 for no bound
+    /// Maximum memory of a task, such as 64m or 1g; 0 for no limit
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     limit_memory: Option<i64>,
-    /// Most processes and threads in a task; 0 for no bound
+    /// Maximum number of processes and threads in a task; 0 for no limit
     #[arg(long, value_name = "COUNT")]
     limit_pids: Option<u64>,
-    /// CPUs that a node must have free for a task, such as 0.5
+    /// CPUs that must be unreserved on a node before a task is placed there, such as 0.5
     #[arg(long, value_name = "CPUS", value_parser = nano_cpus)]
     reserve_cpu: Option<i64>,
-    /// Memory that a node must have free for a task, such as 64m or 1g
+    /// Memory that must be unreserved on a node before a task is placed there, such as 64m or 1g
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     reserve_memory: Option<i64>,
-    /// When a task that ended is replaced
+    /// When to replace a task that has ended
     #[arg(long, value_enum, value_name = "CONDITION")]
     restart_condition: Option<RestartCondition>,
-    /// Time between a task's end and its successor's start, such as 5s
+    /// Time between the end of a task and the start of its replacement, such as 5s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     restart_delay: Option<SignedDuration>,
-    /// Most times that a task is replaced; 0 for no bound
+    /// Maximum number of times that a task is replaced; 0 for no limit
     #[arg(long, value_name = "COUNT")]
     restart_max_attempts: Option<u64>,
-    /// Time that attempts are counted in, such as 2m; 0 for all time
+    /// Time span in which the attempts are counted, such as 2m; 0 to count all of them
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     restart_window: Option<SignedDuration>,
-    /// Time between a task's stop signal and its kill, such as 10s
+    /// Time between the stop signal and SIGKILL, such as 10s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     stop_grace_period: Option<SignedDuration>,
-    /// Signal that asks a task to stop, such as SIGTERM
+    /// Signal that stops a task, such as SIGTERM
     #[arg(long, value_name = "SIGNAL")]
     stop_signal: Option<String>,
-    /// How many tasks an update replaces at once; 0 for all
+    /// Number of tasks that an update replaces at once; 0 for all
     #[arg(long, value_name = "COUNT")]
     update_parallelism: Option<u64>,
-    /// Time between an update's batches, such as 5s
+    /// Time between two batches of an update, such as 5s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     update_delay: Option<SignedDuration>,
-    /// How long an updated task is watched for failure, such as 5s
+    /// How long an update watches each new task for failure, such as 5s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     update_monitor: Option<SignedDuration>,
     /// Part of the tasks that may fail during an update, from 0 to 1
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     update_max_failure_ratio: Option<f64>,
-    /// What an update does when more tasks fail
+    /// What an update does if more tasks fail than --update-max-failure-ratio allows
     #[arg(long, value_name = "ACTION", value_parser = ["pause", "continue", "rollback"])]
     update_failure_action: Option<String>,
-    /// Whether an update starts the new task or stops the old one first
+    /// Whether an update starts the new task first or stops the old one first
     #[arg(long, value_name = "ORDER", value_parser = ["start-first", "stop-first"])]
     update_order: Option<String>,
-    /// How many tasks a rollback replaces at once; 0 for all
+    /// Number of tasks that a rollback replaces at once; 0 for all
     #[arg(long, value_name = "COUNT")]
     rollback_parallelism: Option<u64>,
-    /// Time between a rollback's batches, such as 5s
+    /// Time between two batches of a rollback, such as 5s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     rollback_delay: Option<SignedDuration>,
-    /// How long a task that was rolled back is watched for failure, such as 5s
+    /// How long a rollback watches each new task for failure, such as 5s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     rollback_monitor: Option<SignedDuration>,
     /// Part of the tasks that may fail during a rollback, from 0 to 1
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     rollback_max_failure_ratio: Option<f64>,
-    /// What a rollback does when more tasks fail
+    /// What a rollback does if more tasks fail than --rollback-max-failure-ratio allows
     #[arg(long, value_name = "ACTION", value_parser = ["pause", "continue"])]
     rollback_failure_action: Option<String>,
-    /// Whether a rollback starts the new task or stops the old one first
+    /// Whether a rollback starts the new task first or stops the old one first
     #[arg(long, value_name = "ORDER", value_parser = ["start-first", "stop-first"])]
     rollback_order: Option<String>,
 }
@@ -143,7 +146,11 @@ impl RestartCondition {
 }
 
 impl Common {
-    /// Writes what was given into a service's spec, new or old.
+    /// Writes the flags that were given into a service's spec.
+    ///
+    /// # Errors
+    ///
+    /// If `--replicas` is given for a service that is not replicated.
     pub(super) fn apply(&self, spec: &mut Value) -> Result<()> {
         if let Some(replicas) = self.replicas {
             ensure!(
@@ -162,7 +169,7 @@ impl Common {
         put_within(task, restart, "Delay", self.restart_delay.map(nanos));
         put_within(task, restart, "MaxAttempts", self.restart_max_attempts);
         put_within(task, restart, "Window", self.restart_window.map(nanos));
-        let update = Rolling {
+        let update = UpdateFlags {
             parallelism: self.update_parallelism,
             delay: self.update_delay,
             monitor: self.update_monitor,
@@ -171,7 +178,7 @@ impl Common {
             order: self.update_order.as_deref(),
         };
         update.apply(spec, "UpdateConfig");
-        let rollback = Rolling {
+        let rollback = UpdateFlags {
             parallelism: self.rollback_parallelism,
             delay: self.rollback_delay,
             monitor: self.rollback_monitor,
@@ -204,8 +211,8 @@ impl Common {
     }
 }
 
-/// How tasks are replaced, as far as it was said.
-struct Rolling<'a> {
+/// The flags about how an update or a rollback replaces tasks.
+struct UpdateFlags<'a> {
     parallelism: Option<u64>,
     delay: Option<SignedDuration>,
     monitor: Option<SignedDuration>,
@@ -214,7 +221,7 @@ struct Rolling<'a> {
     order: Option<&'a str>,
 }
 
-impl Rolling<'_> {
+impl UpdateFlags<'_> {
     fn apply(&self, spec: &mut Value, section: &str) {
         let path = &[section];
         put_within(spec, path, "Parallelism", self.parallelism);
@@ -223,7 +230,8 @@ impl Rolling<'_> {
         put_within(spec, path, "MaxFailureRatio", self.max_failure_ratio);
         put_within(spec, path, "FailureAction", self.failure_action);
         put_within(spec, path, "Order", self.order);
-        // A section without parallelism would mean all at once; the docker client sends 1 then.
+        // Without a parallelism, the API replaces all tasks at once. The docker client sends 1
+        // then.
         if let Some(section) = spec.get_mut(section).filter(|section| section.is_object())
             && section.get("Parallelism").is_none()
         {
@@ -232,14 +240,15 @@ impl Rolling<'_> {
     }
 }
 
-/// Sets a field where a value was given.
+/// Sets a field of an object, if there is a value.
 pub(super) fn put(object: &mut Value, field: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         object[field] = value.into();
     }
 }
 
-/// The same, some objects further down.
+/// Sets a field of the object at `path` below `object`, if there is a value. Missing objects on the
+/// path are added.
 fn put_within(object: &mut Value, path: &[&str], field: &str, value: Option<impl Into<Value>>) {
     if value.is_some() {
         let inner = path.iter().fold(object, |object, name| &mut object[*name]);
@@ -247,7 +256,7 @@ fn put_within(object: &mut Value, path: &[&str], field: &str, value: Option<impl
     }
 }
 
-/// `NAME`, or `name=NAME,alias=ALIAS`.
+/// Reads a network to connect to: `NAME`, or `name=NAME,alias=ALIAS`.
 pub(super) fn network(text: &str) -> Result<Value> {
     if !text.contains('=') {
         return Ok(json!({ "Target": text }));
@@ -260,10 +269,11 @@ pub(super) fn network(text: &str) -> Result<Value> {
             _ => bail!("unknown field {field:?} in {text:?}: the fields are name and alias"),
         }
     }
-    let Some(name) = name else { bail!("{text:?} names no network: add name=NETWORK") };
+    let Some(name) = name else { bail!("{text:?} has no network: add name=NETWORK") };
     Ok(json!({ "Target": name, "Aliases": aliases }))
 }
 
+/// Reads placement preferences such as `spread=node.labels.zone`.
 pub(super) fn preferences(texts: &[String]) -> Result<Vec<Value>> {
     texts.iter().map(|text| preference(text)).collect()
 }
@@ -280,8 +290,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_section_of_rolling_always_says_how_many_at_once() {
-        let nothing = Rolling {
+    fn a_section_always_has_a_parallelism() {
+        let nothing = UpdateFlags {
             parallelism: None,
             delay: None,
             monitor: None,
@@ -289,12 +299,12 @@ mod tests {
             failure_action: None,
             order: None,
         };
-        let check = |rolling: &Rolling<'_>, mut spec: Value, expected: Value| {
-            rolling.apply(&mut spec, "UpdateConfig");
+        let check = |flags: &UpdateFlags<'_>, mut spec: Value, expected: Value| {
+            flags.apply(&mut spec, "UpdateConfig");
             assert_eq!(spec, expected);
         };
         check(&nothing, json!({}), json!({}));
-        let slow = Rolling { delay: Some(SignedDuration::from_nanos(5)), ..nothing };
+        let slow = UpdateFlags { delay: Some(SignedDuration::from_nanos(5)), ..nothing };
         check(&slow, json!({}), json!({ "UpdateConfig": { "Parallelism": 1, "Delay": 5 } }));
         check(
             &slow,

@@ -1,4 +1,4 @@
-//! The flags of `service create`, and the spec that they make.
+//! The flags of `service create`, and the spec that they describe.
 
 use std::fs;
 
@@ -16,42 +16,47 @@ use super::{
 #[derive(Debug, Args)]
 #[command(override_usage = "weft service create [OPTIONS] IMAGE [COMMAND] [ARG]...")]
 pub(crate) struct Create {
-    /// The service's name; a random one where absent
+    /// Name of the service; by default a random one
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// replicated for as many tasks as --replicas says, global for one on every node
+    /// Mode: replicated runs --replicas tasks, global runs one task on each node
     #[arg(long, value_name = "MODE", value_parser = mode, default_value = "replicated")]
     mode: Mode,
-    /// Publish a port on every node: TARGET, PUBLISHED:TARGET/udp or published=PORT,target=PORT,protocol=udp; may be repeated
+    /// Publish a port on each node: TARGET, PUBLISHED:TARGET/udp or
+    /// published=PORT,target=PORT,protocol=udp; may be repeated
     #[arg(short, long, value_name = "PORT", value_parser = publish::parse)]
     publish: Vec<Publish>,
-    /// A network to be on: NAME or name=NAME,alias=ALIAS; the first becomes eth0; may be repeated
+    /// Connect the tasks to a network: NAME or name=NAME,alias=ALIAS; the first is eth0; may be
+    /// repeated
     #[arg(long, value_name = "NETWORK")]
     network: Vec<String>,
-    /// A label of the service; may be repeated
+    /// Label of the service; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     label: Vec<String>,
-    /// A label of its containers; may be repeated
+    /// Label of its containers; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     container_label: Vec<String>,
-    /// A variable of the tasks' environment; KEY alone takes the value that it has here; may be repeated
+    /// Environment variable of the tasks; KEY alone takes the value from this environment; may be
+    /// repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
-    /// A file of such variables, one on each line; --env overrules it; may be repeated
+    /// File of environment variables, one on each line; --env takes precedence; may be repeated
     #[arg(long, value_name = "FILE")]
     env_file: Vec<String>,
-    /// Where tasks may run, such as node.labels.storage==ssd; may be repeated
+    /// Condition for the nodes that tasks may run on, such as node.labels.storage==ssd; may be
+    /// repeated
     #[arg(long, value_name = "EXPRESSION")]
     constraint: Vec<String>,
-    /// How tasks are spread, such as spread=node.labels.zone; may be repeated
+    /// How tasks are spread over nodes, such as spread=node.labels.zone; may be repeated
     #[arg(long, value_name = "PREFERENCE")]
     placement_pref: Vec<String>,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     pub(super) wait: Wait,
-    // One list, so that whatever follows the image is the command's, flags too.
-    /// Image of the tasks; what follows is their command, in place of the image's own
+    // This is one list, so that all words after the image are part of the command, even if they
+    // look like flags.
+    /// Image of the tasks; the words after it replace the command of the image
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     image_and_args: Vec<String>,
 }
@@ -72,6 +77,11 @@ fn mode(text: &str) -> Result<Mode, String> {
 }
 
 impl Create {
+    /// The spec of the new service.
+    ///
+    /// # Errors
+    ///
+    /// If a flag has an invalid value, if flags contradict each other, or if a file cannot be read.
     pub(super) fn spec(&self) -> Result<Value> {
         let mut spec = json!({
             "Name": self.name.clone().unwrap_or_else(random_name),
@@ -114,7 +124,7 @@ impl Create {
     }
 }
 
-/// Two words, as people remember them.
+/// A name that is easy to remember, such as `calm_loom42`.
 fn random_name() -> String {
     const FIRST: [&str; 8] = ["brisk", "calm", "deft", "eager", "fine", "keen", "plain", "swift"];
     const SECOND: [&str; 8] = ["bobbin", "heddle", "loom", "reed", "shuttle", "thread", "treadle", "warp"];
@@ -137,16 +147,16 @@ mod tests {
 
     fn parsed(line: &str) -> Create {
         let command = with_docker_booleans(Line::command());
-        let matches = command.try_get_matches_from(["create"].into_iter().chain(line.split(' '))).unwrap();
-        Line::from_arg_matches(&matches).unwrap().create
+        let matches = command.try_get_matches_from(["create"].into_iter().chain(line.split(' '))).expect("valid flags");
+        Line::from_arg_matches(&matches).expect("valid values").create
     }
 
     fn created(line: &str) -> Value {
-        parsed(line).spec().unwrap()
+        parsed(line).spec().expect("a spec")
     }
 
     #[test]
-    fn the_story_s_service_is_asked_for() {
+    fn flags_become_fields_of_the_spec() {
         let spec = created("--name whoami --network app --replicas 3 -p 8080:80 weft/whoami");
         assert_eq!(text(&spec, "/Name"), "whoami");
         assert_eq!(spec.pointer("/Mode/Replicated/Replicas"), Some(&json!(3)));
@@ -158,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boolean_never_takes_the_image_for_its_value() {
+    fn the_image_is_never_the_value_of_a_boolean_flag() {
         for (flag, detached) in [("-d", true), ("--detach", true), ("--detach=true", true), ("-d=false", false)] {
             let create = parsed(&format!("{flag} weft/whoami"));
             assert_eq!(
@@ -177,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_the_command_are_its_own() {
+    fn flags_after_the_image_belong_to_the_command() {
         let spec = created("--name c host sh -c true --name d -p 1");
         assert_eq!(text(&spec, "/Name"), "c");
         assert_eq!(
@@ -189,17 +199,17 @@ mod tests {
     }
 
     #[test]
-    fn variables_come_from_files_and_flags() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "# note\nA=1\nB=2\n").unwrap();
+    fn environment_variables_come_from_files_and_flags() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::write(file.path(), "# note\nA=1\nB=2\n").expect("the file is writable");
         let spec = created(&format!("--env B=3 --env-file {} weft/whoami", file.path().display()));
         assert_eq!(spec["TaskTemplate"]["ContainerSpec"]["Env"], json!(["A=1", "B=2", "B=3"]));
-        let error = parsed("--env-file /no/such/file weft/whoami").spec().unwrap_err();
+        let error = parsed("--env-file /no/such/file weft/whoami").spec().expect_err("there is no such file");
         assert!(format!("{error:#}").contains("/no/such/file"));
     }
 
     #[test]
-    fn a_global_service_has_no_replicas() {
+    fn refuses_replicas_for_a_global_service() {
         assert!(parsed("--mode global --replicas 2 x").spec().is_err());
     }
 }

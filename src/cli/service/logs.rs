@@ -1,4 +1,5 @@
-//! `weft service logs`: the API's multiplexed stream, line by line.
+//! `weft service logs`: reads the API's log stream, in which standard output and standard error are
+//! multiplexed, and prints it line by line.
 
 use std::io;
 
@@ -8,8 +9,8 @@ use clap::Args;
 use http_body_util::BodyExt as _;
 
 use super::super::{
-    client::{Client, DaemonError, percent_encode},
-    names::{self, Names},
+    client::{Client, DaemonError, INCOMPLETE_ANSWER, percent_encode},
+    names::{self, NamesById},
     output::write,
 };
 
@@ -18,45 +19,40 @@ pub(crate) struct Options {
     /// Name or id of a service, or id of a task
     #[arg(value_name = "SERVICE|TASK")]
     service: String,
-    /// Go on with what comes, until interrupted
+    /// Print new lines as the tasks write them, until interrupted
     #[arg(short, long)]
     follow: bool,
-    /// Only that many of the last lines, or all
+    /// How many lines to print from the end of the logs, or all
     #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
     tail: String,
-    /// Only what is newer: an RFC 3339 time or Unix seconds
+    /// Print only lines that are newer: an RFC 3339 time or Unix seconds
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Begin every line with its time
+    /// Begin each line with its time
     #[arg(short, long)]
     timestamps: bool,
     /// Show the ids of nodes instead of their names
     #[arg(long)]
     no_resolve: bool,
-    /// Do not say which task wrote a line
+    /// Print the lines without the names of tasks and nodes
     #[arg(long)]
     raw: bool,
 }
 
-/// How lines come, and how they are shown.
+/// What the lines of the stream begin with.
 #[derive(Debug, Clone, Copy)]
-struct Form {
+struct LineFormat {
     timestamps: bool,
     raw: bool,
 }
 
-impl Options {
-    fn form(&self) -> Form {
-        Form { timestamps: self.timestamps, raw: self.raw }
-    }
-}
-
-/// Stream number of standard error in a frame.
+/// Number of the stream for standard error in a frame's header.
 const STDERR: u8 = 2;
-/// `[stream, 0, 0, 0, length as 32 bits big-endian]`.
+/// A frame's header: `[stream, 0, 0, 0, length]`, with the length as 32 bits, big-endian (Engine
+/// API, "Attach to a container", stream format).
 const HEADER_LEN: usize = 8;
 
-pub(super) async fn print(client: &Client, options: &Options) -> Result<()> {
+pub(super) async fn print_logs(client: &Client, options: &Options) -> Result<()> {
     let mut query = format!(
         "stdout=true&stderr=true&follow={}&tail={}&timestamps={}&details={}",
         options.follow,
@@ -70,27 +66,30 @@ pub(super) async fn print(client: &Client, options: &Options) -> Result<()> {
     let name = percent_encode(&options.service);
     let mut body = match client.stream(&format!("/services/{name}/logs?{query}")).await {
         Err(error) if error.downcast_ref::<DaemonError>().is_some_and(|e| e.status == hyper::StatusCode::NOT_FOUND) => {
-            // Not a service: a task, perhaps. Where it is neither, the first error is the one to show.
+            // There is no such service, but there may be such a task. If there is neither, the
+            // first error is the one to show.
             client.stream(&format!("/tasks/{name}/logs?{query}")).await.map_err(|_| error)?
         }
         other => other?,
     };
-    let nodes = if options.raw || options.no_resolve { Names::new() } else { names::nodes(client).await? };
+    let nodes = if options.raw || options.no_resolve { NamesById::new() } else { names::nodes(client).await? };
+    let format = LineFormat { timestamps: options.timestamps, raw: options.raw };
     let mut buffer = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.context("the daemon's answer broke off")?.into_data() {
+    while let Some(chunk) = body.frame().await {
+        if let Ok(data) = chunk.context(INCOMPLETE_ANSWER)?.into_data() {
             buffer.extend_from_slice(&data);
         }
-        while let Some((stream, line)) = frame_of(&mut buffer) {
-            let line = shown(&line, options.form(), &nodes);
+        while let Some((stream, line)) = take_frame(&mut buffer) {
+            let line = format_line(&line, format, &nodes);
             if stream == STDERR { write(&mut io::stderr(), &line)? } else { write(&mut io::stdout(), &line)? }
         }
     }
     Ok(())
 }
 
-/// Takes one whole frame from the front, if there is one.
-fn frame_of(buffer: &mut BytesMut) -> Option<(u8, Bytes)> {
+/// Removes the first frame from the buffer, and returns its stream and its content. `None` if the
+/// frame is not complete.
+fn take_frame(buffer: &mut BytesMut) -> Option<(u8, Bytes)> {
     let header: [u8; HEADER_LEN] = buffer.get(..HEADER_LEN)?.try_into().ok()?;
     let [stream, _, _, _, length @ ..] = header;
     let length = u32::from_be_bytes(length) as usize;
@@ -101,14 +100,17 @@ fn frame_of(buffer: &mut BytesMut) -> Option<(u8, Bytes)> {
     Some((stream, buffer.split_to(length).freeze()))
 }
 
-/// With details, a line begins with `key=value,…` of its origin, after its time if that was asked for: the task and its node
-/// are shown before a bar.
-fn shown(line: &[u8], form: Form, nodes: &Names) -> Vec<u8> {
-    if form.raw {
+/// The line as it is printed.
+///
+/// The client asks for details unless `raw` is set. A line with details begins with its time, if
+/// the user asked for it, and then with `key=value,…` about its origin. The task and the node are
+/// printed from these, followed by a bar.
+fn format_line(line: &[u8], format: LineFormat, nodes: &NamesById) -> Vec<u8> {
+    if format.raw {
         return line.to_vec();
     }
     let text = String::from_utf8_lossy(line);
-    let (time, text) = if form.timestamps { text.split_once(' ').unwrap_or(("", &text)) } else { ("", &*text) };
+    let (time, text) = if format.timestamps { text.split_once(' ').unwrap_or(("", &text)) } else { ("", &*text) };
     let Some((details, rest)) = text.split_once(' ') else { return line.to_vec() };
     let value = |key: &str| details.split(',').find_map(|pair| pair.strip_prefix(key)).unwrap_or_default();
     let task = value("com.docker.swarm.task.name=");
@@ -124,19 +126,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_taken_whole() {
+    fn a_frame_is_taken_when_it_is_complete() {
         let mut buffer = BytesMut::from(&[1, 0, 0, 0, 0, 0, 0, 3, b'a', b'b'][..]);
-        assert_eq!(frame_of(&mut buffer), None);
+        assert_eq!(take_frame(&mut buffer), None);
         buffer.extend_from_slice(b"\nrest");
-        assert_eq!(frame_of(&mut buffer), Some((1, Bytes::from_static(b"ab\n"))));
+        assert_eq!(take_frame(&mut buffer), Some((1, Bytes::from_static(b"ab\n"))));
         assert_eq!(&buffer[..], b"rest");
     }
 
     #[test]
-    fn a_line_says_who_wrote_it() {
+    fn a_line_names_its_task_and_its_node() {
         let nodes = [("n".to_owned(), "n1".to_owned())].into();
         let check = |line: &str, timestamps, raw, expected: &str| {
-            assert_eq!(shown(line.as_bytes(), Form { timestamps, raw }, &nodes), expected.as_bytes());
+            let format = LineFormat { timestamps, raw };
+            assert_eq!(format_line(line.as_bytes(), format, &nodes), expected.as_bytes());
         };
         let line = "com.docker.swarm.node.id=n,com.docker.swarm.task.name=web.1.x hello there\n";
         check(line, false, false, "web.1.x@n1    | hello there\n");

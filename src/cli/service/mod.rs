@@ -1,4 +1,5 @@
-//! `weft service`: create, change, scale, watch, remove.
+//! `weft service`: create, change, scale, list, inspect and remove services, and read their logs.
+//! The commands are here; their larger parts have a file each.
 
 mod converge;
 mod publish;
@@ -21,31 +22,33 @@ use self::{
 };
 use super::{
     client::{Client, filters, list, number, percent_encode, text},
-    each,
     flags::Listing,
+    for_each_name,
+    format::Truncation,
     names,
-    output::{Cut, Table, note, out, out_line},
+    output::{print, print_line, print_to_stderr},
+    table::Table,
     tasks,
 };
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
+pub(super) enum Command {
     /// Create a service
     Create(Box<Create>),
-    /// Change a service; its tasks are replaced batch by batch where they must be
+    /// Change a service; tasks that the change affects are replaced, batch by batch
     Update(Box<Update>),
-    /// Set how many tasks services have
+    /// Set the number of tasks of services
     Scale(Scale),
-    /// Return a service to its spec before the last update
+    /// Return a service to the spec that it had before the last update
     Rollback(Rollback),
     /// List services
     #[command(visible_alias = "list")]
     Ls(Listing),
     /// List the tasks of services
     Ps(Ps),
-    /// Show services whole
+    /// Show all details of services
     Inspect(Inspect),
-    /// Show what the tasks of a service, or one task, wrote
+    /// Show the output of the tasks of a service, or of one task
     Logs(logs::Options),
     /// Remove services
     #[command(visible_alias = "remove")]
@@ -61,7 +64,7 @@ pub(super) struct Services {
 
 #[derive(Debug, Args)]
 pub(super) struct Scale {
-    /// Services by name or id, and how many tasks each is to have
+    /// Names or ids of services, each with the number of its tasks
     #[arg(required = true, value_name = "SERVICE=REPLICAS")]
     services: Vec<String>,
     #[command(flatten)]
@@ -88,22 +91,22 @@ pub(super) struct Ps {
 pub(super) struct Inspect {
     #[command(flatten)]
     services: Services,
-    /// In lines for people instead of JSON
+    /// Print readable lines instead of JSON
     #[arg(long)]
     pretty: bool,
 }
 
-pub(super) async fn run(client: &Client, verb: Verb) -> Result<ExitCode> {
-    match verb {
-        Verb::Create(options) => return create(client, &options).await,
-        Verb::Update(options) => return update(client, &options).await,
-        Verb::Scale(options) => return scale(client, &options).await,
-        Verb::Rollback(options) => return rollback(client, &options.service, options.wait).await,
-        Verb::Ls(listing) => ls(client, &listing).await?,
-        Verb::Ps(options) => ps(client, &options).await?,
-        Verb::Inspect(options) => inspect(client, &options).await?,
-        Verb::Logs(options) => logs::print(client, &options).await?,
-        Verb::Rm(services) => rm(client, &services).await?,
+pub(super) async fn run(client: &Client, command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Create(options) => return create(client, &options).await,
+        Command::Update(options) => return update(client, &options).await,
+        Command::Scale(options) => return scale(client, &options).await,
+        Command::Rollback(options) => return rollback(client, &options.service, options.wait).await,
+        Command::Ls(listing) => ls(client, &listing).await?,
+        Command::Ps(options) => ps(client, &options).await?,
+        Command::Inspect(options) => inspect(client, &options).await?,
+        Command::Logs(options) => logs::print_logs(client, &options).await?,
+        Command::Rm(services) => rm(client, &services).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,13 +116,13 @@ async fn ps(client: &Client, options: &Ps) -> Result<()> {
     for service in &options.services.services {
         pairs.push(format!("service={}", text(&get(client, service).await?, "/ID")));
     }
-    tasks::print(client, &pairs, &options.options).await
+    tasks::print_tasks(client, &pairs, &options.options).await
 }
 
 async fn rm(client: &Client, services: &Services) -> Result<()> {
-    each(&services.services, async |service| {
+    for_each_name(&services.services, async |service| {
         client.delete(&format!("/services/{}", percent_encode(service))).await?;
-        out_line(service)
+        print_line(service)
     })
     .await
 }
@@ -131,10 +134,10 @@ async fn get(client: &Client, service: &str) -> Result<Value> {
 async fn create(client: &Client, options: &Create) -> Result<ExitCode> {
     let spec = options.spec()?;
     let created = client.post("/services/create", &spec).await?;
-    warn(&created);
+    print_warnings(&created);
     let id = text(&created, "/ID");
-    out_line(id)?;
-    converge::unless_detached(client, id, Goal::Spec, options.wait).await
+    print_line(id)?;
+    converge::wait(client, id, Goal::Spec, options.wait).await
 }
 
 async fn update(client: &Client, options: &Update) -> Result<ExitCode> {
@@ -145,20 +148,21 @@ async fn update(client: &Client, options: &Update) -> Result<ExitCode> {
     let mut spec = found["Spec"].clone();
     options.apply(client, &mut spec).await?;
     let answer = client.post(&update_path(&found, ""), &spec).await?;
-    warn(&answer);
-    out_line(&options.service)?;
-    converge::unless_detached(client, text(&found, "/ID"), Goal::Spec, options.wait).await
+    print_warnings(&answer);
+    print_line(&options.service)?;
+    converge::wait(client, text(&found, "/ID"), Goal::Spec, options.wait).await
 }
 
-fn update_path(service: &Value, more: &str) -> String {
-    format!("/services/{}/update?version={}{more}", text(service, "/ID"), number(service, "/Version/Index"))
+/// The path of a request that updates the service. `query` is appended to its query.
+fn update_path(service: &Value, query: &str) -> String {
+    format!("/services/{}/update?version={}{query}", text(service, "/ID"), number(service, "/Version/Index"))
 }
 
-fn warn(answer: &Value) {
+fn print_warnings(answer: &Value) {
     list(answer, "/Warnings")
         .iter()
         .filter_map(Value::as_str)
-        .for_each(|warning| note(format_args!("WARNING: {warning}")));
+        .for_each(|warning| print_to_stderr(format_args!("WARNING: {warning}")));
 }
 
 async fn scale(client: &Client, options: &Scale) -> Result<ExitCode> {
@@ -178,11 +182,11 @@ async fn scale(client: &Client, options: &Scale) -> Result<ExitCode> {
         }
         spec["Mode"] = json!({ "Replicated": { "Replicas": replicas } });
         client.post(&update_path(&found, ""), &spec).await?;
-        out_line(format_args!("{name} scaled to {replicas}"))?;
+        print_line(format_args!("{name} scaled to {replicas}"))?;
         ids.push(text(&found, "/ID").to_owned());
     }
     for id in &ids {
-        let code = converge::unless_detached(client, id, Goal::Spec, options.wait).await?;
+        let code = converge::wait(client, id, Goal::Spec, options.wait).await?;
         if code != ExitCode::SUCCESS {
             return Ok(code);
         }
@@ -193,8 +197,8 @@ async fn scale(client: &Client, options: &Scale) -> Result<ExitCode> {
 async fn rollback(client: &Client, service: &str, wait: Wait) -> Result<ExitCode> {
     let found = get(client, service).await?;
     client.post(&update_path(&found, "&rollback=previous"), &found["Spec"]).await?;
-    out_line(service)?;
-    converge::unless_detached(client, text(&found, "/ID"), Goal::Rollback, wait).await
+    print_line(service)?;
+    converge::wait(client, text(&found, "/ID"), Goal::Rollback, wait).await
 }
 
 async fn ls(client: &Client, listing: &Listing) -> Result<()> {
@@ -202,7 +206,7 @@ async fn ls(client: &Client, listing: &Listing) -> Result<()> {
     let mut services: Vec<&Value> = list(&services, "").iter().collect();
     services.sort_by(|a, b| text(a, "/Spec/Name").cmp(text(b, "/Spec/Name")));
     if listing.quiet {
-        return services.iter().try_for_each(|service| out_line(text(service, "/ID")));
+        return services.iter().try_for_each(|service| print_line(text(service, "/ID")));
     }
     let table = Table {
         columns: vec![
@@ -215,14 +219,14 @@ async fn ls(client: &Client, listing: &Listing) -> Result<()> {
         ],
         rows: services.iter().map(|service| row(service)).collect(),
     };
-    out(table.render(listing.format.as_deref())?)
+    print(table.render(listing.format.as_deref())?)
 }
 
 fn row(service: &Value) -> Vec<String> {
     let mode = if service.pointer("/Spec/Mode/Global").is_some_and(|g| !g.is_null()) { "global" } else { "replicated" };
     let status = |field: &str| number(service, &format!("/ServiceStatus/{field}"));
     vec![
-        Cut::Short.id(text(service, "/ID")),
+        Truncation::Short.id(text(service, "/ID")),
         text(service, "/Spec/Name").to_owned(),
         mode.to_owned(),
         format!("{}/{}", status("RunningTasks"), status("DesiredTasks")),
@@ -231,7 +235,7 @@ fn row(service: &Value) -> Vec<String> {
     ]
 }
 
-/// `*:8080->80/tcp`, comma-separated.
+/// Published ports such as `*:8080->80/tcp`, with commas between them.
 fn ports(ports: &[Value]) -> String {
     let one = |port: &Value| {
         format!("*:{}->{}/{}", number(port, "/PublishedPort"), number(port, "/TargetPort"), text(port, "/Protocol"))
@@ -245,10 +249,10 @@ async fn inspect(client: &Client, options: &Inspect) -> Result<()> {
         found.push(get(client, service).await?);
     }
     if !options.pretty {
-        return out_line(serde_json::to_string_pretty(&found)?);
+        return print_line(serde_json::to_string_pretty(&found)?);
     }
     let networks = names::networks(client).await?;
-    found.iter().flat_map(|service| pretty::lines(service, &networks)).try_for_each(out_line)
+    found.iter().flat_map(|service| pretty::lines(service, &networks)).try_for_each(print_line)
 }
 
 #[cfg(test)]

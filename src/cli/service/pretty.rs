@@ -1,4 +1,4 @@
-//! `weft service inspect --pretty`.
+//! The lines that `weft service inspect --pretty` prints, as the docker client does. Pure.
 
 use jiff::SignedDuration;
 use serde_json::Value;
@@ -6,13 +6,15 @@ use serde_json::Value;
 use super::super::{
     client::{list, number, text},
     duration,
-    names::Names,
-    output::{ago, size},
+    format::{human_size, time_ago},
+    names::NamesById,
 };
 
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// Units in which the API counts CPUs.
+const NANO_CPUS_PER_CPU: f64 = 1e9;
 
-pub(super) fn lines(service: &Value, networks: &Names) -> Vec<String> {
+/// `networks` gives the names of networks by their ids.
+pub(super) fn lines(service: &Value, networks: &NamesById) -> Vec<String> {
     let mut out = vec![
         String::new(),
         format!("ID:\t\t{}", text(service, "/ID")),
@@ -30,9 +32,9 @@ pub(super) fn lines(service: &Value, networks: &Names) -> Vec<String> {
     if !update.is_empty() {
         out.push("UpdateStatus:".to_owned());
         out.push(format!(" State:\t\t{update}"));
-        out.push(format!(" Started:\t{}", ago(text(service, "/UpdateStatus/StartedAt"))));
+        out.push(format!(" Started:\t{}", time_ago(text(service, "/UpdateStatus/StartedAt"))));
         if !text(service, "/UpdateStatus/CompletedAt").is_empty() {
-            out.push(format!(" Completed:\t{}", ago(text(service, "/UpdateStatus/CompletedAt"))));
+            out.push(format!(" Completed:\t{}", time_ago(text(service, "/UpdateStatus/CompletedAt"))));
         }
         out.push(format!(" Message:\t{}", text(service, "/UpdateStatus/Message")));
     }
@@ -42,8 +44,8 @@ pub(super) fn lines(service: &Value, networks: &Names) -> Vec<String> {
     if !constraints.is_empty() {
         out.push(format!(" Constraints:\t[{}]", constraints.join(" ")));
     }
-    config(&mut out, service, "UpdateConfig", "/Spec/UpdateConfig");
-    config(&mut out, service, "RollbackConfig", "/Spec/RollbackConfig");
+    update_config(&mut out, service, "UpdateConfig", "/Spec/UpdateConfig");
+    update_config(&mut out, service, "RollbackConfig", "/Spec/RollbackConfig");
     container(&mut out, service);
     let attached = list(service, "/Spec/TaskTemplate/Networks");
     if !attached.is_empty() {
@@ -64,7 +66,8 @@ pub(super) fn lines(service: &Value, networks: &Names) -> Vec<String> {
     out
 }
 
-fn config(out: &mut Vec<String>, service: &Value, title: &str, at: &str) {
+/// The section about how tasks are replaced. `at` is the JSON pointer to it.
+fn update_config(out: &mut Vec<String>, service: &Value, title: &str, at: &str) {
     let Some(config) = service.pointer(at).filter(|c| c.is_object()) else { return };
     out.push(format!("{title}:"));
     out.push(format!(" Parallelism:\t{}", number(config, "/Parallelism")));
@@ -96,8 +99,8 @@ fn container(out: &mut Vec<String>, service: &Value) {
         .iter()
         .flat_map(|(title, group)| {
             let (cpus, memory) = (resource(group, "NanoCPUs"), resource(group, "MemoryBytes"));
-            let cpu = (cpus > 0).then(|| format!("  CPU:\t\t{}", cpus as f64 / NANOS_PER_SECOND as f64));
-            let memory = (memory > 0).then(|| format!("  Memory:\t{}", size(memory)));
+            let cpu = (cpus > 0).then(|| format!("  CPU:\t\t{}", cpus as f64 / NANO_CPUS_PER_CPU));
+            let memory = (memory > 0).then(|| format!("  Memory:\t{}", human_size(memory)));
             let heading = (cpu.is_some() || memory.is_some()).then(|| format!(" {title}:"));
             heading.into_iter().chain(cpu).chain(memory)
         })
@@ -115,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_update_shows_its_state_and_message() {
+    fn an_update_has_a_state_and_a_message() {
         let service = json!({
             "ID": "s", "Spec": { "Name": "web", "Mode": { "Replicated": { "Replicas": 2 } },
                 "TaskTemplate": { "ContainerSpec": { "Image": "i" }, "Networks": [{ "Target": "n" }] },
@@ -131,7 +134,7 @@ mod tests {
     #[test]
     fn durations_are_printed_as_the_docker_client_prints_them() {
         let service = json!({ "Spec": { "UpdateConfig": { "Delay": 90_000_000_000_i64, "Monitor": 500_000_000 } } });
-        let shown = lines(&service, &Names::new()).join("\n");
+        let shown = lines(&service, &NamesById::new()).join("\n");
         for line in [" Delay:\t\t1m30s", " Monitoring Period: 500ms"] {
             assert!(shown.contains(line), "{line} is missing in\n{shown}");
         }

@@ -1,18 +1,19 @@
-//! `--publish`, in its short and its long form. Pure.
+//! Reads `--publish` in its short and its long form. Pure.
 
 use serde_json::{Value, json};
 
-/// One published port, as the API names it.
+/// One published port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Publish {
     pub target: u16,
-    /// `None`: the cluster chooses.
+    /// If it is `None`, the cluster chooses a port.
     pub published: Option<u16>,
     pub protocol: String,
     pub mode: String,
 }
 
 impl Publish {
+    /// The port as the API expects it.
     pub(super) fn json(&self) -> Value {
         let mut port = json!({ "Protocol": self.protocol, "TargetPort": self.target, "PublishMode": self.mode });
         if let Some(published) = self.published {
@@ -22,7 +23,12 @@ impl Publish {
     }
 }
 
-/// `8080:80`, `80`, `8080:80/udp`, or `published=8080,target=80,protocol=udp,mode=ingress`.
+/// Reads a port such as `8080:80`, `80`, `8080:80/udp` or
+/// `published=8080,target=80,protocol=udp,mode=ingress`.
+///
+/// # Errors
+///
+/// If a part of the text is missing or not valid; if the text names an address of the host.
 pub(super) fn parse(text: &str) -> Result<Publish, String> {
     if text.contains('=') { long(text) } else { short(text) }
 }
@@ -39,7 +45,7 @@ fn short(text: &str) -> Result<Publish, String> {
     let (published, target) = match ports.rsplit_once(':') {
         Some((published, _)) if published.contains(':') || published.contains('.') => {
             return Err(format!(
-                "{text:?} names a host address: publishing on one address is not there yet, give PUBLISHED:TARGET"
+                "{text:?} names a host address, but weft publishes ports on all addresses: give PUBLISHED:TARGET"
             ));
         }
         Some((published, target)) => (Some(port(published)?), port(target)?),
@@ -66,7 +72,7 @@ fn long(text: &str) -> Result<Publish, String> {
             }
         }
     }
-    let target = target.ok_or_else(|| format!("{text:?} names no target port: add target=PORT"))?;
+    let target = target.ok_or_else(|| format!("{text:?} has no target port: add target=PORT"))?;
     Ok(Publish { target, published, protocol, mode })
 }
 
@@ -81,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_are_read() {
+    fn reads_both_forms() {
         check("8080:80", Some(8080), 80, "tcp");
         check("80", None, 80, "tcp");
         check("53:53/udp", Some(53), 53, "udp");
@@ -90,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_refused_with_a_reason() {
+    fn refuses_other_texts_with_a_reason() {
         for (text, reason) in [
             ("0:80", "invalid port"),
             ("70000:80", "invalid port"),

@@ -1,4 +1,4 @@
-//! The flags of `service update`, and what they change in a spec.
+//! The flags of `service update`, and the changes that they make to a spec.
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     super::{
         client::{Client, text},
-        names::{self, Names},
+        names::{self, NamesById},
         values::{ShellWords, environment, pairs, shell_words},
     },
     common::{Common, network, preferences, put},
@@ -17,8 +17,9 @@ use super::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Update {
-    /// Return to the spec before the last update; goes with no change besides
-    // Groups, which every flag that changes something belongs to.
+    /// Return to the spec that the service had before the last update; excludes all flags that
+    /// change the spec
+    // These are the groups of all flags that change the spec.
     #[arg(long, conflicts_with_all = ["Changes", "Common"])]
     pub rollback: bool,
     #[command(flatten)]
@@ -36,63 +37,69 @@ struct Changes {
     /// Image of the tasks
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// The tasks' command, as one string split as a shell would
+    /// Command of the tasks, as one string with the quoting of a shell
     #[arg(long, value_name = "COMMAND", value_parser = shell_words, allow_hyphen_values = true)]
     args: Option<ShellWords>,
-    /// Replace the tasks though nothing changed
+    /// Replace the tasks even if nothing has changed
     #[arg(long)]
     force: bool,
-    /// A port to publish: TARGET, PUBLISHED:TARGET/udp or published=PORT,target=PORT,protocol=udp; may be repeated
+    /// Port to publish: TARGET, PUBLISHED:TARGET/udp or published=PORT,target=PORT,protocol=udp;
+    /// may be repeated
     #[arg(long, value_name = "PORT", value_parser = publish::parse)]
     publish_add: Vec<Publish>,
-    /// A published port to give up, by its target: PORT[/PROTOCOL]; may be repeated
+    /// Port to stop publishing, by its target: PORT[/PROTOCOL]; may be repeated
     #[arg(long, value_name = "TARGET")]
     publish_rm: Vec<String>,
-    /// A network to be on as well: NAME or name=NAME,alias=ALIAS; may be repeated
+    /// Network to connect the tasks to: NAME or name=NAME,alias=ALIAS; may be repeated
     #[arg(long, value_name = "NETWORK")]
     network_add: Vec<String>,
-    /// A network to leave; may be repeated
+    /// Network to disconnect the tasks from; may be repeated
     #[arg(long, value_name = "NETWORK")]
     network_rm: Vec<String>,
-    /// A label of the service to add or change; may be repeated
+    /// Label of the service to add or change; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     label_add: Vec<String>,
-    /// A label of the service to take off; may be repeated
+    /// Key of a label of the service to remove; may be repeated
     #[arg(long, value_name = "KEY")]
     label_rm: Vec<String>,
-    /// A label of its containers to add or change; may be repeated
+    /// Label of its containers to add or change; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     container_label_add: Vec<String>,
-    /// A label of its containers to take off; may be repeated
+    /// Key of a label of its containers to remove; may be repeated
     #[arg(long, value_name = "KEY")]
     container_label_rm: Vec<String>,
-    /// A variable of the tasks' environment to add or change; may be repeated
+    /// Environment variable of the tasks to add or change; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     env_add: Vec<String>,
-    /// A variable to take out; may be repeated
+    /// Environment variable to remove; may be repeated
     #[arg(long, value_name = "KEY")]
     env_rm: Vec<String>,
-    /// A constraint to add, such as node.labels.storage==ssd; may be repeated
+    /// Constraint to add, such as node.labels.storage==ssd; may be repeated
     #[arg(long, value_name = "EXPRESSION")]
     constraint_add: Vec<String>,
-    /// A constraint to take off, as it was added; may be repeated
+    /// Constraint to remove, written as it was added; may be repeated
     #[arg(long, value_name = "EXPRESSION")]
     constraint_rm: Vec<String>,
-    /// A placement preference to add, such as spread=node.labels.zone; may be repeated
+    /// Placement preference to add, such as spread=node.labels.zone; may be repeated
     #[arg(long, value_name = "PREFERENCE")]
     placement_pref_add: Vec<String>,
-    /// A placement preference to take off, as it was added; may be repeated
+    /// Placement preference to remove, written as it was added; may be repeated
     #[arg(long, value_name = "PREFERENCE")]
     placement_pref_rm: Vec<String>,
 }
 
 impl Update {
-    /// Changes the spec that the service has now.
+    /// Makes the changes in `spec`, the present spec of the service.
+    ///
+    /// # Errors
+    ///
+    /// If a flag does not fit the service, such as `--network-rm` with a network that the service
+    /// is not connected to.
     pub(super) async fn apply(&self, client: &Client, spec: &mut Value) -> Result<()> {
         self.common.apply(spec)?;
         let changes = &self.changes;
         let names = if changes.network_add.is_empty() && changes.network_rm.is_empty() {
-            Names::new()
+            NamesById::new()
         } else {
             names::networks(client).await?
         };
@@ -102,7 +109,7 @@ impl Update {
 
 impl Changes {
     /// `networks` gives the names of networks by their ids.
-    fn apply(&self, spec: &mut Value, networks: &Names) -> Result<()> {
+    fn apply(&self, spec: &mut Value, networks: &NamesById) -> Result<()> {
         let task = &mut spec["TaskTemplate"];
         if self.force {
             let forced = task["ForceUpdate"].as_u64().unwrap_or(0);
@@ -121,13 +128,14 @@ impl Changes {
     }
 }
 
+/// The items of a list. A value that is not a list becomes an empty one.
 fn items(value: &mut Value) -> &mut Vec<Value> {
     if !value.is_array() {
         *value = json!([]);
     }
     match value {
         Value::Array(items) => items,
-        _ => unreachable!("made an array just now"),
+        _ => unreachable!("the value is an array"),
     }
 }
 
@@ -136,7 +144,7 @@ fn change_list(value: &mut Value, add: &[String], remove: &[String]) {
         return;
     }
     let items = items(value);
-    items.retain(|item| !remove.iter().any(|gone| item == gone));
+    items.retain(|item| !remove.iter().any(|removed| item == removed));
     items.extend(add.iter().map(|text| json!(text)));
 }
 
@@ -175,19 +183,20 @@ fn change_preferences(value: &mut Value, add: &[String], remove: &[String]) -> R
     Ok(())
 }
 
-/// `names` gives the names of networks by their ids: the spec holds ids, people write either.
-fn change_networks(value: &mut Value, add: &[String], remove: &[String], names: &Names) -> Result<()> {
+/// The spec holds ids of networks, and users give names or ids: `names` gives the names by their
+/// ids.
+fn change_networks(value: &mut Value, add: &[String], remove: &[String], names: &NamesById) -> Result<()> {
     if add.is_empty() && remove.is_empty() {
         return Ok(());
     }
     let items = items(value);
-    for gone in remove {
+    for removed in remove {
         let before = items.len();
         items.retain(|item| {
             let target = text(item, "/Target");
-            target != gone && names.get(target) != Some(gone)
+            target != removed && names.get(target) != Some(removed)
         });
-        ensure!(items.len() < before, "network {gone} is not one of the service's");
+        ensure!(items.len() < before, "the service is not connected to network {removed}");
     }
     for text in add {
         items.push(network(text)?);
@@ -203,7 +212,7 @@ fn change_ports(value: &mut Value, add: &[Publish], remove: &[String]) {
     items.retain(|item| {
         let target = item["TargetPort"].as_u64().unwrap_or_default();
         let protocol = text(item, "/Protocol");
-        !remove.iter().any(|gone| *gone == target.to_string() || *gone == format!("{target}/{protocol}"))
+        !remove.iter().any(|removed| *removed == target.to_string() || *removed == format!("{target}/{protocol}"))
     });
     for new in add.iter().map(Publish::json) {
         if !items.contains(&new) {
@@ -230,22 +239,22 @@ mod tests {
     }
 
     #[test]
-    fn a_rollback_goes_with_no_change() {
+    fn a_rollback_excludes_every_flag_that_changes_the_spec() {
         let command = command();
-        let rollback = command.get_arguments().find(|arg| arg.get_id() == "rollback").unwrap();
-        let refused = command.get_arg_conflicts_with(rollback);
+        let rollback = command.get_arguments().find(|arg| arg.get_id() == "rollback").expect("the flag --rollback");
+        let excluded = command.get_arg_conflicts_with(rollback);
         for arg in command.get_arguments() {
-            let goes_along = ["rollback", "detach", "quiet", "service"].contains(&arg.get_id().as_str());
-            let is_refused = refused.iter().any(|other| other.get_id() == arg.get_id());
-            assert_ne!(is_refused, goes_along, "--rollback and {}", arg.get_id());
+            let is_allowed = ["rollback", "detach", "quiet", "service"].contains(&arg.get_id().as_str());
+            let is_excluded = excluded.iter().any(|other| other.get_id() == arg.get_id());
+            assert_ne!(is_excluded, is_allowed, "--rollback and {}", arg.get_id());
         }
     }
 
     #[test]
-    fn a_rollback_with_a_change_is_refused() {
-        let check = |line: &str, refusal: Option<ErrorKind>| {
+    fn refuses_a_rollback_with_a_change() {
+        let check = |line: &str, expected: Option<ErrorKind>| {
             let outcome = command().try_get_matches_from(["update"].into_iter().chain(line.split(' ')));
-            assert_eq!(outcome.err().map(|error| error.kind()), refusal, "{line}");
+            assert_eq!(outcome.err().map(|error| error.kind()), expected, "{line}");
         };
         check("--rollback web", None);
         check("--rollback --detach --quiet web", None);
@@ -257,16 +266,17 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_changed_item_by_item() {
+    fn items_are_added_and_removed_one_by_one() {
         let mut env = json!(["A=1", "B=2"]);
         change_env(&mut env, &["A=3".into()], &["B".into()]);
         assert_eq!(env, json!(["A=3"]));
         let mut ports = json!([{ "Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080 }]);
-        let add = ["8081:80", "8082:80"].map(|port| publish::parse(port).unwrap());
+        let add = ["8081:80", "8082:80"].map(|port| publish::parse(port).expect("a port"));
         change_ports(&mut ports, &add, &["80".into()]);
-        let published: Vec<_> = items(&mut ports).iter().map(|port| port["PublishedPort"].as_u64().unwrap()).collect();
+        let published: Vec<_> =
+            items(&mut ports).iter().map(|port| port["PublishedPort"].as_u64().expect("a number")).collect();
         assert_eq!(published, [8081, 8082]);
         change_ports(&mut ports, &add[..1], &[]);
-        assert_eq!(items(&mut ports).len(), 2, "what is there already is not added again");
+        assert_eq!(items(&mut ports).len(), 2, "a port that exists is not added again");
     }
 }

@@ -1,0 +1,106 @@
+//! Command lines of the docker client that weft accepts, for each group of commands.
+
+use super::parse_line;
+
+#[track_caller]
+fn check(lines: &[&str]) {
+    for line in lines {
+        if let Err(error) = parse_line(line) {
+            panic!("weft {line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn accepts_the_commands_of_swarm() {
+    check(&[
+        "swarm init --advertise-addr 192.0.2.1",
+        "swarm init --advertise-addr 192.0.2.1 --listen-addr 192.0.2.1:2377",
+        "swarm join-token worker",
+        "swarm join-token manager --quiet",
+        "swarm join-token --rotate worker",
+        "swarm join --token T 192.0.2.1:2377",
+        "swarm leave",
+        "swarm leave --force",
+        "swarm update --cert-expiry 720h --task-history-limit 3 --dispatcher-heartbeat 5s",
+    ]);
+}
+
+#[test]
+fn accepts_the_commands_of_node() {
+    check(&[
+        "node ls",
+        "node inspect self",
+        "node inspect --pretty n1 n2",
+        "node ps",
+        "node ps n1 --no-trunc",
+        "node update --availability drain n1",
+        "node update --availability=active --label-add storage=ssd --label-rm zone --role manager n1",
+        "node promote n1 n2",
+        "node demote n1",
+        "node rm --force n1",
+    ]);
+}
+
+#[test]
+fn accepts_service_create() {
+    check(&[
+        "service create --name vote -p 8080:80 weft/whoami",
+        "service create --replicas 3 weft/whoami command --flag of the command",
+        "service create --mode global weft/whoami",
+        "service create --env A=1 -e B --env-file vars --label a=b --container-label c=d weft/whoami",
+        "service create --constraint node.labels.storage==ssd --placement-pref spread=node.labels.zone weft/whoami",
+        "service create --limit-cpu 0.5 --limit-memory 64m --limit-pids 10 --reserve-cpu 1 --reserve-memory 1g weft/whoami",
+        "service create --restart-condition on-failure --restart-delay 5s --restart-max-attempts 3 --restart-window 2m x",
+        "service create --update-parallelism 2 --update-delay 5s --update-monitor 5s --update-order start-first x",
+        "service create --update-max-failure-ratio 0.1 --update-failure-action rollback x",
+        "service create --rollback-parallelism 2 --rollback-delay 5s --rollback-monitor 5s --rollback-order stop-first x",
+        "service create --rollback-max-failure-ratio 0.1 --rollback-failure-action continue x",
+        "service create --stop-grace-period 10s --stop-signal SIGINT --user 1:1 --workdir / --read-only --init x",
+        "service create --network a --network name=b,alias=c --endpoint-mode dnsrr --hostname h --entrypoint sh x",
+        // The daemon refuses the host mode.
+        "service create --publish published=8080,target=80,protocol=udp,mode=host x",
+        "service create -p 80 x",
+        "service create -p 53:53/sctp x",
+    ]);
+}
+
+#[test]
+fn accepts_the_other_commands_of_service() {
+    check(&[
+        "service ls",
+        "service ls --filter name=vote --format {{.Name}} --quiet",
+        "service ps vote --no-trunc --no-resolve -f desired-state=running",
+        "service inspect vote",
+        "service inspect --pretty vote",
+        "service logs -f vote",
+        "service logs --tail 10 --since 2026-01-01T00:00:00Z --timestamps --raw vote",
+        "service scale vote=8 redis=3",
+        "service update --image x:2 --update-parallelism 2 --update-delay 5s vote",
+        "service update --force vote",
+        "service update --rollback --detach vote",
+        "service update --args -v --network-add a --network-rm b --publish-add 8081:80 --publish-rm 80 vote",
+        "service rollback vote",
+        "service rm vote redis",
+    ]);
+}
+
+#[test]
+fn accepts_the_commands_of_network() {
+    check(&[
+        "network create --driver overlay --subnet 10.1.0.0/24 --gateway 10.1.0.1 --ip-range 10.1.0.128/25 app",
+        // The daemon refuses encryption.
+        "network create --driver overlay --opt encrypted --internal --ipv6 --label a=b app",
+        "network create --subnet 10.1.0.0/24,2001:db8::/64 --ipv6 app",
+        "network ls",
+        "network inspect app",
+        "network inspect --verbose app",
+        "network rm app",
+        "network rm --force app",
+    ]);
+}
+
+#[test]
+fn accepts_the_commands_without_a_group() {
+    check(&["-H tcp://192.0.2.1:3375 info", "info --format json", "version", "daemon --socket /run/weft/other.sock"]);
+}

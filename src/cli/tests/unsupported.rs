@@ -1,0 +1,106 @@
+//! Command lines of the docker client that weft refuses, for each group of commands, and what the
+//! error says.
+
+use clap::{Arg, error::ErrorKind};
+
+use super::{
+    super::unsupported::{COMMANDS, FLAGS},
+    built_parser, for_each_command, parse_line,
+};
+
+#[track_caller]
+fn check(lines: &[(&str, &str)]) {
+    for (line, message) in lines {
+        let Err(error) = parse_line(line) else { panic!("weft {line} is accepted") };
+        assert!(error.to_string().contains(message), "weft {line} does not say {message:?}: {error}");
+        assert!(error.use_stderr(), "weft {line}");
+    }
+}
+
+#[test]
+fn refuses_unsupported_commands_and_flags_of_swarm() {
+    check(&[
+        ("swarm update --autolock", "\"--autolock\": weft cannot lock managers"),
+        ("swarm init --autolock=true", "--autolock"),
+        ("swarm init --force-new-cluster", "--force-new-cluster"),
+        ("swarm ca --rotate", "\"swarm ca\": the certificate authority"),
+        ("swarm unlock", "\"swarm unlock\""),
+        ("swarm unlock-key", "\"swarm unlock-key\""),
+        ("swarm rm", "'rm'"),
+    ]);
+}
+
+#[test]
+fn refuses_unsupported_flags_of_service() {
+    check(&[
+        ("service create --mode replicated-job x", "'replicated-job'"),
+        ("service create --mode replicated-job x", "does not support jobs"),
+        ("service create --mount type=volume,target=/data x", "\"--mount\": tasks cannot use mounts yet"),
+        ("service create --mount=type=volume,target=/data x", "\"--mount\": tasks cannot use mounts yet"),
+        ("service create --health-cmd true x", "--health-cmd"),
+        ("service create --secret s x", "--secret"),
+        ("service create --config c x", "--config"),
+        ("service create -t x", "\"-t\": tasks cannot have a terminal"),
+        ("service create --host db:192.0.2.7 x", "\"--host\": tasks cannot have extra host names"),
+        ("service ls --host tcp://192.0.2.1:2375", "\"--host\": this flag goes before the command"),
+        ("service update --mount-add type=volume,target=/data x", "--mount-add"),
+        ("service update --rollback --image y x", "--image"),
+        ("service inspect --format {{.ID}} x", "\"--format\": the command prints all fields"),
+        ("service create --no-such-flag x", "'--no-such-flag'"),
+    ]);
+}
+
+#[test]
+fn refuses_unsupported_commands_and_flags_of_node_and_network() {
+    check(&[
+        ("node ls -H tcp://192.0.2.1:2375", "\"-H\": this flag goes before the command"),
+        ("network create --attachable app", "\"--attachable\": only services"),
+        ("network connect app c", "\"network connect\": only services"),
+        ("-H unix:///run/x.sock network connect app c", "\"network connect\""),
+    ]);
+}
+
+#[test]
+fn refuses_commands_about_containers_stacks_and_secrets() {
+    check(&[
+        ("run -d -P -e constraint:storage==ssd x", "\"run\": weft runs containers as services"),
+        ("ps -a", "\"ps\""),
+        ("exec c sh", "\"exec\""),
+        ("logs c", "\"logs\""),
+        ("inspect c", "\"inspect\""),
+        ("stop c", "\"stop\""),
+        ("rm c", "\"rm\""),
+        ("stack deploy -c f s", "\"stack\""),
+        ("secret ls", "\"secret\""),
+        ("no-such-command", "'no-such-command'"),
+        ("version -f x", "'-f'"),
+    ]);
+}
+
+#[test]
+fn refuses_a_host_for_the_daemon() {
+    check(&[("daemon -H tcp://192.0.2.1:2375", "--socket"), ("-H tcp://192.0.2.1:2375 daemon", "--socket")]);
+}
+
+#[test]
+fn nothing_is_both_unsupported_and_accepted() {
+    // A reason for an accepted command or flag has no effect: remove it.
+    let mut accepted = Vec::new();
+    for_each_command(&built_parser(), "", &mut |command, path| {
+        let path = path.trim_start_matches("weft").trim_start();
+        if path.is_empty() {
+            // The flags of weft itself are accepted before the command only.
+            return;
+        }
+        accepted.push(path.to_owned());
+        for flag in command.get_arguments().filter_map(Arg::get_long) {
+            accepted.extend([format!("--{flag}"), format!("{path} --{flag}")]);
+        }
+    });
+    for (names, _) in COMMANDS.iter().chain(FLAGS) {
+        for name in *names {
+            assert!(!accepted.iter().any(|accepted| accepted == name), "{name} is refused, and accepted");
+        }
+    }
+    assert_eq!(parse_line("service create").expect_err("there is no image").kind(), ErrorKind::MissingRequiredArgument);
+}

@@ -1,0 +1,204 @@
+//! The commands and flags of the docker client that weft does not have. Each is refused by its
+//! name, with the reason and with what to do instead. Pure.
+//!
+//! The command line asks here only after its parser has refused a word. If weft gains a command or
+//! a flag, the parser accepts it, and its line here has no effect; a test demands that the line is
+//! removed.
+
+use std::ffi::OsString;
+
+use clap::{
+    Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+const CONTAINERS: &str = "weft runs containers as services: see \"weft service --help\", or use the docker client";
+const IMAGES: &str = "the container engine manages images: use the docker client";
+const STACKS: &str = "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock docker stack …";
+const NO_SECRETS: &str = "tasks cannot use secrets yet: set environment variables with --env";
+const NO_CONFIGS: &str = "tasks cannot use configs yet: set environment variables with --env";
+const NO_UNLOCK: &str = "weft cannot lock managers yet, so no manager needs to be unlocked";
+const NOT_ATTACHABLE: &str = "only services can use networks of the cluster yet: run the container as a service";
+
+/// Commands, with all words that lead to them. Each reason is for the commands before it.
+pub(super) const COMMANDS: &[(&[&str], &str)] = &[
+    (
+        &[
+            "attach",
+            "container",
+            "cp",
+            "create",
+            "diff",
+            "exec",
+            "kill",
+            "logs",
+            "pause",
+            "port",
+            "ps",
+            "rename",
+            "restart",
+            "rm",
+            "run",
+            "start",
+            "stats",
+            "stop",
+            "top",
+            "unpause",
+            "update",
+            "wait",
+        ],
+        CONTAINERS,
+    ),
+    (&["build", "commit", "history", "image", "images", "load", "pull", "push", "rmi", "save", "tag"], IMAGES),
+    (&["stack"], STACKS),
+    (&["secret"], NO_SECRETS),
+    (&["config"], NO_CONFIGS),
+    (&["volume"], "tasks cannot use volumes yet: weft keeps no data of a task after its end"),
+    (
+        &["inspect"],
+        "use the command for the kind of object: \"weft service inspect\", \"weft node inspect\" or \"weft network inspect\"",
+    ),
+    (&["events", "system"], "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock"),
+    (&["context"], "choose the daemon with --host, or with WEFT_HOST in the environment"),
+    (
+        &["swarm ca"],
+        "the certificate authority cannot be shown or replaced yet; weft renews the certificates of nodes automatically",
+    ),
+    (&["swarm unlock", "swarm unlock-key"], NO_UNLOCK),
+    (&["network connect", "network disconnect"], NOT_ATTACHABLE),
+    (&["network prune"], "remove each network with \"weft network rm\""),
+];
+
+/// Flags. A name without a command is refused on every command; a name after the words of a command
+/// is refused on that one. The first match counts, so the flags of one command come before the same
+/// flags of all commands.
+pub(super) const FLAGS: &[(&[&str], &str)] = &[
+    (&["--mount", "--mount-add", "--mount-rm"], "tasks cannot use mounts yet"),
+    (&["--secret", "--secret-add", "--secret-rm"], NO_SECRETS),
+    (&["--config", "--config-add", "--config-rm"], NO_CONFIGS),
+    (
+        &[
+            "--health-cmd",
+            "--health-interval",
+            "--health-retries",
+            "--health-start-interval",
+            "--health-start-period",
+            "--health-timeout",
+            "--no-healthcheck",
+        ],
+        "weft has no health checks yet: a task is healthy while it runs",
+    ),
+    (&["service create --host", "--host-add", "--host-rm"], "tasks cannot have extra host names yet"),
+    (&["daemon --host", "daemon -H"], "this command runs a daemon: set its socket with --socket PATH"),
+    (&["--host", "-H"], "this flag goes before the command: weft --host URL …"),
+    (
+        &[
+            "--dns",
+            "--dns-add",
+            "--dns-rm",
+            "--dns-option",
+            "--dns-option-add",
+            "--dns-option-rm",
+            "--dns-search",
+            "--dns-search-add",
+            "--dns-search-rm",
+        ],
+        "tasks use the resolver of weft, and their DNS settings cannot be changed yet",
+    ),
+    (&["--group", "--group-add", "--group-rm"], "tasks cannot have supplementary groups yet: --user takes USER:GROUP"),
+    (&["--cap-add", "--cap-drop"], "the capabilities of tasks cannot be changed yet"),
+    (&["--sysctl", "--sysctl-add", "--sysctl-rm"], "the sysctls of tasks cannot be changed yet"),
+    (
+        &["--ulimit", "--ulimit-add", "--ulimit-rm"],
+        "the ulimits of tasks cannot be changed yet: see --limit-pids and --limit-memory",
+    ),
+    (&["--tty", "-t"], "tasks cannot have a terminal yet"),
+    (&["--credential-spec", "--isolation"], "the flag is for Windows, on which weft does not run"),
+    (&["--oom-score-adj"], "the OOM scores of tasks cannot be changed yet"),
+    (&["--memory-swap", "--memory-swappiness"], "the swap settings of tasks cannot be changed yet: see --limit-memory"),
+    (&["--log-driver", "--log-opt"], "weft has no log drivers yet: see \"weft service logs\""),
+    (
+        &["--generic-resource", "--generic-resource-add", "--generic-resource-rm"],
+        "weft has no generic resources yet: label nodes and use --constraint",
+    ),
+    (&["--max-concurrent"], "weft has no jobs yet"),
+    (&["--no-resolve-image"], "weft never asks a registry for the digest of an image: leave the flag out"),
+    (
+        &["--with-registry-auth"],
+        "weft cannot send registry credentials to nodes yet: log in to the registry on each node",
+    ),
+    (
+        &["service logs --details", "service logs --no-task-ids", "service logs --no-trunc"],
+        "each line begins with the full name of its task; --raw leaves the name out",
+    ),
+    (&["--autolock"], "weft cannot lock managers yet"),
+    (&["--external-ca"], "weft cannot use an external certificate authority yet"),
+    (&["--max-snapshots", "--snapshot-interval"], "the snapshots of Raft need no settings: leave the flag out"),
+    (&["--force-new-cluster"], "weft cannot make a new cluster from the state of a lost one yet"),
+    (&["--data-path-addr"], "tunnels use the address of --advertise-addr: leave the flag out"),
+    (&["--data-path-port"], "tunnels always use UDP port 4789: leave the flag out"),
+    (&["--attachable"], NOT_ATTACHABLE),
+    (&["--ingress"], "the ingress network is built in: leave the flag out"),
+    (&["--scope"], "every network is available on all nodes: leave the flag out"),
+    (&["--ipv4"], "every network has IPv4: leave the flag out"),
+    (&["--ipam-driver", "--ipam-opt"], "weft has no IPAM drivers yet: see --subnet, --gateway and --ip-range"),
+    (&["--aux-address"], "single addresses cannot be reserved yet: see --ip-range"),
+    (&["--config-only", "--config-from"], "weft has no configuration-only networks yet"),
+    (
+        &[
+            "service inspect --format",
+            "service inspect -f",
+            "node inspect --format",
+            "node inspect -f",
+            "network inspect --format",
+            "network inspect -f",
+        ],
+        "the command prints all fields as JSON: choose from them with a program such as jq",
+    ),
+];
+
+/// An error about the command line, in the form of the parser's own errors.
+pub(super) fn usage_error(kind: ErrorKind, message: &str) -> clap::Error {
+    clap::Error::raw(kind, format!("{message}\n"))
+}
+
+/// Replaces the parser's error about an unknown command or flag in `args`, if the docker client has
+/// that command or flag. Returns all other errors as they are.
+pub(super) fn explain(parser: &Command, args: &[OsString], error: clap::Error) -> clap::Error {
+    let (kind, reasons, context) = match error.kind() {
+        kind @ ErrorKind::InvalidSubcommand => (kind, COMMANDS, ContextKind::InvalidSubcommand),
+        kind @ ErrorKind::UnknownArgument => (kind, FLAGS, ContextKind::InvalidArg),
+        _ => return error,
+    };
+    let Some(ContextValue::String(word)) = error.get(context) else { return error };
+    let with_command = [command_words(parser, args), vec![word.clone()]].concat().join(" ");
+    let matches_flag = |name: &&str| *name == with_command || *name == word.as_str();
+    let (shown, found) = match kind {
+        // A command matches with all of its words only: "rm" is not "swarm rm".
+        ErrorKind::InvalidSubcommand => {
+            (&with_command, reasons.iter().find(|(names, _)| names.contains(&with_command.as_str())))
+        }
+        _ => (word, reasons.iter().find(|(names, _)| names.iter().any(matches_flag))),
+    };
+    match found {
+        Some((_, reason)) => usage_error(kind, &format!("weft does not support \"{shown}\": {reason}")),
+        None => error,
+    }
+}
+
+/// The words of `args` that name commands, such as `service` and `create`. Flags before the command
+/// are skipped.
+fn command_words(parser: &Command, args: &[OsString]) -> Vec<String> {
+    let mut words = args.iter().skip(1).filter_map(|arg| arg.to_str());
+    let (mut command, mut path) = (parser, Vec::new());
+    while let Some(word) = words.next() {
+        if matches!(word, "-H" | "--host") {
+            words.next();
+        } else if !word.starts_with('-') {
+            let Some(next) = command.find_subcommand(word) else { break };
+            path.push(next.get_name().to_owned());
+            command = next;
+        }
+    }
+    path
+}
