@@ -1,4 +1,5 @@
-//! The echo side of whoami (RFC 862): TCP, and UDP that answers from the address it was asked at.
+//! The echo servers of whoami (RFC 862), over TCP and UDP. The parent starts both once; they run
+//! until the process ends. UDP answers are sent from the address that the request was sent to.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -18,37 +19,41 @@ use tokio::{
     net::{TcpListener, UdpSocket},
 };
 
-/// The largest UDP payload.
+/// Upper limit for the payload of a UDP datagram, in bytes.
 const MAX_DATAGRAM: usize = 65_535;
 
-/// Accepts and echoes for ever.
-pub(super) async fn tcp(listener: TcpListener) {
+/// Accepts connections and echoes what they send. Never returns.
+pub(super) async fn serve_tcp(listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok((mut stream, _)) => {
                 let _ = stream.set_nodelay(true);
                 tokio::task::spawn_local(async move {
                     let (mut reader, mut writer) = stream.split();
-                    // Dropping the stream afterwards closes what is left; a peer that reset it does not want to know.
+                    // If the copy fails, the peer has reset the connection. In both cases the
+                    // stream is dropped, which closes it.
                     let _ = tokio::io::copy(&mut reader, &mut writer).await;
                 });
             }
-            Err(error) => super::out_of_connections(&error).await,
+            Err(error) => super::pause_after_accept_error(&error).await,
         }
     }
 }
 
-/// A UDP socket for both families that knows at which of its addresses each datagram arrived: with several addresses the
-/// kernel would pick another source for the answer.
+/// A UDP socket for IPv6 and IPv4 that receives the destination address of each datagram. The
+/// answer must have that address as its source, or the client does not accept it; on a machine with
+/// several addresses, the kernel would choose another one.
 #[derive(Debug)]
-pub(super) struct Udp {
+pub(super) struct UdpEcho {
     socket: UdpSocket,
-    v6: bool,
+    /// The socket is an IPv6 socket; IPv4 peers have mapped addresses (RFC 4291, section 2.5.5.2).
+    is_ipv6: bool,
 }
 
-impl Udp {
+impl UdpEcho {
+    /// A socket for IPv6 and IPv4, or for IPv4 only if the kernel has no IPv6.
     pub(super) fn bind(port: u16) -> io::Result<Self> {
-        let (socket, v6) = match std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
+        let (socket, is_ipv6) = match std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
             Ok(socket) => {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
                 (socket, true)
@@ -60,47 +65,51 @@ impl Udp {
             }
         };
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: UdpSocket::from_std(socket)?, v6 })
+        Ok(Self { socket: UdpSocket::from_std(socket)?, is_ipv6 })
     }
 
-    /// Echoes for ever.
-    pub(super) async fn run(self) {
+    /// Echoes datagrams. Never returns.
+    pub(super) async fn serve(self) {
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
-            // What fails is about one datagram (an ICMP error about an earlier answer, say), and never the next one's problem.
-            let _ = self.socket.async_io(Interest::READABLE, || echo_one(&self.socket, self.v6, &mut buffer)).await;
+            // An error concerns one datagram, for example an ICMP error for an earlier answer. It
+            // does not affect the next one.
+            let _ =
+                self.socket.async_io(Interest::READABLE, || echo_one(&self.socket, self.is_ipv6, &mut buffer)).await;
         }
     }
 }
 
-fn echo_one(socket: &UdpSocket, v6: bool, buffer: &mut [u8]) -> io::Result<()> {
+/// Receives one datagram and sends it back.
+fn echo_one(socket: &UdpSocket, is_ipv6: bool, buffer: &mut [u8]) -> io::Result<()> {
     let fd = socket.as_raw_fd();
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
-    let (len, peer, at) = {
+    let (len, peer, destination) = {
         let mut parts = [IoSliceMut::new(buffer)];
         let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
-        let at = message
+        let destination = message
             .cmsgs()?
             .find(|c| matches!(c, ControlMessageOwned::Ipv6PacketInfo(_) | ControlMessageOwned::Ipv4PacketInfo(_)));
-        (message.bytes, message.address.as_ref().and_then(socket_addr), at)
+        (message.bytes, message.address.as_ref().and_then(socket_addr), destination)
     };
     let Some(peer) = peer else { return Ok(()) };
     let payload = [IoSlice::new(&buffer[..len])];
-    // Datagrams may be lost: one that cannot be sent now is.
-    let _ = match at {
-        Some(ControlMessageOwned::Ipv6PacketInfo(mut at)) => {
-            // Routing chooses the way back, unless the address means something on one link only.
-            if !Ipv6Addr::from(at.ipi6_addr.s6_addr).is_unicast_link_local() {
-                at.ipi6_ifindex = 0;
+    // UDP may lose datagrams, so an answer that cannot be sent is dropped.
+    let _ = match destination {
+        Some(ControlMessageOwned::Ipv6PacketInfo(mut info)) => {
+            // The routes choose the interface of the answer, except for a link-local address, which
+            // is valid on its own interface only.
+            if !Ipv6Addr::from(info.ipi6_addr.s6_addr).is_unicast_link_local() {
+                info.ipi6_ifindex = 0;
             }
-            send(fd, &payload, &[ControlMessage::Ipv6PacketInfo(&at)], peer, v6)
+            send(fd, &payload, &[ControlMessage::Ipv6PacketInfo(&info)], peer, is_ipv6)
         }
-        Some(ControlMessageOwned::Ipv4PacketInfo(mut at)) => {
-            at.ipi_ifindex = 0;
-            at.ipi_spec_dst = at.ipi_addr;
-            send(fd, &payload, &[ControlMessage::Ipv4PacketInfo(&at)], peer, v6)
+        Some(ControlMessageOwned::Ipv4PacketInfo(mut info)) => {
+            info.ipi_ifindex = 0;
+            info.ipi_spec_dst = info.ipi_addr;
+            send(fd, &payload, &[ControlMessage::Ipv4PacketInfo(&info)], peer, is_ipv6)
         }
-        _ => send(fd, &payload, &[], peer, v6),
+        _ => send(fd, &payload, &[], peer, is_ipv6),
     };
     Ok(())
 }
@@ -118,11 +127,11 @@ fn send(
     payload: &[IoSlice<'_>],
     control: &[ControlMessage<'_>],
     peer: SocketAddr,
-    v6: bool,
+    is_ipv6: bool,
 ) -> io::Result<()> {
     let flags = MsgFlags::MSG_DONTWAIT;
     match peer {
-        SocketAddr::V6(peer) if v6 => sendmsg(fd, payload, control, flags, Some(&SockaddrIn6::from(peer)))?,
+        SocketAddr::V6(peer) if is_ipv6 => sendmsg(fd, payload, control, flags, Some(&SockaddrIn6::from(peer)))?,
         SocketAddr::V4(peer) => sendmsg(fd, payload, control, flags, Some(&SockaddrIn::from(peer)))?,
         SocketAddr::V6(_) => return Err(io::ErrorKind::AddrNotAvailable.into()),
     };

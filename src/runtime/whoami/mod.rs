@@ -1,8 +1,17 @@
-//! The program of the built-in image `weft/whoami`: HTTP on port 80 that says who answers whom, TCP and UDP echo on port
-//! 7. Owns its sockets and its way of stopping; it must not know anything of weft but the two names in its environment.
+//! The program of the built-in image `weft/whoami`, for trying and testing a cluster. It answers
+//! HTTP requests on port 80 with the names of its task and its node and the address of the client,
+//! and echoes TCP and UDP on port 7.
 //!
-//! One thread: the HTTP accept loop, a task for each connection, and the two echoes. On SIGTERM it takes what is already in
-//! the accept queue, lets every request finish, asks kept-alive connections to go, and exits with 0.
+//! A runtime starts it as a process of its own, and the binary's `main` calls [`main`]. It must not
+//! use anything of weft, except for the names of the two variables in its environment.
+//!
+//! It has one thread, which runs the accept loop for HTTP, a task for each connection, and the two
+//! echo servers. SIGTERM and SIGINT stop it without losing a request:
+//!
+//! ```text
+//! Serving ── signal ──▶ Draining ── after IDLE_LINGER ──▶ Closing ── no connection left ──▶ exit 0
+//!                          └───────────── no connection left ────────────────────────────────▶┘
+//! ```
 
 mod echo;
 mod http;
@@ -24,26 +33,30 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// The hidden subcommand that runs it.
+/// The hidden subcommand of the binary that runs this program.
 pub(crate) const COMMAND: &str = "__whoami";
 
-/// The image that runs it, with any tag.
+/// The image whose tasks run this program, with any tag.
 pub(crate) const IMAGE: &str = "weft/whoami";
 
 pub(crate) const HTTP_PORT: u16 = 80;
 const ECHO_PORT: u16 = 7;
-/// As many connections as may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+/// Maximum number of connections that wait to be accepted. The kernel limits it to
+/// `net.core.somaxconn` (listen(2)).
 const BACKLOG: u32 = 4096;
-/// How long a kept-alive connection without a request may live once it is time to stop. A request that arrives within is
-/// answered with `Connection: close`, so that no client meets a closed connection just as it sends.
+/// How long a kept-alive connection without a request stays open after the signal. A request that
+/// arrives in this time is answered with `Connection: close`. So no connection is closed in the
+/// moment in which its client sends a request.
 const IDLE_LINGER: Duration = Duration::from_millis(500);
+/// Pause after an error of accept(2).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How far the server is on its way out.
+/// Whether the server stops, and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
-    /// Each response is the last of its connection.
-    Leaving,
+    /// Each response tells the client that it is the last one of its connection.
+    Draining,
     /// Connections without a request are closed.
     Closing,
 }
@@ -54,15 +67,16 @@ pub(crate) fn main() -> ExitCode {
     match runtime.and_then(|runtime| LocalSet::new().block_on(&runtime, serve(identity))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(io::stderr(), format_args!("{error}"));
+            write_line(io::stderr(), format_args!("{error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// It serves whether or not somebody reads what it says: `println!` would panic where nobody does.
-fn say(mut to: impl Write, what: fmt::Arguments<'_>) {
-    let _ = writeln!(to, "whoami: {what}");
+/// Writes a line, and ignores the error if that fails: `println!` would panic if the reader of a
+/// pipe has closed it, but the server must go on.
+fn write_line(mut to: impl Write, message: fmt::Arguments<'_>) {
+    let _ = writeln!(to, "whoami: {message}");
 }
 
 async fn serve(identity: http::Identity) -> io::Result<()> {
@@ -70,14 +84,14 @@ async fn serve(identity: http::Identity) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let http_listener = listen(HTTP_PORT)?;
     let echo_listener = listen(ECHO_PORT)?;
-    let echo_socket = echo::Udp::bind(ECHO_PORT)?;
-    say(io::stdout(), format_args!("http on {HTTP_PORT}, echo on {ECHO_PORT}"));
+    let echo_socket = echo::UdpEcho::bind(ECHO_PORT)?;
+    write_line(io::stdout(), format_args!("http on {HTTP_PORT}, echo on {ECHO_PORT}"));
 
     let (stage, _) = watch::channel(Stage::Serving);
     let identity = Rc::new(identity);
     let connections = TaskTracker::new();
-    tokio::task::spawn_local(echo::tcp(echo_listener));
-    tokio::task::spawn_local(echo_socket.run());
+    tokio::task::spawn_local(echo::serve_tcp(echo_listener));
+    tokio::task::spawn_local(echo_socket.serve());
 
     loop {
         tokio::select! {
@@ -86,17 +100,18 @@ async fn serve(identity: http::Identity) -> io::Result<()> {
             _ = interrupt.recv() => break,
             accepted = http_listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let connection = http::connection(stream, peer, identity.clone(), stage.subscribe());
+                    let connection = http::serve_connection(stream, peer, identity.clone(), stage.subscribe());
                     connections.spawn_local(connection);
                 }
-                Err(error) => out_of_connections(&error).await,
+                Err(error) => pause_after_accept_error(&error).await,
             },
         }
     }
 
-    stage.send_replace(Stage::Leaving);
+    stage.send_replace(Stage::Draining);
+    // The kernel has accepted these connections already, so their clients may have sent requests.
     while let Some(Ok((stream, peer))) = now_or_never(http_listener.accept()).await {
-        connections.spawn_local(http::connection(stream, peer, identity.clone(), stage.subscribe()));
+        connections.spawn_local(http::serve_connection(stream, peer, identity.clone(), stage.subscribe()));
     }
     drop(http_listener);
     connections.close();
@@ -107,7 +122,7 @@ async fn serve(identity: http::Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// A listener for both families, or for IPv4 where the kernel has no IPv6.
+/// A listener for IPv6 and IPv4, or for IPv4 only if the kernel has no IPv6.
 fn listen(port: u16) -> io::Result<TcpListener> {
     let (socket, addr) = match TcpSocket::new_v6() {
         Ok(socket) => (socket, SocketAddr::from(([0u16; 8], port))),
@@ -118,7 +133,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// The future's value if it is there already.
+/// The value of the future if it is ready now.
 async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
     tokio::select! {
         biased;
@@ -127,10 +142,12 @@ async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
-/// Accepting fails when a connection died in the queue (go on at once) or when descriptors ran out (let some be closed first).
-async fn out_of_connections(error: &io::Error) {
+/// If a connection ended before it was accepted, the next one can be accepted at once. All other
+/// errors mean that the process or the machine is out of file descriptors or memory: this waits, so
+/// that some connections can end first.
+async fn pause_after_accept_error(error: &io::Error) {
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }
 
@@ -139,12 +156,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_reads_is_said_all_the_same() {
-        let (reader, writer) = io::pipe().unwrap();
+    fn a_closed_pipe_does_not_stop_the_server() {
+        let (reader, writer) = io::pipe().expect("a pipe");
         drop(reader);
-        say(writer, format_args!("http on {HTTP_PORT}"));
-        let mut heard = Vec::new();
-        say(&mut heard, format_args!("http on {HTTP_PORT}"));
-        assert_eq!(heard, b"whoami: http on 80\n");
+        write_line(writer, format_args!("http on {HTTP_PORT}"));
+        let mut written = Vec::new();
+        write_line(&mut written, format_args!("http on {HTTP_PORT}"));
+        assert_eq!(written, b"whoami: http on 80\n");
     }
 }
