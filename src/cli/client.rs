@@ -1,6 +1,6 @@
-//! A small client of the Engine API. It opens one connection for each request, sends and receives
-//! JSON, and returns the daemon's error messages as they are. The functions below it read fields of
-//! the answers.
+//! A small client of the Engine API, and functions that read fields of its answers. The client
+//! opens one connection for each request, sends and receives JSON, and returns the daemon's error
+//! messages as they are.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -40,12 +40,13 @@ pub(super) struct DaemonError {
 }
 
 impl Client {
-    /// A client of the daemon that `--host` names. Without it, of the daemon in `$WEFT_HOST`, else
-    /// in `$DOCKER_HOST`, else at the default socket. This does not connect yet.
+    /// A client of the daemon at `host`, which is the value of `--host`. Without it, the
+    /// environment variable `WEFT_HOST` has the address, or else `DOCKER_HOST`; the last choice is
+    /// the default socket. This does not connect yet.
     ///
     /// # Errors
     ///
-    /// If the address has neither form of a daemon's address.
+    /// If the address does not begin with `unix://` or `tcp://`.
     pub(super) fn new(host: Option<&str>) -> Result<Self> {
         let from_env = || ["WEFT_HOST", "DOCKER_HOST"].iter().find_map(|name| std::env::var(name).ok());
         let host = host.map(str::to_owned).or_else(from_env).unwrap_or_else(|| DEFAULT_HOST.to_owned());
@@ -126,8 +127,8 @@ where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-    // This task ends with the body of the response. The caller gets the errors of the connection
-    // through the body.
+    // This task ends when the body of the response ends. The caller gets the errors of the
+    // connection when it reads the body.
     tokio::spawn(connection);
     sender.send_request(request).await.context("the daemon did not answer")
 }

@@ -1,14 +1,14 @@
 //! Durations as the docker client reads and prints them, which is how Go's `time.ParseDuration` and
 //! `Duration.String` do. Pure.
 //!
-//! jiff holds the values, but not the grammar: its own format has days and whole words, which Go
-//! refuses, and wants units in descending order with a fraction in the last one only, while Go
-//! accepts `1.5h30m` and `1s1h`.
+//! jiff is used for the values, but not to parse and print them. Its format has days and whole
+//! words, which Go refuses. It also needs the units in descending order and a fraction in the last
+//! unit only, while Go accepts `1.5h30m` and `1s1h`.
 
 use jiff::SignedDuration;
 
-/// The units that Go knows. Micro is written with the micro sign (U+00B5) or with the Greek letter
-/// (U+03BC).
+/// The units of Go's durations. Micro is written with the micro sign (U+00B5) or with the Greek
+/// letter (U+03BC).
 const UNITS: [(&str, SignedDuration); 8] = [
     ("ns", SignedDuration::from_nanos(1)),
     ("us", SignedDuration::from_micros(1)),
@@ -23,12 +23,12 @@ const UNITS: [(&str, SignedDuration); 8] = [
 /// hour.
 const FRACTION_DIGITS: usize = 18;
 
-/// Reads a duration such as `1h30m`, `-1.5h` or `300ms`. It is cut to whole nanoseconds, and fits
-/// an `i64` of them.
+/// Reads a duration such as `1h30m`, `-1.5h` or `300ms`. Fractions of a nanosecond are dropped. The
+/// number of nanoseconds fits an `i64`.
 ///
 /// # Errors
 ///
-/// In Go's words, if the text is not a duration.
+/// If the text is not a duration, or if the duration is too long. The message is Go's.
 pub(super) fn parse(text: &str) -> Result<SignedDuration, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (is_negative, mut rest) = match text.strip_prefix('-') {
@@ -68,7 +68,7 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// `whole.fraction` units, in nanoseconds. `None` if that is too much.
+/// `whole.fraction` units, in nanoseconds. `None` if the number is too large.
 fn multiply(whole: &str, fraction: &str, unit: SignedDuration) -> Option<i128> {
     let number = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<i128>().ok() };
     let fraction = &fraction[..fraction.len().min(FRACTION_DIGITS)];

@@ -1,7 +1,7 @@
 //! The command line. It turns flags into Engine API calls, and the answers into tables and lines.
 //!
-//! The `main` of the binary calls [`main`] once. All that the command line knows about a cluster it
-//! asks the daemon, over the same API as any other client; it must not use any crate of the control
+//! The `main` of the binary calls [`main`] once. The command line gets everything about a cluster
+//! from the daemon, over the same API as any other client; it must not use any crate of the control
 //! plane or the data plane. `weft daemon` is the one command that does not call the API: it runs
 //! [`daemon::run`] in this process.
 //!
@@ -10,7 +10,8 @@
 //! scripts for it work with weft. Each flag of the docker client is either implemented or refused
 //! with a reason; [`unsupported`] has the reasons.
 
-// They panic if the reader of a pipe has gone; `output` returns an error instead.
+// `println!` and `eprintln!` panic if the reader of a pipe has closed it; `output` returns an
+// error.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod client;

@@ -58,11 +58,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         docker_socket: args.docker_socket(),
     })
     .await
-    .context("the task runtime cannot be used")?;
+    .context("cannot use the task runtime")?;
     let pin_dir = Path::new(weft_mesh::BPFFS).join("weft").join(hostname.as_str());
-    let mesh = Mesh::open(&pin_dir).context("the data plane cannot be loaded")?;
-    let overlay = Overlay::open().context("the overlay cannot be used")?;
-    overlay.check().await.context("the overlay cannot be used")?;
+    let mesh = Mesh::open(&pin_dir).context("cannot load the data plane")?;
+    let overlay = Overlay::open().context("cannot use the overlay")?;
+    overlay.check().await.context("cannot use the overlay")?;
     let upstreams = args.upstreams();
 
     let swarm = Swarm::open(SwarmConfig {

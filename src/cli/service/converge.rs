@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// the update's monitor period, 5 s by default.
 const STABLE: Duration = Duration::from_secs(1);
 
-/// How far a service is, at one moment.
+/// What a service is like at one moment, compared with what the user asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Progress {
     /// `running` of `wanted` tasks run, or old tasks still do. `reason` is the error of a task; it
