@@ -1,181 +1,89 @@
-//! Decides what to change next: a pure function of the table, the time and what the nodes acked. Run by the leader
-//! whenever one of them changed, and at the time that it asked for.
+//! Decides which commands the leader proposes next: a pure function of the cluster state, the time
+//! and the plan generations that the nodes have acknowledged.
 //!
-//! It works on a copy of the table, to which it applies each command before it looks again: so one call goes as far as
-//! it can without hearing from a node, what it returns is accepted by the table that it saw, and a second call on the
-//! result has nothing to add. In reading order: `service` and `slot` (how many tasks, which), `update`, `restart`,
-//! `traffic` (the hand-over that loses no request), `placement` (who runs them, by [`crate::schedule`]), `reaper`.
+//! The leader ([`crate::swarm`]) calls [`decide`] when one of these inputs changes, and at the time
+//! that the last decision asked for ([`Decision::wake_at_ms`]). This module does no I/O, reads no
+//! clock, and does not change the cluster state that it is given.
+//!
+//! The leader relies on two properties:
+//!
+//! - The cluster state that a decision was made from accepts every command of the decision.
+//! - A decision goes as far as it can before a node has to act or to report. When its commands have
+//!   been applied, a second call at the same time returns no commands. The exception is a decision
+//!   that reached its limit of commands: it sets `wake_at_ms` to now.
+//!
+//! [`decide`] runs the parts below in rounds. Each part reads the cluster state and proposes
+//! commands in a `Context`. A `Preview` applies these commands to a copy of the cluster state
+//! before the next part reads it. The decision is complete when a round adds no command. In reading
+//! order:
+//!
+//! - `acks`, `slot_tasks`, `restart`, `context` and `preview`: what the parts are made of;
+//! - `orphans`: ends the tasks of nodes that are lost;
+//! - `service`: how many tasks a service has and which of them must be replaced;
+//! - `traffic`: when nodes may send traffic to a task, and when the task may stop;
+//! - `placement`: which node runs a task, chosen by [`crate::schedule`];
+//! - `reaper`: deletes old tasks, removed services and the quarantine of addresses.
 
+mod acks;
+mod slot_tasks;
+mod restart;
+mod context;
+mod preview;
+mod orphans;
+mod service;
+mod traffic;
 mod placement;
 mod reaper;
-mod restart;
-mod service;
-mod slot;
-mod traffic;
-mod update;
 
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, collections::BTreeMap};
+use context::Context;
+use preview::Preview;
+use weft_model::{ClusterState, Command, Rejection};
 
-use weft_model::{
-    Applied, ClusterState, Command, NodeId, Rejection, TaskId,
-    state::{NodeStatus, TaskState},
-};
+pub use acks::Acks;
 
-use crate::state::execute;
-
-/// Commands of one decision at most: one entry of the log, well below the size of a message.
-pub const MAX_COMMANDS: usize = 512;
-/// Looks of one decision at most: creation, placement, traffic and their like follow each other within a few.
+/// The most rounds of one decision. A few are enough for a task to be created, placed and
+/// connected.
 const MAX_ROUNDS: usize = 16;
-/// How long a hand-over waits for the nodes' acks.
-pub const ACK_WAIT_MS: u64 = 5_000;
 
-/// What the leader knows of the nodes' kernels; in its memory only, and sent to it again after each reconnect.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Acks {
-    /// The newest plan generation that each node's kernel holds.
-    pub acked: BTreeMap<NodeId, u64>,
-    /// When this leader began: no wait for an ack is older.
-    pub since_ms: u64,
-}
-
-impl Acks {
-    fn holds(&self, node: &NodeId, index: u64) -> bool {
-        self.acked.get(node).is_some_and(|acked| *acked >= index)
-    }
-
-    fn all_ready_hold(&self, state: &ClusterState, index: u64) -> bool {
-        ready(state).all(|node| self.holds(node, index))
-    }
-
-    /// The newest generation that every ready node's kernel holds.
-    fn lowest(&self, state: &ClusterState) -> u64 {
-        ready(state).map(|node| self.acked.get(node).copied().unwrap_or(0)).min().unwrap_or(0)
-    }
-}
-
-fn ready(state: &ClusterState) -> impl Iterator<Item = &NodeId> {
-    state.nodes.values().filter(|n| n.status == NodeStatus::Ready).map(|n| &n.id)
-}
-
+/// What the leader should do now.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Decision {
-    /// To be proposed in this order: nothing, one command, or one batch.
+    /// The commands to propose, in this order: none, one command, or one [`Command::Batch`].
     pub commands: Vec<Command>,
-    /// When to decide again although nothing changed.
+    /// When to decide again even if nothing changes, in Unix milliseconds.
     pub wake_at_ms: Option<u64>,
-    /// Why decisions were dropped that did not fit the very table that they were made from: each is a defect, to be
-    /// logged.
+    /// Commands that the cluster state refused although they were decided from it, and were
+    /// dropped. Each one is a bug in this module. The leader logs them.
     pub refused: Vec<Rejection>,
 }
 
-/// What the leader should change in the table now.
+/// Decides what the leader should change in the cluster state now.
+///
+/// `now_ms` is the leader's clock in Unix milliseconds. `random` returns random bits for new ids.
 pub fn decide(state: &ClusterState, now_ms: u64, acks: &Acks, random: &mut dyn FnMut() -> u128) -> Decision {
-    let now_ms = now_ms.max(state.now_ms);
-    let ctx = Context { now_ms, wake_at_ms: None, acks, random };
-    let mut work = Work { table: Cow::Borrowed(state), commands: Vec::new(), refused: Vec::new(), ctx };
     if state.cluster.is_none() {
         return Decision::default();
     }
+    let now_ms = now_ms.max(state.now_ms);
+    let mut preview = Preview::new(state, now_ms, acks, random);
     for _ in 0..MAX_ROUNDS {
-        let before = work.commands.len();
-        work.ctx.wake_at_ms = None;
-        work.phase(|state, _| lost_nodes(state));
-        work.phase(service::reconcile);
-        work.phase(traffic::hand_over);
-        placement::place(&mut work);
-        work.phase(|state, _| reaper::reap(state));
-        work.phase(reaper::release);
-        if work.commands.len() == before {
-            let wake_at_ms = work.ctx.wake_at_ms;
-            return work.into_decision(wake_at_ms);
+        let before = preview.len();
+        preview.start_round();
+        preview.run(orphans::orphan_tasks);
+        preview.run(service::reconcile);
+        preview.run(traffic::advance);
+        placement::place_tasks(&mut preview);
+        preview.run(reaper::delete_ended);
+        preview.run(reaper::release_addresses);
+        if preview.len() == before {
+            return preview.into_decision();
         }
-        if work.is_full() {
+        if preview.is_full() {
             break;
         }
     }
-    work.into_decision(Some(now_ms))
-}
-
-/// What decisions depend on beside the table.
-struct Context<'a> {
-    now_ms: u64,
-    wake_at_ms: Option<u64>,
-    acks: &'a Acks,
-    random: &'a mut dyn FnMut() -> u128,
-}
-
-impl Context<'_> {
-    /// Whether this time has come; if not, it is a time to decide again.
-    fn due(&mut self, at_ms: u64) -> bool {
-        if self.now_ms >= at_ms {
-            return true;
-        }
-        self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |wake| wake.min(at_ms)));
-        false
-    }
-
-    fn new_task(&mut self) -> TaskId {
-        TaskId::from_random((self.random)())
-    }
-}
-
-/// The table as it will be, and the commands that make it so.
-struct Work<'a> {
-    table: Cow<'a, ClusterState>,
-    commands: Vec<Command>,
-    refused: Vec<Rejection>,
-    ctx: Context<'a>,
-}
-
-impl Work<'_> {
-    fn is_full(&self) -> bool {
-        self.commands.len() >= MAX_COMMANDS
-    }
-
-    fn phase(&mut self, decide: impl FnOnce(&ClusterState, &mut Context<'_>) -> Vec<Command>) {
-        for command in decide(&self.table, &mut self.ctx) {
-            if self.is_full() {
-                break;
-            }
-            self.must_execute(command);
-        }
-    }
-
-    fn must_execute(&mut self, command: Command) {
-        if let Err(refused) = self.execute(command) {
-            self.refused.push(refused);
-        }
-    }
-
-    /// Applies the command to the copy, and keeps it if it was accepted.
-    fn execute(&mut self, command: Command) -> Result<Applied, Rejection> {
-        if let Cow::Borrowed(state) = self.table {
-            let mut copy = state.clone();
-            copy.index += 1;
-            copy.now_ms = self.ctx.now_ms;
-            self.table = Cow::Owned(copy);
-        }
-        let applied = execute(self.table.to_mut(), command.clone())?;
-        self.commands.push(command);
-        Ok(applied)
-    }
-
-    fn into_decision(self, wake_at_ms: Option<u64>) -> Decision {
-        let commands = if self.commands.len() > 1 { vec![Command::Batch(self.commands)] } else { self.commands };
-        Decision { commands, wake_at_ms, refused: self.refused }
-    }
-}
-
-/// Tasks of nodes that are down or gone are as if they had ended.
-fn lost_nodes(state: &ClusterState) -> Vec<Command> {
-    let lost = |node: &NodeId| state.nodes.get(node).is_none_or(|n| n.status == NodeStatus::Down);
-    let placed = state.tasks.values().filter(|t| t.status.state >= TaskState::Assigned);
-    placed
-        .filter(|t| !t.status.state.is_terminal() && t.node.as_ref().is_some_and(lost))
-        .map(|t| Command::OrphanTask { id: t.id.clone() })
-        .collect()
+    Decision { wake_at_ms: Some(now_ms), ..preview.into_decision() }
 }

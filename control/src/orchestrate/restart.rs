@@ -1,41 +1,44 @@
-//! What follows on a slot whose task has ended: another one, when, or none.
+//! Whether the ended task of a slot is replaced by a new one, and when the new one may start.
 
 use weft_model::{
     spec::RestartCondition,
     state::{Service, Task, TaskState},
 };
 
-use super::slot::ended_by_itself;
+use super::slot_tasks::ended_by_itself;
 
-/// When the next task of a slot may start, and how many restarts in a row led to it. By default at once, and none.
+/// How the next task of a slot starts. The default: at once, as the first attempt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Again {
+pub(super) struct Restart {
+    /// The task may not start before this time, in Unix milliseconds.
     pub(super) not_before_ms: u64,
+    /// How many restarts in a row led to the task.
     pub(super) attempts: u64,
 }
 
-/// Judges the newest task of a slot that has no live one. `None`: it ended for good.
+/// Decides about the successor of `task`, the newest task of a slot that has no live one. `None`:
+/// the task is not restarted.
 ///
-/// Only a task's own end is a matter of its restart policy. One that was lost with its node or told to end (it moves away,
-/// say) is replaced without delay.
-pub(super) fn after(service: &Service, task: &Task) -> Option<Again> {
+/// The restart policy applies only to a task that ended by itself. A task that was lost with its
+/// node or told to stop (because it moves to another node, for example) is replaced without delay.
+pub(super) fn after(service: &Service, task: &Task) -> Option<Restart> {
     if !ended_by_itself(task) {
-        return Some(Again { not_before_ms: 0, attempts: task.attempts });
+        return Some(Restart { not_before_ms: 0, attempts: task.attempts });
     }
     let policy = &service.spec.task.restart;
     let not_before_ms = task.state_since_ms.saturating_add(policy.delay_ms);
     if task.spec != service.spec.task {
-        return Some(Again { not_before_ms, attempts: 0 });
+        return Some(Restart { not_before_ms, attempts: 0 });
     }
     let wanted = match policy.condition {
         RestartCondition::Any => true,
         RestartCondition::OnFailure => task.status.state != TaskState::Complete,
         RestartCondition::None => false,
     };
-    // A task that lived as long as the window was a success: counting begins anew.
+    // A task that ran for at least the window counts as a success: the count starts again.
     let lived_ms = task.state_since_ms.saturating_sub(task.meta.created_ms);
     let in_a_row = if policy.window_ms > 0 && lived_ms >= policy.window_ms { 0 } else { task.attempts };
     let attempts = in_a_row + 1;
     (wanted && (policy.max_attempts == 0 || attempts <= policy.max_attempts))
-        .then_some(Again { not_before_ms, attempts })
+        .then_some(Restart { not_before_ms, attempts })
 }

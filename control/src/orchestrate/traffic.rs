@@ -1,43 +1,60 @@
-//! The hand-over that loses no request. A task enters its own node's tables when it runs, every node's once its own delivers
-//! to it; it leaves all of them, as a draining backend, before it is told to stop. Each step waits until the nodes hold
-//! the one before: ready nodes only, and [`ACK_WAIT_MS`] at most, which a new leader grants anew.
+//! When nodes start and stop sending traffic to a task, so that no request is lost.
+//!
+//! Other nodes send new flows to a task only after its own node can deliver them. A task is told to
+//! stop only after no node sends new flows to it. The steps ([`Traffic`]) and what each one waits
+//! for:
+//!
+//! ```text
+//!   None ───(1)──▶ Local ───(2)──▶ Active ───(3)──▶ Draining ───(4)──▶ Drained
+//!                    │                                 ▲
+//!                    └───────────────(3)───────────────┘
+//!
+//!   (1) the task is running
+//!   (2) the task's own node has acknowledged the plan with Local
+//!   (3) the task must stop
+//!   (4) every ready node has acknowledged the plan with Draining
+//! ```
+//!
+//! The waits (2) and (4) end after [`ACK_WAIT_MS`] at the latest, so that a node that does not
+//! answer cannot block a service. A new leader waits that long once more, because it starts without
+//! acknowledgements. A task never goes back to an earlier step, and its node may stop it in the
+//! steps `None` and `Drained` only ([`Task::must_stop`]).
 
-use weft_model::{
-    ClusterState, Command,
-    state::{Task, TaskState, Traffic},
-};
+use weft_model::state::{Task, TaskState, Traffic};
 
-use super::{ACK_WAIT_MS, Context};
+use super::Context;
 
-pub(super) fn hand_over(state: &ClusterState, ctx: &mut Context<'_>) -> Vec<Command> {
-    let mut commands = Vec::new();
+/// The longest time that a step waits for acknowledgements.
+pub(super) const ACK_WAIT_MS: u64 = 5_000;
+
+/// Moves every placed task to its next step if the step may be taken now.
+pub(super) fn advance(ctx: &mut Context<'_>) {
+    let state = ctx.state;
     for task in state.tasks.values().filter(|t| t.node.is_some() && !t.status.state.is_terminal()) {
-        if let Some(traffic) = next(state, task, ctx) {
-            commands.push(Command::SetTraffic { id: task.id.clone(), traffic });
+        if let Some(traffic) = next_step(task, ctx) {
+            ctx.set_traffic(task, traffic);
         }
     }
-    commands
 }
 
-/// The step that this task may take now.
-fn next(state: &ClusterState, task: &Task, ctx: &mut Context<'_>) -> Option<Traffic> {
+fn next_step(task: &Task, ctx: &mut Context<'_>) -> Option<Traffic> {
     let stays = task.desired <= TaskState::Running;
     match task.traffic {
         Traffic::None if stays && task.status.state == TaskState::Running => Some(Traffic::Local),
         Traffic::Local if stays => {
-            let own = task.node.as_ref().is_some_and(|node| ctx.acks.holds(node, task.traffic_index));
-            (own || waited(task, ctx)).then_some(Traffic::Active)
+            let own = task.node.as_ref().is_some_and(|node| ctx.acks.has_acked(node, task.traffic_index));
+            (own || ack_wait_is_over(task, ctx)).then_some(Traffic::Active)
         }
         Traffic::Local | Traffic::Active if !stays => Some(Traffic::Draining),
         Traffic::Draining => {
-            let all = ctx.acks.all_ready_hold(state, task.traffic_index);
-            (all || waited(task, ctx)).then_some(Traffic::Drained)
+            let all = ctx.acks.all_ready_acked(ctx.state, task.traffic_index);
+            (all || ack_wait_is_over(task, ctx)).then_some(Traffic::Drained)
         }
         Traffic::None | Traffic::Local | Traffic::Active | Traffic::Drained => None,
     }
 }
 
-fn waited(task: &Task, ctx: &mut Context<'_>) -> bool {
+fn ack_wait_is_over(task: &Task, ctx: &mut Context<'_>) -> bool {
     let since_ms = task.traffic_since_ms.max(ctx.acks.since_ms);
-    ctx.due(since_ms.saturating_add(ACK_WAIT_MS))
+    ctx.is_due(since_ms.saturating_add(ACK_WAIT_MS))
 }

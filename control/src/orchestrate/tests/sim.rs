@@ -12,7 +12,7 @@ use weft_model::{
 
 use crate::{
     fixture::{TestCluster, observed},
-    orchestrate::{ACK_WAIT_MS, Acks, decide},
+    orchestrate::{Acks, decide, traffic::ACK_WAIT_MS},
     plan::plan,
 };
 

@@ -1,0 +1,79 @@
+//! What every part of a decision is given: the inputs, and the list that it adds its commands to.
+
+use weft_model::{
+    ClusterState, Command, TaskId,
+    state::{Service, Slot, Task, TaskState, Traffic, UpdateStatus},
+};
+
+use super::{acks::Acks, restart::Restart};
+
+/// The most commands of one decision. They become one log entry, which must fit one RPC message.
+pub(super) const MAX_COMMANDS: usize = 512;
+
+/// The inputs of one part, and the commands that it proposes.
+pub(super) struct Context<'a> {
+    /// The cluster state at the start of the part. The commands of the part are not applied to it.
+    pub(super) state: &'a ClusterState,
+    pub(super) now_ms: u64,
+    pub(super) acks: &'a Acks,
+    /// The earliest time that [`Context::is_due`] was asked about and that has not come yet.
+    pub(super) wake_at_ms: Option<u64>,
+    pub(super) random: &'a mut dyn FnMut() -> u128,
+    pub(super) commands: Vec<Command>,
+}
+
+impl Context<'_> {
+    /// Whether this time has come. If it has not, the leader decides again at this time.
+    pub(super) fn is_due(&mut self, at_ms: u64) -> bool {
+        if self.now_ms >= at_ms {
+            return true;
+        }
+        self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |wake| wake.min(at_ms)));
+        false
+    }
+
+    /// Whether this part has proposed as many commands as one decision can hold.
+    pub(super) fn is_full(&self) -> bool {
+        self.commands.len() >= MAX_COMMANDS
+    }
+
+    pub(super) fn propose(&mut self, command: Command) {
+        self.commands.push(command);
+    }
+
+    /// Creates a task in a slot. With `desired` [`TaskState::Ready`] the task is prepared and then
+    /// held, until the earlier tasks of the slot have ended and `restart.not_before_ms` has come.
+    pub(super) fn create_task(&mut self, service: &Service, slot: &Slot, desired: TaskState, restart: Restart) {
+        let id = TaskId::from_random((self.random)());
+        self.propose(Command::CreateTask {
+            id,
+            service: service.id.clone(),
+            slot: slot.clone(),
+            desired,
+            not_before_ms: restart.not_before_ms,
+            attempts: restart.attempts,
+        });
+    }
+
+    pub(super) fn set_desired(&mut self, task: &Task, desired: TaskState) {
+        self.propose(Command::SetDesired { id: task.id.clone(), desired });
+    }
+
+    pub(super) fn set_traffic(&mut self, task: &Task, traffic: Traffic) {
+        self.propose(Command::SetTraffic { id: task.id.clone(), traffic });
+    }
+
+    /// Ends a task. All nodes stop sending new flows to it before its own node stops it.
+    pub(super) fn stop_task(&mut self, task: &Task, desired: TaskState) {
+        if task.desired < desired {
+            self.set_desired(task, desired);
+        }
+        if !task.status.state.is_terminal() && matches!(task.traffic, Traffic::Local | Traffic::Active) {
+            self.set_traffic(task, Traffic::Draining);
+        }
+    }
+
+    pub(super) fn set_update_status(&mut self, service: &Service, status: UpdateStatus) {
+        self.propose(Command::SetUpdateStatus { service: service.id.clone(), version: service.meta.version, status });
+    }
+}

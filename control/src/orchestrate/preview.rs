@@ -1,0 +1,113 @@
+//! The cluster state as it will be when the commands of a decision have been applied.
+
+use std::borrow::Cow;
+
+use weft_model::{Applied, ClusterState, Command, Rejection};
+
+use super::{
+    Decision,
+    acks::Acks,
+    context::{Context, MAX_COMMANDS},
+};
+use crate::state::execute;
+
+/// A copy of the cluster state, the commands that have been applied to it, and the inputs of the
+/// decision.
+pub(super) struct Preview<'a> {
+    /// Copied when the first command is executed.
+    state: Cow<'a, ClusterState>,
+    now_ms: u64,
+    acks: &'a Acks,
+    random: &'a mut dyn FnMut() -> u128,
+    wake_at_ms: Option<u64>,
+    commands: Vec<Command>,
+    refused: Vec<Rejection>,
+}
+
+impl<'a> Preview<'a> {
+    pub(super) fn new(
+        state: &'a ClusterState,
+        now_ms: u64,
+        acks: &'a Acks,
+        random: &'a mut dyn FnMut() -> u128,
+    ) -> Self {
+        Self {
+            state: Cow::Borrowed(state),
+            now_ms,
+            acks,
+            random,
+            wake_at_ms: None,
+            commands: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+}
+
+impl Preview<'_> {
+    pub(super) fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    /// The number of commands that were executed.
+    pub(super) fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.commands.len() >= MAX_COMMANDS
+    }
+
+    /// Forgets the wake-up time of the last round: every round determines it again.
+    pub(super) fn start_round(&mut self) {
+        self.wake_at_ms = None;
+    }
+
+    /// Runs one part of the decision on the present state, then executes the commands that it
+    /// proposed.
+    pub(super) fn run<T>(&mut self, part: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        let mut ctx = Context {
+            state: &self.state,
+            now_ms: self.now_ms,
+            acks: self.acks,
+            wake_at_ms: self.wake_at_ms,
+            random: &mut *self.random,
+            commands: Vec::new(),
+        };
+        let result = part(&mut ctx);
+        let Context { commands, wake_at_ms, .. } = ctx;
+        self.wake_at_ms = wake_at_ms;
+        for command in commands {
+            if self.is_full() {
+                break;
+            }
+            self.execute_or_report(command);
+        }
+        result
+    }
+
+    /// Executes a command that cannot be refused. If it is refused, the decision reports it as a
+    /// bug.
+    pub(super) fn execute_or_report(&mut self, command: Command) {
+        if let Err(refused) = self.execute(command) {
+            self.refused.push(refused);
+        }
+    }
+
+    /// Applies the command to the copy. An accepted command becomes part of the decision.
+    pub(super) fn execute(&mut self, command: Command) -> Result<Applied, Rejection> {
+        if let Cow::Borrowed(state) = self.state {
+            let mut copy = state.clone();
+            copy.index += 1;
+            copy.now_ms = self.now_ms;
+            self.state = Cow::Owned(copy);
+        }
+        let applied = execute(self.state.to_mut(), command.clone())?;
+        self.commands.push(command);
+        Ok(applied)
+    }
+
+    pub(super) fn into_decision(self) -> Decision {
+        let commands = if self.commands.len() > 1 { vec![Command::Batch(self.commands)] } else { self.commands };
+        Decision { commands, wake_at_ms: self.wake_at_ms, refused: self.refused }
+    }
+}

@@ -1,0 +1,87 @@
+//! What one slot needs: a new task, the start of a task that is held, or the replacement of its
+//! task.
+
+use weft_model::state::{Service, Task, TaskState, Traffic};
+
+use super::{
+    super::{
+        Context,
+        restart::{self, Restart},
+        slot_tasks::{SlotTasks, ended_by_itself},
+    },
+    may_stay,
+    rollout::{Replacement, Rollout},
+};
+
+/// How long a task may take to stop beyond its grace period. After that, the next task of the slot
+/// starts although the old one has not ended.
+const STOP_OVERRUN_MS: u64 = 60_000;
+
+/// Creates the next task of an empty slot, starts a held task, and stops surplus tasks. A task that
+/// must be replaced is added to `rollout`.
+pub(super) fn reconcile_slot<'a>(
+    service: &Service,
+    slot: &SlotTasks<'a>,
+    rollout: &mut Rollout<'a>,
+    ctx: &mut Context<'_>,
+) {
+    // A task that ended by itself must not start again: its successor is a new task.
+    for task in slot.tasks.iter().filter(|t| t.status.state.is_terminal() && t.desired <= TaskState::Running) {
+        ctx.set_desired(task, TaskState::Shutdown);
+    }
+    let blocked = is_blocked(slot, ctx);
+    if slot.live().next().is_none() {
+        if let Some(restart) = slot.newest().and_then(|t| restart::after(service, t)) {
+            let held = blocked || !ctx.is_due(restart.not_before_ms);
+            let desired = if held { TaskState::Ready } else { TaskState::Running };
+            ctx.create_task(service, slot.slot, desired, restart);
+        }
+        return;
+    }
+    for task in slot.live().filter(|t| t.desired < TaskState::Running) {
+        if !blocked && ctx.is_due(task.not_before_ms) {
+            ctx.set_desired(task, TaskState::Running);
+        }
+    }
+    let state = ctx.state;
+    let is_placed_well = |t: &Task| {
+        let node = t.node.as_ref().and_then(|node| state.nodes.get(node));
+        node.is_none_or(|node| may_stay(node, service))
+    };
+    let (current, outdated): (Vec<_>, Vec<_>) = slot.live().partition(|t| t.is_current(service) && is_placed_well(t));
+    match (keep_best(&current, ctx), keep_best(&outdated, ctx)) {
+        (Some(new), Some(old)) if new.traffic == Traffic::Active => ctx.stop_task(old, TaskState::Shutdown),
+        (None, Some(old)) => {
+            let Some(restart) = next_attempt(service, slot, old) else { return };
+            let replacement = Replacement { slot: slot.slot, old, restart };
+            if is_placed_well(old) { &mut rollout.outdated } else { &mut rollout.misplaced }.push(replacement);
+        }
+        _ => {}
+    }
+}
+
+/// Stops all of these tasks but the one that has progressed furthest, and returns that one.
+fn keep_best<'a>(tasks: &[&'a Task], ctx: &mut Context<'_>) -> Option<&'a Task> {
+    let best = tasks.iter().copied().max_by_key(|t| (t.traffic, t.status.state, &t.id))?;
+    tasks.iter().filter(|t| t.id != best.id).for_each(|t| ctx.stop_task(t, TaskState::Shutdown));
+    Some(best)
+}
+
+/// How the slot may start a new task while its old task still runs. `None`: the new spec was tried
+/// in this slot, failed, and its restart policy allows no further attempt.
+fn next_attempt(service: &Service, slot: &SlotTasks<'_>, old: &Task) -> Option<Restart> {
+    let tried = slot.newest().filter(|t| t.id != old.id && t.spec == service.spec.task && ended_by_itself(t));
+    tried.map_or(Some(Restart::default()), |tried| restart::after(service, tried))
+}
+
+/// Whether the next task of the slot has to wait until a stopping task has ended.
+fn is_blocked(slot: &SlotTasks<'_>, ctx: &mut Context<'_>) -> bool {
+    let mut blocked = false;
+    for task in slot.stopping() {
+        let told_to_stop = task.must_stop();
+        let timeout_ms = task.spec.container.stop_grace_ms.saturating_add(STOP_OVERRUN_MS);
+        let since_ms = task.traffic_since_ms.max(task.state_since_ms);
+        blocked |= !told_to_stop || !ctx.is_due(since_ms.saturating_add(timeout_ms));
+    }
+    blocked
+}

@@ -1,0 +1,157 @@
+//! Rolling updates: replaces a few slots at a time and watches the new tasks. If too many of them
+//! fail, the update pauses or rolls back. [`UpdateState`] shows the states and their transitions.
+//!
+//! The messages copy Swarm's wording, because scripts search for it.
+
+use weft_model::{
+    Command, TaskId,
+    spec::{FailureAction, UpdateConfig},
+    state::{Service, Task, TaskState, Traffic, UpdateState, UpdateStatus},
+};
+
+use super::{
+    super::{
+        Context,
+        slot_tasks::{SlotTasks, ended_by_itself},
+    },
+    rollout::Rollout,
+};
+
+/// The config of the present update: the rollback config while the service rolls back.
+pub(super) fn config(service: &Service) -> &UpdateConfig {
+    match service.update.as_ref().map(|u| u.state) {
+        Some(UpdateState::RollbackStarted | UpdateState::RollbackPaused) => &service.spec.rollback,
+        _ => &service.spec.update,
+    }
+}
+
+/// Takes the update of the service one step further: starts it, replaces the next tasks, pauses it,
+/// rolls it back or completes it.
+pub(super) fn advance<'a>(
+    service: &Service,
+    slots: impl Iterator<Item = &'a SlotTasks<'a>>,
+    rollout: &mut Rollout<'_>,
+    ctx: &mut Context<'_>,
+) {
+    let Some(status) = service.update.as_ref().filter(|u| is_running(u.state)) else {
+        if !rollout.outdated.is_empty() && !service.update.as_ref().is_some_and(|u| is_paused(u.state)) {
+            start(service, ctx);
+        }
+        return;
+    };
+    let config = config(service);
+    let progress: Vec<_> = slots.map(|slot| progress(service, status, config, slot, ctx)).collect();
+    let failed: Vec<_> = progress.iter().filter_map(|p| p.failed.as_ref()).collect();
+    let too_many = failed.len() as u64 * 1000 > rollout.total as u64 * u64::from(config.max_failure_permille);
+    if let Some(task) = failed.first().filter(|_| too_many && config.on_failure != FailureAction::Continue) {
+        return fail(service, status, config, task, ctx);
+    }
+    let in_progress = progress.iter().filter(|p| p.failed.is_none() && p.in_progress).count();
+    if !rollout.outdated.is_empty() {
+        replace_next(config, in_progress, rollout, ctx);
+    } else if !progress.iter().any(|p| p.failed.is_none() && p.watched) {
+        complete(service, status, ctx);
+    }
+}
+
+fn is_running(state: UpdateState) -> bool {
+    matches!(state, UpdateState::Updating | UpdateState::RollbackStarted)
+}
+
+fn is_paused(state: UpdateState) -> bool {
+    matches!(state, UpdateState::Paused | UpdateState::RollbackPaused)
+}
+
+/// How far the running update is in one slot.
+#[derive(Debug)]
+struct Progress {
+    /// A task of the new spec that failed while it was watched.
+    failed: Option<TaskId>,
+    /// The new task does not serve yet, or has served for less than the delay between two batches.
+    in_progress: bool,
+    /// The new task does not serve yet, or is still watched for failure.
+    watched: bool,
+}
+
+fn progress(
+    service: &Service,
+    status: &UpdateStatus,
+    config: &UpdateConfig,
+    slot: &SlotTasks<'_>,
+    ctx: &mut Context<'_>,
+) -> Progress {
+    let of_update = |t: &&&Task| t.version == service.task_version;
+    let failed = slot.tasks.iter().filter(of_update).find(|t| has_failed(t, status, config)).map(|t| t.id.clone());
+    let new = slot.live().find(|t| t.version == service.task_version && t.spec == service.spec.task);
+    let has_served_for = |period_ms: u64, task: &Task, ctx: &mut Context<'_>| {
+        task.traffic == Traffic::Active && ctx.is_due(task.traffic_since_ms.saturating_add(period_ms))
+    };
+    Progress {
+        failed,
+        in_progress: new.is_some_and(|t| !has_served_for(config.delay_ms, t, ctx)),
+        watched: new.is_some_and(|t| !has_served_for(config.monitor_ms, t, ctx)),
+    }
+}
+
+/// Whether the task ended by itself during this update, before or while it was watched.
+fn has_failed(task: &Task, status: &UpdateStatus, config: &UpdateConfig) -> bool {
+    let served_ms =
+        if task.traffic == Traffic::None { 0 } else { task.state_since_ms.saturating_sub(task.traffic_since_ms) };
+    ended_by_itself(task)
+        && task.desired != TaskState::Remove
+        && task.state_since_ms >= status.started_ms
+        && served_ms <= config.monitor_ms
+}
+
+/// Starts to replace as many slots as the parallelism allows. Slots that do not serve come first.
+fn replace_next(config: &UpdateConfig, in_progress: usize, rollout: &mut Rollout<'_>, ctx: &mut Context<'_>) {
+    let parallelism =
+        if config.parallelism == 0 { usize::MAX } else { usize::try_from(config.parallelism).unwrap_or(usize::MAX) };
+    let mut outdated = std::mem::take(&mut rollout.outdated);
+    outdated.sort_by_key(|o| (o.old.traffic == Traffic::Active, o.slot));
+    let mut available = parallelism.saturating_sub(in_progress);
+    for replacement in outdated {
+        if available == 0 {
+            break;
+        }
+        available -= usize::from(rollout.replace(&replacement, config.order, ctx));
+    }
+}
+
+fn start(service: &Service, ctx: &mut Context<'_>) {
+    let status = UpdateStatus {
+        state: UpdateState::Updating,
+        started_ms: ctx.now_ms,
+        completed_ms: None,
+        message: "update in progress".to_owned(),
+    };
+    ctx.set_update_status(service, status);
+}
+
+/// Pauses the update, or rolls it back.
+fn fail(service: &Service, status: &UpdateStatus, config: &UpdateConfig, task: &TaskId, ctx: &mut Context<'_>) {
+    let cause = format!("due to failure or early termination of task {task}");
+    if status.state == UpdateState::Updating
+        && config.on_failure == FailureAction::Rollback
+        && service.previous.is_some()
+    {
+        let message = format!("update rolled back {cause}");
+        ctx.propose(Command::RollbackService { id: service.id.clone(), version: service.meta.version, message });
+        return;
+    }
+    let (state, message) = if status.state == UpdateState::RollbackStarted {
+        (UpdateState::RollbackPaused, format!("rollback paused {cause}"))
+    } else {
+        (UpdateState::Paused, format!("update paused {cause}"))
+    };
+    ctx.set_update_status(service, UpdateStatus { state, started_ms: status.started_ms, completed_ms: None, message });
+}
+
+fn complete(service: &Service, status: &UpdateStatus, ctx: &mut Context<'_>) {
+    let (state, message) = match status.state {
+        UpdateState::RollbackStarted => (UpdateState::RollbackCompleted, "rollback completed"),
+        _ => (UpdateState::Completed, "update completed"),
+    };
+    let (started_ms, completed_ms) = (status.started_ms, Some(ctx.now_ms));
+    ctx.set_update_status(service, UpdateStatus { state, started_ms, completed_ms, message: message.to_owned() });
+}
