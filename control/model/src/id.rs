@@ -1,20 +1,25 @@
-//! Ids. Objects that users name by id have Swarm's form: 25 characters of lower-case base 36, drawn at random by the
-//! leader and carried in the command, so that apply stays deterministic. Ids that only machines see are numbers, given
-//! out in order by apply.
+//! Identifiers of objects, networks and backends.
+//!
+//! Ids of objects that users can name have Swarm's form: 25 characters, each `a-z` or `0-9`. The
+//! leader draws them at random and puts them into the command, so that applying the command stays
+//! deterministic. Identifiers that only the data plane uses are numbers. They are assigned in order
+//! when a command is applied.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::newtype::string_newtype;
 
 /// Length of an object id in characters.
 pub const ID_LEN: usize = 25;
 
-/// Text that is no object id.
+/// Text that is not an object id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an id: want {ID_LEN} characters, each a-z or 0-9")]
+#[error("{0:?} is not a valid id: an id has {ID_LEN} characters, each a-z or 0-9")]
 pub struct InvalidId(pub String);
 
-/// Writes `random` as [`ID_LEN`] base-36 digits (36^25 > 2^128, so nothing is lost).
+/// Writes `random` as [`ID_LEN`] base-36 digits. No bits are lost, because 36^25 > 2^128.
 fn encode(mut random: u128) -> String {
     let mut digits = [b'0'; ID_LEN];
     for digit in digits.iter_mut().rev() {
@@ -24,85 +29,79 @@ fn encode(mut random: u128) -> String {
     digits.iter().map(|&d| char::from(d)).collect()
 }
 
-fn is_id(text: &str) -> bool {
-    text.len() == ID_LEN && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+fn check_id(text: &str) -> Result<(), InvalidId> {
+    if text.len() == ID_LEN && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()) {
+        Ok(())
+    } else {
+        Err(InvalidId(text.to_owned()))
+    }
 }
 
 macro_rules! object_id {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+    ($(#[$attribute:meta])* $name:ident) => {
+        string_newtype!($(#[$attribute])* $name, InvalidId, check_id);
 
         impl $name {
-            /// The id that stands for these random bits.
+            /// The id that encodes these random bits.
             pub fn from_random(random: u128) -> Self {
                 Self(encode(random))
-            }
-
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = InvalidId;
-
-            fn from_str(text: &str) -> Result<Self, InvalidId> {
-                if is_id(text) { Ok(Self(text.to_owned())) } else { Err(InvalidId(text.to_owned())) }
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidId;
-
-            fn try_from(text: String) -> Result<Self, InvalidId> {
-                if is_id(&text) { Ok(Self(text)) } else { Err(InvalidId(text)) }
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
             }
         }
     };
 }
 
 object_id!(
-    /// A cluster.
+    /// Identifies a cluster.
     ClusterId
 );
 object_id!(
-    /// A node: the CN of its certificate. A node that leaves and joins again gets a new one.
+    /// Identifies a node, and is the common name (CN) of its certificate. A node that leaves and
+    /// joins again gets a new id.
+    ///
+    /// ```
+    /// use weft_model::NodeId;
+    ///
+    /// // The leader draws the random bits. The same bits always make the same id.
+    /// let id = NodeId::from_random(35);
+    /// assert_eq!(id.as_str(), "000000000000000000000000z");
+    ///
+    /// // Text is checked where it enters: a NodeId is always valid.
+    /// assert_eq!("000000000000000000000000z".parse(), Ok(id));
+    /// assert!("worker-1".parse::<NodeId>().is_err());
+    /// ```
     NodeId
 );
 object_id!(
-    /// A service.
+    /// Identifies a service.
     ServiceId
 );
 object_id!(
-    /// A task: one attempt to run one slot of a service. Never reused, never moved to another node.
+    /// Identifies a task: one attempt to run one slot of a service. The id is never reused, and the
+    /// task never moves to another node.
     TaskId
 );
 object_id!(
-    /// A network.
+    /// Identifies a network.
     NetworkId
 );
 
-/// A VXLAN network identifier, 24 bits (RFC 7348), [`crate::FIRST_VNI`] or greater.
+/// A VXLAN network identifier (VNI) of a network: 24 bits (RFC 7348, section 5), and at least
+/// [`crate::FIRST_VNI`].
+///
+/// ```
+/// use weft_model::{FIRST_VNI, Vni};
+///
+/// let vni = Vni::new(FIRST_VNI).expect("the first VNI of a network");
+/// assert_eq!(vni.get(), 4096);
+///
+/// assert_eq!(Vni::new(1), None); // reserved for published ports
+/// assert_eq!(Vni::new(1 << 24), None); // more than 24 bits
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Vni(u32);
 
 impl Vni {
-    /// `None` where `raw` is reserved or does not fit 24 bits.
+    /// `None` if `raw` is reserved or needs more than 24 bits.
     pub fn new(raw: u32) -> Option<Self> {
         (crate::FIRST_VNI..1 << 24).contains(&raw).then_some(Self(raw))
     }
@@ -118,12 +117,15 @@ impl fmt::Display for Vni {
     }
 }
 
-/// One service on one network, as the mesh balances it. Never reused. Zero is no service.
+/// Identifies one service on one network in the maps of the data plane. Never reused. Zero means
+/// "no service".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MeshServiceId(pub u32);
 
-/// One task on one network, as the mesh delivers to it. Never reused, so an unknown id is a dead backend. Below 2^40:
-/// it travels in the inner destination MAC. Zero is no backend.
+/// Identifies one task on one network in the maps of the data plane. Zero means "no backend".
+///
+/// Never reused: an id that a map does not contain belongs to a task that has ended. Less than
+/// 2^40, because it travels in the inner destination MAC of tunnelled packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BackendId(pub u64);
 
@@ -132,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_random_id_is_an_id() {
+    fn an_id_made_from_random_bits_is_valid() {
         for random in [0, 1, 35, 36, u128::MAX] {
             let id = TaskId::from_random(random);
             assert_eq!(id.as_str().parse::<TaskId>(), Ok(id.clone()));
@@ -140,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_no_id() {
+    fn refuses_text_that_is_not_an_id() {
         for text in ["", "short", "ABCDEFGHIJKLMNOPQRSTUVWXY", "abcdefghijklmnopqrstuvwxyz"] {
             assert_eq!(text.parse::<NodeId>(), Err(InvalidId(text.to_owned())));
         }
     }
 
     #[test]
-    fn reserved_and_oversized_vnis_are_refused() {
+    fn refuses_reserved_and_oversized_vnis() {
         assert_eq!(Vni::new(2), None);
         assert_eq!(Vni::new(1 << 24), None);
         assert_eq!(Vni::new(4096).map(Vni::get), Some(4096));

@@ -12,6 +12,7 @@
 //! - [`logs`]: the records of a task's output, and the trait that a runtime serves them by;
 //! - [`backoff`]: the delay before a retry.
 
+mod newtype;
 pub mod id;
 pub mod name;
 pub mod net;

@@ -1,13 +1,11 @@
-//! Names that users choose. A service's name becomes a DNS label and a part of its tasks' names.
+//! Names that users choose for services, networks and nodes.
 
-use std::{fmt, str::FromStr};
+use crate::newtype::string_newtype;
 
-use serde::{Deserialize, Serialize};
-
-/// Longest name: one DNS label (RFC 1035, section 2.3.4).
+/// Greatest length of a name in bytes: that of a DNS label (RFC 1035, section 2.3.4).
 pub const MAX_NAME_LEN: usize = 63;
 
-/// A name that cannot be used, and why.
+/// Text that cannot be used as a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{name:?} is not a valid {kind} name: use 1 to {MAX_NAME_LEN} letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
@@ -17,73 +15,50 @@ pub struct InvalidName {
     pub name: String,
 }
 
-fn is_name(text: &str, dots: bool) -> bool {
-    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = text.as_bytes();
-    (1..=MAX_NAME_LEN).contains(&bytes.len())
-        && edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_') || (dots && *b == b'.'))
+/// Checks a name that becomes one DNS label.
+fn check_label(kind: &'static str, name: &str) -> Result<(), InvalidName> {
+    if name.contains('.') { Err(InvalidName { kind, name: name.to_owned() }) } else { check_name(kind, name) }
 }
 
-macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $kind:literal, dots: $dots:literal) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
-
-        impl $type {
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = InvalidName;
-
-            fn from_str(text: &str) -> Result<Self, InvalidName> {
-                if is_name(text, $dots) {
-                    Ok(Self(text.to_owned()))
-                } else {
-                    Err(InvalidName { kind: $kind, name: text.to_owned() })
-                }
-            }
-        }
-
-        impl TryFrom<String> for $type {
-            type Error = InvalidName;
-
-            fn try_from(text: String) -> Result<Self, InvalidName> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(name: $type) -> String {
-                name.0
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
+/// Checks a name that may consist of several DNS labels.
+fn check_name(kind: &'static str, name: &str) -> Result<(), InvalidName> {
+    let is_edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    let valid = (1..=MAX_NAME_LEN).contains(&bytes.len())
+        && is_edge(bytes.first())
+        && is_edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if valid { Ok(()) } else { Err(InvalidName { kind, name: name.to_owned() }) }
 }
 
-name!(
-    /// A service's name: unique in the cluster.
-    ServiceName, "service", dots: false
+string_newtype!(
+    /// The name of a service. Unique in the cluster, regardless of case. It is a DNS label, and the
+    /// first part of the names of the service's tasks.
+    ///
+    /// ```
+    /// use weft_model::ServiceName;
+    ///
+    /// let name: ServiceName = "whoami".parse().expect("a valid service name");
+    /// assert_eq!(name.as_str(), "whoami");
+    ///
+    /// let error = "who.am.i".parse::<ServiceName>().expect_err("a dot separates DNS labels");
+    /// assert!(error.to_string().starts_with("\"who.am.i\" is not a valid service name"));
+    /// ```
+    ServiceName,
+    InvalidName,
+    |name| check_label("service", name)
 );
-name!(
-    /// A network's name: unique in the cluster.
-    NetworkName, "network", dots: true
+string_newtype!(
+    /// The name of a network. Unique in the cluster, regardless of case.
+    NetworkName,
+    InvalidName,
+    |name| check_name("network", name)
 );
-name!(
-    /// A node's name: its host name. Need not be unique.
-    NodeName, "node", dots: true
+string_newtype!(
+    /// The name of a node: its host name. Several nodes may have the same one.
+    NodeName,
+    InvalidName,
+    |name| check_name("node", name)
 );
 
 #[cfg(test)]
