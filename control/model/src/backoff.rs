@@ -1,6 +1,6 @@
 //! Exponential backoff: how long a caller waits before it retries an operation that failed.
 //!
-//! Pure: the caller counts the failures and does the waiting.
+//! Pure: the caller counts the failures and waits.
 
 use std::time::Duration;
 

@@ -1,15 +1,19 @@
-//! The vocabulary of weft: what users ask for, what the cluster decided, and what one node must make true.
+//! The types that all parts of weft share: ids, specs, the cluster state, commands, plans and
+//! reports.
 //!
-//! Owns every type that more than one layer speaks, and the rules that make a value of such a type valid. It must not
-//! know how any of them is stored, sent, drawn or programmed: no tokio, no I/O, no clocks. Rooms, in reading order:
+//! Every type that more than one crate uses is defined here, with the rules that make its values
+//! valid. All other crates of weft depend on this one, and it depends on none of them. It contains
+//! plain data and pure functions: it does no I/O, reads no clock, and does not know how its types
+//! are stored, sent or programmed. In reading order:
 //!
-//! - [`id`] and [`name`]: newtypes, valid by construction;
-//! - [`spec`]: what a user wants (one writer: the user);
-//! - [`state`]: what the cluster decided and observed: the one Raft table;
-//! - [`command`]: the only way to change the table;
-//! - [`plan`]: what one node must make true, a function of the table;
-//! - [`report`]: what a node says of itself;
-//! - [`logs`]: the records of a task's output, and the trait that a runtime serves them by;
+//! - [`id`] and [`name`]: types for ids and names, whose values are always valid;
+//! - [`net`]: IP addresses, MAC addresses and subnets;
+//! - [`spec`]: what users ask for;
+//! - [`state`]: the cluster state, which the managers replicate with Raft;
+//! - [`command`]: the only way to change the cluster state;
+//! - [`plan`]: what one node must put into effect, computed from the cluster state;
+//! - [`report`]: what a node reports about itself;
+//! - [`logs`]: the records of a task's output, and the trait by which a runtime provides them;
 //! - [`backoff`]: the delay before a retry.
 
 mod newtype;
@@ -34,17 +38,19 @@ pub use plan::NodePlan;
 pub use report::NodeReport;
 pub use state::ClusterState;
 
-/// UDP port of the VXLAN tunnel (IANA, RFC 7348). Cannot be published.
+/// UDP port of the VXLAN tunnel (IANA, RFC 7348). It cannot be published.
 pub const TUNNEL_PORT: u16 = 4789;
-/// TCP port of the node RPC, as in Swarm. Cannot be published.
+/// TCP port of the node RPC, as in Swarm. It cannot be published.
 pub const CONTROL_PORT: u16 = 2377;
-/// Source ports of packets that tasks send to the outside, after translation to the node's address.
+/// Source ports of packets from tasks to addresses outside of the cluster, after SNAT to the
+/// address of the node.
 pub const EGRESS_PORTS: std::ops::RangeInclusive<u16> = 61000..=65535;
-/// First VNI that a network can get; smaller ones are the tunnel's own (1: requests, 2: replies of published ports).
+/// The first VNI that a network can have. The tunnel itself uses VNI 1 for requests to published
+/// ports and VNI 2 for their replies.
 pub const FIRST_VNI: u32 = 4096;
-/// Ports given to `-p 80` without a published port, and to `-P`.
+/// Published ports that are chosen for `-p 80` without a published port, and for `-P`.
 pub const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
-/// What the data plane has room for with each task.
+/// The most networks of one task that the data plane can store.
 pub const MAX_NETWORKS_PER_SERVICE: usize = 8;
-/// The built-in network of services that name none.
+/// Name of the built-in network of services that name no network.
 pub const INGRESS_NETWORK: &str = "ingress";

@@ -1,7 +1,7 @@
-//! Task logs as they travel from the node that holds them to the manager that received the request.
+//! Task logs, as the node that stores them sends them to the manager that received the request.
 //!
-//! Owns the types and the trait between the control plane, which asks, and a runtime, which answers.
-//! It must not know where a runtime keeps its files.
+//! These types and the trait connect the control plane, which requests logs, and the runtime, which
+//! reads them. They do not depend on where and how a runtime stores logs.
 
 use bytes::Bytes;
 use futures_core::stream::BoxStream;
@@ -9,18 +9,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{NodeId, TaskId};
 
-/// Where this node's task logs come from: its runtime.
+/// The runtime of a node, as the source of the logs of its tasks.
 pub trait LogSource: Send + Sync {
-    /// The records of one task of this node, oldest first; without `follow` the stream ends with the last record.
+    /// The records of one task of this node, oldest first. Without `follow` the stream ends after
+    /// the last record.
+    ///
+    /// # Errors
+    /// The runtime has no logs of the task, or cannot read them.
     fn logs(&self, task: &TaskId, options: &LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError>;
 }
 
 /// Which records to return.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogOptions {
-    /// Go on with new records until the task ends.
+    /// Continue with new records until the task ends.
     pub follow: bool,
-    /// Only that many of the newest; all where absent.
+    /// Only this many of the newest records. `None`: all.
     pub tail: Option<u64>,
     /// Unix milliseconds, inclusive.
     pub since_ms: Option<u64>,
@@ -36,18 +40,18 @@ pub struct LogRecord {
     /// Unix nanoseconds.
     pub time_ns: u64,
     pub stderr: bool,
-    /// Without its line feed.
+    /// The line without its line feed.
     pub line: Bytes,
 }
 
-/// Why there are no logs to read.
+/// Why the logs of a task cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
     #[error("no such task: {0}")]
     NoSuchTask(TaskId),
     #[error("task {0} has no node yet: nothing was written")]
     NotAssigned(TaskId),
-    #[error("node {node}, which holds the logs of task {task}, cannot be asked: {reason}")]
+    #[error("node {node}, which holds the logs of task {task}, cannot be reached: {reason}")]
     NodeUnreachable { node: NodeId, task: TaskId, reason: String },
     #[error("the logs of task {task} cannot be read: {reason}")]
     Unreadable { task: TaskId, reason: String },

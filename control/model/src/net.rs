@@ -1,4 +1,4 @@
-//! Addresses as the layers pass them around.
+//! Addresses that more than one layer uses.
 
 use std::{
     fmt,
@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// The one address that every task sees behind every neighbour: task_out answers ARP and ND with it.
+    /// The address with which the data plane (`task_out`) answers every ARP and neighbour discovery
+    /// request of a task. So a task sees all its neighbours behind this one address.
     pub const ROUTER: Self = Self([0x02, 0x77, 0x65, 0x66, 0x74, 0x01]);
 
-    /// The address of the task interface that owns `v4` (locally administered; derived as Docker does, `02:42` and the
-    /// IPv4 address, so that it never changes with the device).
+    /// The address of the task interface that has the address `v4`: `02:42`, followed by the IPv4
+    /// address, as in Docker. It is locally administered, and stays the same if the interface is
+    /// created again.
     pub fn of_task(v4: Ipv4Addr) -> Self {
         let [a, b, c, d] = v4.octets();
         Self([0x02, 0x42, a, b, c, d])
@@ -37,19 +39,19 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// One address of each family: every task and every VIP has both.
+/// An IPv4 and an IPv6 address. Every task has both on each of its networks, and so has every VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DualAddr {
     pub v4: Ipv4Addr,
     pub v6: Ipv6Addr,
 }
 
-/// A network's subnets, one of each family, with the gateway address that stands for the router in each.
+/// The IPv4 and IPv6 subnet of a network, each with its gateway address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnets {
     pub v4: Ipv4Network,
     pub v4_gateway: Ipv4Addr,
-    /// The user's with `--ipv6`, else a unique local /64 (RFC 4193).
+    /// The subnet that the user has chosen, or a unique local /64 (RFC 4193).
     pub v6: Ipv6Network,
     pub v6_gateway: Ipv6Addr,
 }

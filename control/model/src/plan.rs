@@ -1,5 +1,9 @@
-//! What one node must make true: a function of the table and the node. Each layer of the node takes the part that it
-//! owns; none of them sees the table. Lists are in the order of their ids, so equal plans compare equal.
+//! What one node must put into effect. The control plane computes the plan from the cluster state
+//! (`plan` in weft-control) and streams it to the node's agent.
+//!
+//! The agent gives each layer of the node (overlay, mesh, DNS, runtime) its part of the plan. No
+//! layer sees the cluster state. All lists are ordered by id, unless stated otherwise, so that
+//! plans can be compared for equality.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,38 +17,60 @@ use crate::{
     spec::{ContainerSpec, Labels, Protocol, Resources, Role},
 };
 
+/// The plan of one node.
+///
+/// ```
+/// use std::net::IpAddr;
+///
+/// use weft_model::{NodeId, NodePlan, plan::PeerPlan};
+///
+/// let (node, peer) = (NodeId::from_random(1), NodeId::from_random(2));
+/// let (addr, peer_addr) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+///
+/// // An empty plan, to which one other node is added.
+/// let plan = NodePlan {
+///     generation: 7,
+///     peers: vec![PeerPlan { node: peer, addr: peer_addr }],
+///     ..NodePlan::empty(node, addr)
+/// };
+/// assert!(plan.services.is_empty());
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodePlan {
-    /// Raft index of the table that this was computed from; acked once the kernel holds it.
+    /// The log index of the cluster state that the plan was computed from. The agent acknowledges
+    /// it when the plan is in effect in the kernel.
     pub generation: u64,
     pub cluster: ClusterId,
     pub node: NodeId,
     pub hostname: NodeName,
-    /// Trails a promotion or demotion: the node renews its certificate for this role.
+    /// The role that the node's certificate must have. The node renews its certificate if it has
+    /// another one. After a demotion the role stays `Manager` until the node has left the Raft
+    /// membership.
     pub role: Role,
-    /// This node's own address in the cluster: its end of the tunnels.
+    /// The address of this node, at which its tunnels end.
     pub addr: IpAddr,
     pub managers: Vec<ManagerPlan>,
-    /// How often to say that this node is alive.
+    /// The time between two heartbeats.
     pub heartbeat_ms: u64,
-    /// Every other node of the cluster, down or not: the trusted tunnel endpoints.
+    /// All other nodes of the cluster, including those that are down. Only they may send tunnel
+    /// packets to this node.
     pub peers: Vec<PeerPlan>,
-    /// Every network. Cheap, and a published port may lead to any.
+    /// All networks, because a published port of this node can lead to any of them.
     pub networks: Vec<NetworkPlan>,
-    /// Every service, once for each network that it is on.
+    /// All services, one entry for each network of a service, ordered by [`ServicePlan::mesh`].
     pub services: Vec<ServicePlan>,
+    /// All published ports, ordered by port and protocol.
     pub ports: Vec<PortPlan>,
-    /// Every address of a live task in the cluster, local ones included: where to send a packet for it.
+    /// All addresses of live tasks in the cluster, those of this node included. They say where
+    /// packets to these addresses must be sent.
     pub endpoints: Vec<EndpointPlan>,
-    /// This node's tasks.
+    /// The tasks of this node.
     pub tasks: Vec<TaskPlan>,
 }
 
 impl NodePlan {
-    /// The plan of a worker of a cluster that has no services: a base that callers fill in.
-    ///
-    /// # Panics
-    /// Never: the host name it sets is valid.
+    /// The plan of a worker in a cluster without other nodes, networks and services. Tests use it
+    /// as a base.
     pub fn empty(node: NodeId, addr: IpAddr) -> Self {
         Self {
             generation: 1,
@@ -65,12 +91,14 @@ impl NodePlan {
     }
 }
 
+/// A manager, and where its RPC server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerPlan {
     pub node: NodeId,
     pub rpc_addr: SocketAddr,
 }
 
+/// Another node, and its underlay address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerPlan {
     pub node: NodeId,
@@ -83,15 +111,15 @@ pub struct NetworkPlan {
     pub name: NetworkName,
     pub vni: Vni,
     pub subnets: Subnets,
-    /// Names have AAAA records.
+    /// DNS names on this network have AAAA records.
     pub ipv6: bool,
-    /// No way out to the outside.
+    /// Tasks on this network cannot connect to addresses outside of the cluster.
     pub internal: bool,
-    /// The built-in one: no names, and its tasks cannot reach each other.
+    /// The built-in network: it has no DNS names, and its tasks cannot reach each other.
     pub ingress: bool,
 }
 
-/// A service on one network.
+/// A service on one of its networks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePlan {
     pub mesh: MeshServiceId,
@@ -99,37 +127,42 @@ pub struct ServicePlan {
     pub name: ServiceName,
     pub aliases: Vec<String>,
     pub network: NetworkId,
-    /// `None`: the name resolves to the tasks' addresses.
+    /// `None`: the name resolves to the addresses of the tasks.
     pub vip: Option<DualAddr>,
-    /// `service rm` was asked: its flows go on, but neither its name nor its aliases resolve any more (another service may
-    /// have the same name already).
+    /// A user has removed the service. Existing flows continue, but its name and aliases no longer
+    /// resolve, because another service may have them.
     pub removing: bool,
-    /// Those that this node may know now: another node's task is missing until its own node delivers to it.
+    /// The backends that this node may send to, ordered by id. A task of another node is missing
+    /// until that node can deliver to it.
     pub backends: Vec<BackendPlan>,
 }
 
+/// A task of a service on one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendPlan {
     pub id: BackendId,
     pub task: TaskId,
-    /// The task's name, which resolves too.
+    /// The name of the task. It resolves to the address of the task.
     pub task_name: String,
     pub node: NodeId,
     pub addr: DualAddr,
-    /// Keeps its flows, takes no new one, and no name resolves to it.
+    /// The backend keeps its flows and gets no new ones, and no name resolves to it.
     pub draining: bool,
 }
 
-/// A port of every address of this node, balanced over the service's backends.
+/// A published port: a port of every address of this node, balanced over the backends of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortPlan {
     pub port: u16,
     pub protocol: Protocol,
-    /// The service on the network of its tasks' eth0.
+    /// The service on the network of the tasks' eth0. While an update moves the service to another
+    /// network, on a network where it has backends.
     pub mesh: MeshServiceId,
+    /// The port of the tasks.
     pub target: u16,
 }
 
+/// The addresses of a live task on one network, and the node that runs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointPlan {
     pub network: NetworkId,
@@ -139,23 +172,26 @@ pub struct EndpointPlan {
     pub mac: Mac,
 }
 
+/// A task of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskPlan {
     pub id: TaskId,
     pub service: ServiceId,
     pub service_name: ServiceName,
-    /// `<service>.<slot>.<id>`: the container's name.
+    /// `<service>.<slot>.<task id>`: the name of the container.
     pub name: String,
-    /// Templates expanded.
+    /// The container of the task's spec, with its templates expanded.
     pub container: ContainerSpec,
     pub resources: Resources,
-    /// What the cluster labels the container with (`com.docker.swarm.…`), beside the container's own labels.
+    /// Labels that the cluster adds to the container (`com.docker.swarm.…`). The labels of the spec
+    /// are in `container`.
     pub labels: Labels,
-    /// In the spec's order: the first is eth0 and holds the default route.
+    /// In the order of the spec. The first network is eth0 and has the default route.
     pub attachments: Vec<AttachmentPlan>,
     pub desired: TaskGoal,
 }
 
+/// A task on one of its networks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachmentPlan {
     pub network: NetworkId,
@@ -165,11 +201,13 @@ pub struct AttachmentPlan {
     pub mac: Mac,
 }
 
-/// What the runtime shall do with a task. A task that is in no plan any more is stopped at once and removed; one that has
-/// ended stays in the plan, to be stopped, as long as it is in the history, so that its logs can be read.
+/// What the agent must do with a task.
+///
+/// A task that is in no plan any more is stopped at once and deleted. A task that has ended stays
+/// in the plan with `Stop` while it is in the task history, so that its logs can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskGoal {
-    /// Prepare it, and hold it there.
+    /// Prepare the task, but do not start it.
     Ready,
     Run,
     Stop,

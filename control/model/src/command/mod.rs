@@ -1,0 +1,228 @@
+//! Commands: the only way to change the cluster state.
+//!
+//! The leader appends a command to the Raft log, and every replica applies it. Applying must give
+//! the same result on all replicas, so a command contains everything that cannot be computed from
+//! the cluster state: the leader's clock, random ids and secrets.
+//!
+//! A command is applied completely or refused with a [`Rejection`]. A refused command changes only
+//! the index and the clock of the cluster state.
+
+mod rejection;
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    NetworkId, NodeId, NodeName, ServiceId, TaskId,
+    id::ClusterId,
+    spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
+    state::{NodeDescription, NodeStatus, Slot, TaskState, TaskStatus, Traffic, UpdateStatus},
+};
+
+pub use rejection::{ObjectKind, Rejection};
+
+/// An entry of the Raft log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The leader's clock when it proposed the command, in Unix milliseconds.
+    pub now_ms: u64,
+    pub command: Command,
+}
+
+/// A change of the cluster state.
+///
+/// ```
+/// use weft_model::{
+///     Command, Entry, TaskId,
+///     state::{TaskState, Traffic},
+/// };
+///
+/// // The leader stops a task: nodes stop sending traffic to it before its own node stops it.
+/// let id = TaskId::from_random(7);
+/// let stop = Command::Batch(vec![
+///     Command::SetDesired { id: id.clone(), desired: TaskState::Shutdown },
+///     Command::SetTraffic { id, traffic: Traffic::Draining },
+/// ]);
+/// let entry = Entry { now_ms: 1_700_000_000_000, command: stop };
+/// assert!(matches!(entry.command, Command::Batch(commands) if commands.len() == 2));
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Applies all of the commands, or none if one of them is refused. Cannot contain another
+    /// batch.
+    Batch(Vec<Command>),
+
+    // Requested by users. `version` is the version of the object that the user has seen
+    // (`Meta::version`).
+    InitCluster(Box<InitCluster>),
+    UpdateCluster {
+        version: u64,
+        spec: ClusterSpec,
+    },
+    /// Replaces the secret of the join token for this role.
+    RotateToken {
+        role: Role,
+        secret: String,
+    },
+    /// Adds a node, or changes the addresses of a node that is already a member.
+    JoinNode(Box<JoinNode>),
+    UpdateNode {
+        id: NodeId,
+        version: u64,
+        spec: NodeSpec,
+    },
+    /// Removes a node that is down. `force` removes a node that is not down as well.
+    RemoveNode {
+        id: NodeId,
+        force: bool,
+    },
+    CreateNetwork {
+        id: NetworkId,
+        spec: Box<NetworkSpec>,
+    },
+    RemoveNetwork {
+        id: NetworkId,
+    },
+    CreateService {
+        id: ServiceId,
+        spec: Box<ServiceSpec>,
+    },
+    UpdateService {
+        id: ServiceId,
+        version: u64,
+        spec: Box<ServiceSpec>,
+    },
+    /// Returns to the spec before the last update. The leader proposes this as well, when an update
+    /// fails.
+    RollbackService {
+        id: ServiceId,
+        version: u64,
+        /// The reason, shown in the status of the update.
+        message: String,
+    },
+    /// Hides the service and frees its name and ports. The leader deletes it with
+    /// [`Command::ForgetService`] when its tasks have ended.
+    RemoveService {
+        id: ServiceId,
+    },
+
+    // Decided by the leader.
+    SetNodeStatus {
+        id: NodeId,
+        status: NodeStatus,
+        message: String,
+    },
+    /// Records whether the node votes in Raft.
+    SetVoter {
+        id: NodeId,
+        voter: bool,
+    },
+    /// Records that the Raft membership does not contain the node any more. Has no effect if the
+    /// node has become a manager again.
+    ClearRaftConfig {
+        id: NodeId,
+    },
+    /// Creates a task. A task of a global service has its node from the start. A task with
+    /// `desired` `Ready` is held until the earlier tasks of the slot have ended and `not_before_ms`
+    /// has come.
+    CreateTask {
+        id: TaskId,
+        service: ServiceId,
+        slot: Slot,
+        desired: TaskState,
+        not_before_ms: u64,
+        attempts: u64,
+    },
+    /// Assigns a task to a node, and allocates its addresses.
+    AssignTask {
+        id: TaskId,
+        node: NodeId,
+    },
+    /// Records why a task could not be assigned: there is no suitable node or no free address.
+    DelayTask {
+        id: TaskId,
+        error: String,
+    },
+    /// Raises the desired state of a task. A state that is not greater than the present one has no
+    /// effect.
+    SetDesired {
+        id: TaskId,
+        desired: TaskState,
+    },
+    /// Raises the traffic state of a task. A state that is not greater than the present one has no
+    /// effect.
+    SetTraffic {
+        id: TaskId,
+        traffic: Traffic,
+    },
+    /// Ends a task whose node is lost.
+    OrphanTask {
+        id: TaskId,
+    },
+    /// Deletes a task that has ended or was never assigned.
+    ForgetTask {
+        id: TaskId,
+    },
+    /// Deletes a service that is being removed and has no tasks.
+    ForgetService {
+        id: ServiceId,
+    },
+    /// Refused if the service has changed since `version`: the status is about an older spec.
+    SetUpdateStatus {
+        service: ServiceId,
+        version: u64,
+        status: UpdateStatus,
+    },
+    /// Ends the quarantine of addresses that were freed at or before this log index, if their
+    /// quarantine time is over.
+    ReleaseAddresses {
+        acked_index: u64,
+    },
+
+    // Reported by nodes.
+    ReportTasks {
+        node: NodeId,
+        tasks: Vec<(TaskId, TaskStatus)>,
+    },
+    DescribeNode {
+        node: NodeId,
+        description: Box<NodeDescription>,
+    },
+}
+
+/// Creates the cluster, with its first manager and its ingress network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InitCluster {
+    pub id: ClusterId,
+    pub spec: ClusterSpec,
+    /// See [`crate::state::Cluster`] for the certificate, the key and the secrets.
+    pub ca_cert_pem: String,
+    pub ca_key_sealed: Vec<u8>,
+    pub worker_secret: String,
+    pub manager_secret: String,
+    /// The id of the ingress network.
+    pub ingress: NetworkId,
+    /// The first manager.
+    pub node: JoinNode,
+}
+
+/// See [`crate::state::Node`] for the fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JoinNode {
+    pub id: NodeId,
+    pub hostname: NodeName,
+    pub role: Role,
+    pub addr: IpAddr,
+    pub rpc_addr: SocketAddr,
+    pub availability: Availability,
+}
+
+/// What an accepted command has created or changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Applied {
+    Done,
+    Node(NodeId),
+    Network(NetworkId),
+    Service(ServiceId),
+}

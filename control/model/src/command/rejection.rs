@@ -1,0 +1,69 @@
+//! Why a command was refused.
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// The reason why a command was refused. Users read its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    #[error("this cluster is already initialised")]
+    AlreadyInitialised,
+    #[error("no cluster yet: run `weft swarm init` or `weft swarm join`")]
+    NotInitialised,
+    #[error("no such {kind}: {id}")]
+    NotFound { kind: ObjectKind, id: String },
+    #[error("{kind} name {name} is in use by {by}: choose another or remove that one")]
+    NameInUse { kind: ObjectKind, name: String, by: String },
+    #[error(
+        "update out of sequence: {kind} {id} is at version {current}, the request was for {given}; read it again and retry"
+    )]
+    OutOfSequence { kind: ObjectKind, id: String, current: u64, given: u64 },
+    #[error("port {port}/{protocol} is already published by service {by}: choose another port or remove that service")]
+    PortInUse { port: u16, protocol: String, by: String },
+    #[error("port {port}/{protocol} is reserved for the cluster itself: choose another port")]
+    PortReserved { port: u16, protocol: String },
+    #[error("no free port left in 30000-32767: name one with --publish published=PORT,target=PORT")]
+    NoFreePort,
+    #[error("subnet {subnet} overlaps with route {route} on node {node}: choose another subnet")]
+    SubnetOverlapsRoute { subnet: IpNetwork, route: IpNetwork, node: String },
+    #[error("networks {first} and {second} have overlapping subnets: one service cannot be on both")]
+    OverlappingNetworks { first: String, second: String },
+    #[error("no subnet left in the address pool {pool}: name one with --subnet")]
+    PoolExhausted { pool: IpNetwork },
+    #[error("no address left in network {network} ({subnet}): remove services or use a larger subnet")]
+    AddressesExhausted { network: String, subnet: IpNetwork },
+    #[error("{kind} {id} is in use by {by}: remove that first")]
+    InUse { kind: ObjectKind, id: String, by: String },
+    #[error("node {id} is a manager: demote it first (`weft node demote`)")]
+    NodeIsManager { id: String },
+    #[error("node {id} is not down: stop it or let it leave first, or use --force")]
+    NodeNotDown { id: String },
+    #[error("{id} is the last manager: promote another node first")]
+    LastManager { id: String },
+    #[error("service {id} has no earlier spec to roll back to")]
+    NothingToRollBack { id: String },
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// The kind of object that a [`Rejection`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObjectKind {
+    Cluster,
+    Node,
+    Network,
+    Service,
+    Task,
+}
+
+impl std::fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cluster => "cluster",
+            Self::Node => "node",
+            Self::Network => "network",
+            Self::Service => "service",
+            Self::Task => "task",
+        })
+    }
+}

@@ -1,0 +1,39 @@
+//! Settings of the whole cluster (`swarm init`, `swarm update`).
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use serde::{Deserialize, Serialize};
+
+use super::Labels;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    pub labels: Labels,
+    /// How many ended tasks are kept for each slot.
+    pub task_history_limit: u32,
+    /// The time between two heartbeats of a node.
+    pub heartbeat_ms: u64,
+    /// After this many missed heartbeats the leader considers a node down.
+    pub heartbeat_misses: u32,
+    /// How long a node certificate is valid.
+    pub cert_expiry_ms: u64,
+    /// A network without a chosen subnet gets one from this pool.
+    pub pool: Ipv4Network,
+    /// The prefix length of subnets from the pool.
+    pub pool_prefix: u8,
+}
+
+impl Default for ClusterSpec {
+    fn default() -> Self {
+        Self {
+            labels: Labels::new(),
+            task_history_limit: 5,
+            heartbeat_ms: 5_000,
+            heartbeat_misses: 3,
+            cert_expiry_ms: 90 * 24 * 3_600_000,
+            pool: Ipv4Network::new_checked(Ipv4Addr::new(10, 0, 0, 0), 8).expect("10.0.0.0/8 is a network"),
+            pool_prefix: 24,
+        }
+    }
+}

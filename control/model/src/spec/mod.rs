@@ -1,0 +1,26 @@
+//! What users ask for. Only users change specs. What the cluster decides is in [`crate::state`].
+//!
+//! Fields have Swarm's meaning and defaults. A Swarm option that weft does not support has no field
+//! here: the API refuses it and names it.
+
+mod cluster;
+mod node;
+mod network;
+mod service;
+mod task;
+
+use std::collections::BTreeMap;
+
+pub use cluster::ClusterSpec;
+pub use network::{NetworkSpec, SubnetSpec};
+pub use node::{Availability, NodeSpec, Role};
+pub use service::{
+    EndpointMode, EndpointSpec, FailureAction, PortSpec, Protocol, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder,
+};
+pub use task::{
+    Constraint, ContainerSpec, NetworkAttachment, NodeAttribute, Placement, Resources, RestartCondition, RestartPolicy,
+    STOP_GRACE_MS, TaskSpec,
+};
+
+/// Key-value pairs that users attach to objects.
+pub type Labels = BTreeMap<String, String>;

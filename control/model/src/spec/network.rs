@@ -1,0 +1,40 @@
+//! Networks (`network create`).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::{Ipv4Network, Ipv6Network};
+use serde::{Deserialize, Serialize};
+
+use super::Labels;
+use crate::NetworkName;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    pub name: NetworkName,
+    pub labels: Labels,
+    /// `None`: the network gets a subnet from the pool of the cluster.
+    pub v4: Option<SubnetSpec<Ipv4Network, Ipv4Addr>>,
+    /// `None`: the network gets a unique local /64 (RFC 4193).
+    pub v6: Option<SubnetSpec<Ipv6Network, Ipv6Addr>>,
+    /// `--ipv6`: DNS names on this network have AAAA records.
+    pub ipv6: bool,
+    /// `--internal`: tasks on this network cannot connect to addresses outside of the cluster.
+    pub internal: bool,
+}
+
+impl NetworkSpec {
+    /// A network with every option at its default.
+    pub fn new(name: NetworkName) -> Self {
+        Self { name, labels: Labels::new(), v4: None, v6: None, ipv6: false, internal: false }
+    }
+}
+
+/// A subnet that the user has chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetSpec<N, A> {
+    pub subnet: N,
+    /// `None`: the first address of the subnet.
+    pub gateway: Option<A>,
+    /// The range of task addresses and VIPs. `None`: the whole subnet.
+    pub ip_range: Option<N>,
+}

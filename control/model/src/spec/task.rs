@@ -1,0 +1,163 @@
+//! The part of a service's spec that describes its tasks.
+
+use serde::{Deserialize, Serialize};
+
+use super::Labels;
+use crate::NetworkId;
+
+/// What a task of a service should be. A change here replaces the tasks of the service in a rolling
+/// update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub container: ContainerSpec,
+    pub resources: Resources,
+    pub restart: RestartPolicy,
+    pub placement: Placement,
+    /// In the user's order: the first network becomes eth0. Empty: the ingress network.
+    pub networks: Vec<NetworkAttachment>,
+    /// Incremented by `service update --force`, so that the spec differs and the tasks are
+    /// replaced.
+    pub force_update: u64,
+}
+
+impl TaskSpec {
+    /// A task on the ingress network with every other option at its default.
+    pub fn new(container: ContainerSpec) -> Self {
+        Self {
+            container,
+            resources: Resources::default(),
+            restart: RestartPolicy::default(),
+            placement: Placement::default(),
+            networks: Vec::new(),
+            force_update: 0,
+        }
+    }
+}
+
+/// A network that the tasks are attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAttachment {
+    pub network: NetworkId,
+    /// Additional DNS names of the service on this network.
+    pub aliases: Vec<String>,
+}
+
+/// What a task runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub image: String,
+    pub labels: Labels,
+    /// The entry point. Empty: the entry point of the image.
+    pub command: Vec<String>,
+    /// The arguments. If these and `command` are empty: the command of the image.
+    pub args: Vec<String>,
+    /// `KEY=value`. May contain templates, as `hostname` may.
+    pub env: Vec<String>,
+    /// The working directory.
+    pub dir: Option<String>,
+    /// `user[:group]`, each a name or a number.
+    pub user: Option<String>,
+    /// May contain templates such as `{{.Node.Hostname}}`, `{{.Service.Name}}`, `{{.Task.Slot}}`
+    /// and `{{.Task.ID}}`. They are expanded in the plan of the node.
+    pub hostname: Option<String>,
+    pub stop_signal: Option<String>,
+    /// How long the task may take to stop before it is killed.
+    pub stop_grace_ms: u64,
+    /// Whether the root file system is read-only.
+    pub read_only: bool,
+    /// Whether an init process runs in the container.
+    pub init: Option<bool>,
+}
+
+impl ContainerSpec {
+    /// A container of `image` with every option at its default.
+    pub fn new(image: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            labels: Labels::new(),
+            command: Vec::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir: None,
+            user: None,
+            hostname: None,
+            stop_signal: None,
+            stop_grace_ms: STOP_GRACE_MS,
+            read_only: false,
+            init: None,
+        }
+    }
+}
+
+/// The default grace period, as in Swarm.
+pub const STOP_GRACE_MS: u64 = 10_000;
+
+/// The resources of one task. Zero: no limit, or nothing reserved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// In billionths of a CPU.
+    pub limit_nano_cpus: u64,
+    pub limit_memory_bytes: u64,
+    pub limit_pids: u64,
+    /// In billionths of a CPU.
+    pub reserve_nano_cpus: u64,
+    pub reserve_memory_bytes: u64,
+}
+
+/// When an ended task is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartCondition {
+    None,
+    OnFailure,
+    Any,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    pub condition: RestartCondition,
+    /// The time between the end of a task and the start of the next one.
+    pub delay_ms: u64,
+    /// The most restarts in a row. Zero: no limit.
+    pub max_attempts: u64,
+    /// A task that ran for at least this long is a success: the count of restarts starts again.
+    /// Zero: the count never starts again.
+    pub window_ms: u64,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { condition: RestartCondition::Any, delay_ms: 5_000, max_attempts: 0, window_ms: 0 }
+    }
+}
+
+/// Which nodes may run a task, and how tasks are spread over them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// A node must satisfy all of them.
+    pub constraints: Vec<Constraint>,
+    /// `spread=node.labels.zone`: tasks are spread over the values of these attributes, the most
+    /// significant one first.
+    pub spread: Vec<NodeAttribute>,
+    /// Zero: no limit.
+    pub max_replicas_per_node: u64,
+}
+
+/// `node.labels.storage==ssd`, or `!=` if `equal` is false.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Constraint {
+    pub attribute: NodeAttribute,
+    pub equal: bool,
+    pub value: String,
+}
+
+/// A property of a node that constraints and preferences name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeAttribute {
+    Id,
+    Hostname,
+    Role,
+    PlatformOs,
+    PlatformArch,
+    Label(String),
+    EngineLabel(String),
+}

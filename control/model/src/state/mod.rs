@@ -1,0 +1,83 @@
+//! The cluster state: what the cluster has decided, and what was observed of its nodes and tasks.
+//!
+//! The managers replicate this state with Raft. Only `apply` in weft-control changes it, by
+//! applying a [`Command`](crate::Command). The plans of the nodes, the decisions of the leader and
+//! the answers of the API are computed from it.
+//!
+//! All replicas must compute the same result from the same state. So every collection here is
+//! ordered (`BTreeMap`, `Vec`): all replicas iterate over it in the same order.
+
+mod cluster;
+mod node;
+mod network;
+mod service;
+mod task;
+mod allocations;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{NetworkId, NodeId, ServiceId, TaskId};
+
+pub use allocations::{AddressCursor, Allocations, FreedAddress};
+pub use cluster::Cluster;
+pub use network::Network;
+pub use node::{Node, NodeDescription, NodeStatus};
+pub use service::{PublishedPort, Service, ServiceEndpoint, UpdateState, UpdateStatus};
+pub use task::{Attachment, Slot, Task, TaskState, TaskStatus, Traffic};
+
+/// Version of the serialized layout of the cluster state and the log. Increased when either changes
+/// incompatibly.
+pub const STATE_VERSION: u32 = 1;
+
+/// The replicated state of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// Raft log index of the last applied command. It is the version of everything that is computed
+    /// from this state.
+    pub index: u64,
+    /// The greatest `now_ms` of all applied commands, in Unix milliseconds. `apply` uses it as its
+    /// clock. Never decreases.
+    pub now_ms: u64,
+    /// `None` before the cluster is initialised.
+    pub cluster: Option<Cluster>,
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub networks: BTreeMap<NetworkId, Network>,
+    pub services: BTreeMap<ServiceId, Service>,
+    pub tasks: BTreeMap<TaskId, Task>,
+    pub allocated: Allocations,
+}
+
+/// Version and times of an object. For a task these are the values of its creation, because no user
+/// changes a task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Raft log index at which a user last changed the object. An update request must name it.
+    pub version: u64,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// When a user last changed the object, in Unix milliseconds.
+    pub updated_ms: u64,
+}
+
+impl ClusterState {
+    /// The service with this name, compared without regard to case, as in DNS. A service that is
+    /// being removed has no name any more.
+    pub fn service_by_name(&self, name: &str) -> Option<&Service> {
+        self.services.values().find(|s| !s.removing && s.spec.name.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// The network with this name, compared without regard to case.
+    pub fn network_by_name(&self, name: &str) -> Option<&Network> {
+        self.networks.values().find(|n| n.spec.name.as_str().eq_ignore_ascii_case(name))
+    }
+
+    pub fn tasks_of(&self, service: &ServiceId) -> impl Iterator<Item = &Task> {
+        self.tasks.values().filter(move |t| t.service == *service)
+    }
+
+    pub fn tasks_on(&self, node: &NodeId) -> impl Iterator<Item = &Task> {
+        self.tasks.values().filter(move |t| t.node.as_ref() == Some(node))
+    }
+}

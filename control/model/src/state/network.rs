@@ -1,0 +1,18 @@
+//! Networks, with what was allocated for them.
+
+use serde::{Deserialize, Serialize};
+
+use super::Meta;
+use crate::{NetworkId, Vni, net::Subnets, spec::NetworkSpec};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub id: NetworkId,
+    pub meta: Meta,
+    pub spec: NetworkSpec,
+    pub vni: Vni,
+    pub subnets: Subnets,
+    /// True for the built-in network, which carries the published ports of services that name no
+    /// network. It has no DNS names and no VIPs, and its tasks cannot reach each other.
+    pub ingress: bool,
+}

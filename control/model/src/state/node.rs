@@ -1,0 +1,81 @@
+//! Nodes: their settings, and what was observed of them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use super::Meta;
+use crate::{
+    NodeId, NodeName,
+    spec::{Availability, Labels, NodeSpec, Role},
+};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    pub meta: Meta,
+    /// The node's id in Raft. Never reused: a node that leaves and joins again gets a new one.
+    pub raft_id: u64,
+    pub spec: NodeSpec,
+    pub hostname: NodeName,
+    /// The address at which all other nodes reach this node. Control traffic and tunnels use it.
+    pub addr: IpAddr,
+    /// The address and port at which the node's RPC server listens.
+    pub rpc_addr: SocketAddr,
+    pub status: NodeStatus,
+    /// Why the node has this status. Empty if it is ready.
+    pub message: String,
+    /// `None` until the node has sent its first report.
+    pub description: Option<NodeDescription>,
+    /// Whether the node votes in Raft now. The leader changes it some time after `spec.role`
+    /// changed.
+    pub voter: bool,
+    /// Whether the Raft membership may contain the node, as a voter or a learner: true from the
+    /// moment when the node becomes a manager until the membership no longer contains it. The node
+    /// keeps its log for this time, because membership changes may need its vote.
+    pub in_raft_config: bool,
+}
+
+/// Whether the leader hears from a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeStatus {
+    /// The node has joined and has not reported yet.
+    Unknown,
+    /// The node sends heartbeats and has described itself.
+    Ready,
+    /// The node has missed too many heartbeats.
+    Down,
+}
+
+/// What kind of machine a node is. The node's agent measures it, and the scheduler places tasks by
+/// it. It changes rarely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDescription {
+    pub os: String,
+    pub arch: String,
+    /// CPUs, in billionths of a CPU.
+    pub nano_cpus: u64,
+    pub memory_bytes: u64,
+    /// The version of weft.
+    pub version: String,
+    /// `process` or `docker`.
+    pub runtime: String,
+    pub engine_labels: Labels,
+    /// The global addresses of the node's links, without the links that weft created.
+    pub addresses: Vec<IpAddr>,
+    /// The destinations of the node's routes, without the default routes. No network may overlap
+    /// them.
+    pub routes: Vec<IpNetwork>,
+}
+
+impl Node {
+    /// Whether the scheduler may assign tasks to the node.
+    pub fn takes_tasks(&self) -> bool {
+        self.status == NodeStatus::Ready && self.spec.availability == Availability::Active
+    }
+
+    pub fn is_manager(&self) -> bool {
+        self.spec.role == Role::Manager
+    }
+}

@@ -1,0 +1,192 @@
+//! Tasks: their desired state, their observed state, and their part in the traffic of the service.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Meta, service::Service};
+use crate::{
+    BackendId, DualAddr, Mac, NetworkId, NodeId, ServiceId, TaskId,
+    spec::{Labels, TaskSpec},
+};
+
+/// One run of a service's container or process, on one node, from start to end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: TaskId,
+    pub meta: Meta,
+    pub service: ServiceId,
+    /// `<service>.<slot>.<task id>`, or `<service>.<node id>.<task id>` for a global service.
+    pub name: String,
+    pub slot: Slot,
+    /// Copied from the service when the task was created.
+    pub spec: TaskSpec,
+    pub labels: Labels,
+    /// [`Service::task_version`] when the task was created.
+    pub version: u64,
+    /// Set once: by the scheduler, or at creation for a task of a global service.
+    pub node: Option<NodeId>,
+    /// In the order of the spec's networks. Allocated when the task is assigned to its node, and
+    /// freed when the task has ended.
+    pub attachments: Vec<Attachment>,
+    /// The state that the leader wants the task to reach. Never decreases.
+    pub desired: TaskState,
+    /// The task may not start before this time, in Unix milliseconds: the delay of a restart.
+    pub not_before_ms: u64,
+    /// How many restarts in a row led to this task (see [`crate::spec::RestartPolicy`]).
+    pub attempts: u64,
+    pub status: TaskStatus,
+    /// [`super::ClusterState::now_ms`] when `status.state` last changed. `status.since_ms` is the
+    /// same time by the node's clock.
+    pub state_since_ms: u64,
+    pub traffic: Traffic,
+    /// The log index at which `traffic` last changed. A node that has acknowledged this plan
+    /// generation has put the change into effect.
+    pub traffic_index: u64,
+    /// [`super::ClusterState::now_ms`] when `traffic` last changed.
+    pub traffic_since_ms: u64,
+}
+
+/// The place of a task in its service. Tasks of one slot follow each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Slot {
+    /// A slot of a replicated service. The first one has number 1.
+    Replica(u64),
+    /// The slot of a global service on this node.
+    Node(NodeId),
+}
+
+/// A task on one of its networks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    pub network: NetworkId,
+    pub addr: DualAddr,
+    pub mac: Mac,
+    pub backend: BackendId,
+}
+
+/// The state of a task. Names and order are Swarm's. The observed state never decreases.
+///
+/// ```text
+///   leader:   Pending ──▶ Assigned
+///                            │
+///                            ▼
+///   agent:                Accepted ──▶ Preparing ──▶ Ready ──▶ Starting ──▶ Running
+///                                          │                      │            │
+///                                  cannot be prepared       start failed     exited
+///                                          ▼                      ▼            ▼
+///                                      Rejected                Failed   Complete or Failed
+///
+///   agent:    from Accepted to Running, when told to stop ──▶ Shutdown
+///   leader:   from Assigned to Running, when the node is lost ──▶ Orphaned
+/// ```
+///
+/// The leader assigns the task. From then on the node's agent reports the state, and a report may
+/// skip states. No task has the observed state `New`, which Swarm uses before `Pending`, or the
+/// observed state `Remove`.
+///
+/// As a desired state the leader uses `Ready` (prepare and hold), `Running`, `Shutdown` (stop) and
+/// `Remove` (stop, then delete).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TaskState {
+    New,
+    /// Waits for a node.
+    Pending,
+    /// Has a node, which has not confirmed it yet.
+    Assigned,
+    /// The node's agent has received the task.
+    Accepted,
+    /// The node fetches what the task needs.
+    Preparing,
+    /// Prepared, and held until the desired state is `Running`.
+    Ready,
+    /// Started, but not yet listening on the TCP ports that its service publishes.
+    Starting,
+    Running,
+    /// Exited without error, without being told to stop.
+    Complete,
+    /// Stopped because it was told to.
+    Shutdown,
+    /// Exited with an error, or could not be started.
+    Failed,
+    /// Could not be prepared.
+    Rejected,
+    /// A desired state only: stop the task, then delete it.
+    Remove,
+    /// The node was lost before the task ended.
+    Orphaned,
+}
+
+impl TaskState {
+    /// Whether the task has ended, with or without an error.
+    pub fn is_terminal(self) -> bool {
+        self > Self::Running
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Pending => "pending",
+            Self::Assigned => "assigned",
+            Self::Accepted => "accepted",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::Shutdown => "shutdown",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Remove => "remove",
+            Self::Orphaned => "orphaned",
+        }
+    }
+}
+
+/// The last observation of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    pub state: TaskState,
+    /// When the task entered the state, by the node's clock, in Unix milliseconds.
+    pub since_ms: u64,
+    pub message: String,
+    /// Empty if there was no error.
+    pub error: String,
+    pub exit_code: Option<i32>,
+    /// The id under which the runtime knows the task's container.
+    pub container: Option<String>,
+    pub pid: Option<u32>,
+}
+
+/// Which nodes send traffic to a task. Never decreases. `orchestrate::traffic` in weft-control
+/// makes the transitions, in an order in which no request is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Traffic {
+    /// No node has the task as a backend, because it has not run yet.
+    None,
+    /// Only the task's own node has it as a backend, and can deliver to it.
+    Local,
+    /// All nodes have the task as a backend.
+    Active,
+    /// All nodes keep the existing flows of the task, and send no new flows to it.
+    Draining,
+    /// All ready nodes have acknowledged that the task drains: it may be told to stop.
+    Drained,
+}
+
+impl Task {
+    /// Whether the task has addresses, so that other tasks may exchange packets with it.
+    pub fn holds_addresses(&self) -> bool {
+        !self.attachments.is_empty() && !self.status.state.is_terminal()
+    }
+
+    /// Whether the task has the spec that its service asks for now. Such a task can be older than
+    /// the last change of the spec: a rollback returns to the spec of tasks that the update had not
+    /// replaced.
+    pub fn is_current(&self, service: &Service) -> bool {
+        self.spec == service.spec.task
+    }
+
+    /// Whether the task's node must stop it now.
+    pub fn must_stop(&self) -> bool {
+        self.desired > TaskState::Running && matches!(self.traffic, Traffic::None | Traffic::Drained)
+    }
+}
