@@ -1,7 +1,12 @@
-//! A table to test with: a cluster of one manager, and short ways to make it grow. Every command that it applies is
-//! checked: a refused one changes nothing but the table's index and clock.
+//! A cluster state for tests: a cluster of one manager, and short methods that add nodes, networks,
+//! services and tasks to it. Each command that is refused is checked to change only the index and
+//! the clock of the cluster state.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    fmt::Debug,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+};
 
 use ipnetwork::IpNetwork;
 use weft_model::{
@@ -10,16 +15,15 @@ use weft_model::{
     id::ClusterId,
     report::NodeDescription,
     spec::{
-        Availability, ClusterSpec, ContainerSpec, EndpointMode, EndpointSpec, NetworkAttachment, NetworkSpec,
-        Placement, PortSpec, Protocol, Resources, RestartPolicy, Role, ServiceMode, ServiceSpec, SubnetSpec, TaskSpec,
-        UpdateConfig,
+        Availability, ClusterSpec, ContainerSpec, NetworkAttachment, NetworkSpec, NodeSpec, PortSpec, Protocol, Role,
+        ServiceMode, ServiceSpec, SubnetSpec,
     },
-    state::{NodeStatus, Slot, TaskState, TaskStatus},
+    state::{Cluster, Network, Node, NodeStatus, Slot, TaskState, TaskStatus},
 };
 
 use crate::state::apply;
 
-/// When the tests' cluster was made.
+/// When the test cluster is created, in Unix milliseconds.
 pub(crate) const START_MS: u64 = 1_700_000_000_000;
 
 #[derive(Debug, Clone)]
@@ -30,7 +34,7 @@ pub(crate) struct TestCluster {
 }
 
 impl TestCluster {
-    /// No cluster yet.
+    /// The state before a cluster is initialised.
     pub(crate) fn empty() -> Self {
         Self { state: ClusterState::default(), now_ms: START_MS, next_random: 1 }
     }
@@ -45,6 +49,7 @@ impl TestCluster {
         cluster
     }
 
+    /// The command that initialises the cluster with the manager `n1`.
     pub(crate) fn init(&mut self) -> InitCluster {
         InitCluster {
             id: ClusterId::from_random(self.random()),
@@ -58,12 +63,13 @@ impl TestCluster {
         }
     }
 
+    /// The command by which a node joins.
     pub(crate) fn joining(&mut self, hostname: &str, role: Role) -> JoinNode {
-        let host = u8::try_from(self.state.nodes.len() + 1).unwrap();
+        let host = u8::try_from(self.state.nodes.len() + 1).expect("fewer than 255 nodes");
         let addr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, host));
         JoinNode {
             id: NodeId::from_random(self.random()),
-            hostname: hostname.parse().unwrap(),
+            hostname: parse(hostname),
             role,
             availability: Availability::Active,
             addr,
@@ -71,22 +77,25 @@ impl TestCluster {
         }
     }
 
+    /// Bits for a new id. They are not random, but never repeat.
     pub(crate) fn random(&mut self) -> u128 {
         self.next_random += 1;
         self.next_random
     }
 
+    /// Applies a command at the next index.
     pub(crate) fn apply(&mut self, command: Command) -> Result<Applied, Rejection> {
         let before = self.state.clone();
         let index = before.index + 1;
         let applied = apply(&mut self.state, index, Entry { now_ms: self.now_ms, command });
         if applied.is_err() {
             let unchanged = ClusterState { index, now_ms: self.state.now_ms, ..before };
-            assert_eq!(self.state, unchanged, "a refused command changed the cluster");
+            assert_eq!(self.state, unchanged, "a refused command changed the cluster state");
         }
         applied
     }
 
+    /// Applies a command that must be accepted.
     pub(crate) fn ok(&mut self, command: Command) -> Applied {
         match self.apply(command) {
             Ok(applied) => applied,
@@ -94,7 +103,7 @@ impl TestCluster {
         }
     }
 
-    /// A worker that is ready and has these routes.
+    /// Adds a worker that is ready and has these routes.
     pub(crate) fn node(&mut self, hostname: &str, routes: &[&str]) -> NodeId {
         let join = self.joining(hostname, Role::Worker);
         let id = join.id.clone();
@@ -104,9 +113,22 @@ impl TestCluster {
     }
 
     pub(crate) fn first_node(&self) -> NodeId {
-        self.state.nodes.values().find(|n| n.raft_id == 1).unwrap().id.clone()
+        self.state.nodes.values().find(|n| n.raft_id == 1).expect("the first manager").id.clone()
     }
 
+    pub(crate) fn node_named(&self, hostname: &str) -> &Node {
+        self.state.nodes.values().find(|n| n.hostname.as_str() == hostname).expect("a node with this host name")
+    }
+
+    pub(crate) fn settings(&self) -> &Cluster {
+        self.state.cluster.as_ref().expect("an initialised cluster")
+    }
+
+    pub(crate) fn ingress(&self) -> &Network {
+        self.state.network_by_name("ingress").expect("the ingress network")
+    }
+
+    /// The node describes itself, with these routes, and is ready.
     pub(crate) fn ready(&mut self, id: &NodeId, routes: &[&str]) {
         self.ok(Command::DescribeNode { node: id.clone(), description: Box::new(description(routes)) });
         self.status(id, NodeStatus::Ready);
@@ -116,17 +138,29 @@ impl TestCluster {
         self.ok(Command::SetNodeStatus { id: id.clone(), status, message: String::new() });
     }
 
+    /// Creates a network, which may be refused.
     pub(crate) fn network(&mut self, spec: NetworkSpec) -> Result<NetworkId, Rejection> {
         let id = NetworkId::from_random(self.random());
         self.apply(Command::CreateNetwork { id: id.clone(), spec: Box::new(spec) }).map(|_| id)
     }
 
+    /// Creates a network.
+    pub(crate) fn add_network(&mut self, spec: NetworkSpec) -> NetworkId {
+        self.network(spec).expect("the network is created")
+    }
+
+    /// Creates a service, which may be refused.
     pub(crate) fn service(&mut self, spec: ServiceSpec) -> Result<ServiceId, Rejection> {
         let id = ServiceId::from_random(self.random());
         self.apply(Command::CreateService { id: id.clone(), spec: Box::new(spec) }).map(|_| id)
     }
 
-    /// The service's spec, changed.
+    /// Creates a service.
+    pub(crate) fn add_service(&mut self, spec: ServiceSpec) -> ServiceId {
+        self.service(spec).expect("the service is created")
+    }
+
+    /// Changes the spec of a service, which may be refused.
     pub(crate) fn update(&mut self, id: &ServiceId, change: impl FnOnce(&mut ServiceSpec)) -> Result<(), Rejection> {
         let service = &self.state.services[id];
         let (version, mut spec) = (service.meta.version, service.spec.clone());
@@ -134,7 +168,20 @@ impl TestCluster {
         self.apply(Command::UpdateService { id: id.clone(), version, spec: Box::new(spec) }).map(|_| ())
     }
 
-    /// A new task of this service.
+    /// Changes the spec of a service.
+    pub(crate) fn update_service(&mut self, id: &ServiceId, change: impl FnOnce(&mut ServiceSpec)) {
+        self.update(id, change).expect("the service is updated");
+    }
+
+    /// Changes the spec of a node.
+    pub(crate) fn update_node(&mut self, hostname: &str, change: impl FnOnce(&mut NodeSpec)) {
+        let node = self.node_named(hostname);
+        let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
+        change(&mut spec);
+        self.ok(Command::UpdateNode { id, version, spec });
+    }
+
+    /// Creates a task in a slot of a service.
     pub(crate) fn task(&mut self, service: &ServiceId, slot: u64) -> TaskId {
         let id = TaskId::from_random(self.random());
         self.ok(Command::CreateTask {
@@ -148,7 +195,7 @@ impl TestCluster {
         id
     }
 
-    /// A new task of this service that runs on this node.
+    /// Creates a task in a slot of a service, which runs on this node.
     pub(crate) fn running_task(&mut self, service: &ServiceId, slot: u64, node: &NodeId) -> TaskId {
         let id = self.task(service, slot);
         self.ok(Command::AssignTask { id: id.clone(), node: node.clone() });
@@ -156,14 +203,20 @@ impl TestCluster {
         id
     }
 
-    /// The task's node reports this state.
+    /// The node of the task reports this state.
     pub(crate) fn observe(&mut self, id: &TaskId, state: TaskState) {
-        let node = self.state.tasks[id].node.clone().unwrap();
+        let node = self.state.tasks[id].node.clone().expect("a task with a node");
         let tasks = vec![(id.clone(), observed(state, self.now_ms))];
         self.ok(Command::ReportTasks { node, tasks });
     }
 }
 
+/// Parses text that is valid.
+pub(crate) fn parse<T: FromStr<Err: Debug>>(text: &str) -> T {
+    text.parse().expect("valid text")
+}
+
+/// A node's report of a task in this state.
 pub(crate) fn observed(state: TaskState, since_ms: u64) -> TaskStatus {
     TaskStatus {
         state,
@@ -176,7 +229,7 @@ pub(crate) fn observed(state: TaskState, since_ms: u64) -> TaskStatus {
     }
 }
 
-/// A machine of 4 CPUs and 8 GiB.
+/// A node with 4 CPUs, 8 GiB and these routes.
 pub(crate) fn description(routes: &[&str]) -> NodeDescription {
     NodeDescription {
         os: "linux".to_owned(),
@@ -187,46 +240,27 @@ pub(crate) fn description(routes: &[&str]) -> NodeDescription {
         runtime: "process".to_owned(),
         engine_labels: Default::default(),
         addresses: Vec::new(),
-        routes: routes.iter().map(|r| r.parse::<IpNetwork>().unwrap()).collect(),
+        routes: routes.iter().map(|r| parse::<IpNetwork>(r)).collect(),
     }
 }
 
 pub(crate) fn network_spec(name: &str) -> NetworkSpec {
-    NetworkSpec {
-        name: name.parse().unwrap(),
-        labels: Default::default(),
-        v4: None,
-        v6: None,
-        ipv6: false,
-        internal: false,
-    }
+    NetworkSpec::new(parse(name))
 }
 
 /// A network with this subnet.
 pub(crate) fn subnet_spec(name: &str, subnet: &str) -> NetworkSpec {
-    let v4 = SubnetSpec { subnet: subnet.parse().unwrap(), gateway: None, ip_range: None };
+    let v4 = SubnetSpec { subnet: parse(subnet), gateway: None, ip_range: None };
     NetworkSpec { v4: Some(v4), ..network_spec(name) }
 }
 
 /// A service of `replicas` tasks on these networks.
 pub(crate) fn service_spec(name: &str, replicas: u64, networks: &[&NetworkId]) -> ServiceSpec {
     let attach = |network: &&NetworkId| NetworkAttachment { network: (*network).clone(), aliases: Vec::new() };
-    ServiceSpec {
-        name: name.parse().unwrap(),
-        labels: Default::default(),
-        task: TaskSpec {
-            container: ContainerSpec::new("weft/whoami"),
-            resources: Resources::default(),
-            restart: RestartPolicy::default(),
-            placement: Placement::default(),
-            networks: networks.iter().map(attach).collect(),
-            force_update: 0,
-        },
-        mode: ServiceMode::Replicated { replicas },
-        update: UpdateConfig::default(),
-        rollback: UpdateConfig::default(),
-        endpoint: EndpointSpec { mode: EndpointMode::Vip, ports: Vec::new() },
-    }
+    let mut spec = ServiceSpec::new(parse(name), ContainerSpec::new("weft/whoami"));
+    spec.mode = ServiceMode::Replicated { replicas };
+    spec.task.networks = networks.iter().map(attach).collect();
+    spec
 }
 
 pub(crate) fn tcp(published: Option<u16>, target: u16) -> PortSpec {

@@ -1,5 +1,10 @@
-//! Reads one node's part out of the table: a pure function, and the only thing that nodes are told. Two equal tables give
-//! equal plans; a plan changes only where the node has something to do.
+//! Computes the plan of one node from the cluster state: a pure function.
+//!
+//! The manager that serves a node ([`crate::swarm`]) calls [`plan`] and streams the result to the
+//! node's agent. The plan is all that a node learns about the cluster.
+//!
+//! Others rely on this: equal cluster states give equal plans, and the plan of a node does not
+//! depend on the time. Only the generation differs when nothing changes for the node.
 
 pub(crate) mod template;
 #[cfg(test)]
@@ -17,7 +22,7 @@ use weft_model::{
     state::{Node, Service, Task, TaskState, Traffic},
 };
 
-/// What `node` must make true, or `None` where it is no member.
+/// The plan of `node`. `None` if the node is not a member of the cluster.
 pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
     let cluster = state.cluster.as_ref()?;
     let node = state.nodes.get(node)?;
@@ -41,12 +46,12 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
     })
 }
 
-/// A demoted manager keeps its part until the others have taken its seat away.
+/// A demoted manager stays a manager until the Raft membership no longer contains it.
 fn role(node: &Node) -> Role {
     if node.in_raft_config { Role::Manager } else { node.spec.role }
 }
 
-/// The tasks of each service that hold addresses.
+/// The tasks that have addresses, grouped by service.
 fn live_tasks(state: &ClusterState) -> BTreeMap<&ServiceId, Vec<&Task>> {
     let mut live = BTreeMap::<_, Vec<_>>::new();
     for task in state.tasks.values().filter(|t| t.holds_addresses()) {
@@ -60,7 +65,8 @@ fn managers(state: &ClusterState) -> Vec<ManagerPlan> {
     managers.map(|n| ManagerPlan { node: n.id.clone(), rpc_addr: n.rpc_addr }).collect()
 }
 
-/// A node that joined anew leaves its former self behind, at the same address: that one is no peer.
+/// All other nodes. When a machine leaves and joins again, its former node remains in the cluster
+/// state with the same address. That former node is not a peer.
 fn peers(state: &ClusterState, node: &Node) -> Vec<PeerPlan> {
     let others = state.nodes.values().filter(|n| n.id != node.id && n.addr != node.addr);
     others.map(|n| PeerPlan { node: n.id.clone(), addr: n.addr }).collect()
@@ -104,21 +110,22 @@ fn services(state: &ClusterState, node: &Node, live: &BTreeMap<&ServiceId, Vec<&
     services
 }
 
+/// The backends of a service on one network, as far as `node` may send to them.
 fn backends(tasks: &[&Task], network: &NetworkId, node: &Node) -> Vec<BackendPlan> {
     let mut backends = Vec::new();
     for task in tasks {
-        let Some(home) = &task.node else { continue };
-        let known = match task.traffic {
+        let Some(own_node) = &task.node else { continue };
+        let is_visible = match task.traffic {
             Traffic::None => false,
-            Traffic::Local => *home == node.id,
+            Traffic::Local => *own_node == node.id,
             Traffic::Active | Traffic::Draining | Traffic::Drained => true,
         };
-        let attachments = task.attachments.iter().filter(|a| known && a.network == *network);
+        let attachments = task.attachments.iter().filter(|a| is_visible && a.network == *network);
         backends.extend(attachments.map(|a| BackendPlan {
             id: a.backend,
             task: task.id.clone(),
             task_name: task.name.clone(),
-            node: home.clone(),
+            node: own_node.clone(),
             addr: a.addr,
             draining: task.traffic >= Traffic::Draining,
         }));
@@ -127,14 +134,16 @@ fn backends(tasks: &[&Task], network: &NetworkId, node: &Node) -> Vec<BackendPla
     backends
 }
 
-/// A service that is being removed keeps its ports for the flows that go on, unless another service has taken them.
+/// A service that is being removed keeps its ports for its existing flows, unless another service
+/// has the port now.
 fn ports(state: &ClusterState, plans: &[ServicePlan]) -> Vec<PortPlan> {
     let active: BTreeSet<MeshServiceId> =
         plans.iter().filter(|s| s.backends.iter().any(|b| !b.draining)).map(|s| s.mesh).collect();
     let mut ports = BTreeMap::<(u16, Protocol), PortPlan>::new();
-    let (leaving, staying): (Vec<_>, Vec<_>) = state.services.values().partition(|s| s.removing);
-    for service in leaving.into_iter().chain(staying) {
-        let Some(mesh) = entrance(service, &active) else { continue };
+    // A later entry for the same port replaces an earlier one.
+    let (removing, present): (Vec<_>, Vec<_>) = state.services.values().partition(|s| s.removing);
+    for service in removing.into_iter().chain(present) {
+        let Some(mesh) = published_mesh(service, &active) else { continue };
         for port in &service.ports {
             let (published, protocol) = (port.published, port.spec.protocol);
             ports.insert((published, protocol), PortPlan { port: published, protocol, mesh, target: port.spec.target });
@@ -143,9 +152,10 @@ fn ports(state: &ClusterState, plans: &[ServicePlan]) -> Vec<PortPlan> {
     ports.into_values().collect()
 }
 
-/// Where published ports lead: the network of eth0. While an update moves the service to other networks, wherever there
-/// are backends.
-fn entrance(service: &Service, active: &BTreeSet<MeshServiceId>) -> Option<MeshServiceId> {
+/// The mesh id that the published ports of a service lead to: that of its first network, which is
+/// eth0 of its tasks. While an update moves the service to other networks, that of a network with
+/// active backends.
+fn published_mesh(service: &Service, active: &BTreeSet<MeshServiceId>) -> Option<MeshServiceId> {
     let meshes = || service.endpoints.iter().map(|e| e.mesh);
     meshes().find(|mesh| active.contains(mesh)).or_else(|| meshes().next())
 }
@@ -165,7 +175,8 @@ fn endpoints(state: &ClusterState) -> Vec<EndpointPlan> {
     endpoints
 }
 
-/// Ended tasks stay as long as they are in the history: what is left of them holds their logs.
+/// The tasks of the node. Ended tasks stay in the plan while they are in the task history, so that
+/// the node keeps their logs.
 fn tasks(state: &ClusterState, node: &Node) -> Vec<TaskPlan> {
     let placed = state.tasks_on(&node.id).filter(|t| t.status.state >= TaskState::Assigned);
     placed.filter_map(|t| Some(task(state, node, state.services.get(&t.service)?, t))).collect()
@@ -211,7 +222,7 @@ fn goal(task: &Task) -> TaskGoal {
     }
 }
 
-/// Labels that tools look for, under Swarm's keys.
+/// Labels with Swarm's keys, by which tools find the containers of a service.
 fn labels(node: &NodeId, service: &Service, task: &TaskId, task_name: &str) -> Labels {
     let labels = [
         ("task", String::new()),

@@ -1,8 +1,9 @@
-//! Templates in host names and environment variables: `{{.Task.Slot}}` and its like, blanks inside the braces allowed.
+//! Templates in host names and environment variables, such as `{{.Task.Slot}}`. Spaces inside the
+//! braces are allowed.
 
 use weft_model::state::{Node, Service, Slot, Task};
 
-/// What one task's templates stand for.
+/// The values of the templates for one task.
 #[derive(Debug)]
 pub(crate) struct Values<'a> {
     node: &'a Node,
@@ -18,7 +19,7 @@ impl<'a> Values<'a> {
 
 type Value = fn(&Values<'_>) -> String;
 
-/// Every template's name and value.
+/// The name and the value of each template.
 pub(crate) const KNOWN: [(&str, Value); 7] = [
     (".Node.ID", |v| v.node.id.to_string()),
     (".Node.Hostname", |v| v.node.hostname.to_string()),
@@ -32,7 +33,7 @@ pub(crate) const KNOWN: [(&str, Value); 7] = [
     }),
 ];
 
-/// The first template in `text` that is not known, braces included.
+/// The first unknown template in `text`, with its braces.
 pub(crate) fn unknown(text: &str) -> Option<&str> {
     let mut rest = text;
     while let Some((before, name, after)) = next(rest) {
@@ -63,7 +64,7 @@ fn value(name: &str) -> Option<Value> {
     KNOWN.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
 }
 
-/// What stands before the next pair of braces, in them, and after them.
+/// The text before the next pair of braces, inside it, and after it.
 fn next(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once("{{")?;
     let (name, after) = rest.split_once("}}")?;
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_known_templates_pass() {
+    fn finds_the_first_unknown_template() {
         for good in ["plain", "{{.Task.Slot}}", "a-{{ .Node.Hostname }}-{{.Service.Name}}", "{{", "}}{{"] {
             assert_eq!(unknown(good), None, "{good}");
         }

@@ -1,4 +1,4 @@
-//! What a node is told, and when.
+//! What the plan of a node contains, and when.
 
 use weft_model::{
     Command, NodeId, NodePlan, ServiceId, TaskId,
@@ -10,58 +10,60 @@ use weft_model::{
 use super::plan;
 use crate::fixture::{TestCluster, network_spec, service_spec, tcp};
 
-/// A service with a published port, and a running task of it on `n1`, seen from there and from `n2`.
+/// A cluster of the nodes `n1` and `n2`, and a service with a published port and a running task on
+/// `n1`.
 struct Cluster {
     cluster: TestCluster,
-    home: NodeId,
-    other: NodeId,
+    /// The node that runs the task.
+    own_node: NodeId,
+    other_node: NodeId,
     service: ServiceId,
     task: TaskId,
 }
 
 fn cluster() -> Cluster {
     let mut cluster = TestCluster::new();
-    let (home, other) = (cluster.first_node(), cluster.node("n2", &[]));
-    let network = cluster.network(network_spec("app")).unwrap();
+    let (own_node, other_node) = (cluster.first_node(), cluster.node("n2", &[]));
+    let network = cluster.add_network(network_spec("app"));
     let mut spec = service_spec("web", 1, &[&network]);
     spec.endpoint.ports.push(tcp(Some(8080), 80));
     spec.task.networks[0].aliases.push("www".to_owned());
     spec.task.container.hostname = Some("{{.Service.Name}}-{{ .Task.Slot }}-{{.Node.Hostname}}".to_owned());
     spec.task.container.env.push("ID={{.Task.ID}}".to_owned());
-    let service = cluster.service(spec).unwrap();
-    let task = cluster.running_task(&service, 1, &home);
-    Cluster { cluster, home, other, service, task }
+    let service = cluster.add_service(spec);
+    let task = cluster.running_task(&service, 1, &own_node);
+    Cluster { cluster, own_node, other_node, service, task }
 }
 
 impl Cluster {
-    fn at_home(&self) -> NodePlan {
-        plan(&self.cluster.state, &self.home).unwrap()
+    fn own_plan(&self) -> NodePlan {
+        plan(&self.cluster.state, &self.own_node).expect("the plan of n1")
     }
 
-    fn elsewhere(&self) -> NodePlan {
-        plan(&self.cluster.state, &self.other).unwrap()
+    fn other_plan(&self) -> NodePlan {
+        plan(&self.cluster.state, &self.other_node).expect("the plan of n2")
     }
 
-    fn traffic(&mut self, traffic: Traffic) {
+    fn set_traffic(&mut self, traffic: Traffic) {
         self.cluster.ok(Command::SetTraffic { id: self.task.clone(), traffic });
     }
 
-    fn desire(&mut self, desired: TaskState) {
+    fn set_desired(&mut self, desired: TaskState) {
         self.cluster.ok(Command::SetDesired { id: self.task.clone(), desired });
     }
 
     fn goal(&self) -> TaskGoal {
-        self.at_home().tasks[0].desired
+        self.own_plan().tasks[0].desired
     }
 }
 
-/// Whether each of the service's backends drains.
+/// For each backend of the first service, whether it drains.
 fn backends(plan: &NodePlan) -> Vec<bool> {
     plan.services[0].backends.iter().map(|b| b.draining).collect()
 }
 
 #[test]
-fn a_task_appears_at_home_first_then_everywhere_then_drains() {
+fn a_backend_appears_on_its_own_node_then_on_all_nodes_then_drains() {
     let mut cluster = cluster();
     let steps = [
         (Traffic::None, vec![], vec![]),
@@ -70,51 +72,51 @@ fn a_task_appears_at_home_first_then_everywhere_then_drains() {
         (Traffic::Draining, vec![true], vec![true]),
         (Traffic::Drained, vec![true], vec![true]),
     ];
-    for (traffic, at_home, elsewhere) in steps {
-        cluster.traffic(traffic);
-        assert_eq!(backends(&cluster.at_home()), at_home, "{traffic:?}");
-        assert_eq!(backends(&cluster.elsewhere()), elsewhere, "{traffic:?}");
-        assert_eq!(cluster.elsewhere().endpoints.len(), 1);
+    for (traffic, own, other) in steps {
+        cluster.set_traffic(traffic);
+        assert_eq!(backends(&cluster.own_plan()), own, "{traffic:?}");
+        assert_eq!(backends(&cluster.other_plan()), other, "{traffic:?}");
+        assert_eq!(cluster.other_plan().endpoints.len(), 1);
     }
-    cluster.desire(TaskState::Shutdown);
+    cluster.set_desired(TaskState::Shutdown);
     cluster.cluster.observe(&cluster.task.clone(), TaskState::Shutdown);
-    assert_eq!(backends(&cluster.elsewhere()), Vec::<bool>::new());
-    assert!(cluster.elsewhere().endpoints.is_empty());
+    assert_eq!(backends(&cluster.other_plan()), Vec::<bool>::new());
+    assert!(cluster.other_plan().endpoints.is_empty());
 }
 
 #[test]
-fn a_task_runs_on_until_it_has_drained() {
+fn a_task_runs_until_it_has_drained() {
     let mut cluster = cluster();
-    cluster.traffic(Traffic::Active);
+    cluster.set_traffic(Traffic::Active);
     assert_eq!(cluster.goal(), TaskGoal::Run);
-    cluster.desire(TaskState::Shutdown);
+    cluster.set_desired(TaskState::Shutdown);
     assert_eq!(cluster.goal(), TaskGoal::Run);
-    cluster.traffic(Traffic::Draining);
+    cluster.set_traffic(Traffic::Draining);
     assert_eq!(cluster.goal(), TaskGoal::Run);
-    cluster.traffic(Traffic::Drained);
+    cluster.set_traffic(Traffic::Drained);
     assert_eq!(cluster.goal(), TaskGoal::Stop);
 }
 
 #[test]
 fn a_task_that_took_no_traffic_stops_at_once() {
     let mut cluster = cluster();
-    cluster.desire(TaskState::Remove);
+    cluster.set_desired(TaskState::Remove);
     assert_eq!(cluster.goal(), TaskGoal::Stop);
 }
 
 #[test]
-fn an_ended_task_stays_until_it_is_forgotten() {
+fn an_ended_task_stays_in_the_plan_until_it_is_deleted() {
     let mut cluster = cluster();
     let task = cluster.task.clone();
     cluster.cluster.observe(&task, TaskState::Failed);
     assert_eq!(cluster.goal(), TaskGoal::Stop);
-    assert!(cluster.at_home().tasks[0].attachments.is_empty());
+    assert!(cluster.own_plan().tasks[0].attachments.is_empty());
     cluster.cluster.ok(Command::ForgetTask { id: task });
-    assert!(cluster.at_home().tasks.is_empty());
+    assert!(cluster.own_plan().tasks.is_empty());
 }
 
 #[test]
-fn a_held_task_is_prepared_only() {
+fn a_held_task_is_prepared_but_not_started() {
     let mut cluster = cluster();
     let id = TaskId::from_random(cluster.cluster.random());
     cluster.cluster.ok(Command::CreateTask {
@@ -125,81 +127,78 @@ fn a_held_task_is_prepared_only() {
         not_before_ms: 0,
         attempts: 0,
     });
-    assert_eq!(cluster.at_home().tasks.len(), 1, "it has no node yet");
-    cluster.cluster.ok(Command::AssignTask { id: id.clone(), node: cluster.home.clone() });
-    let goal = |cluster: &Cluster| cluster.at_home().tasks.iter().find(|t| t.id == id).unwrap().desired;
+    assert_eq!(cluster.own_plan().tasks.len(), 1, "it has no node yet");
+    cluster.cluster.ok(Command::AssignTask { id: id.clone(), node: cluster.own_node.clone() });
+    let goal = |cluster: &Cluster| cluster.own_plan().tasks.iter().find(|t| t.id == id).expect("the held task").desired;
     assert_eq!(goal(&cluster), TaskGoal::Ready);
     cluster.cluster.ok(Command::SetDesired { id: id.clone(), desired: TaskState::Running });
     assert_eq!(goal(&cluster), TaskGoal::Run);
 }
 
 #[test]
-fn a_task_plan_is_ready_to_run() {
+fn a_task_plan_contains_expanded_templates_and_networks() {
     let cluster = cluster();
-    let plan = cluster.at_home();
+    let plan = cluster.own_plan();
     let task = &plan.tasks[0];
     assert_eq!(task.container.hostname.as_deref(), Some("web-1-n1"));
     assert_eq!(task.container.env, [format!("ID={}", cluster.task)]);
     assert_eq!(task.name, format!("web.1.{}", cluster.task));
     assert_eq!(task.labels["com.docker.swarm.service.name"], "web");
     assert_eq!(task.labels["com.docker.swarm.task.id"], cluster.task.to_string());
-    let network = cluster.cluster.state.network_by_name("app").unwrap();
+    let network = cluster.cluster.state.network_by_name("app").expect("the network");
     assert_eq!((task.attachments[0].vni, task.attachments[0].subnets), (network.vni, network.subnets));
-    assert!(cluster.elsewhere().tasks.is_empty());
+    assert!(cluster.other_plan().tasks.is_empty());
 }
 
 #[test]
-fn a_plan_knows_the_cluster() {
+fn a_plan_lists_peers_managers_and_networks() {
     let cluster = cluster();
-    let plan = cluster.at_home();
+    let plan = cluster.own_plan();
     assert_eq!(plan.generation, cluster.cluster.state.index);
-    assert_eq!(plan.peers.iter().map(|p| &p.node).collect::<Vec<_>>(), [&cluster.other]);
-    assert_eq!(plan.managers.iter().map(|m| &m.node).collect::<Vec<_>>(), [&cluster.home]);
+    assert_eq!(plan.peers.iter().map(|p| &p.node).collect::<Vec<_>>(), [&cluster.other_node]);
+    assert_eq!(plan.managers.iter().map(|m| &m.node).collect::<Vec<_>>(), [&cluster.own_node]);
     assert_eq!(plan.networks.len(), 2);
     assert_eq!(plan.services[0].aliases, ["www"]);
     assert!(super::plan(&cluster.cluster.state, &NodeId::from_random(0)).is_none());
 }
 
 #[test]
-fn a_former_self_is_no_peer() {
+fn the_former_node_of_a_machine_is_not_a_peer() {
     let mut cluster = cluster();
     let mut again = cluster.cluster.joining("n2", weft_model::spec::Role::Worker);
-    again.addr = cluster.cluster.state.nodes[&cluster.other].addr;
+    again.addr = cluster.cluster.state.nodes[&cluster.other_node].addr;
     let id = again.id.clone();
     cluster.cluster.ok(Command::JoinNode(Box::new(again)));
-    let plan = plan(&cluster.cluster.state, &id).unwrap();
-    assert_eq!(plan.peers.iter().map(|p| &p.node).collect::<Vec<_>>(), [&cluster.home]);
+    let plan = plan(&cluster.cluster.state, &id).expect("the plan of the new node");
+    assert_eq!(plan.peers.iter().map(|p| &p.node).collect::<Vec<_>>(), [&cluster.own_node]);
 }
 
 #[test]
-fn a_removed_service_keeps_its_port_until_another_takes_it() {
+fn a_removed_service_keeps_its_port_until_another_service_takes_it() {
     let mut cluster = cluster();
-    cluster.traffic(Traffic::Active);
-    let old = cluster.at_home().services[0].mesh;
+    cluster.set_traffic(Traffic::Active);
+    let old = cluster.own_plan().services[0].mesh;
     cluster.cluster.ok(Command::RemoveService { id: cluster.service.clone() });
-    let plan = cluster.at_home();
+    let plan = cluster.own_plan();
     assert!(plan.services[0].removing);
     assert_eq!(plan.ports.iter().map(|p| (p.port, p.mesh)).collect::<Vec<_>>(), [(8080, old)]);
     let mut spec = service_spec("next", 1, &[]);
     spec.endpoint.ports.push(tcp(Some(8080), 90));
-    cluster.cluster.service(spec).unwrap();
-    let ports = cluster.elsewhere().ports;
+    cluster.cluster.add_service(spec);
+    let ports = cluster.other_plan().ports;
     assert_eq!(ports.iter().map(|p| (p.port, p.target)).collect::<Vec<_>>(), [(8080, 90)]);
     assert_ne!(ports[0].mesh, old);
 }
 
 #[test]
-fn a_service_without_vip_has_backends_all_the_same() {
+fn a_service_without_vip_has_backends() {
     let mut cluster = cluster();
-    cluster.traffic(Traffic::Active);
-    cluster
-        .cluster
-        .update(&cluster.service, |spec| {
-            spec.endpoint.mode = EndpointMode::Dnsrr;
-            spec.endpoint.ports.clear();
-        })
-        .unwrap();
-    let plan = cluster.elsewhere();
+    cluster.set_traffic(Traffic::Active);
+    cluster.cluster.update_service(&cluster.service, |spec| {
+        spec.endpoint.mode = EndpointMode::Dnsrr;
+        spec.endpoint.ports.clear();
+    });
+    let plan = cluster.other_plan();
     assert_eq!(plan.services[0].vip, None);
     assert_eq!(backends(&plan), [false]);
     assert!(plan.ports.is_empty());

@@ -1,8 +1,15 @@
-//! Chooses a node for a task: pure. Owns what makes a node fit and which fitting node is best; it moves nothing.
+//! Chooses a node for a task: a pure function that changes nothing. The orchestrator calls it for
+//! each task that waits for a node.
 //!
-//! A node fits that takes tasks, has what the task reserves, satisfies the service's constraints and its bound of replicas
-//! per node. Among those, tasks are spread: over the values of the placement preferences, then over the nodes that have
-//! fewest tasks of the service, then fewest tasks. Nodes where the service fails again and again come last.
+//! A node is suitable if it takes tasks, has the resources that the task reserves, satisfies the
+//! constraints of the service, and is below the limit of replicas per node. Among the suitable
+//! nodes the order is:
+//!
+//! 1. nodes on which the service has not failed repeatedly;
+//! 2. nodes that spread the tasks of the service over the values of the placement preferences;
+//! 3. nodes with the fewest tasks of the service;
+//! 4. nodes with the fewest tasks;
+//! 5. the node with the smallest id.
 
 #[cfg(test)]
 mod tests;
@@ -15,11 +22,12 @@ use weft_model::{
     state::{Node, Slot, Task, TaskState},
 };
 
-/// So many failures of a service on one node, of the present spec and within [`FAILURE_MEMORY_MS`], make it a bad choice.
+/// A node comes last for a service of which this many tasks have failed on it. Only tasks of the
+/// present spec count, and only failures within [`FAILURE_WINDOW_MS`].
 const MANY_FAILURES: u64 = 5;
-const FAILURE_MEMORY_MS: u64 = 300_000;
+const FAILURE_WINDOW_MS: u64 = 300_000;
 
-/// What the nodes carry already.
+/// The tasks and reservations that each node has already.
 #[derive(Debug, Default)]
 pub struct Load {
     nodes: BTreeMap<NodeId, NodeLoad>,
@@ -30,20 +38,21 @@ struct NodeLoad {
     tasks: u64,
     nano_cpus: u64,
     memory_bytes: u64,
-    /// Of each service, the slots whose tasks shall stay here.
+    /// For each service the slots of the tasks that are on the node and will stay there.
     services: BTreeMap<ServiceId, Vec<Slot>>,
+    /// For each service the number of tasks that failed recently.
     failures: BTreeMap<ServiceId, u64>,
 }
 
 impl Load {
-    /// Counts every task that has a node and has not ended, and those that failed of late.
+    /// Counts all tasks that have a node and have not ended, and the tasks that failed recently.
     pub fn of(state: &ClusterState) -> Self {
         let mut load = Self::default();
         for task in state.tasks.values() {
             let Some(node) = task.node.as_ref().filter(|_| task.status.state >= TaskState::Assigned) else { continue };
             if !task.status.state.is_terminal() {
                 load.add(node, task);
-            } else if has_failed_lately(state, task) {
+            } else if has_failed_recently(state, task) {
                 let load = load.nodes.entry(node.clone()).or_default();
                 *load.failures.entry(task.service.clone()).or_default() += 1;
             }
@@ -62,7 +71,7 @@ impl Load {
         }
     }
 
-    /// How bad a choice this node has proved to be for this service; a few failures are nothing.
+    /// How often the service has failed on this node. Less than [`MANY_FAILURES`] count as none.
     fn failures(&self, node: &NodeId, service: &ServiceId) -> u64 {
         let failures = self.nodes.get(node).and_then(|load| load.failures.get(service)).copied().unwrap_or(0);
         if failures < MANY_FAILURES { 0 } else { failures }
@@ -72,7 +81,8 @@ impl Load {
         self.nodes.get(node).map_or(0, |load| load.tasks)
     }
 
-    /// Tasks of this service on this node; those of `slot` itself leave it when the new task has taken over.
+    /// The number of tasks of a service on a node. Tasks of `slot` are not counted, because the new
+    /// task replaces them.
     fn of_service(&self, node: &NodeId, service: &ServiceId, slot: Option<&Slot>) -> u64 {
         let slots = self.nodes.get(node).and_then(|load| load.services.get(service));
         slots.map_or(0, |slots| slots.iter().filter(|s| Some(*s) != slot).count() as u64)
@@ -91,22 +101,22 @@ impl Load {
     }
 }
 
-fn has_failed_lately(state: &ClusterState, task: &Task) -> bool {
+fn has_failed_recently(state: &ClusterState, task: &Task) -> bool {
     let present = state.services.get(&task.service).is_some_and(|s| s.task_version == task.version);
-    let lately = task.state_since_ms.saturating_add(FAILURE_MEMORY_MS) > state.now_ms;
-    present && lately && matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
+    let recently = task.state_since_ms.saturating_add(FAILURE_WINDOW_MS) > state.now_ms;
+    present && recently && matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
 }
 
-/// Why a node does not fit, in the order in which it is asked.
+/// Why a node is not suitable, in the order of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Misfit {
+enum Unsuitable {
     Unavailable,
     Resources,
     Constraints,
     MaxReplicas,
 }
 
-impl Misfit {
+impl Unsuitable {
     fn text(self, nodes: usize) -> String {
         let nodes = if nodes == 1 { "1 node".to_owned() } else { format!("{nodes} nodes") };
         match self {
@@ -118,33 +128,34 @@ impl Misfit {
     }
 }
 
-/// The best node for this task.
+/// The best node for a task. A task that has a node already (of a global service) can only get this
+/// one.
 ///
 /// # Errors
-/// Why no node fits, for people.
+/// Why no node is suitable, in Swarm's words. Users see this text in the status of the task.
 pub fn place(state: &ClusterState, load: &Load, task: &Task) -> Result<NodeId, String> {
-    let mut misfits = BTreeMap::<Misfit, usize>::new();
-    let mut fitting = Vec::new();
+    let mut unsuitable = BTreeMap::<Unsuitable, usize>::new();
+    let mut suitable = Vec::new();
     let wanted = state.nodes.values().filter(|n| task.node.as_ref().is_none_or(|fixed| *fixed == n.id));
     for node in wanted {
-        match misfit(load, node, task) {
-            None => fitting.push(node),
-            Some(why) => *misfits.entry(why).or_default() += 1,
+        match check_node(load, node, task) {
+            None => suitable.push(node),
+            Some(why) => *unsuitable.entry(why).or_default() += 1,
         }
     }
-    let crowds = crowds(state, load, task, &fitting);
-    let best = fitting.into_iter().min_by_key(|node| {
+    let branch_tasks = count_branch_tasks(state, load, task, &suitable);
+    let best = suitable.into_iter().min_by_key(|node| {
         let here = load.of_service(&node.id, &task.service, None);
         (
             load.failures(&node.id, &task.service),
-            group_keys(&task.spec.placement, node, &crowds),
+            spread_key(&task.spec.placement, node, &branch_tasks),
             here,
             load.tasks(&node.id),
             &node.id,
         )
     });
     best.map(|node| node.id.clone()).ok_or_else(|| {
-        let reasons: Vec<_> = misfits.into_iter().map(|(why, nodes)| why.text(nodes)).collect();
+        let reasons: Vec<_> = unsuitable.into_iter().map(|(why, nodes)| why.text(nodes)).collect();
         if reasons.is_empty() {
             "no suitable node".to_owned()
         } else {
@@ -153,28 +164,30 @@ pub fn place(state: &ClusterState, load: &Load, task: &Task) -> Result<NodeId, S
     })
 }
 
-fn misfit(load: &Load, node: &Node, task: &Task) -> Option<Misfit> {
+/// `None`: the node is suitable for the task.
+fn check_node(load: &Load, node: &Node, task: &Task) -> Option<Unsuitable> {
     let placement = &task.spec.placement;
-    let bound = placement.max_replicas_per_node;
+    let limit = placement.max_replicas_per_node;
     if !node.takes_tasks() {
-        Some(Misfit::Unavailable)
+        Some(Unsuitable::Unavailable)
     } else if !load.has_room(node, task) {
-        Some(Misfit::Resources)
+        Some(Unsuitable::Resources)
     } else if !satisfies(node, &placement.constraints) {
-        Some(Misfit::Constraints)
-    } else if bound > 0 && load.of_service(&node.id, &task.service, Some(&task.slot)) >= bound {
-        Some(Misfit::MaxReplicas)
+        Some(Unsuitable::Constraints)
+    } else if limit > 0 && load.of_service(&node.id, &task.service, Some(&task.slot)) >= limit {
+        Some(Unsuitable::MaxReplicas)
     } else {
         None
     }
 }
 
-/// Whether tasks with these constraints may be on this node.
+/// Whether a node satisfies all of these constraints.
 pub fn satisfies(node: &Node, constraints: &[Constraint]) -> bool {
     constraints.iter().all(|c| (attribute(node, &c.attribute).as_deref() == Some(c.value.as_str())) == c.equal)
 }
 
-/// A node's value of this attribute; names of machines, roles and platforms in lower case, whatever the constraint says.
+/// The value of an attribute of a node. `None` if the node has no such label or has not described
+/// itself.
 fn attribute(node: &Node, attribute: &NodeAttribute) -> Option<String> {
     let machine = node.description.as_ref();
     match attribute {
@@ -188,30 +201,34 @@ fn attribute(node: &Node, attribute: &NodeAttribute) -> Option<String> {
     }
 }
 
-/// For each level of the placement preferences, how many tasks of the service each branch has already. A branch is the
-/// values of the preferences down to that level; nodes without a value are a branch of their own.
-type Crowds = BTreeMap<Vec<Option<String>>, u64>;
+/// How many tasks of the service each branch of the placement preferences has already. A branch is
+/// the list of a node's values for the first preference, the first two preferences, and so on.
+/// Nodes without a value form a branch of their own.
+type BranchTasks = BTreeMap<Vec<Option<String>>, u64>;
 
-fn crowds(state: &ClusterState, load: &Load, task: &Task, fitting: &[&Node]) -> Crowds {
-    let mut crowds = Crowds::new();
-    if fitting.is_empty() || task.spec.placement.spread.is_empty() {
-        return crowds;
+fn count_branch_tasks(state: &ClusterState, load: &Load, task: &Task, suitable: &[&Node]) -> BranchTasks {
+    let mut counts = BranchTasks::new();
+    if suitable.is_empty() || task.spec.placement.spread.is_empty() {
+        return counts;
     }
     for node in state.nodes.values() {
         let tasks = load.of_service(&node.id, &task.service, None);
         for branch in branches(&task.spec.placement, node) {
-            *crowds.entry(branch).or_default() += tasks;
+            *counts.entry(branch).or_default() += tasks;
         }
     }
-    crowds
+    counts
 }
 
+/// The branches that a node belongs to, from the first preference to all of them.
 fn branches(placement: &Placement, node: &Node) -> impl Iterator<Item = Vec<Option<String>>> {
     let values: Vec<_> = placement.spread.iter().map(|key| attribute(node, key)).collect();
     (1..=values.len()).map(move |depth| values[..depth].to_vec())
 }
 
-/// What to spread by first: at each level how full the branch is, and which, so that levels below compare within one.
-fn group_keys(placement: &Placement, node: &Node, crowds: &Crowds) -> Vec<(u64, Vec<Option<String>>)> {
-    branches(placement, node).map(|branch| (crowds.get(&branch).copied().unwrap_or(0), branch)).collect()
+/// The sort key that spreads tasks over the preferences: for each branch of the node its number of
+/// tasks, and the branch itself, so that the next preference compares nodes of the same branch
+/// only.
+fn spread_key(placement: &Placement, node: &Node, branch_tasks: &BranchTasks) -> Vec<(u64, Vec<Option<String>>)> {
+    branches(placement, node).map(|branch| (branch_tasks.get(&branch).copied().unwrap_or(0), branch)).collect()
 }

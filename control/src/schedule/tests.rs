@@ -1,4 +1,4 @@
-//! Where tasks go, and why not elsewhere.
+//! Which node the scheduler chooses, and why it refuses the others.
 
 use weft_model::{
     Command, NodeId, ServiceId,
@@ -7,7 +7,7 @@ use weft_model::{
 };
 
 use super::{Load, place};
-use crate::fixture::{TestCluster, description, service_spec};
+use crate::fixture::{TestCluster, description, parse, service_spec};
 
 /// Nodes n1 to n3, with `zone` labels a, a and b, and `disk=ssd` on n2.
 fn cluster() -> TestCluster {
@@ -17,7 +17,7 @@ fn cluster() -> TestCluster {
     for (hostname, labels) in
         [("n1", &[("zone", "a")][..]), ("n2", &[("zone", "a"), ("disk", "ssd")]), ("n3", &[("zone", "b")])]
     {
-        change(&mut cluster, hostname, |spec| {
+        cluster.update_node(hostname, |spec| {
             spec.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         });
     }
@@ -25,17 +25,10 @@ fn cluster() -> TestCluster {
 }
 
 fn node(cluster: &TestCluster, hostname: &str) -> NodeId {
-    cluster.state.nodes.values().find(|n| n.hostname.as_str() == hostname).unwrap().id.clone()
+    cluster.node_named(hostname).id.clone()
 }
 
-fn change(cluster: &mut TestCluster, hostname: &str, change: impl FnOnce(&mut weft_model::spec::NodeSpec)) {
-    let id = node(cluster, hostname);
-    let (version, mut spec) = (cluster.state.nodes[&id].meta.version, cluster.state.nodes[&id].spec.clone());
-    change(&mut spec);
-    cluster.ok(Command::UpdateNode { id, version, spec });
-}
-
-/// Where a new task of this service goes.
+/// Creates a task in a slot of the service, places it, and returns the host name of its node.
 fn choose(cluster: &mut TestCluster, service: &ServiceId, slot: u64) -> Result<String, String> {
     let id = cluster.task(service, slot);
     let placed = place(&cluster.state, &Load::of(&cluster.state), &cluster.state.tasks[&id]);
@@ -46,15 +39,16 @@ fn choose(cluster: &mut TestCluster, service: &ServiceId, slot: u64) -> Result<S
     })
 }
 
-/// Where the tasks of this service go, one after the other.
+/// Checks which nodes the tasks of this service get, one after the other.
 fn check(cluster: &mut TestCluster, spec: ServiceSpec, expected: &[&str]) {
-    let service = cluster.service(spec).unwrap();
-    let hosts: Vec<_> = (1..).take(expected.len()).map(|slot| choose(cluster, &service, slot).unwrap()).collect();
+    let service = cluster.add_service(spec);
+    let hosts: Vec<_> =
+        (1..).take(expected.len()).map(|slot| choose(cluster, &service, slot).expect("a suitable node")).collect();
     assert_eq!(hosts, expected);
 }
 
 fn check_refused(cluster: &mut TestCluster, spec: ServiceSpec, expected: &str) {
-    let service = cluster.service(spec).unwrap();
+    let service = cluster.add_service(spec);
     assert_eq!(choose(cluster, &service, 1), Err(expected.to_owned()));
 }
 
@@ -68,12 +62,12 @@ fn constrained(name: &str, attribute: NodeAttribute, equal: bool, value: &str) -
 fn tasks_are_spread_over_nodes() {
     let mut cluster = cluster();
     check(&mut cluster, service_spec("a", 1, &[]), &["n1", "n2", "n3", "n1"]);
-    // n1 has most tasks, though none of this service.
+    // n1 has the most tasks, but none of this service.
     check(&mut cluster, service_spec("b", 1, &[]), &["n2", "n3", "n1"]);
 }
 
 #[test]
-fn constraints_choose_nodes() {
+fn constraints_restrict_the_nodes() {
     let mut cluster = cluster();
     let n3 = node(&cluster, "n3").to_string();
     let label = |key: &str| NodeAttribute::Label(key.to_owned());
@@ -83,17 +77,21 @@ fn constraints_choose_nodes() {
     check(&mut cluster, constrained("d", NodeAttribute::Id, true, &n3), &["n3"]);
     check(&mut cluster, constrained("e", NodeAttribute::Role, true, "manager"), &["n1", "n1"]);
     check(&mut cluster, constrained("f", NodeAttribute::PlatformOs, true, "linux"), &["n2"]);
-    let nowhere = "no suitable node (scheduling constraints not satisfied on 3 nodes)";
-    check_refused(&mut cluster, constrained("g", NodeAttribute::PlatformArch, true, "s390x"), nowhere);
-    check_refused(&mut cluster, constrained("h", NodeAttribute::EngineLabel("gpu".to_owned()), true, "yes"), nowhere);
+    let unsuitable = "no suitable node (scheduling constraints not satisfied on 3 nodes)";
+    check_refused(&mut cluster, constrained("g", NodeAttribute::PlatformArch, true, "s390x"), unsuitable);
+    check_refused(
+        &mut cluster,
+        constrained("h", NodeAttribute::EngineLabel("gpu".to_owned()), true, "yes"),
+        unsuitable,
+    );
 }
 
 #[test]
-fn preferences_spread_over_their_values_first() {
+fn preferences_spread_tasks_over_values_before_nodes() {
     let mut cluster = cluster();
     let mut spec = service_spec("a", 1, &[]);
     spec.task.placement.spread.push(NodeAttribute::Label("zone".to_owned()));
-    // Zone b is n3 alone: it gets every other task.
+    // n3 is the only node in zone b, so it gets every second task.
     check(&mut cluster, spec, &["n1", "n3", "n2", "n3", "n1", "n3"]);
 }
 
@@ -106,12 +104,12 @@ fn nodes_without_the_preferred_label_are_one_branch() {
 }
 
 #[test]
-fn reservations_must_fit() {
+fn refuses_nodes_without_free_resources() {
     let mut cluster = cluster();
     let mut spec = service_spec("a", 1, &[]);
     spec.task.resources.reserve_memory_bytes = 5 << 30;
     check(&mut cluster, spec.clone(), &["n1", "n2", "n3"]);
-    spec.name = "b".parse().unwrap();
+    spec.name = parse("b");
     check_refused(&mut cluster, spec, "no suitable node (insufficient resources on 3 nodes)");
     let mut spec = service_spec("c", 1, &[]);
     spec.task.resources.reserve_nano_cpus = 4_000_000_001;
@@ -119,25 +117,25 @@ fn reservations_must_fit() {
 }
 
 #[test]
-fn replicas_per_node_are_bounded() {
+fn the_number_of_replicas_per_node_is_limited() {
     let mut cluster = cluster();
     let mut spec = service_spec("a", 1, &[]);
     spec.task.placement.max_replicas_per_node = 1;
-    let service = cluster.service(spec).unwrap();
+    let service = cluster.add_service(spec);
     for slot in 1..=3 {
-        choose(&mut cluster, &service, slot).unwrap();
+        choose(&mut cluster, &service, slot).expect("a suitable node");
     }
     let full = "no suitable node (max replicas per node limit reached on 3 nodes)";
     assert_eq!(choose(&mut cluster, &service, 4), Err(full.to_owned()));
-    // The next task of a slot may stand beside the one that it follows.
+    // The new task of a slot may be on the same node as the task that it replaces.
     assert_eq!(choose(&mut cluster, &service, 3), Ok("n3".to_owned()));
 }
 
 #[test]
-fn nodes_that_take_no_tasks_get_none() {
+fn nodes_that_are_not_available_get_no_tasks() {
     let mut cluster = cluster();
-    change(&mut cluster, "n1", |spec| spec.availability = Availability::Drain);
-    change(&mut cluster, "n2", |spec| spec.availability = Availability::Pause);
+    cluster.update_node("n1", |spec| spec.availability = Availability::Drain);
+    cluster.update_node("n2", |spec| spec.availability = Availability::Pause);
     let n3 = node(&cluster, "n3");
     check(&mut cluster, constrained("a", NodeAttribute::Hostname, false, "nobody"), &["n3"]);
     cluster.status(&n3, NodeStatus::Down);
@@ -146,7 +144,7 @@ fn nodes_that_take_no_tasks_get_none() {
         constrained("b", NodeAttribute::Hostname, true, "n1"),
         "no suitable node (3 nodes not available for new tasks)",
     );
-    change(&mut cluster, "n2", |spec| spec.availability = Availability::Active);
+    cluster.update_node("n2", |spec| spec.availability = Availability::Active);
     check_refused(
         &mut cluster,
         constrained("c", NodeAttribute::Hostname, true, "n1"),
@@ -155,7 +153,7 @@ fn nodes_that_take_no_tasks_get_none() {
 }
 
 #[test]
-fn a_small_machine_has_no_room_for_reservations() {
+fn a_node_smaller_than_the_reservation_gets_no_task() {
     let mut cluster = cluster();
     let id = node(&cluster, "n1");
     let mut tiny = description(&[]);
@@ -169,11 +167,12 @@ fn a_small_machine_has_no_room_for_reservations() {
 #[test]
 fn a_node_where_the_service_keeps_failing_comes_last() {
     let mut cluster = cluster();
-    let service = cluster.service(service_spec("a", 1, &[])).unwrap();
+    let service = cluster.add_service(service_spec("a", 1, &[]));
     let n1 = node(&cluster, "n1");
     for _ in 0..5 {
         assert_eq!(choose(&mut cluster, &service, 1), Ok("n1".to_owned()));
-        let task = cluster.state.tasks_on(&n1).find(|t| !t.status.state.is_terminal()).unwrap().id.clone();
+        let task =
+            cluster.state.tasks_on(&n1).find(|t| !t.status.state.is_terminal()).expect("the new task").id.clone();
         cluster.observe(&task, TaskState::Rejected);
     }
     assert_eq!(choose(&mut cluster, &service, 1), Ok("n2".to_owned()));

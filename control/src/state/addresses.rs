@@ -1,5 +1,7 @@
-//! Addresses on a network: VIPs and tasks draw from one range, next-free from a cursor. A freed address waits in
-//! quarantine until no node can hold it any more.
+//! Allocates the addresses of a network. VIPs and tasks get addresses from the same range.
+//!
+//! The search for a free address starts behind the one that was allocated last. A freed address
+//! stays in quarantine until no node can have it in its maps.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,17 +12,18 @@ use weft_model::{
     state::{AddressCursor, Allocations, Attachment, FreedAddress, Network},
 };
 
-/// How long a freed address waits at least, in the table's clock: long enough for what was sent to its last owner.
+/// The shortest quarantine of a freed address, by the clock of the cluster state. Packets that were
+/// sent to the last owner of the address have arrived or are lost by then.
 pub const QUARANTINE_MS: u64 = 30_000;
 
-/// Addresses of one network that are not free, in order.
+/// The addresses of one network that cannot be allocated, in ascending order.
 #[derive(Debug)]
-struct Used {
+struct UsedAddresses {
     v4: Vec<Ipv4Addr>,
     v6: Vec<Ipv6Addr>,
 }
 
-impl Used {
+impl UsedAddresses {
     fn of(state: &ClusterState, allocated: &Allocations, network: &Network) -> Self {
         let id = &network.id;
         let subnets = &network.subnets;
@@ -37,21 +40,24 @@ impl Used {
     }
 }
 
-/// What one command draws, kept beside the table until the whole command is known to succeed.
+/// The allocations of one command. The caller puts them into the cluster state when the whole
+/// command is certain to succeed.
 #[derive(Debug)]
-pub(super) struct Draft<'a> {
+pub(super) struct Allocator<'a> {
     state: &'a ClusterState,
     pub(super) allocated: Allocations,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> Allocator<'a> {
     pub(super) fn new(state: &'a ClusterState) -> Self {
         Self { state, allocated: state.allocated.clone() }
     }
 
-    /// The next free address of each family on this network. One command draws at most one for each network.
-    pub(super) fn address(&mut self, network: &Network) -> Result<DualAddr, Rejection> {
-        let used = Used::of(self.state, &self.allocated, network);
+    /// The next free IPv4 and IPv6 address of a network. To be called at most once for each network
+    /// in one command, because the addresses that it returned before are not among the used ones
+    /// yet.
+    pub(super) fn allocate_address(&mut self, network: &Network) -> Result<DualAddr, Rejection> {
+        let used = UsedAddresses::of(self.state, &self.allocated, network);
         let cursor = self.allocated.cursors.get(&network.id);
         let (v4_range, v6_range) = ranges(network);
         let exhausted = |subnet| Rejection::AddressesExhausted { network: network.spec.name.to_string(), subnet };
@@ -67,16 +73,16 @@ impl<'a> Draft<'a> {
         Ok(DualAddr { v4, v6 })
     }
 
-    /// A task's place on this network.
-    pub(super) fn attachment(&mut self, network: &Network) -> Result<Attachment, Rejection> {
-        let addr = self.address(network)?;
+    /// The addresses and the backend id of a task on a network.
+    pub(super) fn allocate_attachment(&mut self, network: &Network) -> Result<Attachment, Rejection> {
+        let addr = self.allocate_address(network)?;
         let backend = BackendId(self.allocated.next_backend);
         self.allocated.next_backend += 1;
         Ok(Attachment { network: network.id.clone(), addr, mac: Mac::of_task(addr.v4), backend })
     }
 
-    /// Freed now, used again after quarantine.
-    pub(super) fn free(&mut self, network: &NetworkId, addr: DualAddr) {
+    /// Puts an address into quarantine.
+    pub(super) fn free_address(&mut self, network: &NetworkId, addr: DualAddr) {
         self.allocated.quarantine.push(FreedAddress {
             network: network.clone(),
             addr,
@@ -86,28 +92,30 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// First and last number that addresses of each family are drawn from.
+/// The first and last address of the IPv4 range and of the IPv6 range of a network, as numbers.
 fn ranges(network: &Network) -> ((u128, u128), (u128, u128)) {
-    fn chosen<N: Copy, A>(spec: &Option<SubnetSpec<N, A>>) -> Option<N> {
+    fn ip_range<N: Copy, A>(spec: &Option<SubnetSpec<N, A>>) -> Option<N> {
         spec.as_ref().and_then(|s| s.ip_range)
     }
-    let v4 = chosen(&network.spec.v4).unwrap_or(network.subnets.v4);
-    let v6 = chosen(&network.spec.v6).unwrap_or(network.subnets.v6);
+    let v4 = ip_range(&network.spec.v4).unwrap_or(network.subnets.v4);
+    let v6 = ip_range(&network.spec.v6).unwrap_or(network.subnets.v6);
     (
         (u32::from(v4.network()).into(), u32::from(v4.broadcast()).into()),
         (u128::from(v6.network()), u128::from(v6.broadcast())),
     )
 }
 
-/// Goes once around the range, from behind the cursor. Each step that fails meets a used address, so it ends after as many
-/// steps as there are used ones.
+/// The first number of the range for which `take` returns a value. Starts behind the cursor, and
+/// continues at the beginning of the range. The number of steps is bounded by the number of used
+/// addresses, because `take` fails only for these.
 fn next_free<A>((first, last): (u128, u128), cursor: Option<u128>, take: impl Fn(u128) -> Option<A>) -> Option<A> {
     let start = cursor.map_or(first, |c| c.saturating_add(1)).clamp(first, last);
     let start = if cursor.is_some_and(|c| c >= last) { first } else { start };
     (start..=last).chain(first..start).find_map(take)
 }
 
-/// Ends the quarantine of addresses whose removal every ready node holds, and whose time is over.
+/// Ends the quarantine of addresses whose removal every ready node has acknowledged (`acked_index`)
+/// and whose quarantine time is over.
 pub(super) fn release(state: &mut ClusterState, acked_index: u64) -> Result<Applied, Rejection> {
     let now_ms = state.now_ms;
     state

@@ -1,4 +1,5 @@
-//! The cluster itself: its birth with the first manager and the ingress network, its settings, its join tokens.
+//! The cluster itself: its initialisation with the first manager and the ingress network, its
+//! settings and its join tokens.
 
 use ipnetwork::IpNetwork;
 use weft_model::{
@@ -8,9 +9,10 @@ use weft_model::{
     state::Cluster,
 };
 
-use super::{born, check_version, cluster_of, networks, nodes, subnets, touched};
+use super::{check_version, cluster_mut, networks, new_meta, nodes, subnets, updated_meta};
 
-/// Longest prefix that a network may be cut to: a gateway and five more addresses.
+/// The longest prefix of subnets from the pool. A /29 has room for a gateway and five more
+/// addresses.
 const MAX_POOL_PREFIX: u8 = 29;
 
 pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applied, Rejection> {
@@ -18,8 +20,8 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
         return Err(Rejection::AlreadyInitialised);
     }
     check(state, &init.spec)?;
-    let subnet = subnets::cut_ingress(state, &init.spec)?;
-    let meta = born(state);
+    let subnet = subnets::allocate_ingress(state, &init.spec)?;
+    let meta = new_meta(state);
     state.cluster = Some(Cluster {
         id: init.id,
         meta,
@@ -29,14 +31,7 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
         worker_secret: init.worker_secret,
         manager_secret: init.manager_secret,
     });
-    let ingress = NetworkSpec {
-        name: INGRESS_NETWORK.parse().expect("the ingress network's name is a name"),
-        labels: Default::default(),
-        v4: None,
-        v6: None,
-        ipv6: false,
-        internal: false,
-    };
+    let ingress = NetworkSpec::new(INGRESS_NETWORK.parse().expect("\"ingress\" is a valid network name"));
     networks::insert_ingress(state, init.ingress, ingress, subnet)?;
     let id = init.node.id.clone();
     nodes::join(state, init.node)?;
@@ -45,21 +40,21 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
 }
 
 pub(super) fn update(state: &mut ClusterState, version: u64, spec: ClusterSpec) -> Result<Applied, Rejection> {
-    let cluster = cluster_of(state)?;
+    let cluster = cluster_mut(state)?;
     let (id, meta) = (cluster.id.clone(), cluster.meta);
     check_version(ObjectKind::Cluster, &id, meta, version)?;
     check(state, &spec)?;
-    let meta = touched(state, meta);
-    let cluster = cluster_of(state)?;
+    let meta = updated_meta(state, meta);
+    let cluster = cluster_mut(state)?;
     cluster.meta = meta;
     cluster.spec = spec;
     Ok(Applied::Done)
 }
 
 pub(super) fn rotate_token(state: &mut ClusterState, role: Role, secret: String) -> Result<Applied, Rejection> {
-    let meta = cluster_of(state)?.meta;
-    let meta = touched(state, meta);
-    let cluster = cluster_of(state)?;
+    let meta = cluster_mut(state)?.meta;
+    let meta = updated_meta(state, meta);
+    let cluster = cluster_mut(state)?;
     cluster.meta = meta;
     match role {
         Role::Worker => cluster.worker_secret = secret,
@@ -68,7 +63,7 @@ pub(super) fn rotate_token(state: &mut ClusterState, role: Role, secret: String)
     Ok(Applied::Done)
 }
 
-/// Settings that the cluster could not live with.
+/// Refuses settings with which the cluster could not work.
 fn check(state: &ClusterState, spec: &ClusterSpec) -> Result<(), Rejection> {
     let invalid = |why: String| Err(Rejection::Invalid(why));
     if spec.heartbeat_ms == 0 || spec.heartbeat_misses == 0 {
@@ -85,7 +80,7 @@ fn check(state: &ClusterState, spec: &ClusterSpec) -> Result<(), Rejection> {
             pool.prefix()
         ));
     }
-    // A pool that only touches a route is fine: what is cut from it goes around.
+    // A pool that contains a route is accepted: subnets from the pool avoid the route.
     for (node, route) in subnets::routes_v4(state) {
         if subnets::contains_v4(route, pool) {
             return Err(Rejection::SubnetOverlapsRoute {

@@ -1,18 +1,31 @@
-//! Changes the table: the one place that writes [`ClusterState`]. Owns every rule that depends on what the table holds (names,
-//! versions, ports, overlaps) and everything that is given out (addresses, VIPs, VNIs, ports, backend ids).
+//! Applies commands to the cluster state: the only code that changes [`ClusterState`].
 //!
-//! Deterministic: no clock, no randomness, ordered maps only; what it needs from outside is in the command. A refused
-//! command changes nothing but the table's index and clock. In reading order: `cluster`, `nodes`, `networks` (with
-//! `subnets`), `services` (with `ports`), `tasks`, `addresses`.
+//! The Raft state machine ([`crate::raft`]) calls [`apply`] with each committed entry of the log.
+//! The orchestrator executes its commands on a copy of the cluster state, to see their effect
+//! before it proposes them.
+//!
+//! This module checks every rule that depends on the cluster state (names, versions, ports,
+//! overlapping subnets) and allocates everything that must be unique (addresses, VIPs, VNIs, ports,
+//! backend ids).
+//!
+//! Invariants that others rely on:
+//!
+//! - All replicas compute the same result. This module reads no clock, no random numbers and no
+//!   unordered collection. What it needs from outside is in the command.
+//! - A refused command changes only the index and the clock of the cluster state. So each function
+//!   checks and allocates everything before it changes anything.
+//!
+//! In reading order: `addresses`, `subnets` and `ports` allocate; `networks`, `services`, `tasks`,
+//! `nodes` and `cluster` change the objects of their kind.
 
 mod addresses;
-mod cluster;
-mod networks;
-mod nodes;
-mod ports;
-mod services;
 mod subnets;
+mod ports;
+mod networks;
+mod services;
 mod tasks;
+mod nodes;
+mod cluster;
 
 #[cfg(test)]
 mod tests;
@@ -25,10 +38,11 @@ use weft_model::{
 
 pub use addresses::QUARANTINE_MS;
 
-/// Applies one entry of the log.
+/// Applies the log entry at `index`.
 ///
 /// # Errors
-/// Why the command was refused; then only the table's index and clock changed.
+/// The reason why the command was refused. Then only the index and the clock of the cluster state
+/// have changed.
 pub fn apply(state: &mut ClusterState, index: u64, entry: Entry) -> Result<Applied, Rejection> {
     state.index = state.index.max(index);
     state.now_ms = state.now_ms.max(entry.now_ms);
@@ -45,7 +59,8 @@ pub fn apply(state: &mut ClusterState, index: u64, entry: Entry) -> Result<Appli
     }
 }
 
-/// Applies one command at the table's present index and clock: all of it, or nothing.
+/// Applies one command at the present index and clock of the cluster state. A refused command
+/// changes nothing.
 pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Applied, Rejection> {
     if let Command::InitCluster(init) = command {
         return cluster::init(state, *init);
@@ -73,7 +88,7 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::SetVoter { id, voter } => nodes::set_voter(state, &id, voter),
         Command::ClearRaftConfig { id } => nodes::clear_raft_config(state, &id),
         Command::CreateTask { id, service, slot, desired, not_before_ms, attempts } => {
-            tasks::create(state, tasks::Birth { id, service, slot, desired, not_before_ms, attempts })
+            tasks::create(state, tasks::NewTask { id, service, slot, desired, not_before_ms, attempts })
         }
         Command::AssignTask { id, node } => tasks::assign(state, &id, node),
         Command::DelayTask { id, error } => tasks::delay(state, &id, error),
@@ -96,33 +111,33 @@ fn not_found(kind: ObjectKind, id: &impl ToString) -> Rejection {
     Rejection::NotFound { kind, id: id.to_string() }
 }
 
-fn cluster_of(state: &mut ClusterState) -> Result<&mut Cluster, Rejection> {
+fn cluster_mut(state: &mut ClusterState) -> Result<&mut Cluster, Rejection> {
     state.cluster.as_mut().ok_or(Rejection::NotInitialised)
 }
 
-fn node_of<'a>(state: &'a mut ClusterState, id: &NodeId) -> Result<&'a mut Node, Rejection> {
+fn node_mut<'a>(state: &'a mut ClusterState, id: &NodeId) -> Result<&'a mut Node, Rejection> {
     state.nodes.get_mut(id).ok_or_else(|| not_found(ObjectKind::Node, id))
 }
 
-fn network_of<'a>(state: &'a ClusterState, id: &NetworkId) -> Result<&'a Network, Rejection> {
+fn network_by_id<'a>(state: &'a ClusterState, id: &NetworkId) -> Result<&'a Network, Rejection> {
     state.networks.get(id).ok_or_else(|| not_found(ObjectKind::Network, id))
 }
 
-fn service_of<'a>(state: &'a mut ClusterState, id: &ServiceId) -> Result<&'a mut Service, Rejection> {
+fn service_mut<'a>(state: &'a mut ClusterState, id: &ServiceId) -> Result<&'a mut Service, Rejection> {
     state.services.get_mut(id).ok_or_else(|| not_found(ObjectKind::Service, id))
 }
 
-fn task_of<'a>(state: &'a mut ClusterState, id: &TaskId) -> Result<&'a mut Task, Rejection> {
+fn task_mut<'a>(state: &'a mut ClusterState, id: &TaskId) -> Result<&'a mut Task, Rejection> {
     state.tasks.get_mut(id).ok_or_else(|| not_found(ObjectKind::Task, id))
 }
 
-/// The version of an object that comes to be now.
-fn born(state: &ClusterState) -> Meta {
+/// The version and times of an object that is created now.
+fn new_meta(state: &ClusterState) -> Meta {
     Meta { version: state.index, created_ms: state.now_ms, updated_ms: state.now_ms }
 }
 
-/// The version of an object that its user changes now.
-fn touched(state: &ClusterState, meta: Meta) -> Meta {
+/// The version and times of an object that a user changes now.
+fn updated_meta(state: &ClusterState, meta: Meta) -> Meta {
     Meta { version: state.index, updated_ms: state.now_ms, ..meta }
 }
 

@@ -1,11 +1,11 @@
-//! Networks: their subnets and VNIs, and who keeps them from being removed.
+//! Networks: creation with subnets and a VNI, and removal.
 
 use ipnetwork::Ipv4Network;
 use weft_model::{
     Applied, ClusterState, FIRST_VNI, NetworkId, Rejection, Vni, command::ObjectKind, spec::NetworkSpec, state::Network,
 };
 
-use super::{born, cluster_of, network_of, subnets};
+use super::{cluster_mut, network_by_id, new_meta, subnets};
 
 pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec) -> Result<Applied, Rejection> {
     if state.networks.contains_key(&id) {
@@ -18,14 +18,14 @@ pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec)
             by: other.id.to_string(),
         });
     }
-    let cluster = cluster_of(state)?.clone();
+    let cluster = cluster_mut(state)?.clone();
     let vni = free_vni(state)?;
-    let subnets = subnets::of_spec(state, &cluster.id, &cluster.spec, &spec, vni)?;
-    insert(state, Network { id: id.clone(), meta: born(state), spec, vni, subnets, ingress: false });
+    let subnets = subnets::from_spec(state, &cluster.id, &cluster.spec, &spec, vni)?;
+    insert(state, Network { id: id.clone(), meta: new_meta(state), spec, vni, subnets, ingress: false });
     Ok(Applied::Network(id))
 }
 
-/// The built-in network, with the cluster itself.
+/// Creates the built-in network when the cluster is initialised.
 pub(super) fn insert_ingress(
     state: &mut ClusterState,
     id: NetworkId,
@@ -33,8 +33,8 @@ pub(super) fn insert_ingress(
     v4: Ipv4Network,
 ) -> Result<(), Rejection> {
     let vni = free_vni(state)?;
-    let subnets = subnets::around(&cluster_of(state)?.id, vni, v4);
-    insert(state, Network { id, meta: born(state), spec, vni, subnets, ingress: true });
+    let subnets = subnets::with_v4(&cluster_mut(state)?.id, vni, v4);
+    insert(state, Network { id, meta: new_meta(state), spec, vni, subnets, ingress: true });
     Ok(())
 }
 
@@ -43,14 +43,14 @@ fn insert(state: &mut ClusterState, network: Network) {
     state.networks.insert(network.id.clone(), network);
 }
 
-/// Refused while a service or a task is on it.
+/// Refused while a service or a task uses the network.
 pub(super) fn remove(state: &mut ClusterState, id: &NetworkId) -> Result<Applied, Rejection> {
-    let network = network_of(state, id)?;
+    let network = network_by_id(state, id)?;
     if network.ingress {
         let name = &network.spec.name;
         return Err(Rejection::Invalid(format!("network {name} is built in and cannot be removed")));
     }
-    if let Some(by) = user_of(state, id) {
+    if let Some(by) = find_user(state, id) {
         return Err(in_use(&network.spec.name, &by));
     }
     state.networks.remove(id);
@@ -63,14 +63,15 @@ fn in_use(id: &impl ToString, by: &impl ToString) -> Rejection {
     Rejection::InUse { kind: ObjectKind::Network, id: id.to_string(), by: by.to_string() }
 }
 
-/// Whoever is on this network, for people.
-fn user_of(state: &ClusterState, id: &NetworkId) -> Option<String> {
+/// A service or a task that uses the network, described for the user.
+fn find_user(state: &ClusterState, id: &NetworkId) -> Option<String> {
     let service = state.services.values().find(|s| s.endpoints.iter().any(|e| e.network == *id));
     let task = || state.tasks.values().find(|t| t.attachments.iter().any(|a| a.network == *id));
     service.map(|s| format!("service {}", s.spec.name)).or_else(|| task().map(|t| format!("task {}", t.name)))
 }
 
-/// The next VNI that no network has; those of removed networks come back only after all others were used.
+/// The next VNI that no network has. The VNI of a removed network is used again only after all
+/// others have been used.
 fn free_vni(state: &ClusterState) -> Result<Vni, Rejection> {
     let next = state.allocated.next_vni;
     let free = |vni: &Vni| !state.networks.values().any(|n| n.vni == *vni);
@@ -80,18 +81,19 @@ fn free_vni(state: &ClusterState) -> Result<Vni, Rejection> {
         .ok_or_else(|| Rejection::Invalid("no VXLAN network identifier left: remove networks".to_owned()))
 }
 
-/// The first nodes report their routes after the cluster's birth: as long as nobody is on the ingress network, it moves out
-/// of their way.
+/// Gives the ingress network another subnet if a node's route overlaps the present one and nothing
+/// uses the network yet. The nodes report their routes only after the cluster has been initialised,
+/// so the first subnet is chosen without them.
 pub(super) fn move_ingress(state: &mut ClusterState) {
     let Some(cluster) = &state.cluster else { return };
     let Some(ingress) = state.networks.values().find(|n| n.ingress) else { return };
     let (id, current, vni) = (ingress.id.clone(), ingress.subnets.v4, ingress.vni);
     let overlaps = subnets::routes_v4(state).any(|(_, route)| subnets::overlap_v4(current, route));
-    if !overlaps || user_of(state, &id).is_some() {
+    if !overlaps || find_user(state, &id).is_some() {
         return;
     }
-    let Ok(v4) = subnets::cut_ingress(state, &cluster.spec) else { return };
-    let moved = subnets::around(&cluster.id, vni, v4);
+    let Ok(v4) = subnets::allocate_ingress(state, &cluster.spec) else { return };
+    let moved = subnets::with_v4(&cluster.id, vni, v4);
     if let Some(ingress) = state.networks.get_mut(&id) {
         ingress.subnets = moved;
         state.allocated.cursors.remove(&id);

@@ -1,4 +1,4 @@
-//! Nodes: joining, settings, what is observed of them, leaving.
+//! Nodes: how they join and leave, their settings, and what is observed of them.
 
 use weft_model::{
     Applied, ClusterState, NodeId, Rejection,
@@ -8,9 +8,10 @@ use weft_model::{
     state::{Node, NodeStatus},
 };
 
-use super::{born, check_version, networks, node_of, ports, tasks, touched};
+use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
 
-/// A node that is known already comes back, perhaps with another address: it stays the voter that it was.
+/// Adds a node. A node that is already a member keeps its Raft id and role, and may have changed
+/// its addresses.
 pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, Rejection> {
     let id = join.id.clone();
     ports::check_control_port(state, join.rpc_addr.port())?;
@@ -22,7 +23,7 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
     }
     let node = Node {
         id: join.id,
-        meta: born(state),
+        meta: new_meta(state),
         raft_id: state.allocated.next_raft_id,
         spec: NodeSpec { name: None, labels: Default::default(), role: join.role, availability: join.availability },
         hostname: join.hostname,
@@ -45,24 +46,24 @@ pub(super) fn update(
     version: u64,
     spec: NodeSpec,
 ) -> Result<Applied, Rejection> {
-    let node = node_of(state, id)?;
+    let node = node_mut(state, id)?;
     check_version(ObjectKind::Node, id, node.meta, version)?;
     let demoted = node.is_manager() && spec.role == Role::Worker;
     let meta = node.meta;
     if demoted && state.nodes.values().filter(|n| n.is_manager()).count() == 1 {
         return Err(Rejection::LastManager { id: id.to_string() });
     }
-    let meta = touched(state, meta);
-    let node = node_of(state, id)?;
+    let meta = updated_meta(state, meta);
+    let node = node_mut(state, id)?;
     node.meta = meta;
     node.in_raft_config |= spec.role == Role::Manager;
     node.spec = spec;
     Ok(Applied::Done)
 }
 
-/// Its tasks are as if it had been lost.
+/// Removes a node. Its tasks become orphans, like those of a lost node.
 pub(super) fn remove(state: &mut ClusterState, id: &NodeId, force: bool) -> Result<Applied, Rejection> {
-    let node = node_of(state, id)?;
+    let node = node_mut(state, id)?;
     if node.in_raft_config {
         return Err(Rejection::NodeIsManager { id: id.to_string() });
     }
@@ -83,19 +84,19 @@ pub(super) fn set_status(
     status: NodeStatus,
     message: String,
 ) -> Result<Applied, Rejection> {
-    let node = node_of(state, id)?;
+    let node = node_mut(state, id)?;
     node.status = status;
     node.message = message;
     Ok(Applied::Done)
 }
 
 pub(super) fn set_voter(state: &mut ClusterState, id: &NodeId, voter: bool) -> Result<Applied, Rejection> {
-    node_of(state, id)?.voter = voter;
+    node_mut(state, id)?.voter = voter;
     Ok(Applied::Done)
 }
 
 pub(super) fn clear_raft_config(state: &mut ClusterState, id: &NodeId) -> Result<Applied, Rejection> {
-    let node = node_of(state, id)?;
+    let node = node_mut(state, id)?;
     node.in_raft_config = node.is_manager();
     Ok(Applied::Done)
 }
@@ -105,7 +106,7 @@ pub(super) fn describe(
     id: &NodeId,
     description: NodeDescription,
 ) -> Result<Applied, Rejection> {
-    node_of(state, id)?.description = Some(description);
+    node_mut(state, id)?.description = Some(description);
     networks::move_ingress(state);
     Ok(Applied::Done)
 }

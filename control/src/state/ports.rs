@@ -1,4 +1,5 @@
-//! Published ports: each belongs to one service; those that nobody named are chosen here.
+//! Allocates published ports. A published port belongs to one service. If the user has not chosen a
+//! port, this module chooses a free one.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,8 @@ use weft_model::{
     state::PublishedPort,
 };
 
-/// Whether the cluster itself listens on this port, on some node: a published port is one of every node.
+/// Whether the cluster itself uses this port on any node. Then it cannot be published, because a
+/// published port is a port of all nodes.
 fn is_reserved(state: &ClusterState, port: u16, protocol: Protocol) -> bool {
     match protocol {
         Protocol::Tcp => port == CONTROL_PORT || state.nodes.values().any(|node| node.rpc_addr.port() == port),
@@ -16,7 +18,8 @@ fn is_reserved(state: &ClusterState, port: u16, protocol: Protocol) -> bool {
     }
 }
 
-/// Refuses a node whose control port is published already: connections to the node would go to the service.
+/// Refuses a node whose control port is already published: connections to the control port would be
+/// sent to the service.
 pub(super) fn check_control_port(state: &ClusterState, port: u16) -> Result<(), Rejection> {
     let taken = state
         .services
@@ -32,12 +35,13 @@ pub(super) fn check_control_port(state: &ClusterState, port: u16) -> Result<(), 
     }
 }
 
-/// `spec` with every port chosen. A service that is updated keeps the ports that were chosen for it.
+/// The ports of `spec`, each with its published port. A service that is updated keeps the ports
+/// that were chosen for it (`current`).
 pub(super) fn publish(
     state: &ClusterState,
     service: &ServiceId,
     spec: &EndpointSpec,
-    kept: &[PublishedPort],
+    current: &[PublishedPort],
 ) -> Result<Vec<PublishedPort>, Rejection> {
     if spec.mode == EndpointMode::Dnsrr && !spec.ports.is_empty() {
         return Err(Rejection::Invalid(
@@ -56,14 +60,14 @@ pub(super) fn publish(
                 )));
             }
         } else if port.target == 0 {
-            return Err(zero());
+            return Err(port_zero());
         }
     }
     let mut ports = Vec::with_capacity(spec.ports.len());
     for port in &spec.ports {
         let published = match port.published {
             Some(published) => published,
-            None => choose(state, service, port, kept, &taken)?,
+            None => choose_port(state, service, port, current, &taken)?,
         };
         taken.insert((published, port.protocol));
         ports.push(PublishedPort { spec: *port, published });
@@ -71,14 +75,14 @@ pub(super) fn publish(
     Ok(ports)
 }
 
-fn zero() -> Rejection {
+fn port_zero() -> Rejection {
     Rejection::Invalid("port 0 cannot be published: use 1 to 65535".to_owned())
 }
 
 fn check(state: &ClusterState, service: &ServiceId, port: &PortSpec, published: u16) -> Result<(), Rejection> {
     let protocol = || port.protocol.as_str().to_owned();
     if published == 0 || port.target == 0 {
-        return Err(zero());
+        return Err(port_zero());
     }
     if is_reserved(state, published, port.protocol) {
         return Err(Rejection::PortReserved { port: published, protocol: protocol() });
@@ -89,7 +93,7 @@ fn check(state: &ClusterState, service: &ServiceId, port: &PortSpec, published: 
     }
 }
 
-/// The name of another service that has this port. A service that is being removed has none any more.
+/// The name of another service that has this port. A service that is being removed has no ports.
 fn owner(state: &ClusterState, service: &ServiceId, published: u16, protocol: Protocol) -> Option<String> {
     state
         .services
@@ -99,11 +103,12 @@ fn owner(state: &ClusterState, service: &ServiceId, published: u16, protocol: Pr
         .map(|other| other.spec.name.to_string())
 }
 
-fn choose(
+/// A free port of [`DYNAMIC_PORTS`], or the port that was chosen for the same port spec before.
+fn choose_port(
     state: &ClusterState,
     service: &ServiceId,
     port: &PortSpec,
-    kept: &[PublishedPort],
+    current: &[PublishedPort],
     taken: &BTreeSet<(u16, Protocol)>,
 ) -> Result<u16, Rejection> {
     let free = |published: &u16| {
@@ -111,6 +116,6 @@ fn choose(
             && !is_reserved(state, *published, port.protocol)
             && owner(state, service, *published, port.protocol).is_none()
     };
-    let before = kept.iter().filter(|k| k.spec == *port).map(|k| k.published);
+    let before = current.iter().filter(|p| p.spec == *port).map(|p| p.published);
     before.chain(DYNAMIC_PORTS).find(free).ok_or(Rejection::NoFreePort)
 }

@@ -1,4 +1,5 @@
-//! Services: what users may ask for, the networks, VIPs and ports that follow from it.
+//! Services: checks their specs, and allocates their endpoints (VIPs, mesh ids) and published
+//! ports.
 
 use weft_model::{
     Applied, ClusterState, MAX_NETWORKS_PER_SERVICE, MeshServiceId, NetworkId, Rejection, ServiceId,
@@ -7,9 +8,11 @@ use weft_model::{
     state::{Network, Service, ServiceEndpoint, UpdateState, UpdateStatus},
 };
 
-use super::{addresses::Draft, born, check_version, network_of, not_found, ports, service_of, subnets, touched};
+use super::{
+    addresses::Allocator, check_version, network_by_id, new_meta, not_found, ports, service_mut, subnets, updated_meta,
+};
 
-/// More would not fit the ingress network.
+/// The ingress network (a /16) has no room for the tasks of a larger service.
 const MAX_REPLICAS: u64 = 60_000;
 
 pub(super) fn create(state: &mut ClusterState, id: ServiceId, spec: ServiceSpec) -> Result<Applied, Rejection> {
@@ -25,12 +28,12 @@ pub(super) fn create(state: &mut ClusterState, id: ServiceId, spec: ServiceSpec)
     }
     check(&spec)?;
     let ports = ports::publish(state, &id, &spec.endpoint, &[])?;
-    let mut draft = Draft::new(state);
-    let endpoints = endpoints(state, &mut draft, &spec, &[])?;
-    state.allocated = draft.allocated;
+    let mut allocator = Allocator::new(state);
+    let endpoints = endpoints(state, &mut allocator, &spec, &[])?;
+    state.allocated = allocator.allocated;
     let service = Service {
         id: id.clone(),
-        meta: born(state),
+        meta: new_meta(state),
         spec,
         previous: None,
         task_version: state.index,
@@ -49,7 +52,7 @@ pub(super) fn update(
     version: u64,
     spec: ServiceSpec,
 ) -> Result<Applied, Rejection> {
-    let current = visible(state, id)?;
+    let current = visible_service(state, id)?;
     check_version(ObjectKind::Service, id, current.meta, version)?;
     let invalid = |why: &str| Err(Rejection::Invalid(why.to_owned()));
     if current.spec.name != spec.name {
@@ -58,8 +61,9 @@ pub(super) fn update(
     if std::mem::discriminant(&current.spec.mode) != std::mem::discriminant(&spec.mode) {
         return invalid("service mode change is not allowed: create another service");
     }
-    // A new wish ends an update that runs or is paused; the updater begins anew where tasks differ.
-    change(state, id, spec, None)
+    // A new spec ends an update that runs or is paused. If tasks differ from the new spec, the
+    // orchestrator starts a new update.
+    change_spec(state, id, spec, None)
 }
 
 pub(super) fn roll_back(
@@ -68,32 +72,32 @@ pub(super) fn roll_back(
     version: u64,
     message: String,
 ) -> Result<Applied, Rejection> {
-    let current = visible(state, id)?;
+    let current = visible_service(state, id)?;
     check_version(ObjectKind::Service, id, current.meta, version)?;
     let Some(previous) = current.previous.clone() else {
         return Err(Rejection::NothingToRollBack { id: id.to_string() });
     };
     let status =
         UpdateStatus { state: UpdateState::RollbackStarted, started_ms: state.now_ms, completed_ms: None, message };
-    change(state, id, previous, Some(status))
+    change_spec(state, id, previous, Some(status))
 }
 
-/// Gives the service another spec, and allocates what differs.
-fn change(
+/// Gives the service another spec, and allocates what the new spec needs.
+fn change_spec(
     state: &mut ClusterState,
     id: &ServiceId,
     spec: ServiceSpec,
     update: Option<UpdateStatus>,
 ) -> Result<Applied, Rejection> {
-    let current = visible(state, id)?;
+    let current = visible_service(state, id)?;
     check(&spec)?;
     let ports = ports::publish(state, id, &spec.endpoint, &current.ports)?;
-    let mut draft = Draft::new(state);
-    let endpoints = endpoints(state, &mut draft, &spec, &current.endpoints)?;
-    let meta = touched(state, current.meta);
+    let mut allocator = Allocator::new(state);
+    let endpoints = endpoints(state, &mut allocator, &spec, &current.endpoints)?;
+    let meta = updated_meta(state, current.meta);
     let index = state.index;
-    state.allocated = draft.allocated;
-    let service = service_of(state, id)?;
+    state.allocated = allocator.allocated;
+    let service = service_mut(state, id)?;
     service.meta = meta;
     if service.spec.task != spec.task {
         service.task_version = index;
@@ -102,14 +106,14 @@ fn change(
     service.endpoints = endpoints;
     service.ports = ports;
     service.update = update;
-    leave_networks(state, id);
+    drop_unused_endpoints(state, id);
     Ok(Applied::Service(id.clone()))
 }
 
-/// Its name and ports are free at once; its tasks are drained and stopped by the orchestrator.
+/// Hides the service, which frees its name and ports. The orchestrator then stops its tasks.
 pub(super) fn remove(state: &mut ClusterState, id: &ServiceId) -> Result<Applied, Rejection> {
-    visible(state, id)?;
-    service_of(state, id)?.removing = true;
+    visible_service(state, id)?;
+    service_mut(state, id)?.removing = true;
     Ok(Applied::Service(id.clone()))
 }
 
@@ -125,13 +129,13 @@ pub(super) fn forget(state: &mut ClusterState, id: &ServiceId) -> Result<Applied
             by: format!("task {}", task.id),
         });
     }
-    let mut draft = Draft::new(state);
+    let mut allocator = Allocator::new(state);
     for endpoint in &service.endpoints {
         if let Some(vip) = endpoint.vip {
-            draft.free(&endpoint.network, vip);
+            allocator.free_address(&endpoint.network, vip);
         }
     }
-    state.allocated = draft.allocated;
+    state.allocated = allocator.allocated;
     state.services.remove(id);
     Ok(Applied::Done)
 }
@@ -142,17 +146,18 @@ pub(super) fn set_update_status(
     version: u64,
     status: UpdateStatus,
 ) -> Result<Applied, Rejection> {
-    let service = service_of(state, id)?;
+    let service = service_mut(state, id)?;
     check_version(ObjectKind::Service, id, service.meta, version)?;
     service.update = Some(status);
     Ok(Applied::Done)
 }
 
-/// Forgets the service's endpoints on networks that its spec names no more, once no live task is, or will be, there.
-pub(super) fn leave_networks(state: &mut ClusterState, id: &ServiceId) {
+/// Removes the endpoints of the service on networks that its spec does not name any more, unless a
+/// live task is attached to the network or will be.
+pub(super) fn drop_unused_endpoints(state: &mut ClusterState, id: &ServiceId) {
     let Some(service) = state.services.get(id) else { return };
     let stays = |endpoint: &ServiceEndpoint| {
-        wanted(&service.spec, state).any(|network| network.id == endpoint.network)
+        spec_networks(&service.spec, state).any(|network| network.id == endpoint.network)
             || state
                 .tasks_of(id)
                 .filter(|t| !t.status.state.is_terminal())
@@ -162,24 +167,24 @@ pub(super) fn leave_networks(state: &mut ClusterState, id: &ServiceId) {
     if left.is_empty() {
         return;
     }
-    let mut draft = Draft::new(state);
+    let mut allocator = Allocator::new(state);
     for endpoint in left {
         if let Some(vip) = endpoint.vip {
-            draft.free(&endpoint.network, vip);
+            allocator.free_address(&endpoint.network, vip);
         }
     }
-    state.allocated = draft.allocated;
+    state.allocated = allocator.allocated;
     if let Some(service) = state.services.get_mut(id) {
         service.endpoints = endpoints;
     }
 }
 
-/// A service that users still see.
-fn visible<'a>(state: &'a ClusterState, id: &ServiceId) -> Result<&'a Service, Rejection> {
+/// The service, unless it is being removed.
+fn visible_service<'a>(state: &'a ClusterState, id: &ServiceId) -> Result<&'a Service, Rejection> {
     state.services.get(id).filter(|s| !s.removing).ok_or_else(|| not_found(ObjectKind::Service, id))
 }
 
-/// What can be judged without the table.
+/// Makes the checks that do not need the cluster state.
 fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
     let invalid = |why: String| Err(Rejection::Invalid(why));
     if let ServiceMode::Replicated { replicas } = spec.mode
@@ -200,13 +205,13 @@ fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
     }
 }
 
-/// The networks that this spec's tasks are on, in its order.
-fn wanted<'a>(spec: &'a ServiceSpec, state: &'a ClusterState) -> impl Iterator<Item = &'a Network> {
+/// The networks of the spec, in its order, or the ingress network if it names none.
+fn spec_networks<'a>(spec: &'a ServiceSpec, state: &'a ClusterState) -> impl Iterator<Item = &'a Network> {
     let ingress = state.networks.values().filter(|n| n.ingress && spec.task.networks.is_empty());
     spec.task.networks.iter().filter_map(|a| state.networks.get(&a.network)).chain(ingress)
 }
 
-/// Refuses networks that do not exist, are named twice, are not for services to name, or overlap.
+/// Refuses networks that do not exist, are named twice or overlap, and the ingress network.
 fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Result<(), Rejection> {
     if attachments.len() > MAX_NETWORKS_PER_SERVICE {
         return Err(Rejection::Invalid(format!(
@@ -215,18 +220,18 @@ fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Re
         )));
     }
     for (nth, attachment) in attachments.iter().enumerate() {
-        let network = network_of(state, &attachment.network)?;
+        let network = network_by_id(state, &attachment.network)?;
         let name = &network.spec.name;
         if network.ingress {
             return Err(Rejection::Invalid(format!(
-                "network {name} cannot be named: a service that names no network is on it"
+                "network {name} cannot be named: services that name no network are attached to it"
             )));
         }
         for earlier in &attachments[..nth] {
             if earlier.network == attachment.network {
                 return Err(Rejection::Invalid(format!("network {name} is named twice: name it once")));
             }
-            let first = network_of(state, &earlier.network)?;
+            let first = network_by_id(state, &earlier.network)?;
             if subnets::overlap_v4(first.subnets.v4, network.subnets.v4)
                 || subnets::overlap_v6(first.subnets.v6, network.subnets.v6)
             {
@@ -240,47 +245,48 @@ fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Re
     Ok(())
 }
 
-/// The service on each of its networks: what stays keeps its mesh id and VIP. Those that the spec names no more follow
-/// after, for [`leave_networks`] to judge.
+/// The endpoints of a service with this spec. A network that the service is already on keeps its
+/// mesh id and VIP. Endpoints on networks that the spec does not name any more follow at the end,
+/// until [`drop_unused_endpoints`] removes them.
 fn endpoints(
     state: &ClusterState,
-    draft: &mut Draft<'_>,
+    allocator: &mut Allocator<'_>,
     spec: &ServiceSpec,
-    before: &[ServiceEndpoint],
+    current: &[ServiceEndpoint],
 ) -> Result<Vec<ServiceEndpoint>, Rejection> {
     check_networks(state, &spec.task.networks)?;
     let mut endpoints = Vec::new();
-    for network in wanted(spec, state) {
-        let known = before.iter().find(|e| e.network == network.id);
+    for network in spec_networks(spec, state) {
+        let known = current.iter().find(|e| e.network == network.id);
         let mesh = match known {
             Some(endpoint) => endpoint.mesh,
-            None => next_mesh(draft),
+            None => next_mesh(allocator),
         };
         let with_vip = spec.endpoint.mode == EndpointMode::Vip && !network.ingress;
         let vip = match known.and_then(|e| e.vip) {
             Some(vip) if with_vip => Some(vip),
             Some(vip) => {
-                draft.free(&network.id, vip);
+                allocator.free_address(&network.id, vip);
                 None
             }
-            None if with_vip => Some(draft.address(network)?),
+            None if with_vip => Some(allocator.allocate_address(network)?),
             None => None,
         };
         endpoints.push(ServiceEndpoint { network: network.id.clone(), mesh, vip });
     }
-    let leaving = |e: &&ServiceEndpoint| !endpoints.iter().any(|kept: &ServiceEndpoint| kept.network == e.network);
-    let leaving: Vec<_> = before.iter().filter(leaving).cloned().collect();
+    let is_leaving = |e: &&ServiceEndpoint| !endpoints.iter().any(|kept: &ServiceEndpoint| kept.network == e.network);
+    let leaving: Vec<_> = current.iter().filter(is_leaving).cloned().collect();
     endpoints.extend(leaving);
     Ok(endpoints)
 }
 
-fn next_mesh(draft: &mut Draft<'_>) -> MeshServiceId {
-    let mesh = MeshServiceId(draft.allocated.next_mesh_service);
-    draft.allocated.next_mesh_service += 1;
+fn next_mesh(allocator: &mut Allocator<'_>) -> MeshServiceId {
+    let mesh = MeshServiceId(allocator.allocated.next_mesh_service);
+    allocator.allocated.next_mesh_service += 1;
     mesh
 }
 
-/// The networks that tasks of this spec are attached to.
+/// The ids of the networks that a task with these attachments is on.
 pub(super) fn task_networks(state: &ClusterState, spec: &[NetworkAttachment]) -> Vec<NetworkId> {
     if spec.is_empty() {
         state.networks.values().filter(|n| n.ingress).map(|n| n.id.clone()).collect()

@@ -1,4 +1,4 @@
-//! Subnets: which are fit for a network, which are free, and the one that each network gets without asking.
+//! Subnets of networks: checks those that users choose, and allocates the others.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,13 +11,15 @@ use weft_model::{
     spec::{ClusterSpec, NetworkSpec, SubnetSpec},
 };
 
-/// Prefix of the ingress network where the pool is large enough: every replica of every service that names no network
-/// has an address there, so the /24 that others get would fill up.
+/// Prefix length of the ingress network in a large pool. All replicas of all services that name no
+/// network have an address in this network, so the /24 of other networks would be too small.
 const INGRESS_PREFIX: u8 = 16;
-/// Of a smaller pool it takes a sixteenth.
+/// In a smaller pool the ingress network gets a sixteenth of the pool: this many bits more than the
+/// pool's prefix.
 const INGRESS_SHARE_BITS: u8 = 4;
-/// Longest prefix of a network: less would not hold a gateway and a task.
+/// The longest prefix of an IPv4 network. A longer one has no room for a gateway and a task.
 const MAX_V4_PREFIX: u8 = 30;
+/// The longest prefix of an IPv6 network, for the same reason.
 const MAX_V6_PREFIX: u8 = 126;
 
 pub(super) fn contains_v4(outer: Ipv4Network, inner: Ipv4Network) -> bool {
@@ -32,7 +34,8 @@ pub(super) fn overlap_v6(a: Ipv6Network, b: Ipv6Network) -> bool {
     a.contains(b.network()) || b.contains(a.network())
 }
 
-/// Every route that a node reported, with the node's name; default routes lead everywhere and do not count.
+/// All routes that nodes have reported, with the name of the node. Default routes are left out,
+/// because they overlap every subnet.
 fn routes(state: &ClusterState) -> impl Iterator<Item = (&NodeName, IpNetwork)> {
     state
         .nodes
@@ -49,14 +52,16 @@ pub(super) fn routes_v4(state: &ClusterState) -> impl Iterator<Item = (&NodeName
     })
 }
 
-/// The subnets of a network that has this one for IPv4, and asked for nothing.
-pub(super) fn around(cluster: &ClusterId, vni: Vni, v4: Ipv4Network) -> Subnets {
+/// The subnets of a network with this IPv4 subnet, the default IPv6 subnet and the default
+/// gateways.
+pub(super) fn with_v4(cluster: &ClusterId, vni: Vni, v4: Ipv4Network) -> Subnets {
     let v6 = unique_local(cluster, vni);
     Subnets { v4, v4_gateway: first_v4(v4), v6, v6_gateway: first_v6(v6) }
 }
 
-/// The subnets of a network as its spec wants them, or cut from the pool and derived.
-pub(super) fn of_spec(
+/// The subnets that the spec of a network asks for. Where it asks for none, the IPv4 subnet comes
+/// from the pool, and the IPv6 subnet is the unique local one.
+pub(super) fn from_spec(
     state: &ClusterState,
     cluster: &ClusterId,
     pool: &ClusterSpec,
@@ -66,7 +71,7 @@ pub(super) fn of_spec(
     let (v4, v4_gateway) = match &spec.v4 {
         Some(wanted) => (wanted.subnet, check_v4(state, wanted)?),
         None => {
-            let subnet = cut(state, pool, pool.pool_prefix)?;
+            let subnet = allocate_v4(state, pool, pool.pool_prefix)?;
             (subnet, first_v4(subnet))
         }
     };
@@ -88,8 +93,9 @@ fn first_v6(subnet: Ipv6Network) -> Ipv6Addr {
     Ipv6Addr::from(u128::from(subnet.network()) + 1)
 }
 
-/// A network's own /64 (RFC 4193). The prefix is the same on every replica and differs between clusters (32 bits of the
-/// cluster's id, hashed) and between a cluster's networks (the VNI), so no search is needed.
+/// The unique local /64 of a network (RFC 4193). It is derived from the id of the cluster (32 bits
+/// of its hash) and the VNI of the network. So all replicas compute the same subnet, and two
+/// networks of a cluster always have different ones.
 fn unique_local(cluster: &ClusterId, vni: Vni) -> Ipv6Network {
     let digest = Sha256::digest(cluster.as_str());
     let mut octets = [0; 16];
@@ -99,8 +105,8 @@ fn unique_local(cluster: &ClusterId, vni: Vni) -> Ipv6Network {
     Ipv6Network::new_checked(Ipv6Addr::from(octets), 64).expect("64 is a prefix length")
 }
 
-/// The lowest subnet of the pool that overlaps no network and no route.
-fn cut(state: &ClusterState, spec: &ClusterSpec, prefix: u8) -> Result<Ipv4Network, Rejection> {
+/// The lowest subnet of the pool that does not overlap a network or a route.
+fn allocate_v4(state: &ClusterState, spec: &ClusterSpec, prefix: u8) -> Result<Ipv4Network, Rejection> {
     let taken: Vec<_> =
         state.networks.values().map(|n| n.subnets.v4).chain(routes_v4(state).map(|(_, route)| route)).collect();
     let size = 1_u64 << (32 - prefix);
@@ -110,30 +116,35 @@ fn cut(state: &ClusterState, spec: &ClusterSpec, prefix: u8) -> Result<Ipv4Netwo
         let subnet = network_v4(base, prefix);
         match taken.iter().filter(|other| overlap_v4(subnet, **other)).map(Ipv4Network::broadcast).max() {
             None => return Ok(subnet),
-            // Go on behind whatever is in the way, at the next place where a subnet may begin.
+            // Continue behind the overlapping subnets, at the next multiple of the subnet's size.
             Some(last) => base = (u64::from(u32::from(last)) + 1).next_multiple_of(size),
         }
     }
     Err(Rejection::PoolExhausted { pool: IpNetwork::V4(spec.pool) })
 }
 
-/// The ingress network's subnet: from the far end of the pool, so that the small ones, cut from its beginning, are not in
-/// its way; the nearest to that end which overlaps no network and no route. Where every place overlaps, the last one:
-/// published ports must work, and only traffic to the overlapped routes from such tasks is lost.
-pub(super) fn cut_ingress(state: &ClusterState, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
+/// The subnet of the ingress network: the highest one of the pool that does not overlap a network
+/// or a route. Other networks get their subnets from the beginning of the pool.
+///
+/// If all subnets overlap something, the highest one is used nevertheless. Then published ports
+/// work, and only traffic from tasks on the ingress network to the overlapped routes is lost.
+pub(super) fn allocate_ingress(state: &ClusterState, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
     let prefix = spec.pool_prefix.min(INGRESS_PREFIX.max(spec.pool.prefix() + INGRESS_SHARE_BITS));
     let size = 1_u64 << (32 - prefix);
     let first = u64::from(u32::from(spec.pool.network()));
     let end = u64::from(u32::from(spec.pool.broadcast())) + 1;
-    let places = || (1..=(end - first) / size).map(|nth| network_v4(end - nth * size, prefix));
+    let candidates = || (1..=(end - first) / size).map(|nth| network_v4(end - nth * size, prefix));
     let free = |subnet: &Ipv4Network| {
         !routes_v4(state).any(|(_, route)| overlap_v4(*subnet, route))
             && !state.networks.values().any(|n| !n.ingress && overlap_v4(*subnet, n.subnets.v4))
     };
-    places().find(free).or_else(|| places().next()).ok_or(Rejection::PoolExhausted { pool: IpNetwork::V4(spec.pool) })
+    candidates()
+        .find(free)
+        .or_else(|| candidates().next())
+        .ok_or(Rejection::PoolExhausted { pool: IpNetwork::V4(spec.pool) })
 }
 
-/// The gateway of a subnet that a user chose.
+/// Checks a subnet that a user has chosen, and returns its gateway.
 fn check_v4(state: &ClusterState, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) -> Result<Ipv4Addr, Rejection> {
     let subnet = wanted.subnet;
     let (prefix, address, first, last) = (subnet.prefix(), subnet.ip(), subnet.network(), subnet.broadcast());
@@ -163,6 +174,7 @@ fn check_v4(state: &ClusterState, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) ->
     }
 }
 
+/// As [`check_v4`].
 fn check_v6(state: &ClusterState, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) -> Result<Ipv6Addr, Rejection> {
     let subnet = wanted.subnet;
     let (address, first) = (subnet.ip(), subnet.network());

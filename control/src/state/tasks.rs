@@ -1,4 +1,4 @@
-//! Tasks: birth, placement, the states that they pass through, their end.
+//! Tasks: creation, assignment to a node, the changes of their states, and deletion.
 
 use weft_model::{
     Applied, ClusterState, NodeId, Rejection, ServiceId, TaskId,
@@ -7,14 +7,14 @@ use weft_model::{
     state::{Slot, Task, TaskState, TaskStatus, Traffic},
 };
 
-use super::{addresses::Draft, born, network_of, not_found, services, task_of};
+use super::{addresses::Allocator, network_by_id, new_meta, not_found, services, task_mut};
 
-/// Longest text that a node may report of a task, in bytes.
+/// The longest text in a node's report of a task, in bytes. Longer ones are truncated.
 const MAX_TEXT_LEN: usize = 1024;
 
-/// [`weft_model::Command::CreateTask`].
+/// The fields of [`weft_model::Command::CreateTask`].
 #[derive(Debug)]
-pub(super) struct Birth {
+pub(super) struct NewTask {
     pub(super) id: TaskId,
     pub(super) service: ServiceId,
     pub(super) slot: Slot,
@@ -23,8 +23,8 @@ pub(super) struct Birth {
     pub(super) attempts: u64,
 }
 
-pub(super) fn create(state: &mut ClusterState, birth: Birth) -> Result<Applied, Rejection> {
-    let Birth { id, service, slot, desired, not_before_ms, attempts } = birth;
+pub(super) fn create(state: &mut ClusterState, new: NewTask) -> Result<Applied, Rejection> {
+    let NewTask { id, service, slot, desired, not_before_ms, attempts } = new;
     let Some(owner) = state.services.get(&service).filter(|s| !s.removing) else {
         return Err(not_found(ObjectKind::Service, &service));
     };
@@ -42,7 +42,7 @@ pub(super) fn create(state: &mut ClusterState, birth: Birth) -> Result<Applied, 
     let node = node.cloned();
     let task = Task {
         id: id.clone(),
-        meta: born(state),
+        meta: new_meta(state),
         name: format!("{}.{label}.{id}", owner.spec.name),
         service,
         slot,
@@ -72,7 +72,7 @@ pub(super) fn create(state: &mut ClusterState, birth: Birth) -> Result<Applied, 
     Ok(Applied::Done)
 }
 
-/// A node and, with it, an address on each of its networks.
+/// Assigns a task to a node, and allocates an address on each of its networks.
 pub(super) fn assign(state: &mut ClusterState, id: &TaskId, node: NodeId) -> Result<Applied, Rejection> {
     let task = state.tasks.get(id).ok_or_else(|| not_found(ObjectKind::Task, id))?;
     if !state.nodes.contains_key(&node) {
@@ -80,43 +80,46 @@ pub(super) fn assign(state: &mut ClusterState, id: &TaskId, node: NodeId) -> Res
     }
     let waits = task.status.state < TaskState::Assigned && task.desired <= TaskState::Running;
     if !waits || task.node.as_ref().is_some_and(|fixed| *fixed != node) {
-        return Err(Rejection::Invalid(format!("task {id} cannot be assigned to node {node}: it has its place")));
+        return Err(Rejection::Invalid(format!(
+            "task {id} cannot be assigned to node {node}: it has a node already, or it must stop"
+        )));
     }
-    let mut draft = Draft::new(state);
+    let mut allocator = Allocator::new(state);
     let mut attachments = Vec::new();
     for network in services::task_networks(state, &task.spec.networks) {
-        attachments.push(draft.attachment(network_of(state, &network)?)?);
+        attachments.push(allocator.allocate_attachment(network_by_id(state, &network)?)?);
     }
-    state.allocated = draft.allocated;
+    state.allocated = allocator.allocated;
     let now_ms = state.now_ms;
-    let task = task_of(state, id)?;
+    let task = task_mut(state, id)?;
     task.node = Some(node);
     task.attachments = attachments;
     task.status.error = String::new();
     task.status.message = "scheduler assigned task to node".to_owned();
-    enter(task, TaskState::Assigned, now_ms, now_ms);
+    set_state(task, TaskState::Assigned, now_ms, now_ms);
     Ok(Applied::Done)
 }
 
-/// Why it is still without a node.
+/// Records why the task still has no node.
 pub(super) fn delay(state: &mut ClusterState, id: &TaskId, error: String) -> Result<Applied, Rejection> {
-    let task = task_of(state, id)?;
+    let task = task_mut(state, id)?;
     if task.status.state < TaskState::Assigned {
         task.status.error = error;
     }
     Ok(Applied::Done)
 }
 
-/// A decision that came too late to make it greater changes nothing.
+/// Raises the desired state. A smaller state has no effect: it was decided before the present one.
 pub(super) fn set_desired(state: &mut ClusterState, id: &TaskId, desired: TaskState) -> Result<Applied, Rejection> {
-    let task = task_of(state, id)?;
+    let task = task_mut(state, id)?;
     task.desired = task.desired.max(desired);
     Ok(Applied::Done)
 }
 
+/// Raises the traffic state. A smaller state has no effect.
 pub(super) fn set_traffic(state: &mut ClusterState, id: &TaskId, traffic: Traffic) -> Result<Applied, Rejection> {
     let (index, now_ms) = (state.index, state.now_ms);
-    let task = task_of(state, id)?;
+    let task = task_mut(state, id)?;
     if traffic > task.traffic {
         task.traffic = traffic;
         task.traffic_index = index;
@@ -125,34 +128,36 @@ pub(super) fn set_traffic(state: &mut ClusterState, id: &TaskId, traffic: Traffi
     Ok(Applied::Done)
 }
 
+/// Ends a task whose node is lost.
 pub(super) fn orphan(state: &mut ClusterState, id: &TaskId) -> Result<Applied, Rejection> {
     let now_ms = state.now_ms;
-    let task = task_of(state, id)?;
+    let task = task_mut(state, id)?;
     if task.status.state.is_terminal() {
         return Ok(Applied::Done);
     }
     task.desired = task.desired.max(TaskState::Shutdown);
     task.status.message = "its node was lost".to_owned();
     task.status.pid = None;
-    enter(task, TaskState::Orphaned, now_ms, now_ms);
-    ended(state, id);
+    set_state(task, TaskState::Orphaned, now_ms, now_ms);
+    free_attachments(state, id);
     Ok(Applied::Done)
 }
 
-/// Only a task that has ended, or never had a node.
+/// Deletes a task. Refused unless the task has ended or was never assigned.
 pub(super) fn forget(state: &mut ClusterState, id: &TaskId) -> Result<Applied, Rejection> {
-    let task = task_of(state, id)?;
+    let task = task_mut(state, id)?;
     if !task.status.state.is_terminal() && task.status.state >= TaskState::Assigned {
         let node = task.node.as_ref().map_or_else(String::new, ToString::to_string);
         return Err(Rejection::InUse { kind: ObjectKind::Task, id: id.to_string(), by: format!("node {node}") });
     }
     let service = task.service.clone();
     state.tasks.remove(id);
-    services::leave_networks(state, &service);
+    services::drop_unused_endpoints(state, &service);
     Ok(Applied::Done)
 }
 
-/// What a node observed. Reports of tasks that are not its own, or that have ended already, are old news.
+/// Records what a node has observed. Reports about tasks of other nodes and about ended tasks are
+/// outdated, and are ignored.
 pub(super) fn report(
     state: &mut ClusterState,
     node: &NodeId,
@@ -168,25 +173,27 @@ pub(super) fn report(
         if !(TaskState::Accepted..=TaskState::Rejected).contains(&status.state) {
             continue;
         }
-        status.state = meaning(task, &status);
+        status.state = interpret_state(task, &status);
         if known.is_terminal() || status.state < known {
             continue;
         }
-        cap(&mut status.message);
-        cap(&mut status.error);
+        truncate(&mut status.message);
+        truncate(&mut status.error);
         let (next, since_ms) = (status.state, status.since_ms);
         status.state = known;
         task.status = status;
-        enter(task, next, since_ms, now_ms);
+        set_state(task, next, since_ms, now_ms);
         if next.is_terminal() {
-            ended(state, &id);
+            free_attachments(state, &id);
         }
     }
     Ok(Applied::Done)
 }
 
-/// A task that was told to stop was shut down, however it ended; one that was not told ended by itself.
-fn meaning(task: &Task, status: &TaskStatus) -> TaskState {
+/// The state that a reported state counts as. If the task must stop, `Complete` and `Failed` count
+/// as `Shutdown`. If it must not, `Shutdown` counts as `Complete` or `Failed`, depending on the
+/// exit code.
+fn interpret_state(task: &Task, status: &TaskStatus) -> TaskState {
     match status.state {
         TaskState::Complete | TaskState::Failed if task.must_stop() => TaskState::Shutdown,
         TaskState::Shutdown if !task.must_stop() && status.exit_code == Some(0) => TaskState::Complete,
@@ -195,7 +202,7 @@ fn meaning(task: &Task, status: &TaskStatus) -> TaskState {
     }
 }
 
-fn enter(task: &mut Task, next: TaskState, since_ms: u64, now_ms: u64) {
+fn set_state(task: &mut Task, next: TaskState, since_ms: u64, now_ms: u64) {
     if task.status.state != next {
         task.state_since_ms = now_ms;
     }
@@ -203,22 +210,22 @@ fn enter(task: &mut Task, next: TaskState, since_ms: u64, now_ms: u64) {
     task.status.since_ms = since_ms;
 }
 
-/// An ended task needs its addresses no more.
-fn ended(state: &mut ClusterState, id: &TaskId) {
+/// Frees the addresses of an ended task.
+fn free_attachments(state: &mut ClusterState, id: &TaskId) {
     let Some(task) = state.tasks.get(id) else { return };
     let service = task.service.clone();
-    let mut draft = Draft::new(state);
+    let mut allocator = Allocator::new(state);
     for attachment in &task.attachments {
-        draft.free(&attachment.network, attachment.addr);
+        allocator.free_address(&attachment.network, attachment.addr);
     }
-    state.allocated = draft.allocated;
+    state.allocated = allocator.allocated;
     if let Some(task) = state.tasks.get_mut(id) {
         task.attachments = Vec::new();
     }
-    services::leave_networks(state, &service);
+    services::drop_unused_endpoints(state, &service);
 }
 
-fn cap(text: &mut String) {
+fn truncate(text: &mut String) {
     if text.len() > MAX_TEXT_LEN {
         let end = (0..=MAX_TEXT_LEN).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         text.truncate(end);

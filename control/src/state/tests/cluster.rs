@@ -1,4 +1,4 @@
-//! The cluster itself, its tokens and its nodes.
+//! The cluster itself, its join tokens and its nodes.
 
 use weft_model::{
     Applied, Command, Entry, NodeId, ServiceId, TaskId,
@@ -7,26 +7,26 @@ use weft_model::{
     state::{NodeStatus, TaskState},
 };
 
-use super::{check_refused, text};
+use super::{check_refused, refusal};
 use crate::{
-    fixture::{START_MS, TestCluster, network_spec, service_spec},
+    fixture::{START_MS, TestCluster, network_spec, parse, service_spec},
     state::apply,
 };
 
 #[test]
-fn the_first_manager_is_a_voter_and_the_ingress_network_is_there() {
+fn init_creates_a_voting_manager_and_the_ingress_network() {
     let cluster = TestCluster::new();
     let node = &cluster.state.nodes[&cluster.first_node()];
     assert!(node.voter && node.is_manager());
     assert_eq!(node.raft_id, 1);
-    let ingress = cluster.state.network_by_name("ingress").unwrap();
+    let ingress = cluster.ingress();
     assert!(ingress.ingress);
     assert_eq!(ingress.subnets.v4.to_string(), "10.255.0.0/16");
     assert_eq!(ingress.subnets.v4_gateway.to_string(), "10.255.0.1");
 }
 
 #[test]
-fn a_cluster_begins_once_and_before_everything_else() {
+fn a_cluster_is_initialised_once_and_before_any_other_command() {
     let mut cluster = TestCluster::empty();
     let init = cluster.init();
     check_refused(
@@ -39,10 +39,10 @@ fn a_cluster_begins_once_and_before_everything_else() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_refused() {
+fn refuses_settings_that_cannot_work() {
     let check = |change: fn(&mut ClusterSpec), expected: &str| {
         let mut cluster = TestCluster::new();
-        let before = cluster.state.cluster.clone().unwrap();
+        let before = cluster.settings().clone();
         let mut spec = before.spec;
         change(&mut spec);
         check_refused(&mut cluster, Command::UpdateCluster { version: before.meta.version, spec }, expected);
@@ -50,17 +50,17 @@ fn settings_that_cannot_work_are_refused() {
     let heartbeat = "the heartbeat period and the number of missed heartbeats must be greater than 0";
     check(|s| s.heartbeat_ms = 0, heartbeat);
     check(|s| s.heartbeat_misses = 0, heartbeat);
-    check(|s| s.pool = "10.1.0.0/8".parse().unwrap(), "address pool 10.1.0.0/8 has host bits set: use 10.0.0.0/8");
+    check(|s| s.pool = parse("10.1.0.0/8"), "address pool 10.1.0.0/8 has host bits set: use 10.0.0.0/8");
     check(|s| s.pool_prefix = 7, "address pool 10.0.0.0/8 cannot be cut into /7: use a mask length of 8 to 29");
     check(|s| s.pool_prefix = 30, "address pool 10.0.0.0/8 cannot be cut into /30: use a mask length of 8 to 29");
 }
 
 #[test]
-fn a_pool_inside_a_route_is_refused() {
+fn refuses_a_pool_inside_a_route() {
     let mut cluster = TestCluster::new();
     cluster.node("n2", &["172.16.0.0/12"]);
-    let version = cluster.state.cluster.as_ref().unwrap().meta.version;
-    let spec = ClusterSpec { pool: "172.20.0.0/16".parse().unwrap(), ..ClusterSpec::default() };
+    let version = cluster.settings().meta.version;
+    let spec = ClusterSpec { pool: parse("172.20.0.0/16"), ..ClusterSpec::default() };
     check_refused(
         &mut cluster,
         Command::UpdateCluster { version, spec },
@@ -69,9 +69,9 @@ fn a_pool_inside_a_route_is_refused() {
 }
 
 #[test]
-fn updates_name_the_version_that_they_saw() {
+fn refuses_an_update_of_an_older_version() {
     let mut cluster = TestCluster::new();
-    let before = cluster.state.cluster.clone().unwrap();
+    let before = cluster.settings().clone();
     let version = before.meta.version;
     cluster.ok(Command::RotateToken { role: Role::Worker, secret: "another".to_owned() });
     let current = cluster.state.index;
@@ -83,16 +83,16 @@ fn updates_name_the_version_that_they_saw() {
             before.id
         ),
     );
-    assert_eq!(cluster.state.cluster.unwrap().worker_secret, "another");
+    assert_eq!(cluster.settings().worker_secret, "another");
 }
 
 #[test]
-fn a_node_that_joins_again_with_its_id_stays_the_same_voter() {
+fn a_node_that_joins_again_with_its_id_keeps_its_raft_id() {
     let mut cluster = TestCluster::new();
     let join = cluster.joining("n2", Role::Manager);
     cluster.ok(Command::JoinNode(Box::new(join.clone())));
     let raft_id = cluster.state.nodes[&join.id].raft_id;
-    let moved = JoinNode { addr: "192.0.2.77".parse().unwrap(), ..join.clone() };
+    let moved = JoinNode { addr: parse("192.0.2.77"), ..join.clone() };
     assert_eq!(cluster.ok(Command::JoinNode(Box::new(moved))), Applied::Node(join.id.clone()));
     let node = &cluster.state.nodes[&join.id];
     assert_eq!((node.raft_id, node.addr.to_string().as_str()), (raft_id, "192.0.2.77"));
@@ -108,7 +108,7 @@ fn raft_ids_are_never_reused() {
 }
 
 #[test]
-fn the_last_manager_cannot_be_demoted_and_no_manager_removed() {
+fn refuses_to_demote_the_last_manager_and_to_remove_a_manager() {
     let mut cluster = TestCluster::new();
     let id = cluster.first_node();
     let node = cluster.state.nodes[&id].clone();
@@ -130,7 +130,7 @@ fn the_last_manager_cannot_be_demoted_and_no_manager_removed() {
 fn a_node_is_removed_when_it_is_down_or_by_force() {
     let mut cluster = TestCluster::new();
     let n2 = cluster.node("n2", &[]);
-    let service = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let service = cluster.add_service(service_spec("web", 1, &[]));
     let task = cluster.running_task(&service, 1, &n2);
     check_refused(
         &mut cluster,
@@ -144,7 +144,7 @@ fn a_node_is_removed_when_it_is_down_or_by_force() {
 }
 
 #[test]
-fn a_node_spec_changes_once_for_each_version() {
+fn accepts_one_node_update_for_each_version() {
     let mut cluster = TestCluster::new();
     let id = cluster.node("n2", &[]);
     let node = cluster.state.nodes[&id].clone();
@@ -152,57 +152,58 @@ fn a_node_spec_changes_once_for_each_version() {
     spec.availability = Availability::Drain;
     let update = Command::UpdateNode { id: id.clone(), version: node.meta.version, spec };
     cluster.ok(update.clone());
-    assert!(text(cluster.apply(update)).starts_with("update out of sequence: node"));
+    assert!(refusal(cluster.apply(update)).starts_with("update out of sequence: node"));
     assert_eq!(cluster.state.nodes[&id].spec.availability, Availability::Drain);
 }
 
 #[test]
-fn a_batch_is_done_whole_or_not_at_all() {
+fn a_batch_is_applied_completely_or_not_at_all() {
     let mut cluster = TestCluster::new();
     let service = ServiceId::from_random(cluster.random());
     let create = Command::CreateService { id: service.clone(), spec: Box::new(service_spec("web", 1, &[])) };
-    let nowhere = TaskId::from_random(cluster.random());
-    let forget = Command::ForgetTask { id: nowhere.clone() };
-    check_refused(&mut cluster, Command::Batch(vec![create.clone(), forget]), &format!("no such task: {nowhere}"));
+    let unknown = TaskId::from_random(cluster.random());
+    let forget = Command::ForgetTask { id: unknown.clone() };
+    check_refused(&mut cluster, Command::Batch(vec![create.clone(), forget]), &format!("no such task: {unknown}"));
     check_refused(&mut cluster, Command::Batch(vec![Command::Batch(vec![])]), "a batch cannot hold a batch");
     cluster.ok(Command::Batch(vec![create]));
     assert!(cluster.state.services.contains_key(&service));
 }
 
 #[test]
-fn index_and_clock_never_go_back() {
+fn index_and_clock_never_decrease() {
     let mut cluster = TestCluster::new();
     let command = Command::RotateToken { role: Role::Worker, secret: "s".to_owned() };
     let index = cluster.state.index;
-    apply(&mut cluster.state, index + 1, Entry { now_ms: START_MS - 1, command: command.clone() }).unwrap();
+    apply(&mut cluster.state, index + 1, Entry { now_ms: START_MS - 1, command: command.clone() })
+        .expect("an earlier time is accepted");
     assert_eq!((cluster.state.index, cluster.state.now_ms), (index + 1, START_MS));
-    apply(&mut cluster.state, index, Entry { now_ms: START_MS + 1, command }).unwrap();
+    apply(&mut cluster.state, index, Entry { now_ms: START_MS + 1, command }).expect("an earlier index is accepted");
     assert_eq!((cluster.state.index, cluster.state.now_ms), (index + 1, START_MS + 1));
 }
 
 #[test]
-fn an_unused_ingress_network_moves_out_of_the_way_of_routes() {
+fn an_unused_ingress_network_gets_a_subnet_that_overlaps_no_route() {
     let mut cluster = TestCluster::new();
     cluster.node("n2", &["10.255.0.0/24", "10.254.0.0/15"]);
-    let ingress = cluster.state.network_by_name("ingress").unwrap();
+    let ingress = cluster.ingress();
     assert_eq!(ingress.subnets.v4.to_string(), "10.253.0.0/16");
-    cluster.service(service_spec("web", 1, &[])).unwrap();
+    cluster.add_service(service_spec("web", 1, &[]));
     cluster.node("n3", &["10.253.0.0/16"]);
-    assert_eq!(cluster.state.network_by_name("ingress").unwrap().subnets.v4.to_string(), "10.253.0.0/16");
+    assert_eq!(cluster.ingress().subnets.v4.to_string(), "10.253.0.0/16");
 }
 
 #[test]
-fn what_is_not_there_is_said_to_be_not_there() {
+fn names_the_object_that_does_not_exist() {
     let mut cluster = TestCluster::new();
     let node = NodeId::from_random(9);
-    let gone = format!("no such node: {node}");
+    let not_found = format!("no such node: {node}");
     let status = Command::SetNodeStatus { id: node.clone(), status: NodeStatus::Ready, message: String::new() };
-    check_refused(&mut cluster, status, &gone);
-    check_refused(&mut cluster, Command::SetVoter { id: node.clone(), voter: true }, &gone);
-    check_refused(&mut cluster, Command::ReportTasks { node: node.clone(), tasks: Vec::new() }, &gone);
+    check_refused(&mut cluster, status, &not_found);
+    check_refused(&mut cluster, Command::SetVoter { id: node.clone(), voter: true }, &not_found);
+    check_refused(&mut cluster, Command::ReportTasks { node: node.clone(), tasks: Vec::new() }, &not_found);
     let description = Box::new(crate::fixture::description(&[]));
-    check_refused(&mut cluster, Command::DescribeNode { node, description }, &gone);
-    let network = cluster.network(network_spec("app")).unwrap();
+    check_refused(&mut cluster, Command::DescribeNode { node, description }, &not_found);
+    let network = cluster.add_network(network_spec("app"));
     cluster.ok(Command::RemoveNetwork { id: network.clone() });
     check_refused(&mut cluster, Command::RemoveNetwork { id: network.clone() }, &format!("no such network: {network}"));
 }

@@ -1,4 +1,5 @@
-//! Every refusal and what each command does, told from outside: by commands and the table that they leave.
+//! Tests of `apply`: the effect of each command on the cluster state, and each refusal with its
+//! text.
 
 mod cluster;
 mod networks;
@@ -10,7 +11,7 @@ use weft_model::{Command, Rejection};
 
 use crate::fixture::TestCluster;
 
-/// The command is refused with this text, which users read.
+/// Checks that the command is refused with this text. Users read these texts.
 fn check_refused(cluster: &mut TestCluster, command: Command, text: &str) {
     match cluster.apply(command) {
         Err(refused) => assert_eq!(refused.to_string(), text),
@@ -18,6 +19,7 @@ fn check_refused(cluster: &mut TestCluster, command: Command, text: &str) {
     }
 }
 
-fn text<T: std::fmt::Debug>(result: Result<T, Rejection>) -> String {
-    result.unwrap_err().to_string()
+/// The text of the refusal.
+fn refusal<T: std::fmt::Debug>(result: Result<T, Rejection>) -> String {
+    result.expect_err("the command must be refused").to_string()
 }

@@ -1,44 +1,44 @@
-//! Networks: their subnets, and what keeps them.
+//! Networks: their subnets, VNIs and names, and their removal.
 
 use weft_model::{
     Command,
     spec::{ClusterSpec, SubnetSpec},
 };
 
-use super::{check_refused, text};
-use crate::fixture::{TestCluster, network_spec, service_spec, subnet_spec};
+use super::{check_refused, refusal};
+use crate::fixture::{TestCluster, network_spec, parse, service_spec, subnet_spec};
 
 #[test]
-fn networks_are_cut_from_the_pool_around_networks_and_routes() {
+fn subnets_from_the_pool_avoid_other_networks_and_routes() {
     let mut cluster = TestCluster::new();
     cluster.node("n2", &["10.0.1.128/25", "0.0.0.0/0"]);
-    cluster.network(subnet_spec("mine", "10.0.2.0/23")).unwrap();
-    let mut cut = |name: &str| {
-        let id = cluster.network(network_spec(name)).unwrap();
+    cluster.add_network(subnet_spec("mine", "10.0.2.0/23"));
+    let mut allocate = |name: &str| {
+        let id = cluster.add_network(network_spec(name));
         cluster.state.networks[&id].subnets.v4.to_string()
     };
-    assert_eq!(cut("a"), "10.0.0.0/24");
-    assert_eq!(cut("b"), "10.0.4.0/24");
-    assert_eq!(cut("c"), "10.0.5.0/24");
+    assert_eq!(allocate("a"), "10.0.0.0/24");
+    assert_eq!(allocate("b"), "10.0.4.0/24");
+    assert_eq!(allocate("c"), "10.0.5.0/24");
 }
 
 #[test]
-fn a_used_up_pool_says_so() {
+fn reports_an_exhausted_pool() {
     let mut cluster = TestCluster::empty();
     let mut init = cluster.init();
-    init.spec = ClusterSpec { pool: "10.20.0.0/22".parse().unwrap(), ..ClusterSpec::default() };
+    init.spec = ClusterSpec { pool: parse("10.20.0.0/22"), ..ClusterSpec::default() };
     cluster.ok(Command::InitCluster(Box::new(init)));
     for name in ["a", "b", "c"] {
-        cluster.network(network_spec(name)).unwrap();
+        cluster.add_network(network_spec(name));
     }
-    let refused = text(cluster.network(network_spec("d")));
+    let refused = refusal(cluster.network(network_spec("d")));
     assert_eq!(refused, "no subnet left in the address pool 10.20.0.0/22: name one with --subnet");
 }
 
 #[test]
 fn every_network_has_its_own_v6_subnet_and_vni() {
     let mut cluster = TestCluster::new();
-    let (a, b) = (cluster.network(network_spec("a")).unwrap(), cluster.network(network_spec("b")).unwrap());
+    let (a, b) = (cluster.add_network(network_spec("a")), cluster.add_network(network_spec("b")));
     let (a, b) = (&cluster.state.networks[&a], &cluster.state.networks[&b]);
     assert_ne!(a.vni, b.vni);
     assert_ne!(a.subnets.v6, b.subnets.v6);
@@ -48,38 +48,38 @@ fn every_network_has_its_own_v6_subnet_and_vni() {
 }
 
 #[test]
-fn a_vni_comes_back_only_after_all_others() {
+fn a_vni_is_reused_only_after_all_others() {
     let mut cluster = TestCluster::new();
-    let a = cluster.network(network_spec("a")).unwrap();
+    let a = cluster.add_network(network_spec("a"));
     let vni = cluster.state.networks[&a].vni;
     cluster.ok(Command::RemoveNetwork { id: a });
-    let b = cluster.network(network_spec("b")).unwrap();
+    let b = cluster.add_network(network_spec("b"));
     assert!(cluster.state.networks[&b].vni > vni);
     cluster.state.allocated.next_vni = 1 << 24;
-    let c = cluster.network(network_spec("c")).unwrap();
+    let c = cluster.add_network(network_spec("c"));
     assert_eq!(cluster.state.networks[&c].vni, vni);
 }
 
 #[test]
 fn two_networks_may_have_the_same_subnet() {
     let mut cluster = TestCluster::new();
-    cluster.network(subnet_spec("a", "10.1.0.0/24")).unwrap();
-    cluster.network(subnet_spec("b", "10.1.0.0/24")).unwrap();
+    cluster.add_network(subnet_spec("a", "10.1.0.0/24"));
+    cluster.add_network(subnet_spec("b", "10.1.0.0/24"));
 }
 
 #[test]
-fn names_are_unique_whatever_their_case() {
+fn names_are_unique_regardless_of_case() {
     let mut cluster = TestCluster::new();
-    let app = cluster.network(network_spec("app")).unwrap();
-    let refused = text(cluster.network(network_spec("App")));
+    let app = cluster.add_network(network_spec("app"));
+    let refused = refusal(cluster.network(network_spec("App")));
     assert_eq!(refused, format!("network name App is in use by {app}: choose another or remove that one"));
-    assert!(text(cluster.network(network_spec("ingress"))).starts_with("network name ingress is in use"));
+    assert!(refusal(cluster.network(network_spec("ingress"))).starts_with("network name ingress is in use"));
 }
 
 #[test]
-fn subnets_that_cannot_work_are_refused() {
+fn refuses_subnets_that_cannot_work() {
     let check = |subnet: &str, expected: &str| {
-        assert_eq!(text(TestCluster::new().network(subnet_spec("app", subnet))), expected);
+        assert_eq!(refusal(TestCluster::new().network(subnet_spec("app", subnet))), expected);
     };
     check("10.1.0.5/24", "subnet 10.1.0.5/24 has host bits set: use 10.1.0.0/24");
     check("10.1.0.0/31", "subnet 10.1.0.0/31 cannot be used: use a prefix length from 1 to 30");
@@ -87,10 +87,10 @@ fn subnets_that_cannot_work_are_refused() {
         check(reserved, &format!("subnet {reserved} is reserved and cannot be used: choose a private one"));
     }
     let check_v6 = |subnet: &str, expected: &str| {
-        let v6 = SubnetSpec { subnet: subnet.parse().unwrap(), gateway: None, ip_range: None };
+        let v6 = SubnetSpec { subnet: parse(subnet), gateway: None, ip_range: None };
         let mut spec = network_spec("app");
         spec.v6 = Some(v6);
-        assert_eq!(text(TestCluster::new().network(spec)), expected);
+        assert_eq!(refusal(TestCluster::new().network(spec)), expected);
     };
     check_v6("fd00::1/64", "subnet fd00::1/64 has host bits set: use fd00::/64");
     check_v6("fd00::/127", "subnet fd00::/127 cannot be used: use a prefix length from 1 to 126");
@@ -100,16 +100,16 @@ fn subnets_that_cannot_work_are_refused() {
 }
 
 #[test]
-fn gateways_and_ranges_belong_to_the_subnet() {
+fn refuses_a_gateway_or_range_outside_of_the_subnet() {
     let check = |gateway: Option<&str>, range: Option<&str>, expected: &str| {
         let v4 = SubnetSpec {
-            subnet: "10.1.0.0/24".parse().unwrap(),
-            gateway: gateway.map(|g| g.parse().unwrap()),
-            ip_range: range.map(|r| r.parse().unwrap()),
+            subnet: parse("10.1.0.0/24"),
+            gateway: gateway.map(parse),
+            ip_range: range.map(parse),
         };
         let mut spec = network_spec("app");
         spec.v4 = Some(v4);
-        assert_eq!(text(TestCluster::new().network(spec)), expected);
+        assert_eq!(refusal(TestCluster::new().network(spec)), expected);
     };
     for bad in ["10.1.1.1", "10.1.0.0", "10.1.0.255"] {
         check(Some(bad), None, &format!("gateway {bad} is not a usable address of subnet 10.1.0.0/24"));
@@ -119,33 +119,33 @@ fn gateways_and_ranges_belong_to_the_subnet() {
 }
 
 #[test]
-fn a_subnet_that_overlaps_a_route_is_refused_and_says_where() {
+fn refuses_a_subnet_that_overlaps_a_route_and_names_the_node() {
     let mut cluster = TestCluster::new();
     cluster.node("n2", &["10.1.0.0/16", "2001:db8::/64"]);
     assert_eq!(
-        text(cluster.network(subnet_spec("app", "10.1.7.0/24"))),
+        refusal(cluster.network(subnet_spec("app", "10.1.7.0/24"))),
         "subnet 10.1.7.0/24 overlaps with route 10.1.0.0/16 on node n2: choose another subnet"
     );
     let mut spec = network_spec("app");
-    spec.v6 = Some(SubnetSpec { subnet: "2001:db8::/48".parse().unwrap(), gateway: None, ip_range: None });
+    spec.v6 = Some(SubnetSpec { subnet: parse("2001:db8::/48"), gateway: None, ip_range: None });
     assert_eq!(
-        text(cluster.network(spec)),
+        refusal(cluster.network(spec)),
         "subnet 2001:db8::/48 overlaps with route 2001:db8::/64 on node n2: choose another subnet"
     );
 }
 
 #[test]
-fn a_network_in_use_stays() {
+fn refuses_to_remove_a_network_in_use() {
     let mut cluster = TestCluster::new();
-    let network = cluster.network(network_spec("app")).unwrap();
-    let service = cluster.service(service_spec("web", 1, &[&network])).unwrap();
+    let network = cluster.add_network(network_spec("app"));
+    let service = cluster.add_service(service_spec("web", 1, &[&network]));
     let remove = Command::RemoveNetwork { id: network.clone() };
     check_refused(&mut cluster, remove.clone(), "network app is in use by service web: remove that first");
     cluster.ok(Command::RemoveService { id: service.clone() });
     cluster.ok(Command::ForgetService { id: service });
     cluster.ok(remove);
     assert!(cluster.state.allocated.quarantine.is_empty() && cluster.state.allocated.cursors.is_empty());
-    let ingress = cluster.state.network_by_name("ingress").unwrap().id.clone();
+    let ingress = cluster.ingress().id.clone();
     check_refused(
         &mut cluster,
         Command::RemoveNetwork { id: ingress },

@@ -1,10 +1,11 @@
-//! Commands at random, most of them nonsense: the table stays sound, and every node's plan is a function of it.
+//! Applies random commands, most of which make no sense, and checks that the cluster state stays
+//! consistent and that the plan of each node depends on nothing else.
 
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use weft_model::{
-    ClusterState, Command, NetworkId, NodeId, ServiceId, TaskId,
+    ClusterState, Command, NetworkId, NodeId, NodePlan, ServiceId, TaskId,
     spec::{EndpointMode, ServiceMode},
     state::{NodeStatus, Slot, TaskState, Traffic},
 };
@@ -26,10 +27,10 @@ const STATES: [TaskState; 8] = [
 ];
 const TRAFFIC: [Traffic; 4] = [Traffic::Local, Traffic::Active, Traffic::Draining, Traffic::Drained];
 
-/// What to do, to whom: numbers that mean another object in each table.
+/// Random numbers that choose a command and the objects that it is about.
 type Draw = (u8, usize, usize, u64);
 
-fn command(cluster: &mut TestCluster, (what, which, other, number): Draw) -> Command {
+fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Command {
     fn nth<K: Clone, V>(map: &std::collections::BTreeMap<K, V>, nth: usize, none: K) -> K {
         map.keys().nth(nth % map.len().max(1)).cloned().unwrap_or(none)
     }
@@ -40,7 +41,7 @@ fn command(cluster: &mut TestCluster, (what, which, other, number): Draw) -> Com
     let network = nth(&state.networks, other, NetworkId::from_random(0));
     let task = nth(&state.tasks, which, TaskId::from_random(0));
     let version = state.services.get(&service).map_or(0, |s| s.meta.version);
-    match what % 16 {
+    match kind % 16 {
         0 => {
             let spec = match other % 3 {
                 0 => network_spec(&format!("net{which}")),
@@ -95,14 +96,18 @@ fn command(cluster: &mut TestCluster, (what, which, other, number): Draw) -> Com
     }
 }
 
+fn plan_of(state: &ClusterState, node: &NodeId) -> NodePlan {
+    plan(state, node).expect("the plan of a member")
+}
+
 fn check(state: &ClusterState) {
     let mut taken = BTreeSet::new();
     let mut take = |network: &NetworkId, addr: weft_model::DualAddr| {
         let subnets = &state.networks[network].subnets;
         assert!(subnets.v4.contains(addr.v4) && subnets.v6.contains(addr.v6));
         assert!(addr.v4 != subnets.v4_gateway && addr.v6 != subnets.v6_gateway);
-        assert!(taken.insert((network.clone(), addr.v4.to_string())), "{} was given out twice", addr.v4);
-        assert!(taken.insert((network.clone(), addr.v6.to_string())), "{} was given out twice", addr.v6);
+        assert!(taken.insert((network.clone(), addr.v4.to_string())), "{} was allocated twice", addr.v4);
+        assert!(taken.insert((network.clone(), addr.v6.to_string())), "{} was allocated twice", addr.v6);
     };
     for (network, vip) in state.services.values().flat_map(|s| &s.endpoints).filter_map(|e| Some((&e.network, e.vip?)))
     {
@@ -123,10 +128,10 @@ fn check(state: &ClusterState) {
 
     for node in state.nodes.keys() {
         let later = ClusterState { index: state.index + 1, now_ms: state.now_ms + 1, ..state.clone() };
-        let (first, mut second) = (plan(state, node).unwrap(), plan(&later, node).unwrap());
+        let (first, mut second) = (plan_of(state, node), plan_of(&later, node));
         assert_eq!(second.generation, first.generation + 1);
         second.generation = first.generation;
-        assert_eq!(first, second, "time alone changed a plan");
+        assert_eq!(first, second, "a plan depends on the time");
         for backend in first.services.iter().flat_map(|s| &s.backends) {
             let known = first.endpoints.iter().any(|e| e.task == backend.task && e.addr == backend.addr);
             assert!(known, "a backend without an endpoint");
@@ -138,7 +143,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_table_stays_sound(draws in prop::collection::vec((any::<u8>(), 0..12_usize, 0..12_usize, 0..5_u64), 1..200)) {
+    fn random_commands_keep_the_cluster_state_consistent(draws in prop::collection::vec((any::<u8>(), 0..12_usize, 0..12_usize, 0..5_u64), 1..200)) {
         let mut cluster = TestCluster::new();
         cluster.node("n2", &[]);
         cluster.node("n3", &["10.5.0.0/16"]);

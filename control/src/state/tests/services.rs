@@ -1,4 +1,4 @@
-//! Services: names, ports, addresses, versions, and their end.
+//! Services: names, ports, addresses, versions and removal.
 
 use weft_model::{
     Command, MAX_NETWORKS_PER_SERVICE, Rejection, ServiceId,
@@ -6,8 +6,8 @@ use weft_model::{
     state::{UpdateState, UpdateStatus},
 };
 
-use super::{check_refused, text};
-use crate::fixture::{TestCluster, network_spec, service_spec, subnet_spec, tcp};
+use super::{check_refused, refusal};
+use crate::fixture::{TestCluster, network_spec, parse, service_spec, subnet_spec, tcp};
 
 fn with_ports(name: &str, ports: &[PortSpec]) -> ServiceSpec {
     let mut spec = service_spec(name, 1, &[]);
@@ -20,44 +20,44 @@ fn published(cluster: &TestCluster, service: &ServiceId) -> Vec<u16> {
 }
 
 #[test]
-fn names_are_unique_whatever_their_case_and_free_when_removed() {
+fn names_are_unique_regardless_of_case_and_free_after_removal() {
     let mut cluster = TestCluster::new();
-    let web = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let web = cluster.add_service(service_spec("web", 1, &[]));
     assert_eq!(
-        text(cluster.service(service_spec("Web", 1, &[]))),
+        refusal(cluster.service(service_spec("Web", 1, &[]))),
         format!("service name Web is in use by {web}: choose another or remove that one")
     );
     cluster.ok(Command::RemoveService { id: web.clone() });
-    cluster.service(service_spec("web", 1, &[])).unwrap();
+    cluster.add_service(service_spec("web", 1, &[]));
     check_refused(&mut cluster, Command::RemoveService { id: web.clone() }, &format!("no such service: {web}"));
-    assert_eq!(text(cluster.update(&web, |_| {})), format!("no such service: {web}"));
+    assert_eq!(refusal(cluster.update(&web, |_| {})), format!("no such service: {web}"));
 }
 
 #[test]
 fn a_port_belongs_to_one_service() {
     let mut cluster = TestCluster::new();
-    let web = cluster.service(with_ports("web", &[tcp(Some(8080), 80)])).unwrap();
-    let again = with_ports("other", &[tcp(Some(8080), 90)]);
+    let web = cluster.add_service(with_ports("web", &[tcp(Some(8080), 80)]));
+    let other = with_ports("other", &[tcp(Some(8080), 90)]);
     assert_eq!(
-        text(cluster.service(again.clone())),
+        refusal(cluster.service(other.clone())),
         "port 8080/tcp is already published by service web: choose another port or remove that service"
     );
-    cluster.service(with_ports("udp", &[PortSpec { protocol: Protocol::Udp, ..tcp(Some(8080), 80) }])).unwrap();
+    cluster.add_service(with_ports("udp", &[PortSpec { protocol: Protocol::Udp, ..tcp(Some(8080), 80) }]));
     cluster.ok(Command::RemoveService { id: web });
-    cluster.service(again).unwrap();
+    cluster.add_service(other);
 }
 
 #[test]
-fn a_control_port_and_a_published_port_exclude_each_other() {
+fn refuses_a_port_that_is_both_published_and_a_control_port() {
     let mut cluster = TestCluster::new();
     let mut join = cluster.joining("n2", Role::Worker);
     join.rpc_addr.set_port(12377);
     cluster.ok(Command::JoinNode(Box::new(join)));
     assert_eq!(
-        text(cluster.service(with_ports("web", &[tcp(Some(12377), 80)]))),
+        refusal(cluster.service(with_ports("web", &[tcp(Some(12377), 80)]))),
         "port 12377/tcp is reserved for the cluster itself: choose another port"
     );
-    cluster.service(with_ports("web", &[tcp(Some(12378), 80)])).unwrap();
+    cluster.add_service(with_ports("web", &[tcp(Some(12378), 80)]));
     let mut join = cluster.joining("n3", Role::Worker);
     join.rpc_addr.set_port(12378);
     check_refused(
@@ -68,9 +68,9 @@ fn a_control_port_and_a_published_port_exclude_each_other() {
 }
 
 #[test]
-fn ports_that_cannot_be_published_are_refused() {
+fn refuses_ports_that_cannot_be_published() {
     let check = |ports: &[PortSpec], expected: &str| {
-        assert_eq!(text(TestCluster::new().service(with_ports("web", ports))), expected);
+        assert_eq!(refusal(TestCluster::new().service(with_ports("web", ports))), expected);
     };
     let udp = |port| PortSpec { protocol: Protocol::Udp, ..tcp(Some(port), 80) };
     check(&[tcp(Some(2377), 80)], "port 2377/tcp is reserved for the cluster itself: choose another port");
@@ -79,41 +79,41 @@ fn ports_that_cannot_be_published_are_refused() {
     check(&[tcp(Some(0), 80)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(None, 0)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(Some(80), 80), tcp(Some(80), 81)], "port 80/tcp is published twice: name it once");
-    TestCluster::new().service(with_ports("web", &[udp(2377), tcp(Some(4789), 80)])).unwrap();
+    TestCluster::new().add_service(with_ports("web", &[udp(2377), tcp(Some(4789), 80)]));
 }
 
 #[test]
-fn ports_that_nobody_named_are_chosen_and_kept() {
+fn unspecified_ports_are_chosen_and_kept_by_updates() {
     let mut cluster = TestCluster::new();
-    let a = cluster.service(with_ports("a", &[tcp(None, 80), tcp(Some(30000), 81)])).unwrap();
+    let a = cluster.add_service(with_ports("a", &[tcp(None, 80), tcp(Some(30000), 81)]));
     assert_eq!(published(&cluster, &a), [30001, 30000]);
-    let b = cluster.service(with_ports("b", &[tcp(None, 80)])).unwrap();
+    let b = cluster.add_service(with_ports("b", &[tcp(None, 80)]));
     assert_eq!(published(&cluster, &b), [30002]);
-    cluster.update(&a, |spec| spec.endpoint.ports = vec![tcp(None, 90), tcp(None, 80)]).unwrap();
+    cluster.update_service(&a, |spec| spec.endpoint.ports = vec![tcp(None, 90), tcp(None, 80)]);
     assert_eq!(published(&cluster, &a), [30000, 30001]);
 }
 
 #[test]
-fn dynamic_ports_run_out() {
+fn reports_that_no_dynamic_port_is_free() {
     let mut cluster = TestCluster::new();
     let all: Vec<_> = (30000..=32767).map(|port| tcp(Some(port), 80)).collect();
-    cluster.service(with_ports("greedy", &all)).unwrap();
-    let refused = text(cluster.service(with_ports("late", &[tcp(None, 80)])));
+    cluster.add_service(with_ports("greedy", &all));
+    let refused = refusal(cluster.service(with_ports("late", &[tcp(None, 80)])));
     assert_eq!(refused, "no free port left in 30000-32767: name one with --publish published=PORT,target=PORT");
 }
 
 #[test]
-fn dnsrr_has_no_vip_and_publishes_nothing() {
+fn a_dnsrr_service_has_no_vip_and_cannot_publish_ports() {
     let mut cluster = TestCluster::new();
-    let network = cluster.network(network_spec("app")).unwrap();
+    let network = cluster.add_network(network_spec("app"));
     let mut spec = service_spec("web", 1, &[&network]);
     spec.endpoint.mode = EndpointMode::Dnsrr;
-    let id = cluster.service(spec.clone()).unwrap();
+    let id = cluster.add_service(spec.clone());
     assert_eq!(cluster.state.services[&id].endpoints[0].vip, None);
-    spec.name = "other".parse().unwrap();
+    spec.name = parse("other");
     spec.endpoint.ports.push(tcp(Some(80), 80));
     assert_eq!(
-        text(cluster.service(spec)),
+        refusal(cluster.service(spec)),
         "a service with endpoint mode dnsrr cannot publish ports: use endpoint mode vip, or publish none"
     );
 }
@@ -121,7 +121,7 @@ fn dnsrr_has_no_vip_and_publishes_nothing() {
 #[test]
 fn a_service_that_names_no_network_is_on_ingress_without_a_vip() {
     let mut cluster = TestCluster::new();
-    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let id = cluster.add_service(service_spec("web", 1, &[]));
     let endpoints = &cluster.state.services[&id].endpoints;
     assert_eq!(endpoints.len(), 1);
     assert!(cluster.state.networks[&endpoints[0].network].ingress);
@@ -129,61 +129,65 @@ fn a_service_that_names_no_network_is_on_ingress_without_a_vip() {
 }
 
 #[test]
-fn networks_that_one_service_cannot_be_on_are_refused() {
+fn refuses_networks_that_one_service_cannot_be_on() {
     let mut cluster = TestCluster::new();
-    let a = cluster.network(subnet_spec("a", "10.1.0.0/16")).unwrap();
-    let b = cluster.network(subnet_spec("b", "10.1.2.0/24")).unwrap();
-    let ingress = cluster.state.network_by_name("ingress").unwrap().id.clone();
+    let a = cluster.add_network(subnet_spec("a", "10.1.0.0/16"));
+    let b = cluster.add_network(subnet_spec("b", "10.1.2.0/24"));
+    let ingress = cluster.ingress().id.clone();
     let check = |cluster: &mut TestCluster, networks: &[_], expected: &str| {
-        assert_eq!(text(cluster.service(service_spec("web", 1, networks))), expected);
+        assert_eq!(refusal(cluster.service(service_spec("web", 1, networks))), expected);
     };
     check(&mut cluster, &[&a, &b], "networks a and b have overlapping subnets: one service cannot be on both");
     check(&mut cluster, &[&a, &a], "network a is named twice: name it once");
-    check(&mut cluster, &[&ingress], "network ingress cannot be named: a service that names no network is on it");
+    check(
+        &mut cluster,
+        &[&ingress],
+        "network ingress cannot be named: services that name no network are attached to it",
+    );
     cluster.ok(Command::RemoveNetwork { id: b.clone() });
     check(&mut cluster, &[&a, &b], &format!("no such network: {b}"));
 }
 
 #[test]
-fn a_full_network_takes_no_more_services() {
+fn refuses_a_service_on_a_full_network() {
     let mut cluster = TestCluster::new();
-    // Two addresses: the gateway and one VIP.
-    let tiny = cluster.network(subnet_spec("tiny", "10.1.0.0/30")).unwrap();
-    cluster.service(service_spec("one", 1, &[&tiny])).unwrap();
+    // The network has two addresses: the gateway and one VIP.
+    let tiny = cluster.add_network(subnet_spec("tiny", "10.1.0.0/30"));
+    cluster.add_service(service_spec("one", 1, &[&tiny]));
     assert_eq!(
-        text(cluster.service(service_spec("two", 1, &[&tiny]))),
+        refusal(cluster.service(service_spec("two", 1, &[&tiny]))),
         "no address left in network tiny (10.1.0.0/30): remove services or use a larger subnet"
     );
 }
 
 #[test]
-fn what_stays_in_an_update_keeps_its_vip() {
+fn an_update_keeps_the_vips_of_networks_that_stay() {
     let mut cluster = TestCluster::new();
-    let (a, b) = (cluster.network(network_spec("a")).unwrap(), cluster.network(network_spec("b")).unwrap());
-    let id = cluster.service(service_spec("web", 1, &[&a])).unwrap();
+    let (a, b) = (cluster.add_network(network_spec("a")), cluster.add_network(network_spec("b")));
+    let id = cluster.add_service(service_spec("web", 1, &[&a]));
     let before = cluster.state.services[&id].endpoints.clone();
     let both = service_spec("web", 1, &[&b, &a]);
-    cluster.update(&id, |spec| *spec = both).unwrap();
+    cluster.update_service(&id, |spec| *spec = both);
     let service = cluster.state.services[&id].clone();
     assert_eq!(service.endpoints.len(), 2);
     assert_eq!(service.endpoints[1], before[0]);
     assert_eq!(service.task_version, cluster.state.index);
-    cluster.update(&id, |spec| spec.endpoint.mode = EndpointMode::Dnsrr).unwrap();
+    cluster.update_service(&id, |spec| spec.endpoint.mode = EndpointMode::Dnsrr);
     let dnsrr = &cluster.state.services[&id];
     assert!(dnsrr.endpoints.iter().all(|e| e.vip.is_none()));
     assert_eq!(dnsrr.endpoints[1].mesh, before[0].mesh);
     assert_eq!(cluster.state.allocated.quarantine.len(), 2);
-    assert_eq!(dnsrr.task_version, service.task_version, "the endpoint is no part of a task");
+    assert_eq!(dnsrr.task_version, service.task_version, "the endpoint mode is not part of the task spec");
 }
 
 #[test]
-fn a_network_is_left_when_its_last_task_ends() {
+fn an_endpoint_is_removed_when_the_last_task_on_its_network_ends() {
     let mut cluster = TestCluster::new();
-    let (a, b) = (cluster.network(network_spec("a")).unwrap(), cluster.network(network_spec("b")).unwrap());
-    let id = cluster.service(service_spec("web", 1, &[&a])).unwrap();
+    let (a, b) = (cluster.add_network(network_spec("a")), cluster.add_network(network_spec("b")));
+    let id = cluster.add_service(service_spec("web", 1, &[&a]));
     let node = cluster.first_node();
     let task = cluster.running_task(&id, 1, &node);
-    cluster.update(&id, |spec| spec.task.networks[0].network = b.clone()).unwrap();
+    cluster.update_service(&id, |spec| spec.task.networks[0].network = b.clone());
     let networks = |cluster: &TestCluster| -> Vec<_> {
         cluster.state.services[&id].endpoints.iter().map(|e| e.network.clone()).collect()
     };
@@ -198,15 +202,15 @@ fn a_network_is_left_when_its_last_task_ends() {
 }
 
 #[test]
-fn some_things_cannot_be_updated() {
+fn refuses_to_change_the_name_or_the_mode_of_a_service() {
     let mut cluster = TestCluster::new();
-    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let id = cluster.add_service(service_spec("web", 1, &[]));
     assert_eq!(
-        text(cluster.update(&id, |spec| spec.name = "other".parse().unwrap())),
+        refusal(cluster.update(&id, |spec| spec.name = parse("other"))),
         "renaming services is not supported: create another and remove this one"
     );
     assert_eq!(
-        text(cluster.update(&id, |spec| spec.mode = ServiceMode::Global)),
+        refusal(cluster.update(&id, |spec| spec.mode = ServiceMode::Global)),
         "service mode change is not allowed: create another service"
     );
     let service = cluster.state.services[&id].clone();
@@ -215,11 +219,11 @@ fn some_things_cannot_be_updated() {
 }
 
 #[test]
-fn specs_that_cannot_work_are_refused() {
+fn refuses_specs_that_cannot_work() {
     let check = |change: fn(&mut ServiceSpec), expected: &str| {
         let mut spec = service_spec("web", 1, &[]);
         change(&mut spec);
-        assert_eq!(text(TestCluster::new().service(spec)), expected);
+        assert_eq!(refusal(TestCluster::new().service(spec)), expected);
     };
     check(
         |s| s.mode = ServiceMode::Replicated { replicas: 1_000_000 },
@@ -236,35 +240,35 @@ fn specs_that_cannot_work_are_refused() {
 #[test]
 fn a_rollback_swaps_the_specs() {
     let mut cluster = TestCluster::new();
-    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
-    let back = |cluster: &TestCluster| Command::RollbackService {
+    let id = cluster.add_service(service_spec("web", 1, &[]));
+    let roll_back = |cluster: &TestCluster| Command::RollbackService {
         id: id.clone(),
         version: cluster.state.services[&id].meta.version,
         message: "asked".to_owned(),
     };
-    let command = back(&cluster);
+    let command = roll_back(&cluster);
     check_refused(&mut cluster, command, &format!("service {id} has no earlier spec to roll back to"));
-    cluster.update(&id, |spec| spec.task.force_update = 1).unwrap();
+    cluster.update_service(&id, |spec| spec.task.force_update = 1);
     assert_eq!(cluster.state.services[&id].update, None);
-    let command = back(&cluster);
+    let command = roll_back(&cluster);
     cluster.ok(command);
     let service = &cluster.state.services[&id];
     assert_eq!(service.spec.task.force_update, 0);
-    assert_eq!(service.previous.as_ref().unwrap().task.force_update, 1);
-    let update = service.update.as_ref().unwrap();
+    assert_eq!(service.previous.as_ref().expect("the previous spec").task.force_update, 1);
+    let update = service.update.as_ref().expect("an update status");
     assert_eq!((update.state, update.message.as_str()), (UpdateState::RollbackStarted, "asked"));
 }
 
 #[test]
-fn a_status_of_an_earlier_spec_is_refused() {
+fn refuses_an_update_status_of_an_older_spec() {
     let mut cluster = TestCluster::new();
-    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let id = cluster.add_service(service_spec("web", 1, &[]));
     let seen = cluster.state.services[&id].meta.version;
-    cluster.update(&id, |spec| spec.task.force_update = 1).unwrap();
+    cluster.update_service(&id, |spec| spec.task.force_update = 1);
     let message = "update completed".to_owned();
     let status = UpdateStatus { state: UpdateState::Completed, started_ms: 0, completed_ms: Some(1), message };
     let command = |version| Command::SetUpdateStatus { service: id.clone(), version, status: status.clone() };
-    let refused = cluster.apply(command(seen)).unwrap_err();
+    let refused = cluster.apply(command(seen)).expect_err("the version is outdated");
     assert!(matches!(refused, Rejection::OutOfSequence { given, .. } if given == seen), "{refused}");
     assert_eq!(cluster.state.services[&id].update, None);
     let now = cluster.state.services[&id].meta.version;
@@ -273,20 +277,20 @@ fn a_status_of_an_earlier_spec_is_refused() {
 }
 
 #[test]
-fn a_service_is_on_as_many_networks_as_fit_the_data_plane() {
+fn refuses_more_networks_than_the_data_plane_can_store() {
     let mut cluster = TestCluster::new();
     let names: Vec<String> = (0..=MAX_NETWORKS_PER_SERVICE).map(|n| format!("net{n}")).collect();
-    let networks: Vec<_> = names.iter().map(|name| cluster.network(network_spec(name)).unwrap()).collect();
+    let networks: Vec<_> = names.iter().map(|name| cluster.add_network(network_spec(name))).collect();
     let refs: Vec<_> = networks.iter().collect();
-    cluster.service(service_spec("fits", 1, &refs[..MAX_NETWORKS_PER_SERVICE])).unwrap();
-    let refused = cluster.service(service_spec("many", 1, &refs)).unwrap_err();
+    cluster.add_service(service_spec("fits", 1, &refs[..MAX_NETWORKS_PER_SERVICE]));
+    let refused = cluster.service(service_spec("many", 1, &refs)).expect_err("too many networks");
     assert_eq!(refused.to_string(), "a service can be on 8 networks at most, and this one names 9");
 }
 
 #[test]
-fn a_service_is_forgotten_only_when_nothing_is_left_of_it() {
+fn a_service_is_deleted_only_after_its_tasks() {
     let mut cluster = TestCluster::new();
-    let id = cluster.service(service_spec("web", 1, &[])).unwrap();
+    let id = cluster.add_service(service_spec("web", 1, &[]));
     let task = cluster.task(&id, 1);
     let forget = Command::ForgetService { id: id.clone() };
     check_refused(&mut cluster, forget.clone(), &format!("service {id} was not removed"));

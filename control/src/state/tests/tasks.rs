@@ -1,4 +1,4 @@
-//! Tasks: their states, their addresses, and when those return.
+//! Tasks: their states, their addresses, and when an address is used again.
 
 use std::collections::BTreeSet;
 
@@ -8,17 +8,17 @@ use weft_model::{
     state::{Slot, Task, TaskState, Traffic},
 };
 
-use super::{check_refused, text};
+use super::{check_refused, refusal};
 use crate::{
-    fixture::{TestCluster, network_spec, observed, service_spec, subnet_spec},
+    fixture::{TestCluster, network_spec, observed, parse, service_spec, subnet_spec},
     state::QUARANTINE_MS,
 };
 
-/// A service on one network, and the node.
+/// A cluster with the service `web` on one network, the service, and the only node.
 fn web() -> (TestCluster, ServiceId, NodeId) {
     let mut cluster = TestCluster::new();
-    let network = cluster.network(subnet_spec("app", "10.1.0.0/24")).unwrap();
-    let service = cluster.service(service_spec("web", 1, &[&network])).unwrap();
+    let network = cluster.add_network(subnet_spec("app", "10.1.0.0/24"));
+    let service = cluster.add_service(service_spec("web", 1, &[&network]));
     let node = cluster.first_node();
     (cluster, service, node)
 }
@@ -28,12 +28,13 @@ fn create(service: &ServiceId, id: &TaskId, slot: Slot, desired: TaskState) -> C
     Command::CreateTask { id, service, slot, desired, not_before_ms: 0, attempts: 0 }
 }
 
+/// The IPv4 address of a task.
 fn v4(cluster: &TestCluster, task: &TaskId) -> String {
     cluster.state.tasks[task].attachments[0].addr.v4.to_string()
 }
 
 #[test]
-fn a_task_is_born_waiting_and_named_after_its_slot() {
+fn a_new_task_is_pending_and_named_after_its_slot() {
     let (mut cluster, service, _) = web();
     let id = cluster.task(&service, 2);
     let task = &cluster.state.tasks[&id];
@@ -43,14 +44,14 @@ fn a_task_is_born_waiting_and_named_after_its_slot() {
 }
 
 #[test]
-fn a_task_needs_a_service_and_a_slot_of_its_kind() {
+fn refuses_a_task_without_a_service_or_a_matching_slot() {
     let (mut cluster, service, node) = web();
     let id = TaskId::from_random(cluster.random());
-    let nobody = ServiceId::from_random(cluster.random());
+    let unknown = ServiceId::from_random(cluster.random());
     let run = TaskState::Running;
-    check_refused(&mut cluster, create(&nobody, &id, Slot::Replica(1), run), &format!("no such service: {nobody}"));
+    check_refused(&mut cluster, create(&unknown, &id, Slot::Replica(1), run), &format!("no such service: {unknown}"));
     for slot in [Slot::Replica(0), Slot::Node(node)] {
-        let refused = text(cluster.apply(create(&service, &id, slot, run)));
+        let refused = refusal(cluster.apply(create(&service, &id, slot, run)));
         assert!(refused.starts_with("service web has no slot"), "{refused}");
     }
     check_refused(
@@ -67,31 +68,31 @@ fn a_task_needs_a_service_and_a_slot_of_its_kind() {
 }
 
 #[test]
-fn addresses_come_with_the_node_in_order() {
+fn addresses_are_allocated_in_order_when_a_task_is_assigned() {
     let (mut cluster, service, node) = web();
-    let vip = cluster.state.services[&service].endpoints[0].vip.unwrap();
+    let vip = cluster.state.services[&service].endpoints[0].vip.expect("a VIP");
     assert_eq!(vip.v4.to_string(), "10.1.0.2");
     let (a, b) = (cluster.running_task(&service, 1, &node), cluster.running_task(&service, 2, &node));
     assert_eq!((v4(&cluster, &a).as_str(), v4(&cluster, &b).as_str()), ("10.1.0.3", "10.1.0.4"));
     let attachment = &cluster.state.tasks[&a].attachments[0];
     assert_eq!(attachment.mac, Mac::of_task(attachment.addr.v4));
-    let refused = text(cluster.apply(Command::AssignTask { id: a.clone(), node: node.clone() }));
-    assert_eq!(refused, format!("task {a} cannot be assigned to node {node}: it has its place"));
+    let refused = refusal(cluster.apply(Command::AssignTask { id: a.clone(), node: node.clone() }));
+    assert_eq!(refused, format!("task {a} cannot be assigned to node {node}: it has a node already, or it must stop"));
 }
 
 #[test]
-fn the_ip_range_bounds_addresses() {
+fn addresses_come_from_the_ip_range() {
     let mut cluster = TestCluster::new();
     let mut spec = network_spec("app");
     spec.v4 = Some(SubnetSpec {
-        subnet: "10.1.0.0/24".parse().unwrap(),
-        gateway: Some("10.1.0.129".parse().unwrap()),
-        ip_range: Some("10.1.0.128/30".parse().unwrap()),
+        subnet: parse("10.1.0.0/24"),
+        gateway: Some(parse("10.1.0.129")),
+        ip_range: Some(parse("10.1.0.128/30")),
     });
-    let network = cluster.network(spec).unwrap();
-    let service = cluster.service(service_spec("web", 1, &[&network])).unwrap();
+    let network = cluster.add_network(spec);
+    let service = cluster.add_service(service_spec("web", 1, &[&network]));
     let node = cluster.first_node();
-    assert_eq!(cluster.state.services[&service].endpoints[0].vip.unwrap().v4.to_string(), "10.1.0.128");
+    assert_eq!(cluster.state.services[&service].endpoints[0].vip.expect("a VIP").v4.to_string(), "10.1.0.128");
     let mut addresses = BTreeSet::new();
     for slot in 1..=2 {
         let id = cluster.running_task(&service, slot, &node);
@@ -107,10 +108,10 @@ fn the_ip_range_bounds_addresses() {
 }
 
 #[test]
-fn a_freed_address_waits_for_acks_and_time() {
+fn a_freed_address_is_reused_only_after_acks_and_quarantine() {
     let mut cluster = TestCluster::new();
-    let network = cluster.network(subnet_spec("tiny", "10.1.0.0/29")).unwrap();
-    let service = cluster.service(service_spec("web", 1, &[&network])).unwrap();
+    let network = cluster.add_network(subnet_spec("tiny", "10.1.0.0/29"));
+    let service = cluster.add_service(service_spec("web", 1, &[&network]));
     let node = cluster.first_node();
     let tasks: Vec<_> = (1..=4).map(|slot| cluster.running_task(&service, slot, &node)).collect();
     let (first, second) = (v4(&cluster, &tasks[0]), v4(&cluster, &tasks[1]));
@@ -124,7 +125,7 @@ fn a_freed_address_waits_for_acks_and_time() {
     let release = |cluster: &mut TestCluster, acked_index| cluster.ok(Command::ReleaseAddresses { acked_index });
 
     release(&mut cluster, freed_index);
-    assert!(cluster.apply(assign.clone()).is_err(), "released before its time");
+    assert!(cluster.apply(assign.clone()).is_err(), "released before the quarantine was over");
     cluster.now_ms += QUARANTINE_MS;
     assert!(cluster.apply(assign.clone()).is_err(), "released before it was acked");
     release(&mut cluster, freed_index - 1);
@@ -132,14 +133,14 @@ fn a_freed_address_waits_for_acks_and_time() {
     release(&mut cluster, freed_index);
     assert!(cluster.state.allocated.quarantine.is_empty());
     cluster.ok(assign);
-    assert_eq!(v4(&cluster, &next), first, "the search goes on where it was");
+    assert_eq!(v4(&cluster, &next), first, "the search continues behind the last address");
     let after = cluster.running_task(&service, 2, &node);
     assert_eq!(v4(&cluster, &after), second);
-    assert_eq!(cluster.state.tasks[&next].attachments[0].backend.0, backends, "backend ids do not come back");
+    assert_eq!(cluster.state.tasks[&next].attachments[0].backend.0, backends, "backend ids are not reused");
 }
 
 #[test]
-fn states_only_go_forward() {
+fn states_never_decrease() {
     let (mut cluster, service, node) = web();
     let id = cluster.running_task(&service, 1, &node);
     cluster.observe(&id, TaskState::Starting);
@@ -157,7 +158,7 @@ fn states_only_go_forward() {
 }
 
 #[test]
-fn traffic_only_goes_forward_and_says_since_when() {
+fn traffic_never_decreases_and_records_when_it_changed() {
     let (mut cluster, service, node) = web();
     let id = cluster.running_task(&service, 1, &node);
     cluster.now_ms += 10;
@@ -172,15 +173,15 @@ fn traffic_only_goes_forward_and_says_since_when() {
 }
 
 #[test]
-fn how_a_task_ended_depends_on_whether_it_was_told_to() {
-    let check = |told: bool, reported: TaskState, expected: TaskState| {
+fn the_final_state_depends_on_whether_the_task_was_told_to_stop() {
+    let check = |must_stop: bool, reported: TaskState, expected: TaskState| {
         let (mut cluster, service, node) = web();
         let id = cluster.running_task(&service, 1, &node);
-        if told {
+        if must_stop {
             cluster.ok(Command::SetDesired { id: id.clone(), desired: TaskState::Shutdown });
         }
         cluster.observe(&id, reported);
-        assert_eq!(cluster.state.tasks[&id].status.state, expected, "told: {told}, reported: {reported:?}");
+        assert_eq!(cluster.state.tasks[&id].status.state, expected, "must_stop: {must_stop}, reported: {reported:?}");
     };
     check(false, TaskState::Complete, TaskState::Complete);
     check(false, TaskState::Failed, TaskState::Failed);
@@ -192,7 +193,7 @@ fn how_a_task_ended_depends_on_whether_it_was_told_to() {
 }
 
 #[test]
-fn only_its_own_node_reports_a_task() {
+fn ignores_reports_about_tasks_of_other_nodes() {
     let (mut cluster, service, node) = web();
     let id = cluster.running_task(&service, 1, &node);
     let other = cluster.node("n2", &[]);
@@ -220,7 +221,7 @@ fn an_orphan_frees_its_addresses() {
 }
 
 #[test]
-fn a_live_task_cannot_be_forgotten() {
+fn refuses_to_delete_a_live_task() {
     let (mut cluster, service, node) = web();
     let id = cluster.running_task(&service, 1, &node);
     let forget = Command::ForgetTask { id: id.clone() };
@@ -232,7 +233,7 @@ fn a_live_task_cannot_be_forgotten() {
 }
 
 #[test]
-fn a_waiting_task_says_why() {
+fn a_waiting_task_shows_why_it_waits() {
     let (mut cluster, service, node) = web();
     let id = cluster.task(&service, 1);
     cluster.ok(Command::DelayTask { id: id.clone(), error: "no suitable node".to_owned() });
