@@ -1,4 +1,4 @@
-//! What decisions must bring about, on simulated nodes that are slow, crash and come back.
+//! Tests what decisions achieve, in a simulated cluster whose nodes are slow, crash and return.
 
 mod properties;
 mod scenarios;

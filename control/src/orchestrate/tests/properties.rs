@@ -1,5 +1,5 @@
-//! Whatever users and machines do, in whatever order: nothing that must not happen happens (the simulator looks at every
-//! step), and once they leave the cluster alone, it becomes what was asked for.
+//! Random events, in a random order. The simulator checks that they violate no invariant. When the
+//! events are over, the cluster must converge to what its users have asked for.
 
 use proptest::prelude::*;
 use weft_model::{
@@ -8,21 +8,21 @@ use weft_model::{
     state::UpdateState,
 };
 
-use super::sim::{Pace, Sim};
+use super::sim::{Delays, Sim};
 use crate::fixture::{network_spec, service_spec, tcp};
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Wait(u64),
     Scale { service: usize, replicas: u64 },
-    Roll { service: usize, update: UpdateConfig, image: u8 },
-    RollBack { service: usize },
-    Move { service: usize, network: usize },
+    Update { service: usize, update: UpdateConfig, image: u8 },
+    Rollback { service: usize },
+    MoveToNetwork { service: usize, network: usize },
     Drain { node: usize },
     Activate { node: usize },
     Recreate { service: usize },
     ChangeLeader,
-    // Only in disturbed stories.
+    // Only in disturbed clusters.
     Break { service: usize },
     Crash { task: usize },
     Kill { node: usize },
@@ -47,13 +47,14 @@ fn update() -> impl Strategy<Value = UpdateConfig> {
     )
 }
 
-fn calm() -> impl Strategy<Value = Event> {
+/// What users do, and a change of the leader.
+fn user_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (0..8_000_u64).prop_map(Event::Wait),
         3 => (0..SERVICES, 0..6_u64).prop_map(|(service, replicas)| Event::Scale { service, replicas }),
-        3 => (0..SERVICES, update(), 0..3_u8).prop_map(|(service, update, image)| Event::Roll { service, update, image }),
-        1 => (0..SERVICES).prop_map(|service| Event::RollBack { service }),
-        1 => (0..SERVICES, 0..3_usize).prop_map(|(service, network)| Event::Move { service, network }),
+        3 => (0..SERVICES, update(), 0..3_u8).prop_map(|(service, update, image)| Event::Update { service, update, image }),
+        1 => (0..SERVICES).prop_map(|service| Event::Rollback { service }),
+        1 => (0..SERVICES, 0..3_usize).prop_map(|(service, network)| Event::MoveToNetwork { service, network }),
         1 => (0..NODES).prop_map(|node| Event::Drain { node }),
         1 => (0..NODES).prop_map(|node| Event::Activate { node }),
         1 => (0..SERVICES).prop_map(|service| Event::Recreate { service }),
@@ -61,9 +62,10 @@ fn calm() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn stormy() -> impl Strategy<Value = Event> {
+/// The same, and failures of tasks and nodes.
+fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        6 => calm(),
+        6 => user_event(),
         1 => (0..SERVICES).prop_map(|service| Event::Break { service }),
         1 => (0..20_usize).prop_map(|task| Event::Crash { task }),
         1 => (0..NODES).prop_map(|node| Event::Kill { node }),
@@ -71,31 +73,31 @@ fn stormy() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn pace() -> impl Strategy<Value = Pace> {
-    (0..3_000_u64, 0..2_000_u64, 0..4_000_u64).prop_map(|(plan_ms, start_ms, stop_ms)| Pace {
+fn delays() -> impl Strategy<Value = Delays> {
+    (0..3_000_u64, 0..2_000_u64, 0..4_000_u64).prop_map(|(plan_ms, start_ms, stop_ms)| Delays {
         plan_ms,
         start_ms,
         stop_ms,
     })
 }
 
-/// A cluster with a replicated and a global service, and what happens to it.
-struct Story {
+/// A cluster with a replicated and a global service, to which events are applied.
+struct Scenario {
     sim: Sim,
     services: Vec<ServiceId>,
     nodes: Vec<NodeId>,
     networks: Vec<NetworkId>,
 }
 
-impl Story {
-    fn begin(paces: &[Pace]) -> Self {
+impl Scenario {
+    fn new(delays: &[Delays]) -> Self {
         let mut sim = Sim::new(NODES - 1);
         sim.broken_images.insert("broken".to_owned());
         let nodes = sim.node_ids();
-        for (node, pace) in nodes.iter().zip(paces) {
-            sim.set_pace(node, *pace);
+        for (node, delays) in nodes.iter().zip(delays) {
+            sim.set_delays(node, *delays);
         }
-        let networks: Vec<_> = ["app", "data"].map(|name| sim.cluster.network(network_spec(name)).unwrap()).into();
+        let networks: Vec<_> = ["app", "data"].map(|name| sim.cluster.add_network(network_spec(name))).into();
         let mut web = service_spec("web", 3, &[&networks[0]]);
         web.endpoint.ports.push(tcp(Some(8080), 80));
         let mut agent = service_spec("agent", 0, &[]);
@@ -105,7 +107,7 @@ impl Story {
         Self { sim, services, nodes, networks }
     }
 
-    fn happen(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         let sim = &mut self.sim;
         match event {
             Event::Wait(duration_ms) => sim.run(duration_ms),
@@ -114,11 +116,11 @@ impl Story {
                     spec.mode = ServiceMode::Replicated { replicas };
                 }
             }),
-            Event::Roll { service, update, image } => self.update(service, |spec| {
+            Event::Update { service, update, image } => self.update(service, |spec| {
                 spec.update = update;
                 spec.task.container.image = format!("image{image}");
             }),
-            Event::Move { service, network } => {
+            Event::MoveToNetwork { service, network } => {
                 let network = self.networks.get(network).into_iter();
                 let networks = service_spec("x", 1, &network.collect::<Vec<_>>()).task.networks;
                 self.update(service, |spec| spec.task.networks = networks);
@@ -127,22 +129,22 @@ impl Story {
                 sim.disturbed = true;
                 self.update(service, |spec| spec.task.container.image = "broken".to_owned());
             }
-            Event::RollBack { service } => {
+            Event::Rollback { service } => {
                 let service = &sim.state().services[&self.services[service]];
                 if service.previous.is_some() {
-                    sim.ask(Command::RollbackService {
+                    sim.submit(Command::RollbackService {
                         id: service.id.clone(),
                         version: service.meta.version,
                         message: String::new(),
                     });
                 }
             }
-            Event::Drain { node } => self.availability(node, Availability::Drain),
-            Event::Activate { node } => self.availability(node, Availability::Active),
+            Event::Drain { node } => self.set_availability(node, Availability::Drain),
+            Event::Activate { node } => self.set_availability(node, Availability::Active),
             Event::Recreate { service } => {
                 let id = self.services[service].clone();
                 let spec = sim.state().services[&id].spec.clone();
-                sim.ask(Command::RemoveService { id });
+                sim.submit(Command::RemoveService { id });
                 self.services[service] = sim.create(spec);
             }
             Event::ChangeLeader => sim.change_leader(),
@@ -158,22 +160,23 @@ impl Story {
     }
 
     fn update(&mut self, service: usize, change: impl FnOnce(&mut weft_model::spec::ServiceSpec)) {
-        self.sim.cluster.update(&self.services[service], change).unwrap();
+        self.sim.cluster.update_service(&self.services[service], change);
         self.sim.settle();
     }
 
-    fn availability(&mut self, node: usize, availability: Availability) {
+    fn set_availability(&mut self, node: usize, availability: Availability) {
         let node = &self.sim.state().nodes[&self.nodes[node]];
         let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
         spec.availability = availability;
-        self.sim.ask(Command::UpdateNode { id, version, spec });
+        self.sim.submit(Command::UpdateNode { id, version, spec });
     }
 
-    /// Everything is well again: then the services must become what their specs say, and the table come to rest.
-    fn end(mut self) {
+    /// Repairs all nodes and images, and checks that the services then become what their specs say,
+    /// and that the cluster state stops changing.
+    fn check_convergence(mut self) {
         for node in 0..NODES {
-            self.happen(Event::Revive { node });
-            self.happen(Event::Activate { node });
+            self.apply(Event::Revive { node });
+            self.apply(Event::Activate { node });
         }
         for service in 0..SERVICES {
             self.update(service, |spec| {
@@ -182,11 +185,11 @@ impl Story {
             });
         }
         let services = self.services.clone();
-        self.sim.run_until("the services to be as asked for", |sim| {
+        self.sim.run_until("the services to match their specs", |sim| {
             services.iter().all(|id| {
                 let service = &sim.state().services[id];
                 let wanted = match service.spec.mode {
-                    ServiceMode::Replicated { replicas } => usize::try_from(replicas).unwrap(),
+                    ServiceMode::Replicated { replicas } => usize::try_from(replicas).expect("a small number"),
                     ServiceMode::Global => NODES,
                 };
                 let active = sim.active(id);
@@ -200,11 +203,14 @@ impl Story {
         });
         self.sim.run(40_000);
         assert_eq!(self.sim.state().services.len(), SERVICES);
-        assert!(self.sim.state().services.values().all(|s| s.endpoints.len() == 1), "a network was not left");
+        assert!(
+            self.sim.state().services.values().all(|s| s.endpoints.len() == 1),
+            "an endpoint on a former network is left"
+        );
         assert!(self.sim.state().allocated.quarantine.is_empty());
         let index = self.sim.state().index;
         self.sim.run(20_000);
-        assert_eq!(self.sim.state().index, index, "the cluster does not come to rest");
+        assert_eq!(self.sim.state().index, index, "the cluster state does not stop changing");
     }
 }
 
@@ -212,26 +218,26 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn calm_clusters_lose_no_request_and_become_what_was_asked(
-        paces in prop::collection::vec(pace(), NODES),
-        events in prop::collection::vec(calm(), 1..20),
+    fn undisturbed_clusters_lose_no_request_and_converge(
+        delays in prop::collection::vec(delays(), NODES),
+        events in prop::collection::vec(user_event(), 1..20),
     ) {
-        let mut story = Story::begin(&paces);
+        let mut scenario = Scenario::new(&delays);
         for event in events {
-            story.happen(event);
+            scenario.apply(event);
         }
-        story.end();
+        scenario.check_convergence();
     }
 
     #[test]
-    fn disturbed_clusters_become_what_was_asked(
-        paces in prop::collection::vec(pace(), NODES),
-        events in prop::collection::vec(stormy(), 1..25),
+    fn disturbed_clusters_converge(
+        delays in prop::collection::vec(delays(), NODES),
+        events in prop::collection::vec(any_event(), 1..25),
     ) {
-        let mut story = Story::begin(&paces);
+        let mut scenario = Scenario::new(&delays);
         for event in events {
-            story.happen(event);
+            scenario.apply(event);
         }
-        story.end();
+        scenario.check_convergence();
     }
 }

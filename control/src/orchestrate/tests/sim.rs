@@ -1,12 +1,12 @@
-//! A cluster without a kernel: nodes that take their plans late, start and stop tasks slowly, and ack. Checked at every
-//! step: what must never happen.
+//! A simulated cluster. Its nodes receive their plans late, start and stop tasks slowly, and
+//! acknowledge their plans. The simulator checks after each step that no invariant is violated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
     BackendId, ClusterState, Command, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,
-    spec::ServiceSpec,
+    spec::{NodeSpec, ServiceSpec},
     state::{NodeStatus, Task, TaskState, Traffic},
 };
 
@@ -16,25 +16,27 @@ use crate::{
     plan::plan,
 };
 
-/// Time moves in steps of this.
+/// The simulated time advances in steps of this length.
 pub(super) const TICK_MS: u64 = 100;
 
-/// How fast a node is.
+/// How long a node takes for its work.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
-    /// From a change of the table to the node's kernel.
+pub(super) struct Delays {
+    /// From a change of the cluster state until the plan is in effect in the node's kernel.
     pub(super) plan_ms: u64,
+    /// To start a task.
     pub(super) start_ms: u64,
+    /// To stop a task.
     pub(super) stop_ms: u64,
 }
 
-impl Default for Pace {
+impl Default for Delays {
     fn default() -> Self {
         Self { plan_ms: 200, start_ms: 300, stop_ms: 500 }
     }
 }
 
-/// A process of a task.
+/// The process of a task on its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Process {
     Held,
@@ -46,11 +48,11 @@ enum Process {
 
 #[derive(Debug)]
 struct SimNode {
-    pace: Pace,
-    /// Cut off: no plan reaches it, no report leaves it.
-    cut: bool,
-    /// Plans on their way to its kernel, with the time of arrival.
-    coming: Vec<(u64, NodePlan)>,
+    delays: Delays,
+    /// A disconnected node receives no plans and sends no reports.
+    disconnected: bool,
+    /// Plans that are not in effect yet, with the time when they will be.
+    pending_plans: Vec<(u64, NodePlan)>,
     plan: Option<NodePlan>,
     processes: BTreeMap<TaskId, Process>,
 }
@@ -60,17 +62,19 @@ pub(super) struct Sim {
     pub(super) cluster: TestCluster,
     pub(super) acks: Acks,
     nodes: BTreeMap<NodeId, SimNode>,
-    /// Services whose tasks cannot stay up: they fail as soon as they run.
+    /// Images whose tasks fail as soon as they have started.
     pub(super) broken_images: BTreeSet<String>,
-    /// Images that no node has.
+    /// Images that cannot be prepared.
     pub(super) missing_images: BTreeSet<String>,
-    /// Whether something died that no hand-over can foresee: then requests may be lost.
+    /// Whether a task or node has failed without warning. Then requests may be lost, and the
+    /// simulator does not check that backends answer.
     pub(super) disturbed: bool,
+    /// All backend ids that were ever used, with their task.
     backends: BTreeMap<BackendId, TaskId>,
 }
 
 impl Sim {
-    /// A manager and `workers` workers.
+    /// A cluster of one manager and `workers` workers.
     pub(super) fn new(workers: usize) -> Self {
         let mut cluster = TestCluster::new();
         for nth in 0..workers {
@@ -87,9 +91,9 @@ impl Sim {
         };
         for id in sim.cluster.state.nodes.keys() {
             let node = SimNode {
-                pace: Pace::default(),
-                cut: false,
-                coming: Vec::new(),
+                delays: Delays::default(),
+                disconnected: false,
+                pending_plans: Vec::new(),
                 plan: None,
                 processes: BTreeMap::new(),
             };
@@ -106,27 +110,39 @@ impl Sim {
         self.nodes.keys().cloned().collect()
     }
 
-    pub(super) fn set_pace(&mut self, node: &NodeId, pace: Pace) {
-        self.nodes.get_mut(node).unwrap().pace = pace;
+    pub(super) fn set_delays(&mut self, node: &NodeId, delays: Delays) {
+        self.node_mut(node).delays = delays;
+    }
+
+    fn node_mut(&mut self, id: &NodeId) -> &mut SimNode {
+        self.nodes.get_mut(id).expect("a simulated node")
     }
 
     pub(super) fn create(&mut self, spec: ServiceSpec) -> ServiceId {
-        self.cluster.service(spec).unwrap()
+        self.cluster.add_service(spec)
     }
 
-    /// A user's command, seen by the orchestrator at once.
-    pub(super) fn ask(&mut self, command: Command) {
-        self.change(command);
+    /// Applies a user's change of the spec of a node. The orchestrator decides at once.
+    pub(super) fn update_node(&mut self, hostname: &str, change: impl FnOnce(&mut NodeSpec)) {
+        let node = self.cluster.node_named(hostname);
+        let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
+        change(&mut spec);
+        self.submit(Command::UpdateNode { id, version, spec });
+    }
+
+    /// Applies a user's command. The orchestrator decides at once.
+    pub(super) fn submit(&mut self, command: Command) {
+        self.apply(command);
         self.settle();
     }
 
-    /// The node's machine is gone: nothing runs there any more.
+    /// The machine of the node fails: its tasks are gone, and the leader considers it down.
     pub(super) fn kill_node(&mut self, id: &NodeId) {
         self.disturbed = true;
-        let node = self.nodes.get_mut(id).unwrap();
-        node.cut = true;
+        let node = self.node_mut(id);
+        node.disconnected = true;
         node.processes.clear();
-        node.coming.clear();
+        node.pending_plans.clear();
         node.plan = None;
         self.acks.acked.remove(id);
         self.cluster.status(id, NodeStatus::Down);
@@ -134,12 +150,12 @@ impl Sim {
     }
 
     pub(super) fn revive_node(&mut self, id: &NodeId) {
-        self.nodes.get_mut(id).unwrap().cut = false;
+        self.node_mut(id).disconnected = false;
         self.cluster.status(id, NodeStatus::Ready);
         self.settle();
     }
 
-    /// A process of the task's dies.
+    /// The process of a task dies.
     pub(super) fn crash(&mut self, id: &TaskId) {
         self.disturbed = true;
         for node in self.nodes.values_mut() {
@@ -151,7 +167,8 @@ impl Sim {
         }
     }
 
-    /// Another manager leads: it knows of no ack until the nodes have sent them again.
+    /// Another manager becomes the leader. It has no acknowledgements until the nodes send them
+    /// again.
     pub(super) fn change_leader(&mut self) {
         self.acks = Acks { acked: BTreeMap::new(), since_ms: self.cluster.now_ms };
     }
@@ -164,11 +181,11 @@ impl Sim {
         }
     }
 
-    /// Lets time pass until this holds.
+    /// Lets time pass until the condition holds.
     pub(super) fn run_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let end_ms = self.cluster.now_ms + 300_000;
         while !holds(self) {
-            assert!(self.cluster.now_ms < end_ms, "waited in vain for: {what}\n{:#?}", self.state().tasks);
+            assert!(self.cluster.now_ms < end_ms, "timeout while waiting for: {what}\n{:#?}", self.state().tasks);
             self.tick();
         }
     }
@@ -184,16 +201,17 @@ impl Sim {
 
     fn tick_node(&mut self, id: &NodeId) {
         let now_ms = self.cluster.now_ms;
-        let node = self.nodes.get_mut(id).unwrap();
-        if node.cut {
+        let node = self.nodes.get_mut(id).expect("a simulated node");
+        if node.disconnected {
             return;
         }
-        let known = node.coming.last().map(|(_, p)| p).or(node.plan.as_ref());
-        if known.is_none_or(|known| known.generation < self.cluster.state.index) {
-            node.coming.push((now_ms + node.pace.plan_ms, plan(&self.cluster.state, id).unwrap()));
+        let newest = node.pending_plans.last().map(|(_, p)| p).or(node.plan.as_ref());
+        if newest.is_none_or(|newest| newest.generation < self.cluster.state.index) {
+            node.pending_plans
+                .push((now_ms + node.delays.plan_ms, plan(&self.cluster.state, id).expect("the plan of a member")));
         }
-        while node.coming.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms) {
-            node.plan = Some(node.coming.remove(0).1);
+        while node.pending_plans.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms) {
+            node.plan = Some(node.pending_plans.remove(0).1);
         }
         let Some(plan) = node.plan.clone() else { return };
         self.acks.acked.insert(id.clone(), plan.generation);
@@ -207,35 +225,37 @@ impl Sim {
             }
         }
         if !reports.is_empty() {
-            self.change(Command::ReportTasks { node: id.clone(), tasks: reports });
+            self.apply(Command::ReportTasks { node: id.clone(), tasks: reports });
         }
     }
 
-    /// Decides until there is nothing left to decide, then once more.
+    /// Applies decisions until there are no more commands. After each decision it checks that a
+    /// second one at the same time is empty.
     pub(super) fn settle(&mut self) {
         for _ in 0..100 {
             let now_ms = self.cluster.now_ms;
             let mut cluster = self.cluster.clone();
             let decision = decide(&self.cluster.state, now_ms, &self.acks, &mut || cluster.random());
             self.cluster = cluster;
-            assert_eq!(decision.refused, [], "decisions must fit the cluster that they were made from");
+            assert_eq!(decision.refused, [], "the cluster state refused a command that was decided from it");
             if decision.commands.is_empty() {
                 return;
             }
             for command in decision.commands {
-                self.change(command);
+                self.apply(command);
             }
-            let again = decide(&self.cluster.state, now_ms, &self.acks, &mut || unreachable_id());
+            let second = decide(&self.cluster.state, now_ms, &self.acks, &mut || u128::MAX);
             assert!(
-                again.commands.is_empty() || again.wake_at_ms == Some(now_ms),
-                "decided twice: {:#?}",
-                again.commands
+                second.commands.is_empty() || second.wake_at_ms == Some(now_ms),
+                "the second decision is not empty: {:#?}",
+                second.commands
             );
         }
-        panic!("decisions without end");
+        panic!("the orchestrator does not stop deciding");
     }
 
-    fn change(&mut self, command: Command) {
+    /// Applies a command and checks the invariants.
+    fn apply(&mut self, command: Command) {
         let before = self.cluster.state.tasks.clone();
         self.cluster.ok(command);
         self.check_addresses();
@@ -247,12 +267,12 @@ impl Sim {
         for task in self.cluster.state.tasks.values() {
             for attachment in &task.attachments {
                 let owner = self.backends.entry(attachment.backend).or_insert_with(|| task.id.clone());
-                assert_eq!(*owner, task.id, "a backend id came back");
+                assert_eq!(*owner, task.id, "a backend id was reused");
             }
         }
     }
 
-    /// Nobody shares an address with anybody.
+    /// No address is allocated twice, and each is inside its subnet.
     fn check_addresses(&self) {
         let state = &self.cluster.state;
         let mut seen = BTreeSet::new();
@@ -263,22 +283,25 @@ impl Sim {
             let subnets = &state.networks[network].subnets;
             assert!(subnets.v4.contains(addr.v4) && subnets.v6.contains(addr.v6), "{addr:?} is outside its subnet");
             assert!(addr.v4 != subnets.v4_gateway && addr.v6 != subnets.v6_gateway, "{addr:?} is the gateway");
-            assert!(seen.insert((network, std::net::IpAddr::V4(addr.v4))), "{addr:?} was given out twice");
-            assert!(seen.insert((network, std::net::IpAddr::V6(addr.v6))), "{addr:?} was given out twice");
+            assert!(seen.insert((network, std::net::IpAddr::V4(addr.v4))), "{addr:?} was allocated twice");
+            assert!(seen.insert((network, std::net::IpAddr::V6(addr.v6))), "{addr:?} was allocated twice");
         }
     }
 
-    /// A task only moves forward, and is told to stop only when every ready node has it draining.
+    /// The states of a task never decrease, and a task never moves to another node. All nodes get
+    /// it as a backend only after its own node delivers to it, and it is told to stop only after no
+    /// ready node sends new flows to it.
     fn check_step(&self, old: &Task, new: &Task) {
-        assert!(new.status.state >= old.status.state, "{} went back", new.name);
-        assert!(new.desired >= old.desired && new.traffic >= old.traffic, "{} went back", new.name);
-        assert!(old.node.is_none() || old.node == new.node, "{} moved", new.name);
+        assert!(new.status.state >= old.status.state, "a state of {} decreased", new.name);
+        assert!(new.desired >= old.desired && new.traffic >= old.traffic, "a state of {} decreased", new.name);
+        assert!(old.node.is_none() || old.node == new.node, "{} moved to another node", new.name);
         let since_ms = old.traffic_since_ms.max(self.acks.since_ms);
         let waited = self.cluster.now_ms >= since_ms + ACK_WAIT_MS;
         if old.traffic < Traffic::Active && new.traffic == Traffic::Active && !waited {
-            let own = &self.nodes[new.node.as_ref().unwrap()];
-            let knows = own.plan.as_ref().is_some_and(|plan| backend_states(plan, &new.id).any(|draining| !draining));
-            assert!(knows, "{} was offered to all nodes before its own delivered to it", new.name);
+            let own = &self.nodes[new.node.as_ref().expect("an active task has a node")];
+            let delivers =
+                own.plan.as_ref().is_some_and(|plan| backend_states(plan, &new.id).any(|draining| !draining));
+            assert!(delivers, "all nodes send to {} before its own node delivers to it", new.name);
         }
         if !old.must_stop() && new.must_stop() && !waited {
             for (id, node) in &self.nodes {
@@ -289,27 +312,28 @@ impl Sim {
         }
     }
 
-    /// Whatever any node balances over can take a request: its process runs, and its own node delivers to it.
+    /// Each backend that gets new flows from any node can answer: its process runs, and its own
+    /// node delivers to it.
     fn check_backends_answer(&self) {
         if self.disturbed {
             return;
         }
         for plan in self.nodes.values().filter_map(|n| n.plan.as_ref()) {
             for backend in plan.services.iter().flat_map(|s| &s.backends).filter(|b| !b.draining) {
-                let home = &self.nodes[&backend.node];
+                let own = &self.nodes[&backend.node];
                 assert_eq!(
-                    home.processes.get(&backend.task),
+                    own.processes.get(&backend.task),
                     Some(&Process::Running),
                     "{} cannot answer",
                     backend.task_name
                 );
-                let knows = home.plan.as_ref().is_some_and(|p| backend_states(p, &backend.task).next().is_some());
-                assert!(knows, "{}'s own node does not deliver to it", backend.task_name);
+                let delivers = own.plan.as_ref().is_some_and(|p| backend_states(p, &backend.task).next().is_some());
+                assert!(delivers, "the node of {} does not deliver to it", backend.task_name);
             }
         }
     }
 
-    /// How many backends each node would send a new flow of this service to: the fewest of all nodes.
+    /// The number of backends of the service that get new flows: the smallest number on any node.
     pub(super) fn fewest_backends(&self, service: &ServiceId) -> usize {
         let plans = self.nodes.values().filter_map(|n| n.plan.as_ref());
         let counts = plans.map(|plan| {
@@ -319,26 +343,25 @@ impl Sim {
         counts.min().unwrap_or(0)
     }
 
-    /// The service's tasks that every node sends to, and that shall stay.
+    /// The tasks of the service for which [`is_active`] holds.
     pub(super) fn active(&self, service: &ServiceId) -> Vec<&Task> {
         let tasks = self.state().tasks_of(service);
         tasks.filter(|t| is_active(t)).collect()
     }
 
+    /// The tasks of a node whose process has not ended.
     pub(super) fn task_processes(&self, node: &NodeId) -> Vec<TaskId> {
         let alive = |p: &Process| !matches!(p, Process::Ended(_));
         self.nodes[node].processes.iter().filter(|(_, p)| alive(p)).map(|(id, _)| id.clone()).collect()
     }
 }
 
+/// Whether the task runs, gets new flows from all nodes, and should stay.
 pub(super) fn is_active(task: &Task) -> bool {
     task.traffic == Traffic::Active && task.desired == TaskState::Running && task.status.state == TaskState::Running
 }
 
-fn unreachable_id() -> u128 {
-    u128::MAX
-}
-
+/// For each backend of the task in the plan, whether it drains.
 fn backend_states(plan: &NodePlan, task: &TaskId) -> impl Iterator<Item = bool> {
     let backends = plan.services.iter().flat_map(|s| &s.backends);
     backends.filter(move |b| b.task == *task).map(|b| b.draining)
@@ -356,6 +379,7 @@ impl Process {
 }
 
 impl SimNode {
+    /// Starts and stops processes as the plan says.
     fn run_processes(
         &mut self,
         plan: &NodePlan,
@@ -365,28 +389,25 @@ impl SimNode {
     ) {
         self.processes.retain(|id, _| plan.tasks.iter().any(|t| t.id == *id));
         for task in &plan.tasks {
-            let present = self.processes.get(&task.id).copied();
+            let current = self.processes.get(&task.id).copied();
             let broken = broken_images.contains(&task.container.image);
-            let next = match (task.desired, present) {
-                (TaskGoal::Stop, None | Some(Process::Held | Process::Starting { .. })) => {
-                    Process::Ended(TaskState::Shutdown)
-                }
-                (TaskGoal::Stop, Some(Process::Running)) => Process::Stopping { since_ms: now_ms },
-                (_, None) if missing_images.contains(&task.container.image) => Process::Ended(TaskState::Rejected),
-                (TaskGoal::Ready, None) => Process::Held,
-                (TaskGoal::Run, None | Some(Process::Held)) => Process::Starting { since_ms: now_ms },
-                (_, Some(Process::Starting { since_ms })) if now_ms >= since_ms + self.pace.start_ms => {
-                    if broken {
-                        Process::Ended(TaskState::Failed)
-                    } else {
-                        Process::Running
+            let next =
+                match (task.desired, current) {
+                    (TaskGoal::Stop, None | Some(Process::Held | Process::Starting { .. })) => {
+                        Process::Ended(TaskState::Shutdown)
                     }
-                }
-                (_, Some(Process::Stopping { since_ms })) if now_ms >= since_ms + self.pace.stop_ms => {
-                    Process::Ended(TaskState::Shutdown)
-                }
-                (_, Some(same)) => same,
-            };
+                    (TaskGoal::Stop, Some(Process::Running)) => Process::Stopping { since_ms: now_ms },
+                    (_, None) if missing_images.contains(&task.container.image) => Process::Ended(TaskState::Rejected),
+                    (TaskGoal::Ready, None) => Process::Held,
+                    (TaskGoal::Run, None | Some(Process::Held)) => Process::Starting { since_ms: now_ms },
+                    (_, Some(Process::Starting { since_ms })) if now_ms >= since_ms + self.delays.start_ms => {
+                        if broken { Process::Ended(TaskState::Failed) } else { Process::Running }
+                    }
+                    (_, Some(Process::Stopping { since_ms })) if now_ms >= since_ms + self.delays.stop_ms => {
+                        Process::Ended(TaskState::Shutdown)
+                    }
+                    (_, Some(same)) => same,
+                };
             self.processes.insert(task.id.clone(), next);
         }
     }

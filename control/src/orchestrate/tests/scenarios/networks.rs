@@ -1,0 +1,59 @@
+//! Networks without free addresses, and services that change their network.
+
+use weft_model::{
+    Command,
+    spec::UpdateOrder,
+    state::{TaskState, UpdateState},
+};
+
+use super::{super::sim::Sim, create_serving};
+use crate::{
+    fixture::{network_spec, service_spec, subnet_spec},
+    plan::plan,
+};
+
+#[test]
+fn tasks_on_a_full_network_wait_until_an_address_is_free() {
+    let mut sim = Sim::new(1);
+    // The network has six addresses: for the gateway, the VIP and four tasks.
+    let network = sim.cluster.add_network(subnet_spec("tiny", "10.9.0.0/29"));
+    let service = sim.create(service_spec("web", 5, &[&network]));
+    sim.run_until("four tasks to serve", |sim| sim.active(&service).len() == 4);
+    let waiting =
+        sim.state().tasks_of(&service).find(|t| t.status.state == TaskState::Pending).expect("a pending task");
+    assert_eq!(
+        waiting.status.error,
+        "no address left in network tiny (10.9.0.0/29): remove services or use a larger subnet"
+    );
+    let crashed = sim.active(&service)[0].id.clone();
+    sim.crash(&crashed);
+    sim.run(20_000);
+    assert_eq!(sim.active(&service).len(), 3, "a freed address is in quarantine");
+    sim.run(20_000);
+    assert_eq!(sim.active(&service).len(), 4);
+}
+
+#[test]
+fn moving_a_service_to_another_network_keeps_its_port_served() {
+    let mut sim = Sim::new(2);
+    let service = create_serving(&mut sim, 2);
+    let other = sim.cluster.add_network(network_spec("other"));
+    let old = sim.state().services[&service].endpoints[0].clone();
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.order = UpdateOrder::StartFirst;
+        spec.task.networks[0].network = other.clone();
+    });
+    assert_eq!(sim.state().services[&service].endpoints.len(), 2);
+    while sim.state().services[&service].update.as_ref().is_none_or(|u| u.state != UpdateState::Completed) {
+        sim.tick();
+        let plan = plan(sim.state(), &sim.node_ids()[0]).expect("the plan of a member");
+        let target = plan.services.iter().find(|s| s.mesh == plan.ports[0].mesh).expect("the service of the port");
+        assert!(target.backends.iter().any(|b| !b.draining), "the published port has no active backend");
+    }
+    sim.run(5_000);
+    let endpoints = &sim.state().services[&service].endpoints;
+    assert_eq!(endpoints.len(), 1);
+    assert_eq!(endpoints[0].network, other);
+    assert!(sim.state().allocated.quarantine.iter().any(|f| Some(f.addr) == old.vip));
+    sim.submit(Command::RemoveNetwork { id: old.network });
+}

@@ -1,0 +1,164 @@
+//! Rolling updates and rollbacks.
+
+use weft_model::{
+    Command,
+    spec::{FailureAction, ServiceSpec, UpdateOrder},
+    state::UpdateState,
+};
+
+use super::{super::sim::Sim, await_serving, await_update, create_serving, update_status};
+
+#[test]
+fn a_stop_first_update_replaces_one_task_at_a_time() {
+    let mut sim = Sim::new(2);
+    let service = create_serving(&mut sim, 4);
+    sim.cluster.update_service(&service, |spec| spec.task.container.image = "two".to_owned());
+    await_update(&mut sim, &service, 3);
+    assert_eq!(update_status(&sim, &service), (UpdateState::Completed, "update completed".to_owned()));
+    assert!(sim.active(&service).iter().all(|t| t.spec.container.image == "two"));
+    assert_eq!(sim.active(&service).len(), 4);
+}
+
+#[test]
+fn a_start_first_update_never_has_fewer_tasks() {
+    let mut sim = Sim::new(2);
+    let service = create_serving(&mut sim, 1);
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.order = UpdateOrder::StartFirst;
+        spec.task.force_update += 1;
+    });
+    await_update(&mut sim, &service, 1);
+    assert_eq!(update_status(&sim, &service).0, UpdateState::Completed);
+    assert!(sim.active(&service).iter().all(|t| t.spec.force_update == 1));
+}
+
+#[test]
+fn an_update_of_all_tasks_at_once_keeps_one_serving() {
+    for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
+        let mut sim = Sim::new(2);
+        let service = create_serving(&mut sim, 3);
+        sim.cluster.update_service(&service, |spec| {
+            spec.update.parallelism = 0;
+            spec.update.order = order;
+            spec.task.force_update += 1;
+        });
+        await_update(&mut sim, &service, 1);
+        assert_eq!(update_status(&sim, &service).0, UpdateState::Completed);
+        await_serving(&mut sim, &service, 3);
+    }
+}
+
+#[test]
+fn an_update_waits_between_two_batches() {
+    let mut sim = Sim::new(2);
+    let service = create_serving(&mut sim, 3);
+    let started_ms = sim.cluster.now_ms;
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.delay_ms = 20_000;
+        spec.task.force_update += 1;
+    });
+    await_update(&mut sim, &service, 2);
+    assert!(sim.cluster.now_ms >= started_ms + 40_000);
+}
+
+#[test]
+fn a_failing_update_pauses_and_the_next_update_continues() {
+    let mut sim = Sim::new(2);
+    sim.broken_images.insert("broken".to_owned());
+    let service = create_serving(&mut sim, 3);
+    sim.cluster.update_service(&service, |spec| spec.task.container.image = "broken".to_owned());
+    await_update(&mut sim, &service, 2);
+    let (state, message) = update_status(&sim, &service);
+    assert_eq!(state, UpdateState::Paused);
+    assert!(message.starts_with("update paused due to failure or early termination of task "), "{message}");
+    sim.run(30_000);
+    assert_eq!(sim.active(&service).len(), 2, "the other tasks are not replaced");
+    sim.cluster.update_service(&service, |spec| spec.task.container.image = "good".to_owned());
+    await_update(&mut sim, &service, 2);
+    assert_eq!(update_status(&sim, &service).0, UpdateState::Completed);
+    await_serving(&mut sim, &service, 3);
+}
+
+#[test]
+fn a_failing_start_first_update_keeps_all_old_tasks() {
+    let mut sim = Sim::new(2);
+    sim.broken_images.insert("broken".to_owned());
+    let service = create_serving(&mut sim, 3);
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.order = UpdateOrder::StartFirst;
+        spec.task.container.image = "broken".to_owned();
+    });
+    await_update(&mut sim, &service, 3);
+    assert_eq!(update_status(&sim, &service).0, UpdateState::Paused);
+    sim.run(30_000);
+    assert_eq!(sim.active(&service).len(), 3);
+}
+
+#[test]
+fn a_failing_update_rolls_back() {
+    let mut sim = Sim::new(2);
+    sim.broken_images.insert("broken".to_owned());
+    let service = create_serving(&mut sim, 3);
+    let before: Vec<_> = sim.active(&service).iter().map(|t| t.id.clone()).collect();
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.on_failure = FailureAction::Rollback;
+        spec.task.container.image = "broken".to_owned();
+    });
+    sim.run_until("the rollback to end", |sim| {
+        let update = sim.state().services[&service].update.as_ref();
+        update.is_some_and(|u| u.state == UpdateState::RollbackCompleted)
+    });
+    assert_eq!(update_status(&sim, &service).1, "rollback completed");
+    await_serving(&mut sim, &service, 3);
+    let kept = sim.active(&service).iter().filter(|t| before.contains(&t.id)).count();
+    assert_eq!(kept, 2, "tasks that were not updated yet are kept");
+}
+
+#[test]
+fn a_failing_update_continues_if_the_config_says_so() {
+    let mut sim = Sim::new(2);
+    sim.broken_images.insert("broken".to_owned());
+    let service = create_serving(&mut sim, 3);
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.on_failure = FailureAction::Continue;
+        spec.task.container.image = "broken".to_owned();
+    });
+    await_update(&mut sim, &service, 0);
+    assert_eq!(update_status(&sim, &service).0, UpdateState::Completed);
+    assert!(sim.active(&service).is_empty());
+}
+
+#[test]
+fn a_user_can_roll_back() {
+    let mut sim = Sim::new(2);
+    let service = create_serving(&mut sim, 2);
+    sim.cluster.update_service(&service, |spec| spec.task.container.image = "two".to_owned());
+    await_update(&mut sim, &service, 1);
+    let version = sim.state().services[&service].meta.version;
+    sim.submit(Command::RollbackService { id: service.clone(), version, message: "asked".to_owned() });
+    sim.run_until("the rollback to end", |sim| {
+        sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
+    });
+    assert!(sim.active(&service).iter().all(|t| t.spec.container.image == "weft/whoami"));
+}
+
+#[test]
+fn a_new_update_supersedes_a_running_one() {
+    for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
+        let mut sim = Sim::new(2);
+        let service = create_serving(&mut sim, 4);
+        let image = |image: &'static str| {
+            move |spec: &mut ServiceSpec| {
+                spec.update.order = order;
+                spec.update.monitor_ms = 0;
+                spec.task.container.image = image.to_owned();
+            }
+        };
+        sim.cluster.update_service(&service, image("two"));
+        sim.run(1_500);
+        sim.cluster.update_service(&service, image("three"));
+        await_update(&mut sim, &service, 3);
+        await_serving(&mut sim, &service, 4);
+        assert!(sim.active(&service).iter().all(|t| t.spec.container.image == "three"));
+    }
+}
