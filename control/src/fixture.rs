@@ -1,6 +1,6 @@
 //! A cluster state for tests: a cluster of one manager, and short methods that add nodes, networks,
-//! services and tasks to it. Each command that is refused is checked to change only the index and
-//! the clock of the cluster state.
+//! services and tasks to it. It checks that each refused command changes only the index and the
+//! clock of the cluster state.
 
 use std::{
     fmt::Debug,

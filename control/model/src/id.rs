@@ -1,7 +1,7 @@
 //! Identifiers of objects, networks and backends.
 //!
-//! Ids of objects that users can name have Swarm's form: 25 characters, each `a-z` or `0-9`. The
-//! leader draws them at random and puts them into the command, so that applying the command stays
+//! Ids of objects that users can name have Swarm's form: 25 characters, each `a-z` or `0-9`. They
+//! are chosen before a command is proposed and are part of it, so that applying the command stays
 //! deterministic. Identifiers that only the data plane uses are numbers. They are assigned in order
 //! when a command is applied.
 
@@ -55,17 +55,18 @@ object_id!(
     ClusterId
 );
 object_id!(
-    /// Identifies a node, and is the common name (CN) of its certificate. A node that leaves and
-    /// joins again gets a new id.
+    /// Identifies a node, and is the common name (CN) of its certificate. A joining node gets an id
+    /// that is derived from its key. So a node that leaves and joins again, with a new key, has a
+    /// new id.
     ///
     /// ```
     /// use weft_model::NodeId;
     ///
-    /// // The leader draws the random bits. The same bits always make the same id.
+    /// // The same bits always make the same id.
     /// let id = NodeId::from_random(35);
     /// assert_eq!(id.as_str(), "000000000000000000000000z");
     ///
-    /// // Text is checked where it enters: a NodeId is always valid.
+    /// // Parsing checks the text, so a NodeId is always valid.
     /// assert_eq!("000000000000000000000000z".parse(), Ok(id));
     /// assert!("worker-1".parse::<NodeId>().is_err());
     /// ```

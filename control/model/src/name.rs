@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_checked() {
+    fn accepts_valid_names_and_refuses_others() {
         let long = "a".repeat(64);
         for bad in ["", "-a", "a-", "a b", "a/b", "ä", "a.b", long.as_str()] {
             assert!(bad.parse::<ServiceName>().is_err(), "{bad}");

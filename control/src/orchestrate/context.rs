@@ -1,4 +1,5 @@
-//! What every part of a decision is given: the inputs, and the list that it adds its commands to.
+//! What every part of a decision works with: its inputs, and the list of the commands that it
+//! proposes.
 
 use weft_model::{
     ClusterState, Command, TaskId,
@@ -63,7 +64,7 @@ impl Context<'_> {
         self.propose(Command::SetTraffic { id: task.id.clone(), traffic });
     }
 
-    /// Ends a task. All nodes stop sending new flows to it before its own node stops it.
+    /// Stops a task. All nodes stop sending new flows to it before its own node stops it.
     pub(super) fn stop_task(&mut self, task: &Task, desired: TaskState) {
         if task.desired < desired {
             self.set_desired(task, desired);

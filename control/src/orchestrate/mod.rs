@@ -10,7 +10,7 @@
 //! - The cluster state that a decision was made from accepts every command of the decision.
 //! - A decision goes as far as it can before a node has to act or to report. When its commands have
 //!   been applied, a second call at the same time returns no commands. The exception is a decision
-//!   that reached its limit of commands: it sets `wake_at_ms` to now.
+//!   that reached its limit of commands or rounds: it sets `wake_at_ms` to now.
 //!
 //! [`decide`] runs the parts below in rounds. Each part reads the cluster state and proposes
 //! commands in a `Context`. A `Preview` applies these commands to a copy of the cluster state
@@ -22,7 +22,7 @@
 //! - `service`: how many tasks a service has and which of them must be replaced;
 //! - `traffic`: when nodes may send traffic to a task, and when the task may stop;
 //! - `placement`: which node runs a task, chosen by [`crate::schedule`];
-//! - `reaper`: deletes old tasks, removed services and the quarantine of addresses.
+//! - `reaper`: deletes old tasks and removed services, and ends the quarantine of addresses.
 
 mod acks;
 mod slot_tasks;

@@ -8,8 +8,8 @@ use weft_model::{
 use super::{Context, Preview};
 use crate::schedule::{self, Load};
 
-/// Places one task after the other, because each assignment takes resources and addresses from the
-/// tasks behind it.
+/// Places one task after the other, because each assignment takes resources and addresses that
+/// the next tasks cannot use.
 pub(super) fn place_tasks(preview: &mut Preview<'_>) {
     let waiting = preview.run(waiting_tasks);
     if waiting.is_empty() {
@@ -43,7 +43,7 @@ fn waiting_tasks(ctx: &mut Context<'_>) -> Vec<TaskId> {
     waiting.into_iter().map(|t| t.id.clone()).collect()
 }
 
-/// Whether the last task that ended in the slot of `task` could not be started at all.
+/// Whether the last task that ended in the slot of `task` could not be prepared.
 fn follows_rejected_task(state: &ClusterState, task: &Task) -> bool {
     let ended = |t: &&Task| t.slot == task.slot && t.status.state.is_terminal();
     let last = state.tasks_of(&task.service).filter(ended).max_by_key(|t| (t.meta.version, &t.id));

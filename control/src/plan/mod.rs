@@ -1,6 +1,6 @@
 //! Computes the plan of one node from the cluster state: a pure function.
 //!
-//! The manager that serves a node ([`crate::swarm`]) calls [`plan`] and streams the result to the
+//! The leader ([`crate::swarm`]) calls [`plan()`] for each node and streams the result to the
 //! node's agent. The plan is all that a node learns about the cluster.
 //!
 //! Others rely on this: equal cluster states give equal plans, and the plan of a node does not

@@ -3,7 +3,7 @@
 //!
 //! A node is suitable if it takes tasks, has the resources that the task reserves, satisfies the
 //! constraints of the service, and is below the limit of replicas per node. Among the suitable
-//! nodes the order is:
+//! nodes the scheduler prefers, in this order:
 //!
 //! 1. nodes on which the service has not failed repeatedly;
 //! 2. nodes that spread the tasks of the service over the values of the placement preferences;

@@ -53,9 +53,9 @@ impl<'a> Allocator<'a> {
         Self { state, allocated: state.allocated.clone() }
     }
 
-    /// The next free IPv4 and IPv6 address of a network. To be called at most once for each network
-    /// in one command, because the addresses that it returned before are not among the used ones
-    /// yet.
+    /// The next free IPv4 and IPv6 address of a network. Must be called at most once for each
+    /// network in one command, because the addresses that it returned before are not among the used
+    /// ones yet.
     pub(super) fn allocate_address(&mut self, network: &Network) -> Result<DualAddr, Rejection> {
         let used = UsedAddresses::of(self.state, &self.allocated, network);
         let cursor = self.allocated.cursors.get(&network.id);

@@ -84,7 +84,8 @@ pub struct UpdateConfig {
     pub on_failure: FailureAction,
     /// How long a new task is watched for failure.
     pub monitor_ms: u64,
-    /// How many tasks of the service may fail, in thousandths of its tasks.
+    /// How many new tasks may fail before the update has failed, in thousandths of the service's
+    /// tasks.
     pub max_failure_permille: u32,
     pub order: UpdateOrder,
 }

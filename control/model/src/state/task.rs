@@ -1,4 +1,4 @@
-//! Tasks: their desired state, their observed state, and their part in the traffic of the service.
+//! Tasks: their desired state, their observed state, and which nodes send traffic to them.
 
 use serde::{Deserialize, Serialize};
 

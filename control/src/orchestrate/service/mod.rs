@@ -1,8 +1,8 @@
 //! Brings the tasks of each service in line with its spec: one task in each slot, of the current
 //! task spec, on a node where it may run.
 //!
-//! A replicated service has numbered slots, a global service has one slot for each node. From there
-//! on both are handled alike. A task that must be replaced is handed to the [`Rollout`], which
+//! A replicated service has numbered slots, a global service has one slot for each node. After that
+//! both are handled alike. A task that must be replaced is handed to the [`Rollout`], which
 //! starts the new task before or after it stops the old one, as the update config says. In reading
 //! order:
 //!

@@ -49,10 +49,9 @@ impl<'a> Rollout<'a> {
 
     /// Starts to replace the task of a slot, and returns whether it did.
     ///
-    /// It does nothing if this would stop the last serving task while another task is starting: the
-    /// replacement is then possible later. So a service with more than one slot always has a task
-    /// that answers. With [`UpdateOrder::StartFirst`] this holds for a service with one slot as
-    /// well.
+    /// With [`UpdateOrder::StopFirst`] it does nothing if this would stop the last serving task
+    /// while another task is starting: a later round replaces the task. So an update of a service
+    /// with more than one slot always leaves a task that serves, unless the new tasks fail.
     pub(super) fn replace(&mut self, replacement: &Replacement<'_>, order: UpdateOrder, ctx: &mut Context<'_>) -> bool {
         let Replacement { slot, old, restart } = *replacement;
         if order == UpdateOrder::StartFirst {

@@ -102,11 +102,7 @@ fn refuses_subnets_that_cannot_work() {
 #[test]
 fn refuses_a_gateway_or_range_outside_of_the_subnet() {
     let check = |gateway: Option<&str>, range: Option<&str>, expected: &str| {
-        let v4 = SubnetSpec {
-            subnet: parse("10.1.0.0/24"),
-            gateway: gateway.map(parse),
-            ip_range: range.map(parse),
-        };
+        let v4 = SubnetSpec { subnet: parse("10.1.0.0/24"), gateway: gateway.map(parse), ip_range: range.map(parse) };
         let mut spec = network_spec("app");
         spec.v4 = Some(v4);
         assert_eq!(refusal(TestCluster::new().network(spec)), expected);
