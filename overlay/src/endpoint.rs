@@ -1,12 +1,15 @@
-//! What tasks are reached by: the host sides of their links. Pure.
+//! The links by which the tasks of this node can be reached. Pure.
+//!
+//! `reconcile` computes them after each pass; the agent gives them to the mesh. A link that was
+//! never configured completely is no endpoint, so that no traffic reaches a task too early.
 
 use std::collections::BTreeMap;
 
 use weft_model::{DualAddr, Mac, NetworkId, TaskId, Vni};
 
 use crate::{
-    desired::{Desired, WantedAttachment},
-    found::Found,
+    actual::ActualNetns,
+    desired::{Desired, DesiredAttachment},
 };
 
 /// One link of a task.
@@ -15,34 +18,37 @@ pub struct Endpoint {
     pub task: TaskId,
     pub network: NetworkId,
     pub vni: Vni,
-    /// Of its host side, in the node's namespace.
+    /// The index of the host side, in the node's namespace.
     pub host_ifindex: u32,
-    /// Of its side in the task's namespace.
+    /// The address of the task side.
     pub mac: Mac,
     pub addr: DualAddr,
-    /// Of the task's network namespace.
+    /// `SO_NETNS_COOKIE` of the task's network namespace.
     pub netns_cookie: u64,
 }
 
-/// The endpoints of a node that holds `node`: of every task whose sandbox is in order (`cookies` has it), and of the
-/// others those that are as they were (`before`). A refusal of the kernel's, or a sandbox that could not be looked into
-/// just now, takes no traffic from a task whose link is still there; a link that was never in order gets none.
+/// Computes the endpoints of a node whose namespace holds `node`. `cookies` has the namespace
+/// cookies of the tasks whose links are configured.
+///
+/// A task that is not in `cookies` keeps those of its endpoints in `previous` that have not
+/// changed. So a task whose links cannot be read or repaired for a moment keeps its traffic as long
+/// as its host sides exist.
 pub(crate) fn endpoints(
     desired: &Desired,
-    node: &Found,
+    node: &ActualNetns,
     cookies: &BTreeMap<&TaskId, u64>,
-    before: &[Endpoint],
+    previous: &[Endpoint],
 ) -> Vec<Endpoint> {
     let mut endpoints = Vec::new();
-    for (task, wanted) in &desired.tasks {
-        for attachment in &wanted.attachments {
+    for (task, desired) in &desired.tasks {
+        for attachment in &desired.attachments {
             let Some(link) = node.links.get(&attachment.host) else { continue };
             match cookies.get(task) {
                 Some(cookie) => endpoints.push(endpoint(task, attachment, link.index, *cookie)),
                 None => endpoints.extend(
-                    before
+                    previous
                         .iter()
-                        .find(|was| **was == endpoint(task, attachment, link.index, was.netns_cookie))
+                        .find(|previous| **previous == endpoint(task, attachment, link.index, previous.netns_cookie))
                         .cloned(),
                 ),
             }
@@ -51,7 +57,7 @@ pub(crate) fn endpoints(
     endpoints
 }
 
-fn endpoint(task: &TaskId, attachment: &WantedAttachment, host_ifindex: u32, netns_cookie: u64) -> Endpoint {
+fn endpoint(task: &TaskId, attachment: &DesiredAttachment, host_ifindex: u32, netns_cookie: u64) -> Endpoint {
     Endpoint {
         task: task.clone(),
         network: attachment.network.clone(),
@@ -66,7 +72,7 @@ fn endpoint(task: &TaskId, attachment: &WantedAttachment, host_ifindex: u32, net
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{desired::WantedTask, found::FoundLink};
+    use crate::{actual::ActualLink, desired::DesiredTask};
 
     fn task() -> TaskId {
         TaskId::from_random(7)
@@ -74,49 +80,58 @@ mod tests {
 
     fn desired(host: u8) -> Desired {
         let addr = DualAddr { v4: [10, 0, 1, host].into(), v6: [0xfd00, 1, 0, 0, 0, 0, 0, host.into()].into() };
-        let attachment = WantedAttachment {
+        let attachment = DesiredAttachment {
             host: "wv-0".to_owned(),
             network: NetworkId::from_random(1),
             vni: Vni::new(4097).expect("a VNI"),
             mac: Mac::of_task(addr.v4),
             addr,
         };
-        let wanted = WantedTask { attachments: vec![attachment], ..WantedTask::default() };
-        Desired { tasks: [(task(), wanted)].into(), ..Desired::default() }
+        let task_desired = DesiredTask { attachments: vec![attachment], ..DesiredTask::default() };
+        Desired { tasks: [(task(), task_desired)].into(), ..Desired::default() }
     }
 
-    fn node(index: u32) -> Found {
-        Found { links: [("wv-0".to_owned(), FoundLink { index, ..FoundLink::default() })].into(), ..Found::default() }
+    fn node(index: u32) -> ActualNetns {
+        ActualNetns {
+            links: [("wv-0".to_owned(), ActualLink { index, ..ActualLink::default() })].into(),
+            ..ActualNetns::default()
+        }
     }
 
-    /// Indexes of the host sides that are endpoints.
-    fn check(desired: &Desired, node: &Found, cookie: Option<u64>, before: &[Endpoint], expected: &[(u32, u64)]) {
+    /// `expected` are the indexes of the host sides and the cookies of the endpoints.
+    fn check(
+        desired: &Desired,
+        node: &ActualNetns,
+        cookie: Option<u64>,
+        previous: &[Endpoint],
+        expected: &[(u32, u64)],
+    ) {
         let task = task();
         let cookies = cookie.map(|cookie| (&task, cookie)).into_iter().collect();
-        let found = endpoints(desired, node, &cookies, before);
-        assert_eq!(found.iter().map(|e| (e.host_ifindex, e.netns_cookie)).collect::<Vec<_>>(), expected);
+        let actual = endpoints(desired, node, &cookies, previous);
+        assert_eq!(actual.iter().map(|e| (e.host_ifindex, e.netns_cookie)).collect::<Vec<_>>(), expected);
     }
 
     #[test]
-    fn a_fault_keeps_the_endpoints_whose_links_are_still_the_same() {
-        let before = endpoints(&desired(2), &node(21), &[(&task(), 5)].into(), &[]);
-        check(&desired(2), &node(21), None, &before, &[(21, 5)]);
-        // Made anew meanwhile, gone, for another address, or wanted no more.
-        check(&desired(2), &node(22), None, &before, &[]);
-        check(&desired(2), &Found::default(), None, &before, &[]);
-        check(&desired(3), &node(21), None, &before, &[]);
-        check(&Desired::default(), &node(21), None, &before, &[]);
+    fn a_task_that_cannot_be_read_keeps_its_unchanged_endpoints() {
+        let previous = endpoints(&desired(2), &node(21), &[(&task(), 5)].into(), &[]);
+        check(&desired(2), &node(21), None, &previous, &[(21, 5)]);
+        // The link was replaced, is gone, has another address, or is not desired any more.
+        check(&desired(2), &node(22), None, &previous, &[]);
+        check(&desired(2), &ActualNetns::default(), None, &previous, &[]);
+        check(&desired(3), &node(21), None, &previous, &[]);
+        check(&Desired::default(), &node(21), None, &previous, &[]);
     }
 
     #[test]
-    fn a_link_that_was_never_in_order_is_no_endpoint() {
+    fn a_link_that_was_never_configured_is_no_endpoint() {
         check(&desired(2), &node(21), None, &[], &[]);
         check(&desired(2), &node(21), Some(5), &[], &[(21, 5)]);
     }
 
     #[test]
-    fn what_is_found_in_order_counts_and_not_what_was() {
-        let before = endpoints(&desired(2), &node(21), &[(&task(), 5)].into(), &[]);
-        check(&desired(2), &node(22), Some(6), &before, &[(22, 6)]);
+    fn the_current_state_of_a_configured_task_replaces_the_previous_one() {
+        let previous = endpoints(&desired(2), &node(21), &[(&task(), 5)].into(), &[]);
+        check(&desired(2), &node(22), Some(6), &previous, &[(22, 6)]);
     }
 }

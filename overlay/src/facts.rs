@@ -1,4 +1,8 @@
-//! What the node itself has, whatever weft does: the links that lead outside, its addresses, its routes.
+//! What other layers need to know of the node: the links that lead outside, the node's addresses
+//! and its routes.
+//!
+//! `reconcile` computes them after each pass. The agent gives them to the mesh and reports them to
+//! the leader. Pure. Links that weft made are left out.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -6,94 +10,97 @@ use ipnetwork::IpNetwork;
 use weft_model::Mac;
 
 use crate::{
-    found::{Found, FoundLink},
+    actual::{ActualLink, ActualNetns},
     name,
 };
 
-/// What the kernel says of the node's own network namespace, weft's links left out.
+/// The node's own network namespace without weft's links.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Every link with a global address but lo, in the order of their names. Some carry no Ethernet: a program for
-    /// frames has no business on them.
+    /// Every link with a global address except `lo`, sorted by name. Some of them carry no Ethernet
+    /// frames: the mesh must not attach programs there.
     pub uplinks: Vec<Uplink>,
-    /// The global addresses of all links, lo too, sorted: those that the node answers others on. Addresses that mean
-    /// this very node to everybody (127.0.0.0/8 and ::1) are not among them, whatever scope they were given.
+    /// The global addresses of all links including `lo`, sorted: the addresses at which other
+    /// machines can reach the node. Without 127.0.0.0/8 and ::1, whatever their scope.
     pub addresses: Vec<IpAddr>,
-    /// Destinations of its routes but the default ones, sorted: no network may overlap them.
+    /// The destinations of the node's routes except the default routes, sorted. No network of the
+    /// cluster may overlap them.
     pub routes: Vec<IpNetwork>,
-    /// Where packets to the outside leave, default routes included; of several to one destination the preferred one.
-    pub ways: Vec<Way>,
-    /// Of the node's network namespace.
+    /// The routes by which packets to the outside leave, default routes included. If several routes
+    /// have the same destination, only the preferred one is listed.
+    pub egress_routes: Vec<EgressRoute>,
+    /// `SO_NETNS_COOKIE` of the node's network namespace.
     pub netns_cookie: u64,
 }
 
-/// A route of the node's that leads out of one of its links.
+/// A route of the node that uses one of its uplinks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Way {
+pub struct EgressRoute {
     pub destination: IpNetwork,
     pub ifindex: u32,
-    /// What the route names, else the link's first address of the destination's family.
+    /// The source address that the route sets. If it sets none, the link's first address of the
+    /// same family as the destination.
     pub source: IpAddr,
 }
 
-/// A link of the node through which the outside reaches it.
+/// A link by which other machines reach the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
     pub ifindex: u32,
-    /// `None` where the link has no Ethernet addresses.
+    /// `None` if the link has no Ethernet address.
     pub mac: Option<Mac>,
-    /// Global ones, sorted, with the length of their prefix.
+    /// The global addresses with their prefix lengths, sorted.
     pub addresses: Vec<IpNetwork>,
 }
 
-/// Reads the facts from a dump of the node's namespace.
-pub(crate) fn facts(node: &Found, netns_cookie: u64) -> NodeFacts {
-    let others = || node.links.iter().filter(|(name, _)| !name::is_ours(name));
-    let uplinks: Vec<Uplink> = others()
+/// Computes the facts from a dump of the node's namespace.
+pub(crate) fn facts(node: &ActualNetns) -> NodeFacts {
+    let other_links = || node.links.iter().filter(|(name, _)| !name::is_weft_link(name));
+    let uplinks: Vec<Uplink> = other_links()
         .filter(|(_, link)| !link.loopback)
-        .map(|(_, link)| Uplink { ifindex: link.index, mac: link.mac, addresses: reachable(link).collect() })
+        .map(|(_, link)| Uplink { ifindex: link.index, mac: link.mac, addresses: reachable_addresses(link).collect() })
         .filter(|uplink| !uplink.addresses.is_empty())
         .collect();
     let mut addresses: Vec<IpAddr> =
-        others().flat_map(|(_, link)| reachable(link)).map(|address| address.ip()).collect();
+        other_links().flat_map(|(_, link)| reachable_addresses(link)).map(|address| address.ip()).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let ours = |index: u32| node.link_at(index).is_some_and(|(name, _)| name::is_ours(name));
+    let is_weft_link = |index: u32| node.link_by_index(index).is_some_and(|(name, _)| name::is_weft_link(name));
     let mut routes: Vec<IpNetwork> = node
         .routes
         .iter()
         .filter(|route| route.destination.prefix() > 0 && !is_link_local(route.destination.ip()))
-        .filter(|route| !route.link.is_some_and(ours))
+        .filter(|route| !route.link.is_some_and(is_weft_link))
         .map(|route| route.destination)
         .collect();
     routes.sort_unstable();
     routes.dedup();
-    let ways = ways(node, &uplinks);
-    NodeFacts { uplinks, addresses, routes, ways, netns_cookie }
+    let egress_routes = egress_routes(node, &uplinks);
+    NodeFacts { uplinks, addresses, routes, egress_routes, netns_cookie: node.cookie }
 }
 
-/// Addresses at which others can reach the node.
-fn reachable(link: &FoundLink) -> impl Iterator<Item = IpNetwork> {
+/// The addresses at which other machines can reach the node.
+fn reachable_addresses(link: &ActualLink) -> impl Iterator<Item = IpNetwork> {
     link.addresses.iter().copied().filter(|address| !address.ip().is_loopback())
 }
 
-fn ways(node: &Found, uplinks: &[Uplink]) -> Vec<Way> {
-    let mut best: BTreeMap<IpNetwork, (u32, Way)> = BTreeMap::new();
+fn egress_routes(node: &ActualNetns, uplinks: &[Uplink]) -> Vec<EgressRoute> {
+    let mut preferred: BTreeMap<IpNetwork, (u32, EgressRoute)> = BTreeMap::new();
     for route in node.routes.iter().filter(|route| !is_link_local(route.destination.ip())) {
         let Some(uplink) = uplinks.iter().find(|uplink| Some(uplink.ifindex) == route.link) else { continue };
-        let family = |address: &&IpNetwork| address.is_ipv4() == route.destination.is_ipv4();
-        let of_link = || uplink.addresses.iter().find(family).map(IpNetwork::ip);
-        let Some(source) = route.source.or_else(of_link) else { continue };
-        let way = Way { destination: route.destination, ifindex: uplink.ifindex, source };
-        match best.get(&route.destination) {
+        let is_same_family = |address: &&IpNetwork| address.is_ipv4() == route.destination.is_ipv4();
+        let link_address = || uplink.addresses.iter().find(is_same_family).map(IpNetwork::ip);
+        let Some(source) = route.source.or_else(link_address) else { continue };
+        let egress_route = EgressRoute { destination: route.destination, ifindex: uplink.ifindex, source };
+        match preferred.get(&route.destination) {
             Some((metric, _)) if *metric <= route.metric => {}
-            _ => drop(best.insert(route.destination, (route.metric, way))),
+            _ => drop(preferred.insert(route.destination, (route.metric, egress_route))),
         }
     }
-    best.into_values().map(|(_, way)| way).collect()
+    preferred.into_values().map(|(_, route)| route).collect()
 }
 
-/// Every link has these: they say nothing of where the node's routes lead.
+/// Every link has routes to these addresses, so they do not say where packets to the outside leave.
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback() || v4.is_multicast(),
@@ -104,19 +111,19 @@ fn is_link_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::found::FoundRoute;
+    use crate::actual::ActualRoute;
 
-    fn link(index: u32, addresses: &[&str]) -> FoundLink {
-        FoundLink {
+    fn link(index: u32, addresses: &[&str]) -> ActualLink {
+        ActualLink {
             index,
             mtu: 1500,
             addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect(),
-            ..FoundLink::default()
+            ..ActualLink::default()
         }
     }
 
-    fn route(destination: &str, link: u32) -> FoundRoute {
-        FoundRoute {
+    fn route(destination: &str, link: u32) -> ActualRoute {
+        ActualRoute {
             destination: destination.parse().expect("a network"),
             via: None,
             link: Some(link),
@@ -126,10 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn uplinks_are_foreign_links_with_a_global_address() {
-        let found = Found {
+    fn reports_the_links_addresses_and_routes_that_lead_outside() {
+        let node = ActualNetns {
+            cookie: 7,
             links: [
-                ("lo".to_owned(), FoundLink { loopback: true, ..link(1, &["127.0.0.2/8", "198.51.100.7/32"]) }),
+                ("lo".to_owned(), ActualLink { loopback: true, ..link(1, &["127.0.0.2/8", "198.51.100.7/32"]) }),
                 ("eth0".to_owned(), link(2, &["192.0.2.1/24", "192.0.2.7/24", "2001:db8::1/64"])),
                 ("eth1".to_owned(), link(3, &[])),
                 ("dummy0".to_owned(), link(6, &["127.9.0.1/32"])),
@@ -145,12 +153,12 @@ mod tests {
                 route("10.9.0.0/24", 5),
                 route("2001:db8::/64", 2),
                 route("192.0.2.0/24", 3),
-                FoundRoute { source: Some([192, 0, 2, 7].into()), metric: 9, ..route("203.0.113.0/24", 2) },
-                FoundRoute { metric: 10, ..route("203.0.113.0/24", 2) },
+                ActualRoute { source: Some([192, 0, 2, 7].into()), metric: 9, ..route("203.0.113.0/24", 2) },
+                ActualRoute { metric: 10, ..route("203.0.113.0/24", 2) },
             ],
-            ..Found::default()
+            ..ActualNetns::default()
         };
-        let facts = facts(&found, 7);
+        let facts = facts(&node);
         assert_eq!(facts.uplinks.iter().map(|uplink| uplink.ifindex).collect::<Vec<_>>(), [2]);
         assert_eq!(
             facts.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -160,18 +168,18 @@ mod tests {
             facts.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["192.0.2.0/24", "203.0.113.0/24", "2001:db8::/64"]
         );
-        let way = |destination: &str, source: &str| Way {
+        let route = |destination: &str, source: &str| EgressRoute {
             destination: destination.parse().expect("a network"),
             ifindex: 2,
             source: source.parse().expect("an address"),
         };
         assert_eq!(
-            facts.ways,
+            facts.egress_routes,
             [
-                way("0.0.0.0/0", "192.0.2.1"),
-                way("192.0.2.0/24", "192.0.2.1"),
-                way("203.0.113.0/24", "192.0.2.7"),
-                way("2001:db8::/64", "2001:db8::1"),
+                route("0.0.0.0/0", "192.0.2.1"),
+                route("192.0.2.0/24", "192.0.2.1"),
+                route("203.0.113.0/24", "192.0.2.7"),
+                route("2001:db8::/64", "2001:db8::1"),
             ]
         );
         assert_eq!(facts.netns_cookie, 7);

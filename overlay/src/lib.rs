@@ -1,33 +1,42 @@
-//! The links of one node: the tunnel device that serves every overlay network, one veth pair for each attachment of a
-//! task, and the addresses, routes and sysctls that make packets reach them.
+//! The network links of one node: the tunnel device that carries every overlay network, one veth
+//! pair for each attachment of a task, and the addresses, routes and sysctls that they need.
 //!
-//! Owns what the kernel's routing netlink speaks of, and network namespaces. It must not know where packets go: the
-//! mesh decides that, on the links made here. Nothing here needs a bridge, netfilter or `ip_forward`.
+//! The agent calls [`Overlay::reconcile`] when the plan or the links of the node change. The mesh
+//! attaches its programs to the links that this crate makes.
 //!
-//! Rooms, in reading order:
+//! This crate owns what routing netlink describes, and network namespaces. It must not decide where
+//! a packet goes: that is the mesh's job. It needs no bridge, no netfilter rule and no
+//! `ip_forward`.
 //!
-//! - `found`: what the kernel holds in one network namespace, in our terms (pure);
-//! - [`facts`]: what the node itself has: uplinks, addresses, routes (pure);
-//! - `name`: the names and aliases of links that are weft's (pure);
-//! - `desired`: [`weft_model::NodePlan`] and sandboxes → the links that shall be (pure);
-//! - `diff`: those and what the kernel holds → operations (pure);
-//! - `endpoint`: what tasks are reached by (pure);
-//! - `kernel`: netlink sockets, sysctls; the only place that knows errno;
-//! - [`netns`]: running code inside another network namespace;
-//! - `overlay`: the shell that puts them together.
+//! Modules in reading order. The crate `weft-mesh` has the same ones, except those marked with *:
+//!
+//! - `name`*: the names of weft's links (pure);
+//! - [`desired`]: what this node must have, from the plan and the sandboxes (pure);
+//! - [`actual`]: what the kernel holds (pure data);
+//! - [`diff`]: the operations that turn `actual` into `desired` (pure);
+//! - [`facts`]: what other layers need to know of the node (pure);
+//! - `endpoint`*: the links by which tasks can be reached (pure);
+//! - `error`: the one error type, with hints for the operator;
+//! - `kernel`: netlink, sysctls and namespaces; the only code that makes system calls;
+//! - `reconcile`: reads, compares and applies until nothing is left to do;
+//! - `overlay`: the handle that the agent holds.
+//!
+//! Invariant: a link belongs to weft if and only if its name says so. Links with other names are
+//! never changed, except that `lo` gets two sysctls.
 
-mod desired;
-mod diff;
-mod endpoint;
-pub mod facts;
-mod found;
-mod kernel;
 mod name;
-pub mod netns;
+pub mod desired;
+pub mod actual;
+pub mod diff;
+pub mod facts;
+mod endpoint;
+mod error;
+mod kernel;
+mod reconcile;
 mod overlay;
 
 pub use endpoint::Endpoint;
-pub use facts::{NodeFacts, Uplink, Way};
-pub use kernel::KernelError;
-pub use netns::NetnsError;
-pub use overlay::{Overlay, OverlayError, OverlayState};
+pub use error::Error;
+pub use facts::{EgressRoute, NodeFacts, Uplink};
+pub use kernel::netns;
+pub use overlay::{Overlay, OverlayState};

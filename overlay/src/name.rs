@@ -1,21 +1,25 @@
-//! The names and aliases of the links that are weft's. A link in the node's namespace is weft's if and only if its name
-//! says so: the kernel sets a name with the link itself, and an alias only afterwards.
+//! The names and aliases of weft's links. Pure.
+//!
+//! `desired`, `diff` and `facts` use them. Invariant: a link in the node's namespace belongs to
+//! weft if and only if its name says so. The name, and not the alias, marks a link, because the
+//! kernel sets the name when it creates the link, and the alias only later.
 
 use weft_model::{NetworkId, TaskId};
 
-/// The one VXLAN device of a node. Its namespace is the node's, so a fixed name does.
+/// The one VXLAN device of a node. Each node has its own network namespace, so the name can be
+/// fixed.
 pub(crate) const TUNNEL: &str = "weft-tun";
-/// Made and removed at once, to learn whether the kernel can.
+/// A link that [`crate::Overlay::check`] creates and deletes again, to test the kernel.
 pub(crate) const PROBE: &str = "weft-probe";
-/// Longest name of a link (IFNAMSIZ less the final zero).
+/// Octets of the longest name of a link: `IFNAMSIZ` (linux/if.h) less the final zero.
 const MAX_LEN: usize = 15;
-/// Begins the name of the host side of a task's link.
+/// The beginning of the name of a host side.
 const HOST_PREFIX: &str = "wv";
-/// Fewest digits of a task id in such a name: 36^9 keep a node's tasks apart.
+/// The fewest digits of a task id in such a name. 36^9 values are enough for the tasks of one node.
 const MIN_ID_DIGITS: usize = 9;
 
-/// The host side of a task's `index`th link: the last digits of the task's id (the first ones are the least random),
-/// and the index.
+/// The name of the host side of a task's `index`th link: the last digits of the task's id and the
+/// index. The first digits of an id are less random than the last ones.
 pub(crate) fn host_side(task: &TaskId, index: usize) -> String {
     let suffix = format!("-{index}");
     let digits = MAX_LEN - HOST_PREFIX.len() - suffix.len();
@@ -23,19 +27,19 @@ pub(crate) fn host_side(task: &TaskId, index: usize) -> String {
     format!("{HOST_PREFIX}{}{suffix}", &id[id.len() - digits..])
 }
 
-/// The task's side of its `index`th link.
+/// The name of the task side of a task's `index`th link.
 pub(crate) fn task_side(index: usize) -> String {
     format!("eth{index}")
 }
 
-/// What `ip link` shows of the host side, for people.
+/// The alias of the host side, which `ip link` shows to the operator.
 pub(crate) fn alias(task: &TaskId, network: &NetworkId) -> String {
     format!("weft task={task} network={network}")
 }
 
-/// Whether [`host_side`] makes such names.
+/// Whether `name` has the form that [`host_side`] returns.
 pub(crate) fn is_host_side(name: &str) -> bool {
-    let Some((id, index)) = name.strip_prefix(HOST_PREFIX).and_then(|rest| rest.split_once('-')) else {
+    let Some((id, index)) = name.strip_prefix(HOST_PREFIX).and_then(|suffix| suffix.split_once('-')) else {
         return false;
     };
     name.len() == MAX_LEN
@@ -45,8 +49,8 @@ pub(crate) fn is_host_side(name: &str) -> bool {
         && index.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Whether a link of the node is weft's.
-pub(crate) fn is_ours(name: &str) -> bool {
+/// Whether a link in the node's namespace belongs to weft.
+pub(crate) fn is_weft_link(name: &str) -> bool {
     name == TUNNEL || name == PROBE || is_host_side(name)
 }
 
@@ -55,23 +59,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_sides_fit_and_are_recognised() {
+    fn the_name_of_a_host_side_fits_and_is_recognised() {
         let task = TaskId::from_random(u128::MAX - 7);
         for index in [0, 1, 9, 10, 99, 100] {
             let name = host_side(&task, index);
             assert_eq!(name.len(), MAX_LEN, "{name}");
-            assert!(is_host_side(&name) && is_ours(&name), "{name}");
+            assert!(is_host_side(&name) && is_weft_link(&name), "{name}");
         }
         assert_ne!(host_side(&task, 0), host_side(&task, 1));
         assert_ne!(host_side(&task, 0), host_side(&TaskId::from_random(u128::MAX - 8), 0));
     }
 
     #[test]
-    fn other_links_are_not_ours() {
+    fn other_names_are_not_recognised() {
         for name in ["eth0", "lo", "wv0", "wv-0", "wvABCDEFGHIJK-0", "wvabcdefghijk-x", "wvabcdefghijkl0", "veth12ab-0"]
         {
-            assert!(!is_ours(name), "{name}");
+            assert!(!is_weft_link(name), "{name}");
         }
-        assert!(is_ours(TUNNEL));
+        assert!(is_weft_link(TUNNEL));
     }
 }

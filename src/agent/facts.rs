@@ -9,8 +9,11 @@ pub(super) fn of(links: &OverlayState) -> LocalFacts {
         ifindex: uplink.ifindex,
         addresses: uplink.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
     };
-    let route =
-        |way: &weft_overlay::Way| HostRoute { destination: way.destination, ifindex: way.ifindex, source: way.source };
+    let route = |route: &weft_overlay::EgressRoute| HostRoute {
+        destination: route.destination,
+        ifindex: route.ifindex,
+        source: route.source,
+    };
     let endpoint = |endpoint: &weft_overlay::Endpoint| LocalEndpoint {
         task: endpoint.task.clone(),
         network: endpoint.network.clone(),
@@ -23,7 +26,7 @@ pub(super) fn of(links: &OverlayState) -> LocalFacts {
         task_mtu: links.mtu,
         uplinks: node.uplinks.iter().filter(|uplink| uplink.mac.is_some()).map(uplink).collect(),
         addresses: node.addresses.clone(),
-        routes: node.ways.iter().map(route).collect(),
+        routes: node.egress_routes.iter().map(route).collect(),
         endpoints: links.endpoints.iter().map(endpoint).collect(),
     }
 }

@@ -1,7 +1,10 @@
-//! Desired and found → operations. Pure, and over the union of both: what is missing, what is wrong, what is left over.
+//! `ops = diff(desired, actual)`: what has to be created, changed and removed. Pure.
 //!
-//! One pass need not be enough (a link that goes takes its routes along): the shell dumps and compares again until
-//! nothing is left to do.
+//! `reconcile` calls [`diff`] after each read of the kernel's state. The result covers the union of
+//! both sides, so start-up, change, repair and removal are one code path.
+//!
+//! One pass is not always enough. For example, the kernel removes a link's routes together with the
+//! link. Therefore `reconcile` reads and compares again until nothing is left to do.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
 
@@ -9,14 +12,15 @@ use ipnetwork::IpNetwork;
 use weft_model::{Mac, TUNNEL_PORT, TaskId};
 
 use crate::{
-    desired::{DefaultRoute, Desired, Wanted, WantedKind, WantedLink, WantedTask},
-    found::{Found, FoundKind, FoundLink, VxlanSettings},
+    actual::{Actual, ActualLink, ActualLinkKind, ActualNetns, VxlanSettings},
+    desired::{DefaultRoute, Desired, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask},
     name,
 };
 
-/// One step in one network namespace. Links go by name: an index may not exist yet.
+/// One step in one network namespace. Links are named and not numbered, because a link that an
+/// earlier step creates has no index yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Op {
+pub enum Op {
     DeleteLink {
         name: String,
     },
@@ -24,10 +28,10 @@ pub(crate) enum Op {
         name: String,
         mtu: u32,
     },
-    /// In the node's namespace, with its peer `inside` in the task's.
+    /// Creates `host` in the node's namespace and its peer in the task's namespace.
     CreateVeth {
         host: String,
-        inside: String,
+        peer: String,
         sandbox: PathBuf,
         mtu: u32,
     },
@@ -61,12 +65,12 @@ impl fmt::Display for Op {
         match self {
             Self::DeleteLink { name } => write!(f, "delete link {name}"),
             Self::CreateTunnel { name, mtu } => write!(f, "create tunnel {name} mtu {mtu}"),
-            Self::CreateVeth { host, inside, sandbox, mtu } => {
-                write!(f, "create link {host} mtu {mtu} with peer {inside} in {}", sandbox.display())
+            Self::CreateVeth { host, peer, sandbox, mtu } => {
+                write!(f, "create link {host} mtu {mtu} with peer {peer} in {}", sandbox.display())
             }
             Self::SetSysctl { key, value } => write!(f, "set {key} to {value}"),
             Self::SetLink { name, change } => write!(f, "change link {name}: {change:?}"),
-            Self::RemoveAddress { link, address } => write!(f, "remove address {address} of {link}"),
+            Self::RemoveAddress { link, address } => write!(f, "remove address {address} from {link}"),
             Self::AddAddress { link, address } => write!(f, "add address {address} to {link}"),
             Self::RemoveDefaultRoute { via, v6, .. } => {
                 write!(f, "remove IPv{} default route via {via:?}", if *v6 { 6 } else { 4 })
@@ -76,156 +80,177 @@ impl fmt::Display for Op {
     }
 }
 
-/// What changes of a link; all at once.
+/// The changes of one link. The kernel applies them together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct LinkChange {
-    pub(crate) mac: Option<Mac>,
-    pub(crate) mtu: Option<u32>,
-    pub(crate) alias: Option<String>,
-    pub(crate) up: bool,
+pub struct LinkChange {
+    pub mac: Option<Mac>,
+    pub mtu: Option<u32>,
+    pub alias: Option<String>,
+    /// Whether the link must be set up.
+    pub up: bool,
 }
 
-/// Everything to do, in order: the node's own, then task by task.
+/// All steps: first those of the node, then those of each task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Ops {
-    pub(crate) node: Vec<Op>,
-    /// Those with something to do.
-    pub(crate) tasks: BTreeMap<TaskId, TaskOps>,
+pub struct Ops {
+    /// In the node's namespace, in this order.
+    pub node: Vec<Op>,
+    /// Only tasks with at least one step.
+    pub tasks: BTreeMap<TaskId, TaskOps>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct TaskOps {
-    /// In the node's namespace, first.
-    pub(crate) host: Vec<Op>,
-    /// In the task's.
-    pub(crate) inside: Vec<Op>,
+pub struct TaskOps {
+    /// In the node's namespace. These come first.
+    pub host: Vec<Op>,
+    /// In the task's namespace.
+    pub sandbox: Vec<Op>,
 }
 
 impl Ops {
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.node.is_empty() && self.tasks.is_empty()
     }
 }
 
-/// What has to be done on a node that holds `node`, and `inside` each sandbox. A task whose sandbox could not be read
-/// is left as it is.
-pub(crate) fn diff(desired: &Desired, node: &Found, inside: &BTreeMap<TaskId, Found>) -> Ops {
-    let mut ops = Ops { node: leftovers(desired, node), tasks: BTreeMap::new() };
-    compare(&desired.node, node, None, &mut ops.node);
-    for (task, wanted) in &desired.tasks {
-        let Some(inside) = inside.get(task) else { continue };
-        let ops_of_task = diff_task(wanted, node, inside);
-        if ops_of_task != TaskOps::default() {
-            ops.tasks.insert(task.clone(), ops_of_task);
+/// Computes the steps that turn `actual` into `desired`. A task that is missing in `actual` gets no
+/// step, because its sandbox could not be read.
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use weft_model::{NodeId, NodePlan};
+/// use weft_overlay::{
+///     actual::Actual,
+///     desired::{NodeSettings, Underlay, desired},
+///     diff::{Op, diff},
+/// };
+///
+/// let plan = NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into());
+/// let desired = desired(&plan, &BTreeMap::new(), Underlay::default(), &NodeSettings::default());
+///
+/// let ops = diff(&desired, &Actual::default());
+/// assert!(matches!(&ops.node[0], Op::CreateTunnel { name, .. } if name == "weft-tun"));
+/// assert!(ops.tasks.is_empty());
+/// ```
+pub fn diff(desired: &Desired, actual: &Actual) -> Ops {
+    let mut ops = Ops { node: delete_orphans(desired, &actual.node), tasks: BTreeMap::new() };
+    diff_netns(&desired.node, &actual.node, None, &mut ops.node);
+    for (task, desired) in &desired.tasks {
+        let Some(sandbox) = actual.tasks.get(task) else { continue };
+        let task_ops = diff_task(desired, &actual.node, sandbox);
+        if task_ops != TaskOps::default() {
+            ops.tasks.insert(task.clone(), task_ops);
         }
     }
     ops
 }
 
-/// Removal of weft's links that belong to no task any more.
-fn leftovers(desired: &Desired, node: &Found) -> Vec<Op> {
-    let is_wanted = |name: &str| desired.tasks.values().any(|task| task.host.links.contains_key(name));
+/// Deletes the host sides that belong to no desired task.
+fn delete_orphans(desired: &Desired, node: &ActualNetns) -> Vec<Op> {
+    let is_desired = |name: &str| desired.tasks.values().any(|task| task.host.links.contains_key(name));
     node.links
         .iter()
-        .filter(|(name, link)| name::is_host_side(name) && is_veth(link) && !is_wanted(name))
+        .filter(|(name, link)| name::is_host_side(name) && is_veth(link) && !is_desired(name))
         .map(|(name, _)| Op::DeleteLink { name: name.clone() })
         .collect()
 }
 
-fn diff_task(wanted: &WantedTask, node: &Found, inside: &Found) -> TaskOps {
+fn diff_task(desired: &DesiredTask, node: &ActualNetns, sandbox: &ActualNetns) -> TaskOps {
     let mut ops = TaskOps::default();
-    compare(&wanted.host, node, Some(inside), &mut ops.host);
-    // A pair that is made anew takes the old one's inside along.
-    let mut inside = inside.clone();
+    diff_netns(&desired.host, node, Some(sandbox), &mut ops.host);
+    // A new pair replaces the link in the sandbox too, so its settings are the kernel's defaults.
+    let mut sandbox = sandbox.clone();
     for op in &ops.host {
-        if let Op::CreateVeth { inside: link, mtu, .. } = op {
-            inside.links.insert(link.clone(), FoundLink { mtu: *mtu, ..FoundLink::default() });
-            inside.sysctls.retain(|key, _| !key.split('/').any(|part| part == link));
+        if let Op::CreateVeth { peer, mtu, .. } = op {
+            sandbox.links.insert(peer.clone(), ActualLink { mtu: *mtu, ..ActualLink::default() });
+            sandbox.sysctls.retain(|key, _| !key.split('/').any(|part| part == peer));
         }
     }
-    compare(&wanted.inside, &inside, None, &mut ops.inside);
+    diff_netns(&desired.sandbox, &sandbox, None, &mut ops.sandbox);
     ops
 }
 
-/// Compares one namespace; `peers` is the one that host sides lead to.
-fn compare(wanted: &Wanted, found: &Found, peers: Option<&Found>, ops: &mut Vec<Op>) {
-    let mut fresh = BTreeMap::new();
-    for (name, link) in &wanted.links {
-        if let Some(made) = create(name, link, found, peers, ops) {
-            fresh.insert(name, made);
+/// Compares one namespace. `peers` is the namespace in which the host sides have their peers.
+fn diff_netns(desired: &DesiredNetns, actual: &ActualNetns, peers: Option<&ActualNetns>, ops: &mut Vec<Op>) {
+    let mut created = BTreeMap::new();
+    for (name, link) in &desired.links {
+        if let Some(link) = create_link(name, link, actual, peers, ops) {
+            created.insert(name, link);
         }
     }
-    for (key, value) in &wanted.sysctls {
-        let is_of_fresh_link = key.split('/').any(|part| fresh.keys().any(|name| *name == part));
-        if is_of_fresh_link || !found.sysctls.get(key).is_some_and(|held| same_setting(held, value)) {
+    for (key, value) in &desired.sysctls {
+        let is_of_created_link = key.split('/').any(|part| created.keys().any(|name| *name == part));
+        if is_of_created_link || !actual.sysctls.get(key).is_some_and(|actual| is_same_value(actual, value)) {
             ops.push(Op::SetSysctl { key: key.clone(), value: value.clone() });
         }
     }
-    for (name, link) in &wanted.links {
-        if let Some(held) = fresh.get(name).or_else(|| found.links.get(name)) {
-            set_link(name, link, held, ops);
+    for (name, link) in &desired.links {
+        if let Some(actual) = created.get(name).or_else(|| actual.links.get(name)) {
+            change_link(name, link, actual, ops);
         }
     }
-    set_default_routes(wanted, found, ops);
+    change_default_routes(desired, actual, ops);
 }
 
-/// Makes the link where it is missing or unfit, after removing what has its name. Returns what will be there then;
-/// `None` where nothing has to be made.
-fn create(
+/// Creates the link if it is missing or of the wrong kind, after deleting the link that has its
+/// name. Returns the link as it will be after its creation. Returns `None` if nothing has to be
+/// created.
+fn create_link(
     name: &str,
-    wanted: &WantedLink,
-    found: &Found,
-    peers: Option<&Found>,
+    desired: &DesiredLink,
+    netns: &ActualNetns,
+    peers: Option<&ActualNetns>,
     ops: &mut Vec<Op>,
-) -> Option<FoundLink> {
-    let held = found.links.get(name);
-    let mtu = wanted.mtu.unwrap_or_default();
-    let op = match &wanted.kind {
-        WantedKind::Loopback | WantedKind::TaskSide => return None,
-        WantedKind::Tunnel if held.is_some_and(is_tunnel) => return None,
-        WantedKind::Tunnel => Op::CreateTunnel { name: name.to_owned(), mtu },
-        WantedKind::HostSide { inside, sandbox } => {
-            let peer = peers.and_then(|peers| peers.links.get(inside));
-            if held.is_some_and(|held| peer.is_some_and(|peer| are_paired(held, peer))) {
+) -> Option<ActualLink> {
+    let actual = netns.links.get(name);
+    let mtu = desired.mtu.unwrap_or_default();
+    let op = match &desired.kind {
+        DesiredLinkKind::Loopback | DesiredLinkKind::TaskSide => return None,
+        DesiredLinkKind::Tunnel if actual.is_some_and(is_tunnel) => return None,
+        DesiredLinkKind::Tunnel => Op::CreateTunnel { name: name.to_owned(), mtu },
+        DesiredLinkKind::HostSide { peer, sandbox } => {
+            let actual_peer = peers.and_then(|peers| peers.links.get(peer));
+            if actual.is_some_and(|actual| actual_peer.is_some_and(|peer| are_paired(actual, peer))) {
                 return None;
             }
-            Op::CreateVeth { host: name.to_owned(), inside: inside.clone(), sandbox: sandbox.clone(), mtu }
+            Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: sandbox.clone(), mtu }
         }
     };
-    if held.is_some() {
+    if actual.is_some() {
         ops.push(Op::DeleteLink { name: name.to_owned() });
     }
     ops.push(op);
-    Some(FoundLink { mtu, ..FoundLink::default() })
+    Some(ActualLink { mtu, ..ActualLink::default() })
 }
 
-fn set_link(name: &str, wanted: &WantedLink, held: &FoundLink, ops: &mut Vec<Op>) {
+fn change_link(name: &str, desired: &DesiredLink, actual: &ActualLink, ops: &mut Vec<Op>) {
     let change = LinkChange {
-        mac: wanted.mac.filter(|mac| held.mac != Some(*mac)),
-        mtu: wanted.mtu.filter(|mtu| held.mtu != *mtu),
-        alias: wanted.alias.clone().filter(|alias| held.alias.as_ref() != Some(alias)),
-        up: !held.up,
+        mac: desired.mac.filter(|mac| actual.mac != Some(*mac)),
+        mtu: desired.mtu.filter(|mtu| actual.mtu != *mtu),
+        alias: desired.alias.clone().filter(|alias| actual.alias.as_ref() != Some(alias)),
+        up: !actual.up,
     };
     if change != LinkChange::default() {
         ops.push(Op::SetLink { name: name.to_owned(), change });
     }
-    let Some(addresses) = &wanted.addresses else { return };
-    for address in held.addresses.difference(addresses) {
+    let Some(addresses) = &desired.addresses else { return };
+    for address in actual.addresses.difference(addresses) {
         ops.push(Op::RemoveAddress { link: name.to_owned(), address: *address });
     }
-    for address in addresses.difference(&held.addresses) {
+    for address in addresses.difference(&actual.addresses) {
         ops.push(Op::AddAddress { link: name.to_owned(), address: *address });
     }
 }
 
-fn set_default_routes(wanted: &Wanted, found: &Found, ops: &mut Vec<Op>) {
-    let Some(routes) = &wanted.default_routes else { return };
+fn change_default_routes(desired: &DesiredNetns, actual: &ActualNetns, ops: &mut Vec<Op>) {
+    let Some(routes) = &desired.default_routes else { return };
     let mut missing = routes.clone();
-    for route in found.routes.iter().filter(|route| route.destination.prefix() == 0) {
-        let link = route.link.and_then(|index| found.link_at(index)).map(|(name, _)| name.to_owned());
-        let held = route.via.zip(link).map(|(via, link)| DefaultRoute { via, link });
-        if held.as_ref().is_some_and(|held| routes.contains(held)) {
-            held.map(|held| missing.remove(&held));
+    for route in actual.routes.iter().filter(|route| route.destination.prefix() == 0) {
+        let link = route.link.and_then(|index| actual.link_by_index(index)).map(|(name, _)| name.to_owned());
+        let existing = route.via.zip(link).map(|(via, link)| DefaultRoute { via, link });
+        if let Some(existing) = existing.filter(|existing| routes.contains(existing)) {
+            missing.remove(&existing);
         } else {
             let v6 = route.destination.is_ipv6();
             ops.push(Op::RemoveDefaultRoute { via: route.via, v6, link: route.link, metric: route.metric });
@@ -234,23 +259,24 @@ fn set_default_routes(wanted: &Wanted, found: &Found, ops: &mut Vec<Op>) {
     ops.extend(missing.into_iter().map(Op::AddDefaultRoute));
 }
 
-fn is_veth(link: &FoundLink) -> bool {
-    matches!(link.kind, FoundKind::Veth { .. })
+fn is_veth(link: &ActualLink) -> bool {
+    matches!(link.kind, ActualLinkKind::Veth { .. })
 }
 
-fn is_tunnel(link: &FoundLink) -> bool {
-    link.kind == FoundKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port: TUNNEL_PORT })
+fn is_tunnel(link: &ActualLink) -> bool {
+    link.kind == ActualLinkKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port: TUNNEL_PORT })
 }
 
-/// Each names the other's index.
-fn are_paired(host: &FoundLink, inside: &FoundLink) -> bool {
-    let leads_to = |from: &FoundLink, to: &FoundLink| from.kind == FoundKind::Veth { peer: Some(to.index) };
-    leads_to(host, inside) && leads_to(inside, host)
+/// Two veths are a pair if each has the other's index as its peer. The namespaces differ, so one
+/// match alone can be a coincidence.
+fn are_paired(host: &ActualLink, task: &ActualLink) -> bool {
+    let has_peer = |link: &ActualLink, peer: &ActualLink| link.kind == ActualLinkKind::Veth { peer: Some(peer.index) };
+    has_peer(host, task) && has_peer(task, host)
 }
 
-/// The kernel separates numbers by tabs.
-fn same_setting(held: &str, wanted: &str) -> bool {
-    held.split_whitespace().eq(wanted.split_whitespace())
+/// The kernel separates the numbers of a sysctl by tabs, weft by spaces.
+fn is_same_value(actual: &str, desired: &str) -> bool {
+    actual.split_whitespace().eq(desired.split_whitespace())
 }
 
 #[cfg(test)]

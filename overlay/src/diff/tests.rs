@@ -1,6 +1,7 @@
-//! A model of the kernel applies the operations, so that every test can say: whatever was found, it ends as desired.
+//! Tests with a model of the kernel that applies the operations. They show that every actual state
+//! becomes the desired one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use weft_model::{
@@ -12,8 +13,8 @@ use weft_model::{
 
 use super::*;
 use crate::{
-    desired::{self, NodeSettings, Underlay},
-    found::FoundRoute,
+    actual::ActualRoute,
+    desired::{NodeSettings, Underlay, desired},
 };
 
 fn subnets(net: u8) -> Subnets {
@@ -55,195 +56,200 @@ fn plan(tasks: Vec<TaskPlan>) -> NodePlan {
     NodePlan { tasks, ..NodePlan::empty(weft_model::NodeId::from_random(1), [192, 0, 2, 1].into()) }
 }
 
-fn wanted(tasks: Vec<TaskPlan>) -> Desired {
+fn desired_for(tasks: Vec<TaskPlan>) -> Desired {
     let sandboxes = tasks.iter().map(|task| (task.id.clone(), format!("/sandbox/{}", task.id).into())).collect();
     let underlay = Underlay { v4: Some(1500), v6: None };
-    desired::desired(&plan(tasks), &sandboxes, underlay, &NodeSettings::default())
+    desired(&plan(tasks), &sandboxes, underlay, &NodeSettings::default())
 }
 
-/// As much of the kernel as the operations touch.
+/// The part of the kernel that the operations change.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Model {
-    node: Found,
-    inside: BTreeMap<TaskId, Found>,
+    actual: Actual,
     next_index: u32,
 }
 
 impl Model {
     fn new(tasks: &[TaskPlan]) -> Self {
-        let space = Found {
-            links: [("lo".to_owned(), FoundLink { index: 1, loopback: true, mtu: 65_536, ..FoundLink::default() })]
+        let netns = ActualNetns {
+            links: [("lo".to_owned(), ActualLink { index: 1, loopback: true, mtu: 65_536, ..ActualLink::default() })]
                 .into(),
-            ..Found::default()
+            ..ActualNetns::default()
         };
-        let inside = tasks.iter().map(|task| (task.id.clone(), space.clone())).collect();
-        Self { node: space, inside, next_index: 2 }
+        let tasks = tasks.iter().map(|task| (task.id.clone(), netns.clone())).collect();
+        Self { actual: Actual { node: netns, tasks }, next_index: 2 }
     }
 
-    fn settled(tasks: &[TaskPlan]) -> Self {
+    fn reconciled(tasks: &[TaskPlan]) -> Self {
         let mut model = Self::new(tasks);
-        model.settle(&wanted(tasks.to_vec()));
+        model.reconcile(&desired_for(tasks.to_vec()));
         model
     }
 
-    /// Reconciles until nothing is left to do, as the shell does.
-    fn settle(&mut self, desired: &Desired) {
+    /// Compares and applies until nothing is left to do, as `crate::reconcile` does.
+    fn reconcile(&mut self, desired: &Desired) {
         for _ in 0..3 {
-            let ops = diff(desired, &self.node, &self.inside);
+            let ops = diff(desired, &self.actual);
             for op in &ops.node {
-                apply(op, &mut self.node, None, &mut self.next_index);
+                apply(op, &mut self.actual.node, None, &mut self.next_index);
             }
             for (task, ops) in &ops.tasks {
-                let inside = self.inside.get_mut(task).expect("a sandbox");
+                let sandbox = self.actual.tasks.get_mut(task).expect("a sandbox");
                 for op in &ops.host {
-                    apply(op, &mut self.node, Some(inside), &mut self.next_index);
+                    apply(op, &mut self.actual.node, Some(sandbox), &mut self.next_index);
                 }
-                for op in &ops.inside {
-                    apply(op, inside, None, &mut self.next_index);
+                for op in &ops.sandbox {
+                    apply(op, sandbox, None, &mut self.next_index);
                 }
             }
         }
-        assert_eq!(diff(desired, &self.node, &self.inside), Ops::default(), "must settle");
+        assert_eq!(diff(desired, &self.actual), Ops::default(), "nothing must be left to do");
     }
 }
 
-fn apply(op: &Op, space: &mut Found, peer: Option<&mut Found>, next_index: &mut u32) {
-    let mut fresh = |kind| {
+fn apply(op: &Op, netns: &mut ActualNetns, peers: Option<&mut ActualNetns>, next_index: &mut u32) {
+    let mut new_link = |kind| {
         *next_index += 1;
-        FoundLink { index: *next_index, kind, ..FoundLink::default() }
+        ActualLink { index: *next_index, kind, ..ActualLink::default() }
     };
     match op {
-        Op::DeleteLink { name } => remove_link(space, peer, name),
+        Op::DeleteLink { name } => remove_link(netns, peers, name),
         Op::CreateTunnel { name, mtu } => {
-            let kind = FoundKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port: TUNNEL_PORT });
-            let link = FoundLink { mtu: *mtu, ..fresh(kind) };
-            assert!(space.links.insert(name.clone(), link).is_none(), "{name} exists");
+            let kind =
+                ActualLinkKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port: TUNNEL_PORT });
+            let link = ActualLink { mtu: *mtu, ..new_link(kind) };
+            assert!(netns.links.insert(name.clone(), link).is_none(), "{name} exists");
         }
-        Op::CreateVeth { host, inside, mtu, .. } => {
-            let (mut here, mut there) = (fresh(FoundKind::Other), fresh(FoundKind::Other));
-            here.kind = FoundKind::Veth { peer: Some(there.index) };
-            there.kind = FoundKind::Veth { peer: Some(here.index) };
-            (here.mtu, there.mtu) = (*mtu, *mtu);
-            assert!(space.links.insert(host.clone(), here).is_none(), "{host} exists");
-            let peers = peer.expect("a sandbox for the peer");
-            assert!(peers.links.insert(inside.clone(), there).is_none(), "{inside} exists");
+        Op::CreateVeth { host, peer, mtu, .. } => {
+            let (mut host_side, mut task_side) = (new_link(ActualLinkKind::Other), new_link(ActualLinkKind::Other));
+            host_side.kind = ActualLinkKind::Veth { peer: Some(task_side.index) };
+            task_side.kind = ActualLinkKind::Veth { peer: Some(host_side.index) };
+            (host_side.mtu, task_side.mtu) = (*mtu, *mtu);
+            assert!(netns.links.insert(host.clone(), host_side).is_none(), "{host} exists");
+            let peers = peers.expect("a sandbox for the peer");
+            assert!(peers.links.insert(peer.clone(), task_side).is_none(), "{peer} exists");
         }
         Op::SetSysctl { key, value } => {
-            space.sysctls.insert(key.clone(), value.replace(' ', "\t"));
+            netns.sysctls.insert(key.clone(), value.replace(' ', "\t"));
         }
         Op::SetLink { name, change } => {
-            let link = space.links.get_mut(name).expect("the link to change");
+            let link = netns.links.get_mut(name).expect("the link to change");
             link.mac = change.mac.or(link.mac);
             link.mtu = change.mtu.unwrap_or(link.mtu);
             link.alias = change.alias.clone().or(link.alias.take());
             link.up |= change.up;
         }
         Op::RemoveAddress { link, address } => {
-            let index = space.links[link].index;
-            space.links.get_mut(link).expect("the link").addresses.remove(address);
-            // The route to a gateway goes with the way to the gateway.
-            space.routes.retain(|route| route.link != Some(index) || route.destination.is_ipv6() != address.is_ipv6());
+            let index = netns.links[link].index;
+            netns.links.get_mut(link).expect("the link").addresses.remove(address);
+            // The kernel removes the routes whose gateway is not reachable any more.
+            netns.routes.retain(|route| route.link != Some(index) || route.destination.is_ipv6() != address.is_ipv6());
         }
         Op::AddAddress { link, address } => {
-            space.links.get_mut(link).expect("the link").addresses.insert(*address);
+            netns.links.get_mut(link).expect("the link").addresses.insert(*address);
         }
         Op::RemoveDefaultRoute { via, v6, link, .. } => {
-            space.routes.retain(|route| (route.via, route.destination.is_ipv6(), route.link) != (*via, *v6, *link));
+            netns.routes.retain(|route| (route.via, route.destination.is_ipv6(), route.link) != (*via, *v6, *link));
         }
         Op::AddDefaultRoute(route) => {
-            let link = &space.links[&route.link];
+            let link = &netns.links[&route.link];
             assert!(link.up, "{} is down", route.link);
-            space.routes.push(default_route(route.via, link.index));
+            netns.routes.push(default_route(route.via, link.index));
         }
     }
 }
 
-fn remove_link(space: &mut Found, peers: Option<&mut Found>, name: &str) {
-    let Some(link) = space.links.remove(name) else { return };
-    space.routes.retain(|route| route.link != Some(link.index));
-    space.sysctls.retain(|key, _| !key.contains(&format!("/{name}/")));
-    if let (FoundKind::Veth { peer: Some(index) }, Some(peers)) = (link.kind, peers)
-        && let Some(name) = peers.link_at(index).map(|(name, _)| name.to_owned())
+fn remove_link(netns: &mut ActualNetns, peers: Option<&mut ActualNetns>, name: &str) {
+    let Some(link) = netns.links.remove(name) else { return };
+    netns.routes.retain(|route| route.link != Some(link.index));
+    netns.sysctls.retain(|key, _| !key.contains(&format!("/{name}/")));
+    if let (ActualLinkKind::Veth { peer: Some(index) }, Some(peers)) = (link.kind, peers)
+        && let Some(name) = peers.link_by_index(index).map(|(name, _)| name.to_owned())
     {
         remove_link(peers, None, &name);
     }
 }
 
-fn default_route(via: IpAddr, link: u32) -> FoundRoute {
+fn default_route(via: IpAddr, link: u32) -> ActualRoute {
     let any = if via.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     let destination = any.parse().expect("a network");
-    FoundRoute { destination, via: Some(via), link: Some(link), source: None, metric: 0 }
+    ActualRoute { destination, via: Some(via), link: Some(link), source: None, metric: 0 }
 }
 
 #[test]
-fn a_task_on_two_networks_gets_both_links_and_one_way_out() {
+fn a_task_on_two_networks_gets_two_links_and_one_default_route() {
     let tasks = [task(5, &[1, 2])];
-    let model = Model::settled(&tasks);
-    assert_eq!(model.node.links.keys().filter(|name| name::is_ours(name)).count(), 3, "the tunnel and two host sides");
-    let inside = &model.inside[&tasks[0].id];
-    let addresses = |link: &str| inside.links[link].addresses.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let model = Model::reconciled(&tasks);
+    assert_eq!(
+        model.actual.node.links.keys().filter(|name| name::is_weft_link(name)).count(),
+        3,
+        "the tunnel and two host sides"
+    );
+    let sandbox = &model.actual.tasks[&tasks[0].id];
+    let addresses = |link: &str| sandbox.links[link].addresses.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
     assert_eq!(addresses("eth0"), ["10.0.1.5/24".to_owned(), "fd00:1::5/64".to_owned()].into());
     assert_eq!(addresses("eth1"), ["10.0.2.5/24".to_owned(), "fd00:2::5/64".to_owned()].into());
-    assert_eq!(inside.links["eth1"].mac, Some(Mac::of_task([10, 0, 2, 5].into())));
-    assert!(inside.links.values().all(|link| link.up), "lo too");
-    let eth0 = inside.links["eth0"].index;
-    assert_eq!(inside.routes.len(), 2);
-    assert!(inside.routes.iter().all(|route| route.link == Some(eth0)), "the first network leads outside");
-    let all = || model.node.links.iter().chain(&inside.links).filter(|(_, link)| !link.loopback);
+    assert_eq!(sandbox.links["eth1"].mac, Some(Mac::of_task([10, 0, 2, 5].into())));
+    assert!(sandbox.links.values().all(|link| link.up), "every link is up, lo included");
+    let eth0 = sandbox.links["eth0"].index;
+    assert_eq!(sandbox.routes.len(), 2);
+    assert!(sandbox.routes.iter().all(|route| route.link == Some(eth0)), "the default routes use the first network");
+    let all = || model.actual.node.links.iter().chain(&sandbox.links).filter(|(_, link)| !link.loopback);
     assert!(all().all(|(_, link)| link.up));
     assert!(all().all(|(name, link)| link.mtu == 1450 || name == name::TUNNEL));
 }
 
 #[test]
-fn what_is_as_desired_is_left_alone() {
+fn makes_no_operation_if_the_actual_state_is_the_desired_one() {
     let tasks = [task(5, &[1, 2]), task(6, &[1])];
-    let model = Model::settled(&tasks);
-    assert!(diff(&wanted(tasks.to_vec()), &model.node, &model.inside).is_empty());
+    let model = Model::reconciled(&tasks);
+    assert!(diff(&desired_for(tasks.to_vec()), &model.actual).is_empty());
 }
 
 #[test]
-fn links_of_tasks_that_are_gone_are_removed() {
-    let mut model = Model::settled(&[task(5, &[1, 2]), task(6, &[1])]);
-    model.settle(&wanted(vec![task(6, &[1])]));
-    let left: Vec<_> = model.node.links.keys().filter(|name| name::is_host_side(name)).collect();
+fn deletes_the_links_of_removed_tasks() {
+    let mut model = Model::reconciled(&[task(5, &[1, 2]), task(6, &[1])]);
+    model.reconcile(&desired_for(vec![task(6, &[1])]));
+    let left: Vec<_> = model.actual.node.links.keys().filter(|name| name::is_host_side(name)).collect();
     assert_eq!(left, [&name::host_side(&task(6, &[1]).id, 0)]);
 }
 
 #[test]
-fn foreign_links_are_never_removed() {
-    let mut model = Model::settled(&[]);
-    let foreign = FoundLink { index: 90, ..FoundLink::default() };
+fn never_deletes_links_of_others() {
+    let mut model = Model::reconciled(&[]);
+    let other = ActualLink { index: 90, ..ActualLink::default() };
     for name in ["eth0", "docker0", "vethabcdefg-0", "wvabcdefghijk-0"] {
-        model.node.links.insert(name.to_owned(), foreign.clone());
+        model.actual.node.links.insert(name.to_owned(), other.clone());
     }
     let before = model.clone();
-    model.settle(&wanted(vec![]));
-    assert_eq!(model, before, "a link that has one of our names but is no veth included");
+    model.reconcile(&desired_for(vec![]));
+    assert_eq!(model, before, "not even a link that has a name of weft's but is no veth");
 }
 
 #[test]
-fn a_task_whose_sandbox_cannot_be_read_is_left_as_it_is() {
+fn makes_no_operation_for_a_task_whose_sandbox_cannot_be_read() {
     let tasks = [task(5, &[1])];
-    let mut model = Model::settled(&tasks);
-    model.inside.clear();
-    assert!(diff(&wanted(tasks.to_vec()), &model.node, &model.inside).is_empty());
+    let mut model = Model::reconciled(&tasks);
+    model.actual.tasks.clear();
+    assert!(diff(&desired_for(tasks.to_vec()), &model.actual).is_empty());
 }
 
 #[test]
-fn a_device_that_is_not_the_tunnel_gives_way() {
+fn replaces_a_vxlan_device_with_other_settings() {
     for settings in [
         VxlanSettings { collect_metadata: false, learning: false, port: TUNNEL_PORT },
         VxlanSettings { collect_metadata: true, learning: true, port: TUNNEL_PORT },
         VxlanSettings { collect_metadata: true, learning: false, port: 8472 },
     ] {
-        let mut model = Model::settled(&[]);
-        model.node.links.get_mut(name::TUNNEL).expect("the tunnel").kind = FoundKind::Vxlan(settings.clone());
-        model.settle(&wanted(vec![]));
-        assert!(is_tunnel(&model.node.links[name::TUNNEL]), "{settings:?}");
+        let mut model = Model::reconciled(&[]);
+        model.actual.node.links.get_mut(name::TUNNEL).expect("the tunnel").kind =
+            ActualLinkKind::Vxlan(settings.clone());
+        model.reconcile(&desired_for(vec![]));
+        assert!(is_tunnel(&model.actual.node.links[name::TUNNEL]), "{settings:?}");
     }
 }
 
-/// Something that somebody else did to our links.
+/// A change that another program made to weft's links.
 #[derive(Debug, Clone)]
 enum Damage {
     DeleteHostSide(usize),
@@ -251,13 +257,13 @@ enum Damage {
     DeleteTaskSide(usize),
     ChangeMac(usize),
     ChangeMtu(usize),
-    Down(usize),
-    DropAddresses(usize),
+    SetDown(usize),
+    RemoveAddresses(usize),
     AddAddress(usize, u8),
-    DropRoutes(usize),
+    RemoveRoutes(usize),
     AddRoute(usize, u8),
-    ForgetSettings(usize),
-    Renew(usize),
+    ResetSysctls(usize),
+    ReplaceSandbox(usize),
 }
 
 fn damages() -> impl Strategy<Value = Damage> {
@@ -268,77 +274,80 @@ fn damages() -> impl Strategy<Value = Damage> {
         which.clone().prop_map(Damage::DeleteTaskSide),
         which.clone().prop_map(Damage::ChangeMac),
         which.clone().prop_map(Damage::ChangeMtu),
-        which.clone().prop_map(Damage::Down),
-        which.clone().prop_map(Damage::DropAddresses),
+        which.clone().prop_map(Damage::SetDown),
+        which.clone().prop_map(Damage::RemoveAddresses),
         (which.clone(), 0..4u8).prop_map(|(which, host)| Damage::AddAddress(which, host)),
-        which.clone().prop_map(Damage::DropRoutes),
+        which.clone().prop_map(Damage::RemoveRoutes),
         (which.clone(), 0..4u8).prop_map(|(which, host)| Damage::AddRoute(which, host)),
-        which.clone().prop_map(Damage::ForgetSettings),
-        which.prop_map(Damage::Renew),
+        which.clone().prop_map(Damage::ResetSysctls),
+        which.prop_map(Damage::ReplaceSandbox),
     ]
 }
 
-/// The links of the tasks: (task, link inside, host side).
+/// The links of the tasks: the number of the task and the index of its link.
 const LINKS: [(u8, usize); 3] = [(5, 0), (5, 1), (6, 0)];
 
 fn damage(model: &mut Model, damage: &Damage) {
     let which = match damage {
-        Damage::DeleteTunnel => return remove_link(&mut model.node, None, name::TUNNEL),
+        Damage::DeleteTunnel => return remove_link(&mut model.actual.node, None, name::TUNNEL),
         Damage::DeleteHostSide(which)
         | Damage::DeleteTaskSide(which)
         | Damage::ChangeMac(which)
         | Damage::ChangeMtu(which)
-        | Damage::Down(which)
-        | Damage::DropAddresses(which)
+        | Damage::SetDown(which)
+        | Damage::RemoveAddresses(which)
         | Damage::AddAddress(which, _)
-        | Damage::DropRoutes(which)
+        | Damage::RemoveRoutes(which)
         | Damage::AddRoute(which, _)
-        | Damage::ForgetSettings(which)
-        | Damage::Renew(which) => *which,
+        | Damage::ResetSysctls(which)
+        | Damage::ReplaceSandbox(which) => *which,
     };
     let (number, index) = LINKS[which];
     let id = task(number, &[]).id;
     let (host, name) = (name::host_side(&id, index), name::task_side(index));
-    let inside = model.inside.get_mut(&id).expect("a sandbox");
+    let sandbox = model.actual.tasks.get_mut(&id).expect("a sandbox");
     match damage {
-        Damage::DeleteHostSide(_) => return remove_link(&mut model.node, Some(inside), &host),
-        Damage::DeleteTaskSide(_) => return remove_link(inside, Some(&mut model.node), &name),
-        Damage::DropRoutes(_) => return inside.routes.clear(),
-        Damage::ForgetSettings(_) => {
-            inside.sysctls.values_mut().for_each(|value| *value = "9".to_owned());
-            return model.node.sysctls.clear();
+        Damage::DeleteHostSide(_) => return remove_link(&mut model.actual.node, Some(sandbox), &host),
+        Damage::DeleteTaskSide(_) => return remove_link(sandbox, Some(&mut model.actual.node), &name),
+        Damage::RemoveRoutes(_) => return sandbox.routes.clear(),
+        Damage::ResetSysctls(_) => {
+            sandbox.sysctls.values_mut().for_each(|value| *value = "9".to_owned());
+            return model.actual.node.sysctls.clear();
         }
-        // The sandbox is a new one, of the same name: the old one still lives, its link with it.
-        Damage::Renew(_) => {
-            remove_link(inside, None, &name);
-            if let Some(host) = model.node.links.get_mut(&host) {
-                host.kind = FoundKind::Veth { peer: Some(1_000) };
+        // The sandbox was replaced by a new one with the same path. The old one and its link still
+        // exist.
+        Damage::ReplaceSandbox(_) => {
+            remove_link(sandbox, None, &name);
+            if let Some(host) = model.actual.node.links.get_mut(&host) {
+                host.kind = ActualLinkKind::Veth { peer: Some(1_000) };
             }
         }
         _ => {}
     }
-    let (Some(link), Some(host)) = (inside.links.get_mut(&name), model.node.links.get_mut(&host)) else { return };
+    let (Some(link), Some(host)) = (sandbox.links.get_mut(&name), model.actual.node.links.get_mut(&host)) else {
+        return;
+    };
     match damage {
         Damage::ChangeMac(_) => link.mac = None,
         Damage::ChangeMtu(_) => (link.mtu, host.mtu) = (9_000, 1_300),
-        Damage::Down(_) => (link.up, host.up) = (false, false),
-        Damage::DropAddresses(_) => link.addresses.clear(),
+        Damage::SetDown(_) => (link.up, host.up) = (false, false),
+        Damage::RemoveAddresses(_) => link.addresses.clear(),
         Damage::AddAddress(_, last) => {
             link.addresses.insert(format!("10.99.0.{last}/24").parse().expect("an address"));
         }
-        Damage::AddRoute(_, last) => inside.routes.push(default_route([10, 99, 0, *last].into(), link.index)),
+        Damage::AddRoute(_, last) => sandbox.routes.push(default_route([10, 99, 0, *last].into(), link.index)),
         _ => {}
     }
 }
 
 proptest! {
     #[test]
-    fn whatever_was_done_to_the_links_is_repaired(all in prop::collection::vec(damages(), 0..8)) {
+    fn repairs_every_change_of_the_links(all in prop::collection::vec(damages(), 0..8)) {
         let tasks = [task(5, &[1, 2]), task(6, &[1])];
-        let mut model = Model::settled(&tasks);
+        let mut model = Model::reconciled(&tasks);
         for one in &all {
             damage(&mut model, one);
         }
-        model.settle(&wanted(tasks.to_vec()));
+        model.reconcile(&desired_for(tasks.to_vec()));
     }
 }

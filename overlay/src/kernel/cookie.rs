@@ -1,4 +1,5 @@
-//! The cookie of a network namespace: how eBPF programs on sockets know whose socket it is.
+//! The cookie of a network namespace, by which the mesh's programs on sockets know which task, or
+//! the node, owns a socket.
 
 use std::{
     io,
@@ -7,14 +8,17 @@ use std::{
 
 use nix::libc;
 
-/// The cookie of the calling thread's network namespace. Never zero, never used twice while the kernel runs.
+/// Reads the cookie of the calling thread's network namespace. The kernel never returns zero, and
+/// never gives two namespaces the same cookie until the machine restarts (`SO_NETNS_COOKIE`,
+/// net/core/net_namespace.c).
 #[expect(unsafe_code, reason = "no crate wraps SO_NETNS_COOKIE")]
 pub(crate) fn netns_cookie() -> io::Result<u64> {
-    // Any socket has its namespace; this one needs no address.
+    // Every socket has the option; an unbound Unix socket needs no address.
     let socket = UnixDatagram::unbound()?;
     let mut cookie = 0u64;
     let mut len = libc::socklen_t::try_from(size_of_val(&cookie)).map_err(io::Error::other)?;
-    // SAFETY: `cookie` and `len` are live for the call, and `len` says how much the kernel may write to `cookie`.
+    // SAFETY: `cookie` and `len` outlive the call, and `len` is the number of octets that the
+    // kernel may write to `cookie`.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -1,4 +1,4 @@
-//! Netlink messages → our terms. Pure.
+//! Decodes netlink messages into the types of [`crate::actual`]. Pure.
 
 use std::{
     collections::BTreeSet,
@@ -14,16 +14,16 @@ use rtnetlink::packet_route::{
 };
 use weft_model::Mac;
 
-use crate::found::{FoundKind, FoundLink, FoundRoute, VxlanSettings};
+use crate::actual::{ActualLink, ActualLinkKind, ActualRoute, VxlanSettings};
 
-/// The link and its name, its addresses still missing.
-pub(crate) fn link(message: &LinkMessage) -> Option<(String, FoundLink)> {
+/// Decodes a link and its name. Its addresses come in messages of their own.
+pub(crate) fn link(message: &LinkMessage) -> Option<(String, ActualLink)> {
     let mut name = None;
     let mut peer = None;
     let mut infos: &[LinkInfo] = &[];
-    let mut link = FoundLink {
+    let mut link = ActualLink {
         index: message.header.index,
-        kind: FoundKind::Other,
+        kind: ActualLinkKind::Other,
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
@@ -48,13 +48,13 @@ pub(crate) fn link(message: &LinkMessage) -> Option<(String, FoundLink)> {
     Some((name?, link))
 }
 
-fn kind(infos: &[LinkInfo], peer: Option<u32>) -> FoundKind {
+fn kind(infos: &[LinkInfo], peer: Option<u32>) -> ActualLinkKind {
     let is = |kind: InfoKind| infos.iter().any(|info| *info == LinkInfo::Kind(kind.clone()));
     if is(InfoKind::Veth) {
-        return FoundKind::Veth { peer };
+        return ActualLinkKind::Veth { peer };
     }
     if !is(InfoKind::Vxlan) {
-        return FoundKind::Other;
+        return ActualLinkKind::Other;
     }
     let mut settings = VxlanSettings::default();
     for info in infos {
@@ -68,13 +68,14 @@ fn kind(infos: &[LinkInfo], peer: Option<u32>) -> FoundKind {
             }
         }
     }
-    FoundKind::Vxlan(settings)
+    ActualLinkKind::Vxlan(settings)
 }
 
-/// The index of its link, and the address, where its scope is global and nobody else has it.
+/// Decodes an address and the index of its link. `None` if its scope is not global, or if duplicate
+/// address detection found it on another machine.
 pub(crate) fn global_address(message: &AddressMessage) -> Option<(u32, IpNetwork)> {
-    let is_refused = message.header.flags.contains(AddressHeaderFlags::Dadfailed);
-    if message.header.scope != AddressScope::Universe || is_refused {
+    let is_duplicate = message.header.flags.contains(AddressHeaderFlags::Dadfailed);
+    if message.header.scope != AddressScope::Universe || is_duplicate {
         return None;
     }
     let local = |attribute: &AddressAttribute| match attribute {
@@ -85,13 +86,13 @@ pub(crate) fn global_address(message: &AddressMessage) -> Option<(u32, IpNetwork
         AddressAttribute::Address(address) => Some(*address),
         _ => None,
     };
-    // On a point-to-point link, `Address` is the other end.
+    // On a point-to-point link, `Address` is the address of the other end.
     let own = message.attributes.iter().find_map(local).or_else(|| message.attributes.iter().find_map(address))?;
     Some((message.header.index, IpNetwork::new(own, message.header.prefix_len).ok()?))
 }
 
-/// A unicast route of the main table.
-pub(crate) fn route(message: &RouteMessage) -> Option<FoundRoute> {
+/// Decodes a unicast route of the main table. `None` for other routes.
+pub(crate) fn route(message: &RouteMessage) -> Option<ActualRoute> {
     let mut table = u32::from(message.header.table);
     let mut destination = match message.header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -112,8 +113,8 @@ pub(crate) fn route(message: &RouteMessage) -> Option<FoundRoute> {
         }
     }
     let destination = IpNetwork::new(destination, message.header.destination_prefix_length).ok()?;
-    let is_ours_to_see = message.header.kind == RouteType::Unicast && table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    is_ours_to_see.then_some(FoundRoute { destination, via, link, source, metric })
+    let is_main_unicast = message.header.kind == RouteType::Unicast && table == u32::from(RouteHeader::RT_TABLE_MAIN);
+    is_main_unicast.then_some(ActualRoute { destination, via, link, source, metric })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

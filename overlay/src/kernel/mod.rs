@@ -1,41 +1,43 @@
-//! The kernel: netlink sockets and sysctls, with errno translated into what a person can do about it.
+//! Netlink, sysctls and network namespaces: the only code of this crate that makes system calls.
 //!
-//! Everything here acts on the network namespace of the calling thread, or of the thread that opened the socket.
+//! `reconcile` and `overlay` call it. It reads the actual state, applies one operation at a time,
+//! and translates errno into [`Error`]. It never decides what to do.
+//!
+//! Invariant: every function acts on the network namespace of the calling thread, or of the thread
+//! that opened the socket it is given.
 
-pub(crate) mod cookie;
+mod cookie;
 mod decode;
-mod error;
 pub(crate) mod netlink;
 pub(crate) mod sysctl;
+pub mod netns;
 pub(crate) mod watch;
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     path::{Path, PathBuf},
 };
 
-pub use error::KernelError;
 use netlink::Netlink;
 
-use crate::{diff::Op, found::Found, netns};
+use crate::{actual::ActualNetns, diff::Op, error::Error};
 
-/// Dumps the namespace of `netlink`, which must be the calling thread's, and reads `sysctls` there.
-pub(crate) async fn dump<'a>(
-    netlink: &Netlink,
-    sysctls: impl Iterator<Item = &'a String>,
-) -> Result<Found, KernelError> {
+/// Reads the links, addresses and routes of the namespace of `netlink`, which must be the calling
+/// thread's. It does not read sysctls.
+pub(crate) async fn read_netns(netlink: &Netlink) -> Result<ActualNetns, Error> {
+    let cookie = cookie::netns_cookie().map_err(Error::Cookie)?;
     let links = netlink.links().await?;
     let routes = netlink.routes().await?;
-    let sysctls = sysctls.filter_map(|key| Some((key.clone(), sysctl::read(key)?))).collect();
-    Ok(Found { links, routes, sysctls })
+    Ok(ActualNetns { cookie, links, routes, sysctls: BTreeMap::new() })
 }
 
-/// Does `op` in the namespace of `netlink`, which must be the calling thread's.
-pub(crate) async fn apply(netlink: &Netlink, op: &Op) -> Result<(), KernelError> {
+/// Applies `op` in the namespace of `netlink`, which must be the calling thread's.
+pub(crate) async fn apply(netlink: &Netlink, op: &Op) -> Result<(), Error> {
     match op {
         Op::DeleteLink { name } => netlink.delete_link(name).await,
         Op::CreateTunnel { name, mtu } => netlink.create_tunnel(name, *mtu).await,
-        Op::CreateVeth { host, inside, sandbox, mtu } => netlink.create_veth(host, inside, sandbox, *mtu).await,
+        Op::CreateVeth { host, peer, sandbox, mtu } => netlink.create_veth(host, peer, sandbox, *mtu).await,
         Op::SetSysctl { key, value } => sysctl::write(key, value),
         Op::SetLink { name, change } => netlink.set_link(name, change).await,
         Op::RemoveAddress { link, address } => netlink.remove_address(link, *address).await,
@@ -47,29 +49,28 @@ pub(crate) async fn apply(netlink: &Netlink, op: &Op) -> Result<(), KernelError>
     }
 }
 
-/// Runs `work` inside another namespace, with a netlink socket of it: on a thread and a runtime of its own, for sysctls
-/// belong to the thread that opens them.
-pub(crate) async fn visit<T, W, F>(namespace: PathBuf, work: W) -> Result<T, KernelError>
+/// Runs `work` inside the network namespace that `path` names, with a netlink socket opened there.
+/// It uses a thread and a tokio runtime of its own, because `/proc/sys/net` shows the namespace of
+/// the calling thread.
+pub(crate) async fn run_in_netns<T, W, F>(path: PathBuf, work: W) -> Result<T, Error>
 where
     T: Send + 'static,
     W: FnOnce(Netlink) -> F + Send + 'static,
-    F: Future<Output = Result<T, KernelError>>,
+    F: Future<Output = Result<T, Error>>,
 {
-    let visited = tokio::task::spawn_blocking(move || {
-        netns::in_netns(&namespace, || run_here(&namespace, work)).map_err(KernelError::from)?
-    });
-    visited.await.unwrap_or_else(|stopped| match stopped.try_into_panic() {
+    let result = tokio::task::spawn_blocking(move || netns::in_netns(&path, || block_on(&path, work))?);
+    result.await.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(KernelError::Stopped),
+        Err(_) => Err(Error::Stopped),
     })
 }
 
-fn run_here<T, W, F>(namespace: &Path, work: W) -> Result<T, KernelError>
+fn block_on<T, W, F>(path: &Path, work: W) -> Result<T, Error>
 where
     W: FnOnce(Netlink) -> F,
-    F: Future<Output = Result<T, KernelError>>,
+    F: Future<Output = Result<T, Error>>,
 {
-    let open = |source| KernelError::Open { namespace: namespace.display().to_string(), source };
+    let open = |source| Error::Open { namespace: path.display().to_string(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(open)?;
     runtime.block_on(async {
         let netlink = Netlink::open().map_err(open)?;

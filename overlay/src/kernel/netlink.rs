@@ -1,4 +1,8 @@
-//! One routing netlink socket, and what weft asks of it, in our terms.
+//! One routing netlink socket (rtnetlink(7)), with one method for each thing that weft does with
+//! it.
+//!
+//! Arguments and results are the types of `actual`, `desired` and `diff`. A removal of what does
+//! not exist is no error, so that every operation can be repeated.
 
 use std::{
     collections::BTreeMap,
@@ -23,12 +27,12 @@ use rtnetlink::{
 };
 use weft_model::TUNNEL_PORT;
 
-use super::{KernelError, decode};
+use super::decode;
 use crate::{
+    actual::{ActualLink, ActualRoute},
     desired::DefaultRoute,
     diff::LinkChange,
-    found::{FoundLink, FoundRoute},
-    netns::NetnsError,
+    error::Error,
 };
 
 /// A socket in the network namespace of the thread that opened it. Cheap to clone.
@@ -36,17 +40,18 @@ use crate::{
 pub(crate) struct Netlink(Handle);
 
 impl Netlink {
-    /// Opens one in the calling thread's namespace, driven by the current runtime until the last clone is dropped.
+    /// Opens a socket in the calling thread's namespace. A task of the current tokio runtime drives
+    /// it until the last clone is dropped.
     pub(crate) fn open() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
         Ok(Self(handle))
     }
 
-    /// Every link, with its global addresses.
-    pub(crate) async fn links(&self) -> Result<BTreeMap<String, FoundLink>, KernelError> {
+    /// Reads every link, with its global addresses.
+    pub(crate) async fn links(&self) -> Result<BTreeMap<String, ActualLink>, Error> {
         let messages = collect("list", "links", self.0.link().get().execute()).await?;
-        let mut links: BTreeMap<String, FoundLink> = messages.iter().filter_map(decode::link).collect();
+        let mut links: BTreeMap<String, ActualLink> = messages.iter().filter_map(decode::link).collect();
         let addresses = collect("list", "addresses", self.0.address().get().execute()).await?;
         for (index, address) in addresses.iter().filter_map(decode::global_address) {
             if let Some(link) = links.values_mut().find(|link| link.index == index) {
@@ -56,8 +61,8 @@ impl Netlink {
         Ok(links)
     }
 
-    /// The unicast routes of the main table.
-    pub(crate) async fn routes(&self) -> Result<Vec<FoundRoute>, KernelError> {
+    /// Reads the unicast routes of the main table.
+    pub(crate) async fn routes(&self) -> Result<Vec<ActualRoute>, Error> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         let mut messages = collect("list", "IPv4 routes", self.0.route().get(v4).execute()).await?;
@@ -65,18 +70,18 @@ impl Netlink {
         Ok(messages.iter().filter_map(decode::route).collect())
     }
 
-    /// How long a packet to `peer` may be as the node's routes are now; `None` where no route leads there.
+    /// Reads how long a packet to `peer` may be, in octets, by the node's current routes. `None` if
+    /// there is no route.
     pub(crate) async fn path_mtu(
         &self,
         peer: IpAddr,
-        links: &BTreeMap<String, FoundLink>,
-    ) -> Result<Option<u32>, KernelError> {
-        let question = match peer {
+        links: &BTreeMap<String, ActualLink>,
+    ) -> Result<Option<u32>, Error> {
+        let request = match peer {
             IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
             IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
         };
-        let route = match collect("find", format!("the route to {peer}"), self.0.route().get(question).execute()).await
-        {
+        let route = match collect("find", format!("the route to {peer}"), self.0.route().get(request).execute()).await {
             Ok(routes) => routes.into_iter().next(),
             Err(error) if matches!(error.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EINVAL)) => {
                 None
@@ -84,18 +89,18 @@ impl Netlink {
             Err(error) => return Err(error),
         };
         Ok(route.and_then(|route| {
-            let of_link = oif(&route).and_then(|index| links.values().find(|link| link.index == index)).map(|l| l.mtu);
-            let of_route = metrics(&route).find_map(|metric| match metric {
+            let link_mtu = oif(&route).and_then(|index| links.values().find(|link| link.index == index)).map(|l| l.mtu);
+            let route_mtu = metrics(&route).find_map(|metric| match metric {
                 RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
                 _ => None,
             });
-            of_route.into_iter().chain(of_link).min()
+            route_mtu.into_iter().chain(link_mtu).min()
         }))
     }
 
-    /// The tunnel: one VXLAN device for every network. It has no network of its own (id 0: any other id receives
-    /// nothing when the metadata says where packets go).
-    pub(crate) async fn create_tunnel(&self, name: &str, mtu: u32) -> Result<(), KernelError> {
+    /// Creates the tunnel, one VXLAN device for all networks. Its own VNI is 0, because with any
+    /// other VNI a device in collect_metadata mode receives nothing.
+    pub(crate) async fn create_tunnel(&self, name: &str, mtu: u32) -> Result<(), Error> {
         let tunnel = LinkVxlan::new(name, 0)
             .collect_metadata(true)
             .learning(false)
@@ -104,37 +109,33 @@ impl Netlink {
             .udp_zero_csum6_tx(true)
             .mtu(mtu)
             .build();
-        done("create", format!("the tunnel {name}"), self.0.link().add(tunnel).execute().await)
+        check("create", format!("the tunnel {name}"), self.0.link().add(tunnel).execute().await)
     }
 
-    /// A pair: `host` here, its peer `inside` in the namespace `sandbox`. Both are down.
-    pub(crate) async fn create_veth(
-        &self,
-        host: &str,
-        inside: &str,
-        sandbox: &Path,
-        mtu: u32,
-    ) -> Result<(), KernelError> {
-        let namespace = File::open(sandbox).map_err(|source| NetnsError::Open { path: sandbox.to_owned(), source })?;
-        let peer =
-            LinkMessageBuilder::<LinkUnspec>::new().name(inside).mtu(mtu).setns_by_fd(namespace.as_raw_fd()).build();
-        let pair = LinkVeth::new(host, inside).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
-        let object = format!("the link {host} and its peer {inside} in {}", sandbox.display());
-        done("create", object, self.0.link().add(pair).execute().await)
+    /// Creates a veth pair: `host` in this namespace and its peer in the namespace `sandbox`. Both
+    /// are down.
+    pub(crate) async fn create_veth(&self, host: &str, peer: &str, sandbox: &Path, mtu: u32) -> Result<(), Error> {
+        let namespace = File::open(sandbox).map_err(|source| Error::OpenNetns { path: sandbox.to_owned(), source })?;
+        let peer_message =
+            LinkMessageBuilder::<LinkUnspec>::new().name(peer).mtu(mtu).setns_by_fd(namespace.as_raw_fd()).build();
+        let pair =
+            LinkVeth::new(host, peer).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(peer_message))).build();
+        let object = format!("the link {host} and its peer {peer} in {}", sandbox.display());
+        check("create", object, self.0.link().add(pair).execute().await)
     }
 
-    /// Removes the link, and its peer. One that is gone already is no error.
-    pub(crate) async fn delete_link(&self, name: &str) -> Result<(), KernelError> {
+    /// Deletes the link and its peer.
+    pub(crate) async fn delete_link(&self, name: &str) -> Result<(), Error> {
         match self.index(name).await {
             Ok(index) => {
                 let deleted = self.0.link().del(index).execute().await;
-                gone(done("delete", format!("the link {name}"), deleted))
+                ignore_missing(check("delete", format!("the link {name}"), deleted))
             }
-            Err(error) => gone(Err(error)),
+            Err(error) => ignore_missing(Err(error)),
         }
     }
 
-    pub(crate) async fn set_link(&self, name: &str, change: &LinkChange) -> Result<(), KernelError> {
+    pub(crate) async fn set_link(&self, name: &str, change: &LinkChange) -> Result<(), Error> {
         let mut message = LinkUnspec::new_with_index(self.index(name).await?);
         if let Some(mac) = change.mac {
             message = message.address(mac.0.to_vec());
@@ -148,32 +149,33 @@ impl Netlink {
         if change.up {
             message = message.up();
         }
-        done("change", format!("the link {name}"), self.0.link().set(message.build()).execute().await)
+        check("change", format!("the link {name}"), self.0.link().set(message.build()).execute().await)
     }
 
-    /// No duplicate address detection: every address has one owner, by the table.
-    pub(crate) async fn add_address(&self, link: &str, address: IpNetwork) -> Result<(), KernelError> {
+    /// Adds an address without duplicate address detection: the cluster state gives each address to
+    /// one task only.
+    pub(crate) async fn add_address(&self, link: &str, address: IpNetwork) -> Result<(), Error> {
         let mut request = self.0.address().add(self.index(link).await?, address.ip(), address.prefix()).replace();
         if address.is_ipv6() {
             request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        done("add", format!("the address {address} to {link}"), request.execute().await)
+        check("add", format!("the address {address} to {link}"), request.execute().await)
     }
 
-    pub(crate) async fn remove_address(&self, link: &str, address: IpNetwork) -> Result<(), KernelError> {
+    pub(crate) async fn remove_address(&self, link: &str, address: IpNetwork) -> Result<(), Error> {
         let index = match self.index(link).await {
             Ok(index) => index,
-            Err(error) => return gone(Err(error)),
+            Err(error) => return ignore_missing(Err(error)),
         };
         let removed = self.0.address().del(address_message(index, address)).execute().await;
-        gone(done("remove", format!("the address {address} of {link}"), removed))
+        ignore_missing(check("remove", format!("the address {address} from {link}"), removed))
     }
 
-    pub(crate) async fn add_default_route(&self, route: &DefaultRoute) -> Result<(), KernelError> {
+    pub(crate) async fn add_default_route(&self, route: &DefaultRoute) -> Result<(), Error> {
         let link = self.index(&route.link).await?;
         let message = default_route(Some(route.via), route.via.is_ipv6(), Some(link), 0);
         let object = format!("the default route via {} on {}", route.via, route.link);
-        done("add", object, self.0.route().add(message).execute().await)
+        check("add", object, self.0.route().add(message).execute().await)
     }
 
     pub(crate) async fn remove_default_route(
@@ -182,12 +184,12 @@ impl Netlink {
         v6: bool,
         link: Option<u32>,
         metric: u32,
-    ) -> Result<(), KernelError> {
+    ) -> Result<(), Error> {
         let removed = self.0.route().del(default_route(via, v6, link, metric)).execute().await;
-        gone(done("remove", "a default route", removed))
+        ignore_missing(check("remove", "a default route", removed))
     }
 
-    pub(crate) async fn has_link(&self, name: &str) -> Result<bool, KernelError> {
+    pub(crate) async fn has_link(&self, name: &str) -> Result<bool, Error> {
         match self.index(name).await {
             Ok(_) => Ok(true),
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(false),
@@ -195,10 +197,10 @@ impl Netlink {
         }
     }
 
-    async fn index(&self, name: &str) -> Result<u32, KernelError> {
-        let found = self.0.link().get().match_name(name).execute();
-        let links: Vec<LinkMessage> = collect("find", format!("the link {name}"), found).await?;
-        links.first().map(|link| link.header.index).ok_or_else(|| KernelError::Netlink {
+    async fn index(&self, name: &str) -> Result<u32, Error> {
+        let messages = self.0.link().get().match_name(name).execute();
+        let links: Vec<LinkMessage> = collect("find", format!("the link {name}"), messages).await?;
+        links.first().map(|link| link.header.index).ok_or_else(|| Error::Netlink {
             verb: "find",
             object: format!("the link {name}"),
             source: Errno::ENODEV.into(),
@@ -210,16 +212,16 @@ async fn collect<T>(
     verb: &'static str,
     object: impl Display,
     messages: impl Stream<Item = Result<T, rtnetlink::Error>>,
-) -> Result<Vec<T>, KernelError> {
-    messages.try_collect().await.map_err(|error| KernelError::netlink(verb, object, &error))
+) -> Result<Vec<T>, Error> {
+    messages.try_collect().await.map_err(|error| Error::netlink(verb, object, &error))
 }
 
-fn done(verb: &'static str, object: impl Display, result: Result<(), rtnetlink::Error>) -> Result<(), KernelError> {
-    result.map_err(|error| KernelError::netlink(verb, object, &error))
+fn check(verb: &'static str, object: impl Display, result: Result<(), rtnetlink::Error>) -> Result<(), Error> {
+    result.map_err(|error| Error::netlink(verb, object, &error))
 }
 
-/// A removal of what is not there has done its work.
-fn gone(result: Result<(), KernelError>) -> Result<(), KernelError> {
+/// Ignores the error that the object of a removal does not exist.
+fn ignore_missing(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ESRCH | Errno::EADDRNOTAVAIL)) => Ok(()),
         other => other,
@@ -239,7 +241,7 @@ fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
     message
 }
 
-/// Without metric, the family's usual one.
+/// A default route. A metric of 0 stands for the default of the address family.
 fn default_route(via: Option<IpAddr>, v6: bool, link: Option<u32>, metric: u32) -> RouteMessage {
     let mut message = if v6 {
         let route = RouteMessageBuilder::<Ipv6Addr>::new();

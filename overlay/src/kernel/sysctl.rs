@@ -1,18 +1,23 @@
-//! Settings below `/proc/sys/net`, which are those of the calling thread's network namespace.
+//! Sysctls below `/proc/sys/net`: those of the calling thread's network namespace.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use super::KernelError;
+use crate::error::Error;
 
 const ROOT: &str = "/proc/sys";
 
-/// The value of `key` (a path below `/proc/sys`), if there is such a setting.
+/// Reads the sysctl `key`, a path below `/proc/sys`. `None` if it does not exist or cannot be read.
 pub(crate) fn read(key: &str) -> Option<String> {
     fs::read_to_string(Path::new(ROOT).join(key)).ok().map(|value| value.trim().to_owned())
 }
 
-pub(crate) fn write(key: &str, value: &str) -> Result<(), KernelError> {
-    fs::write(Path::new(ROOT).join(key), value).map_err(|source| KernelError::Sysctl {
+/// Reads those of `keys` that exist.
+pub(crate) fn read_all<'a>(keys: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
+    keys.filter_map(|key| Some((key.clone(), read(key)?))).collect()
+}
+
+pub(crate) fn write(key: &str, value: &str) -> Result<(), Error> {
+    fs::write(Path::new(ROOT).join(key), value).map_err(|source| Error::Sysctl {
         key: key.to_owned(),
         value: value.to_owned(),
         source,

@@ -1,4 +1,7 @@
-//! Following the links, addresses and routes of the node. What changed does not matter: any notice means "look again".
+//! Notifications of changes of the node's links, addresses and routes.
+//!
+//! `overlay` waits for them and wakes the agent. What a notification says is not read: each one
+//! only means that the agent has to reconcile again.
 
 use std::io;
 
@@ -7,12 +10,13 @@ use rtnetlink::{
     sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 
-use super::KernelError;
+use crate::error::Error;
 
-/// Room for a burst of notices. When it overflows the kernel says so, which is a notice too.
+/// Room for a burst of notifications, in octets. If it overflows, the kernel returns `ENOBUFS`,
+/// which counts as a notification too.
 const RECEIVE_BUFFER_BYTES: u32 = 256 * 1024;
-/// Longer notices are cut: nobody reads them.
-const NOTICE_BYTES: usize = 1024;
+/// The kernel truncates longer notifications, which does no harm because they are not read.
+const NOTIFICATION_BYTES: usize = 1024;
 const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
@@ -25,8 +29,8 @@ const GROUPS: [MulticastGroup; 5] = [
 pub(crate) struct Watch(TokioSocket);
 
 impl Watch {
-    /// Follows the calling thread's namespace.
-    pub(crate) fn open() -> Result<Self, KernelError> {
+    /// Subscribes to the changes of the calling thread's namespace.
+    pub(crate) fn open() -> Result<Self, Error> {
         let open = || -> io::Result<TokioSocket> {
             let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
             socket.socket_ref().set_rx_buf_sz(RECEIVE_BUFFER_BYTES)?;
@@ -36,16 +40,17 @@ impl Watch {
             }
             Ok(socket)
         };
-        open().map(Self).map_err(KernelError::Watch)
+        open().map(Self).map_err(Error::Watch)
     }
 
-    /// Returns when something changed. Cancel-safe.
-    pub(crate) async fn changed(&mut self) -> Result<(), KernelError> {
-        let mut notice = Vec::with_capacity(NOTICE_BYTES);
-        match self.0.recv(&mut notice).await {
+    /// Waits until something has changed. Cancel-safe: a notification that is not received stays in
+    /// the socket.
+    pub(crate) async fn changed(&mut self) -> Result<(), Error> {
+        let mut notification = Vec::with_capacity(NOTIFICATION_BYTES);
+        match self.0.recv(&mut notification).await {
             Ok(_) => Ok(()),
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Ok(()),
-            Err(error) => Err(KernelError::Watch(error)),
+            Err(error) => Err(Error::Watch(error)),
         }
     }
 }

@@ -1,0 +1,89 @@
+//! What the kernel holds, in weft's own types. The counterpart of [`crate::desired`].
+//!
+//! `kernel` fills these values from netlink dumps and `/proc/sys`; [`crate::diff`],
+//! [`crate::facts`] and `endpoint` read them. Pure data: nothing here decides what is right.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnetwork::IpNetwork;
+use weft_model::{Mac, TaskId};
+
+/// What the kernel holds for this node and its tasks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// The node's own network namespace.
+    pub node: ActualNetns,
+    /// The network namespace of each task. A sandbox that cannot be read is missing.
+    pub tasks: BTreeMap<TaskId, ActualNetns>,
+}
+
+/// A dump of one network namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ActualNetns {
+    /// `SO_NETNS_COOKIE` of the namespace.
+    pub cookie: u64,
+    /// By name.
+    pub links: BTreeMap<String, ActualLink>,
+    /// The unicast routes of the main table.
+    pub routes: Vec<ActualRoute>,
+    /// The sysctls that were asked for and exist, by their path below `/proc/sys`.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ActualLink {
+    pub index: u32,
+    pub kind: ActualLinkKind,
+    /// `None` if the link has no Ethernet address.
+    pub mac: Option<Mac>,
+    /// In octets.
+    pub mtu: u32,
+    /// Whether the link is administratively up.
+    pub up: bool,
+    pub loopback: bool,
+    pub alias: Option<String>,
+    /// The addresses of global scope, with their prefix lengths.
+    pub addresses: BTreeSet<IpNetwork>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ActualLinkKind {
+    Veth {
+        /// The index of the peer, in the peer's namespace.
+        peer: Option<u32>,
+    },
+    Vxlan(VxlanSettings),
+    #[default]
+    Other,
+}
+
+/// The settings that distinguish weft's tunnel from other VXLAN devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VxlanSettings {
+    /// The metadata of each packet, and not the device, says where the packet goes.
+    pub collect_metadata: bool,
+    pub learning: bool,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActualRoute {
+    pub destination: IpNetwork,
+    /// The gateway. `None` if the destination is on the link itself.
+    pub via: Option<IpAddr>,
+    /// The index of the link that the route uses. A multipath route reports its first one.
+    pub link: Option<u32>,
+    /// The source address for the node's own packets, if the route sets one.
+    pub source: Option<IpAddr>,
+    /// IPv6 routes that differ only in the metric are separate routes.
+    pub metric: u32,
+}
+
+impl ActualNetns {
+    pub(crate) fn link_by_index(&self, index: u32) -> Option<(&str, &ActualLink)> {
+        self.links.iter().find(|(_, link)| link.index == index).map(|(name, link)| (name.as_str(), link))
+    }
+}

@@ -1,0 +1,232 @@
+//! What this node must have: the links, addresses, routes and sysctls for its plan, and for the
+//! sandboxes that exist. The counterpart of [`crate::actual`].
+//!
+//! `reconcile` calls [`desired`] and passes the result to [`crate::diff`]. Pure: what depends on
+//! the machine comes in as [`Underlay`] and [`NodeSettings`].
+
+mod mtu;
+mod settings;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnetwork::IpNetwork;
+pub use mtu::Underlay;
+pub use settings::NodeSettings;
+pub(crate) use settings::{DEFAULT_RP_FILTER, LOCAL_PORTS, RESERVED_PORTS, settings_without_weft};
+use weft_model::{DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni, plan::AttachmentPlan};
+
+use crate::name;
+
+/// MTU of the tunnel device, in octets. It is so large that it never limits a packet: the mesh
+/// checks lengths itself, and clients of published ports send what fits their own links.
+const TUNNEL_MTU: u32 = 65_000;
+
+/// What this node must have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// MTU of the tasks' links, in octets.
+    pub mtu: u32,
+    /// The tunnel device and the node's own sysctls.
+    pub node: DesiredNetns,
+    pub tasks: BTreeMap<TaskId, DesiredTask>,
+}
+
+/// What one network namespace must have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DesiredNetns {
+    /// By name.
+    pub links: BTreeMap<String, DesiredLink>,
+    /// All default routes. `None` if weft does not manage the default routes of this namespace.
+    pub default_routes: Option<BTreeSet<DefaultRoute>>,
+    /// By their path below `/proc/sys`.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A link that must exist and be up. A field that is `None` is left as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredLink {
+    pub kind: DesiredLinkKind,
+    /// In octets.
+    pub mtu: Option<u32>,
+    pub mac: Option<Mac>,
+    pub alias: Option<String>,
+    /// All addresses of global scope.
+    pub addresses: Option<BTreeSet<IpNetwork>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DesiredLinkKind {
+    /// The kernel makes it with the namespace.
+    Loopback,
+    Tunnel,
+    /// The end of a veth pair in the node's namespace. Created together with `peer` in `sandbox`.
+    HostSide {
+        peer: String,
+        sandbox: PathBuf,
+    },
+    /// The end of a veth pair in the task's namespace. Created together with its host side.
+    TaskSide,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DefaultRoute {
+    pub via: IpAddr,
+    /// The name of the link.
+    pub link: String,
+}
+
+/// What one task must have: both ends of its links.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DesiredTask {
+    /// In the node's namespace.
+    pub host: DesiredNetns,
+    /// In the task's namespace.
+    pub sandbox: DesiredNetns,
+    /// In the order of the task's links: the first one is `eth0`.
+    pub attachments: Vec<DesiredAttachment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredAttachment {
+    /// The name of the host side.
+    pub host: String,
+    pub network: NetworkId,
+    pub vni: Vni,
+    pub mac: Mac,
+    pub addr: DualAddr,
+}
+
+const LOOPBACK_ACCEPT_LOCAL: &str = "net/ipv4/conf/lo/accept_local";
+const LOOPBACK_RP_FILTER: &str = "net/ipv4/conf/lo/rp_filter";
+
+/// Computes what the node of `plan` must have. `sandboxes` are the paths of the tasks' network
+/// namespaces. A task without a sandbox gets no links yet. The links of a sandbox whose task is not
+/// in the plan are not desired any more.
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use weft_model::{NodeId, NodePlan};
+/// use weft_overlay::desired::{NodeSettings, Underlay, desired};
+///
+/// let plan = NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into());
+/// let mut underlay = Underlay::default();
+/// underlay.add_path([192, 0, 2, 2].into(), 1500);
+///
+/// let desired = desired(&plan, &BTreeMap::new(), underlay, &NodeSettings::default());
+/// assert_eq!(desired.mtu, 1450, "VXLAN over IPv4 adds 50 octets");
+/// assert!(desired.node.links.contains_key("weft-tun"));
+/// assert!(desired.tasks.is_empty());
+/// ```
+pub fn desired(
+    plan: &NodePlan,
+    sandboxes: &BTreeMap<TaskId, PathBuf>,
+    underlay: Underlay,
+    settings: &NodeSettings,
+) -> Desired {
+    let mtu = underlay.link_mtu();
+    let tasks = plan
+        .tasks
+        .iter()
+        .filter_map(|task| Some((task, sandboxes.get(&task.id)?)))
+        .map(|(task, sandbox)| (task.id.clone(), desired_task(&task.id, &task.attachments, sandbox, mtu)))
+        .collect();
+    Desired { mtu, node: desired_node(settings), tasks }
+}
+
+fn desired_node(settings: &NodeSettings) -> DesiredNetns {
+    let mut node = DesiredNetns::default();
+    node.links.insert(
+        name::TUNNEL.to_owned(),
+        DesiredLink { kind: DesiredLinkKind::Tunnel, mtu: Some(TUNNEL_MTU), mac: None, alias: None, addresses: None },
+    );
+    // The mesh delivers replies for the node's own sockets at lo. Their source is one of the node's
+    // own addresses, which the kernel drops by default.
+    node.set_sysctl(LOOPBACK_ACCEPT_LOCAL, "1");
+    node.set_sysctl(LOOPBACK_RP_FILTER, "2");
+    // The mesh handles every packet on the tunnel. The IPv6 stack must not send any there.
+    node.set_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", name::TUNNEL), "1");
+    if let Some(reserved) = settings.reserved_ports_with_egress() {
+        node.set_sysctl(RESERVED_PORTS, &reserved);
+    }
+    node
+}
+
+fn desired_task(task: &TaskId, attachments: &[AttachmentPlan], sandbox: &Path, mtu: u32) -> DesiredTask {
+    let mut desired = DesiredTask::default();
+    let mut default_routes = BTreeSet::new();
+    for (index, attachment) in attachments.iter().enumerate() {
+        let (host, peer) = (name::host_side(task, index), name::task_side(index));
+        desired.host.links.insert(
+            host.clone(),
+            DesiredLink {
+                kind: DesiredLinkKind::HostSide { peer: peer.clone(), sandbox: sandbox.to_owned() },
+                mtu: Some(mtu),
+                mac: None,
+                alias: Some(name::alias(task, &attachment.network)),
+                addresses: None,
+            },
+        );
+        desired.host.set_sysctl(&format!("net/ipv6/conf/{host}/disable_ipv6"), "1");
+        desired.sandbox.links.insert(peer.clone(), task_side_link(attachment, mtu));
+        if index == 0 {
+            // A task on an internal network has a default route too: it replies to clients of
+            // published ports, whose addresses can be any.
+            default_routes.insert(DefaultRoute { via: attachment.subnets.v4_gateway.into(), link: peer.clone() });
+            default_routes.insert(DefaultRoute { via: attachment.subnets.v6_gateway.into(), link: peer.clone() });
+        }
+        set_task_side_sysctls(&mut desired.sandbox, &peer);
+        desired.attachments.push(DesiredAttachment {
+            host,
+            network: attachment.network.clone(),
+            vni: attachment.vni,
+            mac: attachment.mac,
+            addr: attachment.addr,
+        });
+    }
+    desired.sandbox.links.insert(
+        "lo".to_owned(),
+        DesiredLink { kind: DesiredLinkKind::Loopback, mtu: None, mac: None, alias: None, addresses: None },
+    );
+    desired.sandbox.default_routes = Some(default_routes);
+    desired.sandbox.set_sysctl("net/ipv4/conf/all/rp_filter", "0");
+    desired.sandbox.set_sysctl("net/ipv6/conf/lo/disable_ipv6", "0");
+    // The same as in other container runtimes: any user may ping and may bind ports below 1024.
+    desired.sandbox.set_sysctl("net/ipv4/ping_group_range", "0 2147483647");
+    desired.sandbox.set_sysctl("net/ipv4/ip_unprivileged_port_start", "0");
+    desired
+}
+
+fn task_side_link(attachment: &AttachmentPlan, mtu: u32) -> DesiredLink {
+    let DualAddr { v4, v6 } = attachment.addr;
+    let addresses = [
+        IpNetwork::new(v4.into(), attachment.subnets.v4.prefix()),
+        IpNetwork::new(v6.into(), attachment.subnets.v6.prefix()),
+    ];
+    DesiredLink {
+        kind: DesiredLinkKind::TaskSide,
+        mtu: Some(mtu),
+        mac: Some(attachment.mac),
+        alias: None,
+        addresses: Some(addresses.into_iter().flatten().collect()),
+    }
+}
+
+/// The addresses of the network are static and its only neighbour is the mesh's router. So the link
+/// learns nothing, probes nothing and makes no addresses of its own.
+fn set_task_side_sysctls(sandbox: &mut DesiredNetns, link: &str) {
+    sandbox.set_sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "0");
+    for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "1")] {
+        sandbox.set_sysctl(&format!("net/ipv6/conf/{link}/{key}"), value);
+    }
+}
+
+impl DesiredNetns {
+    fn set_sysctl(&mut self, key: &str, value: &str) {
+        self.sysctls.insert(key.to_owned(), value.to_owned());
+    }
+}

@@ -1,0 +1,197 @@
+//! Reads the kernel's state, compares it with the plan, and applies the difference, until nothing
+//! is left to do.
+//!
+//! `overlay` calls [`reconcile`], one call at a time. What can fail for one task fails for that
+//! task only: it becomes a fault of the task, and the other tasks are served. This module does not
+//! decide what is desired or different: `desired` and `diff` do.
+//!
+//! Each sandbox is read and changed on a thread of its own, a bounded number of them at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use futures_util::{StreamExt, stream};
+use tracing::{debug, warn};
+use weft_model::{NodePlan, TaskId};
+
+use crate::{
+    actual::{Actual, ActualNetns},
+    desired::{self, Desired, NodeSettings, Underlay, desired},
+    diff::{Op, Ops, TaskOps, diff},
+    error::{Error, error_chain},
+    kernel::{self, netlink::Netlink},
+};
+
+/// Sandboxes that are read or changed at the same time. Each of them needs a thread.
+const MAX_CONCURRENT_SANDBOXES: usize = 8;
+/// Passes of one reconcile. The first pass does the work. The second repairs what the first removed
+/// with it, for example the routes that the kernel removes together with an address. The third
+/// finds nothing to do. If a fourth one does, another program reverts weft's changes.
+const MAX_PASSES: usize = 4;
+
+/// The tasks whose links could not be read or configured, and why.
+pub(crate) type Faults = BTreeMap<TaskId, Error>;
+
+/// The kernel's state as it was read last, and what was desired then.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) desired: Desired,
+    pub(crate) actual: Actual,
+    ops: Ops,
+}
+
+/// Configures the links of `plan` for the tasks that have a sandbox. Returns the last pass, and the
+/// tasks that could not be served.
+///
+/// # Errors
+///
+/// The node's own namespace could not be read or configured.
+pub(crate) async fn reconcile(
+    netlink: &Netlink,
+    plan: &NodePlan,
+    sandboxes: &BTreeMap<TaskId, PathBuf>,
+) -> Result<(Pass, Faults), Error> {
+    let mut faults = Faults::new();
+    for _ in 1..MAX_PASSES {
+        let pass = Pass::read(netlink, plan, sandboxes, &mut faults).await?;
+        if pass.ops.is_empty() {
+            return Ok((pass, faults));
+        }
+        pass.apply(netlink, sandboxes, &mut faults).await?;
+    }
+    let pass = Pass::read(netlink, plan, sandboxes, &mut faults).await?;
+    if !pass.ops.node.is_empty() {
+        return Err(Error::unsettled(&pass.ops.node));
+    }
+    for (task, ops) in &pass.ops.tasks {
+        let left = if ops.host.is_empty() { &ops.sandbox } else { &ops.host };
+        faults.entry(task.clone()).or_insert_with(|| Error::unsettled(left));
+    }
+    Ok((pass, faults))
+}
+
+impl Pass {
+    /// Reads the actual state and compares it with the desired one. Tasks with a fault are left
+    /// out.
+    async fn read(
+        netlink: &Netlink,
+        plan: &NodePlan,
+        sandboxes: &BTreeMap<TaskId, PathBuf>,
+        faults: &mut Faults,
+    ) -> Result<Self, Error> {
+        let mut node = kernel::read_netns(netlink).await?;
+        let underlay = read_underlay(netlink, plan, &node).await?;
+        let desired = desired(plan, sandboxes, underlay, &read_settings());
+        let task_keys = desired.tasks.values().flat_map(|task| task.host.sysctls.keys());
+        node.sysctls = kernel::sysctl::read_all(task_keys.chain(desired.node.sysctls.keys()));
+        let tasks = read_sandboxes(&desired, sandboxes, faults).await;
+        let actual = Actual { node, tasks };
+        let mut ops = diff(&desired, &actual);
+        ops.tasks.retain(|task, _| !faults.contains_key(task));
+        Ok(Self { desired, actual, ops })
+    }
+
+    async fn apply(
+        &self,
+        netlink: &Netlink,
+        sandboxes: &BTreeMap<TaskId, PathBuf>,
+        faults: &mut Faults,
+    ) -> Result<(), Error> {
+        apply_all(netlink, &self.ops.node).await?;
+        let failed: Vec<_> = stream::iter(&self.ops.tasks)
+            .filter_map(async |(task, ops)| Some((task, ops, sandboxes.get(task)?)))
+            .map(|(task, ops, path)| async move {
+                apply_task(netlink, ops, path.clone()).await.err().map(|error| (task.clone(), error))
+            })
+            .buffer_unordered(MAX_CONCURRENT_SANDBOXES)
+            .collect()
+            .await;
+        for (task, error) in failed.into_iter().flatten() {
+            warn!(%task, error = error_chain(&error), "cannot configure task links");
+            faults.insert(task, error);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the namespace of each task that has no fault yet. A namespace that cannot be read is a
+/// fault of its task.
+async fn read_sandboxes(
+    desired: &Desired,
+    sandboxes: &BTreeMap<TaskId, PathBuf>,
+    faults: &mut Faults,
+) -> BTreeMap<TaskId, ActualNetns> {
+    let skipped: BTreeSet<TaskId> = faults.keys().cloned().collect();
+    let results: Vec<_> = stream::iter(&desired.tasks)
+        .filter_map(async |(task, desired)| Some((task, desired, sandboxes.get(task)?)))
+        .filter(|(task, ..)| std::future::ready(!skipped.contains(*task)))
+        .map(|(task, desired, path)| {
+            let keys: Vec<String> = desired.sandbox.sysctls.keys().cloned().collect();
+            let netns = kernel::run_in_netns(path.clone(), async move |netlink| {
+                let mut netns = kernel::read_netns(&netlink).await?;
+                netns.sysctls = kernel::sysctl::read_all(keys.iter());
+                Ok(netns)
+            });
+            async move { (task.clone(), netns.await) }
+        })
+        .buffer_unordered(MAX_CONCURRENT_SANDBOXES)
+        .collect()
+        .await;
+    let mut tasks = BTreeMap::new();
+    for (task, result) in results {
+        match result {
+            Ok(netns) => {
+                tasks.insert(task, netns);
+            }
+            Err(error) => {
+                warn!(%task, error = error_chain(&error), "cannot read task sandbox");
+                faults.insert(task, error);
+            }
+        }
+    }
+    tasks
+}
+
+async fn apply_task(netlink: &Netlink, ops: &TaskOps, sandbox: PathBuf) -> Result<(), Error> {
+    apply_all(netlink, &ops.host).await?;
+    if ops.sandbox.is_empty() {
+        return Ok(());
+    }
+    let ops = ops.sandbox.clone();
+    kernel::run_in_netns(sandbox, async move |netlink| apply_all(&netlink, &ops).await).await
+}
+
+async fn apply_all(netlink: &Netlink, ops: &[Op]) -> Result<(), Error> {
+    for op in ops {
+        debug!(%op, "applying link operation");
+        kernel::apply(netlink, op).await?;
+    }
+    Ok(())
+}
+
+/// Reads the MTU of the routes to the peers. Without any peer, the MTU of the link that has the
+/// node's own address.
+async fn read_underlay(netlink: &Netlink, plan: &NodePlan, node: &ActualNetns) -> Result<Underlay, Error> {
+    let mut underlay = Underlay::default();
+    for peer in &plan.peers {
+        if let Some(mtu) = netlink.path_mtu(peer.addr, &node.links).await? {
+            underlay.add_path(peer.addr, mtu);
+        }
+    }
+    if underlay == Underlay::default() {
+        let own = node.links.values().find(|link| link.addresses.iter().any(|address| address.ip() == plan.addr));
+        own.into_iter().for_each(|link| underlay.add_path(plan.addr, link.mtu));
+    }
+    Ok(underlay)
+}
+
+pub(crate) fn read_settings() -> NodeSettings {
+    let read = |key| kernel::sysctl::read(key).unwrap_or_default();
+    NodeSettings {
+        local_ports: read(desired::LOCAL_PORTS),
+        reserved_ports: read(desired::RESERVED_PORTS),
+        default_rp_filter: read(desired::DEFAULT_RP_FILTER),
+    }
+}
