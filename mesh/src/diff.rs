@@ -1,5 +1,7 @@
-//! Desired and actual tables → changes. Pure: the union of both key sets decides, so start-up, change, repair and
-//! garbage collection are one path.
+//! `ops = diff(desired, actual)`: what has to be written, deleted, attached and detached. Pure.
+//!
+//! `reconcile` calls [`diff`] and applies the result. The result covers the union of both sides, so
+//! start-up, change, repair and garbage collection are one code path.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,61 +9,48 @@ use weft_ebpf_common::{
     Backend, Config, Endpoint, Forward, NetAddr, Nets, PortKey, PortTarget, Route, Service, SlotKey,
 };
 
-use crate::tables::{Prefix, Tables};
+use crate::{
+    actual::{Actual, Pinned},
+    attachment::Attachment,
+    desired::Desired,
+    tables::Prefix,
+};
 
-/// What must happen to one map.
+/// One step on one map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op<K, V> {
+    /// Inserts an entry or overwrites its value.
+    Put(K, V),
+    Delete(K),
+}
+
+/// All steps: one list for each map, and the attachments.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change<K, V> {
-    /// Entries to write, new or over another value.
-    pub(crate) put: Vec<(K, V)>,
-    /// Entries to take away.
-    pub(crate) del: Vec<K>,
+pub struct Ops {
+    /// The new configuration, if it changes.
+    pub config: Option<Config>,
+    pub own: Vec<Op<NetAddr, u32>>,
+    pub ports: Vec<Op<PortKey, PortTarget>>,
+    pub vips: Vec<Op<NetAddr, u32>>,
+    pub services: Vec<Op<u32, Service>>,
+    pub slots: Vec<Op<SlotKey, u64>>,
+    pub backends: Vec<Op<u64, Backend>>,
+    pub endpoints: Vec<Op<u32, Endpoint>>,
+    pub forward: Vec<Op<NetAddr, Forward>>,
+    pub nodes: Vec<Op<NetAddr, u32>>,
+    pub routes: Vec<Op<Prefix, Route>>,
+    pub netns: Vec<Op<u64, Nets>>,
+    pub counted_services: Vec<Op<u32, ()>>,
+    pub counted_backends: Vec<Op<u64, ()>>,
+    /// Attachments that are missing or have another program.
+    pub attach: Vec<Attachment>,
+    /// Attachments that are not desired any more.
+    pub detach: Vec<Attachment>,
 }
 
-impl<K: Ord + Copy, V: PartialEq + Copy> Change<K, V> {
-    fn between(desired: &BTreeMap<K, V>, actual: &BTreeMap<K, V>) -> Self {
-        Self {
-            put: desired.iter().filter(|(key, value)| actual.get(key) != Some(value)).map(|(k, v)| (*k, *v)).collect(),
-            del: actual.keys().filter(|key| !desired.contains_key(key)).copied().collect(),
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.put.len() + self.del.len()
-    }
-}
-
-impl<K: Ord + Copy> Change<K, ()> {
-    fn between_sets(desired: &BTreeSet<K>, actual: &BTreeSet<K>) -> Self {
-        Self {
-            put: desired.difference(actual).map(|key| (*key, ())).collect(),
-            del: actual.difference(desired).copied().collect(),
-        }
-    }
-}
-
-/// What must happen to all maps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Changes {
-    pub(crate) config: Option<Config>,
-    pub(crate) own: Change<NetAddr, u32>,
-    pub(crate) ports: Change<PortKey, PortTarget>,
-    pub(crate) vips: Change<NetAddr, u32>,
-    pub(crate) services: Change<u32, Service>,
-    pub(crate) slots: Change<SlotKey, u64>,
-    pub(crate) backends: Change<u64, Backend>,
-    pub(crate) endpoints: Change<u32, Endpoint>,
-    pub(crate) forward: Change<NetAddr, Forward>,
-    pub(crate) nodes: Change<NetAddr, u32>,
-    pub(crate) routes: Change<Prefix, Route>,
-    pub(crate) netns: Change<u64, Nets>,
-    pub(crate) counted_services: Change<u32, ()>,
-    pub(crate) counted_backends: Change<u64, ()>,
-}
-
-impl Changes {
-    /// Number of map entries that change.
-    pub(crate) fn len(&self) -> usize {
+impl Ops {
+    /// The number of map entries that change.
+    pub fn map_entries(&self) -> usize {
         usize::from(self.config.is_some())
             + self.own.len()
             + self.ports.len()
@@ -79,24 +68,59 @@ impl Changes {
     }
 }
 
-/// What turns `actual` into `desired`.
-pub(crate) fn diff(desired: &Tables, actual: &Tables) -> Changes {
-    Changes {
+/// Computes the steps that turn `actual` into `desired`.
+///
+/// ```
+/// use weft_mesh::{LocalFacts, actual::Actual, desired::desired, diff::diff};
+/// use weft_model::{NodeId, NodePlan};
+///
+/// let plan = NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into());
+/// let desired = desired(&plan, &LocalFacts::default());
+///
+/// // An empty kernel gets the configuration and the attachments.
+/// let ops = diff(&desired, &Actual::default());
+/// assert_eq!(ops.config, Some(desired.tables.config));
+/// assert_eq!(ops.attach.len(), desired.attachments.len());
+///
+/// // If the kernel has the desired entries, no entry changes.
+/// let actual = Actual { tables: desired.tables.clone(), ..Actual::default() };
+/// assert_eq!(diff(&desired, &actual).map_entries(), 0);
+/// ```
+pub fn diff(desired: &Desired, actual: &Actual) -> Ops {
+    let is_current = |attachment: &Attachment| actual.attachments.get(attachment) == Some(&Pinned::Current);
+    let attach = desired.attachments.iter().filter(|attachment| !is_current(attachment)).copied().collect();
+    let pinned = actual.attachments.keys();
+    let detach = pinned.filter(|attachment| !desired.attachments.contains(attachment)).copied().collect();
+    let (desired, actual) = (&desired.tables, &actual.tables);
+    Ops {
         config: (desired.config != actual.config).then_some(desired.config),
-        own: Change::between(&desired.own, &actual.own),
-        ports: Change::between(&desired.ports, &actual.ports),
-        vips: Change::between(&desired.vips, &actual.vips),
-        services: Change::between(&desired.services, &actual.services),
-        slots: Change::between(&desired.slots, &actual.slots),
-        backends: Change::between(&desired.backends, &actual.backends),
-        endpoints: Change::between(&desired.endpoints, &actual.endpoints),
-        forward: Change::between(&desired.forward, &actual.forward),
-        nodes: Change::between(&desired.nodes, &actual.nodes),
-        routes: Change::between(&desired.routes, &actual.routes),
-        netns: Change::between(&desired.netns, &actual.netns),
-        counted_services: Change::between_sets(&desired.counted_services, &actual.counted_services),
-        counted_backends: Change::between_sets(&desired.counted_backends, &actual.counted_backends),
+        own: diff_map(&desired.own, &actual.own),
+        ports: diff_map(&desired.ports, &actual.ports),
+        vips: diff_map(&desired.vips, &actual.vips),
+        services: diff_map(&desired.services, &actual.services),
+        slots: diff_map(&desired.slots, &actual.slots),
+        backends: diff_map(&desired.backends, &actual.backends),
+        endpoints: diff_map(&desired.endpoints, &actual.endpoints),
+        forward: diff_map(&desired.forward, &actual.forward),
+        nodes: diff_map(&desired.nodes, &actual.nodes),
+        routes: diff_map(&desired.routes, &actual.routes),
+        netns: diff_map(&desired.netns, &actual.netns),
+        counted_services: diff_set(&desired.counted_services, &actual.counted_services),
+        counted_backends: diff_set(&desired.counted_backends, &actual.counted_backends),
+        attach,
+        detach,
     }
+}
+
+fn diff_map<K: Ord + Copy, V: PartialEq + Copy>(desired: &BTreeMap<K, V>, actual: &BTreeMap<K, V>) -> Vec<Op<K, V>> {
+    let changed = desired.iter().filter(|(key, value)| actual.get(key) != Some(value));
+    let stale = actual.keys().filter(|key| !desired.contains_key(key));
+    changed.map(|(key, value)| Op::Put(*key, *value)).chain(stale.map(|key| Op::Delete(*key))).collect()
+}
+
+fn diff_set<K: Ord + Copy>(desired: &BTreeSet<K>, actual: &BTreeSet<K>) -> Vec<Op<K, ()>> {
+    let missing = desired.difference(actual).map(|key| Op::Put(*key, ()));
+    missing.chain(actual.difference(desired).map(|key| Op::Delete(*key))).collect()
 }
 
 #[cfg(test)]
@@ -104,6 +128,7 @@ mod tests {
     use weft_ebpf_common::{Addr, HOST_NET};
 
     use super::*;
+    use crate::{attachment::Hook, tables::Tables};
 
     fn key(last: u32) -> NetAddr {
         NetAddr { net: HOST_NET, addr: Addr::from_v4_be(last) }
@@ -117,33 +142,50 @@ mod tests {
         }
     }
 
+    fn diff_tables(desired: &Tables, actual: &Tables) -> Ops {
+        let desired = Desired { tables: desired.clone(), ..Desired::default() };
+        diff(&desired, &Actual { tables: actual.clone(), ..Actual::default() })
+    }
+
     #[test]
-    fn equal_tables_need_no_change() {
+    fn equal_tables_need_no_operation() {
         let same = tables(&[(1, 1), (2, 1)], &[3]);
-        assert_eq!(diff(&same, &same).len(), 0);
+        assert_eq!(diff_tables(&same, &same).map_entries(), 0);
     }
 
     #[test]
     fn the_union_of_both_key_sets_decides() {
-        let changes = diff(&tables(&[(1, 1), (2, 2)], &[5, 6]), &tables(&[(2, 9), (3, 1)], &[6, 7]));
-        assert_eq!(changes.own, Change { put: vec![(key(1), 1), (key(2), 2)], del: vec![key(3)] });
-        assert_eq!(changes.counted_services, Change { put: vec![(5, ())], del: vec![7] });
-        assert_eq!(changes.len(), 5);
+        let ops = diff_tables(&tables(&[(1, 1), (2, 2)], &[5, 6]), &tables(&[(2, 9), (3, 1)], &[6, 7]));
+        assert_eq!(ops.own, [Op::Put(key(1), 1), Op::Put(key(2), 2), Op::Delete(key(3))]);
+        assert_eq!(ops.counted_services, [Op::Put(5, ()), Op::Delete(7)]);
+        assert_eq!(ops.map_entries(), 5);
     }
 
     #[test]
-    fn an_empty_kernel_gets_everything_and_an_empty_plan_takes_it_away() {
+    fn an_empty_kernel_gets_every_entry_and_an_empty_plan_deletes_every_entry() {
         let full = tables(&[(1, 1)], &[2]);
         let empty = Tables::default();
-        assert_eq!(diff(&full, &empty).own.put.len(), 1);
-        assert_eq!(diff(&empty, &full).own.del.len(), 1);
+        assert_eq!(diff_tables(&full, &empty).own, [Op::Put(key(1), 1)]);
+        assert_eq!(diff_tables(&empty, &full).own, [Op::Delete(key(1))]);
     }
 
     #[test]
-    fn configuration_is_written_only_when_it_differs() {
+    fn the_configuration_is_written_only_if_it_differs() {
         let mut desired = Tables::default();
-        assert_eq!(diff(&desired, &Tables::default()).config, None);
+        assert_eq!(diff_tables(&desired, &Tables::default()).config, None);
         desired.config.tunnel_ifindex = 4;
-        assert_eq!(diff(&desired, &Tables::default()).config, Some(desired.config));
+        assert_eq!(diff_tables(&desired, &Tables::default()).config, Some(desired.config));
+    }
+
+    #[test]
+    fn missing_and_stale_attachments_are_attached_and_undesired_ones_detached() {
+        let [current, stale, missing, undesired] =
+            [1, 2, 3, 4].map(|ifindex| Attachment::Link { hook: Hook::UplinkIn, ifindex });
+        let socket = Attachment::Cgroup("sock_connect4");
+        let desired = Desired { attachments: [current, stale, missing, socket].into(), ..Desired::default() };
+        let attachments = [(current, Pinned::Current), (stale, Pinned::Stale), (undesired, Pinned::Current)].into();
+        let ops = diff(&desired, &Actual { attachments, ..Actual::default() });
+        assert_eq!(ops.attach, [stale, missing, socket], "links before sockets");
+        assert_eq!(ops.detach, [undesired]);
     }
 }

@@ -1,36 +1,42 @@
-//! What only this machine knows: which kernel objects stand for what the plan names.
+//! What this machine knows and the plan cannot say: the kernel objects for the things that the plan
+//! names.
+//!
+//! The agent fills [`LocalFacts`] in from what the overlay reports; [`crate::desired`] reads it.
+//! Pure data.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use weft_model::{NetworkId, TaskId};
 
-/// The node as it is now. Whoever makes the links fills this in; links that are not up yet are simply missing.
+/// The current state of the node. A link that is not configured yet is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LocalFacts {
-    /// Cookie (`SO_NETNS_COOKIE`) of the network namespace that the node lives in.
+    /// `SO_NETNS_COOKIE` of the node's network namespace.
     pub netns_cookie: u64,
-    /// The collect_md VXLAN device.
+    /// The VXLAN device in collect_metadata mode.
     pub tunnel_ifindex: u32,
-    /// MTU of the tasks' links: the largest IP packet that the tunnel carries whole.
+    /// MTU of the tasks' links, in octets: the largest IP packet that the tunnel carries
+    /// unfragmented.
     pub task_mtu: u32,
-    /// Every Ethernet link with a global address but weft's own. Not those without Ethernet (WireGuard, tun, ppp): the
-    /// programs read frames.
+    /// Every Ethernet link with a global address, except weft's own links. A link without Ethernet
+    /// (WireGuard, tun, ppp) is left out, because the programs read Ethernet frames.
     pub uplinks: Vec<Uplink>,
-    /// Every address that the node answers others on: those of the uplinks, of all other links, and of lo.
+    /// Every address at which other machines can reach the node: those of the uplinks, of all other
+    /// links, and of `lo`.
     pub addresses: Vec<IpAddr>,
-    /// The main routing table: where packets of tasks to the outside leave, and with which address. The node's own
-    /// addresses need not be in it. One that leads out of a link which is no uplink leads nowhere for tasks: no program
-    /// could hand them the answers.
+    /// The main routing table: where packets of tasks to the outside leave, and with which source
+    /// address. The node's own addresses need not be in it. Tasks cannot use a route by a link that
+    /// is no uplink, because no program could deliver the replies to them.
     pub routes: Vec<HostRoute>,
-    /// The veths of this node's tasks.
+    /// The links of this node's tasks.
     pub endpoints: Vec<LocalEndpoint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
     pub ifindex: u32,
-    /// Its global addresses, of both families.
+    /// The global addresses of both families.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -39,17 +45,17 @@ pub struct HostRoute {
     /// 0.0.0.0/0 or ::/0 for a default route.
     pub destination: IpNetwork,
     pub ifindex: u32,
-    /// An address of that link, of the same family.
+    /// The source address for this route, of the same family as the destination.
     pub source: IpAddr,
 }
 
-/// One interface of a task.
+/// One link of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalEndpoint {
     pub task: TaskId,
     pub network: NetworkId,
-    /// Of the veth's host side, in the node's namespace.
+    /// The index of the host side, in the node's namespace.
     pub ifindex: u32,
-    /// Cookie of the task's network namespace.
+    /// `SO_NETNS_COOKIE` of the task's network namespace.
     pub netns_cookie: u64,
 }

@@ -1,29 +1,46 @@
-//! Service routing, user half: makes the kernel's tables say what the node's plan says.
+//! The user-space half of the data plane: it makes the maps and the attached programs of the kernel
+//! match the node's plan.
 //!
-//! Owns the eBPF programs' life (load, attach, pin) and the contents of their maps. Must not create a link, an address or
-//! a namespace, nor know how a plan came about. Rooms, in reading order:
+//! The agent calls [`Mesh::reconcile`] after the overlay has made the links. The programs
+//! themselves are in `ebpf/`.
 //!
-//! - `facts`: what only this machine knows and the plan cannot say;
-//! - `tables`: the contents of all maps, as values;
-//! - `desired`: plan and facts → tables; pure;
-//! - `diff`: desired and actual tables → changes; pure;
-//! - `kernel`: the only code here that makes system calls;
-//! - `counters`: what the kernel counted; pure;
-//! - `mesh`: the shell that puts them together.
+//! This crate owns the life of the eBPF programs (load, attach, pin) and the contents of their
+//! maps. It must not create a link, an address or a namespace, and it does not know how a plan came
+//! about. Every function blocks: call it from a thread that may block and that is in the node's
+//! network namespace.
 //!
-//! Everything is blocking; call it from a thread that may block and that is in the node's network namespace.
+//! Modules in reading order. The crate `weft-overlay` has the same ones, except those marked with
+//! *:
 //!
-//! Architecture invariant: the kernel half serves without this crate. Maps and links are pinned, so a daemon that dies
-//! takes nothing with it, and the next one adopts what it finds.
+//! - [`facts`]: what this machine knows and the plan cannot say (pure data);
+//! - [`tables`]*: the contents of the maps, as values (pure data);
+//! - [`attachment`]*: where a program is attached (pure data);
+//! - [`desired`]: what the kernel must hold, from the plan and the facts (pure);
+//! - [`actual`]: what the kernel holds (pure data);
+//! - [`diff`]: the operations that turn `actual` into `desired` (pure);
+//! - `counters`*: the kernel's counters of dropped packets (pure);
+//! - `error`: the one error type, with hints for the operator;
+//! - `kernel`: programs, maps, pins and sockets; the only code that makes system calls;
+//! - `reconcile`: reads, compares and applies, in an order that is safe for traffic;
+//! - `mesh`: the handle that the agent holds.
+//!
+//! Invariant: the data plane serves without this crate. Maps and attachments are pinned, so they
+//! survive the daemon, and the next daemon adopts them.
 
+pub mod facts;
+pub mod tables;
+pub mod attachment;
+pub mod desired;
+pub mod actual;
+pub mod diff;
 mod counters;
-mod desired;
-mod diff;
-mod facts;
+mod error;
 mod kernel;
+mod reconcile;
 mod mesh;
-mod tables;
 
+pub use error::Error;
 pub use facts::{HostRoute, LocalEndpoint, LocalFacts, Uplink};
-pub use kernel::{BPFFS, Error, close_connections, lacking};
-pub use mesh::{Mesh, Report};
+pub use kernel::{BPFFS, close_connections};
+pub use mesh::Mesh;
+pub use reconcile::Report;

@@ -1,121 +1,89 @@
-//! The shell: asks `desired` and `diff`, and has `kernel` do the rest.
+//! [`Mesh`], the handle that the agent holds. The counterpart of `weft_overlay::Overlay`.
+//!
+//! It owns the loaded programs and logs dropped packets. It decides nothing: `reconcile` does the
+//! work.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    path::Path,
-};
+use std::{fmt, path::Path};
 
-use aya::Ebpf;
+use tracing::debug;
 use weft_model::NodePlan;
 
 use crate::{
     counters::{Drops, dropped},
-    desired::desired,
-    diff::{Changes, diff},
+    error::Error,
     facts::LocalFacts,
-    kernel::{self, Error, Links, Maps, Pins},
-    tables::ip,
+    kernel::{self, Kernel},
+    reconcile::{self, Report},
 };
 
-/// What a reconcile did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Map entries written or taken away.
-    pub changed: usize,
-    /// Links that a program was attached to now.
-    pub attached: usize,
-    /// Attachments taken away.
-    pub detached: usize,
-    /// Links that the facts name and the kernel does not have (any more).
-    pub vanished: Vec<u32>,
-    /// Addresses of tasks that are in no plan any more, by VNI. Connections to them, in the namespaces of tasks of that
-    /// network, are for [`crate::close_connections`].
-    pub gone: BTreeMap<u32, BTreeSet<IpAddr>>,
-}
-
-impl Report {
-    /// The kernel held all of it already.
-    pub fn is_unchanged(&self) -> bool {
-        self.changed == 0 && self.attached == 0 && self.detached == 0
-    }
-}
-
-/// The kernel half, loaded.
+/// The loaded programs and their maps.
 pub struct Mesh {
-    ebpf: Ebpf,
-    maps: Maps,
-    links: Links,
-    pins: Pins,
-    /// At the last look.
+    kernel: Kernel,
+    /// The counters as they were read last.
     drops: Drops,
 }
 
 impl fmt::Debug for Mesh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mesh").field("pins", &self.pins).finish_non_exhaustive()
+        f.debug_struct("Mesh").field("drops", &self.drops).finish_non_exhaustive()
     }
 }
 
 impl Mesh {
-    /// Loads the programs, over the maps that an earlier daemon of this node left under `pin_dir` (a directory on a BPF
-    /// file system, e.g. `/sys/fs/bpf/weft/<node>`) if they have the same layout. Attaches nothing yet: what is attached
-    /// goes on serving until the first [`Self::reconcile`] puts the new programs in its place.
+    /// Loads the programs. It reuses the maps that an earlier daemon of this node left under
+    /// `pin_dir`, if they have the same layout. `pin_dir` is a directory on a BPF file system, for
+    /// example `/sys/fs/bpf/weft/<node>`.
+    ///
+    /// Attaches nothing: the programs of the earlier daemon serve until the first
+    /// [`Self::reconcile`] replaces them.
+    ///
+    /// # Errors
+    ///
+    /// The directory, the programs or the maps cannot be used.
     pub fn open(pin_dir: &Path) -> Result<Self, Error> {
-        let pins = Pins::open(pin_dir)?;
-        let (ebpf, maps, links) = kernel::load(&pins)?;
-        let drops = maps.drops()?;
-        Ok(Self { ebpf, maps, links, pins, drops })
+        let kernel = Kernel::open(pin_dir)?;
+        let drops = kernel.drops()?;
+        Ok(Self { kernel, drops })
     }
 
-    /// Makes the kernel hold what plan and facts say: additions first, so that nothing ever points at what is not there,
-    /// then attachments, then removals.
+    /// Checks what the machine must have before the programs can be loaded, and returns everything
+    /// that is missing. Mounts the BPF file system if it is not mounted.
+    pub fn check() -> Vec<Error> {
+        kernel::missing_mounts()
+    }
+
+    /// Makes the kernel hold what `plan` and `facts` say. Idempotent: it compares all entries and
+    /// attachments with all that the kernel holds.
+    ///
+    /// # Errors
+    ///
+    /// The first step that the kernel refuses. The next call continues from what the kernel holds
+    /// then.
     pub fn reconcile(&mut self, plan: &NodePlan, facts: &LocalFacts) -> Result<Report, Error> {
-        let tables = desired(plan, facts);
-        let changes = diff(&tables, &self.maps.read()?);
-        self.maps.add(&changes)?;
-        let mut report = self.links.reconcile(&mut self.ebpf, facts)?;
-        self.pins.sweep()?;
-        self.tell_drops()?;
-        // Last: when something before it failed, the next reconcile still finds what is gone.
-        self.maps.remove(&changes)?;
-        report.changed = changes.len();
-        report.gone = gone(plan, &changes);
-        Ok(report)
+        // First: if this fails, nothing is deleted, and the next report still has what is gone.
+        self.log_drops()?;
+        reconcile::reconcile(&mut self.kernel, plan, facts)
     }
 
-    fn tell_drops(&mut self) -> Result<(), Error> {
-        let now = self.maps.drops()?;
+    /// Removes the node from the data plane: detaches every program that was attached from
+    /// `pin_dir` and removes all pins. No handle is needed, because another daemon may have
+    /// attached them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Teardown`] with every operation that failed. The others were carried out.
+    pub fn teardown(pin_dir: &Path) -> Result<(), Error> {
+        let errors = kernel::teardown(pin_dir);
+        if errors.is_empty() { Ok(()) } else { Err(Error::Teardown(errors)) }
+    }
+
+    fn log_drops(&mut self) -> Result<(), Error> {
+        let now = self.kernel.drops()?;
         let packets = dropped(&self.drops, &now);
         if !packets.is_empty() {
-            tracing::debug!(?packets, "not let through since the last look");
+            debug!(?packets, "packets dropped since the last reconcile");
         }
         self.drops = now;
         Ok(())
     }
-
-    /// Takes the node out of the data plane: detaches every program that was attached from `pin_dir` and removes all
-    /// pins. Goes on past errors and returns the first.
-    pub fn unpin_all(pin_dir: &Path) -> Result<(), Error> {
-        kernel::unload(pin_dir)
-    }
-}
-
-/// Addresses that leave the tables because the plan knows no task there any more, and not because a link is missing.
-fn gone(plan: &NodePlan, changes: &Changes) -> BTreeMap<u32, BTreeSet<IpAddr>> {
-    let vnis: BTreeMap<_, _> = plan.networks.iter().map(|network| (&network.id, network.vni.get())).collect();
-    let planned: BTreeSet<(u32, IpAddr)> = plan
-        .endpoints
-        .iter()
-        .filter_map(|endpoint| Some((*vnis.get(&endpoint.network)?, endpoint.addr)))
-        .flat_map(|(vni, addr)| [(vni, addr.v4.into()), (vni, addr.v6.into())])
-        .collect();
-    let mut gone = BTreeMap::<_, BTreeSet<_>>::new();
-    for key in &changes.forward.del {
-        if !planned.contains(&(key.net, ip(key.addr))) {
-            gone.entry(key.net).or_default().insert(ip(key.addr));
-        }
-    }
-    gone
 }

@@ -1,4 +1,8 @@
-//! The contents of all maps that user space writes, as values.
+//! The contents of the maps that user space writes, as values, and the conversion of addresses into
+//! the form of the maps. Pure.
+//!
+//! [`crate::desired`] makes such values from the plan, `kernel` reads them from the maps, and
+//! [`crate::diff`] compares them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,35 +14,35 @@ use weft_ebpf_common::{
     Addr, Backend, Config, Endpoint, Forward, HOST_NET, NetAddr, Nets, PortKey, PortTarget, Route, Service, SlotKey,
 };
 
-/// One field for each map; what each means is said beside the map, in `ebpf/programs/src/maps.rs`.
+/// One field for each map. `ebpf/programs/src/maps.rs` says what each map means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Tables {
-    pub(crate) config: Config,
-    pub(crate) own: BTreeMap<NetAddr, u32>,
-    pub(crate) ports: BTreeMap<PortKey, PortTarget>,
-    pub(crate) vips: BTreeMap<NetAddr, u32>,
-    pub(crate) services: BTreeMap<u32, Service>,
-    pub(crate) slots: BTreeMap<SlotKey, u64>,
-    pub(crate) backends: BTreeMap<u64, Backend>,
-    pub(crate) endpoints: BTreeMap<u32, Endpoint>,
-    pub(crate) forward: BTreeMap<NetAddr, Forward>,
-    pub(crate) nodes: BTreeMap<NetAddr, u32>,
-    pub(crate) routes: BTreeMap<Prefix, Route>,
-    pub(crate) netns: BTreeMap<u64, Nets>,
-    /// Services and backends that are counted.
-    pub(crate) counted_services: BTreeSet<u32>,
-    pub(crate) counted_backends: BTreeSet<u64>,
+pub struct Tables {
+    pub config: Config,
+    pub own: BTreeMap<NetAddr, u32>,
+    pub ports: BTreeMap<PortKey, PortTarget>,
+    pub vips: BTreeMap<NetAddr, u32>,
+    pub services: BTreeMap<u32, Service>,
+    pub slots: BTreeMap<SlotKey, u64>,
+    pub backends: BTreeMap<u64, Backend>,
+    pub endpoints: BTreeMap<u32, Endpoint>,
+    pub forward: BTreeMap<NetAddr, Forward>,
+    pub nodes: BTreeMap<NetAddr, u32>,
+    pub routes: BTreeMap<Prefix, Route>,
+    pub netns: BTreeMap<u64, Nets>,
+    /// The services and backends that have an entry in a map of counters.
+    pub counted_services: BTreeSet<u32>,
+    pub counted_backends: BTreeSet<u64>,
 }
 
-/// Key of the routes: a prefix of `NetAddr`, in bits.
+/// The key of the map of routes: the first `bits` bits of a `NetAddr`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Prefix {
-    pub(crate) bits: u32,
-    pub(crate) addr: NetAddr,
+pub struct Prefix {
+    pub bits: u32,
+    pub addr: NetAddr,
 }
 
 impl Prefix {
-    /// The prefix of addresses that belong to no network of weft's.
+    /// A destination outside of all networks of weft.
     pub(crate) fn of_host(destination: IpNetwork) -> Self {
         let addr = host_addr(destination.network());
         let family_bits = if destination.is_ipv4() { 96 } else { 0 };
@@ -46,7 +50,7 @@ impl Prefix {
     }
 }
 
-/// An address as the maps hold it.
+/// Converts an address into the form of the maps.
 pub(crate) fn addr(ip: IpAddr) -> Addr {
     Addr::from_octets(match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -54,22 +58,22 @@ pub(crate) fn addr(ip: IpAddr) -> Addr {
     })
 }
 
-/// The address that the maps hold as `addr`.
+/// Converts an address back from the form of the maps.
 pub(crate) fn ip(addr: Addr) -> IpAddr {
     Ipv6Addr::from(addr.octets()).to_canonical()
 }
 
-/// An address in a network.
+/// An address in the network with the VNI `net`.
 pub(crate) fn net_addr(net: u32, ip: IpAddr) -> NetAddr {
     NetAddr { net, addr: addr(ip) }
 }
 
-/// An address that belongs to no network of weft's.
+/// An address outside of all networks of weft.
 pub(crate) fn host_addr(ip: IpAddr) -> NetAddr {
     net_addr(HOST_NET, ip)
 }
 
-/// The mask of a prefix, for comparing [`Addr`]s.
+/// The netmask of `network`, in the form of the maps.
 pub(crate) fn mask(network: IpNetwork) -> Addr {
     match network {
         IpNetwork::V4(v4) => {

@@ -367,7 +367,7 @@ impl Agent {
         let (mesh, pin_dir) = (self.mesh.take(), self.pin_dir.clone());
         aside::blocking("take the data plane down", move || {
             drop(mesh);
-            Mesh::unpin_all(&pin_dir)
+            Mesh::teardown(&pin_dir)
         })
         .await?
         .context("cannot take the data plane down")?;

@@ -1,4 +1,10 @@
-//! Plan and facts → tables. Pure.
+//! What the kernel must hold: the entries of the maps and the attachments, for the node's plan and
+//! the facts of this machine. The counterpart of [`crate::actual`].
+//!
+//! `reconcile` calls [`desired`] and passes the result to [`crate::diff`]. Pure.
+//!
+//! Invariant: an entry never refers to something that this node does not have yet, such as a task
+//! without a link, or a node without an address. The entry is left out until the node has it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,11 +23,12 @@ use weft_model::{
 };
 
 use crate::{
+    attachment::{Attachment, Hook, SOCKET_PROGRAMS},
     facts::{LocalEndpoint, LocalFacts},
     tables::{Prefix, Tables, addr, host_addr, mask, net_addr},
 };
 
-// What the plan and the programs both know by heart.
+// Constants that the plan and the programs must agree on.
 const _: () = {
     assert!(weft_model::TUNNEL_PORT == weft_ebpf_common::TUNNEL_PORT);
     assert!(weft_model::CONTROL_PORT == weft_ebpf_common::CONTROL_PORT);
@@ -32,65 +39,138 @@ const _: () = {
     assert!(matches!(weft_model::Mac::ROUTER.0, weft_ebpf_common::ROUTER_MAC));
 };
 
-/// Presence is all that the value of a set's entry says.
+/// The value of an entry in a map that is used as a set.
 const PRESENT: u32 = 1;
 
-/// What the kernel shall hold. Whatever the plan names and this node does not have yet (a task without its link, a node
-/// without an address) is left out: nothing may point at what is not there.
-pub(crate) fn desired(plan: &NodePlan, facts: &LocalFacts) -> Tables {
-    let known = Known::new(plan, facts);
+/// What the kernel must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    pub tables: Tables,
+    pub attachments: BTreeSet<Attachment>,
+}
+
+/// Computes what the kernel must hold for `plan` on the machine that `facts` describe.
+///
+/// ```
+/// use weft_mesh::{LocalFacts, Uplink, desired::desired};
+/// use weft_model::{MeshServiceId, NetworkId, NodeId, NodePlan, ServiceId, Vni};
+/// # use weft_model::{net::Subnets, plan::{NetworkPlan, PortPlan, ServicePlan}, spec::Protocol};
+///
+/// let mut plan = NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into());
+/// // A service without backends on the ingress network publishes port 8080.
+/// # let network = NetworkId::from_random(1);
+/// # plan.networks.push(NetworkPlan {
+/// #     id: network.clone(),
+/// #     name: "ingress".parse().expect("a name"),
+/// #     vni: Vni::new(4096).expect("a VNI"),
+/// #     subnets: Subnets {
+/// #         v4: "10.0.0.0/24".parse().expect("a subnet"),
+/// #         v4_gateway: [10, 0, 0, 1].into(),
+/// #         v6: "fd00::/64".parse().expect("a subnet"),
+/// #         v6_gateway: "fd00::1".parse().expect("an address"),
+/// #     },
+/// #     ipv6: false,
+/// #     internal: false,
+/// #     ingress: true,
+/// # });
+/// # plan.services.push(ServicePlan {
+/// #     mesh: MeshServiceId(5),
+/// #     service: ServiceId::from_random(5),
+/// #     name: "web".parse().expect("a name"),
+/// #     aliases: vec![],
+/// #     network,
+/// #     vip: None,
+/// #     removing: false,
+/// #     backends: vec![],
+/// # });
+/// plan.ports.push(PortPlan {
+///     port: 8080,
+///     protocol: Protocol::Tcp,
+///     mesh: MeshServiceId(5),
+///     target: 80,
+/// });
+/// let uplink = Uplink { ifindex: 2, addresses: vec![[192, 0, 2, 1].into()] };
+/// let facts = LocalFacts { uplinks: vec![uplink], tunnel_ifindex: 3, ..LocalFacts::default() };
+///
+/// let desired = desired(&plan, &facts);
+/// assert_eq!(desired.tables.ports.len(), 1);
+/// assert_eq!(desired.tables.services[&5].slots, 0, "clients are refused at once");
+/// // `uplink_in` on the uplink and on lo, `tunnel_in` on the tunnel, and eight socket programs.
+/// assert_eq!(desired.attachments.len(), 3 + 8);
+/// ```
+pub fn desired(plan: &NodePlan, facts: &LocalFacts) -> Desired {
+    Desired { tables: tables(plan, facts), attachments: attachments(facts) }
+}
+
+fn attachments(facts: &LocalFacts) -> BTreeSet<Attachment> {
+    let on = |hook, ifindex| Attachment::Link { hook, ifindex };
+    let uplinks = facts.uplinks.iter().map(|uplink| on(Hook::UplinkIn, uplink.ifindex));
+    let tasks = facts.endpoints.iter().map(|endpoint| on(Hook::TaskOut, endpoint.ifindex));
+    let node = [on(Hook::UplinkIn, LOOPBACK_IFINDEX), on(Hook::TunnelIn, facts.tunnel_ifindex)];
+    uplinks.chain(tasks).chain(node).chain(SOCKET_PROGRAMS.map(Attachment::Cgroup)).collect()
+}
+
+fn tables(plan: &NodePlan, facts: &LocalFacts) -> Tables {
+    let index = PlanIndex::new(plan, facts);
     let mut tables = Tables {
         config: config(plan, facts),
         nodes: plan.peers.iter().map(|peer| (host_addr(peer.addr), PRESENT)).collect(),
         ports: plan.ports.iter().map(|port| port_entry(port.port, port.protocol, port.target, port.mesh.0)).collect(),
         ..Tables::default()
     };
-    own_addresses(facts, &mut tables);
+    add_routes(facts, &mut tables);
+    add_own_addresses(facts, &mut tables);
     for endpoint in &plan.endpoints {
-        forward(&known, endpoint, &mut tables);
+        add_forward(&index, endpoint, &mut tables);
     }
     for endpoint in &facts.endpoints {
-        local_endpoint(&known, endpoint, &mut tables);
+        add_endpoint(&index, endpoint, &mut tables);
     }
     for service in &plan.services {
-        balanced(&known, service, &mut tables);
+        add_service(&index, service, &mut tables);
     }
-    // A port of a service that this node knows nothing of would only be refused more slowly.
+    // A port without a service has no entry: `uplink_in` then passes the packet to the node's own
+    // stack, which refuses it.
     tables.ports.retain(|_, target| tables.services.contains_key(&target.service));
     tables.counted_services = tables.services.keys().copied().collect();
     tables.counted_backends = tables.backends.keys().copied().collect();
     tables
 }
 
-/// The plan's lists by what they are looked up by.
-struct Known<'a> {
-    this: &'a NodeId,
+/// The plan and the facts, indexed by the keys of the lookups below.
+struct PlanIndex<'a> {
+    node: &'a NodeId,
     networks: BTreeMap<&'a NetworkId, &'a NetworkPlan>,
-    nodes: BTreeMap<&'a NodeId, IpAddr>,
+    peers: BTreeMap<&'a NodeId, IpAddr>,
     links: BTreeMap<(&'a TaskId, &'a NetworkId), &'a LocalEndpoint>,
     endpoints: BTreeMap<(&'a TaskId, &'a NetworkId), &'a EndpointPlan>,
-    /// The network of each task's first interface.
-    first: BTreeMap<&'a TaskId, &'a NetworkId>,
+    /// The network of each task's `eth0`.
+    primary_networks: BTreeMap<&'a TaskId, &'a NetworkId>,
 }
 
-impl<'a> Known<'a> {
+impl<'a> PlanIndex<'a> {
     fn new(plan: &'a NodePlan, facts: &'a LocalFacts) -> Self {
         Self {
-            this: &plan.node,
+            node: &plan.node,
             networks: plan.networks.iter().map(|network| (&network.id, network)).collect(),
-            nodes: plan.peers.iter().map(|peer| (&peer.node, peer.addr)).collect(),
+            peers: plan.peers.iter().map(|peer| (&peer.node, peer.addr)).collect(),
             links: facts.endpoints.iter().map(|link| ((&link.task, &link.network), link)).collect(),
             endpoints: plan.endpoints.iter().map(|endpoint| ((&endpoint.task, &endpoint.network), endpoint)).collect(),
-            first: plan.tasks.iter().filter_map(|task| Some((&task.id, &task.attachments.first()?.network))).collect(),
+            primary_networks: plan
+                .tasks
+                .iter()
+                .filter_map(|task| Some((&task.id, &task.attachments.first()?.network)))
+                .collect(),
         }
     }
 
-    /// Where a node's task is: the ifindex of its link here, or the other node's address.
-    fn place(&self, node: &NodeId, task: &TaskId, network: &NetworkId) -> Option<(u32, Addr)> {
-        if node == self.this {
+    /// Where a task is: the index of its link on this node, or the address of its node. `None` if
+    /// this node does not have the link yet, or does not know the other node.
+    fn locate(&self, node: &NodeId, task: &TaskId, network: &NetworkId) -> Option<(u32, Addr)> {
+        if node == self.node {
             Some((self.links.get(&(task, network))?.ifindex, Addr::UNSPECIFIED))
         } else {
-            Some((0, addr(*self.nodes.get(node)?)))
+            Some((0, addr(*self.peers.get(node)?)))
         }
     }
 }
@@ -99,51 +179,57 @@ fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
     Config {
         netns_cookie: facts.netns_cookie,
         tunnel_addr: addr(plan.addr),
-        advertise_v4: advertised(plan.addr, facts, IpAddr::is_ipv4),
-        advertise_v6: advertised(plan.addr, facts, IpAddr::is_ipv6),
+        advertise_v4: advertised_addr(plan.addr, facts, IpAddr::is_ipv4),
+        advertise_v6: advertised_addr(plan.addr, facts, IpAddr::is_ipv6),
         tunnel_ifindex: facts.tunnel_ifindex,
-        // IPv4 may fragment the tunnel's own packets; the source of an IPv6 packet alone may, and the tunnel does not.
+        // Routers may fragment the tunnel's packets over IPv4. Over IPv6 only the sender may
+        // fragment (RFC 8200, section 4.5), and the kernel does not do it for a tunnel.
         tunnel_mtu: if plan.addr.is_ipv4() { 0 } else { facts.task_mtu },
     }
 }
 
-/// The node's address in the cluster if it is of the family, else an address of the same link, else any.
-fn advertised(in_cluster: IpAddr, facts: &LocalFacts, family: fn(&IpAddr) -> bool) -> Addr {
-    if family(&in_cluster) {
-        return addr(in_cluster);
+/// The node's address in the cluster if it is of the family; otherwise an address of the same link;
+/// otherwise any address.
+fn advertised_addr(cluster_addr: IpAddr, facts: &LocalFacts, is_family: fn(&IpAddr) -> bool) -> Addr {
+    if is_family(&cluster_addr) {
+        return addr(cluster_addr);
     }
-    let same_link = facts.uplinks.iter().filter(|uplink| uplink.addresses.contains(&in_cluster));
+    let same_link = facts.uplinks.iter().filter(|uplink| uplink.addresses.contains(&cluster_addr));
     same_link
         .chain(&facts.uplinks)
         .flat_map(|uplink| &uplink.addresses)
-        .find(|ip| family(ip))
+        .find(|ip| is_family(ip))
         .map_or(Addr::UNSPECIFIED, |ip| addr(*ip))
 }
 
-fn own_addresses(facts: &LocalFacts, tables: &mut Tables) {
+fn add_routes(facts: &LocalFacts, tables: &mut Tables) {
     for route in &facts.routes {
         let value = if facts.uplinks.iter().any(|uplink| uplink.ifindex == route.ifindex) {
             Route { source: addr(route.source), ifindex: route.ifindex }
         } else if route.destination.prefix() == 0 {
-            // None is wider.
+            // Without any entry a packet has no route either.
             continue;
         } else {
-            nowhere(route.destination)
+            unreachable_route(route.destination)
         };
         tables.routes.insert(Prefix::of_host(route.destination), value);
     }
+}
+
+fn add_own_addresses(facts: &LocalFacts, tables: &mut Tables) {
     let of_uplinks = facts.uplinks.iter().flat_map(|uplink| &uplink.addresses);
     for ip in of_uplinks.chain(&facts.addresses) {
         tables.own.insert(host_addr(*ip), PRESENT);
-        // What tasks send to the node itself goes up its stack.
+        // Packets of tasks to the node itself go to the node's own stack.
         let value = Route { source: addr(*ip), ifindex: LOOPBACK_IFINDEX };
         tables.routes.insert(Prefix::of_host(IpNetwork::from(*ip)), value);
     }
 }
 
-/// A route that no packet can take, for its source is of the other family. It must be there: without it a wider route
-/// would match, and packets for a private link would leave by a public one.
-fn nowhere(destination: IpNetwork) -> Route {
+/// A route that no packet can use, because its source address is of the other family. It must
+/// exist: without it, a less specific route would match, and packets for a private link would leave
+/// by a public one.
+fn unreachable_route(destination: IpNetwork) -> Route {
     let other_family = if destination.is_ipv4() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     Route { source: addr(other_family), ifindex: 0 }
 }
@@ -159,11 +245,12 @@ fn port_entry(port: u16, protocol: Protocol, target: u16, service: u32) -> (Port
     )
 }
 
-fn forward(known: &Known<'_>, endpoint: &EndpointPlan, tables: &mut Tables) {
-    let Some(network) = known.networks.get(&endpoint.network) else { return };
-    let Some((ifindex, node)) = known.place(&endpoint.node, &endpoint.task, &endpoint.network) else { return };
+fn add_forward(index: &PlanIndex<'_>, endpoint: &EndpointPlan, tables: &mut Tables) {
+    let Some(network) = index.networks.get(&endpoint.network) else { return };
+    let Some((ifindex, node)) = index.locate(&endpoint.node, &endpoint.task, &endpoint.network) else { return };
     if network.ingress && ifindex == 0 {
-        // Its tasks cannot reach each other, so none need know where the others are.
+        // Tasks on the ingress network cannot reach each other, so entries for remote tasks are not
+        // needed.
         return;
     }
     let value = Forward { node, ifindex, mac: endpoint.mac.0, _pad: 0 };
@@ -172,12 +259,12 @@ fn forward(known: &Known<'_>, endpoint: &EndpointPlan, tables: &mut Tables) {
     tables.forward.insert(net_addr(vni, endpoint.addr.v6.into()), value);
 }
 
-fn local_endpoint(known: &Known<'_>, link: &LocalEndpoint, tables: &mut Tables) {
-    let Some(network) = known.networks.get(&link.network) else { return };
-    let Some(endpoint) = known.endpoints.get(&(&link.task, &link.network)) else { return };
+fn add_endpoint(index: &PlanIndex<'_>, link: &LocalEndpoint, tables: &mut Tables) {
+    let Some(network) = index.networks.get(&link.network) else { return };
+    let Some(endpoint) = index.endpoints.get(&(&link.task, &link.network)) else { return };
     let internal = if network.internal { endpoint_flags::INTERNAL } else { 0 };
     let isolated = if network.ingress { endpoint_flags::ISOLATED } else { 0 };
-    let primary = known.first.get(&link.task).and_then(|first| known.links.get(&(&link.task, *first)));
+    let primary = index.primary_networks.get(&link.task).and_then(|first| index.links.get(&(&link.task, *first)));
     let subnets = &network.subnets;
     let (v4, v6) = (IpNetwork::V4(subnets.v4), IpNetwork::V6(subnets.v6));
     tables.endpoints.insert(
@@ -199,24 +286,25 @@ fn local_endpoint(known: &Known<'_>, link: &LocalEndpoint, tables: &mut Tables) 
     );
     let nets = tables.netns.entry(link.netns_cookie).or_default();
     if !network.ingress {
-        add_net(nets, network.vni);
+        add_network(nets, network.vni);
     }
 }
 
-/// More networks than fit are refused when the service is made; the rest would reach their VIPs packet by packet.
-fn add_net(nets: &mut Nets, vni: Vni) {
-    if let Some(place) = nets.vnis.iter_mut().take(MAX_NETS_PER_TASK).find(|place| **place == 0) {
-        *place = vni.get();
+/// Adds a network to those whose VIPs the socket programs translate. The manager refuses a service
+/// on more networks than fit. If there were more, their VIPs would be translated packet by packet.
+fn add_network(nets: &mut Nets, vni: Vni) {
+    if let Some(free) = nets.vnis.iter_mut().take(MAX_NETS_PER_TASK).find(|free| **free == 0) {
+        *free = vni.get();
     }
 }
 
-fn balanced(known: &Known<'_>, service: &ServicePlan, tables: &mut Tables) {
-    let Some(network) = known.networks.get(&service.network) else { return };
+fn add_service(index: &PlanIndex<'_>, service: &ServicePlan, tables: &mut Tables) {
+    let Some(network) = index.networks.get(&service.network) else { return };
     let (id, vni) = (service.mesh.0, network.vni.get());
     let mut active = BTreeSet::new();
     for backend in &service.backends {
-        let Some((ifindex, node)) = known.place(&backend.node, &backend.task, &service.network) else { continue };
-        let endpoint = known.endpoints.get(&(&backend.task, &service.network));
+        let Some((ifindex, node)) = index.locate(&backend.node, &backend.task, &service.network) else { continue };
+        let endpoint = index.endpoints.get(&(&backend.task, &service.network));
         let mac = endpoint.map_or_else(|| weft_model::Mac::of_task(backend.addr.v4), |endpoint| endpoint.mac);
         let value = Backend {
             net: vni,

@@ -1,4 +1,4 @@
-//! Plans as values in, tables as values out.
+//! Tests that compare the tables and attachments for one plan with the expected ones.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -78,7 +78,8 @@ fn local(number: u128, vni: u32, ifindex: u32) -> LocalEndpoint {
     LocalEndpoint { task: task(number), network: network(vni), ifindex, netns_cookie: 1000 + number as u64 }
 }
 
-/// Node 1 of two: task 11 here and task 12 there, both of one service on the network `app` that publishes 8080.
+/// The plan of node 1 of two nodes. Task 11 is on node 1 and task 12 on node 2. Both belong to one
+/// service on the network `app` that publishes port 8080.
 fn plan() -> NodePlan {
     NodePlan {
         generation: 7,
@@ -120,15 +121,35 @@ fn host(addr: &str) -> weft_ebpf_common::NetAddr {
     host_addr(addr.parse().expect("an address"))
 }
 
+/// The desired tables, without the attachments.
+fn tables_of(plan: &NodePlan, facts: &LocalFacts) -> Tables {
+    desired(plan, facts).tables
+}
+
 #[test]
-fn a_service_is_balanced_over_local_and_remote_backends() {
-    let tables = desired(&plan(), &facts());
+fn programs_are_attached_to_uplinks_lo_the_tunnel_and_tasks() {
+    let attachments = desired(&plan(), &facts()).attachments;
+    let links: Vec<_> = attachments
+        .iter()
+        .filter_map(|attachment| match attachment {
+            Attachment::Link { hook, ifindex } => Some((*hook, *ifindex)),
+            Attachment::Cgroup(_) => None,
+        })
+        .collect();
+    let want = [(Hook::UplinkIn, LOOPBACK_IFINDEX), (Hook::UplinkIn, 2), (Hook::TunnelIn, 3), (Hook::TaskOut, 21)];
+    assert_eq!(links, want);
+    assert_eq!(attachments.len(), want.len() + SOCKET_PROGRAMS.len());
+}
+
+#[test]
+fn a_service_has_local_and_remote_backends() {
+    let tables = tables_of(&plan(), &facts());
     assert_eq!(tables.services[&5], Service { slots: 2 });
     assert_eq!(tables.slots.values().copied().collect::<Vec<_>>(), [11, 12]);
-    let (here, there) = (tables.backends[&11], tables.backends[&12]);
-    assert_eq!((here.ifindex, here.node), (21, Addr::UNSPECIFIED));
-    assert_eq!((there.ifindex, there.node), (0, addr(node_addr(2))));
-    assert_eq!((here.net, here.service, here.v4), (APP, 5, addr(dual(1, 11).v4.into())));
+    let (local, remote) = (tables.backends[&11], tables.backends[&12]);
+    assert_eq!((local.ifindex, local.node), (21, Addr::UNSPECIFIED));
+    assert_eq!((remote.ifindex, remote.node), (0, addr(node_addr(2))));
+    assert_eq!((local.net, local.service, local.v4), (APP, 5, addr(dual(1, 11).v4.into())));
     for vip in [IpAddr::from(dual(1, 2).v4), dual(1, 2).v6.into()] {
         assert_eq!(tables.vips[&net_addr(APP, vip)], 5);
     }
@@ -138,41 +159,41 @@ fn a_service_is_balanced_over_local_and_remote_backends() {
 }
 
 #[test]
-fn a_draining_backend_keeps_its_flows_and_gets_no_new_ones() {
+fn a_draining_backend_has_an_entry_but_no_slot() {
     let mut plan = plan();
     plan.services[0].backends[0].draining = true;
-    let tables = desired(&plan, &facts());
+    let tables = tables_of(&plan, &facts());
     assert_eq!(tables.services[&5], Service { slots: 1 });
     assert_eq!(tables.slots.values().copied().collect::<Vec<_>>(), [12]);
     assert_eq!(tables.backends[&11].flags, backend_flags::DRAINING);
 }
 
 #[test]
-fn nothing_points_at_a_task_without_its_link() {
+fn no_entry_refers_to_a_task_without_a_link() {
     let facts = LocalFacts { endpoints: Vec::new(), ..facts() };
-    let tables = desired(&plan(), &facts);
+    let tables = tables_of(&plan(), &facts);
     assert!(!tables.backends.contains_key(&11));
     assert_eq!(tables.slots.values().copied().collect::<Vec<_>>(), [12]);
     assert!(!tables.forward.contains_key(&net_addr(APP, dual(1, 11).v4.into())));
 }
 
 #[test]
-fn nothing_points_at_a_node_without_an_address() {
+fn no_entry_refers_to_a_node_without_an_address() {
     let mut plan = plan();
     plan.peers.clear();
-    let tables = desired(&plan, &facts());
+    let tables = tables_of(&plan, &facts());
     assert!(!tables.backends.contains_key(&12));
     assert_eq!(tables.services[&5], Service { slots: 1 });
 }
 
 #[test]
-fn a_service_without_backends_keeps_its_port_so_that_clients_are_refused_at_once() {
+fn a_service_without_backends_keeps_its_port() {
     let mut plan = plan();
     plan.services[0].backends.clear();
-    let tables = desired(&plan, &facts());
+    let tables = tables_of(&plan, &facts());
     assert_eq!((tables.ports.len(), tables.services[&5]), (1, Service { slots: 0 }));
     plan.services.clear();
-    assert_eq!(desired(&plan, &facts()).ports.len(), 0);
+    assert_eq!(tables_of(&plan, &facts()).ports.len(), 0);
 }
 
 #[test]
@@ -181,7 +202,7 @@ fn the_ingress_network_connects_no_tasks() {
     plan.services[0].network = network(INGRESS);
     plan.endpoints = vec![endpoint(11, 1, INGRESS, dual(200, 11)), endpoint(12, 2, INGRESS, dual(200, 12))];
     let facts = LocalFacts { endpoints: vec![local(11, INGRESS, 21)], ..facts() };
-    let tables = desired(&plan, &facts);
+    let tables = tables_of(&plan, &facts);
     assert_eq!(tables.endpoints[&21].flags, endpoint_flags::ISOLATED);
     assert!(tables.vips.is_empty());
     assert!(tables.forward.contains_key(&net_addr(INGRESS, dual(200, 11).v4.into())));
@@ -191,14 +212,14 @@ fn the_ingress_network_connects_no_tasks() {
 }
 
 #[test]
-fn an_internal_network_has_no_way_out() {
+fn an_endpoint_on_an_internal_network_is_marked_internal() {
     let mut plan = plan();
     plan.networks[1].internal = true;
-    assert_eq!(desired(&plan, &facts()).endpoints[&21].flags, endpoint_flags::INTERNAL);
+    assert_eq!(tables_of(&plan, &facts()).endpoints[&21].flags, endpoint_flags::INTERNAL);
 }
 
 #[test]
-fn a_task_on_two_networks_answers_for_its_first_interface_on_both() {
+fn eth0_is_the_primary_link_of_a_task_on_two_networks() {
     let mut plan = plan();
     plan.networks.push(network_plan(4098, 3));
     plan.endpoints.push(endpoint(11, 1, 4098, dual(3, 11)));
@@ -221,14 +242,14 @@ fn a_task_on_two_networks_answers_for_its_first_interface_on_both() {
         desired: TaskGoal::Run,
     });
     let facts = LocalFacts { endpoints: vec![local(11, APP, 21), local(11, 4098, 22)], ..facts() };
-    let tables = desired(&plan, &facts);
+    let tables = tables_of(&plan, &facts);
     assert_eq!((tables.endpoints[&21].primary, tables.endpoints[&22].primary), (21, 21));
     assert_eq!(tables.netns[&1011].vnis[..3], [APP, 4098, 0]);
 }
 
 #[test]
-fn a_nodes_own_addresses_are_reached_over_loopback() {
-    let tables = desired(&plan(), &facts());
+fn the_nodes_own_addresses_are_routed_to_loopback() {
+    let tables = tables_of(&plan(), &facts());
     assert!(tables.own.contains_key(&host("192.0.2.1")) && tables.own.contains_key(&host("2001:db8::1")));
     let own = tables.routes[&Prefix { bits: 160, addr: host("192.0.2.1") }];
     assert_eq!((own.ifindex, own.source), (LOOPBACK_IFINDEX, addr(node_addr(1))));
@@ -241,23 +262,23 @@ fn a_nodes_own_addresses_are_reached_over_loopback() {
 }
 
 #[test]
-fn only_a_tunnel_over_ipv6_limits_packets() {
+fn only_a_tunnel_over_ipv6_limits_the_packet_size() {
     let mut plan = plan();
-    assert_eq!(desired(&plan, &facts()).config.tunnel_mtu, 0);
+    assert_eq!(tables_of(&plan, &facts()).config.tunnel_mtu, 0);
     plan.addr = "2001:db8::1".parse().expect("an address");
-    assert_eq!(desired(&plan, &facts()).config.tunnel_mtu, 1430);
+    assert_eq!(tables_of(&plan, &facts()).config.tunnel_mtu, 1430);
 }
 
 #[test]
-fn only_other_nodes_are_trusted_tunnel_ends() {
-    let tables = desired(&plan(), &facts());
+fn only_other_nodes_are_trusted_tunnel_endpoints() {
+    let tables = tables_of(&plan(), &facts());
     assert_eq!(tables.nodes.keys().copied().collect::<Vec<_>>(), [host("192.0.2.2")]);
 }
 
 #[test]
-fn addresses_of_other_links_are_the_nodes_own_too() {
+fn addresses_of_links_that_are_no_uplinks_are_the_nodes_own_too() {
     let facts = LocalFacts { addresses: vec!["198.51.100.7".parse().expect("an address")], ..facts() };
-    let tables = desired(&plan(), &facts);
+    let tables = tables_of(&plan(), &facts);
     for own in ["192.0.2.1", "2001:db8::1", "198.51.100.7"] {
         assert!(tables.own.contains_key(&host(own)), "{own}");
     }
@@ -265,7 +286,7 @@ fn addresses_of_other_links_are_the_nodes_own_too() {
 }
 
 #[test]
-fn a_route_out_of_a_link_without_ethernet_leads_nowhere() {
+fn a_route_by_a_link_without_ethernet_is_unreachable() {
     let route = |destination: &str, source: &str| HostRoute {
         destination: destination.parse().expect("a network"),
         ifindex: 7,
@@ -273,7 +294,7 @@ fn a_route_out_of_a_link_without_ethernet_leads_nowhere() {
     };
     let mut facts = facts();
     facts.routes.extend([route("10.99.0.0/16", "10.99.0.1"), route("fd99::/16", "fd99::1"), route("::/0", "fd99::1")]);
-    let tables = desired(&plan(), &facts);
+    let tables = tables_of(&plan(), &facts);
     let v4 = tables.routes[&Prefix { bits: 144, addr: host("10.99.0.0") }];
     let v6 = tables.routes[&Prefix { bits: 48, addr: host("fd99::") }];
     assert!(!v4.source.is_v4() && v6.source.is_v4());

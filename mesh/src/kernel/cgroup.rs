@@ -1,22 +1,21 @@
-//! The root of the cgroup2 hierarchy: sockets of every process on the machine pass the programs attached there.
+//! The root of the cgroup2 hierarchy. The kernel runs the programs that are attached there for the
+//! sockets of every process on the machine.
 
 use std::{fs, path::PathBuf};
 
-use super::Error;
+use crate::error::Error;
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
-/// Where cgroup2 is mounted: machines with version 1 controllers have it in an odd place.
+/// Finds where cgroup2 is mounted. On machines with version 1 controllers it is not
+/// `/sys/fs/cgroup`.
 pub(super) fn root() -> Result<PathBuf, Error> {
-    let text = fs::read_to_string(MOUNTINFO).map_err(|source| Error::Io {
-        what: "reading",
-        path: MOUNTINFO.into(),
-        source,
-    })?;
+    let text =
+        fs::read_to_string(MOUNTINFO).map_err(|source| Error::Io { verb: "read", path: MOUNTINFO.into(), source })?;
     mount_point(&text).ok_or(Error::NoCgroup2)
 }
 
-/// proc_pid_mountinfo(5): the fifth field is the mount point, and after a lone dash comes the type.
+/// Parses proc_pid_mountinfo(5): the fifth field is the mount point, and the type follows a dash.
 fn mount_point(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;
@@ -31,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hierarchy_is_found_wherever_it_is() {
+    fn finds_the_mount_point_of_the_whole_hierarchy() {
         for (mountinfo, expected) in [
             ("35 25 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n", Some("/sys/fs/cgroup")),
             (

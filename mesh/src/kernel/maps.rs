@@ -1,7 +1,10 @@
-//! Typed maps, and the order in which they change.
+//! The maps with the types of their keys and values, and the order in which their entries change.
 //!
-//! Additions come before removals, so that nothing ever points at what is not there. A map that is too full for that
-//! gives up what is obsolete in it first: for a moment some old entries point nowhere, and the plan comes true.
+//! Invariant: an entry never refers to an entry that does not exist. So entries are inserted before
+//! those that refer to them, and deleted in the opposite order, after all insertions.
+//!
+//! There is one exception. If a map is full, [`Entries::put`] deletes its stale entries first and
+//! tries again. Existing flows of those entries may miss for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,53 +18,57 @@ use weft_ebpf_common::{
     Traffic,
 };
 
-use super::Error;
 use crate::{
     counters::Drops,
-    diff::{Change, Changes},
+    diff::{Op, Ops},
+    error::Error,
     tables::{Prefix, Tables},
 };
 
-/// A key or value on its way across the map boundary.
+/// A key or value in the form in which aya passes it to the kernel.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
 struct Raw<T>(T);
 
-// SAFETY: `Plain` promises that `T` is integers without padding, and `Raw` is transparent.
-#[expect(unsafe_code, reason = "aya's marker, implied by the contract crate's own")]
+// SAFETY: `Plain` guarantees that `T` consists of integers without padding, and `Raw` is
+// transparent.
+#[expect(unsafe_code, reason = "a marker trait of aya, which follows from `Plain`")]
 unsafe impl<T: Plain> Pod for Raw<T> {}
 
-/// One map's changes.
+/// The steps on one map.
 trait Entries<K, V> {
-    /// What the kernel says of a map without room for another entry (kernel/bpf/hashtab.c, kernel/bpf/lpm_trie.c).
+    /// The error of an insertion into a full map (kernel/bpf/hashtab.c, kernel/bpf/lpm_trie.c).
     const FULL: Errno = Errno::TOOBIG;
 
     fn name(&self) -> &'static str;
     fn insert(&mut self, key: &K, value: &V) -> Result<(), MapError>;
     fn remove(&mut self, key: &K) -> Result<(), MapError>;
 
-    fn put(&mut self, change: &Change<K, V>) -> Result<(), Error> {
-        let mut made_room = false;
-        for (key, value) in &change.put {
+    /// Inserts and overwrites entries. If the map is full, it deletes the stale entries first.
+    fn put(&mut self, ops: &[Op<K, V>]) -> Result<(), Error> {
+        let mut has_deleted = false;
+        for op in ops {
+            let Op::Put(key, value) = op else { continue };
             match self.insert(key, value) {
-                Err(error) if !made_room && errno(&error) == Some(Self::FULL) => {
-                    made_room = true;
-                    self.del(change)?;
-                    self.insert(key, value).map_err(failed(self.name()))?;
+                Err(error) if !has_deleted && errno(&error) == Some(Self::FULL) => {
+                    has_deleted = true;
+                    self.delete(ops)?;
+                    self.insert(key, value).map_err(map_error(self.name()))?;
                 }
-                inserted => inserted.map_err(failed(self.name()))?,
+                inserted => inserted.map_err(map_error(self.name()))?,
             }
         }
         Ok(())
     }
 
-    /// An entry that is not there needs no removing.
-    fn del(&mut self, change: &Change<K, V>) -> Result<(), Error> {
-        for key in &change.del {
+    /// Deletes entries. An entry that does not exist is no error.
+    fn delete(&mut self, ops: &[Op<K, V>]) -> Result<(), Error> {
+        for op in ops {
+            let Op::Delete(key) = op else { continue };
             match self.remove(key) {
                 Err(MapError::KeyNotFound) => {}
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
-                removed => removed.map_err(failed(self.name()))?,
+                removed => removed.map_err(map_error(self.name()))?,
             }
         }
         Ok(())
@@ -117,7 +124,7 @@ const DROPS: &str = "DROPS";
 impl Maps {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
-            config: take(ebpf, CONFIG)?.try_into().map_err(failed(CONFIG))?,
+            config: take(ebpf, CONFIG)?.try_into().map_err(map_error(CONFIG))?,
             own: Table::open(ebpf, "OWN")?,
             ports: Table::open(ebpf, "PORTS")?,
             vips: Table::open(ebpf, "VIPS")?,
@@ -127,18 +134,18 @@ impl Maps {
             endpoints: Table::open(ebpf, "ENDPOINTS")?,
             forward: Table::open(ebpf, "FORWARD")?,
             nodes: Table::open(ebpf, "NODES")?,
-            routes: RouteTable { name: ROUTES, map: take(ebpf, ROUTES)?.try_into().map_err(failed(ROUTES))? },
+            routes: RouteTable { name: ROUTES, map: take(ebpf, ROUTES)?.try_into().map_err(map_error(ROUTES))? },
             netns: Table::open(ebpf, "NETNS")?,
             service_stats: CountTable::open(ebpf, "SERVICE_STATS")?,
             backend_stats: CountTable::open(ebpf, "BACKEND_STATS")?,
-            drops: take(ebpf, DROPS)?.try_into().map_err(failed(DROPS))?,
+            drops: take(ebpf, DROPS)?.try_into().map_err(map_error(DROPS))?,
         })
     }
 
-    /// What the maps hold now.
+    /// Reads all entries.
     pub(crate) fn read(&self) -> Result<Tables, Error> {
         Ok(Tables {
-            config: self.config.get(&0, 0).map_err(failed(CONFIG))?.0,
+            config: self.config.get(&0, 0).map_err(map_error(CONFIG))?.0,
             own: self.own.read()?,
             ports: self.ports.read()?,
             vips: self.vips.read()?,
@@ -155,48 +162,50 @@ impl Maps {
         })
     }
 
-    /// Everything that is new or different; what is pointed at before what points there. A service's slots are written
-    /// before its count grows, and its count shrinks before [`Self::remove`] takes slots away.
-    pub(crate) fn add(&mut self, changes: &Changes) -> Result<(), Error> {
-        if let Some(config) = changes.config {
-            self.config.set(0, Raw(config), 0).map_err(failed(CONFIG))?;
+    /// Inserts and overwrites entries: each entry after those that it refers to. The slots of a
+    /// service are written before its number of slots grows, and [`Self::delete`] deletes slots
+    /// after the number has become smaller.
+    pub(crate) fn put(&mut self, ops: &Ops) -> Result<(), Error> {
+        if let Some(config) = ops.config {
+            self.config.set(0, Raw(config), 0).map_err(map_error(CONFIG))?;
         }
-        self.nodes.put(&changes.nodes)?;
-        self.routes.put(&changes.routes)?;
-        self.endpoints.put(&changes.endpoints)?;
-        self.forward.put(&changes.forward)?;
-        self.backend_stats.put(&changes.counted_backends)?;
-        self.service_stats.put(&changes.counted_services)?;
-        self.backends.put(&changes.backends)?;
-        self.slots.put(&changes.slots)?;
-        self.services.put(&changes.services)?;
-        self.vips.put(&changes.vips)?;
-        self.netns.put(&changes.netns)?;
-        self.ports.put(&changes.ports)?;
-        self.own.put(&changes.own)
+        self.nodes.put(&ops.nodes)?;
+        self.routes.put(&ops.routes)?;
+        self.endpoints.put(&ops.endpoints)?;
+        self.forward.put(&ops.forward)?;
+        self.backend_stats.put(&ops.counted_backends)?;
+        self.service_stats.put(&ops.counted_services)?;
+        self.backends.put(&ops.backends)?;
+        self.slots.put(&ops.slots)?;
+        self.services.put(&ops.services)?;
+        self.vips.put(&ops.vips)?;
+        self.netns.put(&ops.netns)?;
+        self.ports.put(&ops.ports)?;
+        self.own.put(&ops.own)
     }
 
-    /// Everything that is gone, in the opposite order.
-    pub(crate) fn remove(&mut self, changes: &Changes) -> Result<(), Error> {
-        self.own.del(&changes.own)?;
-        self.ports.del(&changes.ports)?;
-        self.netns.del(&changes.netns)?;
-        self.vips.del(&changes.vips)?;
-        self.services.del(&changes.services)?;
-        self.slots.del(&changes.slots)?;
-        self.backends.del(&changes.backends)?;
-        self.service_stats.del(&changes.counted_services)?;
-        self.backend_stats.del(&changes.counted_backends)?;
-        self.forward.del(&changes.forward)?;
-        self.endpoints.del(&changes.endpoints)?;
-        self.routes.del(&changes.routes)?;
-        self.nodes.del(&changes.nodes)
+    /// Deletes entries, in the opposite order.
+    pub(crate) fn delete(&mut self, ops: &Ops) -> Result<(), Error> {
+        self.own.delete(&ops.own)?;
+        self.ports.delete(&ops.ports)?;
+        self.netns.delete(&ops.netns)?;
+        self.vips.delete(&ops.vips)?;
+        self.services.delete(&ops.services)?;
+        self.slots.delete(&ops.slots)?;
+        self.backends.delete(&ops.backends)?;
+        self.service_stats.delete(&ops.counted_services)?;
+        self.backend_stats.delete(&ops.counted_backends)?;
+        self.forward.delete(&ops.forward)?;
+        self.endpoints.delete(&ops.endpoints)?;
+        self.routes.delete(&ops.routes)?;
+        self.nodes.delete(&ops.nodes)
     }
 
-    /// How many packets the programs did not let through, by reason, since the maps were made.
+    /// Reads how many packets the programs have dropped for each reason since the maps were
+    /// created.
     pub(crate) fn drops(&self) -> Result<Drops, Error> {
         let count = |reason: DropReason| {
-            let per_cpu = self.drops.get(&(reason as u32), 0).map_err(failed(DROPS))?;
+            let per_cpu = self.drops.get(&(reason as u32), 0).map_err(map_error(DROPS))?;
             Ok((reason, per_cpu.iter().sum()))
         };
         DropReason::ALL.iter().copied().map(count).collect()
@@ -205,11 +214,11 @@ impl Maps {
 
 impl<K: Plain + Ord, V: Plain> Table<K, V> {
     fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
-        Ok(Self { name, map: take(ebpf, name)?.try_into().map_err(failed(name))? })
+        Ok(Self { name, map: take(ebpf, name)?.try_into().map_err(map_error(name))? })
     }
 
     fn read(&self) -> Result<BTreeMap<K, V>, Error> {
-        self.map.iter().map(|entry| entry.map(|(Raw(k), Raw(v))| (k, v)).map_err(failed(self.name))).collect()
+        self.map.iter().map(|entry| entry.map(|(Raw(k), Raw(v))| (k, v)).map_err(map_error(self.name))).collect()
     }
 }
 
@@ -230,15 +239,15 @@ impl<K: Plain, V: Plain> Entries<K, V> for Table<K, V> {
 impl<K: Plain + Ord> CountTable<K> {
     fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Io {
-            what: "counting the CPUs in",
+            verb: "count the CPUs in",
             path: "/sys/devices/system/cpu/possible".into(),
             source,
         })?;
-        Ok(Self { name, cpus, map: take(ebpf, name)?.try_into().map_err(failed(name))? })
+        Ok(Self { name, cpus, map: take(ebpf, name)?.try_into().map_err(map_error(name))? })
     }
 
     fn keys(&self) -> Result<BTreeSet<K>, Error> {
-        self.map.keys().map(|key| key.map(|Raw(k)| k).map_err(failed(self.name))).collect()
+        self.map.keys().map(|key| key.map(|Raw(k)| k).map_err(map_error(self.name))).collect()
     }
 }
 
@@ -260,7 +269,7 @@ impl<K: Plain> Entries<K, ()> for CountTable<K> {
 impl RouteTable {
     fn read(&self) -> Result<BTreeMap<Prefix, Route>, Error> {
         let prefix = |key: Key<Raw<NetAddr>>| Prefix { bits: key.prefix_len(), addr: key.data().0 };
-        self.map.iter().map(|entry| entry.map(|(k, Raw(v))| (prefix(k), v)).map_err(failed(self.name))).collect()
+        self.map.iter().map(|entry| entry.map(|(k, Raw(v))| (prefix(k), v)).map_err(map_error(self.name))).collect()
     }
 }
 
@@ -288,7 +297,7 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name).ok_or(Error::Missing { kind: "map", name })
 }
 
-fn failed(name: &'static str) -> impl Fn(MapError) -> Error {
+fn map_error(name: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { name, source: Box::new(source) }
 }
 
@@ -298,47 +307,48 @@ mod tests {
 
     use super::*;
 
-    /// Has room for three.
+    /// A map of at most three entries.
     #[derive(Default)]
-    struct Small(BTreeMap<u32, u32>);
+    struct SmallMap(BTreeMap<u32, u32>);
 
-    impl Small {
-        fn refused<T>(errno: Errno) -> Result<T, MapError> {
+    impl SmallMap {
+        fn error<T>(errno: Errno) -> Result<T, MapError> {
             Err(SyscallError { call: "bpf", io_error: errno.into() }.into())
         }
     }
 
-    impl Entries<u32, u32> for Small {
+    impl Entries<u32, u32> for SmallMap {
         fn name(&self) -> &'static str {
             "SMALL"
         }
 
         fn insert(&mut self, key: &u32, value: &u32) -> Result<(), MapError> {
             if self.0.len() == 3 && !self.0.contains_key(key) {
-                return Self::refused(Self::FULL);
+                return Self::error(Self::FULL);
             }
             self.0.insert(*key, *value);
             Ok(())
         }
 
         fn remove(&mut self, key: &u32) -> Result<(), MapError> {
-            self.0.remove(key).map_or_else(|| Self::refused(Errno::NOENT), |_| Ok(()))
+            self.0.remove(key).map_or_else(|| Self::error(Errno::NOENT), |_| Ok(()))
         }
     }
 
-    fn check(held: &[u32], put: &[u32], del: &[u32], expected: Option<&[u32]>) {
-        let mut map = Small(held.iter().map(|key| (*key, 0)).collect());
-        let change = Change { put: put.iter().map(|key| (*key, 1)).collect(), del: del.to_vec() };
-        let done = map.put(&change);
-        assert_eq!(done.is_ok(), expected.is_some(), "{done:?}");
+    fn check(before: &[u32], put: &[u32], delete: &[u32], expected: Option<&[u32]>) {
+        let mut map = SmallMap(before.iter().map(|key| (*key, 0)).collect());
+        let puts = put.iter().map(|key| Op::Put(*key, 1));
+        let ops: Vec<Op<u32, u32>> = puts.chain(delete.iter().map(|key| Op::Delete(*key))).collect();
+        let result = map.put(&ops);
+        assert_eq!(result.is_ok(), expected.is_some(), "{result:?}");
         if let Some(expected) = expected {
             assert_eq!(map.0.keys().copied().collect::<Vec<_>>(), expected);
-            map.del(&change).expect("what is gone needs no removing");
+            map.delete(&ops).expect("an entry that does not exist is no error");
         }
     }
 
     #[test]
-    fn a_full_map_makes_room_before_it_takes_more() {
+    fn deletes_stale_entries_before_inserting_into_a_full_map() {
         check(&[1, 2], &[3], &[1], Some(&[1, 2, 3]));
         check(&[1, 2, 3], &[3, 4, 5], &[1, 2], Some(&[3, 4, 5]));
         check(&[1, 2, 3], &[2], &[], Some(&[1, 2, 3]));

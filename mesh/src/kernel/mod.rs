@@ -1,83 +1,100 @@
-//! The only code of this crate that makes system calls.
+//! Programs, maps, pins and sockets: the only code of this crate that makes system calls.
 //!
-//! - `pins`: the file system that keeps maps and links alive;
-//! - `maps`: typed maps, and the order in which they change;
-//! - `links`: programs on links and on the cgroup;
-//! - `sockets`: closing connections to what is gone.
+//! `reconcile` and `mesh` call it. It reads the actual state, applies operations, and translates
+//! errors into [`Error`]. It never decides what to do.
+//!
+//! - `pins`: the directories that keep maps and attachments alive;
+//! - `cgroup`: the root of the cgroup2 hierarchy;
+//! - `maps`: the maps, and the order in which their entries change;
+//! - `programs`: the programs, and their attachments to links and to the cgroup;
+//! - `sockets`: closing connections to tasks that are gone.
 
-mod cgroup;
-mod links;
-mod maps;
 mod pins;
+mod cgroup;
+mod maps;
+mod programs;
 mod sockets;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use aya::{
-    Ebpf, EbpfError, EbpfLoader,
-    maps::MapError,
-    pin::PinError,
-    programs::{ProgramError, links::LinkError},
-};
-
-pub(crate) use links::Links;
-pub(crate) use maps::Maps;
+use aya::{Ebpf, EbpfLoader};
+use maps::Maps;
 pub use pins::BPFFS;
-pub(crate) use pins::Pins;
+use pins::Pins;
+pub(crate) use programs::Attached;
+use programs::Programs;
 pub use sockets::close_connections;
 
-/// The compiled programs. `cargo xtask ebpf` makes them from `ebpf/`.
+use crate::{actual::Actual, attachment::Attachment, counters::Drops, diff::Ops, error::Error};
+
+/// The compiled programs. `cargo xtask ebpf` compiles them from `ebpf/`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/weft.bpf.o"));
 
-/// Why the data plane is not as it shall be. Causes are sources, and no part of the text.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(
-        "{path} is on no BPF file system, and mounting one at /sys/fs/bpf failed (mount it: mount -t bpf bpf /sys/fs/bpf)"
-    )]
-    NoBpffs { path: PathBuf, source: std::io::Error },
-    #[error("no cgroup2 hierarchy is mounted; mount one: mount -t cgroup2 cgroup2 /sys/fs/cgroup")]
-    NoCgroup2,
-    #[error(
-        "loading the eBPF object (it takes Linux 6.1 or newer with BPF_SYSCALL, and root or CAP_BPF and CAP_NET_ADMIN)"
-    )]
-    Load(#[source] Box<EbpfError>),
-    #[error("the eBPF object has no {kind} named {name}")]
-    Missing { kind: &'static str, name: &'static str },
-    #[error("eBPF program {name}")]
-    Program { name: &'static str, source: Box<ProgramError> },
-    #[error("eBPF map {name}")]
-    Map { name: &'static str, source: Box<MapError> },
-    #[error("pinning at {path}")]
-    Pin { path: PathBuf, source: PinError },
-    #[error("{what} {path}")]
-    Io { what: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("attachment of {program} cannot be pinned")]
-    NotPinnable { program: &'static str, source: LinkError },
-    #[error("attaching {program} to link {ifindex}")]
-    Attach { program: &'static str, ifindex: u32, source: Box<ProgramError> },
+/// The loaded eBPF object.
+pub(crate) struct Kernel {
+    ebpf: Ebpf,
+    pins: Pins,
+    maps: Maps,
+    programs: Programs,
 }
 
-/// What this machine lacks before the programs can be loaded at all. Mounts the BPF file system where it is missing.
-pub fn lacking() -> Vec<Error> {
-    [pins::provide_bpffs().err(), cgroup::root().err()].into_iter().flatten().collect()
+impl Kernel {
+    /// Loads the programs. Reuses the maps that are pinned under `pin_dir` if they have the same
+    /// layout. Attaches nothing.
+    pub(crate) fn open(pin_dir: &Path) -> Result<Self, Error> {
+        let pins = Pins::open(pin_dir)?;
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(pins.maps())
+            .load(OBJECT)
+            .map_err(|source| Error::Load(Box::new(source)))?;
+        let programs = Programs::open(&mut ebpf, pins.attachments())?;
+        let maps = Maps::open(&mut ebpf)?;
+        Ok(Self { ebpf, pins, maps, programs })
+    }
+
+    /// Reads the entries of all maps and all attachments.
+    pub(crate) fn read(&self) -> Result<Actual, Error> {
+        Ok(Actual { tables: self.maps.read()?, attachments: self.programs.read()? })
+    }
+
+    /// Inserts the new entries and overwrites the changed ones.
+    pub(crate) fn put_entries(&mut self, ops: &Ops) -> Result<(), Error> {
+        self.maps.put(ops)
+    }
+
+    /// Deletes the entries that are not desired any more.
+    pub(crate) fn delete_entries(&mut self, ops: &Ops) -> Result<(), Error> {
+        self.maps.delete(ops)
+    }
+
+    pub(crate) fn attach(&mut self, attachment: Attachment) -> Result<Attached, Error> {
+        self.programs.attach(&mut self.ebpf, attachment)
+    }
+
+    pub(crate) fn detach(&self, attachment: Attachment) -> Result<(), Error> {
+        self.programs.detach(attachment)
+    }
+
+    /// Removes the maps of other layouts: no attached program uses them any more.
+    pub(crate) fn remove_old_layouts(&self) -> Result<(), Error> {
+        self.pins.remove_old_layouts()
+    }
+
+    /// Reads how many packets the programs have dropped since the maps were created.
+    pub(crate) fn drops(&self) -> Result<Drops, Error> {
+        self.maps.drops()
+    }
 }
 
-/// Loads the programs, over the maps that an earlier daemon left if they have the same layout. Attaches nothing.
-pub(crate) fn load(pins: &Pins) -> Result<(Ebpf, Maps, Links), Error> {
-    let mut ebpf = EbpfLoader::new()
-        .default_map_pin_directory(pins.maps())
-        .load(OBJECT)
-        .map_err(|source| Error::Load(Box::new(source)))?;
-    let links = Links::open(&mut ebpf, pins.links())?;
-    let maps = Maps::open(&mut ebpf)?;
-    Ok((ebpf, maps, links))
+/// The mounts that the machine lacks. Mounts the BPF file system if it is not mounted.
+pub(crate) fn missing_mounts() -> Vec<Error> {
+    [pins::mount_bpffs().err(), cgroup::root().err()].into_iter().flatten().collect()
 }
 
-/// Detaches every program that was attached from `pin_dir`, and removes all pins. Goes on past errors and returns the
-/// first.
-pub(crate) fn unload(pin_dir: &Path) -> Result<(), Error> {
-    let detached = links::detach_all(&pins::links_dir(pin_dir));
-    let removed = pins::remove(pin_dir);
-    detached.and(removed)
+/// Detaches every program that is pinned under `pin_dir`, and removes all pins. Continues after
+/// errors and returns all of them.
+pub(crate) fn teardown(pin_dir: &Path) -> Vec<Error> {
+    let mut errors = programs::detach_all(&pins::attachments_dir(pin_dir));
+    errors.extend(pins::remove(pin_dir).err());
+    errors
 }

@@ -1,4 +1,5 @@
-//! Where maps and links are pinned: `<pin dir>/v<layout>/<map>` and `<pin dir>/links/<attachment>`.
+//! The directories of the pins, which keep maps and attachments alive without the daemon: `<pin
+//! dir>/v<layout>/<map>` and `<pin dir>/links/<attachment>`.
 
 use std::{
     fs, io,
@@ -8,15 +9,15 @@ use std::{
 use rustix::mount::{MountFlags, mount};
 use weft_ebpf_common::LAYOUT_VERSION;
 
-use super::Error;
+use crate::error::Error;
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-/// Where the BPF file system belongs.
+/// The usual mount point of the BPF file system.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
-/// Mounts the BPF file system where it belongs, unless it is there.
-pub(super) fn provide_bpffs() -> Result<(), Error> {
+/// Mounts the BPF file system at [`BPFFS`], unless it is mounted there already.
+pub(super) fn mount_bpffs() -> Result<(), Error> {
     if is_bpffs(Path::new(BPFFS)) {
         return Ok(());
     }
@@ -28,39 +29,39 @@ pub(super) fn provide_bpffs() -> Result<(), Error> {
 pub(crate) struct Pins {
     root: PathBuf,
     maps: PathBuf,
-    links: PathBuf,
+    attachments: PathBuf,
 }
 
 impl Pins {
-    /// Makes the directories, and mounts the file system where none is yet.
+    /// Creates the directories, and mounts the BPF file system if it is not mounted.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let maps = root.join(layout_dir());
-        let links = links_dir(root);
+        let attachments = attachments_dir(root);
         if root.starts_with(BPFFS) {
-            provide_bpffs()?;
+            mount_bpffs()?;
         }
-        for dir in [&maps, &links] {
-            fs::create_dir_all(dir).map_err(|source| Error::Io { what: "creating", path: dir.clone(), source })?;
+        for dir in [&maps, &attachments] {
+            fs::create_dir_all(dir).map_err(|source| Error::Io { verb: "create", path: dir.clone(), source })?;
         }
         if !is_bpffs(root) {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "another file system is there");
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "it is on another file system");
             return Err(Error::NoBpffs { path: root.to_owned(), source });
         }
-        Ok(Self { root: root.to_owned(), maps, links })
+        Ok(Self { root: root.to_owned(), maps, attachments })
     }
 
     pub(super) fn maps(&self) -> &Path {
         &self.maps
     }
 
-    pub(super) fn links(&self) -> &Path {
-        &self.links
+    pub(super) fn attachments(&self) -> &Path {
+        &self.attachments
     }
 
-    /// Drops maps of other layouts: no program uses them any more.
-    pub(crate) fn sweep(&self) -> Result<(), Error> {
+    /// Removes the maps of other layouts. Call it only when no attached program uses them any more.
+    pub(crate) fn remove_old_layouts(&self) -> Result<(), Error> {
         for path in entries(&self.root)? {
-            if path != self.maps && path != self.links {
+            if path != self.maps && path != self.attachments {
                 remove(&path)?;
             }
         }
@@ -68,7 +69,7 @@ impl Pins {
     }
 }
 
-pub(super) fn links_dir(root: &Path) -> PathBuf {
+pub(super) fn attachments_dir(root: &Path) -> PathBuf {
     root.join("links")
 }
 
@@ -80,21 +81,21 @@ fn is_bpffs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type).is_ok_and(|magic| magic == BPF_FS_MAGIC))
 }
 
-/// What is in a directory; nothing where there is none.
+/// The paths in a directory. Empty if the directory does not exist.
 pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |source| Error::Io { what: "reading", path: dir.to_owned(), source };
+    let error = |source| Error::Io { verb: "read", path: dir.to_owned(), source };
     match fs::read_dir(dir) {
-        Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(failed(error)),
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(error)?.path())).collect(),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(error(source)),
     }
 }
 
-/// Removes a directory with all that is in it; it may be gone already.
+/// Removes a directory and its contents. A directory that does not exist is no error.
 pub(super) fn remove(dir: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(dir) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(Error::Io { what: "removing", path: dir.to_owned(), source }),
+        Err(source) => Err(Error::Io { verb: "remove", path: dir.to_owned(), source }),
     }
 }

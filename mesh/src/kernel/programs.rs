@@ -1,0 +1,265 @@
+//! The programs for links and for sockets, and their attachments.
+//!
+//! Each attachment has a pin, so it survives the daemon. The next daemon replaces the program of an
+//! attachment without a gap in service.
+//!
+//! Linux before 6.6 has no tcx. There, a program for links is a filter of the clsact qdisc, which
+//! survives the daemon without a pin. The pin then holds the program and only records where it is
+//! attached.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    },
+    util::KernelVersion,
+};
+
+use super::{cgroup, pins};
+use crate::{
+    actual::Pinned,
+    attachment::{Attachment, Hook, SOCKET_PROGRAMS},
+    error::Error,
+};
+
+/// The first kernel with tcx.
+const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
+/// The priority and handle of weft's filter on a clsact hook. They are always the same, so that a
+/// new filter replaces the old one. Priority 1 is the first.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x7765);
+
+/// The result of [`Programs::attach`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attached {
+    /// This daemon's program is attached now, and was not before.
+    Changed,
+    /// Weft's filter existed and was replaced (clsact only). It may have had the same program.
+    Unchanged,
+    /// There is no link with this index.
+    NoLink(u32),
+}
+
+pub(crate) struct Programs {
+    /// The directory of the pins.
+    dir: PathBuf,
+    has_tcx: bool,
+    /// The kernel's ids of the programs for links.
+    ids: BTreeMap<Hook, u32>,
+    /// The programs for sockets that this daemon has attached.
+    attached_sockets: BTreeSet<&'static str>,
+}
+
+impl Programs {
+    /// Loads every program.
+    pub(super) fn open(ebpf: &mut Ebpf, dir: &Path) -> Result<Self, Error> {
+        let mut ids = BTreeMap::new();
+        for hook in Hook::ALL {
+            let error = program_error(hook.program());
+            let program = link_program(ebpf, hook)?;
+            program.load().map_err(error)?;
+            ids.insert(hook, program.info().map_err(error)?.id());
+        }
+        for name in SOCKET_PROGRAMS {
+            socket_program(ebpf, name)?.load().map_err(program_error(name))?;
+        }
+        Ok(Self { dir: dir.to_owned(), has_tcx: has_tcx(), ids, attached_sockets: BTreeSet::new() })
+    }
+
+    /// Reads the attachments that have a pin.
+    pub(super) fn read(&self) -> Result<BTreeMap<Attachment, Pinned>, Error> {
+        let state = |attachment| if self.is_current(attachment) { Pinned::Current } else { Pinned::Stale };
+        Ok(pinned(&self.dir)?.into_iter().map(|attachment| (attachment, state(attachment))).collect())
+    }
+
+    /// Whether this daemon's program is attached at an attachment that has a pin.
+    fn is_current(&self, attachment: Attachment) -> bool {
+        match attachment {
+            // aya cannot read which program a clsact filter has.
+            Attachment::Link { hook, ifindex } => {
+                self.has_tcx
+                    && link_name(ifindex).is_some_and(|name| self.is_attached_by_tcx(hook, &name).unwrap_or(false))
+            }
+            Attachment::Cgroup(program) => self.attached_sockets.contains(program),
+        }
+    }
+
+    fn is_attached_by_tcx(&self, hook: Hook, link: &str) -> Result<bool, ProgramError> {
+        let (_, programs) = SchedClassifier::query_tcx(link, TcAttachType::Ingress)?;
+        Ok(programs.iter().any(|program| Some(&program.id()) == self.ids.get(&hook)))
+    }
+
+    /// Attaches this daemon's program, and replaces the program that is attached there.
+    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, attachment: Attachment) -> Result<Attached, Error> {
+        match attachment {
+            Attachment::Link { hook, ifindex } => {
+                let Some(name) = link_name(ifindex) else { return Ok(Attached::NoLink(ifindex)) };
+                if self.has_tcx {
+                    self.attach_tcx(ebpf, hook, ifindex, &name)
+                } else {
+                    self.attach_clsact(ebpf, hook, ifindex, &name)
+                }
+            }
+            Attachment::Cgroup(program) => self.attach_socket_program(ebpf, program),
+        }
+    }
+
+    /// Detaches a program and removes its pin.
+    pub(super) fn detach(&self, attachment: Attachment) -> Result<(), Error> {
+        detach(&self.dir, attachment, self.has_tcx)
+    }
+
+    fn attach_tcx(&self, ebpf: &mut Ebpf, hook: Hook, ifindex: u32, name: &str) -> Result<Attached, Error> {
+        let program = link_program(ebpf, hook)?;
+        let error = attach_error(hook, ifindex);
+        let path = self.dir.join(Attachment::Link { hook, ifindex }.pin());
+        if path.exists() {
+            // The update fails if the pinned attachment belongs to a link that was deleted. Then a
+            // new attachment replaces it.
+            if let Ok(pinned) = PinnedLink::from_pin(&path)
+                && let Ok(link) = FdLink::from(pinned).try_into()
+                && let Ok(id) = program.attach_to_link(link)
+            {
+                drop(program.take_link(id).map_err(error)?);
+                if self.is_attached_by_tcx(hook, name).map_err(error)? {
+                    return Ok(Attached::Changed);
+                }
+            }
+            unpin(&path)?;
+        }
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(name, TcAttachType::Ingress, order).map_err(error)?;
+        let link: FdLink = program
+            .take_link(id)
+            .map_err(error)?
+            .try_into()
+            .map_err(|source| Error::NotPinnable { program: hook.program(), source })?;
+        link.pin(&path).map_err(|source| Error::Pin { path, source })?;
+        Ok(Attached::Changed)
+    }
+
+    /// Replaces weft's filter on the link, or adds one.
+    fn attach_clsact(&self, ebpf: &mut Ebpf, hook: Hook, ifindex: u32, name: &str) -> Result<Attached, Error> {
+        let program = link_program(ebpf, hook)?;
+        let error = attach_error(hook, ifindex);
+        let path = self.dir.join(Attachment::Link { hook, ifindex }.pin());
+        let is_pinned = path.exists();
+        let replaced =
+            if is_pinned { clsact_link(name).ok().and_then(|link| program.attach_to_link(link).ok()) } else { None };
+        let (id, attached) = if let Some(id) = replaced {
+            (id, Attached::Unchanged)
+        } else {
+            // This fails if the qdisc exists already, which is no error. If the qdisc cannot be
+            // made, the next call reports why.
+            let _ = qdisc_add_clsact(name);
+            let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
+            (program.attach_with_options(name, TcAttachType::Ingress, options).map_err(error)?, Attached::Changed)
+        };
+        // If this value were dropped, aya would detach the program.
+        std::mem::forget(program.take_link(id).map_err(error)?);
+        if !is_pinned {
+            program.pin(&path).map_err(|source| Error::Pin { path, source })?;
+        }
+        Ok(attached)
+    }
+
+    /// Attaches a program for sockets and then detaches that of an earlier daemon. For a moment
+    /// both are attached. This does no harm, because an address that the first one has translated
+    /// is no VIP for the second one.
+    fn attach_socket_program(&mut self, ebpf: &mut Ebpf, name: &'static str) -> Result<Attached, Error> {
+        let root = cgroup::root()?;
+        let cgroup = File::open(&root).map_err(|source| Error::Io { verb: "open", path: root, source })?;
+        let program = socket_program(ebpf, name)?;
+        let error = program_error(name);
+        let id = program.attach(&cgroup, CgroupAttachMode::Single).map_err(error)?;
+        let link = program.take_link(id).map_err(error)?;
+        let link = FdLink::try_from(link).map_err(|source| Error::NotPinnable { program: name, source })?;
+        let path = self.dir.join(Attachment::Cgroup(name).pin());
+        let new_path = self.dir.join(format!("{name}-new"));
+        unpin(&new_path)?;
+        link.pin(&new_path).map_err(|source| Error::Pin { path: new_path.clone(), source })?;
+        fs::rename(&new_path, &path).map_err(|source| Error::Io { verb: "rename", path: new_path, source })?;
+        self.attached_sockets.insert(name);
+        Ok(Attached::Changed)
+    }
+}
+
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= TCX)
+}
+
+/// The attachments that have a pin in `dir`.
+fn pinned(dir: &Path) -> Result<Vec<Attachment>, Error> {
+    let paths = pins::entries(dir)?;
+    Ok(paths.iter().filter_map(|path| Attachment::from_pin(path.file_name()?.to_str()?)).collect())
+}
+
+/// Detaches every program that has a pin in `dir`. Continues after errors and returns all of them.
+pub(super) fn detach_all(dir: &Path) -> Vec<Error> {
+    let has_tcx = has_tcx();
+    match pinned(dir) {
+        Ok(attachments) => {
+            attachments.into_iter().filter_map(|attachment| detach(dir, attachment, has_tcx).err()).collect()
+        }
+        Err(error) => vec![error],
+    }
+}
+
+fn detach(dir: &Path, attachment: Attachment, has_tcx: bool) -> Result<(), Error> {
+    if !has_tcx
+        && let Attachment::Link { ifindex, .. } = attachment
+        && let Some(name) = link_name(ifindex)
+        && let Ok(link) = clsact_link(&name)
+    {
+        // aya detaches the program when this value is dropped.
+        drop(link);
+    }
+    unpin(&dir.join(attachment.pin()))
+}
+
+fn clsact_link(name: &str) -> std::io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(name, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+}
+
+/// Removes a pin. A pin that does not exist is no error.
+fn unpin(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::Io { verb: "remove", path: path.to_owned(), source }),
+    }
+}
+
+/// The name of a link in this thread's network namespace. `None` if there is no link with this
+/// index.
+fn link_name(ifindex: u32) -> Option<String> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?;
+    rustix::net::netdevice::index_to_name(&socket, ifindex).ok()
+}
+
+fn link_program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, Error> {
+    let name = hook.program();
+    let program = ebpf.program_mut(name).ok_or(Error::Missing { kind: "program", name })?;
+    program.try_into().map_err(program_error(name))
+}
+
+fn socket_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing { kind: "program", name })?;
+    program.try_into().map_err(program_error(name))
+}
+
+fn program_error(name: &'static str) -> impl Fn(ProgramError) -> Error + Copy {
+    move |source| Error::Program { name, source: Box::new(source) }
+}
+
+fn attach_error(hook: Hook, ifindex: u32) -> impl Fn(ProgramError) -> Error + Copy {
+    move |source| Error::Attach { program: hook.program(), ifindex, source: Box::new(source) }
+}
