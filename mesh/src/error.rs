@@ -37,6 +37,8 @@ pub enum Error {
     Pin { path: PathBuf, source: PinError },
     #[error("cannot {verb} {}", path.display())]
     Io { verb: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {verb} connections by sock_diag")]
+    Sockets { verb: &'static str, source: io::Error },
     #[error("cannot remove all programs and maps of weft: {}", .0.iter().map(|error| error_chain(error)).collect::<Vec<_>>().join("; "))]
     Teardown(Vec<Error>),
 }

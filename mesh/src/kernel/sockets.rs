@@ -1,160 +1,195 @@
-//! Closing sockets whose other end is gone for good, so that programs learn it at once and not at their next packet:
-//! sock_diag(7) lists the connections of a network namespace, and destroys those that are named.
+//! Closing connections to tasks that are gone for good, so that programs get an error at once
+//! instead of a timeout.
+//!
+//! The agent calls [`close_connections`] in the namespaces of the tasks that may have such
+//! connections. It uses sock_diag(7), which lists the connections of a network namespace and
+//! destroys those that it is given.
 
 use std::{collections::BTreeSet, io, net::IpAddr};
 
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, Parseable,
+};
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SockDiagDestroy, SockDiagMessage,
+    inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
+};
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
-use weft_ebpf_common::Addr;
 
-use crate::tables::addr;
+use crate::error::Error;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+/// The socket states (net/tcp_states.h) that are listed: all in which a socket has a peer. A
+/// connected UDP socket is in the state ESTABLISHED. TIME_WAIT is left out, because no program has
+/// the socket any more.
+const STATES: StateFlags =
+    StateFlags::all().difference(StateFlags::TIME_WAIT.union(StateFlags::CLOSE).union(StateFlags::LISTEN));
 
-/// linux/netlink.h, linux/sock_diag.h.
-const HEADER: usize = 16;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const SOCK_DESTROY: u16 = 21;
-
-/// Every TCP state (net/tcp_states.h) in which a peer matters: not TIME_WAIT (6), CLOSE (7) and LISTEN (10). A connected
-/// UDP socket counts as established.
-const STATES: u32 = 0xfff & !(1 << 6 | 1 << 7 | 1 << 10);
-
-/// `struct inet_diag_sockid`, as the kernel gives it and takes it back: ports, addresses, interface, cookie.
-type SocketId = [u8; 48];
-const REQUEST: usize = 8 + size_of::<SocketId>();
-
-/// Closes every connection of this thread's network namespace to one of these addresses, with `ECONNABORTED`. Returns
-/// how many there were.
+/// Closes every connection of this thread's network namespace to one of the addresses `gone`. The
+/// programs get `ECONNABORTED`. Returns the number of closed connections.
 ///
 /// # Errors
 ///
-/// Those of the netlink socket. A kernel without `INET_DIAG_DESTROY` closes none.
-pub fn close_connections(gone: &BTreeSet<IpAddr>) -> io::Result<usize> {
-    let gone: BTreeSet<Addr> = gone.iter().map(|ip| addr(*ip)).collect();
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
+/// [`Error::Sockets`] if the netlink socket fails. A kernel without `CONFIG_INET_DIAG_DESTROY`
+/// closes nothing, which is no error.
+pub fn close_connections(gone: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+    let open = || -> io::Result<Socket> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        Ok(socket)
+    };
+    let socket = open().map_err(|source| Error::Sockets { verb: "list", source })?;
     let mut closed = 0;
-    for (family, protocol) in [(AF_INET, TCP), (AF_INET6, TCP), (AF_INET, UDP), (AF_INET6, UDP)] {
-        for id in connections(&socket, family, protocol, &gone)? {
-            socket.send(&message(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, family, protocol, &id), 0)?;
-            closed += usize::from(acked(&socket.recv_from_full()?.0));
+    for (family, protocol) in
+        [(AF_INET, IPPROTO_TCP), (AF_INET6, IPPROTO_TCP), (AF_INET, IPPROTO_UDP), (AF_INET6, IPPROTO_UDP)]
+    {
+        let connections = list_connections(&socket, family, protocol);
+        for id in connections.map_err(|source| Error::Sockets { verb: "list", source })? {
+            if gone.contains(&id.destination_address.to_canonical()) {
+                let destroyed = destroy(&socket, family, protocol, id);
+                closed += usize::from(destroyed.map_err(|source| Error::Sockets { verb: "close", source })?);
+            }
         }
     }
     Ok(closed)
 }
 
-/// The connections of one family and protocol to these addresses.
-fn connections(socket: &Socket, family: u8, protocol: u8, gone: &BTreeSet<Addr>) -> io::Result<Vec<SocketId>> {
-    socket.send(&message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, protocol, &[0; 48]), 0)?;
-    let mut found = Vec::new();
+fn list_connections(socket: &Socket, family: u8, protocol: u8) -> io::Result<Vec<SocketId>> {
+    let any = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let request = request(family, protocol, any);
+    socket.send(&encode(NLM_F_DUMP, request), 0)?;
+    let mut connections = Vec::new();
     loop {
-        let (answer, _) = socket.recv_from_full()?;
-        for (kind, body) in messages(&answer) {
-            match kind {
-                NLMSG_DONE | NLMSG_ERROR => return Ok(found),
-                _ => found.extend(socket_id(body).filter(|id| gone.contains(&remote(family, id)))),
+        let (datagram, _) = socket.recv_from_full()?;
+        for message in messages(&datagram) {
+            match message.message_type() {
+                NLMSG_DONE | NLMSG_ERROR => return Ok(connections),
+                _ => {
+                    let header = InetResponseHeader::parse(message.payload()).ok();
+                    connections.extend(header.map(|header| header.socket_id));
+                }
             }
         }
     }
 }
 
-/// A request about sockets: `struct inet_diag_req_v2` behind the netlink header.
-fn message(kind: u16, flags: u16, family: u8, protocol: u8, id: &SocketId) -> Vec<u8> {
-    let length = (HEADER + REQUEST) as u32;
-    let mut bytes = Vec::with_capacity(HEADER + REQUEST);
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    // Sequence and port: one request at a time on a socket of its own.
-    bytes.extend([0; 8]);
-    bytes.extend([family, protocol, 0, 0]);
-    bytes.extend(STATES.to_ne_bytes());
-    bytes.extend(id);
-    bytes
+/// Destroys a socket. Returns whether the kernel did it: the socket may have been closed meanwhile.
+fn destroy(socket: &Socket, family: u8, protocol: u8, id: SocketId) -> io::Result<bool> {
+    let request = SockDiagDestroy::new(request(family, protocol, id));
+    socket.send(&encode(NLM_F_ACK, request), 0)?;
+    Ok(is_ack(&socket.recv_from_full()?.0))
 }
 
-/// Kind and body of every message in a datagram; a truncated one ends the list.
-fn messages(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
-    let mut messages = Vec::new();
-    while let Some((length, kind)) = header(bytes)
-        && let Some(body) = bytes.get(HEADER..length)
-    {
-        messages.push((kind, body));
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    messages
+fn request(family: u8, protocol: u8, socket_id: SocketId) -> SockDiagMessage {
+    let extensions = ExtensionFlags::empty();
+    SockDiagMessage::InetRequest(InetRequest { family, protocol, extensions, states: STATES, socket_id })
 }
 
-fn header(bytes: &[u8]) -> Option<(usize, u16)> {
-    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    Some((usize::try_from(length).ok()?, kind))
+/// Encodes a request. Its sequence number stays 0, because the socket has only one request at a
+/// time.
+fn encode<T>(flags: u16, request: T) -> Vec<u8>
+where
+    T: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<T>>,
+{
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let mut message = NetlinkMessage::new(header, request.into());
+    message.finalize();
+    let mut octets = vec![0; message.buffer_len()];
+    message.serialize(&mut octets);
+    octets
 }
 
-/// Of a `struct inet_diag_msg`, where four bytes stand before it.
-fn socket_id(body: &[u8]) -> Option<SocketId> {
-    body.get(4..4 + size_of::<SocketId>())?.try_into().ok()
+/// The messages of a datagram. A truncated message ends the list.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(rest).ok()?;
+        let aligned = (message.length() as usize).next_multiple_of(usize::from(NLMSG_ALIGNTO));
+        rest = rest.get(aligned..).unwrap_or_default();
+        Some(message)
+    })
 }
 
-/// The other end's address: behind two ports and the socket's own address, four words each.
-fn remote(family: u8, id: &SocketId) -> Addr {
-    let word = |i: usize| u32::from_ne_bytes([id[20 + 4 * i], id[21 + 4 * i], id[22 + 4 * i], id[23 + 4 * i]]);
-    if family == AF_INET { Addr::from_v4_be(word(0)) } else { Addr { words_be: [word(0), word(1), word(2), word(3)] } }
-}
-
-/// An error of zero is an acknowledgement.
-fn acked(answer: &[u8]) -> bool {
-    messages(answer).first().is_some_and(|(kind, body)| *kind == NLMSG_ERROR && body.starts_with(&[0; 4]))
+/// Whether the datagram is an acknowledgement: an error message with the code 0.
+fn is_ack(datagram: &[u8]) -> bool {
+    let message = NetlinkMessage::<SockDiagMessage>::deserialize(datagram);
+    matches!(message.map(|message| message.payload), Ok(NetlinkPayload::Error(ErrorMessage { code: None, .. })))
 }
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_sock_diag::{SOCK_DESTROY, SOCK_DIAG_BY_FAMILY};
+
     use super::*;
 
+    /// `struct nlmsghdr` (linux/netlink.h).
+    const HEADER: usize = 16;
+    /// `struct inet_diag_msg` (linux/inet_diag.h), and its `struct inet_diag_sockid`.
+    const INET_DIAG_MSG: usize = 72;
+    const SOCKET_ID: std::ops::Range<usize> = 4..52;
+
     fn datagram(messages: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut octets = Vec::new();
         for (kind, body) in messages {
-            bytes.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend([0; 10]);
-            bytes.extend(*body);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            octets.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+            octets.extend(kind.to_ne_bytes());
+            octets.extend([0; 10]);
+            octets.extend(*body);
+            octets.resize(octets.len().next_multiple_of(4), 0);
         }
-        bytes
+        octets
+    }
+
+    /// What the kernel says of a connection to `remote`: `struct inet_diag_msg` with odd values in
+    /// all fields of the socket's id.
+    fn connection(family: u8, remote: IpAddr) -> [u8; INET_DIAG_MSG] {
+        let mut octets = [0; INET_DIAG_MSG];
+        octets[0] = family;
+        let id = &mut octets[SOCKET_ID];
+        id[..4].copy_from_slice(&[0x1f, 0x90, 0xc0, 0x01]);
+        match remote {
+            IpAddr::V4(v4) => id[20..24].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => id[20..36].copy_from_slice(&v6.octets()),
+        }
+        id[36..].copy_from_slice(&[7, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        octets
     }
 
     #[test]
-    fn messages_are_taken_apart() {
-        let bytes = datagram(&[(20, &[1, 2, 3]), (3, &[0; 4])]);
-        assert_eq!(messages(&bytes), [(20, &[1, 2, 3][..]), (3, &[0; 4][..])]);
-        for broken in [&bytes[..10], &bytes[..18], &[][..]] {
-            assert!(messages(broken).is_empty());
+    fn splits_a_datagram_into_messages() {
+        let octets = datagram(&[(20, &[1, 2, 3]), (3, &[0; 4])]);
+        let split: Vec<_> =
+            messages(&octets).map(|message| (message.message_type(), message.payload().to_vec())).collect();
+        assert_eq!(split, [(20, vec![1, 2, 3]), (3, vec![0; 4])]);
+        for broken in [&octets[..10], &octets[..18], &[][..], &[0; 64]] {
+            assert_eq!(messages(broken).count(), 0);
         }
-        assert!(messages(&[0; 64]).is_empty());
     }
 
     #[test]
-    fn the_other_end_is_found_in_both_families() {
-        let mut id = [0; 48];
-        id[20..24].copy_from_slice(&[10, 0, 1, 2]);
-        assert_eq!(remote(AF_INET, &id), addr(IpAddr::from([10, 0, 1, 2])));
-        let v6: IpAddr = "fd00:1::2".parse().expect("an address");
-        id[20..36].copy_from_slice(&addr(v6).octets());
-        assert_eq!(remote(AF_INET6, &id), addr(v6));
+    fn reads_the_remote_address_and_sends_the_id_back_unchanged() {
+        for (family, remote) in [(AF_INET, "10.0.1.2"), (AF_INET6, "fd00:1::2"), (AF_INET6, "::ffff:10.0.1.2")] {
+            let remote: IpAddr = remote.parse().expect("an address");
+            let answer = connection(family, remote);
+            let datagram = datagram(&[(SOCK_DIAG_BY_FAMILY, &answer)]);
+            let message = messages(&datagram).next().expect("a message");
+            let id = InetResponseHeader::parse(message.payload()).expect("a connection").socket_id;
+            assert_eq!(id.destination_address, remote);
+
+            let destroy = encode(NLM_F_ACK, SockDiagDestroy::new(request(family, IPPROTO_TCP, id)));
+            let message = messages(&destroy).next().expect("a message");
+            assert_eq!((message.message_type(), message.flags()), (SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK));
+            let (head, id) = message.payload().split_at(8);
+            assert_eq!(head[..4], [family, IPPROTO_TCP, 0, 0]);
+            assert_eq!(id, &answer[SOCKET_ID]);
+        }
     }
 
     #[test]
     fn only_an_error_of_zero_is_an_acknowledgement() {
-        assert!(acked(&datagram(&[(NLMSG_ERROR, &[0; 20])])));
-        assert!(!acked(&datagram(&[(NLMSG_ERROR, &(-95_i32).to_ne_bytes())])));
-        assert!(!acked(&[]));
+        assert!(is_ack(&datagram(&[(NLMSG_ERROR, &[0; 20])])));
+        assert!(!is_ack(&datagram(&[(NLMSG_ERROR, &(-95_i32).to_ne_bytes())])));
+        assert!(!is_ack(&[]));
     }
 }
