@@ -1,24 +1,33 @@
-//! The names that tasks see: a resolver at 127.0.0.11:53 inside each task's network namespace.
+//! The resolver for the names that tasks use, at 127.0.0.11:53 inside each task's network
+//! namespace.
 //!
-//! Owns what a name means, and the sockets it is asked on. It must not know how a namespace is entered (it is handed
-//! sockets) nor where packets go. Answers come from an immutable [`Zone`], a function of the node's plan, that is
-//! swapped whole; no task sees a name of a network that it is not on.
+//! The agent publishes a new [`Zone`] for each plan, and starts and stops the resolver of each
+//! task.
 //!
-//! Rooms, in reading order:
+//! This crate owns what a name means, and the sockets on which tasks ask. It must not enter a
+//! namespace (the agent passes it the sockets), and it does not know where packets go.
 //!
-//! - [`zone`]: [`weft_model::NodePlan`] → the names of each network (pure);
-//! - [`resolve`]: zone, view and question → answer (pure);
-//! - `message`: octets ↔ questions and answers (pure);
-//! - `forward`: questions about the outside, asked upstream;
+//! Modules in reading order:
+//!
+//! - [`zone`]: the names of each network, from the plan (pure, except for the handle);
+//! - [`resolve`]: the answer to a question, from the zone and the networks of the task (pure);
+//! - `message`: decoding of questions and encoding of answers (pure);
+//! - `forward`: questions about other names, which upstream resolvers answer;
+//! - `error`: the one error type;
 //! - `server`: the sockets of each task.
+//!
+//! Invariants: a zone is immutable and replaced as a whole, so each answer comes from one plan. A
+//! task never gets an answer about a network that it is not on.
 
-mod forward;
-mod message;
-pub mod resolve;
-#[cfg(test)]
-mod sample;
-mod server;
 pub mod zone;
+pub mod resolve;
+mod message;
+mod forward;
+mod error;
+mod server;
+#[cfg(test)]
+mod fixture;
 
-pub use server::{Server, ServerError, Sockets, open_sockets};
-pub use zone::{Names, Zone};
+pub use error::Error;
+pub use server::{Server, Sockets, open_sockets};
+pub use zone::{Zone, ZoneHandle};

@@ -1,4 +1,6 @@
-//! Octets ↔ questions and answers (RFC 1035, RFC 6891). Pure.
+//! Decoding of questions and encoding of answers (RFC 1035, RFC 6891). Pure.
+//!
+//! `server` calls [`decode`] for each request and [`Question::reply`] for each answer.
 
 use std::net::IpAddr;
 
@@ -12,17 +14,19 @@ use hickory_proto::{
 
 use crate::resolve::Answer;
 
-/// How long an answer of ours may be kept: plans change at any moment, and nobody may go on with the old one.
+/// The TTL of weft's answers. It is short, because a plan can change at any moment.
 const TTL_SECONDS: u32 = 1;
-/// Octets of a header: less is no message at all.
+/// Octets of a header (RFC 1035, section 4.1.1). Anything shorter is no message.
 const HEADER_OCTETS: usize = 12;
-/// What every resolver takes by UDP, without saying more (RFC 1035, section 4.2.1).
+/// The largest UDP message that every resolver accepts (RFC 1035, section 4.2.1).
 const PLAIN_UDP_OCTETS: u16 = 512;
-/// The most that we send and take by UDP. Whoever asks is on the same machine: nothing is fragmented.
+/// The largest UDP message that this server sends and accepts. The client is on the same machine,
+/// so messages are not fragmented.
 pub(crate) const MAX_UDP_OCTETS: u16 = 4096;
-/// The smallest answer record: a compressed name, its type, class, TTL and length, and an IPv4 address.
+/// The smallest answer record: a compressed name, its type, class, TTL and length, and an IPv4
+/// address.
 const MIN_RECORD_OCTETS: usize = 16;
-/// The usual largest one: the same with an IPv6 address.
+/// The largest usual answer record: the same with an IPv6 address.
 const RECORD_OCTETS: usize = 28;
 
 /// A question that can be answered.
@@ -30,20 +34,20 @@ const RECORD_OCTETS: usize = 28;
 pub(crate) struct Question {
     request: Message,
     pub(crate) name: Name,
-    pub(crate) kind: RecordType,
+    pub(crate) record_type: RecordType,
 }
 
-/// What some octets turn out to be.
+/// A decoded request.
 #[derive(Debug, Clone)]
 pub(crate) enum Incoming {
     Question(Box<Question>),
-    /// Nothing that can be answered, but whoever sent it shall know: the reply.
-    Refused(Vec<u8>),
-    /// Not a request: no reply, or two servers would talk for ever.
-    Noise,
+    /// A request that cannot be answered, and the reply that says why.
+    Rejected(Vec<u8>),
+    /// Not a request. It gets no reply: otherwise two servers could reply to each other endlessly.
+    Ignored,
 }
 
-/// How the question came, and thus how long the reply may be.
+/// How the request came, which limits the length of the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Transport {
     Udp,
@@ -51,34 +55,35 @@ pub(crate) enum Transport {
 }
 
 pub(crate) fn decode(octets: &[u8]) -> Incoming {
-    let Some(header) = octets.get(..HEADER_OCTETS) else { return Incoming::Noise };
+    let Some(header) = octets.get(..HEADER_OCTETS) else { return Incoming::Ignored };
     if header[2] & 0x80 != 0 {
-        return Incoming::Noise;
+        return Incoming::Ignored;
     }
     let Ok(request) = Message::from_vec(octets) else {
         let id = u16::from_be_bytes([header[0], header[1]]);
-        return refused(&Message::new(id, MessageType::Query, OpCode::Query), ResponseCode::FormErr);
+        return reject(&Message::new(id, MessageType::Query, OpCode::Query), ResponseCode::FormErr);
     };
     if request.metadata.op_code != OpCode::Query {
-        return refused(&request, ResponseCode::NotImp);
+        return reject(&request, ResponseCode::NotImp);
     }
     if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
-        return refused(&request, ResponseCode::BADVERS);
+        return reject(&request, ResponseCode::BADVERS);
     }
-    let [query] = request.queries.as_slice() else { return refused(&request, ResponseCode::FormErr) };
+    let [query] = request.queries.as_slice() else { return reject(&request, ResponseCode::FormErr) };
     if query.query_class() != DNSClass::IN {
-        return refused(&request, ResponseCode::Refused);
+        return reject(&request, ResponseCode::Refused);
     }
-    let (name, kind) = (query.name().clone(), query.query_type());
-    Incoming::Question(Box::new(Question { request, name, kind }))
+    let (name, record_type) = (query.name().clone(), query.query_type());
+    Incoming::Question(Box::new(Question { request, name, record_type }))
 }
 
-fn refused(request: &Message, code: ResponseCode) -> Incoming {
-    encode(reply(request, code), request, Transport::Udp).map_or(Incoming::Noise, Incoming::Refused)
+fn reject(request: &Message, code: ResponseCode) -> Incoming {
+    encode(reply(request, code), request, Transport::Udp).map_or(Incoming::Ignored, Incoming::Rejected)
 }
 
 impl Question {
-    /// The reply that says `answer`. `None` where it cannot be written (a question we could read, we can write).
+    /// Encodes the reply with `answer`. `None` if the reply cannot be encoded, which does not
+    /// happen for a question that could be decoded.
     pub(crate) fn reply(&self, answer: Answer, transport: Transport) -> Option<Vec<u8>> {
         let code = match answer {
             Answer::NxDomain => ResponseCode::NXDomain,
@@ -91,7 +96,7 @@ impl Question {
                 addresses.into_iter().map(|address| self.record(address_data(address))).collect()
             }
             Answer::Name(name) => vec![self.record(RData::PTR(PTR(name)))],
-            // Without an SOA record, so that nobody keeps it (RFC 2308, section 5).
+            // Without an SOA record, so that no resolver caches the answer (RFC 2308, section 5).
             Answer::NoData | Answer::NxDomain | Answer::Forward => vec![],
         };
         encode(reply, &self.request, transport)
@@ -112,19 +117,19 @@ fn address_data(address: IpAddr) -> RData {
 fn reply(request: &Message, code: ResponseCode) -> Message {
     let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
     reply.metadata = Metadata::response_from_request(&request.metadata);
-    // We are a resolver, as far as a task can tell; never the authority.
+    // For the task this server is a recursive resolver, and never the authority.
     reply.metadata.recursion_available = true;
     reply.metadata.response_code = code;
     reply.queries.clone_from(&request.queries);
-    reply.edns = request.edns.as_ref().map(|asked| {
+    reply.edns = request.edns.as_ref().map(|requested| {
         let mut edns = Edns::new();
-        edns.set_max_payload(MAX_UDP_OCTETS).set_dnssec_ok(asked.flags().dnssec_ok);
+        edns.set_max_payload(MAX_UDP_OCTETS).set_dnssec_ok(requested.flags().dnssec_ok);
         edns
     });
     reply
 }
 
-/// Leaves out answers until the rest fits, and says so.
+/// Encodes a reply. If it is too long, it leaves answers out and sets the truncation flag.
 fn encode(mut reply: Message, request: &Message, transport: Transport) -> Option<Vec<u8>> {
     let limit = match (transport, &request.edns) {
         (Transport::Tcp, _) => u16::MAX,
@@ -132,7 +137,7 @@ fn encode(mut reply: Message, request: &Message, transport: Transport) -> Option
         (Transport::Udp, None) => PLAIN_UDP_OCTETS,
     };
     let limit = usize::from(limit);
-    // More answers than fit into any message cannot even be counted.
+    // Answers that can never fit are left out first: encoding more than 65,535 of them would fail.
     reply.metadata.truncation = reply.answers.len() > limit / MIN_RECORD_OCTETS;
     reply.answers.truncate(limit / MIN_RECORD_OCTETS);
     loop {
@@ -142,8 +147,8 @@ fn encode(mut reply: Message, request: &Message, transport: Transport) -> Option
             return Some(octets);
         }
         let surplus = excess.div_ceil(RECORD_OCTETS).min(reply.answers.len()).max(1);
-        let kept = reply.answers.len().checked_sub(surplus)?;
+        let remaining = reply.answers.len().checked_sub(surplus)?;
         reply.metadata.truncation = true;
-        reply.answers.truncate(kept);
+        reply.answers.truncate(remaining);
     }
 }

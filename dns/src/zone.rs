@@ -1,4 +1,8 @@
-//! The names of each network: a function of the node's plan. Pure, but for the cell that the newest zone is read from.
+//! The names of each network, computed from the node's plan. Pure, except for [`ZoneHandle`].
+//!
+//! The agent builds a [`Zone`] from each plan and publishes it; [`crate::resolve`] reads it.
+//!
+//! Invariant: names are in lower case, without a final dot.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,12 +17,12 @@ use weft_model::{
     plan::{BackendPlan, NetworkPlan, ServicePlan},
 };
 
-/// The newest zone. Cheap to clone; readers never wait.
+/// The current zone. Cheap to clone; readers never wait.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Arc<ArcSwap<Zone>>);
+pub struct ZoneHandle(Arc<ArcSwap<Zone>>);
 
-impl Names {
-    /// Replaces the zone as a whole: every question is answered from one plan.
+impl ZoneHandle {
+    /// Replaces the zone as a whole, so each question is answered from one plan.
     pub fn publish(&self, zone: Zone) {
         self.0.store(Arc::new(zone));
     }
@@ -28,13 +32,13 @@ impl Names {
     }
 }
 
-/// All names of all networks.
+/// The names of all networks. See [`resolve`](crate::resolve::resolve) for an example.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Zone {
     networks: BTreeMap<NetworkId, NetworkNames>,
 }
 
-/// The names of one network. Names are in lower case, without a final dot.
+/// The names of one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NetworkNames {
     name: String,
@@ -45,17 +49,18 @@ pub(crate) struct NetworkNames {
     reverse: HashMap<IpAddr, String>,
 }
 
-/// What a name stands for.
+/// The addresses of a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
-    rank: Rank,
-    /// None: the name is known all the same.
+    precedence: Precedence,
+    /// May be empty: then the name exists, but has no address.
     pub(crate) addresses: Vec<DualAddr>,
 }
 
-/// Who may claim a name first: a claim of a higher rank replaces the lower ones, one of the same rank adds to it.
+/// What a name belongs to. If two things have the same name, a higher precedence replaces a lower
+/// one, and addresses of equal precedence are joined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+enum Precedence {
     #[default]
     Alias,
     Task,
@@ -63,11 +68,12 @@ enum Rank {
 }
 
 impl Zone {
+    /// Computes the names of all services and tasks of the plan. The ingress network has no names.
     pub fn from_plan(plan: &NodePlan) -> Self {
         let mut networks: BTreeMap<_, _> =
             plan.networks.iter().map(|network| (network.id.clone(), NetworkNames::new(network))).collect();
-        let nameless = |id: &NetworkId| plan.networks.iter().any(|network| network.id == *id && network.ingress);
-        for service in plan.services.iter().filter(|service| !nameless(&service.network)) {
+        let is_ingress = |id: &NetworkId| plan.networks.iter().any(|network| network.id == *id && network.ingress);
+        for service in plan.services.iter().filter(|service| !is_ingress(&service.network)) {
             if let Some(network) = networks.get_mut(&service.network) {
                 network.add_service(service);
             }
@@ -75,28 +81,29 @@ impl Zone {
         Self { networks }
     }
 
-    /// What `name` means to someone on the networks `view`: the first of them that knows it decides. A name may be
-    /// followed by its network's.
-    pub(crate) fn find(&self, view: &[NetworkId], name: &str) -> Option<(&NetworkNames, &Entry)> {
-        let plain = self.seen(view).find_map(|network| Some((network, network.forward.get(name)?)));
-        plain.or_else(|| {
-            self.seen(view).find_map(|network| {
+    /// Finds `name` on the first of `networks` that has it. The name of the network may follow the
+    /// name of the service or task, separated by a dot.
+    pub(crate) fn find(&self, networks: &[NetworkId], name: &str) -> Option<(&NetworkNames, &Entry)> {
+        let unqualified = self.networks(networks).find_map(|network| Some((network, network.forward.get(name)?)));
+        unqualified.or_else(|| {
+            self.networks(networks).find_map(|network| {
                 let name = name.strip_suffix(network.name.as_str())?.strip_suffix('.')?;
                 Some((network, network.forward.get(name)?))
             })
         })
     }
 
-    /// The name of `address`, where a network of the view has it; `None` where it is of no network in the view.
-    pub(crate) fn reverse(&self, view: &[NetworkId], address: IpAddr) -> Option<Option<&str>> {
-        let owner = |network: &&NetworkNames| network.contains(address);
-        let mut owners = self.seen(view).filter(owner).peekable();
-        owners.peek()?;
-        Some(owners.find_map(|network| network.reverse.get(&address)).map(String::as_str))
+    /// Finds the name of `address`. `None` if the address belongs to none of `networks`, and
+    /// `Some(None)` if it belongs to one of them but has no name.
+    pub(crate) fn reverse(&self, networks: &[NetworkId], address: IpAddr) -> Option<Option<&str>> {
+        let has_address = |network: &&NetworkNames| network.contains(address);
+        let mut candidates = self.networks(networks).filter(has_address).peekable();
+        candidates.peek()?;
+        Some(candidates.find_map(|network| network.reverse.get(&address)).map(String::as_str))
     }
 
-    fn seen<'z, 'v>(&'z self, view: &'v [NetworkId]) -> impl Iterator<Item = &'z NetworkNames> + use<'z, 'v> {
-        view.iter().filter_map(|id| self.networks.get(id))
+    fn networks<'z, 'n>(&'z self, ids: &'n [NetworkId]) -> impl Iterator<Item = &'z NetworkNames> + use<'z, 'n> {
+        ids.iter().filter_map(|id| self.networks.get(id))
     }
 }
 
@@ -120,46 +127,48 @@ impl NetworkNames {
 
     fn add_service(&mut self, service: &ServicePlan) {
         if !service.removing {
-            self.claim_names(service);
+            self.add_forward_names(service);
         }
-        // Whoever still has a flow to it may ask who that is.
+        // The reverse names of a service that is being removed stay: its flows go on, and programs
+        // may look up the addresses of their peers.
         if let Some(vip) = service.vip {
-            self.name_address(vip, service.name.as_str());
+            self.add_reverse_name(vip, service.name.as_str());
         }
         for BackendPlan { addr, task_name, .. } in &service.backends {
-            self.name_address(*addr, task_name);
+            self.add_reverse_name(*addr, task_name);
         }
     }
 
-    fn claim_names(&mut self, service: &ServicePlan) {
-        let eligible = || service.backends.iter().filter(|backend| !backend.draining);
-        let tasks: Vec<DualAddr> = eligible().map(|backend| backend.addr).collect();
-        let balanced = service.vip.map_or_else(|| tasks.clone(), |vip| vec![vip]);
+    fn add_forward_names(&mut self, service: &ServicePlan) {
+        let active = || service.backends.iter().filter(|backend| !backend.draining);
+        let tasks: Vec<DualAddr> = active().map(|backend| backend.addr).collect();
+        let vip_or_tasks = service.vip.map_or_else(|| tasks.clone(), |vip| vec![vip]);
         let name = service.name.as_str();
-        self.claim(Rank::Service, name, &balanced);
-        self.claim(Rank::Service, &format!("tasks.{name}"), &tasks);
+        self.add_forward_name(Precedence::Service, name, &vip_or_tasks);
+        self.add_forward_name(Precedence::Service, &format!("tasks.{name}"), &tasks);
         for alias in &service.aliases {
-            self.claim(Rank::Alias, alias, &balanced);
-            self.claim(Rank::Alias, &format!("tasks.{alias}"), &tasks);
+            self.add_forward_name(Precedence::Alias, alias, &vip_or_tasks);
+            self.add_forward_name(Precedence::Alias, &format!("tasks.{alias}"), &tasks);
         }
-        for backend in eligible() {
-            self.claim(Rank::Task, &backend.task_name, &[backend.addr]);
+        for backend in active() {
+            self.add_forward_name(Precedence::Task, &backend.task_name, &[backend.addr]);
         }
     }
 
-    fn claim(&mut self, rank: Rank, name: &str, addresses: &[DualAddr]) {
-        let entry = self.forward.entry(name.to_ascii_lowercase()).or_insert_with(|| Entry { rank, addresses: vec![] });
-        if rank > entry.rank {
-            *entry = Entry { rank, addresses: vec![] };
+    fn add_forward_name(&mut self, precedence: Precedence, name: &str, addresses: &[DualAddr]) {
+        let new_entry = || Entry { precedence, addresses: vec![] };
+        let entry = self.forward.entry(name.to_ascii_lowercase()).or_insert_with(new_entry);
+        if precedence > entry.precedence {
+            *entry = new_entry();
         }
-        if rank == entry.rank {
+        if precedence == entry.precedence {
             let new =
                 addresses.iter().filter(|address| !entry.addresses.contains(address)).copied().collect::<Vec<_>>();
             entry.addresses.extend(new);
         }
     }
 
-    fn name_address(&mut self, address: DualAddr, name: &str) {
+    fn add_reverse_name(&mut self, address: DualAddr, name: &str) {
         let name = format!("{name}.{}", self.name);
         self.reverse.insert(address.v4.into(), name.clone());
         self.reverse.insert(address.v6.into(), name);

@@ -80,7 +80,7 @@ pub(crate) struct Agent {
     links: Option<OverlayState>,
     /// The latest plan that every layer held, by the node that it was for and its generation: another membership's says nothing.
     held: Option<(NodeId, u64)>,
-    names: weft_dns::Names,
+    names: weft_dns::ZoneHandle,
     dns: weft_dns::Server,
     /// What is remembered between two syncs; all of it can be found out again.
     tasks: BTreeMap<TaskId, Progress>,
@@ -91,7 +91,7 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) fn new(config: AgentConfig) -> Self {
         let AgentConfig { swarm, executor, runtime, labels, overlay, mesh, pin_dir, upstreams } = config;
-        let names = weft_dns::Names::default();
+        let names = weft_dns::ZoneHandle::default();
         let dns = weft_dns::Server::new(names.clone(), upstreams);
         Self {
             swarm,

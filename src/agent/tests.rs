@@ -69,7 +69,7 @@ async fn agent(executor: Arc<Noting>, dir: &Path) -> Agent {
         version: "0".to_owned(),
         logs: Arc::new(NoLogs),
     });
-    let names = weft_dns::Names::default();
+    let names = weft_dns::ZoneHandle::default();
     Agent {
         swarm: swarm.await.unwrap(),
         executor,

@@ -17,7 +17,8 @@ use crate::error::Error;
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
-/// Finds where cgroup2 is mounted. On machines with version 1 controllers it is not `/sys/fs/cgroup`.
+/// Finds where cgroup2 is mounted. On machines with version 1 controllers it is not
+/// `/sys/fs/cgroup`.
 pub(super) fn root() -> Result<PathBuf, Error> {
     let mounts = MountInfos::from_file(MOUNTINFO).map_err(|error| Error::Io {
         verb: "read",

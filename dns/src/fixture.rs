@@ -1,4 +1,4 @@
-//! A small plan for the tests: networks `front` (with IPv6), `back` and `far`, and the ingress network.
+//! A small plan for the tests, with the networks `front` (with IPv6), `back`, `far` and `ingress`.
 
 use weft_model::{
     BackendId, DualAddr, MeshServiceId, NetworkId, NodeId, NodePlan, ServiceId, TaskId, Vni,
@@ -15,11 +15,11 @@ pub(crate) fn network(net: u8) -> NetworkId {
     NetworkId::from_random(net.into())
 }
 
-pub(crate) fn view(nets: &[u8]) -> Vec<NetworkId> {
+pub(crate) fn networks(nets: &[u8]) -> Vec<NetworkId> {
     nets.iter().copied().map(network).collect()
 }
 
-/// 10.0.`net`.`host` and fd00:`net`::`host`.
+/// The addresses 10.0.`net`.`host` and fd00:`net`::`host`.
 pub(crate) fn addr(net: u8, host: u8) -> DualAddr {
     DualAddr { v4: [10, 0, net, host].into(), v6: [0xfd00, net.into(), 0, 0, 0, 0, 0, host.into()].into() }
 }
@@ -41,7 +41,8 @@ fn network_plan(net: u8, name: &str) -> NetworkPlan {
     }
 }
 
-/// A service with a VIP at `.100` or none, and a task at each of `hosts`; the last of them drains where `draining`.
+/// A service with the VIP `vip`, if any, and a task at each of `hosts`. If `draining`, the last
+/// task is draining.
 pub(crate) fn service(
     net: u8,
     name: &str,
