@@ -1,4 +1,4 @@
-//! Refuses to embed an eBPF object that was not made from the source beside it.
+//! Fails the build if the eBPF object was not compiled from the current source in `ebpf/`.
 
 use std::{error::Error, fs, path::Path};
 
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let text = fs::read_to_string(&record).map_err(|error| format!("{}: {error}", record.display()))?;
     if source_hash::recorded(&text, "source") != Some(actual.as_str()) {
         println!(
-            "cargo::error=ebpf/weft.bpf.o is older than its source: rebuild it with `cargo xtask ebpf` (source is now {actual})"
+            "cargo::error=ebpf/weft.bpf.o was not compiled from the current source: run `cargo xtask ebpf` (the hash of the source is {actual})"
         );
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! task.
 //!
 //! This crate owns what a name means, and the sockets on which tasks ask. It must not enter a
-//! namespace (the agent passes it the sockets), and it does not know where packets go.
+//! namespace (the agent passes it the sockets), and it does not decide where packets go.
 //!
 //! Modules in reading order:
 //!

@@ -57,8 +57,8 @@ pub(crate) struct Entry {
     pub(crate) addresses: Vec<DualAddr>,
 }
 
-/// What a name belongs to. If two things have the same name, a higher precedence replaces a lower
-/// one, and addresses of equal precedence are joined.
+/// The kinds of names, from the lowest to the highest precedence. If a name is added twice, the
+/// higher precedence replaces the lower one, and the addresses of equal precedence are joined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Precedence {
     #[default]

@@ -19,7 +19,7 @@ pub struct Actual {
 pub enum Pinned {
     /// The program that this daemon loaded is attached.
     Current,
-    /// Another program is attached, or none, or the kernel cannot tell. For example, the program of
-    /// an earlier daemon is attached, or the link was deleted.
+    /// Another program is attached, or none, or it cannot be read which one. For example, the
+    /// program of an earlier daemon is attached, or the link was deleted.
     Stale,
 }

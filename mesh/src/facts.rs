@@ -1,5 +1,5 @@
-//! What this machine knows and the plan cannot say: the kernel objects for the things that the plan
-//! names.
+//! The state of this machine that the plan cannot contain: links, addresses, routes and namespace
+//! cookies.
 //!
 //! The agent fills [`LocalFacts`] in from what the overlay reports; [`crate::desired`] reads it.
 //! Pure data.

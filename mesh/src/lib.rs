@@ -5,14 +5,13 @@
 //! themselves are in `ebpf/`.
 //!
 //! This crate owns the life of the eBPF programs (load, attach, pin) and the contents of their
-//! maps. It must not create a link, an address or a namespace, and it does not know how a plan came
-//! about. Every function blocks: call it from a thread that may block and that is in the node's
-//! network namespace.
+//! maps. It must not create a link, an address or a namespace. Every function blocks: call it from
+//! a thread that may block and that is in the node's network namespace.
 //!
 //! Modules in reading order. The crate `weft-overlay` has the same ones, except those marked with
 //! *:
 //!
-//! - [`facts`]: what this machine knows and the plan cannot say (pure data);
+//! - [`facts`]: the state of this machine that the plan cannot contain (pure data);
 //! - [`tables`]*: the contents of the maps, as values (pure data);
 //! - [`attachment`]*: where a program is attached (pure data);
 //! - [`desired`]: what the kernel must hold, from the plan and the facts (pure);

@@ -1,5 +1,4 @@
-//! What other layers need to know of the node: the links that lead outside, the node's addresses
-//! and its routes.
+//! The node's uplinks, addresses and routes, for other layers.
 //!
 //! `reconcile` computes them after each pass. The agent gives them to the mesh and reports them to
 //! the leader. Pure. Links that weft made are left out.

@@ -14,7 +14,7 @@
 //! - [`desired`]: what this node must have, from the plan and the sandboxes (pure);
 //! - [`actual`]: what the kernel holds (pure data);
 //! - [`diff`]: the operations that turn `actual` into `desired` (pure);
-//! - [`facts`]: what other layers need to know of the node (pure);
+//! - [`facts`]: the node's uplinks, addresses and routes, for other layers (pure);
 //! - `endpoint`*: the links by which tasks can be reached (pure);
 //! - `error`: the one error type, with hints for the operator;
 //! - `kernel`: netlink, sysctls and namespaces; the only code that makes system calls;

@@ -18,7 +18,7 @@ pub enum Answer {
     Name(Name),
     /// The name exists, but has no record of the type in the question.
     NoData,
-    /// The name does not exist, and no upstream resolver can know it.
+    /// The name does not exist, and no upstream resolver can have it.
     NxDomain,
     /// The zone has no answer: an upstream resolver must answer.
     Forward,
@@ -105,7 +105,7 @@ fn rotated<T>(items: &[T], rotation: usize) -> impl Iterator<Item = &T> {
 }
 
 /// The address of a name below in-addr.arpa or ip6.arpa (RFC 1035, section 3.5; RFC 3596, section
-/// 2.5). `None` if the name stands for no single address.
+/// 2.5). `None` if the name is not that of a single address.
 fn address_of_reverse_name(name: &Name) -> Option<IpAddr> {
     let network = name.parse_arpa_name().ok()?;
     (network.prefix_len() == network.max_prefix_len()).then(|| network.addr())

@@ -103,10 +103,10 @@ pub fn desired(plan: &NodePlan, facts: &LocalFacts) -> Desired {
 }
 
 fn attachments(facts: &LocalFacts) -> BTreeSet<Attachment> {
-    let on = |hook, ifindex| Attachment::Link { hook, ifindex };
-    let uplinks = facts.uplinks.iter().map(|uplink| on(Hook::UplinkIn, uplink.ifindex));
-    let tasks = facts.endpoints.iter().map(|endpoint| on(Hook::TaskOut, endpoint.ifindex));
-    let node = [on(Hook::UplinkIn, LOOPBACK_IFINDEX), on(Hook::TunnelIn, facts.tunnel_ifindex)];
+    let link = |hook, ifindex| Attachment::Link { hook, ifindex };
+    let uplinks = facts.uplinks.iter().map(|uplink| link(Hook::UplinkIn, uplink.ifindex));
+    let tasks = facts.endpoints.iter().map(|endpoint| link(Hook::TaskOut, endpoint.ifindex));
+    let node = [link(Hook::UplinkIn, LOOPBACK_IFINDEX), link(Hook::TunnelIn, facts.tunnel_ifindex)];
     uplinks.chain(tasks).chain(node).chain(SOCKET_PROGRAMS.map(Attachment::Cgroup)).collect()
 }
 
@@ -165,7 +165,7 @@ impl<'a> PlanIndex<'a> {
     }
 
     /// Where a task is: the index of its link on this node, or the address of its node. `None` if
-    /// this node does not have the link yet, or does not know the other node.
+    /// this node does not have the link yet, or if the other node is no peer in the plan.
     fn locate(&self, node: &NodeId, task: &TaskId, network: &NetworkId) -> Option<(u32, Addr)> {
         if node == self.node {
             Some((self.links.get(&(task, network))?.ifindex, Addr::UNSPECIFIED))

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// One step in one network namespace. Links are named and not numbered, because a link that an
-/// earlier step creates has no index yet.
+/// earlier step creates has no index yet. MTUs are in octets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     DeleteLink {

@@ -177,7 +177,7 @@ fn default_route(via: IpAddr, link: u32) -> ActualRoute {
 }
 
 #[test]
-fn a_task_on_two_networks_gets_two_links_and_one_default_route() {
+fn a_task_on_two_networks_has_two_links_and_its_default_routes_on_the_first() {
     let tasks = [task(5, &[1, 2])];
     let model = Model::reconciled(&tasks);
     assert_eq!(

@@ -1,5 +1,5 @@
-//! The cookie of a network namespace, by which the mesh's programs on sockets know which task, or
-//! the node, owns a socket.
+//! The cookie of a network namespace. The mesh's programs for sockets use it to find out which task
+//! owns a socket, or whether the node does.
 
 use std::{
     io,

@@ -1,5 +1,4 @@
-//! One routing netlink socket (rtnetlink(7)), with one method for each thing that weft does with
-//! it.
+//! One routing netlink socket (rtnetlink(7)), with one method for each request that weft sends.
 //!
 //! Arguments and results are the types of `actual`, `desired` and `diff`. A removal of what does
 //! not exist is no error, so that every operation can be repeated.
@@ -241,7 +240,7 @@ fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
     message
 }
 
-/// A default route. A metric of 0 stands for the default of the address family.
+/// A default route. A metric of 0 means the default of the address family.
 fn default_route(via: Option<IpAddr>, v6: bool, link: Option<u32>, metric: u32) -> RouteMessage {
     let mut message = if v6 {
         let route = RouteMessageBuilder::<Ipv6Addr>::new();
