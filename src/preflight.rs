@@ -32,7 +32,7 @@ pub(crate) fn missing_requirements() -> Vec<String> {
     // Without the capabilities, the checks of the mesh fail too, and would only repeat that weft
     // needs root.
     if capabilities.is_empty() {
-        missing.extend(weft_mesh::lacking().iter().map(|error| chain(error)));
+        missing.extend(weft_mesh::Mesh::check().iter().map(|error| chain(error)));
     }
     missing.extend(capabilities);
     missing
