@@ -131,10 +131,10 @@ pub(super) async fn info(socket: &Path) -> Result<Value, ApiError> {
 }
 
 /// The engine's own networks; those of a Swarm that it may once have been in are not this cluster's.
-pub(super) async fn networks(socket: &Path, filters: Option<&String>) -> Result<Vec<Value>, ApiError> {
+pub(super) async fn networks(socket: &Path, filters: &str) -> Result<Vec<Value>, ApiError> {
     let path = match filters {
-        Some(filters) => format!("/networks?filters={}", percent_encode(filters)),
-        None => "/networks".to_owned(),
+        "" => "/networks".to_owned(),
+        filters => format!("/networks?filters={}", percent_encode(filters)),
     };
     match read(socket, &path).await? {
         Value::Array(networks) => Ok(networks.into_iter().filter(|network| network["Scope"] != "swarm").collect()),

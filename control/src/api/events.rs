@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Query, Request, State},
+    extract::{Request, State},
     http::header,
     response::{IntoResponse, Response},
 };
@@ -30,11 +30,7 @@ const QUEUE: usize = 256;
 const FILTERS: &[&str] = &["event", "label", "network", "node", "scope", "service", "type"];
 
 /// The cluster's events, and those of the local container engine where there is one.
-pub(super) async fn stream(
-    State(api): State<Api>,
-    Query(params): Query<Params>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn stream(State(api): State<Api>, params: Params, request: Request) -> Result<Response, ApiError> {
     let has_engine = api.node.engine.is_some();
     let table = match api.table() {
         Err(_) if has_engine => return engine::pass_on(State(api), request).await,
@@ -42,7 +38,7 @@ pub(super) async fn stream(
     };
     let filters = Filters::read(&params, FILTERS)?;
     let now_ms = unix_now_ms();
-    let time = |name: &str| params.get(name).filter(|t| !t.is_empty()).map(|t| unix_ms(name, t)).transpose();
+    let time = |name: &str| Some(params.text(name)).filter(|t| !t.is_empty()).map(|t| unix_ms(name, t)).transpose();
     if time("since")?.is_some_and(|since| since + 1_000 < now_ms) {
         return Err(ApiError::Unsupported("weft keeps no past events: leave --since out".into()));
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::{Path, State},
     http::header,
     response::{IntoResponse, Response},
 };
@@ -16,13 +16,7 @@ use weft_model::{
     state::{Task, TaskState},
 };
 
-use super::{
-    Api,
-    cluster::ClusterHandle,
-    error::ApiError,
-    find,
-    query::{Params, flag},
-};
+use super::{Api, cluster::ClusterHandle, error::ApiError, find, query::Params};
 use weft_model::{LogError, LogOptions, LogRecord};
 
 /// Records on their way to a client, from all tasks together: what a slow client makes the nodes hold back.
@@ -32,7 +26,7 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 pub(super) async fn of_service(
     State(api): State<Api>,
     Path(id): Path<String>,
-    Query(params): Query<Params>,
+    params: Params,
 ) -> Result<Response, ApiError> {
     let table = api.table()?;
     let service = find::service(&*api.state()?, &id)?.id.clone();
@@ -45,7 +39,7 @@ pub(super) async fn of_service(
 pub(super) async fn of_task(
     State(api): State<Api>,
     Path(id): Path<String>,
-    Query(params): Query<Params>,
+    params: Params,
 ) -> Result<Response, ApiError> {
     let table = api.table()?;
     let (options, form) = options(&params)?;
@@ -89,11 +83,11 @@ impl Context {
 }
 
 fn options(params: &Params) -> Result<(LogOptions, Form), ApiError> {
-    let (stdout, stderr) = (flag(params, "stdout"), flag(params, "stderr"));
+    let (stdout, stderr) = (params.flag("stdout"), params.flag("stderr"));
     if !stdout && !stderr {
         return Err(ApiError::Invalid("you must choose at least one stream: stdout=true or stderr=true".into()));
     }
-    let tail = match params.get("tail").map_or("all", String::as_str) {
+    let tail = match params.text("tail") {
         "" | "all" => None,
         text => Some(
             text.parse()
@@ -101,16 +95,16 @@ fn options(params: &Params) -> Result<(LogOptions, Form), ApiError> {
         ),
     };
     let time =
-        |name: &str| params.get(name).filter(|text| !text.is_empty() && *text != "0").map(|text| unix_ms(name, text));
+        |name: &str| Some(params.text(name)).filter(|text| !matches!(*text, "" | "0")).map(|text| unix_ms(name, text));
     let options = LogOptions {
-        follow: flag(params, "follow"),
+        follow: params.flag("follow"),
         tail,
         since_ms: time("since").transpose()?,
         until_ms: time("until").transpose()?,
         stdout,
         stderr,
     };
-    Ok((options, Form { timestamps: flag(params, "timestamps"), details: flag(params, "details") }))
+    Ok((options, Form { timestamps: params.flag("timestamps"), details: params.flag("details") }))
 }
 
 /// Unix seconds with a fraction, or RFC 3339, as milliseconds.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     Json,
     body::Body,
-    extract::{Path, Query, Request, State},
+    extract::{Path, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -22,7 +22,7 @@ use super::{
     engine,
     error::ApiError,
     find,
-    query::{Filters, Params, flag},
+    query::{Filters, Params},
     wire as convert,
 };
 use crate::swarm::{Membership, ProposeError};
@@ -30,15 +30,16 @@ use crate::swarm::{Membership, ProposeError};
 /// How long a request to remove a network waits for the tasks of removed services: their stop grace, and some more.
 const LEAVING: Duration = Duration::from_secs(30);
 
-pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -> Result<Json<Vec<Value>>, ApiError> {
+pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let filters = Filters::read(&params, &["dangling", "driver", "id", "label", "name", "scope", "type"])?;
+    let dangling = filters.flag("dangling")? == Some(true);
     let accepted = |network: &&Network| {
         filters.any("id", |id| network.id.as_str().starts_with(id))
             && filters.any("name", |name| network.spec.name.as_str().contains(name))
             && filters.any("driver", |driver| driver == "overlay")
             && filters.any("scope", |scope| scope == "swarm")
             && filters.any("type", |kind| kind == if network.ingress { "builtin" } else { "custom" })
-            && filters.any("dangling", |wanted| !matches!(wanted, "1" | "true"))
+            && !dangling
             && filters.labels("label", |key| network.spec.labels.get(key))
     };
     // Workers and nodes outside a cluster list what is theirs: clients ask for networks before they know.
@@ -51,7 +52,7 @@ pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -
         Err(_) => Vec::new(),
     };
     if let Some(socket) = &api.node.engine {
-        listed.extend(engine::networks(socket, params.get("filters")).await.unwrap_or_else(|error| {
+        listed.extend(engine::networks(socket, params.text("filters")).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the container engine does not list its networks");
             Vec::new()
         }));
@@ -83,11 +84,12 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
 pub(super) async fn inspect(
     State(api): State<Api>,
     Path(id): Path<String>,
-    Query(params): Query<Params>,
+    params: Params,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let local_only = params.get("scope").is_some_and(|scope| !scope.is_empty() && scope != "swarm");
-    let found = if local_only { Err(missing(&id)) } else { show(&api, &id, flag(&params, "verbose")) };
+    let verbose = params.strict_flag("verbose")?;
+    let local_only = !matches!(params.text("scope"), "" | "swarm");
+    let found = if local_only { Err(missing(&id)) } else { show(&api, &id, verbose) };
     match found {
         Ok(shown) => Ok(Json(shown).into_response()),
         Err(_) if api.node.engine.is_some() => Ok(engine::pass_on(State(api), request).await.into_response()),

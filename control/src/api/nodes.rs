@@ -3,7 +3,7 @@
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::{Path, State},
 };
 use serde_json::Value;
 use weft_model::{Command, spec::Role, state::Node};
@@ -13,12 +13,12 @@ use super::{
     cluster::ClusterHandle,
     error::ApiError,
     find,
-    query::{Filters, Params, flag, version},
+    query::{Filters, Params},
     wire as convert,
 };
 use crate::swarm::Membership;
 
-pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -> Result<Json<Vec<Value>>, ApiError> {
+pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let table = api.table()?;
     let filters = Filters::read(&params, &["id", "label", "membership", "name", "node.label", "role"])?;
     for role in filters.values("role") {
@@ -48,11 +48,11 @@ pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> R
 pub(super) async fn update(
     State(api): State<Api>,
     Path(id): Path<String>,
-    Query(params): Query<Params>,
+    params: Params,
     body: Bytes,
 ) -> Result<(), ApiError> {
     let table = api.table()?;
-    let version = version(&params)?;
+    let version = params.version()?;
     let command = {
         let state = std::sync::Arc::clone(&table.state().borrow());
         let node = find::node(&state, &id, me(&api).as_deref())?;
@@ -63,14 +63,10 @@ pub(super) async fn update(
     Ok(())
 }
 
-pub(super) async fn remove(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    Query(params): Query<Params>,
-) -> Result<(), ApiError> {
+pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>, params: Params) -> Result<(), ApiError> {
     let table = api.table()?;
     let id = find::node(&*api.state()?, &id, me(&api).as_deref())?.id.clone();
-    table.propose(Command::RemoveNode { id, force: flag(&params, "force") }).await?;
+    table.propose(Command::RemoveNode { id, force: params.flag("force") }).await?;
     Ok(())
 }
 

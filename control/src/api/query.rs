@@ -1,25 +1,88 @@
-//! What stands in a request's query: flags and filters.
+//! The query of a request: booleans, versions, times and filters.
+//!
+//! Every handler reads its query here and nowhere else, so that each kind of parameter has one
+//! meaning on all routes. What counts as true or false is moby's decision (its
+//! `daemon/server/httputils/form.go` and the routers beside it), because clients were written
+//! against it: docker-py, for example, writes `force=False`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+};
 
+use axum::{
+    extract::{FromRequestParts, Query},
+    http::request::Parts,
+};
 use serde::Deserialize;
 
 use super::error::ApiError;
 
-/// The query of a request, decoded.
-pub(super) type Params = HashMap<String, String>;
+/// The decoded query of a request. The first of several values of a parameter counts, as in moby.
+#[derive(Debug, Default)]
+pub(super) struct Params(HashMap<String, String>);
 
-/// Whether a flag is set, in any of the forms that clients of all ages use.
-pub(super) fn flag(params: &Params, name: &str) -> bool {
-    params.get(name).is_some_and(|value| !matches!(value.as_str(), "" | "0" | "no" | "false" | "none"))
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        // Any text is a list of pairs, so there is no error to report.
+        let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|Query(pairs)| pairs);
+        Ok(pairs.unwrap_or_default().into_iter().collect())
+    }
 }
 
-/// The version that an update names.
-pub(super) fn version(params: &Params) -> Result<u64, ApiError> {
-    let text = params.get("version").map_or("", String::as_str);
-    text.parse().map_err(|_| {
-        ApiError::Invalid(format!("invalid version {text:?}: give the Version.Index of what you read (?version=N)"))
-    })
+impl FromIterator<(String, String)> for Params {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        let mut params = HashMap::new();
+        for (name, value) in pairs {
+            params.entry(name).or_insert(value);
+        }
+        Self(params)
+    }
+}
+
+impl Params {
+    /// The parameter's text; empty where it is absent.
+    pub(super) fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    /// A boolean of which any text but those that mean false is true (moby's `BoolValue`). False
+    /// where it is absent.
+    pub(super) fn flag(&self, name: &str) -> bool {
+        !is_false(&folded(self.text(name)))
+    }
+
+    /// A boolean that moby reads with Go's `strconv.ParseBool`. False where it is absent.
+    ///
+    /// # Errors
+    /// If the text means neither true nor false.
+    pub(super) fn strict_flag(&self, name: &str) -> Result<bool, ApiError> {
+        match folded(self.text(name)).as_str() {
+            "f" => Ok(false),
+            value if is_false(value) => Ok(false),
+            "1" | "t" | "true" => Ok(true),
+            _ => Err(ApiError::Invalid(format!("invalid value for {name}: {}: use true or false", self.text(name)))),
+        }
+    }
+
+    /// The version of the object that an update was made from.
+    pub(super) fn version(&self) -> Result<u64, ApiError> {
+        let text = self.text("version");
+        text.parse().map_err(|_| {
+            ApiError::Invalid(format!("invalid version {text:?}: give the Version.Index of what you read (?version=N)"))
+        })
+    }
+}
+
+/// Booleans are compared without regard to case and to white space around them.
+fn folded(text: &str) -> String {
+    text.trim().to_lowercase()
+}
+
+fn is_false(folded: &str) -> bool {
+    matches!(folded, "" | "0" | "no" | "false" | "none")
 }
 
 /// `filters={"name":{"web":true}}`, or `{"name":["web"]}` as older clients write it.
@@ -35,7 +98,10 @@ impl Filters {
             Set(BTreeMap<String, bool>),
             List(Vec<String>),
         }
-        let Some(text) = params.get("filters").filter(|text| !text.is_empty()) else { return Ok(Self::default()) };
+        let text = params.text("filters");
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
         let given: BTreeMap<String, Values> = serde_json::from_str(text)
             .map_err(|error| ApiError::Invalid(format!("the filters cannot be read: {error}")))?;
         if let Some(unknown) = given.keys().find(|key| !known.contains(&key.as_str())) {
@@ -48,9 +114,30 @@ impl Filters {
         Ok(Self(given.into_iter().map(|(key, given)| (key, values(given))).collect()))
     }
 
-    /// Whether `accepts` holds for any value of the filter, or it is not given.
+    /// Whether `accepts` holds for any value of the filter, or the filter is absent.
     pub(super) fn any(&self, filter: &str, accepts: impl Fn(&str) -> bool) -> bool {
         self.0.get(filter).is_none_or(|values| values.is_empty() || values.iter().any(|value| accepts(value)))
+    }
+
+    /// The value of a filter that is a boolean; `None` where the filter is absent.
+    ///
+    /// # Errors
+    /// If its values mean neither true nor false, or both.
+    pub(super) fn flag(&self, filter: &str) -> Result<Option<bool>, ApiError> {
+        let values = self.values(filter);
+        let mut meanings = values.iter().map(|value| match folded(value).as_str() {
+            "1" | "true" => Some(true),
+            "0" | "false" => Some(false),
+            _ => None,
+        });
+        let first = meanings.next();
+        match first {
+            None => Ok(None),
+            Some(Some(value)) if meanings.all(|other| other == Some(value)) => Ok(Some(value)),
+            Some(_) => {
+                Err(ApiError::Invalid(format!("invalid filter '{filter}={}': use true or false", values.join(","))))
+            }
+        }
     }
 
     /// Whether every `KEY` or `KEY=VALUE` of the filter is among the labels.
@@ -70,18 +157,22 @@ impl Filters {
 mod tests {
     use super::*;
 
+    fn params(name: &str, value: &str) -> Params {
+        Params::from_iter([(name.to_owned(), value.to_owned())])
+    }
+
     fn filters(text: &str) -> Result<Filters, ApiError> {
-        Filters::read(&[("filters".to_owned(), text.to_owned())].into(), &["name", "label"])
+        Filters::read(&params("filters", text), &["name", "label", "dangling"])
     }
 
     #[test]
-    fn filters_of_old_and_new_clients_are_read() {
+    fn reads_the_filters_of_old_and_new_clients() {
         for text in [r#"{"name":{"web":true,"no":false}}"#, r#"{"name":["web"]}"#] {
             let filters = filters(text).expect(text);
             assert_eq!(filters.values("name"), ["web"]);
             assert!(filters.any("name", |name| name == "web"));
             assert!(!filters.any("name", |name| name == "no"));
-            assert!(filters.any("label", |_| false), "a filter that is not given accepts all");
+            assert!(filters.any("label", |_| false), "an absent filter accepts everything");
         }
     }
 
@@ -95,15 +186,47 @@ mod tests {
     }
 
     #[test]
-    fn unknown_filters_are_refused() {
+    fn refuses_unknown_filters() {
         assert!(filters(r#"{"colour":["red"]}"#).is_err_and(|e| e.to_string().contains("invalid filter 'colour'")));
         assert!(filters("{").is_err());
     }
 
     #[test]
-    fn flags_take_many_forms() {
-        for (value, set) in [("1", true), ("true", true), ("True", true), ("0", false), ("false", false), ("", false)] {
-            assert_eq!(flag(&[("f".to_owned(), value.to_owned())].into(), "f"), set, "{value}");
+    fn a_flag_is_true_unless_its_text_means_false() {
+        for value in ["", " ", "0", "no", "No", "false", "False", "FALSE", " false ", "none", "None", "NONE"] {
+            assert!(!params("f", value).flag("f"), "{value:?}");
+            assert_eq!(params("f", value).strict_flag("f"), Ok(false), "{value:?}");
+        }
+        for value in ["1", "true", "True", "TRUE", "\ttrue\n", "t", "T"] {
+            assert!(params("f", value).flag("f"), "{value:?}");
+            assert_eq!(params("f", value).strict_flag("f"), Ok(true), "{value:?}");
+        }
+        for value in ["yes", "on", "2", "-1", "maybe"] {
+            assert!(params("f", value).flag("f"), "{value:?}");
+            assert!(params("f", value).strict_flag("f").is_err(), "{value:?}");
+        }
+        assert_eq!(params("f", "F").strict_flag("f"), Ok(false));
+        assert!(!Params::default().flag("f"));
+        assert_eq!(Params::default().strict_flag("f"), Ok(false));
+    }
+
+    #[test]
+    fn the_first_value_of_a_parameter_counts() {
+        let pairs = [("f", "0"), ("f", "1")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert!(!Params::from_iter(pairs).flag("f"));
+    }
+
+    #[test]
+    fn a_filter_that_is_a_boolean_has_one_meaning() {
+        for (text, meaning) in [
+            (r#"{"dangling":{"true":true}}"#, Some(Some(true))),
+            (r#"{"dangling":["False"]}"#, Some(Some(false))),
+            (r#"{"dangling":["0","false"]}"#, Some(Some(false))),
+            ("{}", Some(None)),
+            (r#"{"dangling":["1","0"]}"#, None),
+            (r#"{"dangling":["maybe"]}"#, None),
+        ] {
+            assert_eq!(filters(text).expect(text).flag("dangling").ok(), meaning, "{text}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode},
 };
 use serde_json::{Value, json};
@@ -17,14 +17,14 @@ use super::{
     Api,
     error::ApiError,
     find,
-    query::{Filters, Params, flag, version},
+    query::{Filters, Params},
     wire as convert,
 };
 
 /// How much of its id is in the name of a service that was given none: 36^8 names.
 const NAME_LEN: usize = 8;
 
-pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -> Result<Json<Vec<Value>>, ApiError> {
+pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let state = api.state()?;
     let filters = Filters::read(&params, &["id", "label", "mode", "name", "runtime"])?;
     let accepted = |service: &&Service| {
@@ -39,12 +39,18 @@ pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -
             && filters.any("runtime", |runtime| runtime == "container")
             && filters.labels("label", |key| service.spec.labels.get(key))
     };
-    let status = flag(&params, "status");
+    let status = params.strict_flag("status")?;
     let services = state.services.values().filter(accepted);
     Ok(Json(services.map(|service| convert::service::show(&state, service, status)).collect()))
 }
 
-pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn inspect(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<Json<Value>, ApiError> {
+    // A spec is always shown with its defaults in it, so the value itself makes no difference.
+    params.strict_flag("insertDefaults")?;
     let state = api.state()?;
     Ok(Json(convert::service::show(&state, find::service(&state, &id)?, false)))
 }
@@ -69,14 +75,14 @@ pub(super) async fn create(
 pub(super) async fn update(
     State(api): State<Api>,
     Path(id): Path<String>,
-    Query(params): Query<Params>,
+    params: Params,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let table = api.table()?;
     refuse_credentials(&headers)?;
-    let version = version(&params)?;
-    let rollback = match params.get("rollback").map_or("", String::as_str) {
+    let version = params.version()?;
+    let rollback = match params.text("rollback") {
         "" => false,
         "previous" => true,
         other => return Err(ApiError::Invalid(format!("invalid rollback {other:?}: the only one is \"previous\""))),

@@ -1,10 +1,6 @@
 //! `swarm`: form, join, leave, read and change the cluster.
 
-use axum::{
-    Json,
-    body::Bytes,
-    extract::{Query, State},
-};
+use axum::{Json, body::Bytes, extract::State};
 use bollard_stubs::models as wire;
 use serde_json::{Value, json};
 use weft_model::{
@@ -12,12 +8,7 @@ use weft_model::{
     spec::{Availability, Role},
 };
 
-use super::{
-    Api, address,
-    error::ApiError,
-    query::{Params, flag, version},
-    wire as convert,
-};
+use super::{Api, address, error::ApiError, query::Params, wire as convert};
 use crate::swarm::{InitOptions, JoinOptions, Membership};
 
 pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
@@ -79,13 +70,13 @@ pub(super) async fn join(State(api): State<Api>, body: Bytes) -> Result<(), ApiE
     Ok(())
 }
 
-pub(super) async fn leave(State(api): State<Api>, Query(params): Query<Params>) -> Result<(), ApiError> {
-    api.member.leave(flag(&params, "force")).await?;
+pub(super) async fn leave(State(api): State<Api>, params: Params) -> Result<(), ApiError> {
+    api.member.leave(params.flag("force")).await?;
     Ok(())
 }
 
-pub(super) async fn update(State(api): State<Api>, Query(params): Query<Params>, body: Bytes) -> Result<(), ApiError> {
-    if flag(&params, "rotateManagerUnlockKey") {
+pub(super) async fn update(State(api): State<Api>, params: Params, body: Bytes) -> Result<(), ApiError> {
+    if params.strict_flag("rotateManagerUnlockKey")? {
         return Err(no_lock());
     }
     let table = api.table()?;
@@ -94,14 +85,16 @@ pub(super) async fn update(State(api): State<Api>, Query(params): Query<Params>,
         state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?.spec.clone()
     };
     let spec = convert::cluster::read(&convert::parse(&body)?, &current)?;
-    let version = version(&params)?;
+    let version = params.version()?;
+    let rotated = [
+        (params.strict_flag("rotateWorkerToken")?, Role::Worker),
+        (params.strict_flag("rotateManagerToken")?, Role::Manager),
+    ];
     if spec != current {
         table.propose(Command::UpdateCluster { version, spec }).await?;
     }
-    for (name, role) in [("rotateWorkerToken", Role::Worker), ("rotateManagerToken", Role::Manager)] {
-        if flag(&params, name) {
-            table.rotate_token(role).await?;
-        }
+    for (_, role) in rotated.into_iter().filter(|(rotate, _)| *rotate) {
+        table.rotate_token(role).await?;
     }
     Ok(())
 }

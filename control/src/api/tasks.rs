@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
 };
 use serde_json::Value;
 use weft_model::{ClusterState, state::Task};
@@ -17,7 +17,7 @@ use super::{
 
 const FILTERS: &[&str] = &["_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"];
 
-pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -> Result<Json<Vec<Value>>, ApiError> {
+pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let state = api.state()?;
     let filters = Filters::read(&params, FILTERS)?;
     for wanted in filters.values("desired-state") {
@@ -27,11 +27,12 @@ pub(super) async fn list(State(api): State<Api>, Query(params): Query<Params>) -
             )));
         }
     }
-    let tasks = state.tasks.values().filter(|task| accepted(&state, &filters, task));
+    let up_to_date = filters.flag("_up-to-date")?;
+    let tasks = state.tasks.values().filter(|task| accepted(&state, &filters, up_to_date, task));
     Ok(Json(tasks.map(|task| convert::task::show(&state, task)).collect()))
 }
 
-fn accepted(state: &ClusterState, filters: &Filters, task: &Task) -> bool {
+fn accepted(state: &ClusterState, filters: &Filters, wanted_up_to_date: Option<bool>, task: &Task) -> bool {
     let service = state.services.get(&task.service);
     let node = task.node.as_ref().and_then(|node| state.nodes.get(node));
     let up_to_date = service.is_some_and(|service| task.is_current(service));
@@ -39,7 +40,7 @@ fn accepted(state: &ClusterState, filters: &Filters, task: &Task) -> bool {
         && filters.any("name", |name| task.name.starts_with(name))
         && filters.any("desired-state", |wanted| task.desired.as_str() == wanted)
         && filters.any("runtime", |runtime| runtime == "container")
-        && filters.any("_up-to-date", |wanted| (wanted == "true") == up_to_date)
+        && wanted_up_to_date.is_none_or(|wanted| wanted == up_to_date)
         && filters.any("service", |wanted| {
             task.service.as_str() == wanted || service.is_some_and(|s| !s.removing && s.spec.name.as_str() == wanted)
         })

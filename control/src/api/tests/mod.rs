@@ -1,5 +1,6 @@
 //! The routes against a table in memory: what clients send and what they must get.
 
+mod booleans;
 mod cluster;
 mod engine;
 mod networks;
@@ -48,6 +49,7 @@ struct Fake {
 struct Memory {
     table: Mutex<fixture::TestCluster>,
     state: watch::Sender<Arc<ClusterState>>,
+    log_options: Mutex<Option<LogOptions>>,
 }
 
 impl Memory {
@@ -117,7 +119,8 @@ impl ClusterHandle for Memory {
         Ok(self.join_token(role))
     }
 
-    async fn task_logs(&self, task: &TaskId, _options: LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError> {
+    async fn task_logs(&self, task: &TaskId, options: LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError> {
+        *self.log_options.lock().unwrap_or_else(PoisonError::into_inner) = Some(options);
         let line = Bytes::from(format!("I am {task}"));
         Ok(stream::iter([LogRecord { time_ns: 1, stderr: false, line }]).boxed())
     }
@@ -136,7 +139,7 @@ impl Fixture {
     fn with_engine(membership: Membership, table: Option<fixture::TestCluster>, engine: Option<PathBuf>) -> Self {
         let table = table.map(|table| {
             let state = watch::Sender::new(Arc::new(table.state.clone()));
-            Arc::new(Memory { table: Mutex::new(table), state })
+            Arc::new(Memory { table: Mutex::new(table), state, log_options: Mutex::default() })
         });
         let fake = Arc::new(Fake { membership, table, asked: Mutex::default() });
         let node = LocalNode {
@@ -159,6 +162,12 @@ impl Fixture {
 
     fn change<T>(&self, change: impl FnOnce(&mut fixture::TestCluster) -> T) -> T {
         self.fake.table.as_ref().expect("a manager").change(change)
+    }
+
+    /// How the logs of a task were last asked for.
+    fn log_options(&self) -> LogOptions {
+        let cluster = self.fake.table.as_ref().expect("a manager");
+        cluster.log_options.lock().unwrap_or_else(PoisonError::into_inner).clone().expect("a request for logs")
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
