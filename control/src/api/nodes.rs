@@ -56,7 +56,7 @@ pub(super) async fn update(
     let command = {
         let state = std::sync::Arc::clone(&table.state().borrow());
         let node = find::node(&state, &id, me(&api).as_deref())?;
-        let spec = convert::node::read(&convert::parse(&body)?, &node.spec)?;
+        let spec = convert::node::read(&mut convert::parse(&body)?, &node.spec)?;
         Command::UpdateNode { id: node.id.clone(), version, spec }
     };
     table.propose(command).await?;

@@ -64,6 +64,7 @@ pub(super) async fn create(
     refuse_credentials(&headers)?;
     let id = ServiceId::from_random(rand::random());
     let mut body = convert::parse(&body)?;
+    convert::fields::rename(&mut body, "Name")?;
     if body["Name"].as_str().is_none_or(str::is_empty) {
         convert::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));
     }

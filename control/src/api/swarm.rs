@@ -22,12 +22,13 @@ pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiEr
 }
 
 pub(super) async fn init(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiError> {
-    let body = convert::parse(&body)?;
-    let spec = convert::cluster::read_init(&body)?;
+    let mut body = convert::parse(&body)?;
+    let spec = convert::cluster::read_init(&mut body)?;
     let request: wire::SwarmInitRequest = convert::typed(&body)?;
+    convert::fields::rename(&mut body, "AutoLockManagers")?;
     let listen_addr = address::listen(&request.listen_addr.unwrap_or_default())?;
     let advertise_addr = address::advertise(&request.advertise_addr.unwrap_or_default(), listen_addr)?;
-    let availability = availability(&body)?;
+    let availability = availability(&mut body)?;
     refuse_others(
         &body,
         &[
@@ -47,11 +48,11 @@ pub(super) async fn init(State(api): State<Api>, body: Bytes) -> Result<Json<Val
 }
 
 pub(super) async fn join(State(api): State<Api>, body: Bytes) -> Result<(), ApiError> {
-    let body = convert::parse(&body)?;
-    let request: wire::SwarmJoinRequest = convert::typed(&body)?;
+    let mut body = convert::parse(&body)?;
+    let request: wire::SwarmJoinRequest = convert::fields::read(&mut body)?;
     let listen_addr = address::listen(&request.listen_addr.unwrap_or_default())?;
     let advertise_addr = address::advertise(&request.advertise_addr.unwrap_or_default(), listen_addr)?;
-    let availability = availability(&body)?;
+    let availability = availability(&mut body)?;
     refuse_others(&body, &["ListenAddr", "AdvertiseAddr", "RemoteAddrs", "JoinToken", "Availability"])?;
     let token = request.join_token.unwrap_or_default();
     if token.is_empty() {
@@ -84,7 +85,7 @@ pub(super) async fn update(State(api): State<Api>, params: Params, body: Bytes) 
         let state = std::sync::Arc::clone(&table.state().borrow());
         state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?.spec.clone()
     };
-    let spec = convert::cluster::read(&convert::parse(&body)?, &current)?;
+    let spec = convert::cluster::read(&mut convert::parse(&body)?, &current)?;
     let version = params.version()?;
     let rotated = [
         (params.strict_flag("rotateWorkerToken")?, Role::Worker),
@@ -111,7 +112,8 @@ fn no_lock() -> ApiError {
     ApiError::Unsupported("weft does not support locked managers (autolock, unlock keys) yet".into())
 }
 
-fn availability(body: &Value) -> Result<Availability, ApiError> {
+fn availability(body: &mut Value) -> Result<Availability, ApiError> {
+    convert::fields::rename(body, "Availability")?;
     match &body["Availability"] {
         Value::Null => Ok(Availability::Active),
         Value::String(text) => match text.to_ascii_lowercase().as_str() {
@@ -133,5 +135,5 @@ fn refuse_others(body: &Value, known: &[&str]) -> Result<(), ApiError> {
             return Err(no_lock());
         }
     }
-    convert::lost::refuse(&rest, &json!({}))
+    convert::unsupported::refuse(&rest, &json!({}))
 }

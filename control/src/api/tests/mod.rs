@@ -3,6 +3,7 @@
 mod booleans;
 mod cluster;
 mod engine;
+mod fields;
 mod networks;
 mod services;
 mod system;

@@ -10,7 +10,7 @@ use ipnetwork::Ipv4Network;
 use serde_json::{Value, json};
 use weft_model::{TUNNEL_PORT, spec::ClusterSpec, state::Cluster};
 
-use super::{date, json as to_json, lost, millis, nanos, service::labels, set, signed, typed, version};
+use super::{date, fields, json as to_json, millis, nanos, service::labels, set, signed, unsupported, version};
 use crate::api::error::ApiError;
 
 /// The name that Swarm gives to every cluster's spec.
@@ -19,8 +19,11 @@ const SPEC_NAME: &str = "default";
 const MIN_CERT_EXPIRY_MS: u64 = 3_600_000;
 
 /// Reads settings; what is absent or zero stays as it is in `current`, but labels.
-pub(crate) fn read(body: &Value, current: &ClusterSpec) -> Result<ClusterSpec, ApiError> {
-    let asked: wire::SwarmSpec = typed(body)?;
+pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpec, ApiError> {
+    let asked: wire::SwarmSpec = fields::read(body)?;
+    if let Some(dispatcher) = body.get_mut("Dispatcher") {
+        fields::rename(dispatcher, "HeartbeatMisses")?;
+    }
     if asked.name.as_deref().is_some_and(|name| !name.is_empty() && name != SPEC_NAME) {
         return Err(ApiError::Invalid(format!("swarm spec must be named {SPEC_NAME:?}")));
     }
@@ -49,7 +52,7 @@ pub(crate) fn read(body: &Value, current: &ClusterSpec) -> Result<ClusterSpec, A
             ));
         }
     }
-    lost::refuse(body, &write(&spec))?;
+    unsupported::refuse(body, &write(&spec))?;
     Ok(spec)
 }
 
@@ -74,9 +77,12 @@ fn write(spec: &ClusterSpec) -> Value {
 }
 
 /// Reads the settings that come with `swarm init`, address pool included.
-pub(crate) fn read_init(body: &Value) -> Result<ClusterSpec, ApiError> {
-    let request: wire::SwarmInitRequest = typed(body)?;
-    let mut spec = read(body.get("Spec").filter(|s| !s.is_null()).unwrap_or(&json!({})), &ClusterSpec::default())?;
+pub(crate) fn read_init(body: &mut Value) -> Result<ClusterSpec, ApiError> {
+    let request: wire::SwarmInitRequest = fields::read(body)?;
+    let mut spec = match body.get_mut("Spec") {
+        None | Some(Value::Null) => ClusterSpec::default(),
+        Some(spec) => read(spec, &ClusterSpec::default())?,
+    };
     let pools = request.default_addr_pool.unwrap_or_default();
     match pools.as_slice() {
         [] => {}
@@ -85,7 +91,7 @@ pub(crate) fn read_init(body: &Value) -> Result<ClusterSpec, ApiError> {
                 ApiError::Invalid(format!("invalid address pool {pool:?}: want something like 10.20.0.0/16"))
             })?;
         }
-        _ => return Err(lost::unsupported("DefaultAddrPool")),
+        _ => return Err(unsupported::unsupported("DefaultAddrPool")),
     }
     if let Some(size) = request.subnet_size.filter(|&size| size != 0) {
         spec.pool_prefix = u8::try_from(size).map_err(|_| {
@@ -93,13 +99,13 @@ pub(crate) fn read_init(body: &Value) -> Result<ClusterSpec, ApiError> {
         })?;
     }
     if request.data_path_port.is_some_and(|port| port != 0 && port != u32::from(TUNNEL_PORT)) {
-        return Err(lost::unsupported("DataPathPort"));
+        return Err(unsupported::unsupported("DataPathPort"));
     }
     if request.data_path_addr.is_some_and(|addr| !addr.is_empty()) {
-        return Err(lost::unsupported("DataPathAddr"));
+        return Err(unsupported::unsupported("DataPathAddr"));
     }
     if request.force_new_cluster == Some(true) {
-        return Err(lost::unsupported("ForceNewCluster"));
+        return Err(unsupported::unsupported("ForceNewCluster"));
     }
     Ok(spec)
 }

@@ -1,11 +1,12 @@
 //! Between the Engine API's JSON and weft's own types: pure, both ways, nothing lost.
 //!
 //! Owns what the wire looks like: field names, units (nanoseconds there, milliseconds here), zero against absent. Reading
-//! a spec ends with [`lost::refuse`]: what the model did not keep is refused by name, never ignored. It must not look at the
+//! a spec ends with [`unsupported::refuse`]: what the model did not keep is refused by name, never ignored. It must not look at the
 //! network, the clock or the request.
 
 pub(crate) mod cluster;
-pub(crate) mod lost;
+pub(crate) mod fields;
+pub(crate) mod unsupported;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod placement;

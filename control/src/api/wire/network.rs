@@ -16,7 +16,7 @@ use weft_model::{
     state::{Network, Service, Task},
 };
 
-use super::{date, json as to_json, lost, service::labels, set, typed};
+use super::{date, fields, json as to_json, service::labels, set, unsupported};
 use crate::api::error::ApiError;
 
 /// The overlay driver's option that names a network's VNI, as Docker shows it.
@@ -24,16 +24,18 @@ const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
 
 /// Whether the request is for a network of the cluster, not for one of the local engine.
 pub(crate) fn is_overlay(body: &Value) -> bool {
-    body["Driver"] == "overlay" || body["Scope"] == "swarm"
+    fields::values(body, "Driver").any(|driver| driver == "overlay")
+        || fields::values(body, "Scope").any(|scope| scope == "swarm")
 }
 
 /// Reads a request for an overlay network.
 pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
+    let asked: wire::NetworkCreateRequest = fields::read(&mut body)?;
+    fields::rename(&mut body, "CheckDuplicate")?;
     if let Some(body) = body.as_object_mut() {
         // Names are always unique; older clients ask for it.
         body.remove("CheckDuplicate");
     }
-    let asked: wire::NetworkCreateRequest = typed(&body)?;
     if let Some(driver) = asked.driver.as_deref().filter(|driver| *driver != "overlay") {
         return Err(ApiError::Unsupported(format!("weft does not have the network driver {driver}: use overlay")));
     }
@@ -64,7 +66,7 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
         ipv6,
         internal: asked.internal.unwrap_or(false),
     };
-    lost::refuse(&body, &write(&spec, &body))?;
+    unsupported::refuse(&body, &write(&spec, &body))?;
     Ok(spec)
 }
 

@@ -7,13 +7,13 @@ use weft_model::{
     state::{Node, NodeStatus},
 };
 
-use super::{date, json as to_json, lost, service::labels, signed, text, typed, version};
+use super::{date, fields, json as to_json, service::labels, signed, text, unsupported, version};
 use crate::api::error::ApiError;
 
 /// Reads a spec; what is absent stays as it is in `current`, but labels and name, which a client always sends whole.
-pub(crate) fn read(body: &Value, current: &NodeSpec) -> Result<NodeSpec, ApiError> {
+pub(crate) fn read(body: &mut Value, current: &NodeSpec) -> Result<NodeSpec, ApiError> {
     use wire::{NodeSpecAvailabilityEnum as A, NodeSpecRoleEnum as R};
-    let asked: wire::NodeSpec = typed(body)?;
+    let asked: wire::NodeSpec = fields::read(body)?;
     let spec = NodeSpec {
         name: asked.name.filter(|name| !name.is_empty()),
         labels: asked.labels.unwrap_or_default().into_iter().collect(),
@@ -29,7 +29,7 @@ pub(crate) fn read(body: &Value, current: &NodeSpec) -> Result<NodeSpec, ApiErro
             Some(A::DRAIN) => Availability::Drain,
         },
     };
-    lost::refuse(body, &to_json(write(&spec)))?;
+    unsupported::refuse(body, &to_json(write(&spec)))?;
     Ok(spec)
 }
 

@@ -10,6 +10,8 @@ use weft_model::{
     },
 };
 
+use serde_json::Value;
+
 use super::{json, service};
 use crate::api::error::ApiError;
 
@@ -139,11 +141,37 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
     )
 }
 
+/// `value` with the names of its fields in other cases. Fields start with a capital letter, the keys
+/// of labels do not.
+fn change_case(value: Value, upper: &mut impl Iterator<Item = bool>) -> Value {
+    let mut change = |c: char| if upper.next() == Some(true) { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
+    match value {
+        Value::Object(map) => {
+            let names: Vec<String> = map.keys().map(|name| name.chars().map(&mut change).collect()).collect();
+            let is_label = |name: &String| name.starts_with(|c: char| c.is_ascii_lowercase());
+            let fields = map.into_iter().zip(names);
+            let changed = fields
+                .map(|((name, value), other)| (if is_label(&name) { name } else { other }, change_case(value, upper)));
+            Value::Object(changed.collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(|value| change_case(value, upper)).collect()),
+        scalar => scalar,
+    }
+}
+
 proptest! {
     #[test]
     fn a_service_spec_survives_the_wire(spec in spec()) {
         let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
         let read = service::read(json(service::write(&spec)), &resolve);
         prop_assert_eq!(read, Ok(spec));
+    }
+
+    #[test]
+    fn the_case_of_field_names_does_not_count(spec in spec(), upper in vec(any::<bool>(), 64)) {
+        let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
+        let mut flips = upper.into_iter().cycle();
+        let body = change_case(json(service::write(&spec)), &mut flips);
+        prop_assert_eq!(service::read(body, &resolve), Ok(spec));
     }
 }

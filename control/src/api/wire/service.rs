@@ -11,7 +11,9 @@ use weft_model::{
     state::{PublishedPort, Service, ServiceEndpoint, TaskState, UpdateState, UpdateStatus},
 };
 
-use super::{count, date, json as to_json, lost, millis, nanos, placement, set, signed, task, text, typed, version};
+use super::{
+    count, date, fields, json as to_json, millis, nanos, placement, set, signed, task, text, unsupported, version,
+};
 use crate::api::error::ApiError;
 
 /// Reads a spec. `resolve` finds a network by the name or id that the user gave.
@@ -19,8 +21,10 @@ pub(crate) fn read(
     mut body: Value,
     resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>,
 ) -> Result<ServiceSpec, ApiError> {
+    // Nothing is read yet. What is wrong with a value is said below, unless `normalise` says it better.
+    drop(fields::read::<wire::ServiceSpec>(&mut body));
     normalise(&mut body, resolve)?;
-    let asked: wire::ServiceSpec = typed(&body)?;
+    let asked: wire::ServiceSpec = fields::read(&mut body)?;
     let template = asked.task_template.unwrap_or_default();
     let spec = ServiceSpec {
         name: asked.name.unwrap_or_default().parse::<ServiceName>()?,
@@ -31,7 +35,7 @@ pub(crate) fn read(
         endpoint: endpoint(asked.endpoint_spec)?,
         task: task::read(template)?,
     };
-    lost::refuse(&body, &to_json(write(&spec)))?;
+    unsupported::refuse(&body, &to_json(write(&spec)))?;
     Ok(spec)
 }
 
@@ -98,10 +102,10 @@ pub(super) fn labels(labels: &Labels) -> std::collections::HashMap<String, Strin
 fn mode(mode: Option<wire::ServiceSpecMode>) -> Result<ServiceMode, ApiError> {
     let mode = mode.unwrap_or_default();
     if mode.replicated_job.is_some() {
-        return Err(lost::unsupported("Mode.ReplicatedJob"));
+        return Err(unsupported::unsupported("Mode.ReplicatedJob"));
     }
     if mode.global_job.is_some() {
-        return Err(lost::unsupported("Mode.GlobalJob"));
+        return Err(unsupported::unsupported("Mode.GlobalJob"));
     }
     match (mode.replicated, mode.global) {
         (Some(_), Some(_)) => {

@@ -12,7 +12,6 @@ const NAMES: &[(&str, &str)] = &[
     ("TaskTemplate.ContainerSpec.Mounts", "mounts (--mount)"),
     ("TaskTemplate.ContainerSpec.Secrets", "secrets (--secret)"),
     ("TaskTemplate.ContainerSpec.Configs", "configs (--config)"),
-    ("TaskTemplate.ContainerSpec.Healthcheck", "health checks (--health-*, --no-healthcheck)"),
     ("TaskTemplate.ContainerSpec.HealthCheck", "health checks (--health-*, --no-healthcheck)"),
     ("TaskTemplate.ContainerSpec.Hosts", "extra host names (--host)"),
     ("TaskTemplate.ContainerSpec.DNSConfig", "DNS settings of a task (--dns, --dns-search, --dns-option)"),
@@ -72,12 +71,15 @@ fn compare(path: &str, asked: &Value, kept: &Value) -> Result<(), ApiError> {
             .zip(kept)
             .enumerate()
             .try_for_each(|(i, (asked, kept))| compare(&format!("{path}[{i}]"), asked, kept)),
+        (Value::Number(_), Value::Number(_)) => Err(nearest(path, asked, kept)),
         (_, kept) if is_default(kept) => Err(unsupported(path)),
         (Value::Object(_) | Value::Array(_), _) => Err(unsupported(path)),
-        (asked, kept) => Err(ApiError::Unsupported(format!(
-            "weft does not support {path} {asked}: the nearest that it can honour is {kept}"
-        ))),
+        (asked, kept) => Err(nearest(path, asked, kept)),
     }
+}
+
+fn nearest(path: &str, asked: &Value, kept: &Value) -> ApiError {
+    ApiError::Unsupported(format!("weft does not support {path} {asked}: the nearest that it can honour is {kept}"))
 }
 
 /// The refusal of whatever stands at `path`.
@@ -142,6 +144,7 @@ mod tests {
         check(&named, &json!({"EndpointSpec": {"Ports": [{"TargetPort": 80}]}}), Some("named ports"));
         check(&json!({"Typo": 1}), &json!({}), Some("does not know the field Typo"));
         check(&json!({"Delay": 1_500}), &json!({"Delay": 1_000}), Some("nearest that it can honour is 1000"));
+        check(&json!({"Ratio": 0.0001}), &json!({"Ratio": 0.0}), Some("nearest that it can honour is 0.0"));
         check(&json!({"List": [1, 2]}), &json!({"List": [1]}), Some("List"));
     }
 }

@@ -1,0 +1,108 @@
+//! Names of fields in bodies, in the case that clients happen to write them in.
+
+use super::*;
+
+/// The body with the names of all fields in lower case. Fields start with a capital letter, labels
+/// in these tests do not.
+fn lower_case(body: Value) -> Value {
+    match body {
+        Value::Object(map) => {
+            Value::Object(map.into_iter().map(|(name, value)| (name.to_lowercase(), lower_case(value))).collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(lower_case).collect()),
+        scalar => scalar,
+    }
+}
+
+#[tokio::test]
+async fn the_mode_that_a_python_client_asks_for_is_the_mode_of_the_service() {
+    // docker-py writes the mode in lower case, and what belongs to it with capital letters.
+    let api = Fixture::manager();
+    for (name, mode, shown) in [
+        ("a", json!({"global": {}}), json!({"Global": {}})),
+        ("b", json!({"replicated": {"Replicas": 3}}), json!({"Replicated": {"Replicas": 3}})),
+        ("c", json!({"replicated": {}}), json!({"Replicated": {"Replicas": 1}})),
+    ] {
+        let body = with(with(service(name), "/EndpointSpec/Ports", json!([])), "/Mode", mode.clone());
+        api.post("/services/create", body).await;
+        assert_eq!(api.get(&format!("/services/{name}")).await["Spec"]["Mode"], shown, "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn every_body_is_read_whatever_the_case_of_its_names() {
+    let api = Fixture::manager();
+    let network = json!({
+        "CheckDuplicate": true, "Name": "app", "Driver": "overlay", "EnableIPv6": true, "Internal": true,
+        "IPAM": {"Config": [{"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254"}, {"Subnet": "fd00:1::/64"}]},
+    });
+    api.post("/networks/create", lower_case(network)).await;
+    let network = api.get("/networks/app").await;
+    assert_eq!((&network["Internal"], &network["EnableIPv6"]), (&json!(true), &json!(true)));
+    assert_eq!(network["IPAM"]["Config"][0], json!({"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254"}));
+
+    let mut web = service("web");
+    web["TaskTemplate"]["Networks"] = json!([{"Target": "app", "Aliases": ["w"]}]);
+    web["UpdateConfig"] = json!({"Parallelism": 2, "Delay": 1_000_000_000u64});
+    api.post("/services/create", lower_case(web)).await;
+    let shown = api.get("/services/web").await;
+    let spec = &shown["Spec"];
+    assert_eq!(spec["TaskTemplate"]["Networks"], json!([{"Target": network["Id"], "Aliases": ["w"]}]));
+    assert_eq!(spec["EndpointSpec"]["Ports"][0]["PublishedPort"], 8080);
+    assert_eq!(spec["UpdateConfig"]["Parallelism"], 2);
+    let changed = lower_case(with(spec.clone(), "/Mode", json!({"Replicated": {"Replicas": 7}})));
+    api.post(&format!("/services/web/update?version={}", shown["Version"]["Index"]), changed).await;
+    assert_eq!(api.get("/services/web").await["Spec"]["Mode"]["Replicated"]["Replicas"], 7);
+
+    let node = api.get("/nodes/self").await;
+    let changed = lower_case(with(node["Spec"].clone(), "/Availability", json!("drain")));
+    api.post(&format!("/nodes/self/update?version={}", node["Version"]["Index"]), changed).await;
+    assert_eq!(api.get("/nodes/self").await["Spec"]["Availability"], "drain");
+
+    let swarm = api.get("/swarm").await;
+    let changed = with(swarm["Spec"].clone(), "/Dispatcher/HeartbeatMisses", json!(7));
+    let changed = lower_case(with(changed, "/Orchestration/TaskHistoryRetentionLimit", json!(2)));
+    api.post(&format!("/swarm/update?version={}", swarm["Version"]["Index"]), changed).await;
+    let spec = &api.get("/swarm").await["Spec"];
+    assert_eq!(spec["Dispatcher"]["HeartbeatMisses"], 7);
+    assert_eq!(spec["Orchestration"]["TaskHistoryRetentionLimit"], 2);
+
+    let outside = Fixture::new(Membership::None, None);
+    let init = json!({
+        "ListenAddr": "0.0.0.0:2378", "AdvertiseAddr": "192.0.2.1", "Availability": "drain", "DefaultAddrPool": ["10.9.0.0/16"],
+        "Spec": {"Dispatcher": {"HeartbeatPeriod": 1_000_000_000u64, "HeartbeatMisses": 5}},
+    });
+    outside.post("/swarm/init", lower_case(init)).await;
+    let join = json!({"AdvertiseAddr": "192.0.2.3", "RemoteAddrs": ["192.0.2.1"], "JoinToken": "SWMTKN-1-x", "Availability": "pause"});
+    outside.post("/swarm/join", lower_case(join)).await;
+    let asked = outside.fake.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    for part in ["192.0.2.1", "0.0.0.0:2378", "heartbeat_ms: 1000", "heartbeat_misses: 5", "Drain", "10.9.0.0"] {
+        assert!(asked[0].contains(part), "{}: no {part}", asked[0]);
+    }
+    for part in ["192.0.2.3", "192.0.2.1:2377", "SWMTKN-1-x", "Pause"] {
+        assert!(asked[1].contains(part), "{}: no {part}", asked[1]);
+    }
+}
+
+#[tokio::test]
+async fn what_weft_does_not_have_is_refused_whatever_the_case_of_its_name() {
+    let api = Fixture::manager();
+    for (path, value, status, text) in [
+        ("/TaskTemplate/ContainerSpec/Mounts", json!([{"Target": "/b"}]), 501, "mounts (--mount)"),
+        ("/TaskTemplate/ContainerSpec/Healthcheck", json!({"Test": ["NONE"]}), 501, "health checks"),
+        ("/Mode", json!({"GlobalJob": {}}), 501, "global-job"),
+        ("/EndpointSpec/Ports", json!([{"TargetPort": 80, "PublishMode": "host"}]), 501, "mode=host"),
+        ("/TaskTemplate/Surprise", json!(1), 501, "does not know the field TaskTemplate.surprise"),
+    ] {
+        let body = lower_case(with(service("web"), path, value));
+        api.refused(Method::POST, "/services/create", Some(body), status, text).await;
+    }
+    let twice = json!({"Name": "web", "name": "other"});
+    api.refused(Method::POST, "/services/create", Some(twice), 400, "field Name is there twice").await;
+    let twice = with(service("web"), "/Mode", json!({"Global": {}, "global": {}}));
+    api.refused(Method::POST, "/services/create", Some(twice), 400, "field Global is there twice").await;
+    let outside = Fixture::new(Membership::None, None);
+    let locked = json!({"autolockmanagers": true});
+    outside.refused(Method::POST, "/swarm/init", Some(locked), 501, "autolock").await;
+    assert_eq!(api.get("/services").await, json!([]), "a refused request changed something");
+}
