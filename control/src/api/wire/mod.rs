@@ -52,12 +52,26 @@ pub(crate) fn nanos(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(NANOS_PER_MS)
 }
 
-/// The wire's nanoseconds as whole milliseconds; `field` names them in the error.
+/// The wire's nanoseconds as milliseconds, the smallest unit that weft keeps; `field` names them in
+/// the error.
+///
+/// # Errors
+/// If they are negative or not whole milliseconds.
 pub(crate) fn millis(field: &str, nanos: i64) -> Result<u64, ApiError> {
-    u64::try_from(nanos / NANOS_PER_MS)
+    let ms = u64::try_from(nanos / NANOS_PER_MS)
         .ok()
         .filter(|_| nanos >= 0)
-        .ok_or_else(|| ApiError::Invalid(format!("{field} is negative: give a duration of zero or more")))
+        .ok_or_else(|| ApiError::Invalid(format!("{field} is negative: give a duration of zero or more")))?;
+    let rest = nanos % NANOS_PER_MS;
+    if rest == 0 {
+        return Ok(ms);
+    }
+    let nearest = if rest < NANOS_PER_MS / 2 && ms > 0 { ms } else { ms + 1 };
+    Err(ApiError::Unsupported(format!(
+        "weft does not support {field} of {nanos} ns: durations are whole milliseconds, \
+         and the nearest that it can honour is {} ns ({nearest} ms)",
+        self::nanos(nearest)
+    )))
 }
 
 /// A count that the wire carries as a signed number.
@@ -104,6 +118,15 @@ mod tests {
     fn durations_are_milliseconds_within() {
         assert_eq!(millis("Delay", 5_000_000_000).ok(), Some(5_000));
         assert!(millis("Delay", -1).is_err());
+        for (nanos, nearest) in [
+            (1, "is 1000000 ns (1 ms)"),
+            (500_000, "is 1000000 ns (1 ms)"),
+            (1_499_999, "is 1000000 ns (1 ms)"),
+            (1_500_000, "is 2000000 ns (2 ms)"),
+        ] {
+            let error = millis("Delay", nanos).expect_err("not whole milliseconds").to_string();
+            assert!(error.contains(&format!("Delay of {nanos} ns")) && error.contains(nearest), "{error}");
+        }
         assert_eq!(nanos(5_000), 5_000_000_000);
         assert_eq!(nanos(u64::MAX), i64::MAX);
     }

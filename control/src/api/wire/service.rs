@@ -174,6 +174,14 @@ fn update_config(field: &str, config: Option<wire::ServiceSpecUpdateConfig>) -> 
     if !(0.0..=1.0).contains(&ratio) {
         return Err(ApiError::Invalid(format!("{field}.MaxFailureRatio is {ratio}: give a number from 0 to 1")));
     }
+    let max_failure_permille = permille(ratio);
+    let honoured = f64::from(max_failure_permille) / 1_000.0;
+    if (honoured - ratio).abs() > 1e-9 {
+        return Err(ApiError::Unsupported(format!(
+            "weft does not support {field}.MaxFailureRatio {ratio}: ratios have three decimals, \
+             and the nearest that it can honour is {honoured}"
+        )));
+    }
     let monitor = config.monitor.unwrap_or(0);
     Ok(UpdateConfig {
         parallelism: count(&format!("{field}.Parallelism"), config.parallelism)?,
@@ -184,7 +192,7 @@ fn update_config(field: &str, config: Option<wire::ServiceSpecUpdateConfig>) -> 
             None | Some(Action::EMPTY | Action::PAUSE) => FailureAction::Pause,
         },
         monitor_ms: if monitor == 0 { default.monitor_ms } else { millis(&format!("{field}.Monitor"), monitor)? },
-        max_failure_permille: permille(ratio),
+        max_failure_permille,
         order: match config.order {
             Some(Order::START_FIRST) => UpdateOrder::StartFirst,
             None | Some(Order::EMPTY | Order::STOP_FIRST) => UpdateOrder::StopFirst,
