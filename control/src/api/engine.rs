@@ -4,9 +4,9 @@
 use std::{path::Path, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, Uri, header, request::Parts},
+    http::{HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
 use http_body_util::BodyExt as _;
@@ -16,9 +16,6 @@ use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
 
 use super::{Api, ApiVersion, error::ApiError, serve::Asked};
-
-/// Largest body that is held in memory: the bodies of the cluster's own requests are far smaller.
-const MAX_BODY: usize = 4 << 20;
 
 /// For the engine to say what it is, and to answer what weft asks of its own. A client's requests take what they take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -168,15 +165,6 @@ fn percent_encode(text: &str) -> String {
         }
         encoded
     })
-}
-
-/// A request's head and its whole body, for handlers that look before they pass on.
-pub(super) async fn buffered(request: Request) -> Result<(Parts, Bytes), ApiError> {
-    let (parts, body) = request.into_parts();
-    let bytes = axum::body::to_bytes(body, MAX_BODY)
-        .await
-        .map_err(|error| ApiError::Invalid(format!("the request's body cannot be read: {error}")))?;
-    Ok((parts, bytes))
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub(crate) enum ApiError {
         "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager."
     )]
     Worker,
+    #[error("the request's body is larger than {} MiB, the most that this request may have", limit_bytes >> 20)]
+    TooLarge { limit_bytes: usize },
     #[error("{0}")]
     Unavailable(String),
     #[error("{0}")]
@@ -45,6 +47,7 @@ impl ApiError {
             Self::Invalid(_) | Self::Ambiguous { .. } => StatusCode::BAD_REQUEST,
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NotInSwarm | Self::Worker | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

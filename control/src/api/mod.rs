@@ -6,6 +6,7 @@
 //! one file for each noun; `engine` passes on; `serve` listens.
 
 mod address;
+mod body;
 mod cluster;
 mod engine;
 mod error;

@@ -17,7 +17,7 @@ use weft_model::{
 };
 
 use super::{
-    Api,
+    Api, body,
     cluster::ClusterHandle,
     engine,
     error::ApiError,
@@ -61,9 +61,9 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
 }
 
 pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    let (parts, bytes) = engine::buffered(request).await?;
-    let body = convert::parse(&bytes)?;
-    if !convert::network::is_overlay(&body) {
+    let (parts, bytes) = body::read(request).await?;
+    let request = convert::parse(&bytes)?;
+    if !convert::network::is_overlay(&request) {
         if api.node.engine.is_some() {
             return Ok(engine::pass_on(State(api), Request::from_parts(parts, Body::from(bytes)))
                 .await
@@ -75,7 +75,7 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
         ));
     }
     let table = api.table()?;
-    let spec = Box::new(convert::network::read(body)?);
+    let spec = Box::new(convert::network::read(request)?);
     let id = NetworkId::from_random(rand::random());
     table.propose(Command::CreateNetwork { id: id.clone(), spec }).await?;
     Ok((StatusCode::CREATED, Json(json!({"Id": id.as_str(), "Warning": ""}))).into_response())

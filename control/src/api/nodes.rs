@@ -2,7 +2,6 @@
 
 use axum::{
     Json,
-    body::Bytes,
     extract::{Path, State},
 };
 use serde_json::Value;
@@ -10,6 +9,7 @@ use weft_model::{Command, spec::Role, state::Node};
 
 use super::{
     Api,
+    body::WholeBody,
     cluster::ClusterHandle,
     error::ApiError,
     find,
@@ -49,7 +49,7 @@ pub(super) async fn update(
     State(api): State<Api>,
     Path(id): Path<String>,
     params: Params,
-    body: Bytes,
+    WholeBody(body): WholeBody,
 ) -> Result<(), ApiError> {
     let table = api.table()?;
     let version = params.version()?;

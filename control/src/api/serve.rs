@@ -17,7 +17,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use super::{API_VERSION, ApiVersion, MIN_API_VERSION, error::ApiError};
+use super::{API_VERSION, ApiVersion, MIN_API_VERSION, body, error::ApiError};
 
 /// Connections served at once; more wait in the listener's queue. Each may follow a stream of logs or events.
 const MAX_CONNECTIONS: usize = 1024;
@@ -81,6 +81,7 @@ pub(super) fn with_versions(routes: Router) -> Router {
     let service = tower::service_fn(move |request: Request| {
         let routes = routes.clone();
         async move {
+            let (request, unread) = body::track(request);
             let mut response = match unversioned(request) {
                 Ok(request) => answer(routes, request).await,
                 Err(error) => error.into_response(),
@@ -95,6 +96,7 @@ pub(super) fn with_versions(routes: Router) -> Router {
                     headers.insert(HeaderName::from_static(name), value);
                 }
             }
+            unread.discard().await;
             Ok::<_, Infallible>(response)
         }
     });

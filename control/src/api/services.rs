@@ -2,7 +2,6 @@
 
 use axum::{
     Json,
-    body::Bytes,
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode},
 };
@@ -15,6 +14,7 @@ use weft_model::{
 
 use super::{
     Api,
+    body::WholeBody,
     error::ApiError,
     find,
     query::{Filters, Params},
@@ -58,7 +58,7 @@ pub(super) async fn inspect(
 pub(super) async fn create(
     State(api): State<Api>,
     headers: HeaderMap,
-    body: Bytes,
+    WholeBody(body): WholeBody,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let table = api.table()?;
     refuse_credentials(&headers)?;
@@ -78,7 +78,7 @@ pub(super) async fn update(
     Path(id): Path<String>,
     params: Params,
     headers: HeaderMap,
-    body: Bytes,
+    WholeBody(body): WholeBody,
 ) -> Result<Json<Value>, ApiError> {
     let table = api.table()?;
     refuse_credentials(&headers)?;

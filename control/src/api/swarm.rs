@@ -1,6 +1,6 @@
 //! `swarm`: form, join, leave, read and change the cluster.
 
-use axum::{Json, body::Bytes, extract::State};
+use axum::{Json, extract::State};
 use bollard_stubs::models as wire;
 use serde_json::{Value, json};
 use weft_model::{
@@ -8,7 +8,7 @@ use weft_model::{
     spec::{Availability, Role},
 };
 
-use super::{Api, address, error::ApiError, query::Params, wire as convert};
+use super::{Api, address, body::WholeBody, error::ApiError, query::Params, wire as convert};
 use crate::swarm::{InitOptions, JoinOptions, Membership};
 
 pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
@@ -21,7 +21,7 @@ pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiEr
     Ok(Json(shown))
 }
 
-pub(super) async fn init(State(api): State<Api>, body: Bytes) -> Result<Json<Value>, ApiError> {
+pub(super) async fn init(State(api): State<Api>, WholeBody(body): WholeBody) -> Result<Json<Value>, ApiError> {
     let mut body = convert::parse(&body)?;
     let spec = convert::cluster::read_init(&mut body)?;
     let request: wire::SwarmInitRequest = convert::typed(&body)?;
@@ -47,7 +47,7 @@ pub(super) async fn init(State(api): State<Api>, body: Bytes) -> Result<Json<Val
     Ok(Json(json!(node.as_str())))
 }
 
-pub(super) async fn join(State(api): State<Api>, body: Bytes) -> Result<(), ApiError> {
+pub(super) async fn join(State(api): State<Api>, WholeBody(body): WholeBody) -> Result<(), ApiError> {
     let mut body = convert::parse(&body)?;
     let request: wire::SwarmJoinRequest = convert::fields::read(&mut body)?;
     let listen_addr = address::listen(&request.listen_addr.unwrap_or_default())?;
@@ -76,7 +76,7 @@ pub(super) async fn leave(State(api): State<Api>, params: Params) -> Result<(), 
     Ok(())
 }
 
-pub(super) async fn update(State(api): State<Api>, params: Params, body: Bytes) -> Result<(), ApiError> {
+pub(super) async fn update(State(api): State<Api>, params: Params, WholeBody(body): WholeBody) -> Result<(), ApiError> {
     if params.strict_flag("rotateManagerUnlockKey")? {
         return Err(no_lock());
     }

@@ -1,5 +1,6 @@
 //! The routes against a table in memory: what clients send and what they must get.
 
+mod bodies;
 mod booleans;
 mod cluster;
 mod engine;
