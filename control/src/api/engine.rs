@@ -12,6 +12,7 @@ use axum::{
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1, upgrade};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
 
@@ -19,6 +20,9 @@ use super::{Api, ApiVersion, error::ApiError, serve::Asked};
 
 /// For the engine to say what it is, and to answer what weft asks of its own. A client's requests take what they take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is encoded in the value of a query: all but the unreserved characters of RFC 3986, section 2.3.
+const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One connection to the engine, for one request and whatever it becomes.
 struct Engine {
@@ -129,13 +133,16 @@ pub(super) async fn info(socket: &Path) -> Result<Value, ApiError> {
 
 /// The engine's own networks; those of a Swarm that it may once have been in are not this cluster's.
 pub(super) async fn networks(socket: &Path, filters: &str) -> Result<Vec<Value>, ApiError> {
-    let path = match filters {
-        "" => "/networks".to_owned(),
-        filters => format!("/networks?filters={}", percent_encode(filters)),
-    };
-    match read(socket, &path).await? {
+    match read(socket, &networks_path(filters)).await? {
         Value::Array(networks) => Ok(networks.into_iter().filter(|network| network["Scope"] != "swarm").collect()),
         other => Err(ApiError::Unavailable(format!("the container engine answered with {other}"))),
+    }
+}
+
+fn networks_path(filters: &str) -> String {
+    match filters {
+        "" => "/networks".to_owned(),
+        filters => format!("/networks?filters={}", utf8_percent_encode(filters, QUERY_VALUE)),
     }
 }
 
@@ -152,19 +159,6 @@ async fn read_unbounded(socket: &Path, path: &str) -> Result<Value, ApiError> {
     let value: Value =
         serde_json::from_slice(&body.to_bytes()).map_err(|error| ApiError::Unavailable(error.to_string()))?;
     if status.is_success() { Ok(value) } else { Err(ApiError::Unavailable(value.to_string())) }
-}
-
-/// RFC 3986, section 2.1: everything but unreserved characters.
-fn percent_encode(text: &str) -> String {
-    use std::fmt::Write as _;
-    text.bytes().fold(String::with_capacity(text.len() * 3), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
 }
 
 #[cfg(test)]
@@ -197,7 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_encoded() {
-        assert_eq!(percent_encode(r#"{"a":1}"#), "%7B%22a%22%3A1%7D");
+    fn filters_are_percent_encoded_in_the_path() {
+        assert_eq!(networks_path(""), "/networks");
+        assert_eq!(
+            networks_path(r#"{"name":["a-b_c.d"]}"#),
+            "/networks?filters=%7B%22name%22%3A%5B%22a-b_c.d%22%5D%7D"
+        );
     }
 }

@@ -132,7 +132,7 @@ fn swarm(api: &Api) -> Value {
 }
 
 fn kernel_version() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()).unwrap_or_default()
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// As Go, and so every client, calls it.
@@ -151,10 +151,8 @@ fn operating_system() -> String {
     name.map_or_else(|| consts::OS.to_owned(), |name| name.trim_matches('"').to_owned())
 }
 
-/// `MemTotal` of proc_meminfo(5); zero where it cannot be read.
+/// The size of all usable memory, by sysinfo(2).
 fn memory_total_bytes() -> u64 {
-    let file = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = file.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
-    kib.map_or(0, |kib| kib * 1024)
+    let info = rustix::system::sysinfo();
+    info.totalram * u64::from(info.mem_unit)
 }

@@ -28,6 +28,9 @@ async fn info_shows_where_the_node_stands() {
     assert_eq!((&swarm["Nodes"], &swarm["Managers"]), (&json!(1), &json!(1)));
     assert_eq!(swarm["Cluster"]["Spec"]["Dispatcher"]["HeartbeatPeriod"], 5_000_000_000u64);
 
+    assert!(info["MemTotal"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{info}");
+    assert!(info["KernelVersion"].as_str().is_some_and(|version| version.contains('.')), "{info}");
+
     let outside = Fixture::new(Membership::None, None);
     let info = outside.get("/info").await;
     assert_eq!(
