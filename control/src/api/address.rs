@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use nix::ifaddrs::getifaddrs;
 use weft_model::CONTROL_PORT;
 
-use super::error::ApiError;
+use super::{error::ApiError, features};
 
 /// Where the node RPC listens. Empty: every IPv4 address.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, ApiError> {
@@ -24,10 +24,8 @@ pub(super) fn advertise(text: &str, listen: SocketAddr) -> Result<Option<IpAddr>
     }
     let (host, port) = split(text)?;
     if let Some(port) = port.filter(|&port| port != listen.port()) {
-        return Err(ApiError::Unsupported(format!(
-            "weft does not support advertising port {port} while listening on {}: use the same port for both",
-            listen.port()
-        )));
+        let asked = format!("advertising port {port} while listening on {}", listen.port());
+        return Err(features::ADVERTISED_PORTS.refusal_of(&asked));
     }
     let ip = ip_of(host).map_err(|why| invalid("advertise", text, &why))?;
     if ip.is_unspecified() {

@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
 
-use super::{Api, ApiVersion, error::ApiError, serve::Asked};
+use super::{Api, ApiVersion, error::ApiError, features, serve::Asked};
 
 /// For the engine to say what it is, and to answer what weft asks of its own. A client's requests take what they take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -85,12 +85,9 @@ fn get(path: &str) -> Result<Request, axum::http::Error> {
 /// Passes a request on to the engine.
 pub(super) async fn pass_on(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let Some(socket) = &api.node.engine else {
-        return Err(ApiError::Unsupported(format!(
-            "{} {} needs a container engine, and there is none on node {}: weft runs services; start its daemon with --runtime docker for containers",
-            request.method(),
-            request.uri().path(),
-            api.node.hostname
-        )));
+        let (method, path, node) = (request.method(), request.uri().path(), &api.node.hostname);
+        let asked = format!("{method} {path} on node {node}, which has no container engine");
+        return Err(features::CONTAINERS.refusal_of(&asked));
     };
     let mut engine = Engine::connect(socket).await?;
     let mut request = request;

@@ -21,6 +21,7 @@ use weft_model::{
 use super::{
     Api, engine,
     error::ApiError,
+    features,
     logs::unix_ms,
     query::{Filters, Params},
 };
@@ -40,7 +41,7 @@ pub(super) async fn stream(State(api): State<Api>, params: Params, request: Requ
     let now_ms = unix_now_ms();
     let time = |name: &str| Some(params.text(name)).filter(|t| !t.is_empty()).map(|t| unix_ms(name, t)).transpose();
     if time("since")?.is_some_and(|since| since + 1_000 < now_ms) {
-        return Err(ApiError::Unsupported("weft keeps no past events: leave --since out".into()));
+        return Err(features::PAST_EVENTS.refusal());
     }
     let ends = time("until")?.map(|until| Duration::from_millis(until.saturating_sub(now_ms)));
     let (sender, receiver) = mpsc::channel(QUEUE);

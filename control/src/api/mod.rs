@@ -11,12 +11,12 @@ mod cluster;
 mod engine;
 mod error;
 mod events;
+mod features;
 mod find;
 mod logs;
 mod networks;
 mod nodes;
 mod query;
-mod refused;
 mod serve;
 mod services;
 mod swarm;
@@ -24,6 +24,7 @@ mod system;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod unsupported;
 mod wire;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -168,13 +169,13 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::inspect))
         .route("/tasks/{id}/logs", get(logs::of_task))
-        .route("/secrets", any(refused::secrets))
-        .route("/secrets/{*rest}", any(refused::secrets))
-        .route("/configs", any(refused::configs))
-        .route("/configs/{*rest}", any(refused::configs))
-        .route("/plugins", any(refused::plugins))
-        .route("/plugins/{*rest}", any(refused::plugins))
-        .route("/distribution/{*rest}", any(refused::distribution))
+        .route("/secrets", any(unsupported::secrets))
+        .route("/secrets/{*rest}", any(unsupported::secrets))
+        .route("/configs", any(unsupported::configs))
+        .route("/configs/{*rest}", any(unsupported::configs))
+        .route("/plugins", any(unsupported::plugins))
+        .route("/plugins/{*rest}", any(unsupported::plugins))
+        .route("/distribution/{*rest}", any(unsupported::distribution))
         .route_layer(middleware::from_fn_with_state(api.clone(), catch_up))
         // Asked of any node at any time: they wait for nobody.
         .route("/_ping", get(system::ping))

@@ -21,7 +21,7 @@ use super::{
     cluster::ClusterHandle,
     engine,
     error::ApiError,
-    find,
+    features, find,
     query::{Filters, Params},
     wire as convert,
 };
@@ -69,10 +69,8 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
                 .await
                 .into_response());
         }
-        return Err(ApiError::Unsupported(
-            "weft makes overlay networks, and this node has no container engine for others: use --driver overlay"
-                .into(),
-        ));
+        let asked = "other networks than overlays on a node without a container engine";
+        return Err(features::NETWORK_DRIVERS.refusal_of(asked));
     }
     let table = api.table()?;
     let spec = Box::new(convert::network::read(request)?);
@@ -161,7 +159,7 @@ pub(super) async fn prune(State(api): State<Api>, request: Request) -> Result<Re
     if api.node.engine.is_some() {
         return Ok(engine::pass_on(State(api), request).await.into_response());
     }
-    Err(ApiError::Unsupported("weft does not prune networks: remove each with \"weft network rm\"".into()))
+    Err(features::NETWORK_PRUNE.refusal())
 }
 
 /// Containers outside services cannot join the cluster's networks yet.
@@ -171,9 +169,7 @@ pub(super) async fn connect(
     request: Request,
 ) -> Result<Response, ApiError> {
     if api.state().is_ok_and(|state| find::network(&state, &id).is_ok()) {
-        return Err(ApiError::Unsupported(
-            "weft does not support connecting single containers to its networks yet: run them as services".into(),
-        ));
+        return Err(features::CONNECTED_CONTAINERS.refusal());
     }
     Ok(engine::pass_on(State(api), request).await.into_response())
 }

@@ -16,7 +16,7 @@ use super::{
     Api,
     body::WholeBody,
     error::ApiError,
-    find,
+    features, find,
     query::{Filters, Params},
     wire as convert,
 };
@@ -125,8 +125,6 @@ fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
 fn refuse_credentials(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get("x-registry-auth").map(HeaderValue::as_bytes) {
         None | Some(b"" | b"e30=" | b"e30" | b"bnVsbA==") => Ok(()),
-        Some(_) => Err(ApiError::Unsupported(
-            "weft does not support registry credentials in services yet: leave --with-registry-auth out, and log in on each node".into(),
-        )),
+        Some(_) => Err(features::REGISTRY_CREDENTIALS.refusal()),
     }
 }

@@ -8,7 +8,7 @@ use weft_model::{
     spec::{Availability, Role},
 };
 
-use super::{Api, address, body::WholeBody, error::ApiError, query::Params, wire as convert};
+use super::{Api, address, body::WholeBody, error::ApiError, features, query::Params, wire as convert};
 use crate::swarm::{InitOptions, JoinOptions, Membership};
 
 pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
@@ -78,7 +78,7 @@ pub(super) async fn leave(State(api): State<Api>, params: Params) -> Result<(), 
 
 pub(super) async fn update(State(api): State<Api>, params: Params, WholeBody(body): WholeBody) -> Result<(), ApiError> {
     if params.strict_flag("rotateManagerUnlockKey")? {
-        return Err(no_lock());
+        return Err(features::LOCKED_MANAGERS.refusal());
     }
     let table = api.table()?;
     let current = {
@@ -101,15 +101,11 @@ pub(super) async fn update(State(api): State<Api>, params: Params, WholeBody(bod
 }
 
 pub(super) async fn unlock_key() -> ApiError {
-    no_lock()
+    features::LOCKED_MANAGERS.refusal()
 }
 
 pub(super) async fn unlock() -> ApiError {
-    no_lock()
-}
-
-fn no_lock() -> ApiError {
-    ApiError::Unsupported("weft does not support locked managers (autolock, unlock keys) yet".into())
+    features::LOCKED_MANAGERS.refusal()
 }
 
 fn availability(body: &mut Value) -> Result<Availability, ApiError> {
@@ -131,9 +127,6 @@ fn refuse_others(body: &Value, known: &[&str]) -> Result<(), ApiError> {
     let mut rest = body.clone();
     if let Some(rest) = rest.as_object_mut() {
         rest.retain(|field, _| !known.contains(&field.as_str()));
-        if let Some(true) = rest.get("AutoLockManagers").and_then(Value::as_bool) {
-            return Err(no_lock());
-        }
     }
     convert::unsupported::refuse(&rest, &json!({}))
 }

@@ -115,7 +115,7 @@ async fn bad_services_get_an_error_that_says_what_to_do() {
         ("/TaskTemplate/RestartPolicy/Delay", json!(1_500_000), 501, "nearest that it can honour"),
         ("/TaskTemplate/RestartPolicy/Delay", json!(500_000), 501, "TaskTemplate.RestartPolicy.Delay of 500000 ns"),
         ("/TaskTemplate/RestartPolicy/Window", json!(1), 501, "the nearest that it can honour is 1000000 ns (1 ms)"),
-        ("/TaskTemplate/ContainerSpec/StopGracePeriod", json!(1), 501, "durations are whole milliseconds"),
+        ("/TaskTemplate/ContainerSpec/StopGracePeriod", json!(1), 501, "give whole milliseconds"),
         ("/UpdateConfig", json!({"Delay": 1}), 501, "UpdateConfig.Delay of 1 ns"),
         ("/UpdateConfig", json!({"Monitor": 1}), 501, "UpdateConfig.Monitor of 1 ns"),
         ("/RollbackConfig", json!({"Delay": 1}), 501, "RollbackConfig.Delay of 1 ns"),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use weft_model::{TUNNEL_PORT, spec::ClusterSpec, state::Cluster};
 
 use super::{date, fields, json as to_json, millis, nanos, service::labels, set, signed, unsupported, version};
-use crate::api::error::ApiError;
+use crate::api::{error::ApiError, features};
 
 /// The name that Swarm gives to every cluster's spec.
 const SPEC_NAME: &str = "default";
@@ -91,7 +91,7 @@ pub(crate) fn read_init(body: &mut Value) -> Result<ClusterSpec, ApiError> {
                 ApiError::Invalid(format!("invalid address pool {pool:?}: want something like 10.20.0.0/16"))
             })?;
         }
-        _ => return Err(unsupported::unsupported("DefaultAddrPool")),
+        _ => return Err(features::ADDRESS_POOLS.refusal()),
     }
     if let Some(size) = request.subnet_size.filter(|&size| size != 0) {
         spec.pool_prefix = u8::try_from(size).map_err(|_| {
@@ -99,13 +99,13 @@ pub(crate) fn read_init(body: &mut Value) -> Result<ClusterSpec, ApiError> {
         })?;
     }
     if request.data_path_port.is_some_and(|port| port != 0 && port != u32::from(TUNNEL_PORT)) {
-        return Err(unsupported::unsupported("DataPathPort"));
+        return Err(features::TUNNEL_PORTS.refusal());
     }
     if request.data_path_addr.is_some_and(|addr| !addr.is_empty()) {
-        return Err(unsupported::unsupported("DataPathAddr"));
+        return Err(features::TUNNEL_ADDRESSES.refusal());
     }
     if request.force_new_cluster == Some(true) {
-        return Err(unsupported::unsupported("ForceNewCluster"));
+        return Err(features::FORCED_CLUSTER.refusal());
     }
     Ok(spec)
 }

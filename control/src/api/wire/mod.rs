@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weft_model::state::Meta;
 
-use super::error::ApiError;
+use super::{error::ApiError, features};
 
 const NANOS_PER_MS: i64 = 1_000_000;
 
@@ -67,11 +67,8 @@ pub(crate) fn millis(field: &str, nanos: i64) -> Result<u64, ApiError> {
         return Ok(ms);
     }
     let nearest = if rest < NANOS_PER_MS / 2 && ms > 0 { ms } else { ms + 1 };
-    Err(ApiError::Unsupported(format!(
-        "weft does not support {field} of {nanos} ns: durations are whole milliseconds, \
-         and the nearest that it can honour is {} ns ({nearest} ms)",
-        self::nanos(nearest)
-    )))
+    let nearest = format!("the nearest that it can honour is {} ns ({nearest} ms)", self::nanos(nearest));
+    Err(features::FINE_DURATIONS.refusal_of(&format!("{field} of {nanos} ns, {nearest}")))
 }
 
 /// A count that the wire carries as a signed number.

@@ -17,7 +17,7 @@ use weft_model::{
 };
 
 use super::{date, fields, json as to_json, service::labels, set, unsupported};
-use crate::api::error::ApiError;
+use crate::api::{error::ApiError, features};
 
 /// The overlay driver's option that names a network's VNI, as Docker shows it.
 const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
@@ -37,21 +37,16 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
         body.remove("CheckDuplicate");
     }
     if let Some(driver) = asked.driver.as_deref().filter(|driver| *driver != "overlay") {
-        return Err(ApiError::Unsupported(format!("weft does not have the network driver {driver}: use overlay")));
-    }
-    if asked.ingress == Some(true) {
-        return Err(ApiError::Unsupported("weft has its ingress network built in: leave --ingress out".into()));
+        return Err(features::NETWORK_DRIVERS.refusal_of(&format!("the network driver {driver}")));
     }
     if asked.enable_ipv4 == Some(false) {
-        return Err(ApiError::Unsupported(
-            "weft does not support networks without IPv4 yet: leave --ipv4=false out".into(),
-        ));
+        return Err(features::IPV6_ONLY.refusal());
     }
     if let Some(option) = asked.options.iter().flatten().map(|(key, _)| key.as_str()).min() {
-        return Err(ApiError::Unsupported(match option {
-            "encrypted" => "weft does not support encrypted networks yet: leave --opt encrypted out".into(),
-            other => format!("weft does not support the network option {other}: leave --opt {other} out"),
-        }));
+        return Err(match option {
+            "encrypted" => features::ENCRYPTED_NETWORKS.refusal(),
+            other => features::NETWORK_OPTIONS.refusal_of(&format!("the network option {other}")),
+        });
     }
     let (v4, v6) = subnets(asked.ipam.unwrap_or_default())?;
     let ipv6 = asked.enable_ipv6.unwrap_or(false);
@@ -81,9 +76,7 @@ fn subnets(ipam: wire::Ipam) -> Result<(Option<V4>, Option<V6>), ApiError> {
         let subnet = some(config.subnet).ok_or_else(|| {
             ApiError::Invalid("a gateway or address range needs its subnet: add --subnet ADDRESS/LENGTH".into())
         })?;
-        let twice = |family| {
-            ApiError::Unsupported(format!("weft does not support two {family} subnets on one network: give one"))
-        };
+        let twice = |family| features::TWO_SUBNETS.refusal_of(&format!("two {family} subnets on one network"));
         match subnet.parse::<IpNetwork>() {
             Ok(IpNetwork::V4(parsed)) if v4.is_none() => {
                 check_host_bits(&subnet, parsed.ip() == parsed.network(), parsed.network(), parsed.prefix())?;

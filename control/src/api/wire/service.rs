@@ -14,7 +14,7 @@ use weft_model::{
 use super::{
     count, date, fields, json as to_json, millis, nanos, placement, set, signed, task, text, unsupported, version,
 };
-use crate::api::error::ApiError;
+use crate::api::{error::ApiError, features};
 
 /// Reads a spec. `resolve` finds a network by the name or id that the user gave.
 pub(crate) fn read(
@@ -61,9 +61,7 @@ fn normalise(body: &mut Value, resolve: &dyn Fn(&str) -> Result<NetworkId, ApiEr
     }
     for port in body.pointer("/EndpointSpec/Ports").and_then(Value::as_array).into_iter().flatten() {
         if let Some(mode) = port["PublishMode"].as_str().filter(|mode| !matches!(*mode, "" | "ingress")) {
-            return Err(ApiError::Unsupported(format!(
-                "weft does not support mode={mode} ports yet: publish through the mesh (mode=ingress)"
-            )));
+            return Err(features::HOST_PORTS.refusal_of(&format!("mode={mode} ports")));
         }
     }
     if let Some(constraints) = body.pointer_mut("/TaskTemplate/Placement/Constraints").and_then(Value::as_array_mut) {
@@ -102,10 +100,10 @@ pub(super) fn labels(labels: &Labels) -> std::collections::HashMap<String, Strin
 fn mode(mode: Option<wire::ServiceSpecMode>) -> Result<ServiceMode, ApiError> {
     let mode = mode.unwrap_or_default();
     if mode.replicated_job.is_some() {
-        return Err(unsupported::unsupported("Mode.ReplicatedJob"));
+        return Err(features::JOBS.refusal_at("Mode.ReplicatedJob"));
     }
     if mode.global_job.is_some() {
-        return Err(unsupported::unsupported("Mode.GlobalJob"));
+        return Err(features::JOBS.refusal_at("Mode.GlobalJob"));
     }
     match (mode.replicated, mode.global) {
         (Some(_), Some(_)) => {
@@ -177,10 +175,8 @@ fn update_config(field: &str, config: Option<wire::ServiceSpecUpdateConfig>) -> 
     let max_failure_permille = permille(ratio);
     let honoured = f64::from(max_failure_permille) / 1_000.0;
     if (honoured - ratio).abs() > 1e-9 {
-        return Err(ApiError::Unsupported(format!(
-            "weft does not support {field}.MaxFailureRatio {ratio}: ratios have three decimals, \
-             and the nearest that it can honour is {honoured}"
-        )));
+        let asked = format!("{field}.MaxFailureRatio {ratio}, the nearest that it can honour is {honoured}");
+        return Err(features::FINE_RATIOS.refusal_of(&asked));
     }
     let monitor = config.monitor.unwrap_or(0);
     Ok(UpdateConfig {
@@ -257,7 +253,7 @@ fn port(i: usize, config: &wire::EndpointPortConfig) -> Result<PortSpec, ApiErro
         None | Some(P::EMPTY | P::TCP) => Protocol::Tcp,
         Some(P::UDP) => Protocol::Udp,
         Some(P::SCTP) => {
-            return Err(ApiError::Unsupported("weft does not support SCTP ports yet: publish TCP or UDP".into()));
+            return Err(features::SCTP_PORTS.refusal());
         }
     };
     let target = port_number(&format!("EndpointSpec.Ports[{i}].TargetPort"), config.target_port.unwrap_or(0))?

@@ -5,54 +5,7 @@
 
 use serde_json::Value;
 
-use crate::api::error::ApiError;
-
-/// What users call the parts of a spec that weft does not have yet, by where they stand. The first that matches counts.
-const NAMES: &[(&str, &str)] = &[
-    ("TaskTemplate.ContainerSpec.Mounts", "mounts (--mount)"),
-    ("TaskTemplate.ContainerSpec.Secrets", "secrets (--secret)"),
-    ("TaskTemplate.ContainerSpec.Configs", "configs (--config)"),
-    ("TaskTemplate.ContainerSpec.HealthCheck", "health checks (--health-*, --no-healthcheck)"),
-    ("TaskTemplate.ContainerSpec.Hosts", "extra host names (--host)"),
-    ("TaskTemplate.ContainerSpec.DNSConfig", "DNS settings of a task (--dns, --dns-search, --dns-option)"),
-    ("TaskTemplate.ContainerSpec.Groups", "supplementary groups (--group)"),
-    ("TaskTemplate.ContainerSpec.Privileges", "privileges (--credential-spec, security options)"),
-    ("TaskTemplate.ContainerSpec.TTY", "terminals (--tty)"),
-    ("TaskTemplate.ContainerSpec.OpenStdin", "an open standard input"),
-    ("TaskTemplate.ContainerSpec.Sysctls", "sysctls (--sysctl)"),
-    ("TaskTemplate.ContainerSpec.CapabilityAdd", "capabilities (--cap-add)"),
-    ("TaskTemplate.ContainerSpec.CapabilityDrop", "capabilities (--cap-drop)"),
-    ("TaskTemplate.ContainerSpec.Ulimits", "ulimits (--ulimit)"),
-    ("TaskTemplate.ContainerSpec.OomScoreAdj", "OOM scores (--oom-score-adj)"),
-    ("TaskTemplate.ContainerSpec.Isolation", "isolation (--isolation)"),
-    ("TaskTemplate.LogDriver", "log drivers (--log-driver, --log-opt)"),
-    ("TaskTemplate.PluginSpec", "plugin services"),
-    ("TaskTemplate.NetworkAttachmentSpec", "network attachment tasks"),
-    ("TaskTemplate.Runtime", "task runtimes other than containers"),
-    ("TaskTemplate.Resources.Reservations.GenericResources", "generic resources (--generic-resource)"),
-    ("TaskTemplate.Resources.SwapBytes", "swap limits (--memory-swap)"),
-    ("TaskTemplate.Resources.MemorySwappiness", "swappiness (--memory-swappiness)"),
-    ("TaskTemplate.Placement.Platforms", "placement by platform list (use a constraint on node.platform.arch)"),
-    ("TaskTemplate.Networks[].DriverOpts", "driver options of a network attachment (driver-opt)"),
-    ("EndpointSpec.Ports[].Name", "named ports"),
-    ("Mode.ReplicatedJob", "jobs (--mode replicated-job)"),
-    ("Mode.GlobalJob", "jobs (--mode global-job)"),
-    ("IPAM.Driver", "IPAM drivers (--ipam-driver)"),
-    ("IPAM.Options", "IPAM options (--ipam-opt)"),
-    ("IPAM.Config[].AuxiliaryAddresses", "auxiliary addresses (--aux-address)"),
-    ("Attachable", "attachable networks (--attachable): only services use networks"),
-    ("ConfigOnly", "configuration-only networks (--config-only)"),
-    ("ConfigFrom", "networks made from a configuration (--config-from)"),
-    ("EncryptionConfig.AutoLockManagers", "locked managers (--autolock)"),
-    ("CAConfig.ExternalCAs", "external certificate authorities (--external-ca)"),
-    ("CAConfig", "certificate authorities of your own, and their rotation (swarm ca)"),
-    ("TaskDefaults.LogDriver", "log drivers"),
-    ("Raft", "Raft settings (--max-snapshots, --snapshot-interval)"),
-    ("ForceNewCluster", "--force-new-cluster"),
-    ("DataPathPort", "another tunnel port (--data-path-port)"),
-    ("DataPathAddr", "another address for the tunnels (--data-path-addr)"),
-    ("DefaultAddrPool", "more than one address pool (--default-addr-pool)"),
-];
+use crate::api::{error::ApiError, features};
 
 /// Refuses what `asked` says and `kept` does not.
 pub(crate) fn refuse(asked: &Value, kept: &Value) -> Result<(), ApiError> {
@@ -74,7 +27,10 @@ fn compare(path: &str, asked: &Value, kept: &Value) -> Result<(), ApiError> {
         (Value::Number(_), Value::Number(_)) => Err(nearest(path, asked, kept)),
         (_, kept) if is_default(kept) => Err(unsupported(path)),
         (Value::Object(_) | Value::Array(_), _) => Err(unsupported(path)),
-        (asked, kept) => Err(nearest(path, asked, kept)),
+        (asked, kept) => match features::of_field(&without_indices(path)) {
+            Some(feature) => Err(feature.refusal_at(path)),
+            None => Err(nearest(path, asked, kept)),
+        },
     }
 }
 
@@ -83,13 +39,11 @@ fn nearest(path: &str, asked: &Value, kept: &Value) -> ApiError {
 }
 
 /// The refusal of whatever stands at `path`.
-pub(crate) fn unsupported(path: &str) -> ApiError {
-    let plain = without_indices(path);
-    let covers = |prefix: &str| plain.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    ApiError::Unsupported(match NAMES.iter().find(|(prefix, _)| covers(prefix)) {
-        Some((_, name)) => format!("weft does not support {name} yet: leave {path} out"),
-        None => format!("weft does not know the field {path}: leave it out"),
-    })
+fn unsupported(path: &str) -> ApiError {
+    match features::of_field(&without_indices(path)) {
+        Some(feature) => feature.refusal_at(path),
+        None => ApiError::Unsupported(format!("weft does not know the field {path}: leave it out")),
+    }
 }
 
 /// `Ports[3].Name` as `Ports[].Name`.

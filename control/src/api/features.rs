@@ -1,0 +1,267 @@
+//! Features that clients of the Engine API can ask for and weft does not have.
+//!
+//! One list has a plain name for each feature, the fields of request bodies that ask for it, and what
+//! to do instead. The comparison in `wire::unsupported` finds features by their fields; handlers name
+//! them where a path, a query or a header asks. README.md lists the same features, and a test below
+//! compares the two lists: a change here is a change of that table.
+
+use super::error::ApiError;
+
+/// Something that weft does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Feature {
+    /// What users call it, with the docker client's flags and commands.
+    name: &'static str,
+    /// Where request bodies ask for it: paths of fields, `[]` for the items of a list. A path stands
+    /// for all fields below it too.
+    fields: &'static [&'static str],
+    /// What to do instead. Empty: leave the fields out.
+    advice: &'static str,
+}
+
+impl Feature {
+    const fn new(name: &'static str, fields: &'static [&'static str]) -> Self {
+        Self { name, fields, advice: "" }
+    }
+
+    const fn advice(self, advice: &'static str) -> Self {
+        Self { advice, ..self }
+    }
+
+    /// The refusal of a request for this feature.
+    pub(crate) fn refusal(&self) -> ApiError {
+        self.refusal_of(self.name)
+    }
+
+    /// The refusal that says what this very request asked for.
+    pub(crate) fn refusal_of(&self, subject: &str) -> ApiError {
+        ApiError::Unsupported(format!(
+            "weft does not support {subject}: {}",
+            self.advice_for(&self.fields.join(" and "))
+        ))
+    }
+
+    /// The refusal of the field at `path`.
+    pub(crate) fn refusal_at(&self, path: &str) -> ApiError {
+        ApiError::Unsupported(format!("weft does not support {}: {}", self.name, self.advice_for(path)))
+    }
+
+    fn advice_for(&self, path: &str) -> String {
+        if self.advice.is_empty() { format!("leave {path} out") } else { self.advice.to_owned() }
+    }
+}
+
+/// The feature that the field at `path` asks for. Of several the first in the list counts.
+pub(crate) fn of_field(path: &str) -> Option<&'static Feature> {
+    let covers = |field: &&str| path.strip_prefix(*field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    UNSUPPORTED.iter().find(|feature| feature.fields.iter().any(covers))
+}
+
+/// Declares each feature as a constant, and all of them as a list.
+macro_rules! features {
+    ($($id:ident = $feature:expr;)*) => {
+        $(pub(crate) const $id: Feature = $feature;)*
+        pub(crate) const UNSUPPORTED: &[Feature] = &[$($id),*];
+    };
+}
+
+features! {
+    // Tasks of services.
+    MOUNTS = Feature::new("mounts (--mount)", &["TaskTemplate.ContainerSpec.Mounts"]);
+    SECRETS = Feature::new("secrets (--secret)", &["TaskTemplate.ContainerSpec.Secrets"])
+        .advice("give tasks what they need by environment variables");
+    CONFIGS = Feature::new("configs (--config)", &["TaskTemplate.ContainerSpec.Configs"])
+        .advice("give tasks what they need by environment variables");
+    HEALTH_CHECKS = Feature::new(
+        "health checks (--health-*, --no-healthcheck)",
+        &["TaskTemplate.ContainerSpec.HealthCheck"],
+    );
+    EXTRA_HOSTS = Feature::new("extra host names (--host)", &["TaskTemplate.ContainerSpec.Hosts"]);
+    DNS_SETTINGS = Feature::new(
+        "DNS settings of a task (--dns, --dns-search, --dns-option)",
+        &["TaskTemplate.ContainerSpec.DNSConfig"],
+    );
+    GROUPS = Feature::new("supplementary groups (--group)", &["TaskTemplate.ContainerSpec.Groups"]);
+    PRIVILEGES = Feature::new(
+        "privileges (--credential-spec, security options)",
+        &["TaskTemplate.ContainerSpec.Privileges"],
+    );
+    TERMINALS = Feature::new("terminals (--tty)", &["TaskTemplate.ContainerSpec.TTY"]);
+    STANDARD_INPUT = Feature::new("an open standard input", &["TaskTemplate.ContainerSpec.OpenStdin"]);
+    SYSCTLS = Feature::new("sysctls (--sysctl)", &["TaskTemplate.ContainerSpec.Sysctls"]);
+    CAPABILITIES = Feature::new(
+        "capabilities (--cap-add, --cap-drop)",
+        &["TaskTemplate.ContainerSpec.CapabilityAdd", "TaskTemplate.ContainerSpec.CapabilityDrop"],
+    );
+    ULIMITS = Feature::new("ulimits (--ulimit)", &["TaskTemplate.ContainerSpec.Ulimits"]);
+    OOM_SCORES = Feature::new("OOM scores (--oom-score-adj)", &["TaskTemplate.ContainerSpec.OomScoreAdj"]);
+    ISOLATION = Feature::new("isolation (--isolation)", &["TaskTemplate.ContainerSpec.Isolation"]);
+    LOG_DRIVERS = Feature::new(
+        "log drivers (--log-driver, --log-opt)",
+        &["TaskTemplate.LogDriver", "TaskDefaults.LogDriver"],
+    );
+    GENERIC_RESOURCES = Feature::new(
+        "generic resources (--generic-resource)",
+        &["TaskTemplate.Resources.Reservations.GenericResources"],
+    ).advice("label the nodes and use a constraint");
+    SWAP_LIMITS = Feature::new("swap limits (--memory-swap)", &["TaskTemplate.Resources.SwapBytes"]);
+    SWAPPINESS = Feature::new("swappiness (--memory-swappiness)", &["TaskTemplate.Resources.MemorySwappiness"]);
+    PLATFORMS = Feature::new("placement by platform list", &["TaskTemplate.Placement.Platforms"])
+        .advice("use a constraint on node.platform.os or node.platform.arch");
+    ATTACHMENT_OPTIONS = Feature::new(
+        "driver options of a network attachment (--network driver-opt)",
+        &["TaskTemplate.Networks[].DriverOpts"],
+    );
+    REGISTRY_CREDENTIALS = Feature::new("registry credentials in services (--with-registry-auth)", &[])
+        .advice("log in to the registry on each node");
+    IMAGE_DIGESTS = Feature::new("image digests from a registry (--resolve-image)", &[])
+        .advice("the image is used by the name that the service gives");
+
+    // Services.
+    JOBS = Feature::new(
+        "jobs (--mode replicated-job, --mode global-job)",
+        &["Mode.ReplicatedJob", "Mode.GlobalJob"],
+    ).advice("use a replicated or a global service");
+    PLUGIN_SERVICES = Feature::new("plugin services", &["TaskTemplate.PluginSpec"]);
+    ATTACHMENT_TASKS = Feature::new("network attachment tasks", &["TaskTemplate.NetworkAttachmentSpec"]);
+    TASK_RUNTIMES = Feature::new(
+        "task runtimes other than containers, such as plugins",
+        &["TaskTemplate.Runtime"],
+    );
+    HOST_PORTS = Feature::new("ports that bypass the routing mesh (--publish mode=host)", &[])
+        .advice("publish through the mesh with mode=ingress");
+    SCTP_PORTS = Feature::new("SCTP ports (--publish PORT/sctp)", &[]).advice("publish TCP or UDP");
+    NAMED_PORTS = Feature::new("named ports", &["EndpointSpec.Ports[].Name"]);
+    FINE_DURATIONS = Feature::new("durations with fractions of a millisecond", &[])
+        .advice("give whole milliseconds");
+    FINE_RATIOS = Feature::new("failure ratios with more than three decimals", &[])
+        .advice("give three decimals at most");
+
+    // Networks.
+    NETWORK_DRIVERS = Feature::new("network drivers other than overlay (network create --driver)", &[])
+        .advice("use --driver overlay");
+    ENCRYPTED_NETWORKS = Feature::new("encrypted networks (--opt encrypted)", &[])
+        .advice("leave --opt encrypted out");
+    NETWORK_OPTIONS = Feature::new("other network options (--opt)", &[]).advice("leave the option out");
+    IPV6_ONLY = Feature::new("networks without IPv4 (--ipv4=false)", &[]).advice("leave --ipv4=false out");
+    TWO_SUBNETS = Feature::new("two subnets of one family on a network (--subnet)", &[])
+        .advice("give one of each family");
+    INGRESS_NETWORKS = Feature::new("another ingress network (--ingress)", &["Ingress"])
+        .advice("the ingress network is built in, so leave Ingress out");
+    ATTACHABLE_NETWORKS = Feature::new("attachable networks (--attachable)", &["Attachable"])
+        .advice("only services use networks, so leave Attachable out");
+    CONFIGURATION_NETWORKS = Feature::new(
+        "configuration-only networks (--config-only, --config-from)",
+        &["ConfigOnly", "ConfigFrom"],
+    );
+    IPAM_DRIVERS = Feature::new("IPAM drivers (--ipam-driver)", &["IPAM.Driver"]);
+    IPAM_OPTIONS = Feature::new("IPAM options (--ipam-opt)", &["IPAM.Options"]);
+    AUXILIARY_ADDRESSES = Feature::new(
+        "auxiliary addresses (--aux-address)",
+        &["IPAM.Config[].AuxiliaryAddresses"],
+    );
+    CONNECTED_CONTAINERS = Feature::new("single containers on the cluster's networks (network connect)", &[])
+        .advice("run them as services");
+    NETWORK_PRUNE = Feature::new("network prune on a node without a container engine", &[])
+        .advice("remove each network with \"weft network rm\"");
+
+    // The cluster.
+    LOCKED_MANAGERS = Feature::new(
+        "locked managers (--autolock, swarm unlock, swarm unlock-key)",
+        &["EncryptionConfig.AutoLockManagers", "AutoLockManagers"],
+    ).advice("managers are never locked, so leave AutoLockManagers out");
+    EXTERNAL_CAS = Feature::new("external certificate authorities (--external-ca)", &["CAConfig.ExternalCAs"]);
+    OWN_CAS = Feature::new("certificate authorities of your own, and their rotation (swarm ca)", &["CAConfig"]);
+    RAFT_SETTINGS = Feature::new("Raft settings (--max-snapshots, --snapshot-interval)", &["Raft"]);
+    FORCED_CLUSTER = Feature::new("a new cluster after a lost quorum (--force-new-cluster)", &["ForceNewCluster"]);
+    TUNNEL_PORTS = Feature::new("another tunnel port (--data-path-port)", &["DataPathPort"])
+        .advice("tunnels use UDP port 4789, so leave DataPathPort out");
+    TUNNEL_ADDRESSES = Feature::new("another address for the tunnels (--data-path-addr)", &["DataPathAddr"])
+        .advice("tunnels use the advertised address, so leave DataPathAddr out");
+    ADVERTISED_PORTS = Feature::new("an advertised port other than the listening port (--advertise-addr)", &[])
+        .advice("use the same port for both");
+    ADDRESS_POOLS = Feature::new("more than one address pool (--default-addr-pool)", &["DefaultAddrPool"])
+        .advice("give one pool");
+
+    // The node.
+    PAST_EVENTS = Feature::new("past events (events --since)", &[])
+        .advice("weft keeps no past events, so leave --since out");
+    PLUGINS = Feature::new("plugins on a node without a container engine", &[])
+        .advice("start its daemon with --runtime docker");
+    CONTAINERS = Feature::new("containers, images and volumes on a node without a container engine", &[])
+        .advice("run services, or start its daemon with --runtime docker");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Rows of a table in README.md, without the marks of code.
+    fn readme_rows() -> BTreeSet<String> {
+        let readme = include_str!("../../../README.md");
+        let section = readme.split("\n## Not supported yet\n").nth(1).expect("a section of what is not supported");
+        let section = section.split("\n## ").next().expect("an end of the section");
+        let table = section.split("\n### Engine API\n").nth(1).expect("a table of the Engine API");
+        let rows = table.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+        rows.skip(2).map(|row| row.replace('`', "")).collect()
+    }
+
+    #[test]
+    fn the_readme_lists_all_unsupported_features_and_no_others() {
+        let row = |feature: &Feature| {
+            let advice = feature.advice_for(&feature.fields.join(" and "));
+            format!("| {} | {advice} |", feature.name)
+        };
+        let listed = readme_rows();
+        let expected: BTreeSet<_> = UNSUPPORTED.iter().map(row).collect();
+        let missing: Vec<_> = expected.difference(&listed).map(String::as_str).collect();
+        let obsolete: Vec<_> = listed.difference(&expected).map(String::as_str).collect();
+        assert!(
+            missing.is_empty() && obsolete.is_empty(),
+            "README.md, section \"Not supported yet\", lacks the rows\n{}\nand has the obsolete rows\n{}",
+            missing.join("\n"),
+            obsolete.join("\n")
+        );
+    }
+
+    #[test]
+    fn a_feature_is_found_by_its_fields_and_by_those_below_them() {
+        for (path, name) in [
+            ("TaskTemplate.ContainerSpec.Mounts", Some("mounts (--mount)")),
+            (
+                "TaskTemplate.Networks[].DriverOpts.x",
+                Some("driver options of a network attachment (--network driver-opt)"),
+            ),
+            ("CAConfig.ExternalCAs", Some("external certificate authorities (--external-ca)")),
+            ("CAConfig.ForceRotate", Some("certificate authorities of your own, and their rotation (swarm ca)")),
+            ("RaftX", None),
+            ("TaskTemplate", None),
+        ] {
+            assert_eq!(of_field(path).map(|feature| feature.name), name, "{path}");
+        }
+    }
+
+    #[test]
+    fn no_two_features_have_a_name_or_a_field_in_common() {
+        let names: BTreeSet<_> = UNSUPPORTED.iter().map(|feature| feature.name).collect();
+        assert_eq!(names.len(), UNSUPPORTED.len());
+        let fields: Vec<_> = UNSUPPORTED.iter().flat_map(|feature| feature.fields).collect();
+        assert_eq!(fields.iter().collect::<BTreeSet<_>>().len(), fields.len());
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        for (refusal, text) in [
+            (MOUNTS.refusal_at("A.Mounts"), "weft does not support mounts (--mount): leave A.Mounts out"),
+            (SCTP_PORTS.refusal(), "weft does not support SCTP ports (--publish PORT/sctp): publish TCP or UDP"),
+            (
+                NETWORK_OPTIONS.refusal_of("the network option mtu"),
+                "weft does not support the network option mtu: leave the option out",
+            ),
+        ] {
+            assert_eq!(refusal, ApiError::Unsupported(text.to_owned()));
+        }
+    }
+}
