@@ -1,4 +1,5 @@
-//! Addresses as users write them for `swarm init` and `swarm join`: with or without a port, or the name of an interface.
+//! Addresses of `swarm init` and `swarm join`: an address with or without a port, or the name of an
+//! interface.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -7,8 +8,8 @@ use weft_model::CONTROL_PORT;
 
 use super::{error::ApiError, features};
 
-/// Where the node RPC listens. Empty: every IPv4 address.
-pub(super) fn listen(text: &str) -> Result<SocketAddr, ApiError> {
+/// Reads the address on which the node RPC listens. Empty: all IPv4 addresses.
+pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, ApiError> {
     let (host, port) = split(text)?;
     let ip = match host {
         "" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -17,15 +18,16 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, ApiError> {
     Ok(SocketAddr::new(ip, port.unwrap_or(CONTROL_PORT)))
 }
 
-/// Where other nodes reach this one; `None`: to be found out. It is reached at the port that it listens on.
-pub(super) fn advertise(text: &str, listen: SocketAddr) -> Result<Option<IpAddr>, ApiError> {
+/// Reads the address at which other nodes reach this one. `None` if the text is empty: the daemon
+/// then finds an address. The port is always that of `listen`.
+pub(super) fn parse_advertise(text: &str, listen: SocketAddr) -> Result<Option<IpAddr>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
     let (host, port) = split(text)?;
     if let Some(port) = port.filter(|&port| port != listen.port()) {
-        let asked = format!("advertising port {port} while listening on {}", listen.port());
-        return Err(features::ADVERTISED_PORTS.refusal_of(&asked));
+        let subject = format!("advertising port {port} while listening on {}", listen.port());
+        return Err(features::ADVERTISED_PORTS.refusal_of(&subject));
     }
     let ip = ip_of(host).map_err(|why| invalid("advertise", text, &why))?;
     if ip.is_unspecified() {
@@ -34,8 +36,8 @@ pub(super) fn advertise(text: &str, listen: SocketAddr) -> Result<Option<IpAddr>
     Ok(Some(ip))
 }
 
-/// A manager to join at.
-pub(super) async fn remote(text: &str) -> Result<SocketAddr, ApiError> {
+/// Resolves the address of a manager, through which a node joins.
+pub(super) async fn resolve_manager(text: &str) -> Result<SocketAddr, ApiError> {
     let (host, port) = split(text)?;
     let port = port.unwrap_or(CONTROL_PORT);
     let mut found = tokio::net::lookup_host((host, port))
@@ -67,7 +69,7 @@ fn split(text: &str) -> Result<(&str, Option<u16>), ApiError> {
     Ok((host, port.transpose()?))
 }
 
-/// An address itself, or the address of the interface with this name.
+/// The address `host`, or the address of the interface with this name.
 fn ip_of(host: &str) -> Result<IpAddr, String> {
     if let Ok(ip) = host.parse() {
         return Ok(ip);
@@ -98,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listen_addresses_have_defaults() {
+    fn parts_of_a_listen_address_have_defaults() {
         for (text, address) in [
             ("", "0.0.0.0:2377"),
             ("0.0.0.0:2377", "0.0.0.0:2377"),
@@ -108,20 +110,20 @@ mod tests {
             ("lo", "127.0.0.1:2377"),
             ("lo:77", "127.0.0.1:77"),
         ] {
-            assert_eq!(listen(text), Ok(address.parse().expect(address)), "{text}");
+            assert_eq!(parse_listen(text), Ok(address.parse().expect(address)), "{text}");
         }
-        assert!(listen("no-such-interface0").is_err());
-        assert!(listen("1.2.3.4:http").is_err());
-        assert!(listen("1.2.3.4:0").is_err());
+        assert!(parse_listen("no-such-interface0").is_err());
+        assert!(parse_listen("1.2.3.4:http").is_err());
+        assert!(parse_listen("1.2.3.4:0").is_err());
     }
 
     #[test]
     fn only_the_listening_port_can_be_advertised() {
         let listening = "0.0.0.0:2377".parse().expect("an address");
-        assert_eq!(advertise("", listening), Ok(None));
-        assert_eq!(advertise("192.0.2.1", listening), Ok(Some("192.0.2.1".parse().expect("an address"))));
-        assert_eq!(advertise("192.0.2.1:2377", listening), Ok(Some("192.0.2.1".parse().expect("an address"))));
-        assert!(advertise("192.0.2.1:2378", listening).is_err());
-        assert!(advertise("0.0.0.0", listening).is_err());
+        assert_eq!(parse_advertise("", listening), Ok(None));
+        assert_eq!(parse_advertise("192.0.2.1", listening), Ok(Some("192.0.2.1".parse().expect("an address"))));
+        assert_eq!(parse_advertise("192.0.2.1:2377", listening), Ok(Some("192.0.2.1".parse().expect("an address"))));
+        assert!(parse_advertise("192.0.2.1:2378", listening).is_err());
+        assert!(parse_advertise("0.0.0.0", listening).is_err());
     }
 }

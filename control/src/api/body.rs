@@ -1,9 +1,8 @@
-//! Bodies of requests: read whole by the handlers that need them, and to their end where a handler
-//! does not read them.
+//! Bodies of requests: handlers read them here, and what a handler does not read is discarded here.
 //!
-//! A client that is still sending when the answer comes and the connection closes sees a broken pipe
-//! instead of the answer. So no answer leaves before the body was read to its end, within bounds:
-//! [`track`] wraps the body of each request, and [`Unread::discard`] reads what the handler left.
+//! If a connection closes while the client still sends, the client gets a broken pipe instead of
+//! the answer. So each body is read to its end, within bounds, before the answer is sent: [`track`]
+//! wraps the body of each request, and [`Unread::discard`] reads what the handler left of it.
 
 use std::{
     pin::Pin,
@@ -18,33 +17,49 @@ use axum::{
 };
 use http_body_util::{BodyExt as _, LengthLimitError};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use serde_json::{Map, Value};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::error::ApiError;
 
-/// Largest body that is held in memory: the bodies of the cluster's own requests are far smaller.
+/// Largest body that is held in memory. Requests about the cluster are far smaller.
 const MAX_BODY: usize = 4 << 20;
-/// Most bytes of an unread body that are read before the answer. The rest, for example of a build
-/// context, breaks the connection.
+/// Most bytes of an unread body that are read before the answer is sent. If a client sends more,
+/// for example a large build context, it may get a broken pipe.
 const MAX_DISCARDED: u64 = 64 << 20;
-/// Longest time that is spent on reading an unread body.
+/// Longest time for reading an unread body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The whole body of a request.
+/// The body of a request: a JSON object.
 ///
-/// Unlike axum's `Bytes`, it answers with the API's form of errors.
+/// Unlike axum's `Json`, it answers with the API's form of errors and needs no content type.
 #[derive(Debug)]
-pub(super) struct WholeBody(pub(super) Bytes);
+pub(super) struct JsonBody(pub(super) Value);
 
-impl<S: Sync> FromRequest<S> for WholeBody {
+impl<S: Sync> FromRequest<S> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        read(request).await.map(|(_, bytes)| Self(bytes))
+        let (_, bytes) = read(request).await?;
+        parse(&bytes).map(Self)
     }
 }
 
-/// A request's head and its whole body, for handlers that read the body before they forward it.
+/// Reads a body as a JSON object. An empty body and `null` are an empty object: clients send them
+/// where they have nothing to ask for.
+pub(super) fn parse(body: &[u8]) -> Result<Value, ApiError> {
+    if body.is_empty() {
+        return Ok(Value::Object(Map::new()));
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Null) => Ok(Value::Object(Map::new())),
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(ApiError::Invalid("the request's body must be a JSON object".into())),
+        Err(error) => Err(ApiError::Invalid(format!("the request's body is not JSON: {error}"))),
+    }
+}
+
+/// Reads the whole body. Handlers that may forward the request put head and body together again.
 ///
 /// # Errors
 /// If the body is larger than 4 MiB, or the connection breaks.
@@ -61,17 +76,18 @@ fn is_too_large(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
 }
 
-/// Wraps the body of `request`, so that what its handler does not read can be read later.
+/// Wraps the body of `request`, so that the rest can be read when the handler drops it.
 pub(super) fn track(request: Request) -> (Request, Unread) {
-    let waits_for_consent = request.headers().contains_key(header::EXPECT);
+    let expects_continue = request.headers().contains_key(header::EXPECT);
     let (sender, receiver) = oneshot::channel();
     let request = request.map(|body| Body::new(Tracked { body, polled: false, dropped: Some(sender) }));
-    (request, Unread { receiver, waits_for_consent })
+    (request, Unread { receiver, expects_continue })
 }
 
-/// A body, and where it goes when it is dropped before its end.
+/// A body that is sent to `dropped` if it is dropped before its end.
 struct Tracked {
     body: Body,
+    /// Whether anything of it was read.
     polled: bool,
     dropped: Option<oneshot::Sender<Dropped>>,
 }
@@ -106,29 +122,30 @@ impl Drop for Tracked {
         }
         if let Some(sender) = self.dropped.take() {
             let body = std::mem::take(&mut self.body);
-            // Where the request itself is gone, its body is of no interest either.
+            // The receiver is gone if the client is. Then the rest of the body does not matter.
             drop(sender.send(Dropped { body, polled: self.polled }));
         }
     }
 }
 
-/// What the handler of a request may leave of its body.
+/// The part of a body that the handler did not read.
 pub(super) struct Unread {
     receiver: oneshot::Receiver<Dropped>,
-    /// The client sends its body only when it is told to continue (RFC 9110, section 10.1.1).
-    waits_for_consent: bool,
+    /// The client sends its body only after "100 Continue" (RFC 9110, section 10.1.1), which the
+    /// first read of the body causes.
+    expects_continue: bool,
 }
 
 impl Unread {
-    /// Reads what is left of the body, once the handler has dropped it. A body that is still in use,
-    /// on its way to the container engine, is left alone.
+    /// Reads the rest of a body that the handler has dropped. A body that is still in use, because
+    /// it is being forwarded to the container engine, is not touched.
     pub(super) async fn discard(mut self) {
         let Ok(Dropped { body, polled }) = self.receiver.try_recv() else { return };
-        if self.waits_for_consent && !polled {
+        if self.expects_continue && !polled {
             return;
         }
         if !timeout(DISCARD_TIMEOUT, read_to_end(body)).await.unwrap_or(false) {
-            tracing::debug!("answering before the end of a request's body");
+            tracing::debug!("answering before the end of the request body");
         }
     }
 }
@@ -174,6 +191,15 @@ mod tests {
         Request::post("/x").body(body).expect("a request")
     }
 
+    #[test]
+    fn a_missing_body_is_an_empty_object() {
+        for body in ["", "null", "{}"] {
+            assert_eq!(parse(body.as_bytes()).ok(), Some(serde_json::json!({})));
+        }
+        assert!(parse(b"[]").is_err());
+        assert!(parse(b"{").is_err());
+    }
+
     #[tokio::test]
     async fn discarding_has_a_bound() {
         let (body, read) = endless();
@@ -185,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_in_use_is_left_alone() {
+    async fn a_body_in_use_is_not_touched() {
         let (body, read) = endless();
         let (request, unread) = track(post(body));
         unread.discard().await;
@@ -194,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_waits_for_consent_is_not_made_to_send() {
+    async fn a_client_that_expects_continue_does_not_have_to_send() {
         let (body, read) = endless();
         let mut request = post(body);
         request.headers_mut().insert(header::EXPECT, header::HeaderValue::from_static("100-continue"));

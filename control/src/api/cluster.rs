@@ -1,5 +1,7 @@
-//! What the API needs of the cluster beneath it: this node's membership, and a manager's table. Two small traits, so that
-//! the routes can be tried against a table in memory; [`Swarm`] and [`Manager`] are the real thing.
+//! What the API needs of the cluster: this node's membership and, on managers, the cluster state.
+//!
+//! The handlers use these two traits. [`Swarm`] and [`Manager`] implement them, and tests implement
+//! them in memory. The implementations below only forward calls.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -14,26 +16,28 @@ use crate::swarm::{InitOptions, JoinOptions, Manager, Membership, ProposeError, 
 #[async_trait]
 pub(crate) trait Member: Send + Sync {
     fn membership(&self) -> Membership;
-    /// Managers that this node knows.
+    /// The managers that this node knows.
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)>;
     async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError>;
     async fn join(&self, options: JoinOptions) -> Result<(), SwarmError>;
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
-    /// `Some` on managers that hold it.
-    fn table(&self) -> Option<Arc<dyn ClusterHandle>>;
-    /// Waits for the table: a manager that was just promoted is known as one a moment before it holds it.
-    async fn table_arrives(&self);
+    /// `Some` on managers that have the cluster state.
+    fn cluster(&self) -> Option<Arc<dyn ClusterHandle>>;
+    /// Waits until [`Self::cluster`] is `Some`. A promoted node is a manager for a moment before it
+    /// has the cluster state.
+    async fn wait_until_manager(&self);
 }
 
-/// A manager's view of the table and its way to change it.
+/// A manager's access to the cluster state.
 #[async_trait]
 pub(crate) trait ClusterHandle: Send + Sync {
     fn state(&self) -> watch::Receiver<Arc<ClusterState>>;
-    /// Waits until [`Self::state`] holds what any manager confirmed before; `false` where nobody can say.
+    /// Waits until [`Self::state`] has all changes that any manager confirmed before this call.
+    /// `false` if no leader can tell which these are.
     async fn catch_up(&self) -> bool;
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError>;
-    /// The node that leads, and whether `node`'s manager can be reached.
-    fn standing(&self, node: &NodeId) -> (Option<NodeId>, bool);
+    fn leader(&self) -> Option<NodeId>;
+    fn is_manager_reachable(&self, node: &NodeId) -> bool;
     fn join_token(&self, role: Role) -> String;
     async fn rotate_token(&self, role: Role) -> Result<String, ProposeError>;
     async fn task_logs(&self, task: &TaskId, options: LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError>;
@@ -61,11 +65,11 @@ impl Member for Swarm {
         Swarm::leave(self, force).await
     }
 
-    fn table(&self) -> Option<Arc<dyn ClusterHandle>> {
+    fn cluster(&self) -> Option<Arc<dyn ClusterHandle>> {
         self.manager().map(|manager| Arc::new(manager) as Arc<dyn ClusterHandle>)
     }
 
-    async fn table_arrives(&self) {
+    async fn wait_until_manager(&self) {
         Swarm::table_arrives(self).await;
     }
 }
@@ -84,8 +88,12 @@ impl ClusterHandle for Manager {
         Manager::propose(self, command).await
     }
 
-    fn standing(&self, node: &NodeId) -> (Option<NodeId>, bool) {
-        (self.leader(), self.manager_reachable(node))
+    fn leader(&self) -> Option<NodeId> {
+        Manager::leader(self)
+    }
+
+    fn is_manager_reachable(&self, node: &NodeId) -> bool {
+        self.manager_reachable(node)
     }
 
     fn join_token(&self, role: Role) -> String {

@@ -1,5 +1,9 @@
-//! Everything that is not the cluster's: containers, images, volumes, exec. It goes to the node's container engine as it
-//! came, hijacked connections included, with the API version lowered to what that engine speaks.
+//! The node's container engine: requests that are not about the cluster are forwarded to it.
+//!
+//! Containers, images, volumes and exec belong to the engine. Their requests are forwarded
+//! unchanged, hijacked connections included; only the API version in the path is lowered to what
+//! the engine speaks. Handlers also ask the engine for its `info` and its networks, to show them
+//! beside weft's.
 
 use std::{path::Path, time::Duration};
 
@@ -16,26 +20,33 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
 
-use super::{Api, ApiVersion, error::ApiError, features, serve::Asked};
+use super::{
+    Api,
+    error::ApiError,
+    features,
+    version::{ApiVersion, ClientVersion},
+};
 
-/// For the engine to say what it is, and to answer what weft asks of its own. A client's requests take what they take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time for the engine to answer `_ping` and weft's own requests. Requests of clients have
+/// no limit: a pull takes as long as it takes.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is encoded in the value of a query: all but the unreserved characters of RFC 3986, section 2.3.
+/// What is encoded in the value of a query: all but the unreserved characters of RFC 3986, section
+/// 2.3.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// One connection to the engine, for one request and whatever it becomes.
+/// A connection to the engine for one request, and for the hijacked stream that may follow it.
 struct Engine {
     sender: http1::SendRequest<Body>,
-    speaks: Option<ApiVersion>,
+    version: Option<ApiVersion>,
 }
 
 impl Engine {
     async fn connect(socket: &Path) -> Result<Self, ApiError> {
-        timely(socket, PATIENCE, Self::connect_unbounded(socket)).await
+        with_timeout(socket, ENGINE_TIMEOUT, Self::connect_without_timeout(socket)).await
     }
 
-    async fn connect_unbounded(socket: &Path) -> Result<Self, ApiError> {
+    async fn connect_without_timeout(socket: &Path) -> Result<Self, ApiError> {
         let silent = |error: &dyn std::fmt::Display| {
             ApiError::Unavailable(format!("the container engine at {} does not answer: {error}", socket.display()))
         };
@@ -44,16 +55,16 @@ impl Engine {
             http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(|error| silent(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to the container engine ended");
+                tracing::debug!(%error, "connection to the container engine failed");
             }
         });
         let ping = get("/_ping").map_err(|error| silent(&error))?;
         let pong = sender.send_request(ping).await.map_err(|error| silent(&error))?;
-        let speaks = pong.headers().get("api-version").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-        // The connection is free for the next request once the answer is read.
+        let version = pong.headers().get("api-version").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        // The connection takes the next request only after the answer was read.
         pong.into_body().collect().await.map_err(|error| silent(&error))?;
         sender.ready().await.map_err(|error| silent(&error))?;
-        Ok(Self { sender, speaks })
+        Ok(Self { sender, version })
     }
 
     async fn send(&mut self, request: Request) -> Result<hyper::Response<Incoming>, ApiError> {
@@ -64,15 +75,15 @@ impl Engine {
     }
 }
 
-/// What takes the engine longer is not waited for.
-async fn timely<T>(
+/// The outcome of `work`, or an error that says that the engine at `socket` hangs.
+async fn with_timeout<T>(
     socket: &Path,
-    patience: Duration,
-    asked: impl Future<Output = Result<T, ApiError>>,
+    limit: Duration,
+    work: impl Future<Output = Result<T, ApiError>>,
 ) -> Result<T, ApiError> {
-    timeout(patience, asked).await.unwrap_or_else(|_| {
+    timeout(limit, work).await.unwrap_or_else(|_| {
         Err(ApiError::Unavailable(format!(
-            "the container engine at {} did not answer within {patience:?}: see whether it hangs",
+            "the container engine at {} did not answer within {limit:?}: see whether it hangs",
             socket.display()
         )))
     })
@@ -82,17 +93,16 @@ fn get(path: &str) -> Result<Request, axum::http::Error> {
     Request::get(path).header(header::HOST, "engine").body(Body::empty())
 }
 
-/// Passes a request on to the engine.
-pub(super) async fn pass_on(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+/// Forwards a request to the engine.
+pub(super) async fn forward(State(api): State<Api>, mut request: Request) -> Result<Response, ApiError> {
     let Some(socket) = &api.node.engine else {
         let (method, path, node) = (request.method(), request.uri().path(), &api.node.hostname);
-        let asked = format!("{method} {path} on node {node}, which has no container engine");
-        return Err(features::CONTAINERS.refusal_of(&asked));
+        let subject = format!("{method} {path} on node {node}, which has no container engine");
+        return Err(features::CONTAINERS.refusal_of(&subject));
     };
     let mut engine = Engine::connect(socket).await?;
-    let mut request = request;
-    let asked = request.extensions().get::<Asked>().and_then(|asked| asked.0);
-    *request.uri_mut() = versioned(request.uri(), asked, engine.speaks)?;
+    let client_version = request.extensions().get::<ClientVersion>().and_then(|version| version.0);
+    *request.uri_mut() = versioned(request.uri(), client_version, engine.version)?;
     request.headers_mut().insert(header::HOST, HeaderValue::from_static("engine"));
     let from_client = upgrade::on(&mut request);
     let mut response = engine.send(request).await?;
@@ -101,11 +111,11 @@ pub(super) async fn pass_on(State(api): State<Api>, request: Request) -> Result<
         tokio::spawn(async move {
             let (client, engine) = match tokio::try_join!(from_client, from_engine) {
                 Ok(both) => both,
-                Err(error) => return tracing::debug!(%error, "a hijacked connection did not come about"),
+                Err(error) => return tracing::debug!(%error, "cannot hijack a connection"),
             };
             let copied = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(engine)).await;
             if let Err(error) = copied {
-                tracing::debug!(%error, "a hijacked connection broke");
+                tracing::debug!(%error, "hijacked connection failed");
             }
         });
     }
@@ -113,11 +123,11 @@ pub(super) async fn pass_on(State(api): State<Api>, request: Request) -> Result<
 }
 
 /// The path with the lower of the client's version and the engine's.
-fn versioned(uri: &Uri, asked: Option<ApiVersion>, speaks: Option<ApiVersion>) -> Result<Uri, ApiError> {
+fn versioned(uri: &Uri, client: Option<ApiVersion>, engine: Option<ApiVersion>) -> Result<Uri, ApiError> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let version = match (asked, speaks) {
-        (Some(asked), Some(speaks)) => Some(asked.min(speaks)),
-        (asked, _) => asked,
+    let version = match (client, engine) {
+        (Some(client), Some(engine)) => Some(client.min(engine)),
+        (client, _) => client,
     };
     let path = version.map_or_else(|| path.to_owned(), |version| format!("/v{version}{path}"));
     path.parse().map_err(|error| ApiError::Invalid(format!("invalid path: {error}")))
@@ -125,12 +135,13 @@ fn versioned(uri: &Uri, asked: Option<ApiVersion>, speaks: Option<ApiVersion>) -
 
 /// The engine's own `info`.
 pub(super) async fn info(socket: &Path) -> Result<Value, ApiError> {
-    read(socket, "/info").await
+    get_json(socket, "/info").await
 }
 
-/// The engine's own networks; those of a Swarm that it may once have been in are not this cluster's.
+/// The engine's own networks. Networks of a Swarm that the engine may have been in are left out:
+/// they are not this cluster's.
 pub(super) async fn networks(socket: &Path, filters: &str) -> Result<Vec<Value>, ApiError> {
-    match read(socket, &networks_path(filters)).await? {
+    match get_json(socket, &networks_path(filters)).await? {
         Value::Array(networks) => Ok(networks.into_iter().filter(|network| network["Scope"] != "swarm").collect()),
         other => Err(ApiError::Unavailable(format!("the container engine answered with {other}"))),
     }
@@ -143,11 +154,11 @@ fn networks_path(filters: &str) -> String {
     }
 }
 
-async fn read(socket: &Path, path: &str) -> Result<Value, ApiError> {
-    timely(socket, PATIENCE, read_unbounded(socket, path)).await
+async fn get_json(socket: &Path, path: &str) -> Result<Value, ApiError> {
+    with_timeout(socket, ENGINE_TIMEOUT, get_json_without_timeout(socket, path)).await
 }
 
-async fn read_unbounded(socket: &Path, path: &str) -> Result<Value, ApiError> {
+async fn get_json_without_timeout(socket: &Path, path: &str) -> Result<Value, ApiError> {
     let mut engine = Engine::connect(socket).await?;
     let request = get(path).map_err(|error| ApiError::Internal(error.to_string()))?;
     let response = engine.send(request).await?;
@@ -163,15 +174,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lower_version_is_asked_of_the_engine() {
+    fn the_engine_gets_the_lower_version() {
         let version = |text: &str| text.parse().ok();
-        for (asked, speaks, path) in [
+        for (client, engine, path) in [
             (version("1.50"), version("1.41"), "/v1.41/containers/json?all=1"),
             (version("1.40"), version("1.41"), "/v1.40/containers/json?all=1"),
             (version("1.40"), None, "/v1.40/containers/json?all=1"),
             (None, version("1.41"), "/containers/json?all=1"),
         ] {
-            let uri = versioned(&Uri::from_static("/containers/json?all=1"), asked, speaks).expect(path);
+            let uri = versioned(&Uri::from_static("/containers/json?all=1"), client, engine).expect(path);
             assert_eq!(uri.to_string(), path);
         }
     }
@@ -182,9 +193,10 @@ mod tests {
         let socket = folder.path().join("engine.sock");
         // It takes connections, and never answers.
         let _hangs = tokio::net::UnixListener::bind(&socket).expect("a socket");
-        let asked = timely(&socket, Duration::from_millis(50), Engine::connect_unbounded(&socket)).await;
-        let Err(ApiError::Unavailable(said)) = asked.map(|_| ()) else { panic!("an answer") };
-        assert!(said.contains("did not answer within 50ms"), "{said}");
+        let connecting = Engine::connect_without_timeout(&socket);
+        let outcome = with_timeout(&socket, Duration::from_millis(50), connecting).await;
+        let Err(ApiError::Unavailable(text)) = outcome.map(|_| ()) else { panic!("an answer") };
+        assert!(text.contains("did not answer within 50ms"), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a request can end with when it does not succeed, and how the wire says it: a status and `{"message": …}`.
+//! Errors of requests. A client gets a status and `{"message": "…"}`.
 
 use axum::{
     Json,
@@ -6,12 +6,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bollard_stubs::models::ErrorResponse;
-use weft_model::{Rejection, command::ObjectKind, name::InvalidName};
+use weft_model::{LogError, Rejection, command::ObjectKind, name::InvalidName};
 
 use crate::swarm::{ProposeError, SwarmError};
-use weft_model::LogError;
 
-/// Why a request was refused. The text is what users read.
+/// The reason why a request failed. Users read its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("{0}")]
@@ -22,7 +21,7 @@ pub(crate) enum ApiError {
     Ambiguous { kind: ObjectKind, name: String, matches: usize },
     #[error("{0}")]
     Conflict(String),
-    /// Asked for by name, and not there (yet).
+    /// The request asks for something that weft does not have. `features` makes these.
     #[error("{0}")]
     Unsupported(String),
     #[error(

@@ -1,9 +1,9 @@
 //! Features that clients of the Engine API can ask for and weft does not have.
 //!
-//! One list has a plain name for each feature, the fields of request bodies that ask for it, and what
-//! to do instead. The comparison in `wire::unsupported` finds features by their fields; handlers name
-//! them where a path, a query or a header asks. README.md lists the same features, and a test below
-//! compares the two lists: a change here is a change of that table.
+//! One list has a plain name for each feature, the fields of request bodies that ask for it, and
+//! what to do instead. The comparison in `wire::unsupported` finds features by their fields;
+//! handlers name them where a path, a query or a header asks. README.md lists the same features,
+//! and a test below compares the two lists: a change here is a change of that table.
 
 use super::error::ApiError;
 
@@ -12,8 +12,8 @@ use super::error::ApiError;
 pub(crate) struct Feature {
     /// What users call it, with the docker client's flags and commands.
     name: &'static str,
-    /// Where request bodies ask for it: paths of fields, `[]` for the items of a list. A path stands
-    /// for all fields below it too.
+    /// Where request bodies ask for it: paths of fields, `[]` for the items of a list. A path
+    /// stands for all fields below it too.
     fields: &'static [&'static str],
     /// What to do instead. Empty: leave the fields out.
     advice: &'static str,

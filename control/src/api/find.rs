@@ -1,15 +1,16 @@
-//! Objects by what a user calls them: the whole id, the name, or an unambiguous beginning of the id, in this order.
+//! Finds the object that a user means by a text: the whole id, the name, or the beginning of one id
+//! only, in this order.
 
 use weft_model::{
-    ClusterState, TaskId,
+    ClusterState, NodeId, TaskId,
     command::ObjectKind,
     state::{Network, Node, Service, Task},
 };
 
 use super::error::ApiError;
 
-/// The one of `all` that `text` means.
-fn one<'a, T>(
+/// The object of `all` that `text` means.
+fn find_one<'a, T>(
     kind: ObjectKind,
     text: &str,
     all: &(impl Iterator<Item = &'a T> + Clone),
@@ -37,26 +38,26 @@ fn one<'a, T>(
     matches(&|object| id(object).starts_with(text))?.ok_or_else(missing)
 }
 
-/// A service that is not being removed.
+/// A service; one that is being removed is not found.
 pub(super) fn service<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Service, ApiError> {
     let all = state.services.values().filter(|service| !service.removing);
-    one(ObjectKind::Service, text, &all, |s| s.id.as_str(), |s| s.spec.name.as_str())
+    find_one(ObjectKind::Service, text, &all, |s| s.id.as_str(), |s| s.spec.name.as_str())
 }
 
 pub(super) fn network<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Network, ApiError> {
-    one(ObjectKind::Network, text, &state.networks.values(), |n| n.id.as_str(), |n| n.spec.name.as_str())
+    find_one(ObjectKind::Network, text, &state.networks.values(), |n| n.id.as_str(), |n| n.spec.name.as_str())
 }
 
-/// `me` is the asked node itself, for `self`.
-pub(super) fn node<'a>(state: &'a ClusterState, text: &str, me: Option<&str>) -> Result<&'a Node, ApiError> {
-    let text = if text == "self" { me.unwrap_or(text) } else { text };
-    one(ObjectKind::Node, text, &state.nodes.values(), |n| n.id.as_str(), |n| n.hostname.as_str())
+/// A node; `self` is the local one.
+pub(super) fn node<'a>(state: &'a ClusterState, text: &str, local: Option<&NodeId>) -> Result<&'a Node, ApiError> {
+    let text = if text == "self" { local.map_or(text, NodeId::as_str) } else { text };
+    find_one(ObjectKind::Node, text, &state.nodes.values(), |n| n.id.as_str(), |n| n.hostname.as_str())
 }
 
-/// By id, or by the name of its container.
+/// A task; its name is that of its container.
 pub(super) fn task<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Task, ApiError> {
     if let Some(task) = text.parse::<TaskId>().ok().and_then(|id| state.tasks.get(&id)) {
         return Ok(task);
     }
-    one(ObjectKind::Task, text, &state.tasks.values(), |t| t.id.as_str(), |t| t.name.as_str())
+    find_one(ObjectKind::Task, text, &state.tasks.values(), |t| t.id.as_str(), |t| t.name.as_str())
 }

@@ -1,31 +1,37 @@
-//! What users talk to: an Engine API server, so that the `docker` client, its SDKs and `weft` itself drive the cluster.
+//! The Engine API server: the `docker` client, its SDKs and `weft` itself drive the cluster through
+//! it.
 //!
-//! Owns the wire: paths, bodies, statuses, texts of errors. It decides nothing: a write becomes a [`weft_model::Command`],
-//! a read is a view of the table. What weft cannot honour it refuses by name and never ignores. Paths of the cluster are
-//! answered here, everything else goes to the node's container engine, if there is one. Rooms: `wire` converts, pure;
-//! one file for each noun; `engine` passes on; `serve` listens.
+//! The daemon builds [`router`] and gives it a socket with [`serve()`]. This module alone knows the
+//! API's paths, bodies, statuses and error texts. It decides nothing: a write becomes a
+//! [`weft_model::Command`], a read shows the cluster state. It must never ignore what a client asks
+//! for: a field, flag or path that weft does not support is refused by name. Paths of the cluster
+//! are answered here; all others are forwarded to the node's container engine, if there is one.
+//!
+//! `wire` converts between JSON and weft's types and does nothing else. Each kind of object has a
+//! file with its handlers. `engine` forwards, `serve` listens.
 
-mod address;
-mod body;
 mod cluster;
-mod engine;
 mod error;
-mod events;
 mod features;
-mod find;
-mod logs;
-mod networks;
-mod nodes;
+mod version;
 mod query;
+mod body;
+mod find;
+mod address;
+mod wire;
+mod engine;
 mod serve;
-mod services;
-mod swarm;
 mod system;
+mod swarm;
+mod nodes;
+mod networks;
+mod services;
 mod tasks;
+mod logs;
+mod events;
+mod unsupported;
 #[cfg(test)]
 mod tests;
-mod unsupported;
-mod wire;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -37,7 +43,7 @@ use axum::{
     routing::{any, get, post},
 };
 use tokio::time::timeout;
-use weft_model::{NodeName, spec::Role};
+use weft_model::{ClusterState, NodeId, NodeName, spec::Role};
 
 use self::{
     cluster::{ClusterHandle, Member},
@@ -47,45 +53,19 @@ use crate::swarm::{Membership, Swarm};
 
 pub use serve::serve;
 
-/// Newest version of the Engine API that is spoken.
-const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 53 };
-/// Oldest: the first with services as they are now.
-const MIN_API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 24 };
-/// For a manager that was just promoted to hold the table.
-const ARRIVAL: Duration = Duration::from_secs(5);
+/// Longest time that a request waits until a manager that was just promoted has the cluster state.
+const PROMOTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `1.53`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct ApiVersion {
-    major: u32,
-    minor: u32,
-}
-
-impl std::fmt::Display for ApiVersion {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl std::str::FromStr for ApiVersion {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (major, minor) = text.split_once('.').ok_or(())?;
-        Ok(Self { major: major.parse().map_err(|_| ())?, minor: minor.parse().map_err(|_| ())? })
-    }
-}
-
-/// What the API says of the node that it runs on.
+/// What the API says about the node that it runs on.
 #[derive(Debug, Clone)]
 pub struct LocalNode {
     pub hostname: NodeName,
-    /// Of weft.
+    /// The version of weft.
     pub version: String,
-    /// What runs the tasks: `process` or `docker`.
+    /// The runtime of tasks: `process` or `docker`.
     pub runtime: String,
     pub data_dir: PathBuf,
-    /// Socket of the local container engine, where there is one.
+    /// The socket of the local container engine, if there is one.
     pub engine: Option<PathBuf>,
 }
 
@@ -97,10 +77,13 @@ struct Api {
 }
 
 impl Api {
-    /// The table, or why this node has none to show.
-    fn table(&self) -> Result<Arc<dyn ClusterHandle>, ApiError> {
-        if let Some(table) = self.member.table() {
-            return Ok(table);
+    /// The handle to the cluster state, which only managers have.
+    ///
+    /// # Errors
+    /// The reason why this node does not have it.
+    fn cluster(&self) -> Result<Arc<dyn ClusterHandle>, ApiError> {
+        if let Some(cluster) = self.member.cluster() {
+            return Ok(cluster);
         }
         Err(match self.member.membership() {
             Membership::None => ApiError::NotInSwarm,
@@ -115,29 +98,23 @@ impl Api {
         })
     }
 
-    /// The table as it is now.
-    fn state(&self) -> Result<Arc<weft_model::ClusterState>, ApiError> {
-        Ok(Arc::clone(&self.table()?.state().borrow()))
+    /// The cluster state as it is now.
+    fn state(&self) -> Result<Arc<ClusterState>, ApiError> {
+        Ok(Arc::clone(&self.cluster()?.state().borrow()))
+    }
+
+    /// The id of this node, if it is in a cluster.
+    fn node_id(&self) -> Option<NodeId> {
+        match self.member.membership() {
+            Membership::Active { node, .. } => Some(node),
+            _ => None,
+        }
     }
 }
 
-/// Everything that the API answers, with or without a version before the path.
+/// All routes of the API, with or without a version before the path.
 pub fn router(swarm: Swarm, node: LocalNode) -> Router {
     routes(Arc::new(swarm), node)
-}
-
-/// A reader sees what was written before, on whichever manager. Without a leader it sees what this one knows.
-async fn catch_up(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let is_manager = matches!(api.member.membership(), Membership::Active { role: Role::Manager, .. });
-    if is_manager && api.member.table().is_none() && timeout(ARRIVAL, api.member.table_arrives()).await.is_err() {
-        tracing::debug!(path = request.uri().path(), "a manager without a table");
-    }
-    if let Some(table) = api.member.table()
-        && !table.catch_up().await
-    {
-        tracing::debug!(path = request.uri().path(), "answered from a table that no leader confirmed");
-    }
-    next.run(request).await
 }
 
 fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
@@ -177,10 +154,28 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
         .route("/plugins/{*rest}", any(unsupported::plugins))
         .route("/distribution/{*rest}", any(unsupported::distribution))
         .route_layer(middleware::from_fn_with_state(api.clone(), catch_up))
-        // Asked of any node at any time: they wait for nobody.
+        // Clients send these to any node at any time: they must not wait for the cluster.
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
-        .fallback(engine::pass_on)
+        .fallback(engine::forward)
         .with_state(api);
-    serve::with_versions(routes)
+    serve::wrap(routes)
+}
+
+/// Lets each request see what was written before it, through whichever manager it was written.
+/// Without a leader, the request sees the state that this manager has.
+async fn catch_up(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let is_manager = matches!(api.member.membership(), Membership::Active { role: Role::Manager, .. });
+    if is_manager
+        && api.member.cluster().is_none()
+        && timeout(PROMOTION_TIMEOUT, api.member.wait_until_manager()).await.is_err()
+    {
+        tracing::debug!(path = request.uri().path(), "manager has no cluster state yet");
+    }
+    if let Some(cluster) = api.member.cluster()
+        && !cluster.catch_up().await
+    {
+        tracing::debug!(path = request.uri().path(), "answering from a cluster state that no leader confirmed");
+    }
+    next.run(request).await
 }

@@ -1,4 +1,5 @@
-//! `network`: the cluster's overlay networks; those of the local container engine, if any, beside them.
+//! Handlers of `network`: the cluster's overlay networks and, beside them, the networks of the
+//! local container engine.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use weft_model::{
     ClusterState, Command, NetworkId, Rejection,
+    command::ObjectKind,
     state::{Network, Service},
 };
 
@@ -23,37 +25,39 @@ use super::{
     error::ApiError,
     features, find,
     query::{Filters, Params},
-    wire as convert,
+    wire,
 };
-use crate::swarm::{Membership, ProposeError};
+use crate::swarm::ProposeError;
 
-/// How long a request to remove a network waits for the tasks of removed services: their stop grace, and some more.
-const LEAVING: Duration = Duration::from_secs(30);
+/// Longest time that the removal of a network waits until the tasks of removed services have left
+/// it: their stop grace period, and some more.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let filters = Filters::read(&params, &["dangling", "driver", "id", "label", "name", "scope", "type"])?;
-    let dangling = filters.flag("dangling")? == Some(true);
-    let accepted = |network: &&Network| {
+    let is_dangling = filters.flag("dangling")? == Some(true);
+    let matches = |network: &&Network| {
         filters.any("id", |id| network.id.as_str().starts_with(id))
             && filters.any("name", |name| network.spec.name.as_str().contains(name))
             && filters.any("driver", |driver| driver == "overlay")
             && filters.any("scope", |scope| scope == "swarm")
             && filters.any("type", |kind| kind == if network.ingress { "builtin" } else { "custom" })
-            && !dangling
+            && !is_dangling
             && filters.labels("label", |key| network.spec.labels.get(key))
     };
-    // Workers and nodes outside a cluster list what is theirs: clients ask for networks before they know.
+    // Clients list networks before they know whether the node is a manager. So workers and nodes
+    // outside a cluster list the networks of their engine.
     let mut listed: Vec<Value> = match api.state() {
         Ok(state) => {
-            let networks = state.networks.values().filter(accepted);
-            networks.map(|network| convert::network::show(&state, network, None, false)).collect()
+            let networks = state.networks.values().filter(matches);
+            networks.map(|network| wire::network::show(&state, network, None, false)).collect()
         }
         Err(error) if api.node.engine.is_none() => return Err(error),
         Err(_) => Vec::new(),
     };
     if let Some(socket) = &api.node.engine {
         listed.extend(engine::networks(socket, params.text("filters")).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the container engine does not list its networks");
+            tracing::warn!(%error, "cannot list the networks of the container engine");
             Vec::new()
         }));
     }
@@ -62,20 +66,18 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
 
 pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     let (parts, bytes) = body::read(request).await?;
-    let request = convert::parse(&bytes)?;
-    if !convert::network::is_overlay(&request) {
+    let request = body::parse(&bytes)?;
+    if !wire::network::is_overlay(&request) {
         if api.node.engine.is_some() {
-            return Ok(engine::pass_on(State(api), Request::from_parts(parts, Body::from(bytes)))
-                .await
-                .into_response());
+            return engine::forward(State(api), Request::from_parts(parts, Body::from(bytes))).await;
         }
-        let asked = "other networks than overlays on a node without a container engine";
-        return Err(features::NETWORK_DRIVERS.refusal_of(asked));
+        let subject = "other networks than overlays on a node without a container engine";
+        return Err(features::NETWORK_DRIVERS.refusal_of(subject));
     }
-    let table = api.table()?;
-    let spec = Box::new(convert::network::read(request)?);
+    let cluster = api.cluster()?;
+    let spec = Box::new(wire::network::read(request)?);
     let id = NetworkId::from_random(rand::random());
-    table.propose(Command::CreateNetwork { id: id.clone(), spec }).await?;
+    cluster.propose(Command::CreateNetwork { id: id.clone(), spec }).await?;
     Ok((StatusCode::CREATED, Json(json!({"Id": id.as_str(), "Warning": ""}))).into_response())
 }
 
@@ -87,25 +89,21 @@ pub(super) async fn inspect(
 ) -> Result<Response, ApiError> {
     let verbose = params.strict_flag("verbose")?;
     let local_only = !matches!(params.text("scope"), "" | "swarm");
-    let found = if local_only { Err(missing(&id)) } else { show(&api, &id, verbose) };
+    let found = if local_only {
+        Err(ApiError::NotFound { kind: ObjectKind::Network, name: id })
+    } else {
+        show(&api, &id, verbose)
+    };
     match found {
         Ok(shown) => Ok(Json(shown).into_response()),
-        Err(_) if api.node.engine.is_some() => Ok(engine::pass_on(State(api), request).await.into_response()),
+        Err(_) if api.node.engine.is_some() => engine::forward(State(api), request).await,
         Err(error) => Err(error),
     }
 }
 
 fn show(api: &Api, id: &str, verbose: bool) -> Result<Value, ApiError> {
     let state = api.state()?;
-    let me = match api.member.membership() {
-        Membership::Active { node, .. } => Some(node),
-        _ => None,
-    };
-    Ok(convert::network::show(&state, find::network(&state, id)?, me.as_ref(), verbose))
-}
-
-fn missing(id: &str) -> ApiError {
-    ApiError::NotFound { kind: weft_model::command::ObjectKind::Network, name: id.to_owned() }
+    Ok(wire::network::show(&state, find::network(&state, id)?, api.node_id().as_ref(), verbose))
 }
 
 pub(super) async fn remove(
@@ -116,53 +114,53 @@ pub(super) async fn remove(
     let found = api.state().and_then(|state| find::network(&state, &id).map(|network| network.id.clone()));
     match found {
         Ok(id) => {
-            remove_when_left(&*api.table()?, id).await?;
+            remove_when_released(&*api.cluster()?, id).await?;
             Ok(StatusCode::NO_CONTENT.into_response())
         }
-        Err(_) if api.node.engine.is_some() => Ok(engine::pass_on(State(api), request).await.into_response()),
+        Err(_) if api.node.engine.is_some() => engine::forward(State(api), request).await,
         Err(error) => Err(error),
     }
 }
 
-/// Removes a network; where only services that were removed themselves keep it, once their last tasks have left it:
-/// `docker stack rm` removes both in one breath.
-async fn remove_when_left(table: &dyn ClusterHandle, id: NetworkId) -> Result<(), ApiError> {
-    let remove = || table.propose(Command::RemoveNetwork { id: id.clone() });
-    if let Err(refused) = remove().await {
-        let mut state = table.state();
-        let in_use = matches!(&refused, ProposeError::Rejected(Rejection::InUse { .. }));
-        if !in_use || is_wanted(&state.borrow(), &id) {
-            return Err(refused.into());
+/// Removes a network. If only removed services still use it, waits until their last tasks have left
+/// it: `docker stack rm` removes services and networks right after each other.
+async fn remove_when_released(cluster: &dyn ClusterHandle, id: NetworkId) -> Result<(), ApiError> {
+    let remove = || cluster.propose(Command::RemoveNetwork { id: id.clone() });
+    if let Err(error) = remove().await {
+        let mut state = cluster.state();
+        let in_use = matches!(&error, ProposeError::Rejected(Rejection::InUse { .. }));
+        if !in_use || is_used_by_a_service(&state.borrow(), &id) {
+            return Err(error.into());
         }
-        let settled = state.wait_for(|state| is_wanted(state, &id) || !is_occupied(state, &id));
-        // Too late or not, the table has the last word.
-        drop(timeout(LEAVING, settled).await);
+        let settled = state.wait_for(|state| is_used_by_a_service(state, &id) || !has_addresses_in_use(state, &id));
+        // After a timeout too: the second attempt decides whether the network can be removed.
+        drop(timeout(RELEASE_TIMEOUT, settled).await);
         remove().await?;
     }
     Ok(())
 }
 
-/// Whether any service's user wants it to be on the network.
-fn is_wanted(state: &ClusterState, network: &NetworkId) -> bool {
-    let wants = |service: &Service| service.spec.task.networks.iter().any(|attached| attached.network == *network);
-    state.services.values().any(|service| !service.removing && wants(service))
+/// Whether a service that is not being removed is attached to the network.
+fn is_used_by_a_service(state: &ClusterState, network: &NetworkId) -> bool {
+    let uses = |service: &Service| service.spec.task.networks.iter().any(|attached| attached.network == *network);
+    state.services.values().any(|service| !service.removing && uses(service))
 }
 
-/// Whether any service or task still has an address on the network.
-fn is_occupied(state: &ClusterState, network: &NetworkId) -> bool {
+/// Whether a service or task holds an address on the network.
+fn has_addresses_in_use(state: &ClusterState, network: &NetworkId) -> bool {
     let services = state.services.values().flat_map(|service| &service.endpoints).map(|endpoint| &endpoint.network);
     let tasks = state.tasks.values().filter(|task| task.holds_addresses()).flat_map(|task| &task.attachments);
-    services.chain(tasks.map(|attachment| &attachment.network)).any(|occupied| occupied == network)
+    services.chain(tasks.map(|attachment| &attachment.network)).any(|used| used == network)
 }
 
 pub(super) async fn prune(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     if api.node.engine.is_some() {
-        return Ok(engine::pass_on(State(api), request).await.into_response());
+        return engine::forward(State(api), request).await;
     }
     Err(features::NETWORK_PRUNE.refusal())
 }
 
-/// Containers outside services cannot join the cluster's networks yet.
+/// `connect` and `disconnect`: the networks of the cluster are for services only.
 pub(super) async fn connect(
     State(api): State<Api>,
     Path(id): Path<String>,
@@ -171,5 +169,5 @@ pub(super) async fn connect(
     if api.state().is_ok_and(|state| find::network(&state, &id).is_ok()) {
         return Err(features::CONNECTED_CONTAINERS.refusal());
     }
-    Ok(engine::pass_on(State(api), request).await.into_response())
+    engine::forward(State(api), request).await
 }

@@ -1,9 +1,9 @@
 //! The query of a request: booleans, versions, times and filters.
 //!
-//! Every handler reads its query here and nowhere else, so that each kind of parameter has one
-//! meaning on all routes. What counts as true or false is moby's decision (its
-//! `daemon/server/httputils/form.go` and the routers beside it), because clients were written
-//! against it: docker-py, for example, writes `force=False`.
+//! All handlers read their queries here, so that each kind of parameter has one meaning on all
+//! routes. Clients were written against moby, so texts mean true or false as they do there
+//! (`daemon/server/httputils/form.go` and the routers beside it): docker-py, for example, writes
+//! `force=False`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::error::ApiError;
 
-/// The decoded query of a request. The first of several values of a parameter counts, as in moby.
+/// The decoded query of a request. If a parameter has several values, the first counts, as in moby.
 #[derive(Debug, Default)]
 pub(super) struct Params(HashMap<String, String>);
 
@@ -26,7 +26,7 @@ impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
-        // Any text is a list of pairs, so there is no error to report.
+        // Every text can be read as a list of pairs, so no error can occur.
         let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|Query(pairs)| pairs);
         Ok(pairs.unwrap_or_default().into_iter().collect())
     }
@@ -48,8 +48,8 @@ impl Params {
         self.0.get(name).map_or("", String::as_str)
     }
 
-    /// A boolean of which any text but those that mean false is true (moby's `BoolValue`). False
-    /// where it is absent.
+    /// A boolean: some texts mean false, all others mean true (moby's `BoolValue`). False where it
+    /// is absent.
     pub(super) fn flag(&self, name: &str) -> bool {
         !is_false(&folded(self.text(name)))
     }
@@ -64,6 +64,21 @@ impl Params {
             value if is_false(value) => Ok(false),
             "1" | "t" | "true" => Ok(true),
             _ => Err(ApiError::Invalid(format!("invalid value for {name}: {}: use true or false", self.text(name)))),
+        }
+    }
+
+    /// A point in time, in milliseconds since the Unix epoch. `None` where it is absent.
+    ///
+    /// # Errors
+    /// If the text is neither Unix seconds, with or without a fraction, nor a time of RFC 3339.
+    pub(super) fn time_ms(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        match self.text(name) {
+            "" => Ok(None),
+            text => parse_time_ms(text).map(Some).ok_or_else(|| {
+                ApiError::Invalid(format!(
+                    "invalid {name} {text:?}: give Unix seconds or a time like 2026-01-02T15:04:05Z"
+                ))
+            }),
         }
     }
 
@@ -83,6 +98,19 @@ fn folded(text: &str) -> String {
 
 fn is_false(folded: &str) -> bool {
     matches!(folded, "" | "0" | "no" | "false" | "none")
+}
+
+fn parse_time_ms(text: &str) -> Option<u64> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return u64::try_from(time.as_millisecond()).ok();
+    }
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds: u64 = seconds.parse().ok()?;
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let millis: u64 = format!("{fraction:0<3}")[..3].parse().ok()?;
+    seconds.checked_mul(1_000)?.checked_add(millis)
 }
 
 /// `filters={"name":{"web":true}}`, or `{"name":["web"]}` as older clients write it.
@@ -208,6 +236,22 @@ mod tests {
         assert_eq!(params("f", "F").strict_flag("f"), Ok(false));
         assert!(!Params::default().flag("f"));
         assert_eq!(Params::default().strict_flag("f"), Ok(false));
+    }
+
+    #[test]
+    fn times_are_read_in_both_forms() {
+        for (text, ms) in [
+            ("1700000000", 1_700_000_000_000),
+            ("1700000000.123456789", 1_700_000_000_123),
+            ("1970-01-01T00:00:02Z", 2_000),
+            ("0", 0),
+        ] {
+            assert_eq!(params("since", text).time_ms("since"), Ok(Some(ms)), "{text}");
+        }
+        assert_eq!(Params::default().time_ms("since"), Ok(None));
+        for text in ["yesterday", "1.-5", "-1"] {
+            assert!(params("since", text).time_ms("since").is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `service`: what shall run.
+//! Handlers of `service`: create, list, inspect, update, roll back and remove services.
 
 use axum::{
     Json,
@@ -14,20 +14,20 @@ use weft_model::{
 
 use super::{
     Api,
-    body::WholeBody,
+    body::JsonBody,
     error::ApiError,
     features, find,
     query::{Filters, Params},
-    wire as convert,
+    wire,
 };
 
-/// How much of its id is in the name of a service that was given none: 36^8 names.
+/// How many letters of its id are in the name of a service that was given no name: 36^8 names.
 const NAME_LEN: usize = 8;
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let state = api.state()?;
     let filters = Filters::read(&params, &["id", "label", "mode", "name", "runtime"])?;
-    let accepted = |service: &&Service| {
+    let matches = |service: &&Service| {
         let mode = match service.spec.mode {
             ServiceMode::Replicated { .. } => "replicated",
             ServiceMode::Global => "global",
@@ -39,9 +39,9 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
             && filters.any("runtime", |runtime| runtime == "container")
             && filters.labels("label", |key| service.spec.labels.get(key))
     };
-    let status = params.strict_flag("status")?;
-    let services = state.services.values().filter(accepted);
-    Ok(Json(services.map(|service| convert::service::show(&state, service, status)).collect()))
+    let with_status = params.strict_flag("status")?;
+    let services = state.services.values().filter(matches);
+    Ok(Json(services.map(|service| wire::service::show(&state, service, with_status)).collect()))
 }
 
 pub(super) async fn inspect(
@@ -49,27 +49,26 @@ pub(super) async fn inspect(
     Path(id): Path<String>,
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
-    // A spec is always shown with its defaults in it, so the value itself makes no difference.
+    // A spec is always shown with its defaults, so the value makes no difference.
     params.strict_flag("insertDefaults")?;
     let state = api.state()?;
-    Ok(Json(convert::service::show(&state, find::service(&state, &id)?, false)))
+    Ok(Json(wire::service::show(&state, find::service(&state, &id)?, false)))
 }
 
 pub(super) async fn create(
     State(api): State<Api>,
     headers: HeaderMap,
-    WholeBody(body): WholeBody,
+    JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let table = api.table()?;
+    let cluster = api.cluster()?;
     refuse_credentials(&headers)?;
     let id = ServiceId::from_random(rand::random());
-    let mut body = convert::parse(&body)?;
-    convert::fields::rename(&mut body, "Name")?;
+    wire::fields::rename(&mut body, "Name")?;
     if body["Name"].as_str().is_none_or(str::is_empty) {
-        convert::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));
+        wire::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));
     }
     let spec = Box::new(read(&*api.state()?, body)?);
-    table.propose(Command::CreateService { id: id.clone(), spec }).await?;
+    cluster.propose(Command::CreateService { id: id.clone(), spec }).await?;
     Ok((StatusCode::CREATED, Json(json!({"ID": id.as_str(), "Warnings": []}))))
 }
 
@@ -78,12 +77,12 @@ pub(super) async fn update(
     Path(id): Path<String>,
     params: Params,
     headers: HeaderMap,
-    WholeBody(body): WholeBody,
+    JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let table = api.table()?;
+    let cluster = api.cluster()?;
     refuse_credentials(&headers)?;
     let version = params.version()?;
-    let rollback = match params.text("rollback") {
+    let is_rollback = match params.text("rollback") {
         "" => false,
         "previous" => true,
         other => return Err(ApiError::Invalid(format!("invalid rollback {other:?}: the only one is \"previous\""))),
@@ -91,23 +90,24 @@ pub(super) async fn update(
     let command = {
         let state = api.state()?;
         let id = find::service(&state, &id)?.id.clone();
-        if rollback {
+        if is_rollback {
             Command::RollbackService { id, version, message: "manually requested rollback".to_owned() }
         } else {
-            Command::UpdateService { id, version, spec: Box::new(read(&state, convert::parse(&body)?)?) }
+            Command::UpdateService { id, version, spec: Box::new(read(&state, body)?) }
         }
     };
-    table.propose(command).await?;
+    cluster.propose(command).await?;
     Ok(Json(json!({"Warnings": null})))
 }
 
 pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Result<(), ApiError> {
-    let table = api.table()?;
+    let cluster = api.cluster()?;
     let id = find::service(&*api.state()?, &id)?.id.clone();
-    table.propose(Command::RemoveService { id }).await?;
+    cluster.propose(Command::RemoveService { id }).await?;
     Ok(())
 }
 
+/// Reads a spec whose networks are named as the user named them.
 fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
     let resolve = |text: &str| -> Result<NetworkId, ApiError> {
         let network = find::network(state, text)?;
@@ -118,10 +118,11 @@ fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
         }
         Ok(network.id.clone())
     };
-    convert::service::read(body, &resolve)
+    wire::service::read(body, &resolve)
 }
 
-/// Credentials of a registry travel in a header, as base 64 of JSON; clients without any send `{}` or nothing.
+/// Clients send the credentials of a registry in a header, as JSON in base 64. Without credentials
+/// they send `{}`, `null` or no header.
 fn refuse_credentials(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get("x-registry-auth").map(HeaderValue::as_bytes) {
         None | Some(b"" | b"e30=" | b"e30" | b"bnVsbA==") => Ok(()),

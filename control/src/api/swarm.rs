@@ -1,72 +1,44 @@
-//! `swarm`: form, join, leave, read and change the cluster.
+//! Handlers of `swarm`: form, join, leave, read and change the cluster.
+
+use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use bollard_stubs::models as wire;
 use serde_json::{Value, json};
-use weft_model::{
-    Command,
-    spec::{Availability, Role},
-};
+use weft_model::{Command, spec::Role};
 
-use super::{Api, address, body::WholeBody, error::ApiError, features, query::Params, wire as convert};
-use crate::swarm::{InitOptions, JoinOptions, Membership};
+use super::{Api, address, body::JsonBody, error::ApiError, features, query::Params, wire};
+use crate::swarm::{InitOptions, JoinOptions, Membership, SwarmError};
 
 pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
-    let table = api.table()?;
-    let state = std::sync::Arc::clone(&table.state().borrow());
-    let cluster = state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?;
-    let mut shown = convert::cluster::show(cluster);
-    let tokens = convert::cluster::show_tokens(table.join_token(Role::Worker), table.join_token(Role::Manager));
-    convert::set(&mut shown, "JoinTokens", tokens);
+    let cluster = api.cluster()?;
+    let state = Arc::clone(&cluster.state().borrow());
+    let mut shown = wire::cluster::show(state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?);
+    let tokens = wire::cluster::show_tokens(cluster.join_token(Role::Worker), cluster.join_token(Role::Manager));
+    wire::set(&mut shown, "JoinTokens", tokens);
     Ok(Json(shown))
 }
 
-pub(super) async fn init(State(api): State<Api>, WholeBody(body): WholeBody) -> Result<Json<Value>, ApiError> {
-    let mut body = convert::parse(&body)?;
-    let spec = convert::cluster::read_init(&mut body)?;
-    let request: wire::SwarmInitRequest = convert::typed(&body)?;
-    convert::fields::rename(&mut body, "AutoLockManagers")?;
-    let listen_addr = address::listen(&request.listen_addr.unwrap_or_default())?;
-    let advertise_addr = address::advertise(&request.advertise_addr.unwrap_or_default(), listen_addr)?;
-    let availability = availability(&mut body)?;
-    refuse_others(
-        &body,
-        &[
-            "ListenAddr",
-            "AdvertiseAddr",
-            "DataPathAddr",
-            "DataPathPort",
-            "DefaultAddrPool",
-            "ForceNewCluster",
-            "SubnetSize",
-            "Spec",
-            "Availability",
-        ],
-    )?;
+pub(super) async fn init(State(api): State<Api>, JsonBody(mut body): JsonBody) -> Result<Json<Value>, ApiError> {
+    let request = wire::membership::read_init(&mut body)?;
+    let listen_addr = address::parse_listen(&request.listen_addr)?;
+    let advertise_addr = address::parse_advertise(&request.advertise_addr, listen_addr)?;
+    let (spec, availability) = (request.spec, request.availability);
     let node = api.member.init(InitOptions { advertise_addr, listen_addr, spec, availability }).await?;
     Ok(Json(json!(node.as_str())))
 }
 
-pub(super) async fn join(State(api): State<Api>, WholeBody(body): WholeBody) -> Result<(), ApiError> {
-    let mut body = convert::parse(&body)?;
-    let request: wire::SwarmJoinRequest = convert::fields::read(&mut body)?;
-    let listen_addr = address::listen(&request.listen_addr.unwrap_or_default())?;
-    let advertise_addr = address::advertise(&request.advertise_addr.unwrap_or_default(), listen_addr)?;
-    let availability = availability(&mut body)?;
-    refuse_others(&body, &["ListenAddr", "AdvertiseAddr", "RemoteAddrs", "JoinToken", "Availability"])?;
-    let token = request.join_token.unwrap_or_default();
-    if token.is_empty() {
-        return Err(ApiError::Invalid(
-            "no join token was given: print one with \"weft swarm join-token worker\" on a manager".into(),
-        ));
-    }
+pub(super) async fn join(State(api): State<Api>, JsonBody(mut body): JsonBody) -> Result<(), ApiError> {
+    let request = wire::membership::read_join(&mut body)?;
+    let listen_addr = address::parse_listen(&request.listen_addr)?;
+    let advertise_addr = address::parse_advertise(&request.advertise_addr, listen_addr)?;
     if !matches!(api.member.membership(), Membership::None) {
-        return Err(crate::swarm::SwarmError::AlreadyMember.into());
+        return Err(SwarmError::AlreadyMember.into());
     }
     let mut remotes = Vec::new();
-    for remote in request.remote_addrs.unwrap_or_default() {
-        remotes.push(address::remote(&remote).await?);
+    for manager in &request.managers {
+        remotes.push(address::resolve_manager(manager).await?);
     }
+    let (token, availability) = (request.token, request.availability);
     api.member.join(JoinOptions { remotes, token, advertise_addr, listen_addr, availability }).await?;
     Ok(())
 }
@@ -76,26 +48,30 @@ pub(super) async fn leave(State(api): State<Api>, params: Params) -> Result<(), 
     Ok(())
 }
 
-pub(super) async fn update(State(api): State<Api>, params: Params, WholeBody(body): WholeBody) -> Result<(), ApiError> {
+pub(super) async fn update(
+    State(api): State<Api>,
+    params: Params,
+    JsonBody(mut body): JsonBody,
+) -> Result<(), ApiError> {
     if params.strict_flag("rotateManagerUnlockKey")? {
         return Err(features::LOCKED_MANAGERS.refusal());
     }
-    let table = api.table()?;
+    let cluster = api.cluster()?;
     let current = {
-        let state = std::sync::Arc::clone(&table.state().borrow());
+        let state = Arc::clone(&cluster.state().borrow());
         state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?.spec.clone()
     };
-    let spec = convert::cluster::read(&mut convert::parse(&body)?, &current)?;
+    let spec = wire::cluster::read(&mut body, &current)?;
     let version = params.version()?;
-    let rotated = [
+    let rotations = [
         (params.strict_flag("rotateWorkerToken")?, Role::Worker),
         (params.strict_flag("rotateManagerToken")?, Role::Manager),
     ];
     if spec != current {
-        table.propose(Command::UpdateCluster { version, spec }).await?;
+        cluster.propose(Command::UpdateCluster { version, spec }).await?;
     }
-    for (_, role) in rotated.into_iter().filter(|(rotate, _)| *rotate) {
-        table.rotate_token(role).await?;
+    for (_, role) in rotations.into_iter().filter(|(is_wanted, _)| *is_wanted) {
+        cluster.rotate_token(role).await?;
     }
     Ok(())
 }
@@ -106,27 +82,4 @@ pub(super) async fn unlock_key() -> ApiError {
 
 pub(super) async fn unlock() -> ApiError {
     features::LOCKED_MANAGERS.refusal()
-}
-
-fn availability(body: &mut Value) -> Result<Availability, ApiError> {
-    convert::fields::rename(body, "Availability")?;
-    match &body["Availability"] {
-        Value::Null => Ok(Availability::Active),
-        Value::String(text) => match text.to_ascii_lowercase().as_str() {
-            "" | "active" => Ok(Availability::Active),
-            "pause" => Ok(Availability::Pause),
-            "drain" => Ok(Availability::Drain),
-            _ => Err(ApiError::Invalid(format!("invalid availability {text:?}: use active, pause or drain"))),
-        },
-        other => Err(ApiError::Invalid(format!("invalid availability {other}: use active, pause or drain"))),
-    }
-}
-
-/// Refuses every field that is not one of `known`.
-fn refuse_others(body: &Value, known: &[&str]) -> Result<(), ApiError> {
-    let mut rest = body.clone();
-    if let Some(rest) = rest.as_object_mut() {
-        rest.retain(|field, _| !known.contains(&field.as_str()));
-    }
-    convert::unsupported::refuse(&rest, &json!({}))
 }

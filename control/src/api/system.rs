@@ -1,4 +1,4 @@
-//! What the node says of itself: `_ping`, `version`, `info`.
+//! What the node says about itself: `_ping`, `version` and `info`.
 
 use std::{env::consts, fs};
 
@@ -8,14 +8,19 @@ use axum::{
     http::HeaderName,
     response::{IntoResponse, Response},
 };
-use bollard_stubs::models::{self as wire, LocalNodeState};
+use bollard_stubs::models::{self, LocalNodeState};
 use serde_json::{Value, json};
 use weft_model::spec::Role;
 
-use super::{API_VERSION, Api, MIN_API_VERSION, engine, error::ApiError, wire as convert};
+use super::{
+    Api, engine,
+    error::ApiError,
+    version::{API_VERSION, MIN_API_VERSION},
+    wire,
+};
 use crate::swarm::Membership;
 
-/// Sent with every answer to `_ping`: clients read the API version and this node's part in a cluster from it.
+/// `GET /_ping`: clients read the API version and this node's role in the cluster from the headers.
 pub(super) async fn ping(State(api): State<Api>) -> Response {
     let swarm = match api.member.membership() {
         Membership::None => "inactive",
@@ -28,13 +33,14 @@ pub(super) async fn ping(State(api): State<Api>) -> Response {
         (HeaderName::from_static("swarm"), swarm),
         (HeaderName::from_static("cache-control"), "no-cache, no-store, must-revalidate"),
         (HeaderName::from_static("pragma"), "no-cache"),
-        // The classic builder: BuildKit sessions need an engine that says so itself.
+        // The classic builder. Version 2 would announce BuildKit sessions, which weft does not
+        // forward.
         (HeaderName::from_static("builder-version"), "1"),
     ];
     (headers, "OK").into_response()
 }
 
-pub(super) async fn version(State(api): State<Api>) -> Json<wire::SystemVersion> {
+pub(super) async fn version(State(api): State<Api>) -> Json<models::SystemVersion> {
     let details = [
         ("ApiVersion", API_VERSION.to_string()),
         ("MinAPIVersion", MIN_API_VERSION.to_string()),
@@ -42,9 +48,9 @@ pub(super) async fn version(State(api): State<Api>) -> Json<wire::SystemVersion>
         ("Arch", architecture().to_owned()),
         ("KernelVersion", kernel_version()),
     ];
-    Json(wire::SystemVersion {
-        platform: Some(wire::SystemVersionPlatform { name: "weft".into() }),
-        components: Some(vec![wire::SystemVersionComponents {
+    Json(models::SystemVersion {
+        platform: Some(models::SystemVersionPlatform { name: "weft".into() }),
+        components: Some(vec![models::SystemVersionComponents {
             name: "weft".into(),
             version: api.node.version.clone(),
             details: Some(details.map(|(key, value)| (key.to_owned(), value)).into()),
@@ -62,33 +68,35 @@ pub(super) async fn version(State(api): State<Api>) -> Json<wire::SystemVersion>
     })
 }
 
-/// The local engine's own answer where there is one, with weft's version and cluster in it; else what weft knows.
+/// `GET /info`: the answer of the local container engine with weft's version and cluster in it.
+/// Without an engine, what weft itself can say.
 pub(super) async fn info(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
     let mut info = match &api.node.engine {
         Some(socket) => engine::info(socket).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the container engine does not answer");
-            own_info(&api)
+            tracing::warn!(%error, "cannot read the info of the container engine");
+            info_without_engine(&api)
         }),
-        None => own_info(&api),
+        None => info_without_engine(&api),
     };
-    convert::set(&mut info, "Name", json!(api.node.hostname.as_str()));
-    convert::set(&mut info, "ServerVersion", json!(api.node.version));
-    convert::set(&mut info, "Swarm", swarm(&api));
+    wire::set(&mut info, "Name", json!(api.node.hostname.as_str()));
+    wire::set(&mut info, "ServerVersion", json!(api.node.version));
+    wire::set(&mut info, "Swarm", swarm_info(&api));
     Ok(Json(info))
 }
 
-/// What a node without a container engine can say.
-fn own_info(api: &Api) -> Value {
-    let tasks = api.state().map_or(0, |state| match api.member.membership() {
-        Membership::Active { node, .. } => state.tasks_on(&node).filter(|t| t.holds_addresses()).count() as i64,
-        _ => 0,
-    });
-    convert::json(wire::SystemInfo {
+fn info_without_engine(api: &Api) -> Value {
+    let tasks = api
+        .state()
+        .ok()
+        .zip(api.node_id())
+        .map_or(0, |(state, node)| state.tasks_on(&node).filter(|task| task.holds_addresses()).count() as i64);
+    wire::to_json(models::SystemInfo {
         containers: Some(tasks),
         containers_running: Some(tasks),
-        plugins: Some(wire::PluginsInfo { network: Some(vec!["overlay".into()]), ..Default::default() }),
+        plugins: Some(models::PluginsInfo { network: Some(vec!["overlay".into()]), ..Default::default() }),
         docker_root_dir: Some(api.node.data_dir.display().to_string()),
-        // Clients warn of each that is not there; services' limits are the runtime's business.
+        // Clients print a warning for each limit that is false. The runtime applies the limits of
+        // services.
         memory_limit: Some(true),
         swap_limit: Some(true),
         cpu_cfs_period: Some(true),
@@ -104,11 +112,11 @@ fn own_info(api: &Api) -> Value {
         os_type: Some(consts::OS.into()),
         architecture: Some(consts::ARCH.into()),
         ncpu: std::thread::available_parallelism().ok().and_then(|cpus| i64::try_from(cpus.get()).ok()),
-        mem_total: Some(convert::signed(memory_total_bytes())),
-        registry_config: Some(wire::RegistryServiceConfig::default()),
+        mem_total: Some(wire::signed(memory_total_bytes())),
+        registry_config: Some(models::RegistryServiceConfig::default()),
         labels: Some(Vec::new()),
         experimental_build: Some(false),
-        runtimes: Some([(api.node.runtime.clone(), wire::Runtime::default())].into()),
+        runtimes: Some([(api.node.runtime.clone(), models::Runtime::default())].into()),
         default_runtime: Some(api.node.runtime.clone()),
         live_restore_enabled: Some(true),
         security_options: Some(Vec::new()),
@@ -117,7 +125,7 @@ fn own_info(api: &Api) -> Value {
     })
 }
 
-fn swarm(api: &Api) -> Value {
+fn swarm_info(api: &Api) -> Value {
     let (state, node, addr, error) = match api.member.membership() {
         Membership::None => (LocalNodeState::INACTIVE, None, None, String::new()),
         Membership::Joining => (LocalNodeState::PENDING, None, None, String::new()),
@@ -126,16 +134,15 @@ fn swarm(api: &Api) -> Value {
     };
     let managers = api.member.remotes().into_iter().map(|(node, addr)| (node.to_string(), addr.to_string())).collect();
     let node = node.map(|node| node.to_string()).unwrap_or_default();
-    let standing = convert::cluster::LocalStanding { state, node, addr, error, managers };
-    let table = api.state().ok();
-    convert::cluster::show_standing(&standing, table.as_deref())
+    let local = wire::membership::LocalMember { state, node, addr, error, managers };
+    wire::membership::show(&local, api.state().ok().as_deref())
 }
 
 fn kernel_version() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// As Go, and so every client, calls it.
+/// The architecture by Go's name for it, which clients use.
 fn architecture() -> &'static str {
     match consts::ARCH {
         "x86_64" => "amd64",
@@ -151,7 +158,7 @@ fn operating_system() -> String {
     name.map_or_else(|| consts::OS.to_owned(), |name| name.trim_matches('"').to_owned())
 }
 
-/// The size of all usable memory, by sysinfo(2).
+/// The size of all usable memory, from sysinfo(2).
 fn memory_total_bytes() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram * u64::from(info.mem_unit)

@@ -1,4 +1,4 @@
-//! `task`: what runs, ran, or waits.
+//! Handlers of `task`: list and inspect the tasks of services, those that have ended included.
 
 use axum::{
     Json,
@@ -12,7 +12,7 @@ use super::{
     error::ApiError,
     find,
     query::{Filters, Params},
-    wire as convert,
+    wire,
 };
 
 const FILTERS: &[&str] = &["_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"];
@@ -28,19 +28,20 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
         }
     }
     let up_to_date = filters.flag("_up-to-date")?;
-    let tasks = state.tasks.values().filter(|task| accepted(&state, &filters, up_to_date, task));
-    Ok(Json(tasks.map(|task| convert::task::show(&state, task)).collect()))
+    let tasks = state.tasks.values().filter(|task| matches(&state, &filters, up_to_date, task));
+    Ok(Json(tasks.map(|task| wire::task::show(&state, task)).collect()))
 }
 
-fn accepted(state: &ClusterState, filters: &Filters, wanted_up_to_date: Option<bool>, task: &Task) -> bool {
+/// Whether the task passes the filters. `up_to_date` is the value of the filter of this name.
+fn matches(state: &ClusterState, filters: &Filters, up_to_date: Option<bool>, task: &Task) -> bool {
     let service = state.services.get(&task.service);
     let node = task.node.as_ref().and_then(|node| state.nodes.get(node));
-    let up_to_date = service.is_some_and(|service| task.is_current(service));
+    let is_current = service.is_some_and(|service| task.is_current(service));
     filters.any("id", |id| task.id.as_str().starts_with(id))
         && filters.any("name", |name| task.name.starts_with(name))
         && filters.any("desired-state", |wanted| task.desired.as_str() == wanted)
         && filters.any("runtime", |runtime| runtime == "container")
-        && wanted_up_to_date.is_none_or(|wanted| wanted == up_to_date)
+        && up_to_date.is_none_or(|wanted| wanted == is_current)
         && filters.any("service", |wanted| {
             task.service.as_str() == wanted || service.is_some_and(|s| !s.removing && s.spec.name.as_str() == wanted)
         })
@@ -50,5 +51,5 @@ fn accepted(state: &ClusterState, filters: &Filters, wanted_up_to_date: Option<b
 
 pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let state = api.state()?;
-    Ok(Json(convert::task::show(&state, find::task(&state, &id)?)))
+    Ok(Json(wire::task::show(&state, find::task(&state, &id)?)))
 }

@@ -1,7 +1,7 @@
 //! Paths of objects that weft does not have: secrets, configs and plugins, and digests of images.
 //!
-//! A list of them is empty, so that clients that only list them (`docker stack rm`) continue. All other
-//! requests for them are refused by the name of the feature.
+//! A list of them is empty, so that clients that only list them (`docker stack rm`) continue. All
+//! other requests for them are refused by the name of the feature.
 
 use axum::{
     Json,
@@ -22,19 +22,19 @@ fn none_of(feature: &Feature, request: &Request) -> Result<Response, ApiError> {
 }
 
 pub(super) async fn secrets(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    api.table()?;
+    api.cluster()?;
     none_of(&features::SECRETS, &request)
 }
 
 pub(super) async fn configs(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    api.table()?;
+    api.cluster()?;
     none_of(&features::CONFIGS, &request)
 }
 
 /// Plugins belong to the local container engine, where there is one.
 pub(super) async fn plugins(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     match &api.node.engine {
-        Some(_) => engine::pass_on(State(api), request).await,
+        Some(_) => engine::forward(State(api), request).await,
         None => none_of(&features::PLUGINS, &request),
     }
 }

@@ -19,11 +19,11 @@ async fn init_and_join_take_what_clients_send() {
     let join = json!({"ListenAddr": "", "AdvertiseAddr": "", "RemoteAddrs": ["192.0.2.1"], "JoinToken": "SWMTKN-1-x", "Availability": "active"});
     api.post("/swarm/join", join.clone()).await;
     {
-        let asked = api.fake.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests = api.member.requests.lock().unwrap_or_else(PoisonError::into_inner);
         for part in ["Some(192.0.2.1)", "0.0.0.0:2377", "heartbeat_ms: 1000", "heartbeat_misses: 5", "Drain"] {
-            assert!(asked[0].contains(part), "{}: no {part}", asked[0]);
+            assert!(requests[0].contains(part), "{}: no {part}", requests[0]);
         }
-        assert!(asked[1].contains("192.0.2.1:2377"), "{}", asked[1]);
+        assert!(requests[1].contains("192.0.2.1:2377"), "{}", requests[1]);
     }
     for (path, body, status, text) in [
         ("/swarm/init", with(body.clone(), "/AutoLockManagers", json!(true)), 501, "autolock"),

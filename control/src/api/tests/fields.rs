@@ -75,12 +75,12 @@ async fn every_body_is_read_whatever_the_case_of_its_names() {
     outside.post("/swarm/init", lower_case(init)).await;
     let join = json!({"AdvertiseAddr": "192.0.2.3", "RemoteAddrs": ["192.0.2.1"], "JoinToken": "SWMTKN-1-x", "Availability": "pause"});
     outside.post("/swarm/join", lower_case(join)).await;
-    let asked = outside.fake.asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let requests = outside.member.requests.lock().unwrap_or_else(PoisonError::into_inner);
     for part in ["192.0.2.1", "0.0.0.0:2378", "heartbeat_ms: 1000", "heartbeat_misses: 5", "Drain", "10.9.0.0"] {
-        assert!(asked[0].contains(part), "{}: no {part}", asked[0]);
+        assert!(requests[0].contains(part), "{}: no {part}", requests[0]);
     }
     for part in ["192.0.2.3", "192.0.2.1:2377", "SWMTKN-1-x", "Pause"] {
-        assert!(asked[1].contains(part), "{}: no {part}", asked[1]);
+        assert!(requests[1].contains(part), "{}: no {part}", requests[1]);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The routes against a table in memory: what clients send and what they must get.
+//! The routes with a cluster in memory: what clients send, and what they must get.
 
 mod bodies;
 mod booleans;
@@ -40,31 +40,32 @@ use crate::{
     swarm::{InitOptions, JoinOptions, Membership, ProposeError, SwarmError},
 };
 
-/// A manager, a worker or no member, as `table` and `membership` say.
-struct Fake {
+/// A member of a cluster in memory. Managers have a cluster, workers and other nodes have none.
+struct TestMember {
     membership: Membership,
-    table: Option<Arc<Memory>>,
-    asked: Mutex<Vec<String>>,
+    cluster: Option<Arc<InMemoryCluster>>,
+    /// The options of each init and join.
+    requests: Mutex<Vec<String>>,
 }
 
-/// The real table, without the cluster around it.
-struct Memory {
-    table: Mutex<fixture::TestCluster>,
+/// The cluster state of a manager that needs no other managers.
+struct InMemoryCluster {
+    cluster: Mutex<fixture::TestCluster>,
     state: watch::Sender<Arc<ClusterState>>,
     log_options: Mutex<Option<LogOptions>>,
 }
 
-impl Memory {
+impl InMemoryCluster {
     fn change<T>(&self, change: impl FnOnce(&mut fixture::TestCluster) -> T) -> T {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut table);
-        self.state.send_replace(Arc::new(table.state.clone()));
+        let mut cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut cluster);
+        self.state.send_replace(Arc::new(cluster.state.clone()));
         changed
     }
 }
 
 #[async_trait]
-impl Member for Fake {
+impl Member for TestMember {
     fn membership(&self) -> Membership {
         self.membership.clone()
     }
@@ -74,12 +75,12 @@ impl Member for Fake {
     }
 
     async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{options:?}"));
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{options:?}"));
         Ok(NodeId::from_random(7))
     }
 
     async fn join(&self, options: JoinOptions) -> Result<(), SwarmError> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{options:?}"));
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{options:?}"));
         Ok(())
     }
 
@@ -87,15 +88,15 @@ impl Member for Fake {
         if force { Ok(()) } else { Err(SwarmError::ManagerNeedsForce { consequence: "It is the last.".into() }) }
     }
 
-    async fn table_arrives(&self) {}
+    async fn wait_until_manager(&self) {}
 
-    fn table(&self) -> Option<Arc<dyn ClusterHandle>> {
-        self.table.clone().map(|table| table as Arc<dyn ClusterHandle>)
+    fn cluster(&self) -> Option<Arc<dyn ClusterHandle>> {
+        self.cluster.clone().map(|cluster| cluster as Arc<dyn ClusterHandle>)
     }
 }
 
 #[async_trait]
-impl ClusterHandle for Memory {
+impl ClusterHandle for InMemoryCluster {
     fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.state.subscribe()
     }
@@ -105,11 +106,15 @@ impl ClusterHandle for Memory {
     }
 
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
-        Ok(self.change(|table| table.apply(command))?)
+        Ok(self.change(|cluster| cluster.apply(command))?)
     }
 
-    fn standing(&self, node: &NodeId) -> (Option<NodeId>, bool) {
-        (Some(node.clone()), true)
+    fn leader(&self) -> Option<NodeId> {
+        Some(self.change(|cluster| cluster.first_node()))
+    }
+
+    fn is_manager_reachable(&self, _node: &NodeId) -> bool {
+        true
     }
 
     fn join_token(&self, role: Role) -> String {
@@ -130,20 +135,20 @@ impl ClusterHandle for Memory {
 
 struct Fixture {
     router: Router,
-    fake: Arc<Fake>,
+    member: Arc<TestMember>,
 }
 
 impl Fixture {
-    fn new(membership: Membership, table: Option<fixture::TestCluster>) -> Self {
-        Self::with_engine(membership, table, None)
+    fn new(membership: Membership, cluster: Option<fixture::TestCluster>) -> Self {
+        Self::with_engine(membership, cluster, None)
     }
 
-    fn with_engine(membership: Membership, table: Option<fixture::TestCluster>, engine: Option<PathBuf>) -> Self {
-        let table = table.map(|table| {
-            let state = watch::Sender::new(Arc::new(table.state.clone()));
-            Arc::new(Memory { table: Mutex::new(table), state, log_options: Mutex::default() })
+    fn with_engine(membership: Membership, cluster: Option<fixture::TestCluster>, engine: Option<PathBuf>) -> Self {
+        let cluster = cluster.map(|cluster| {
+            let state = watch::Sender::new(Arc::new(cluster.state.clone()));
+            Arc::new(InMemoryCluster { cluster: Mutex::new(cluster), state, log_options: Mutex::default() })
         });
-        let fake = Arc::new(Fake { membership, table, asked: Mutex::default() });
+        let member = Arc::new(TestMember { membership, cluster, requests: Mutex::default() });
         let node = LocalNode {
             hostname: "n1".parse().expect("a name"),
             version: "0.1.0".into(),
@@ -151,24 +156,24 @@ impl Fixture {
             data_dir: "/var/lib/weft".into(),
             engine,
         };
-        Self { router: super::routes(Arc::clone(&fake) as Arc<dyn Member>, node), fake }
+        Self { router: super::routes(Arc::clone(&member) as Arc<dyn Member>, node), member }
     }
 
     fn manager() -> Self {
-        let table = fixture::TestCluster::new();
-        let node = table.first_node();
-        let (cluster, addr) =
-            (table.state.cluster.as_ref().expect("a cluster").id.clone(), table.state.nodes[&node].addr);
-        Self::new(Membership::Active { node, cluster, role: Role::Manager, addr }, Some(table))
+        let cluster = fixture::TestCluster::new();
+        let node = cluster.first_node();
+        let id = cluster.state.cluster.as_ref().expect("a cluster").id.clone();
+        let addr = cluster.state.nodes[&node].addr;
+        Self::new(Membership::Active { node, cluster: id, role: Role::Manager, addr }, Some(cluster))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut fixture::TestCluster) -> T) -> T {
-        self.fake.table.as_ref().expect("a manager").change(change)
+        self.member.cluster.as_ref().expect("a manager").change(change)
     }
 
     /// How the logs of a task were last asked for.
     fn log_options(&self) -> LogOptions {
-        let cluster = self.fake.table.as_ref().expect("a manager");
+        let cluster = self.member.cluster.as_ref().expect("a manager");
         cluster.log_options.lock().unwrap_or_else(PoisonError::into_inner).clone().expect("a request for logs")
     }
 

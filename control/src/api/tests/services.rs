@@ -171,7 +171,8 @@ async fn tasks_and_replica_counts_are_shown() {
         let tasks = api.get(&format!("/tasks?filters={filter}")).await;
         assert_eq!(tasks.as_array().map(Vec::len), Some(count), "{filter}");
     }
-    // An update that is taken back before any task was replaced leaves the tasks what they shall be.
+    // An update that is taken back before any task was replaced leaves the tasks what they shall
+    // be.
     let up_to_date = "/tasks?filters=%7B%22_up-to-date%22%3A%5B%22true%22%5D%7D";
     for (force, count) in [(1, 0), (0, 2)] {
         api.change(|t| t.update(&id, |spec| spec.task.force_update = force).expect("updated"));

@@ -1,22 +1,22 @@
-//! Constraints and spread preferences: texts on the wire, attributes and values in the model.
+//! Constraints and spread preferences: texts on the wire, attributes and values in weft's types.
 
 use weft_model::spec::{Constraint, NodeAttribute};
 
 use crate::api::error::ApiError;
 
 /// Reads `node.labels.storage==ssd` or `node.role != manager`.
-pub(crate) fn constraint(text: &str) -> Result<Constraint, ApiError> {
+pub(crate) fn read_constraint(text: &str) -> Result<Constraint, ApiError> {
     let (equal, (attribute, value)) = match (text.split_once("=="), text.split_once("!=")) {
         (Some(parts), None) => (true, parts),
         (None, Some(parts)) => (false, parts),
-        _ => return Err(invalid(text, "want ATTRIBUTE==VALUE or ATTRIBUTE!=VALUE")),
+        _ => return Err(invalid(text, "give ATTRIBUTE==VALUE or ATTRIBUTE!=VALUE")),
     };
     let value = value.trim();
     if value.is_empty() || value.contains(char::is_whitespace) {
         return Err(invalid(text, "its value must be one word"));
     }
     let attribute = attribute.trim();
-    let attribute = self::attribute(attribute).ok_or_else(|| {
+    let attribute = read_attribute(attribute).ok_or_else(|| {
         invalid(text, "its attribute must be node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.KEY or engine.labels.KEY")
     })?;
     if attribute == NodeAttribute::Role && !matches!(value, "manager" | "worker") {
@@ -29,14 +29,14 @@ fn invalid(text: &str, why: &str) -> ApiError {
     ApiError::Invalid(format!("invalid constraint {text:?}: {why}"))
 }
 
-pub(crate) fn constraint_text(constraint: &Constraint) -> String {
+pub(crate) fn write_constraint(constraint: &Constraint) -> String {
     let operator = if constraint.equal { "==" } else { "!=" };
-    format!("{}{operator}{}", attribute_text(&constraint.attribute), constraint.value)
+    format!("{}{operator}{}", write_attribute(&constraint.attribute), constraint.value)
 }
 
-/// Reads what tasks are spread over: `node.labels.zone`.
-pub(crate) fn spread(text: &str) -> Result<NodeAttribute, ApiError> {
-    match attribute(text.trim()) {
+/// Reads the attribute that tasks are spread over: `node.labels.zone`.
+pub(crate) fn read_spread(text: &str) -> Result<NodeAttribute, ApiError> {
+    match read_attribute(text.trim()) {
         Some(attribute @ (NodeAttribute::Label(_) | NodeAttribute::EngineLabel(_))) => Ok(attribute),
         _ => Err(ApiError::Invalid(format!(
             "invalid placement preference spread={text}: spread over node.labels.KEY or engine.labels.KEY"
@@ -44,7 +44,7 @@ pub(crate) fn spread(text: &str) -> Result<NodeAttribute, ApiError> {
     }
 }
 
-pub(crate) fn attribute_text(attribute: &NodeAttribute) -> String {
+pub(crate) fn write_attribute(attribute: &NodeAttribute) -> String {
     match attribute {
         NodeAttribute::Id => "node.id".into(),
         NodeAttribute::Hostname => "node.hostname".into(),
@@ -56,7 +56,7 @@ pub(crate) fn attribute_text(attribute: &NodeAttribute) -> String {
     }
 }
 
-fn attribute(text: &str) -> Option<NodeAttribute> {
+fn read_attribute(text: &str) -> Option<NodeAttribute> {
     let label = |prefix: &str| text.strip_prefix(prefix).filter(|key| !key.is_empty()).map(str::to_owned);
     Some(match text {
         "node.id" => NodeAttribute::Id,
@@ -76,31 +76,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn constraints_are_read_and_written() {
-        for (given, kept) in [
+    fn a_constraint_is_written_in_one_form() {
+        for (text, written) in [
             ("node.labels.storage==ssd", "node.labels.storage==ssd"),
             ("node.role != manager", "node.role!=manager"),
             ("node.hostname == n1", "node.hostname==n1"),
             ("engine.labels.a.b==c", "engine.labels.a.b==c"),
         ] {
-            assert_eq!(constraint(given).map(|c| constraint_text(&c)), Ok(kept.to_owned()));
+            assert_eq!(read_constraint(text).map(|c| write_constraint(&c)), Ok(written.to_owned()));
         }
     }
 
     #[test]
-    fn bad_constraints_say_why() {
+    fn an_invalid_constraint_gets_an_error_that_says_why() {
         for (text, why) in [
-            ("node.role", "want ATTRIBUTE==VALUE"),
-            ("node.role=manager", "want ATTRIBUTE==VALUE"),
+            ("node.role", "give ATTRIBUTE==VALUE"),
+            ("node.role=manager", "give ATTRIBUTE==VALUE"),
             ("node.ip==10.0.0.1", "its attribute must be"),
             ("node.labels.==x", "its attribute must be"),
             ("node.role==boss", "a role is"),
             ("node.id==", "one word"),
         ] {
-            let error = constraint(text).expect_err(text).to_string();
+            let error = read_constraint(text).expect_err(text).to_string();
             assert!(error.contains(why), "{error}");
         }
-        assert!(spread("node.id").is_err());
-        assert!(spread("node.labels.zone").is_ok());
+        assert!(read_spread("node.id").is_err());
+        assert!(read_spread("node.labels.zone").is_ok());
     }
 }

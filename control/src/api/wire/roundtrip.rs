@@ -1,4 +1,5 @@
-//! Whatever spec the table can hold, a client may read, send back unchanged, and change nothing by it.
+//! A client reads a spec, sends it back, and nothing changes. This holds for all specs that the
+//! cluster state can hold.
 
 use proptest::{collection::vec, option, prelude::*};
 use weft_model::{
@@ -12,7 +13,7 @@ use weft_model::{
 
 use serde_json::Value;
 
-use super::{json, service};
+use super::{service, to_json};
 use crate::api::error::ApiError;
 
 /// Durations and counts that fit the wire's signed nanoseconds.
@@ -141,8 +142,8 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
     )
 }
 
-/// `value` with the names of its fields in other cases. Fields start with a capital letter, the keys
-/// of labels do not.
+/// `value` with the names of its fields in other cases. Fields start with a capital letter, the
+/// keys of labels do not.
 fn change_case(value: Value, upper: &mut impl Iterator<Item = bool>) -> Value {
     let mut change = |c: char| if upper.next() == Some(true) { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
     match value {
@@ -163,7 +164,7 @@ proptest! {
     #[test]
     fn a_service_spec_survives_the_wire(spec in spec()) {
         let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
-        let read = service::read(json(service::write(&spec)), &resolve);
+        let read = service::read(to_json(service::write(&spec)), &resolve);
         prop_assert_eq!(read, Ok(spec));
     }
 
@@ -171,7 +172,7 @@ proptest! {
     fn the_case_of_field_names_does_not_count(spec in spec(), upper in vec(any::<bool>(), 64)) {
         let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
         let mut flips = upper.into_iter().cycle();
-        let body = change_case(json(service::write(&spec)), &mut flips);
+        let body = change_case(to_json(service::write(&spec)), &mut flips);
         prop_assert_eq!(service::read(body, &resolve), Ok(spec));
     }
 }

@@ -1,49 +1,62 @@
-//! The safety net of every conversion: what a client asked for and the model did not keep.
+//! Finds what a client requested and weft's types cannot hold. Every reader of a body calls it
+//! last.
 //!
-//! A spec is read into the model, written out again, and compared with the request. Whatever is not there again is refused
-//! by name. Absent, `null`, zero, `false` and empty all say "the default" on this wire and are no loss.
+//! The body is read into weft's types and written out again, and the two are compared. A value that
+//! was not written out again is refused, by the name of its feature if it has one. Absent, `null`,
+//! zero, `false` and empty all mean "the default" on this wire and may be missing.
 
 use serde_json::Value;
 
 use crate::api::{error::ApiError, features};
 
-/// Refuses what `asked` says and `kept` does not.
-pub(crate) fn refuse(asked: &Value, kept: &Value) -> Result<(), ApiError> {
-    compare("", asked, kept)
+/// Refuses what is in `requested` and not in `honoured`, which is what weft wrote out again.
+///
+/// # Errors
+/// The refusal of the first value that is missing or different.
+pub(crate) fn refuse(requested: &Value, honoured: &Value) -> Result<(), ApiError> {
+    compare("", requested, honoured)
 }
 
-fn compare(path: &str, asked: &Value, kept: &Value) -> Result<(), ApiError> {
-    match (asked, kept) {
-        (asked, kept) if is_default(asked) || asked == kept || same_number(asked, kept) => Ok(()),
-        (Value::Object(asked), Value::Object(kept)) => asked.iter().try_for_each(|(key, value)| {
+/// Refuses the fields of `body` that are not among `known`.
+///
+/// # Errors
+/// The refusal of the first such field that does not mean "the default".
+pub(crate) fn refuse_all_but(known: &[&str], body: &Value) -> Result<(), ApiError> {
+    let unknown = body.as_object().into_iter().flatten().filter(|(field, _)| !known.contains(&field.as_str()));
+    unknown.into_iter().try_for_each(|(field, value)| compare(field, value, &Value::Null))
+}
+
+fn compare(path: &str, requested: &Value, honoured: &Value) -> Result<(), ApiError> {
+    match (requested, honoured) {
+        (requested, honoured) if is_default(requested) || requested == honoured || same_number(requested, honoured) => {
+            Ok(())
+        }
+        (Value::Object(requested), Value::Object(honoured)) => requested.iter().try_for_each(|(key, value)| {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            compare(&path, value, kept.get(key).unwrap_or(&Value::Null))
+            compare(&path, value, honoured.get(key).unwrap_or(&Value::Null))
         }),
-        (Value::Array(asked), Value::Array(kept)) if asked.len() == kept.len() => asked
+        (Value::Array(requested), Value::Array(honoured)) if requested.len() == honoured.len() => requested
             .iter()
-            .zip(kept)
+            .zip(honoured)
             .enumerate()
-            .try_for_each(|(i, (asked, kept))| compare(&format!("{path}[{i}]"), asked, kept)),
-        (Value::Number(_), Value::Number(_)) => Err(nearest(path, asked, kept)),
-        (_, kept) if is_default(kept) => Err(unsupported(path)),
-        (Value::Object(_) | Value::Array(_), _) => Err(unsupported(path)),
-        (asked, kept) => match features::of_field(&without_indices(path)) {
-            Some(feature) => Err(feature.refusal_at(path)),
-            None => Err(nearest(path, asked, kept)),
-        },
+            .try_for_each(|(i, (requested, honoured))| compare(&format!("{path}[{i}]"), requested, honoured)),
+        (requested, honoured) => Err(refusal(path, requested, honoured)),
     }
 }
 
-fn nearest(path: &str, asked: &Value, kept: &Value) -> ApiError {
-    ApiError::Unsupported(format!("weft does not support {path} {asked}: the nearest that it can honour is {kept}"))
-}
-
-/// The refusal of whatever stands at `path`.
-fn unsupported(path: &str) -> ApiError {
-    match features::of_field(&without_indices(path)) {
-        Some(feature) => feature.refusal_at(path),
-        None => ApiError::Unsupported(format!("weft does not know the field {path}: leave it out")),
+/// The refusal of the value at `path`.
+fn refusal(path: &str, requested: &Value, honoured: &Value) -> ApiError {
+    if let Some(feature) = features::of_field(&without_indices(path)) {
+        return feature.refusal_at(path);
     }
+    let is_list_or_object = requested.is_array() || requested.is_object();
+    let is_unknown = is_default(honoured) && !(requested.is_number() && honoured.is_number());
+    if is_list_or_object || is_unknown {
+        return ApiError::Unsupported(format!("weft does not know the field {path}: leave it out"));
+    }
+    ApiError::Unsupported(format!(
+        "weft does not support {path} {requested}: the nearest that it can honour is {honoured}"
+    ))
 }
 
 /// `Ports[3].Name` as `Ports[].Name`.
@@ -51,7 +64,7 @@ fn without_indices(path: &str) -> String {
     path.split('[').map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit())).collect::<Vec<_>>().join("[")
 }
 
-/// Whether a client says nothing by this value.
+/// Whether the value means "the default".
 fn is_default(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -63,7 +76,7 @@ fn is_default(value: &Value) -> bool {
     }
 }
 
-/// `1` and `1.0`.
+/// Whether the values are the same number, as `1` and `1.0`.
 fn same_number(a: &Value, b: &Value) -> bool {
     matches!((a.as_f64(), b.as_f64()), (Some(a), Some(b)) if (a - b).abs() < 1e-9)
 }
@@ -74,24 +87,24 @@ mod tests {
 
     use super::*;
 
-    fn check(asked: &Value, kept: &Value, refusal: Option<&str>) {
-        match (refuse(asked, kept), refusal) {
+    fn check(requested: &Value, honoured: &Value, refusal: Option<&str>) {
+        match (refuse(requested, honoured), refusal) {
             (Ok(()), None) => {}
             (Err(error), Some(part)) => {
                 assert!(error.to_string().contains(part), "{error}: does not say {part:?}");
             }
-            (outcome, _) => panic!("{asked} kept as {kept}: {outcome:?}"),
+            (outcome, _) => panic!("{requested} honoured as {honoured}: {outcome:?}"),
         }
     }
 
     #[test]
-    fn defaults_are_no_loss() {
+    fn defaults_may_be_missing() {
         check(&json!({"A": null, "B": 0, "C": "", "D": [], "E": {}, "F": false, "G": {"H": null}}), &json!({}), None);
         check(&json!({"A": 1}), &json!({"A": 1.0, "B": "more"}), None);
     }
 
     #[test]
-    fn what_is_not_kept_is_refused_by_name() {
+    fn refuses_by_name_what_is_missing_or_different() {
         let mounts = json!({"TaskTemplate": {"ContainerSpec": {"Mounts": [{"Target": "/x"}]}}});
         check(&mounts, &json!({"TaskTemplate": {"ContainerSpec": {}}}), Some("mounts (--mount)"));
         let named = json!({"EndpointSpec": {"Ports": [{"Name": "web", "TargetPort": 80}]}});
@@ -100,5 +113,13 @@ mod tests {
         check(&json!({"Delay": 1_500}), &json!({"Delay": 1_000}), Some("nearest that it can honour is 1000"));
         check(&json!({"Ratio": 0.0001}), &json!({"Ratio": 0.0}), Some("nearest that it can honour is 0.0"));
         check(&json!({"List": [1, 2]}), &json!({"List": [1]}), Some("List"));
+        check(&json!({"IPAM": {"Driver": "x"}}), &json!({"IPAM": {"Driver": "default"}}), Some("IPAM drivers"));
+    }
+
+    #[test]
+    fn refuses_the_fields_that_are_not_known() {
+        let body = json!({"Known": 1, "Other": 2, "Default": ""});
+        assert_eq!(refuse_all_but(&["Known", "Other"], &body), Ok(()));
+        assert!(refuse_all_but(&["Known"], &body).is_err_and(|error| error.to_string().contains("field Other")));
     }
 }

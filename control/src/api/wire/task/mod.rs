@@ -1,23 +1,26 @@
-//! Tasks: the template of a service's tasks both ways, and a task as the API shows it.
+//! Tasks: the template of a service's tasks in both directions, and a task as the API shows it.
 
-use bollard_stubs::models as wire;
-use serde_json::{Value, json};
+mod show;
+
+use bollard_stubs::models;
 use weft_model::{
-    ClusterState, NetworkId,
+    NetworkId,
     spec::{
         ContainerSpec, NetworkAttachment, Placement, Resources, RestartCondition, RestartPolicy, STOP_GRACE_MS,
         TaskSpec,
     },
-    state::{Attachment, Slot, Task, TaskState},
 };
 
 use super::{
-    count, date, json as to_json, list, millis, nanos, network, placement, service::labels, set, signed, text, version,
+    placement,
+    values::{count, labels, list, millis, nanos, signed},
 };
 use crate::api::error::ApiError;
 
-/// Reads a task template whose networks are ids already.
-pub(super) fn read(template: wire::TaskSpec) -> Result<TaskSpec, ApiError> {
+pub(crate) use show::show;
+
+/// Reads a task template. Its networks must be ids.
+pub(super) fn read(template: models::TaskSpec) -> Result<TaskSpec, ApiError> {
     Ok(TaskSpec {
         container: container(template.container_spec.unwrap_or_default())?,
         resources: resources(template.resources.unwrap_or_default())?,
@@ -28,8 +31,8 @@ pub(super) fn read(template: wire::TaskSpec) -> Result<TaskSpec, ApiError> {
     })
 }
 
-pub(super) fn write(spec: &TaskSpec) -> wire::TaskSpec {
-    wire::TaskSpec {
+pub(super) fn write(spec: &TaskSpec) -> models::TaskSpec {
+    models::TaskSpec {
         container_spec: Some(container_to_wire(&spec.container)),
         resources: Some(resources_to_wire(&spec.resources)),
         restart_policy: Some(restart_to_wire(&spec.restart)),
@@ -41,13 +44,13 @@ pub(super) fn write(spec: &TaskSpec) -> wire::TaskSpec {
     }
 }
 
-fn container(spec: wire::TaskSpecContainerSpec) -> Result<ContainerSpec, ApiError> {
+fn container(spec: models::TaskSpecContainerSpec) -> Result<ContainerSpec, ApiError> {
     let image = spec.image.filter(|image| !image.is_empty()).ok_or_else(|| {
         ApiError::Invalid("TaskTemplate.ContainerSpec.Image is empty: name the image that the tasks run".into())
     })?;
     let env = spec.env.unwrap_or_default();
     if let Some(bad) = env.iter().find(|entry| entry.is_empty() || entry.starts_with('=')) {
-        return Err(ApiError::Invalid(format!("invalid environment variable {bad:?}: want NAME=value")));
+        return Err(ApiError::Invalid(format!("invalid environment variable {bad:?}: give NAME=value")));
     }
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     Ok(ContainerSpec {
@@ -68,8 +71,8 @@ fn container(spec: wire::TaskSpecContainerSpec) -> Result<ContainerSpec, ApiErro
     })
 }
 
-fn container_to_wire(spec: &ContainerSpec) -> wire::TaskSpecContainerSpec {
-    wire::TaskSpecContainerSpec {
+fn container_to_wire(spec: &ContainerSpec) -> models::TaskSpecContainerSpec {
+    models::TaskSpecContainerSpec {
         image: Some(spec.image.clone()),
         labels: (!spec.labels.is_empty()).then(|| labels(&spec.labels)),
         command: list(&spec.command),
@@ -82,12 +85,12 @@ fn container_to_wire(spec: &ContainerSpec) -> wire::TaskSpecContainerSpec {
         stop_grace_period: Some(nanos(spec.stop_grace_ms)),
         read_only: spec.read_only.then_some(true),
         init: spec.init,
-        isolation: Some(wire::TaskSpecContainerSpecIsolationEnum::DEFAULT),
+        isolation: Some(models::TaskSpecContainerSpecIsolationEnum::DEFAULT),
         ..Default::default()
     }
 }
 
-fn resources(resources: wire::TaskSpecResources) -> Result<Resources, ApiError> {
+fn resources(resources: models::TaskSpecResources) -> Result<Resources, ApiError> {
     let limits = resources.limits.unwrap_or_default();
     let reserved = resources.reservations.unwrap_or_default();
     Ok(Resources {
@@ -99,15 +102,15 @@ fn resources(resources: wire::TaskSpecResources) -> Result<Resources, ApiError> 
     })
 }
 
-fn resources_to_wire(resources: &Resources) -> wire::TaskSpecResources {
+fn resources_to_wire(resources: &Resources) -> models::TaskSpecResources {
     let some = |value: u64| (value != 0).then(|| signed(value));
-    wire::TaskSpecResources {
-        limits: Some(wire::Limit {
+    models::TaskSpecResources {
+        limits: Some(models::Limit {
             nano_cpus: some(resources.limit_nano_cpus),
             memory_bytes: some(resources.limit_memory_bytes),
             pids: some(resources.limit_pids),
         }),
-        reservations: Some(wire::ResourceObject {
+        reservations: Some(models::ResourceObject {
             nano_cpus: some(resources.reserve_nano_cpus),
             memory_bytes: some(resources.reserve_memory_bytes),
             generic_resources: None,
@@ -116,8 +119,8 @@ fn resources_to_wire(resources: &Resources) -> wire::TaskSpecResources {
     }
 }
 
-fn restart(policy: Option<wire::TaskSpecRestartPolicy>) -> Result<RestartPolicy, ApiError> {
-    use wire::TaskSpecRestartPolicyConditionEnum as C;
+fn restart(policy: Option<models::TaskSpecRestartPolicy>) -> Result<RestartPolicy, ApiError> {
+    use models::TaskSpecRestartPolicyConditionEnum as C;
     let default = RestartPolicy::default();
     let Some(policy) = policy else { return Ok(default) };
     Ok(RestartPolicy {
@@ -134,9 +137,9 @@ fn restart(policy: Option<wire::TaskSpecRestartPolicy>) -> Result<RestartPolicy,
     })
 }
 
-fn restart_to_wire(policy: &RestartPolicy) -> wire::TaskSpecRestartPolicy {
-    use wire::TaskSpecRestartPolicyConditionEnum as C;
-    wire::TaskSpecRestartPolicy {
+fn restart_to_wire(policy: &RestartPolicy) -> models::TaskSpecRestartPolicy {
+    use models::TaskSpecRestartPolicyConditionEnum as C;
+    models::TaskSpecRestartPolicy {
         condition: Some(match policy.condition {
             RestartCondition::None => C::NONE,
             RestartCondition::OnFailure => C::ON_FAILURE,
@@ -148,29 +151,31 @@ fn restart_to_wire(policy: &RestartPolicy) -> wire::TaskSpecRestartPolicy {
     }
 }
 
-fn read_placement(given: wire::TaskSpecPlacement) -> Result<Placement, ApiError> {
-    let descriptor = |preference: wire::TaskSpecPlacementPreferences| {
-        placement::spread(&preference.spread.and_then(|s| s.spread_descriptor).unwrap_or_default())
+fn read_placement(given: models::TaskSpecPlacement) -> Result<Placement, ApiError> {
+    let descriptor = |preference: models::TaskSpecPlacementPreferences| {
+        placement::read_spread(&preference.spread.and_then(|s| s.spread_descriptor).unwrap_or_default())
     };
     Ok(Placement {
         constraints: given
             .constraints
             .unwrap_or_default()
             .iter()
-            .map(|text| placement::constraint(text))
+            .map(|text| placement::read_constraint(text))
             .collect::<Result<_, _>>()?,
         spread: given.preferences.unwrap_or_default().into_iter().map(descriptor).collect::<Result<_, _>>()?,
         max_replicas_per_node: count("TaskTemplate.Placement.MaxReplicas", given.max_replicas)?,
     })
 }
 
-fn placement_to_wire(spec: &Placement) -> wire::TaskSpecPlacement {
-    let preference = |attribute| wire::TaskSpecPlacementPreferences {
-        spread: Some(wire::TaskSpecPlacementSpread { spread_descriptor: Some(placement::attribute_text(attribute)) }),
+fn placement_to_wire(spec: &Placement) -> models::TaskSpecPlacement {
+    let preference = |attribute| models::TaskSpecPlacementPreferences {
+        spread: Some(models::TaskSpecPlacementSpread {
+            spread_descriptor: Some(placement::write_attribute(attribute)),
+        }),
     };
-    let constraints: Vec<_> = spec.constraints.iter().map(placement::constraint_text).collect();
+    let constraints: Vec<_> = spec.constraints.iter().map(placement::write_constraint).collect();
     let preferences: Vec<_> = spec.spread.iter().map(preference).collect();
-    wire::TaskSpecPlacement {
+    models::TaskSpecPlacement {
         constraints: list(&constraints),
         preferences: list(&preferences),
         max_replicas: (spec.max_replicas_per_node != 0).then(|| signed(spec.max_replicas_per_node)),
@@ -178,12 +183,13 @@ fn placement_to_wire(spec: &Placement) -> wire::TaskSpecPlacement {
     }
 }
 
-fn networks(attachments: Vec<wire::NetworkAttachmentConfig>) -> Result<Vec<NetworkAttachment>, ApiError> {
+fn networks(attachments: Vec<models::NetworkAttachmentConfig>) -> Result<Vec<NetworkAttachment>, ApiError> {
     let mut networks: Vec<NetworkAttachment> = Vec::with_capacity(attachments.len());
     for attachment in attachments {
         let target = attachment.target.unwrap_or_default();
-        let network: NetworkId =
-            target.parse().map_err(|_| ApiError::Invalid("a network attachment names no network".into()))?;
+        let network: NetworkId = target
+            .parse()
+            .map_err(|_| ApiError::Invalid("a network attachment has no network: give its Target".into()))?;
         if networks.iter().any(|other| other.network == network) {
             return Err(ApiError::Invalid(format!("network {network} is attached twice: attach it once")));
         }
@@ -198,7 +204,7 @@ fn networks(attachments: Vec<wire::NetworkAttachmentConfig>) -> Result<Vec<Netwo
     Ok(networks)
 }
 
-/// Whether it can be a name in DNS.
+/// Whether the alias can be a name in DNS (RFC 1035, section 2.3.4), underscores included.
 fn is_alias(alias: &str) -> bool {
     alias.len() <= 253
         && alias.split('.').all(|label| {
@@ -207,77 +213,10 @@ fn is_alias(alias: &str) -> bool {
         })
 }
 
-fn attachment_to_wire(attachment: &NetworkAttachment) -> wire::NetworkAttachmentConfig {
-    wire::NetworkAttachmentConfig {
+fn attachment_to_wire(attachment: &NetworkAttachment) -> models::NetworkAttachmentConfig {
+    models::NetworkAttachmentConfig {
         target: Some(attachment.network.to_string()),
         aliases: list(&attachment.aliases),
         driver_opts: None,
-    }
-}
-
-/// A task as `GET /tasks/{id}` shows it.
-pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
-    let mut shown = to_json(wire::Task {
-        id: Some(task.id.to_string()),
-        version: version(&task.meta),
-        created_at: date(task.meta.created_ms),
-        updated_at: date(task.meta.updated_ms),
-        name: Some(task.name.clone()),
-        labels: Some(labels(&task.labels)),
-        spec: Some(write(&task.spec)),
-        service_id: Some(task.service.to_string()),
-        slot: match task.slot {
-            Slot::Replica(slot) => Some(signed(slot)),
-            Slot::Node(_) => None,
-        },
-        node_id: task.node.as_ref().map(ToString::to_string),
-        assigned_generic_resources: None,
-        status: Some(wire::TaskStatus {
-            timestamp: date(task.status.since_ms),
-            state: Some(task_state(task.status.state)),
-            message: text(&task.status.message),
-            err: text(&task.status.error),
-            container_status: Some(wire::ContainerStatus {
-                container_id: task.status.container.clone(),
-                pid: task.status.pid.map(i64::from),
-                exit_code: task.status.exit_code.map(i64::from),
-            }),
-            port_status: Some(wire::PortStatus::default()),
-        }),
-        desired_state: Some(task_state(task.desired)),
-        job_iteration: None,
-    });
-    let attachments: Vec<_> = task.attachments.iter().map(|a| show_attachment(state, a)).collect();
-    set(&mut shown, "NetworksAttachments", Value::Array(attachments));
-    shown
-}
-
-fn show_attachment(state: &ClusterState, attachment: &Attachment) -> Value {
-    let network = state.networks.get(&attachment.network);
-    let prefix = network.map_or((32, 128), |n| (n.subnets.v4.prefix(), n.subnets.v6.prefix()));
-    // Every task has both, whether or not the network's names have IPv6 addresses.
-    let addresses = [format!("{}/{}", attachment.addr.v4, prefix.0), format!("{}/{}", attachment.addr.v6, prefix.1)];
-    json!({
-        "Network": network.map_or_else(|| json!({"ID": attachment.network.as_str()}), network::show_cluster_network),
-        "Addresses": addresses,
-    })
-}
-
-fn task_state(state: TaskState) -> wire::TaskState {
-    match state {
-        TaskState::New => wire::TaskState::NEW,
-        TaskState::Pending => wire::TaskState::PENDING,
-        TaskState::Assigned => wire::TaskState::ASSIGNED,
-        TaskState::Accepted => wire::TaskState::ACCEPTED,
-        TaskState::Preparing => wire::TaskState::PREPARING,
-        TaskState::Ready => wire::TaskState::READY,
-        TaskState::Starting => wire::TaskState::STARTING,
-        TaskState::Running => wire::TaskState::RUNNING,
-        TaskState::Complete => wire::TaskState::COMPLETE,
-        TaskState::Shutdown => wire::TaskState::SHUTDOWN,
-        TaskState::Failed => wire::TaskState::FAILED,
-        TaskState::Rejected => wire::TaskState::REJECTED,
-        TaskState::Remove => wire::TaskState::REMOVE,
-        TaskState::Orphaned => wire::TaskState::ORPHANED,
     }
 }

@@ -1,0 +1,150 @@
+//! The events between two cluster states. Pure.
+
+use std::collections::BTreeMap;
+
+use bollard_stubs::models::{EventActor, EventMessage, EventMessageScopeEnum, EventMessageTypeEnum as Type};
+use weft_model::{
+    ClusterState,
+    spec::{Availability, Role, ServiceMode},
+    state::{Network, Node, NodeStatus, Service, UpdateState},
+};
+
+type Attributes = Vec<(String, String)>;
+
+/// What happened from `before` to `after`, at the time of `after`.
+pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMessage> {
+    let event = |kind: Type, action: &str, id: &str, attributes: Attributes| EventMessage {
+        typ: Some(kind),
+        action: Some(action.to_owned()),
+        actor: Some(EventActor { id: Some(id.to_owned()), attributes: Some(attributes.into_iter().collect()) }),
+        scope: Some(EventMessageScopeEnum::SWARM),
+        time: i64::try_from(after.now_ms / 1_000).ok(),
+        time_nano: i64::try_from(after.now_ms).ok().and_then(|ms| ms.checked_mul(1_000_000)),
+    };
+    let networks = compare(&before.networks, &after.networks).filter_map(|(id, presence)| {
+        let (action, network) = match presence {
+            Presence::After(network) => ("create", network),
+            Presence::Before(network) => ("remove", network),
+            Presence::Both(..) => return None,
+        };
+        Some(event(Type::NETWORK, action, id.as_str(), network_attributes(network)))
+    });
+    // For clients, a service is removed as soon as its removal begins.
+    let visible = |services: &BTreeMap<_, Service>| -> BTreeMap<_, Service> {
+        services.iter().filter(|(_, s)| !s.removing).map(|(id, s)| (Clone::clone(id), s.clone())).collect()
+    };
+    let (old_services, new_services) = (visible(&before.services), visible(&after.services));
+    let services = compare(&old_services, &new_services).filter_map(|(id, presence)| {
+        let (action, attributes) = match presence {
+            Presence::After(service) => ("create", service_attributes(service)),
+            Presence::Before(service) => ("remove", service_attributes(service)),
+            Presence::Both(old, new)
+                if old.meta.version != new.meta.version || update_state(old) != update_state(new) =>
+            {
+                ("update", changed_attributes(&service_attributes(old), service_attributes(new)))
+            }
+            Presence::Both(..) => return None,
+        };
+        Some(event(Type::SERVICE, action, id.as_str(), attributes))
+    });
+    let nodes = compare(&before.nodes, &after.nodes).filter_map(|(id, presence)| {
+        let (action, attributes) = match presence {
+            Presence::After(node) => ("create", node_attributes(node)),
+            Presence::Before(node) => ("remove", node_attributes(node)),
+            Presence::Both(old, new) if node_attributes(old) != node_attributes(new) => {
+                ("update", changed_attributes(&node_attributes(old), node_attributes(new)))
+            }
+            Presence::Both(..) => return None,
+        };
+        Some(event(Type::NODE, action, id.as_str(), attributes))
+    });
+    let mut events: Vec<_> = nodes.collect();
+    events.extend(networks);
+    events.extend(services);
+    events
+}
+
+/// In which of two cluster states an object is.
+enum Presence<'a, T> {
+    Before(&'a T),
+    After(&'a T),
+    Both(&'a T, &'a T),
+}
+
+/// All objects of either state: first those that are only in the earlier one.
+fn compare<'a, K: Ord, T>(
+    before: &'a BTreeMap<K, T>,
+    after: &'a BTreeMap<K, T>,
+) -> impl Iterator<Item = (&'a K, Presence<'a, T>)> {
+    let removed = before.iter().filter(|(id, _)| !after.contains_key(*id)).map(|(id, old)| (id, Presence::Before(old)));
+    let present =
+        after.iter().map(|(id, new)| (id, before.get(id).map_or(Presence::After(new), |old| Presence::Both(old, new))));
+    removed.chain(present)
+}
+
+/// `name`, and `key.old` and `key.new` for each attribute that differs.
+fn changed_attributes(old: &Attributes, new: Attributes) -> Attributes {
+    let mut attributes = Attributes::new();
+    for (key, value) in new {
+        if key == "name" {
+            attributes.push((key, value));
+            continue;
+        }
+        let earlier = old.iter().find(|(k, _)| *k == key).map(|(_, v)| v.clone()).unwrap_or_default();
+        if earlier != value {
+            attributes.push((format!("{key}.old"), earlier));
+            attributes.push((format!("{key}.new"), value));
+        }
+    }
+    attributes
+}
+
+fn network_attributes(network: &Network) -> Attributes {
+    vec![("name".into(), network.spec.name.to_string()), ("type".into(), "overlay".into())]
+}
+
+fn update_state(service: &Service) -> Option<UpdateState> {
+    service.update.as_ref().map(|update| update.state)
+}
+
+fn service_attributes(service: &Service) -> Attributes {
+    let mut attributes = vec![
+        ("name".into(), service.spec.name.to_string()),
+        ("image".into(), service.spec.task.container.image.clone()),
+    ];
+    if let ServiceMode::Replicated { replicas } = service.spec.mode {
+        attributes.push(("replicas".into(), replicas.to_string()));
+    }
+    if let Some(state) = update_state(service) {
+        let state = match state {
+            UpdateState::Updating => "updating",
+            UpdateState::Paused => "paused",
+            UpdateState::Completed => "completed",
+            UpdateState::RollbackStarted => "rollback_started",
+            UpdateState::RollbackPaused => "rollback_paused",
+            UpdateState::RollbackCompleted => "rollback_completed",
+        };
+        attributes.push(("updatestate".into(), state.into()));
+    }
+    attributes
+}
+
+fn node_attributes(node: &Node) -> Attributes {
+    let status = match node.status {
+        NodeStatus::Unknown => "unknown",
+        NodeStatus::Ready => "ready",
+        NodeStatus::Down => "down",
+    };
+    let availability = match node.spec.availability {
+        Availability::Active => "active",
+        Availability::Pause => "pause",
+        Availability::Drain => "drain",
+    };
+    let role = if node.spec.role == Role::Manager { "manager" } else { "worker" };
+    vec![
+        ("name".into(), node.hostname.to_string()),
+        ("state".into(), status.into()),
+        ("availability".into(), availability.into()),
+        ("role".into(), role.into()),
+    ]
+}

@@ -1,0 +1,117 @@
+//! The handler of `events`: changes of the cluster state, as they happen.
+//!
+//! Events are not kept: a client gets those that happen while it listens. Each listener has a task
+//! that compares each cluster state with the one before it.
+
+mod diff;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::header,
+    response::{IntoResponse, Response},
+};
+use bollard_stubs::models::{EventMessage, EventMessageTypeEnum as Type};
+use futures_util::{StreamExt as _, stream::select};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use weft_model::ClusterState;
+
+use super::{
+    Api, engine,
+    error::ApiError,
+    features,
+    query::{Filters, Params},
+};
+
+/// Events that wait for one client.
+const QUEUE: usize = 256;
+const FILTERS: &[&str] = &["event", "label", "network", "node", "scope", "service", "type"];
+
+/// `GET /events`: the events of the cluster, and those of the local container engine if there is
+/// one.
+pub(super) async fn stream(State(api): State<Api>, params: Params, request: Request) -> Result<Response, ApiError> {
+    let has_engine = api.node.engine.is_some();
+    let cluster = match api.cluster() {
+        Err(_) if has_engine => return engine::forward(State(api), request).await,
+        cluster => cluster?,
+    };
+    let filters = Filters::read(&params, FILTERS)?;
+    let now_ms = unix_now_ms();
+    if params.time_ms("since")?.is_some_and(|since| since + 1_000 < now_ms) {
+        return Err(features::PAST_EVENTS.refusal());
+    }
+    let listen_for = params.time_ms("until")?.map(|until| Duration::from_millis(until.saturating_sub(now_ms)));
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let mut state = cluster.state();
+    // Read here and not in the task, which may start later: no change from here on is lost.
+    let before = Arc::clone(&state.borrow_and_update());
+    tokio::spawn(async move {
+        let sending = send_changes(before, state, filters, sender);
+        match listen_for {
+            Some(limit) => drop(timeout(limit, sending).await),
+            None => sending.await,
+        }
+    });
+    let lines = ReceiverStream::new(receiver).map(Ok::<_, axum::Error>);
+    let lines = if has_engine {
+        let local = engine::forward(State(api), request).await?;
+        if !local.status().is_success() {
+            return Ok(local);
+        }
+        // Both streams end at `until`. If one of them fails before, the client gets the error.
+        select(lines, local.into_body().into_data_stream()).boxed()
+    } else {
+        lines.boxed()
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response())
+}
+
+fn unix_now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// Sends the events that pass the filters, until the client is gone.
+async fn send_changes(
+    mut before: Arc<ClusterState>,
+    mut state: watch::Receiver<Arc<ClusterState>>,
+    filters: Filters,
+    sender: mpsc::Sender<Bytes>,
+) {
+    loop {
+        tokio::select! {
+            changed = state.changed() => if changed.is_err() { return },
+            () = sender.closed() => return,
+        }
+        let after = Arc::clone(&state.borrow_and_update());
+        for event in diff::events(&before, &after).iter().filter(|event| matches(&filters, event)) {
+            let Ok(mut line) = serde_json::to_vec(event) else { continue };
+            line.push(b'\n');
+            if sender.send(Bytes::from(line)).await.is_err() {
+                return;
+            }
+        }
+        before = after;
+    }
+}
+
+fn matches(filters: &Filters, event: &EventMessage) -> bool {
+    let actor = event.actor.clone().unwrap_or_default();
+    let (id, attributes) = (actor.id.unwrap_or_default(), actor.attributes.unwrap_or_default());
+    let is_named = |text: &str| id.starts_with(text) || attributes.get("name").is_some_and(|name| name == text);
+    let matches_object = |filter: &str, kind: Type| {
+        filters.values(filter).is_empty() || (event.typ == Some(kind) && filters.any(filter, is_named))
+    };
+    filters.any("event", |wanted| event.action.as_deref() == Some(wanted))
+        && filters.any("type", |wanted| event.typ.is_some_and(|kind| kind.as_ref() == wanted))
+        && filters.any("scope", |wanted| wanted == "swarm")
+        && filters.labels("label", |key| attributes.get(key))
+        && matches_object("service", Type::SERVICE)
+        && matches_object("node", Type::NODE)
+        && matches_object("network", Type::NETWORK)
+}

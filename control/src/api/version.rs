@@ -1,0 +1,98 @@
+//! Versions of the Engine API, and the version that clients put before a path.
+
+use axum::{extract::Request, http::Uri};
+
+use super::error::ApiError;
+
+/// The newest version of the Engine API that weft speaks.
+pub(super) const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 53 };
+/// The oldest: the first in which services have today's form.
+pub(super) const MIN_API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 24 };
+
+/// `1.53`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ApiVersion {
+    major: u32,
+    minor: u32,
+}
+
+impl std::fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl std::str::FromStr for ApiVersion {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (major, minor) = text.split_once('.').ok_or(())?;
+        Ok(Self { major: major.parse().map_err(|_| ())?, minor: minor.parse().map_err(|_| ())? })
+    }
+}
+
+/// An extension of every request: the version in its path, for those who forward the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientVersion(pub(super) Option<ApiVersion>);
+
+/// Takes the version off the path of a request.
+///
+/// # Errors
+/// If weft does not speak this version.
+pub(super) fn strip(mut request: Request) -> Result<Request, ApiError> {
+    let (version, rest) = split(request.uri());
+    if let Some(version) = version {
+        if version > API_VERSION {
+            return Err(ApiError::Invalid(format!(
+                "client version {version} is too new. Maximum supported API version is {API_VERSION}"
+            )));
+        }
+        if version < MIN_API_VERSION {
+            return Err(ApiError::Invalid(format!(
+                "client version {version} is too old. Minimum supported API version is {MIN_API_VERSION}, please upgrade your client to a newer version"
+            )));
+        }
+    }
+    if let Some(rest) = rest {
+        *request.uri_mut() = rest;
+    }
+    request.extensions_mut().insert(ClientVersion(version));
+    Ok(request)
+}
+
+/// `/v1.44/info?x` as 1.44 and `/info?x`.
+fn split(uri: &Uri) -> (Option<ApiVersion>, Option<Uri>) {
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
+    let parts = path.strip_prefix("/v").and_then(|rest| rest.split_once('/'));
+    let Some((version, rest)) = parts else { return (None, None) };
+    match (version.parse::<ApiVersion>(), format!("/{rest}").parse()) {
+        (Ok(version), Ok(rest)) => (Some(version), Some(rest)),
+        _ => (None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_taken_off_the_path() {
+        for (path, version, rest) in [
+            ("/v1.44/info?a=b", Some("1.44"), Some("/info?a=b")),
+            ("/volumes/x", None, None),
+            ("/v/x", None, None),
+            ("/info", None, None),
+        ] {
+            let (found, uri) = split(&path.parse().expect(path));
+            assert_eq!(found.map(|v| v.to_string()).as_deref(), version, "{path}");
+            assert_eq!(uri.map(|u| u.to_string()).as_deref(), rest, "{path}");
+        }
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        let version = |text: &str| text.parse::<ApiVersion>().expect(text);
+        assert!(version("1.9") < version("1.24"));
+        assert!("1".parse::<ApiVersion>().is_err());
+    }
+}

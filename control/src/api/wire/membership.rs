@@ -1,0 +1,160 @@
+//! Membership of this node: the requests to form and to join a cluster, and what `info` shows of
+//! it.
+
+use std::net::IpAddr;
+
+use bollard_stubs::models;
+use ipnetwork::Ipv4Network;
+use serde_json::Value;
+use weft_model::{
+    ClusterState, TUNNEL_PORT,
+    spec::{Availability, ClusterSpec},
+};
+
+use super::{
+    cluster, fields, unsupported,
+    values::{set, signed, to_json},
+};
+use crate::api::{error::ApiError, features};
+
+/// What `swarm init` asks for. Addresses are still as the user wrote them.
+#[derive(Debug)]
+pub(crate) struct InitRequest {
+    pub(crate) spec: ClusterSpec,
+    pub(crate) listen_addr: String,
+    pub(crate) advertise_addr: String,
+    pub(crate) availability: Availability,
+}
+
+/// What `swarm join` asks for. Addresses are still as the user wrote them.
+#[derive(Debug)]
+pub(crate) struct JoinRequest {
+    pub(crate) managers: Vec<String>,
+    pub(crate) token: String,
+    pub(crate) listen_addr: String,
+    pub(crate) advertise_addr: String,
+    pub(crate) availability: Availability,
+}
+
+pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
+    let request: models::SwarmInitRequest = fields::read(body)?;
+    fields::rename(body, "AutoLockManagers")?;
+    let mut spec = match body.get_mut("Spec") {
+        None | Some(Value::Null) => ClusterSpec::default(),
+        Some(spec) => cluster::read(spec, &ClusterSpec::default())?,
+    };
+    let pools = request.default_addr_pool.unwrap_or_default();
+    match pools.as_slice() {
+        [] => {}
+        [pool] => {
+            spec.pool = pool.parse::<Ipv4Network>().map_err(|_| {
+                ApiError::Invalid(format!("invalid address pool {pool:?}: give a subnet such as 10.20.0.0/16"))
+            })?;
+        }
+        _ => return Err(features::ADDRESS_POOLS.refusal()),
+    }
+    if let Some(size) = request.subnet_size.filter(|&size| size != 0) {
+        spec.pool_prefix = u8::try_from(size).map_err(|_| {
+            ApiError::Invalid(format!("a mask length of {size} is out of range (--default-addr-pool-mask-length)"))
+        })?;
+    }
+    if request.data_path_port.is_some_and(|port| port != 0 && port != u32::from(TUNNEL_PORT)) {
+        return Err(features::TUNNEL_PORTS.refusal());
+    }
+    if request.data_path_addr.is_some_and(|addr| !addr.is_empty()) {
+        return Err(features::TUNNEL_ADDRESSES.refusal());
+    }
+    if request.force_new_cluster == Some(true) {
+        return Err(features::FORCED_CLUSTER.refusal());
+    }
+    let availability = read_availability(body)?;
+    let known = [
+        "ListenAddr",
+        "AdvertiseAddr",
+        "DataPathAddr",
+        "DataPathPort",
+        "DefaultAddrPool",
+        "ForceNewCluster",
+        "SubnetSize",
+        "Spec",
+        "Availability",
+    ];
+    unsupported::refuse_all_but(&known, body)?;
+    Ok(InitRequest {
+        spec,
+        listen_addr: request.listen_addr.unwrap_or_default(),
+        advertise_addr: request.advertise_addr.unwrap_or_default(),
+        availability,
+    })
+}
+
+pub(crate) fn read_join(body: &mut Value) -> Result<JoinRequest, ApiError> {
+    let request: models::SwarmJoinRequest = fields::read(body)?;
+    let availability = read_availability(body)?;
+    unsupported::refuse_all_but(&["ListenAddr", "AdvertiseAddr", "RemoteAddrs", "JoinToken", "Availability"], body)?;
+    let token = request.join_token.unwrap_or_default();
+    if token.is_empty() {
+        return Err(ApiError::Invalid(
+            "no join token was given: print one with \"weft swarm join-token worker\" on a manager".into(),
+        ));
+    }
+    Ok(JoinRequest {
+        managers: request.remote_addrs.unwrap_or_default(),
+        token,
+        listen_addr: request.listen_addr.unwrap_or_default(),
+        advertise_addr: request.advertise_addr.unwrap_or_default(),
+        availability,
+    })
+}
+
+fn read_availability(body: &mut Value) -> Result<Availability, ApiError> {
+    fields::rename(body, "Availability")?;
+    match &body["Availability"] {
+        Value::Null => Ok(Availability::Active),
+        Value::String(text) => match text.to_ascii_lowercase().as_str() {
+            "" | "active" => Ok(Availability::Active),
+            "pause" => Ok(Availability::Pause),
+            "drain" => Ok(Availability::Drain),
+            _ => Err(ApiError::Invalid(format!("invalid availability {text:?}: use active, pause or drain"))),
+        },
+        other => Err(ApiError::Invalid(format!("invalid availability {other}: use active, pause or drain"))),
+    }
+}
+
+/// This node as a member of a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalMember {
+    pub(crate) state: models::LocalNodeState,
+    pub(crate) node: String,
+    pub(crate) addr: Option<IpAddr>,
+    pub(crate) error: String,
+    /// Ids and addresses of the managers.
+    pub(crate) managers: Vec<(String, String)>,
+}
+
+/// The `Swarm` part of `info`. Only managers have the cluster state.
+pub(crate) fn show(member: &LocalMember, state: Option<&ClusterState>) -> Value {
+    let count = |managers_only: bool| {
+        state.map(|s| signed(s.nodes.values().filter(|n| !managers_only || n.is_manager()).count() as u64))
+    };
+    let managers: Vec<_> = member
+        .managers
+        .iter()
+        .map(|(node, addr)| models::PeerNode { node_id: Some(node.clone()), addr: Some(addr.clone()) })
+        .collect();
+    let mut shown = to_json(models::SwarmInfo {
+        node_id: Some(member.node.clone()),
+        node_addr: Some(member.addr.map(|addr| addr.to_string()).unwrap_or_default()),
+        local_node_state: Some(member.state),
+        control_available: Some(state.is_some()),
+        error: Some(member.error.clone()),
+        remote_managers: Some(managers),
+        nodes: count(false),
+        managers: count(true),
+        cluster: None,
+    });
+    if let Some(cluster) = state.and_then(|s| s.cluster.as_ref()) {
+        set(&mut shown, "Cluster", cluster::show(cluster));
+    }
+    shown
+}

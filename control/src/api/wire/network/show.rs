@@ -1,0 +1,138 @@
+//! A network as the API shows it, alone and inside of a task.
+
+use std::collections::BTreeMap;
+
+use bollard_stubs::models;
+use serde_json::{Map, Value, json};
+use time::format_description::well_known::Rfc3339;
+use weft_model::{
+    ClusterState, NodeId,
+    state::{Network, Service, Task},
+};
+
+use super::ipam_config;
+use crate::api::wire::values::{date, labels, set, to_json};
+
+/// The overlay driver's option that has a network's VNI, as in Docker.
+const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
+
+/// A network as `GET /networks/{id}` shows it, with the tasks of `local`, the node that shows it.
+/// `verbose` adds the services with all their tasks.
+pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeId>, verbose: bool) -> Value {
+    let subnets = &network.subnets;
+    let range = network.spec.v4.and_then(|s| s.ip_range);
+    let mut config = vec![ipam_config(&subnets.v4, Some(&subnets.v4_gateway), range.as_ref())];
+    if network.spec.ipv6 {
+        let range = network.spec.v6.and_then(|s| s.ip_range);
+        config.push(ipam_config(&subnets.v6, Some(&subnets.v6_gateway), range.as_ref()));
+    }
+    let mut shown = to_json(models::Network {
+        name: Some(network.spec.name.to_string()),
+        id: Some(network.id.to_string()),
+        created: date(network.meta.created_ms),
+        scope: Some("swarm".into()),
+        driver: Some("overlay".into()),
+        enable_ipv4: Some(true),
+        enable_ipv6: Some(network.spec.ipv6),
+        ipam: Some(models::Ipam { driver: Some("default".into()), config: Some(config), options: None }),
+        internal: Some(network.spec.internal),
+        attachable: Some(false),
+        ingress: Some(network.ingress),
+        config_from: Some(models::ConfigReference { network: Some(String::new()) }),
+        config_only: Some(false),
+        options: Some([(VNI_OPTION.to_owned(), network.vni.to_string())].into()),
+        labels: Some(labels(&network.spec.labels)),
+        peers: None,
+    });
+    let local_tasks = state.tasks.values().filter(|task| local.is_some() && task.node.as_ref() == local);
+    set(&mut shown, "Containers", containers(network, local_tasks));
+    if verbose {
+        let services: Map<_, _> = state
+            .services
+            .values()
+            .filter(|service| service.endpoints.iter().any(|e| e.network == network.id))
+            .map(|service| (service.spec.name.to_string(), show_service(state, network, service)))
+            .collect();
+        set(&mut shown, "Services", Value::Object(services));
+    }
+    shown
+}
+
+fn containers<'a>(network: &Network, tasks: impl Iterator<Item = &'a Task>) -> Value {
+    let shown: Map<String, Value> = tasks
+        .filter(|task| task.holds_addresses())
+        .filter_map(|task| {
+            let attachment = task.attachments.iter().find(|a| a.network == network.id)?;
+            let (v4, v6) = (network.subnets.v4.prefix(), network.subnets.v6.prefix());
+            let id = task.status.container.clone().unwrap_or_else(|| task.id.to_string());
+            Some((
+                id,
+                json!({
+                    "Name": task.name,
+                    "EndpointID": task.id.as_str(),
+                    "MacAddress": attachment.mac.to_string(),
+                    "IPv4Address": format!("{}/{v4}", attachment.addr.v4),
+                    "IPv6Address": format!("{}/{v6}", attachment.addr.v6),
+                }),
+            ))
+        })
+        .collect();
+    Value::Object(shown)
+}
+
+fn show_service(state: &ClusterState, network: &Network, service: &Service) -> Value {
+    let endpoint = service.endpoints.iter().find(|e| e.network == network.id);
+    let tasks: Vec<_> = state
+        .tasks_of(&service.id)
+        .filter(|task| task.holds_addresses())
+        .filter_map(|task| {
+            let attachment = task.attachments.iter().find(|a| a.network == network.id)?;
+            let host = task.node.as_ref().and_then(|id| state.nodes.get(id)).map(|node| node.addr.to_string());
+            Some(models::NetworkTaskInfo {
+                name: Some(task.name.clone()),
+                endpoint_id: Some(task.id.to_string()),
+                endpoint_ip: Some(attachment.addr.v4.to_string()),
+                info: host.map(|host| [("Host IP".to_owned(), host)].into()),
+            })
+        })
+        .collect();
+    let ports = service.ports.iter().map(|p| format!("Target: {}, Publish: {}", p.spec.target, p.published)).collect();
+    to_json(models::ServiceInfo {
+        vip: endpoint.and_then(|e| e.vip).map(|vip| vip.v4.to_string()),
+        ports: Some(ports),
+        local_lb_index: endpoint.map(|e| i64::from(e.mesh.0)),
+        tasks: Some(tasks),
+    })
+}
+
+/// A network as an attachment of a task shows it. Swarm has another form here than the engine.
+pub(crate) fn show_attached(network: &Network) -> Value {
+    let labels: BTreeMap<_, _> = network.spec.labels.iter().collect();
+    json!({
+        "ID": network.id.as_str(),
+        "Version": {"Index": network.meta.version},
+        "CreatedAt": date(network.meta.created_ms).map(rfc3339),
+        "UpdatedAt": date(network.meta.updated_ms).map(rfc3339),
+        "Spec": {
+            "Name": network.spec.name.as_str(),
+            "Labels": labels,
+            "DriverConfiguration": {"Name": "overlay"},
+            "Ingress": network.ingress,
+            "Attachable": false,
+            "Internal": network.spec.internal,
+            "Scope": "swarm",
+        },
+        "DriverState": {"Name": "overlay", "Options": {VNI_OPTION: network.vni.to_string()}},
+        "IPAMOptions": {
+            "Driver": {"Name": "default"},
+            "Configs": [{
+                "Subnet": network.subnets.v4.to_string(),
+                "Gateway": network.subnets.v4_gateway.to_string(),
+            }],
+        },
+    })
+}
+
+fn rfc3339(date: models::BollardDate) -> String {
+    date.format(&Rfc3339).unwrap_or_default()
+}

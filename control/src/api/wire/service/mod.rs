@@ -1,0 +1,118 @@
+//! Services: the spec in both directions, and a service as the API shows it.
+
+mod endpoint;
+mod rollout;
+mod show;
+
+use bollard_stubs::models;
+use serde_json::{Value, json};
+use weft_model::{
+    NetworkId, ServiceName,
+    spec::{ServiceMode, ServiceSpec},
+};
+
+use super::{
+    fields, placement, task, unsupported,
+    values::{count, labels, set, signed, to_json},
+};
+use crate::api::{error::ApiError, features};
+
+pub(crate) use show::show;
+
+/// Reads a spec. `resolve` finds a network by the name or id that the user gave.
+pub(crate) fn read(
+    mut body: Value,
+    resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>,
+) -> Result<ServiceSpec, ApiError> {
+    // Only for the names of the fields. An error comes again below, unless `normalise` finds a
+    // better one.
+    drop(fields::read::<models::ServiceSpec>(&mut body));
+    normalise(&mut body, resolve)?;
+    let requested: models::ServiceSpec = fields::read(&mut body)?;
+    let template = requested.task_template.unwrap_or_default();
+    let spec = ServiceSpec {
+        name: requested.name.unwrap_or_default().parse::<ServiceName>()?,
+        labels: requested.labels.unwrap_or_default().into_iter().collect(),
+        mode: read_mode(requested.mode)?,
+        update: rollout::read("UpdateConfig", requested.update_config)?,
+        rollback: rollout::read("RollbackConfig", requested.rollback_config.as_ref().map(rollout::update_of_rollback))?,
+        endpoint: endpoint::read(requested.endpoint_spec)?,
+        task: task::read(template)?,
+    };
+    unsupported::refuse(&body, &to_json(write(&spec)))?;
+    Ok(spec)
+}
+
+/// Brings what clients may write in several forms into the form that [`write()`] uses.
+fn normalise(body: &mut Value, resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>) -> Result<(), ApiError> {
+    // Clients of API 1.24 have the networks beside the template.
+    if let Some(networks) = body.as_object_mut().and_then(|b| b.remove("Networks")).filter(|n| !n.is_null()) {
+        let template = &mut body["TaskTemplate"];
+        if template.is_null() {
+            *template = json!({});
+        }
+        if template["Networks"].is_null() {
+            set(template, "Networks", networks);
+        }
+    }
+    if let Some(networks) = body.pointer_mut("/TaskTemplate/Networks").and_then(Value::as_array_mut) {
+        for network in networks {
+            if let Some(target) = network["Target"].as_str() {
+                let id = resolve(target)?;
+                set(network, "Target", Value::String(id.into()));
+            }
+        }
+    }
+    for port in body.pointer("/EndpointSpec/Ports").and_then(Value::as_array).into_iter().flatten() {
+        if let Some(mode) = port["PublishMode"].as_str().filter(|mode| !matches!(*mode, "" | "ingress")) {
+            return Err(features::HOST_PORTS.refusal_of(&format!("mode={mode} ports")));
+        }
+    }
+    if let Some(constraints) = body.pointer_mut("/TaskTemplate/Placement/Constraints").and_then(Value::as_array_mut) {
+        for constraint in constraints {
+            if let Some(text) = constraint.as_str() {
+                *constraint = Value::String(placement::write_constraint(&placement::read_constraint(text)?));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn write(spec: &ServiceSpec) -> models::ServiceSpec {
+    models::ServiceSpec {
+        name: Some(spec.name.to_string()),
+        labels: Some(labels(&spec.labels)),
+        task_template: Some(task::write(&spec.task)),
+        mode: Some(match spec.mode {
+            ServiceMode::Replicated { replicas } => models::ServiceSpecMode {
+                replicated: Some(models::ServiceSpecModeReplicated { replicas: Some(signed(replicas)) }),
+                ..Default::default()
+            },
+            ServiceMode::Global => models::ServiceSpecMode { global: Some([].into()), ..Default::default() },
+        }),
+        update_config: Some(rollout::write(&spec.update)),
+        rollback_config: Some(rollout::rollback_of_update(&rollout::write(&spec.rollback))),
+        networks: None,
+        endpoint_spec: Some(endpoint::write(&spec.endpoint)),
+    }
+}
+
+fn read_mode(mode: Option<models::ServiceSpecMode>) -> Result<ServiceMode, ApiError> {
+    let mode = mode.unwrap_or_default();
+    if mode.replicated_job.is_some() {
+        return Err(features::JOBS.refusal_at("Mode.ReplicatedJob"));
+    }
+    if mode.global_job.is_some() {
+        return Err(features::JOBS.refusal_at("Mode.GlobalJob"));
+    }
+    match (mode.replicated, mode.global) {
+        (Some(_), Some(_)) => Err(ApiError::Invalid("Mode has both Replicated and Global: give one of them".into())),
+        (None, Some(_)) => Ok(ServiceMode::Global),
+        (replicated, None) => {
+            let replicas = replicated.and_then(|r| r.replicas);
+            Ok(ServiceMode::Replicated {
+                replicas: replicas.map_or(Ok(1), |r| count("Mode.Replicated.Replicas", Some(r)))?,
+            })
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! A service as the API shows it.
+
+use bollard_stubs::models;
+use serde_json::Value;
+use weft_model::{
+    ClusterState, TaskId,
+    spec::ServiceMode,
+    state::{PublishedPort, Service, ServiceEndpoint, TaskState, UpdateState, UpdateStatus},
+};
+
+use super::endpoint;
+use crate::api::wire::values::{date, set, text, to_json, version};
+
+/// A service as `GET /services/{id}` shows it. `with_status` adds the numbers of its tasks.
+pub(crate) fn show(state: &ClusterState, service: &Service, with_status: bool) -> Value {
+    let mut shown = to_json(models::Service {
+        id: Some(service.id.to_string()),
+        version: version(&service.meta),
+        created_at: date(service.meta.created_ms),
+        updated_at: date(service.meta.updated_ms),
+        spec: Some(super::write(&service.spec)),
+        endpoint: Some(show_endpoint(state, service)),
+        update_status: service.update.as_ref().map(update_status),
+        service_status: with_status.then(|| count_tasks(state, service)),
+        job_status: None,
+    });
+    if let Some(previous) = &service.previous {
+        set(&mut shown, "PreviousSpec", to_json(super::write(previous)));
+    }
+    shown
+}
+
+fn show_endpoint(state: &ClusterState, service: &Service) -> models::ServiceEndpoint {
+    let vip = |endpoint: &ServiceEndpoint| {
+        let prefix = state.networks.get(&endpoint.network)?.subnets.v4.prefix();
+        Some(models::ServiceEndpointVirtualIps {
+            network_id: Some(endpoint.network.to_string()),
+            addr: Some(format!("{}/{prefix}", endpoint.vip?.v4)),
+        })
+    };
+    let ports = |port: &PublishedPort| endpoint::write_port(&port.spec, Some(port.published));
+    let virtual_ips: Vec<_> = service.endpoints.iter().filter_map(vip).collect();
+    models::ServiceEndpoint {
+        spec: Some(endpoint::write(&service.spec.endpoint)),
+        ports: (!service.ports.is_empty()).then(|| service.ports.iter().map(ports).collect()),
+        virtual_ips: (!virtual_ips.is_empty()).then_some(virtual_ips),
+    }
+}
+
+fn update_status(status: &UpdateStatus) -> models::ServiceUpdateStatus {
+    use models::ServiceUpdateStatusStateEnum as S;
+    models::ServiceUpdateStatus {
+        state: Some(match status.state {
+            UpdateState::Updating => S::UPDATING,
+            UpdateState::Paused => S::PAUSED,
+            UpdateState::Completed => S::COMPLETED,
+            UpdateState::RollbackStarted => S::ROLLBACK_STARTED,
+            UpdateState::RollbackPaused => S::ROLLBACK_PAUSED,
+            UpdateState::RollbackCompleted => S::ROLLBACK_COMPLETED,
+        }),
+        started_at: date(status.started_ms),
+        completed_at: status.completed_ms.and_then(date),
+        message: text(&status.message),
+    }
+}
+
+/// The numbers in the column REPLICAS of `service ls`.
+fn count_tasks(state: &ClusterState, service: &Service) -> models::ServiceServiceStatus {
+    let wanted = |id: &TaskId| state.tasks.get(id).is_some_and(|t| t.desired <= TaskState::Running);
+    let live = || state.tasks_of(&service.id).filter(|t| wanted(&t.id));
+    let running = live().filter(|t| t.status.state == TaskState::Running).count() as u64;
+    let desired = match service.spec.mode {
+        ServiceMode::Replicated { replicas } => replicas,
+        ServiceMode::Global => live().count() as u64,
+    };
+    models::ServiceServiceStatus {
+        running_tasks: Some(running),
+        desired_tasks: Some(desired),
+        completed_tasks: Some(0),
+    }
+}

@@ -1,0 +1,81 @@
+//! A task as the API shows it.
+
+use bollard_stubs::models;
+use serde_json::{Value, json};
+use weft_model::{
+    ClusterState,
+    state::{Attachment, Slot, Task, TaskState},
+};
+
+use crate::api::wire::{
+    network,
+    values::{date, labels, set, signed, text, to_json, version},
+};
+
+/// A task as `GET /tasks/{id}` shows it.
+pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
+    let mut shown = to_json(models::Task {
+        id: Some(task.id.to_string()),
+        version: version(&task.meta),
+        created_at: date(task.meta.created_ms),
+        updated_at: date(task.meta.updated_ms),
+        name: Some(task.name.clone()),
+        labels: Some(labels(&task.labels)),
+        spec: Some(super::write(&task.spec)),
+        service_id: Some(task.service.to_string()),
+        slot: match task.slot {
+            Slot::Replica(slot) => Some(signed(slot)),
+            Slot::Node(_) => None,
+        },
+        node_id: task.node.as_ref().map(ToString::to_string),
+        assigned_generic_resources: None,
+        status: Some(models::TaskStatus {
+            timestamp: date(task.status.since_ms),
+            state: Some(task_state(task.status.state)),
+            message: text(&task.status.message),
+            err: text(&task.status.error),
+            container_status: Some(models::ContainerStatus {
+                container_id: task.status.container.clone(),
+                pid: task.status.pid.map(i64::from),
+                exit_code: task.status.exit_code.map(i64::from),
+            }),
+            port_status: Some(models::PortStatus::default()),
+        }),
+        desired_state: Some(task_state(task.desired)),
+        job_iteration: None,
+    });
+    let attachments: Vec<_> = task.attachments.iter().map(|a| show_attachment(state, a)).collect();
+    set(&mut shown, "NetworksAttachments", Value::Array(attachments));
+    shown
+}
+
+fn show_attachment(state: &ClusterState, attachment: &Attachment) -> Value {
+    let network = state.networks.get(&attachment.network);
+    let prefix = network.map_or((32, 128), |n| (n.subnets.v4.prefix(), n.subnets.v6.prefix()));
+    // A task always has both addresses. On networks without IPv6, DNS does not answer with the
+    // second.
+    let addresses = [format!("{}/{}", attachment.addr.v4, prefix.0), format!("{}/{}", attachment.addr.v6, prefix.1)];
+    json!({
+        "Network": network.map_or_else(|| json!({"ID": attachment.network.as_str()}), network::show_attached),
+        "Addresses": addresses,
+    })
+}
+
+fn task_state(state: TaskState) -> models::TaskState {
+    match state {
+        TaskState::New => models::TaskState::NEW,
+        TaskState::Pending => models::TaskState::PENDING,
+        TaskState::Assigned => models::TaskState::ASSIGNED,
+        TaskState::Accepted => models::TaskState::ACCEPTED,
+        TaskState::Preparing => models::TaskState::PREPARING,
+        TaskState::Ready => models::TaskState::READY,
+        TaskState::Starting => models::TaskState::STARTING,
+        TaskState::Running => models::TaskState::RUNNING,
+        TaskState::Complete => models::TaskState::COMPLETE,
+        TaskState::Shutdown => models::TaskState::SHUTDOWN,
+        TaskState::Failed => models::TaskState::FAILED,
+        TaskState::Rejected => models::TaskState::REJECTED,
+        TaskState::Remove => models::TaskState::REMOVE,
+        TaskState::Orphaned => models::TaskState::ORPHANED,
+    }
+}
