@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Longest time for the engine to answer `_ping` and weft's own requests. Requests of clients have
-/// no limit: a pull takes as long as it takes.
+/// no limit: an image pull may take minutes.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is encoded in the value of a query: all but the unreserved characters of RFC 3986, section

@@ -1,9 +1,10 @@
 //! Features that clients of the Engine API can ask for and weft does not have.
 //!
 //! One list has a plain name for each feature, the fields of request bodies that ask for it, and
-//! what to do instead. The comparison in `wire::unsupported` finds features by their fields;
-//! handlers name them where a path, a query or a header asks. README.md lists the same features,
-//! and a test below compares the two lists: a change here is a change of that table.
+//! what to do instead. All refusals come from it: `wire::unsupported` finds a feature by its field,
+//! and a handler uses its constant where a path, a query or a header asks for it.
+//!
+//! README.md lists the same features. A test below compares the two lists, so change both together.
 
 use super::error::ApiError;
 
@@ -13,7 +14,7 @@ pub(crate) struct Feature {
     /// What users call it, with the docker client's flags and commands.
     name: &'static str,
     /// Where request bodies ask for it: paths of fields, `[]` for the items of a list. A path
-    /// stands for all fields below it too.
+    /// covers the fields below it too.
     fields: &'static [&'static str],
     /// What to do instead. Empty: leave the fields out.
     advice: &'static str,
@@ -33,7 +34,7 @@ impl Feature {
         self.refusal_of(self.name)
     }
 
-    /// The refusal that says what this very request asked for.
+    /// The refusal of `subject`, the form of the feature that this request asked for.
     pub(crate) fn refusal_of(&self, subject: &str) -> ApiError {
         ApiError::Unsupported(format!(
             "weft does not support {subject}: {}",
@@ -51,7 +52,7 @@ impl Feature {
     }
 }
 
-/// The feature that the field at `path` asks for. Of several the first in the list counts.
+/// The feature that the field at `path` asks for. If several match, the first in the list counts.
 pub(crate) fn of_field(path: &str) -> Option<&'static Feature> {
     let covers = |field: &&str| path.strip_prefix(*field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     UNSUPPORTED.iter().find(|feature| feature.fields.iter().any(covers))
@@ -198,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    /// Rows of a table in README.md, without the marks of code.
+    /// The rows of the table in README.md, without backticks.
     fn readme_rows() -> BTreeSet<String> {
         let readme = include_str!("../../../README.md");
         let section = readme.split("\n## Not supported yet\n").nth(1).expect("a section of what is not supported");

@@ -1,5 +1,5 @@
-//! Finds the object that a user means by a text: the whole id, the name, or the beginning of one id
-//! only, in this order.
+//! Finds the object that a user means by a text. The text is the whole id, the name, or a beginning
+//! of the id that no other object has. They are tried in this order.
 
 use weft_model::{
     ClusterState, NodeId, TaskId,
@@ -38,7 +38,7 @@ fn find_one<'a, T>(
     matches(&|object| id(object).starts_with(text))?.ok_or_else(missing)
 }
 
-/// A service; one that is being removed is not found.
+/// A service. A service that is being removed is not found.
 pub(super) fn service<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Service, ApiError> {
     let all = state.services.values().filter(|service| !service.removing);
     find_one(ObjectKind::Service, text, &all, |s| s.id.as_str(), |s| s.spec.name.as_str())
@@ -54,7 +54,7 @@ pub(super) fn node<'a>(state: &'a ClusterState, text: &str, local: Option<&NodeI
     find_one(ObjectKind::Node, text, &state.nodes.values(), |n| n.id.as_str(), |n| n.hostname.as_str())
 }
 
-/// A task; its name is that of its container.
+/// A task. Its name is the name of its container.
 pub(super) fn task<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Task, ApiError> {
     if let Some(task) = text.parse::<TaskId>().ok().and_then(|id| state.tasks.get(&id)) {
         return Ok(task);

@@ -33,8 +33,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves `router` on `listener`, until the future is dropped.
 ///
 /// # Errors
-/// Neither a single connection nor a temporary lack of resources is an error, so in practice it does
-/// not return.
+/// Neither a single connection nor a temporary lack of resources is an error, so in practice it
+/// does not return.
 pub async fn serve(listener: UnixListener, router: Router) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {

@@ -33,8 +33,7 @@ pub(super) async fn ping(State(api): State<Api>) -> Response {
         (HeaderName::from_static("swarm"), swarm),
         (HeaderName::from_static("cache-control"), "no-cache, no-store, must-revalidate"),
         (HeaderName::from_static("pragma"), "no-cache"),
-        // The classic builder. Version 2 would announce BuildKit sessions, which weft does not
-        // forward.
+        // 1 is the classic builder. 2 would promise BuildKit, which not every engine has.
         (HeaderName::from_static("builder-version"), "1"),
     ];
     (headers, "OK").into_response()

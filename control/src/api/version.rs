@@ -31,7 +31,8 @@ impl std::str::FromStr for ApiVersion {
     }
 }
 
-/// An extension of every request: the version in its path, for those who forward the request.
+/// The version in the path of a request. [`strip`] adds it to the request's extensions; `engine`
+/// needs it when it forwards the request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientVersion(pub(super) Option<ApiVersion>);
 

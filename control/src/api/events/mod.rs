@@ -1,7 +1,7 @@
 //! The handler of `events`: changes of the cluster state, as they happen.
 //!
-//! Events are not kept: a client gets those that happen while it listens. Each listener has a task
-//! that compares each cluster state with the one before it.
+//! Past events are not stored: a client gets those that happen while it listens. Each listener has
+//! a task that compares each cluster state with the one before it.
 
 mod diff;
 
@@ -49,7 +49,7 @@ pub(super) async fn stream(State(api): State<Api>, params: Params, request: Requ
     let listen_for = params.time_ms("until")?.map(|until| Duration::from_millis(until.saturating_sub(now_ms)));
     let (sender, receiver) = mpsc::channel(QUEUE);
     let mut state = cluster.state();
-    // Read here and not in the task, which may start later: no change from here on is lost.
+    // The task may start later. The state is read here, so that no change from now on is missed.
     let before = Arc::clone(&state.borrow_and_update());
     tokio::spawn(async move {
         let sending = send_changes(before, state, filters, sender);

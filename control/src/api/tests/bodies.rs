@@ -1,4 +1,4 @@
-//! Bodies that a handler does not read, sent over a real socket.
+//! Bodies that a handler does not read to their end, sent over a real socket.
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -7,11 +7,11 @@ use tokio::{
 
 use super::*;
 
-/// Far more than the buffers of a socket hold.
+/// Far more bytes than the buffers of a socket hold.
 const SIZE: usize = 6 << 20;
 
 /// Serves the API on a socket in a new folder.
-async fn served(api: Fixture) -> (tempfile::TempDir, UnixStream) {
+async fn serve(api: Fixture) -> (tempfile::TempDir, UnixStream) {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("api.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
@@ -20,8 +20,8 @@ async fn served(api: Fixture) -> (tempfile::TempDir, UnixStream) {
     (folder, client)
 }
 
-/// The next answer on the connection: its status line and its body.
-async fn answer(client: &mut UnixStream) -> (String, String) {
+/// Reads the next answer on the connection: its status line and its body.
+async fn read_answer(client: &mut UnixStream) -> (String, String) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await.expect("the answer's head"));
@@ -35,7 +35,7 @@ async fn answer(client: &mut UnixStream) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_client_sends_all_of_its_body_and_then_reads_the_refusal() {
+async fn a_client_can_send_its_whole_body_before_it_reads_the_refusal() {
     let outside = || Fixture::new(Membership::None, None);
     for (api, path, status, text) in [
         (Fixture::manager(), "/secrets/create", 501, "secrets"),
@@ -49,22 +49,22 @@ async fn a_client_sends_all_of_its_body_and_then_reads_the_refusal() {
         (outside(), "/swarm/init", 413, "larger than 4 MiB"),
         (outside(), "/secrets/create", 503, "not a swarm manager"),
     ] {
-        let (_folder, mut client) = served(api).await;
+        let (_folder, mut client) = serve(api).await;
         let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {SIZE}\r\n\r\n");
         client.write_all(head.as_bytes()).await.expect("a request");
         client.write_all(&vec![b' '; SIZE]).await.expect(path);
-        let (line, body) = answer(&mut client).await;
+        let (line, body) = read_answer(&mut client).await;
         assert!(line.starts_with(&format!("HTTP/1.1 {status} ")) && body.contains(text), "{path}: {line} {body}");
         assert!(body.starts_with("{\"message\":"), "{body}");
         // The connection can be used again.
         client.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("a second request");
-        assert_eq!(answer(&mut client).await.1, "OK", "{path}");
+        assert_eq!(read_answer(&mut client).await.1, "OK", "{path}");
     }
 }
 
 #[tokio::test]
-async fn a_body_in_chunks_is_read_to_its_end_too() {
-    let (_folder, mut client) = served(Fixture::manager()).await;
+async fn a_chunked_body_is_read_to_its_end() {
+    let (_folder, mut client) = serve(Fixture::manager()).await;
     client
         .write_all(b"POST /secrets/create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await
@@ -74,15 +74,15 @@ async fn a_body_in_chunks_is_read_to_its_end_too() {
         client.write_all(&chunk).await.expect("a chunk");
     }
     client.write_all(b"0\r\n\r\n").await.expect("the end");
-    let (status, body) = answer(&mut client).await;
+    let (status, body) = read_answer(&mut client).await;
     assert!(status.starts_with("HTTP/1.1 501 ") && body.contains("secrets"), "{status} {body}");
 }
 
 #[tokio::test]
-async fn a_client_that_asks_before_it_sends_is_answered_at_once() {
-    let (_folder, mut client) = served(Fixture::manager()).await;
+async fn a_client_that_expects_continue_gets_the_refusal_before_it_sends() {
+    let (_folder, mut client) = serve(Fixture::manager()).await;
     let head =
         format!("POST /secrets/create HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {SIZE}\r\n\r\n");
     client.write_all(head.as_bytes()).await.expect("a request");
-    assert!(answer(&mut client).await.0.starts_with("HTTP/1.1 501 "));
+    assert!(read_answer(&mut client).await.0.starts_with("HTTP/1.1 501 "));
 }

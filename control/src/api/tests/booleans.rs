@@ -4,21 +4,22 @@ use weft_model::spec::ServiceMode;
 
 use super::*;
 
-/// What a request with a boolean parameter did.
+/// The effect of a request with a boolean parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
-    /// What the parameter asks for.
+    /// What the parameter stands for was done.
     Done,
     NotDone,
     /// Status 400.
     Refused,
 }
 
-/// How moby reads a parameter: any text that does not mean false is true, or only texts that mean
-/// true are.
+/// How moby reads a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
+    /// All texts but those that mean false are true.
     Lenient,
+    /// Texts that mean neither true nor false are refused.
     Strict,
 }
 
@@ -64,7 +65,7 @@ async fn effect_of(path: &str, parameter: &str, value: &str) -> Effect {
     let done = match path {
         "/swarm/leave" => {
             let status = api.call(Method::POST, &format!("{path}?{parameter}={value}"), None).await.0;
-            // Without force, the last manager is told that it needs it.
+            // Without force, the refusal says that the last manager needs force.
             assert!(matches!(status, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE), "{status}");
             status == StatusCode::OK
         }
@@ -107,7 +108,7 @@ async fn effect_of(path: &str, parameter: &str, value: &str) -> Effect {
         logs => {
             let task = api.change(|t| t.state.tasks.keys().next().expect("a task").clone());
             let path = logs.replace("web.1", task.as_str());
-            // One stream must be chosen: the other one, where this parameter chooses one.
+            // A request must choose a stream. If the parameter chooses one, this is the other.
             let other = if parameter == "stdout" { "stderr" } else { "stdout" };
             let uri = format!("{path}?{other}=1&{parameter}={value}");
             let request = Request::get(uri).body(Body::empty()).expect("a request");
@@ -129,8 +130,8 @@ async fn effect_of(path: &str, parameter: &str, value: &str) -> Effect {
 }
 
 #[tokio::test]
-async fn no_parameter_takes_a_spelling_of_false_for_true() {
-    // docker-py writes `False`, for one.
+async fn a_spelling_of_false_is_false_for_every_parameter() {
+    // docker-py, for example, writes `False`.
     let spellings = ["", "%20", "0", "no", "No", "false", "False", "FALSE", "%20False%20", "none", "None", "NONE"];
     for (path, parameter, _) in PARAMETERS {
         for value in spellings {
@@ -140,7 +141,7 @@ async fn no_parameter_takes_a_spelling_of_false_for_true() {
 }
 
 #[tokio::test]
-async fn every_parameter_takes_the_spellings_of_true() {
+async fn a_spelling_of_true_is_true_for_every_parameter() {
     for (path, parameter, _) in PARAMETERS {
         for value in ["1", "true", "True", "TRUE", "+true%20"] {
             assert_eq!(effect_of(path, parameter, value).await, Effect::Done, "{path}?{parameter}={value}");
@@ -156,7 +157,7 @@ async fn other_texts_are_true_or_refused_as_in_moby() {
             assert_eq!(effect_of(path, parameter, value).await, effect, "{path}?{parameter}={value}");
         }
     }
-    // Its value changes nothing: a spec is always shown with its defaults.
+    // insertDefaults has no effect: a spec is always shown with its defaults.
     let api = cluster().await;
     for value in ["1", "True", "0", "False", ""] {
         api.get(&format!("/services/web?insertDefaults={value}")).await;
@@ -167,7 +168,7 @@ async fn other_texts_are_true_or_refused_as_in_moby() {
 
 #[tokio::test]
 async fn a_python_client_that_leaves_without_force_keeps_its_cluster() {
-    // As docker-py's `swarm.leave()` and `swarm.update()` write their queries.
+    // These are the queries of docker-py's `swarm.leave()` and `swarm.update()`.
     let api = Fixture::manager();
     api.refused(Method::POST, "/v1.41/swarm/leave?force=False", None, 503, "Use --force").await;
     let swarm = api.get("/swarm").await;

@@ -1,9 +1,9 @@
-//! The cluster and its nodes.
+//! Tests of the cluster and its nodes.
 
 use super::*;
 
 #[tokio::test]
-async fn init_and_join_take_what_clients_send() {
+async fn init_and_join_accept_the_requests_of_clients() {
     let api = Fixture::new(Membership::None, None);
     let body = json!({
         "ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": "192.0.2.1", "DataPathAddr": "", "DataPathPort": 0,
@@ -42,12 +42,12 @@ async fn init_and_join_take_what_clients_send() {
 }
 
 #[tokio::test]
-async fn the_cluster_is_read_changed_and_its_tokens_rotated() {
+async fn the_cluster_is_shown_and_updated_and_its_tokens_are_rotated() {
     let api = Fixture::manager();
     let swarm = api.get("/swarm").await;
     assert_eq!(swarm["JoinTokens"], json!({"Worker": "SWMTKN-1-Worker", "Manager": "SWMTKN-1-Manager"}));
     let version = &swarm["Version"]["Index"];
-    // As `docker swarm join-token --rotate` does: the spec goes back as it came.
+    // `docker swarm join-token --rotate` sends the spec back unchanged.
     api.post(&format!("/swarm/update?version={version}&rotateWorkerToken=true"), swarm["Spec"].clone()).await;
     assert_eq!(api.change(|t| t.state.cluster.clone()).expect("a cluster").worker_secret, "rotated");
 
@@ -62,7 +62,7 @@ async fn the_cluster_is_read_changed_and_its_tokens_rotated() {
 }
 
 #[tokio::test]
-async fn nodes_are_listed_found_changed_and_removed() {
+async fn nodes_are_listed_found_updated_and_removed() {
     let api = Fixture::manager();
     let worker = api.change(|t| t.node("n2", &[]));
     assert_eq!(api.get("/nodes").await.as_array().map(Vec::len), Some(2));
@@ -74,7 +74,7 @@ async fn nodes_are_listed_found_changed_and_removed() {
     );
     for name in ["n2", worker.as_str(), &worker.as_str()[..24]] {
         let (status, node) = api.call(Method::GET, &format!("/nodes/{name}"), None).await;
-        // Both ids of the fixture begin alike.
+        // The two ids of the fixture begin with the same letters.
         let ambiguous = name.len() == 24 && status == StatusCode::BAD_REQUEST;
         assert!(ambiguous || node["ID"] == worker.as_str(), "{name}: {node}");
     }

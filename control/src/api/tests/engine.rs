@@ -1,4 +1,4 @@
-//! What goes to the local container engine, and how.
+//! Requests that are forwarded to the local container engine.
 
 use axum::{
     extract::Request as AnyRequest,
@@ -12,7 +12,7 @@ use tokio::{
 
 use super::*;
 
-/// Speaks API 1.41, and tells what it was asked.
+/// An engine that speaks API 1.41 and answers with the request that it got.
 async fn old_engine(mut request: AnyRequest) -> Response {
     if request.uri().path() == "/_ping" {
         return ([("api-version", "1.41")], "OK").into_response();
@@ -21,9 +21,9 @@ async fn old_engine(mut request: AnyRequest) -> Response {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgrade.await.expect("a hijacked connection"));
-            let mut asked = String::new();
-            stream.read_to_string(&mut asked).await.expect("what the client says");
-            stream.write_all(format!("heard {asked}").as_bytes()).await.expect("a client that listens");
+            let mut received = String::new();
+            stream.read_to_string(&mut received).await.expect("the client's bytes");
+            stream.write_all(format!("received {received}").as_bytes()).await.expect("a client that reads");
         });
         let headers = [("connection", "Upgrade"), ("upgrade", "tcp")];
         return (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
@@ -34,11 +34,11 @@ async fn old_engine(mut request: AnyRequest) -> Response {
     }
     let (parts, body) = request.into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
-    let asked = format!("{} {} {}", parts.method, parts.uri, String::from_utf8_lossy(&body));
-    (StatusCode::IM_A_TEAPOT, axum::Json(json!({"asked": asked}))).into_response()
+    let request = format!("{} {} {}", parts.method, parts.uri, String::from_utf8_lossy(&body));
+    (StatusCode::IM_A_TEAPOT, axum::Json(json!({"request": request}))).into_response()
 }
 
-/// A node in no cluster, with an engine; its directory goes with it.
+/// A node outside of any cluster, with an engine. The engine's socket is in the directory.
 async fn with_engine() -> (tempfile::TempDir, Fixture) {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("engine.sock");
@@ -49,9 +49,9 @@ async fn with_engine() -> (tempfile::TempDir, Fixture) {
 }
 
 #[tokio::test]
-async fn what_is_not_the_clusters_is_passed_on_in_the_lower_version() {
+async fn requests_that_are_not_about_the_cluster_are_forwarded_in_the_lower_version() {
     let (_dir, api) = with_engine().await;
-    for (method, path, body, asked) in [
+    for (method, path, body, forwarded) in [
         (Method::GET, "/v1.50/containers/json?all=1", None, "GET /v1.41/containers/json?all=1 "),
         (
             Method::POST,
@@ -65,13 +65,13 @@ async fn what_is_not_the_clusters_is_passed_on_in_the_lower_version() {
         (Method::GET, "/v1.50/events", None, "GET /v1.41/events "),
     ] {
         let (status, answer) = api.call(method, path, body).await;
-        assert_eq!((status, answer["asked"].as_str()), (StatusCode::IM_A_TEAPOT, Some(asked)), "{path}");
+        assert_eq!((status, answer["request"].as_str()), (StatusCode::IM_A_TEAPOT, Some(forwarded)), "{path}");
     }
     assert_eq!(api.get("/v1.50/networks").await, json!([{"Name": "bridge", "Scope": "local"}]));
 }
 
 #[tokio::test]
-async fn a_hijacked_connection_reaches_the_engine() {
+async fn a_hijacked_connection_is_forwarded_to_the_engine() {
     let (dir, api) = with_engine().await;
     let socket = dir.path().join("api.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
@@ -85,15 +85,15 @@ async fn a_hijacked_connection_reaches_the_engine() {
     }
     assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
     client.write_all(b"hello").await.expect("a connection");
-    // The client has said all that it has to say, and still reads.
+    // The client closes its sending side, and still reads.
     client.shutdown().await.expect("a connection");
-    let mut heard = String::new();
-    client.read_to_string(&mut heard).await.expect("the engine's answer");
-    assert_eq!(heard, "heard hello");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.expect("the engine's answer");
+    assert_eq!(answer, "received hello");
 }
 
 #[tokio::test]
-async fn an_engine_that_is_away_is_named() {
+async fn an_error_names_the_engine_that_does_not_answer() {
     let api = Fixture::with_engine(Membership::None, None, Some("/nonexistent/engine.sock".into()));
     api.refused(Method::GET, "/containers/json", None, 503, "container engine at /nonexistent/engine.sock").await;
     assert_eq!(api.get("/info").await["Name"], "n1");

@@ -1,4 +1,4 @@
-//! Names of fields in bodies, in the case that clients happen to write them in.
+//! Names of fields in bodies, in upper and lower case.
 
 use super::*;
 
@@ -15,8 +15,8 @@ fn lower_case(body: Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_mode_that_a_python_client_asks_for_is_the_mode_of_the_service() {
-    // docker-py writes the mode in lower case, and what belongs to it with capital letters.
+async fn a_service_has_the_mode_that_a_python_client_asks_for() {
+    // docker-py writes the mode in lower case, and the fields below it with capital letters.
     let api = Fixture::manager();
     for (name, mode, shown) in [
         ("a", json!({"global": {}}), json!({"Global": {}})),
@@ -30,7 +30,7 @@ async fn the_mode_that_a_python_client_asks_for_is_the_mode_of_the_service() {
 }
 
 #[tokio::test]
-async fn every_body_is_read_whatever_the_case_of_its_names() {
+async fn every_body_may_have_its_field_names_in_lower_case() {
     let api = Fixture::manager();
     let network = json!({
         "CheckDuplicate": true, "Name": "app", "Driver": "overlay", "EnableIPv6": true, "Internal": true,
@@ -85,7 +85,7 @@ async fn every_body_is_read_whatever_the_case_of_its_names() {
 }
 
 #[tokio::test]
-async fn what_weft_does_not_have_is_refused_whatever_the_case_of_its_name() {
+async fn unsupported_fields_are_refused_by_name_in_any_case() {
     let api = Fixture::manager();
     for (path, value, status, text) in [
         ("/TaskTemplate/ContainerSpec/Mounts", json!([{"Target": "/b"}]), 501, "mounts (--mount)"),

@@ -1,4 +1,4 @@
-//! The routes with a cluster in memory: what clients send, and what they must get.
+//! Tests of the routes with a cluster in memory: requests of clients, and the answers to them.
 
 mod bodies;
 mod booleans;
@@ -171,7 +171,7 @@ impl Fixture {
         self.member.cluster.as_ref().expect("a manager").change(change)
     }
 
-    /// How the logs of a task were last asked for.
+    /// The options of the last request for logs.
     fn log_options(&self) -> LogOptions {
         let cluster = self.member.cluster.as_ref().expect("a manager");
         cluster.log_options.lock().unwrap_or_else(PoisonError::into_inner).clone().expect("a request for logs")
@@ -211,7 +211,8 @@ impl Fixture {
     }
 }
 
-/// What the docker client sends for `service create --name NAME IMAGE`, empty parts included.
+/// The body that the docker client sends for `service create --name NAME IMAGE`, with its empty
+/// parts.
 fn service(name: &str) -> Value {
     json!({
         "Name": name,

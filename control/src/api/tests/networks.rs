@@ -1,9 +1,9 @@
-//! Networks.
+//! Tests of networks.
 
 use super::*;
 
 #[tokio::test]
-async fn networks_are_made_shown_and_removed() {
+async fn networks_are_created_shown_and_removed() {
     let api = Fixture::manager();
     let body = json!({
         "CheckDuplicate": true, "Name": "app", "Driver": "overlay", "Scope": "", "EnableIPv6": true, "Internal": false,
@@ -83,7 +83,7 @@ async fn networks_are_made_shown_and_removed() {
 }
 
 #[tokio::test]
-async fn a_network_goes_once_the_tasks_of_a_removed_service_have_left_it() {
+async fn a_network_is_removed_once_the_tasks_of_a_removed_service_have_left_it() {
     let api = Fixture::manager();
     api.network("app").await;
     let mut web = service("web");

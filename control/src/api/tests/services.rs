@@ -1,16 +1,16 @@
-//! Services and their tasks.
+//! Tests of services and their tasks.
 
 use super::*;
 
 #[tokio::test]
-async fn a_service_comes_back_as_it_was_asked() {
+async fn a_service_is_shown_as_it_was_requested() {
     let api = Fixture::manager();
     let network = api.network("app").await;
-    let mut asked = service("web");
-    asked["TaskTemplate"]["Networks"] = json!([{"Target": "app", "Aliases": ["w"]}]);
-    asked["TaskTemplate"]["Placement"] = json!({"Constraints": ["node.role == worker"], "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}]});
-    asked["UpdateConfig"] = json!({"Parallelism": 2, "Delay": 1_000_000_000u64, "FailureAction": "rollback", "MaxFailureRatio": 0.1, "Order": "start-first"});
-    let made = api.post("/v1.50/services/create", asked).await;
+    let mut requested = service("web");
+    requested["TaskTemplate"]["Networks"] = json!([{"Target": "app", "Aliases": ["w"]}]);
+    requested["TaskTemplate"]["Placement"] = json!({"Constraints": ["node.role == worker"], "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}]});
+    requested["UpdateConfig"] = json!({"Parallelism": 2, "Delay": 1_000_000_000u64, "FailureAction": "rollback", "MaxFailureRatio": 0.1, "Order": "start-first"});
+    let made = api.post("/v1.50/services/create", requested).await;
     let id = made["ID"].as_str().expect("an id");
     let shown = api.get("/services/web?insertDefaults=true").await;
     assert_eq!(shown["ID"], id);
@@ -22,7 +22,7 @@ async fn a_service_comes_back_as_it_was_asked() {
     assert_eq!(shown["Endpoint"]["Ports"][0]["PublishedPort"], 8080);
     assert_eq!(shown["Endpoint"]["VirtualIPs"][0]["NetworkID"], network.as_str());
 
-    // As `docker service update` does: read, change, send all of it back.
+    // `docker service update` reads the spec, changes it, and sends all of it back.
     let changed = with(spec.clone(), "/TaskTemplate/ContainerSpec/Image", json!("weft/whoami:2"));
     let path = format!("/services/{id}/update?version={}&registryAuthFrom=spec", shown["Version"]["Index"]);
     api.post(&path, changed.clone()).await;
@@ -44,7 +44,7 @@ async fn a_service_comes_back_as_it_was_asked() {
 }
 
 #[tokio::test]
-async fn what_weft_does_not_have_is_refused_by_name() {
+async fn unsupported_features_are_refused_by_name() {
     let api = Fixture::manager();
     for (path, value, text) in [
         (
@@ -100,7 +100,7 @@ async fn what_weft_does_not_have_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn bad_services_get_an_error_that_says_what_to_do() {
+async fn an_invalid_service_gets_an_error_that_says_what_to_do() {
     let api = Fixture::manager();
     api.post("/services/create", service("first")).await;
     for (path, value, status, text) in [
@@ -171,8 +171,7 @@ async fn tasks_and_replica_counts_are_shown() {
         let tasks = api.get(&format!("/tasks?filters={filter}")).await;
         assert_eq!(tasks.as_array().map(Vec::len), Some(count), "{filter}");
     }
-    // An update that is taken back before any task was replaced leaves the tasks what they shall
-    // be.
+    // If an update is reverted before any task was replaced, the tasks are up to date again.
     let up_to_date = "/tasks?filters=%7B%22_up-to-date%22%3A%5B%22true%22%5D%7D";
     for (force, count) in [(1, 0), (0, 2)] {
         api.change(|t| t.update(&id, |spec| spec.task.force_update = force).expect("updated"));

@@ -1,9 +1,9 @@
-//! What a node says of itself, to whom, and what it tells as it happens.
+//! Tests of `_ping`, `version`, `info` and `events`.
 
 use super::*;
 
 #[tokio::test]
-async fn every_client_finds_out_whom_it_talks_to() {
+async fn every_answer_has_the_headers_that_identify_the_api() {
     let api = Fixture::manager();
     for path in ["/_ping", "/v1.24/_ping", "/v1.53/_ping"] {
         let request = Request::head(path).body(Body::empty()).expect("a request");
@@ -19,7 +19,7 @@ async fn every_client_finds_out_whom_it_talks_to() {
 }
 
 #[tokio::test]
-async fn info_shows_where_the_node_stands() {
+async fn info_shows_the_membership_of_the_node() {
     let api = Fixture::manager();
     let info = api.get("/v1.41/info").await;
     assert_eq!(info["Name"], "n1");
@@ -58,7 +58,7 @@ async fn only_managers_show_the_cluster() {
 }
 
 #[tokio::test]
-async fn events_tell_what_changes() {
+async fn each_change_of_the_cluster_state_is_an_event() {
     let api = Fixture::manager();
     let request = Request::get("/v1.50/events").body(Body::empty()).expect("a request");
     let response = api.router.clone().oneshot(request).await.expect("an answer");
@@ -88,7 +88,7 @@ async fn events_tell_what_changes() {
 }
 
 #[test]
-fn rejections_have_the_statuses_that_clients_act_on() {
+fn rejections_have_the_statuses_that_clients_expect() {
     use weft_model::Rejection;
     for (rejection, status) in [
         (Rejection::NotFound { kind: ObjectKind::Service, id: "x".into() }, 404),

@@ -1,9 +1,9 @@
-//! Names of fields in request bodies: the case of their letters does not count.
+//! Names of fields in request bodies. Upper and lower case make no difference.
 //!
-//! Clients were written against Go's `encoding/json`, which takes a field of any case where none
-//! has exactly its name. docker-py, for example, writes `Mode: {"global": {}}`. Every reader of a
-//! body starts with [`read`], which brings the names into the form that the wire's types have.
-//! Keys of maps (labels, options) are the user's own and stay as they are.
+//! Clients were written against Go's `encoding/json`, which accepts a name in another case if no
+//! field has exactly this name. docker-py, for example, writes `Mode: {"global": {}}`. Every reader
+//! of a body starts with [`read`], which changes the names to those of the wire's types. Keys of
+//! maps (labels, options) belong to the user and stay as they are.
 
 use serde::{
     Deserialize, Deserializer,
@@ -26,7 +26,8 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(body: &'de mut Value) -> Result<T, 
         .map_err(|error| ApiError::Invalid(format!("the request's body cannot be read: {error}")))
 }
 
-/// Renames what is `field` in another case, for fields that the wire's types do not have.
+/// Gives a field its name if it is there in another case. For fields that the wire's types do not
+/// have.
 ///
 /// # Errors
 /// If the field is there twice.
@@ -35,7 +36,7 @@ pub(crate) fn rename(object: &mut Value, field: &'static str) -> Result<(), ApiE
     rename_all(map, &[field]).map_err(|twice| ApiError::Invalid(format!("the request's body cannot be read: {twice}")))
 }
 
-/// All values whose name is `field` in any case.
+/// The values of all fields with this name, in any case.
 pub(crate) fn values<'a>(object: &'a Value, field: &'static str) -> impl Iterator<Item = &'a Value> {
     let fields = object.as_object().into_iter().flatten();
     fields.filter(move |(name, _)| name.eq_ignore_ascii_case(field)).map(|(_, value)| value)
@@ -58,8 +59,8 @@ fn rename_all(map: &mut Map<String, Value>, fields: &[&'static str]) -> Result<(
     Ok(())
 }
 
-/// A value that is read as one of the wire's types: serde names the fields of each struct, and the
-/// object that it is read from gets these names.
+/// A deserializer that renames fields. For each struct, serde passes the names of its fields; the
+/// object that the struct is read from gets these names.
 struct Renaming<'de>(&'de mut Value);
 
 impl<'de> Deserializer<'de> for Renaming<'de> {

@@ -2,11 +2,11 @@
 //!
 //! The handlers call it. It alone knows what the wire looks like: names of fields, units
 //! (nanoseconds on the wire, milliseconds in weft), and the difference between zero and absent. It
-//! must not use the network or the clock, and it gets bodies, never requests.
+//! must not use the network or the clock, and it gets bodies, not requests.
 //!
 //! Reading starts with [`fields::read`], which accepts names of fields in any case. It ends with
-//! [`unsupported::refuse`], which refuses by name what weft's types cannot hold. So a client may
-//! rely on this: what it sent and weft accepted is what weft does.
+//! [`unsupported::refuse`], which refuses by name what weft's types cannot hold. So weft
+//! does everything that an accepted body asks for.
 
 mod values;
 pub(crate) mod fields;

@@ -162,14 +162,14 @@ fn change_case(value: Value, upper: &mut impl Iterator<Item = bool>) -> Value {
 
 proptest! {
     #[test]
-    fn a_service_spec_survives_the_wire(spec in spec()) {
+    fn a_service_spec_is_the_same_after_writing_and_reading(spec in spec()) {
         let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
         let read = service::read(to_json(service::write(&spec)), &resolve);
         prop_assert_eq!(read, Ok(spec));
     }
 
     #[test]
-    fn the_case_of_field_names_does_not_count(spec in spec(), upper in vec(any::<bool>(), 64)) {
+    fn the_case_of_field_names_makes_no_difference(spec in spec(), upper in vec(any::<bool>(), 64)) {
         let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
         let mut flips = upper.into_iter().cycle();
         let body = change_case(to_json(service::write(&spec)), &mut flips);

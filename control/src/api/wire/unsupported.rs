@@ -1,9 +1,9 @@
-//! Finds what a client requested and weft's types cannot hold. Every reader of a body calls it
+//! Refuses what a client requested and weft's types cannot hold. Every reader of a body calls it
 //! last.
 //!
 //! The body is read into weft's types and written out again, and the two are compared. A value that
 //! was not written out again is refused, by the name of its feature if it has one. Absent, `null`,
-//! zero, `false` and empty all mean "the default" on this wire and may be missing.
+//! zero, `false` and empty all mean "the default" on this wire, so these need not be written out.
 
 use serde_json::Value;
 

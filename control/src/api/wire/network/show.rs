@@ -1,4 +1,4 @@
-//! A network as the API shows it, alone and inside of a task.
+//! A network as the API shows it: as an object, and as an attachment of a task.
 
 use std::collections::BTreeMap;
 
@@ -105,7 +105,8 @@ fn show_service(state: &ClusterState, network: &Network, service: &Service) -> V
     })
 }
 
-/// A network as an attachment of a task shows it. Swarm has another form here than the engine.
+/// A network as an attachment of a task shows it. Swarm's form differs from that of `GET
+/// /networks`.
 pub(crate) fn show_attached(network: &Network) -> Value {
     let labels: BTreeMap<_, _> = network.spec.labels.iter().collect();
     json!({

@@ -22,29 +22,29 @@ pub(crate) use show::show;
 /// Reads a task template. Its networks must be ids.
 pub(super) fn read(template: models::TaskSpec) -> Result<TaskSpec, ApiError> {
     Ok(TaskSpec {
-        container: container(template.container_spec.unwrap_or_default())?,
-        resources: resources(template.resources.unwrap_or_default())?,
-        restart: restart(template.restart_policy)?,
+        container: read_container(template.container_spec.unwrap_or_default())?,
+        resources: read_resources(template.resources.unwrap_or_default())?,
+        restart: read_restart(template.restart_policy)?,
         placement: read_placement(template.placement.unwrap_or_default())?,
-        networks: networks(template.networks.unwrap_or_default())?,
+        networks: read_networks(template.networks.unwrap_or_default())?,
         force_update: template.force_update.unwrap_or(0),
     })
 }
 
 pub(super) fn write(spec: &TaskSpec) -> models::TaskSpec {
     models::TaskSpec {
-        container_spec: Some(container_to_wire(&spec.container)),
-        resources: Some(resources_to_wire(&spec.resources)),
-        restart_policy: Some(restart_to_wire(&spec.restart)),
-        placement: Some(placement_to_wire(&spec.placement)),
-        networks: (!spec.networks.is_empty()).then(|| spec.networks.iter().map(attachment_to_wire).collect()),
+        container_spec: Some(write_container(&spec.container)),
+        resources: Some(write_resources(&spec.resources)),
+        restart_policy: Some(write_restart(&spec.restart)),
+        placement: Some(write_placement(&spec.placement)),
+        networks: (!spec.networks.is_empty()).then(|| spec.networks.iter().map(write_attachment).collect()),
         force_update: Some(spec.force_update),
         runtime: Some("container".into()),
         ..Default::default()
     }
 }
 
-fn container(spec: models::TaskSpecContainerSpec) -> Result<ContainerSpec, ApiError> {
+fn read_container(spec: models::TaskSpecContainerSpec) -> Result<ContainerSpec, ApiError> {
     let image = spec.image.filter(|image| !image.is_empty()).ok_or_else(|| {
         ApiError::Invalid("TaskTemplate.ContainerSpec.Image is empty: name the image that the tasks run".into())
     })?;
@@ -71,7 +71,7 @@ fn container(spec: models::TaskSpecContainerSpec) -> Result<ContainerSpec, ApiEr
     })
 }
 
-fn container_to_wire(spec: &ContainerSpec) -> models::TaskSpecContainerSpec {
+fn write_container(spec: &ContainerSpec) -> models::TaskSpecContainerSpec {
     models::TaskSpecContainerSpec {
         image: Some(spec.image.clone()),
         labels: (!spec.labels.is_empty()).then(|| labels(&spec.labels)),
@@ -90,7 +90,7 @@ fn container_to_wire(spec: &ContainerSpec) -> models::TaskSpecContainerSpec {
     }
 }
 
-fn resources(resources: models::TaskSpecResources) -> Result<Resources, ApiError> {
+fn read_resources(resources: models::TaskSpecResources) -> Result<Resources, ApiError> {
     let limits = resources.limits.unwrap_or_default();
     let reserved = resources.reservations.unwrap_or_default();
     Ok(Resources {
@@ -102,7 +102,7 @@ fn resources(resources: models::TaskSpecResources) -> Result<Resources, ApiError
     })
 }
 
-fn resources_to_wire(resources: &Resources) -> models::TaskSpecResources {
+fn write_resources(resources: &Resources) -> models::TaskSpecResources {
     let some = |value: u64| (value != 0).then(|| signed(value));
     models::TaskSpecResources {
         limits: Some(models::Limit {
@@ -119,7 +119,7 @@ fn resources_to_wire(resources: &Resources) -> models::TaskSpecResources {
     }
 }
 
-fn restart(policy: Option<models::TaskSpecRestartPolicy>) -> Result<RestartPolicy, ApiError> {
+fn read_restart(policy: Option<models::TaskSpecRestartPolicy>) -> Result<RestartPolicy, ApiError> {
     use models::TaskSpecRestartPolicyConditionEnum as C;
     let default = RestartPolicy::default();
     let Some(policy) = policy else { return Ok(default) };
@@ -137,7 +137,7 @@ fn restart(policy: Option<models::TaskSpecRestartPolicy>) -> Result<RestartPolic
     })
 }
 
-fn restart_to_wire(policy: &RestartPolicy) -> models::TaskSpecRestartPolicy {
+fn write_restart(policy: &RestartPolicy) -> models::TaskSpecRestartPolicy {
     use models::TaskSpecRestartPolicyConditionEnum as C;
     models::TaskSpecRestartPolicy {
         condition: Some(match policy.condition {
@@ -167,7 +167,7 @@ fn read_placement(given: models::TaskSpecPlacement) -> Result<Placement, ApiErro
     })
 }
 
-fn placement_to_wire(spec: &Placement) -> models::TaskSpecPlacement {
+fn write_placement(spec: &Placement) -> models::TaskSpecPlacement {
     let preference = |attribute| models::TaskSpecPlacementPreferences {
         spread: Some(models::TaskSpecPlacementSpread {
             spread_descriptor: Some(placement::write_attribute(attribute)),
@@ -183,7 +183,7 @@ fn placement_to_wire(spec: &Placement) -> models::TaskSpecPlacement {
     }
 }
 
-fn networks(attachments: Vec<models::NetworkAttachmentConfig>) -> Result<Vec<NetworkAttachment>, ApiError> {
+fn read_networks(attachments: Vec<models::NetworkAttachmentConfig>) -> Result<Vec<NetworkAttachment>, ApiError> {
     let mut networks: Vec<NetworkAttachment> = Vec::with_capacity(attachments.len());
     for attachment in attachments {
         let target = attachment.target.unwrap_or_default();
@@ -213,7 +213,7 @@ fn is_alias(alias: &str) -> bool {
         })
 }
 
-fn attachment_to_wire(attachment: &NetworkAttachment) -> models::NetworkAttachmentConfig {
+fn write_attachment(attachment: &NetworkAttachment) -> models::NetworkAttachmentConfig {
     models::NetworkAttachmentConfig {
         target: Some(attachment.network.to_string()),
         aliases: list(&attachment.aliases),
