@@ -44,6 +44,22 @@ async fn a_service_is_shown_as_it_was_requested() {
 }
 
 #[tokio::test]
+async fn networks_beside_the_template_are_used_or_refused() {
+    let api = Fixture::manager();
+    let network = api.network("app").await;
+    // As clients of API 1.24 write them.
+    let mut old = service("old");
+    old["EndpointSpec"]["Ports"] = json!([]);
+    old["Networks"] = json!([{"Target": "app"}]);
+    api.post("/v1.24/services/create", old.clone()).await;
+    let shown = api.get("/services/old").await;
+    assert_eq!(shown["Spec"]["TaskTemplate"]["Networks"], json!([{"Target": network}]));
+    old["Name"] = json!("both");
+    old["TaskTemplate"]["Networks"] = json!([{"Target": "app"}]);
+    api.refused(Method::POST, "/services/create", Some(old), 501, "does not know the field Networks").await;
+}
+
+#[tokio::test]
 async fn unsupported_features_are_refused_by_name() {
     let api = Fixture::manager();
     for (path, value, text) in [
