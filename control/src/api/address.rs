@@ -74,7 +74,7 @@ fn ip_of(host: &str) -> Result<IpAddr, String> {
     if let Ok(ip) = host.parse() {
         return Ok(ip);
     }
-    let interfaces = getifaddrs().map_err(|error| format!("the interfaces cannot be listed ({error})"))?;
+    let interfaces = getifaddrs().map_err(|error| format!("cannot list the interfaces ({error})"))?;
     let mut addresses: Vec<IpAddr> = interfaces
         .filter(|interface| interface.interface_name == host)
         .filter_map(|interface| {
@@ -89,7 +89,9 @@ fn ip_of(host: &str) -> Result<IpAddr, String> {
         .collect();
     addresses.sort();
     match addresses.iter().filter(|ip| ip.is_ipv4()).count() {
-        0 => addresses.first().copied().ok_or_else(|| "want an address or the name of an interface with one".into()),
+        0 => {
+            addresses.first().copied().ok_or_else(|| "give an address, or the name of an interface that has one".into())
+        }
         1 => Ok(addresses[0]),
         _ => Err(format!("interface {host} has several addresses, name one of them: {addresses:?}")),
     }

@@ -71,7 +71,7 @@ impl Engine {
         self.sender
             .send_request(request)
             .await
-            .map_err(|error| ApiError::Unavailable(format!("the container engine broke the connection: {error}")))
+            .map_err(|error| ApiError::Unavailable(format!("the connection to the container engine failed: {error}")))
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
             other => features::NETWORK_OPTIONS.refusal_of(&format!("the network option {other}")),
         });
     }
-    let (v4, v6) = subnets(requested.ipam.unwrap_or_default())?;
+    let (v4, v6) = read_subnets(requested.ipam.unwrap_or_default())?;
     let ipv6 = requested.enable_ipv6.unwrap_or(false);
     if let (Some(v6), false) = (&v6, ipv6) {
         return Err(ApiError::Invalid(format!("subnet {} is IPv6: add --ipv6", v6.subnet)));
@@ -70,7 +70,7 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
 type V4 = SubnetSpec<Ipv4Network, Ipv4Addr>;
 type V6 = SubnetSpec<Ipv6Network, Ipv6Addr>;
 
-fn subnets(ipam: models::Ipam) -> Result<(Option<V4>, Option<V6>), ApiError> {
+fn read_subnets(ipam: models::Ipam) -> Result<(Option<V4>, Option<V6>), ApiError> {
     let (mut v4, mut v6) = (None, None);
     for config in ipam.config.unwrap_or_default() {
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
@@ -84,8 +84,8 @@ fn subnets(ipam: models::Ipam) -> Result<(Option<V4>, Option<V6>), ApiError> {
                 check_host_bits(&subnet, parsed.ip() == parsed.network(), parsed.network(), parsed.prefix())?;
                 v4 = Some(SubnetSpec {
                     subnet: parsed,
-                    gateway: inside(gateway, "gateway", &subnet, |g: &Ipv4Addr| parsed.contains(*g))?,
-                    ip_range: inside(ip_range, "address range", &subnet, |r: &Ipv4Network| {
+                    gateway: parse_inside(gateway, "gateway", &subnet, |g: &Ipv4Addr| parsed.contains(*g))?,
+                    ip_range: parse_inside(ip_range, "address range", &subnet, |r: &Ipv4Network| {
                         parsed.contains(r.network()) && parsed.prefix() <= r.prefix() && r.network() == r.ip()
                     })?,
                 });
@@ -94,8 +94,8 @@ fn subnets(ipam: models::Ipam) -> Result<(Option<V4>, Option<V6>), ApiError> {
                 check_host_bits(&subnet, parsed.ip() == parsed.network(), parsed.network(), parsed.prefix())?;
                 v6 = Some(SubnetSpec {
                     subnet: parsed,
-                    gateway: inside(gateway, "gateway", &subnet, |g: &Ipv6Addr| parsed.contains(*g))?,
-                    ip_range: inside(ip_range, "address range", &subnet, |r: &Ipv6Network| {
+                    gateway: parse_inside(gateway, "gateway", &subnet, |g: &Ipv6Addr| parsed.contains(*g))?,
+                    ip_range: parse_inside(ip_range, "address range", &subnet, |r: &Ipv6Network| {
                         parsed.contains(r.network()) && parsed.prefix() <= r.prefix() && r.network() == r.ip()
                     })?,
                 });
@@ -124,7 +124,7 @@ fn check_host_bits(subnet: &str, clean: bool, network: impl Display, prefix: u8)
 }
 
 /// Parses an address or range that must lie inside `subnet`.
-fn inside<T: FromStr>(
+fn parse_inside<T: FromStr>(
     text: Option<String>,
     what: &str,
     subnet: &str,

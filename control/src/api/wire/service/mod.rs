@@ -45,8 +45,8 @@ pub(crate) fn read(
 
 /// Brings what clients may write in several forms into the form that [`write()`] uses.
 fn normalise(body: &mut Value, resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>) -> Result<(), ApiError> {
-    // Clients of API 1.24 have the networks beside the template. If a client has them in both places,
-    // those beside the template stay where they are and are refused.
+    // Clients of API 1.24 have the networks beside the template. If a client has them in both
+    // places, those beside the template stay where they are and are refused.
     if body["TaskTemplate"]["Networks"].as_array().is_none_or(Vec::is_empty)
         && let Some(networks) = body.as_object_mut().and_then(|b| b.remove("Networks")).filter(|n| !n.is_null())
     {
