@@ -1,19 +1,30 @@
-//! Desired state: the table that the cluster agrees on, who may change it, and what each node must make of it.
+//! The control plane: the cluster state that all managers agree on, and everything that reads or
+//! changes it.
 //!
-//! In reading order: [`state`] changes the table, [`mod@plan`] reads one node's part out of it, [`schedule`] and
-//! [`orchestrate`] decide what to change next: all pure. [`raft`] replicates the table, [`pki`] says who is who,
-//! [`rpc`] carries it between nodes, [`swarm`] is one node's membership of the whole, [`api`] is what users talk to.
+//! Used by the root crate (`src/`): the daemon opens [`swarm::Swarm`] and serves [`api`], the agent
+//! takes plans from the swarm and puts its reports there. This crate never touches the kernel's
+//! network configuration and never starts a task of a service.
+//!
+//! In reading order:
+//! - Pure: [`state`] applies a command to the cluster state, [`mod@plan`] computes one node's plan
+//!   from it, [`schedule`] chooses a node for a task, [`orchestrate`] decides which commands come next.
+//! - Formats: `codec` encodes values for the wire and the disk, `files` writes small files atomically.
+//! - Between nodes: [`pki`] makes certificates and tokens, [`rpc`] carries calls, [`raft`] replicates
+//!   the cluster state.
+//! - [`swarm`] runs one node's membership of a cluster.
+//! - [`api`] is the Engine API that users talk to.
 
 pub mod state;
 pub mod plan;
 pub mod schedule;
 pub mod orchestrate;
+mod codec;
+mod files;
 pub mod pki;
 pub mod rpc;
 pub mod raft;
 pub mod swarm;
 pub mod api;
-mod files;
 
 #[cfg(test)]
 mod fixture;

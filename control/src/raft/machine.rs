@@ -16,7 +16,7 @@ use super::{
     Proposal, ProposalId, Reply, Store, TypeConfig, Voter,
     store::{read_failed, write_failed},
 };
-use crate::rpc::codec;
+use crate::codec;
 
 type Failure = StorageError<u64>;
 

@@ -18,9 +18,12 @@ use tonic::{Code, Request, Response, Status, transport::Channel};
 use weft_model::NodeId;
 
 use super::{TypeConfig, Voter};
-use crate::rpc::{
-    MAX_MESSAGE_BYTES, Peers, codec,
-    pb::{RaftReply, RaftRequest, SnapshotPart, quorum_client::QuorumClient},
+use crate::{
+    codec,
+    rpc::{
+        MAX_MESSAGE_BYTES, Peers,
+        pb::{RaftReply, RaftRequest, SnapshotPart, quorum_client::QuorumClient},
+    },
 };
 
 /// Bytes of a snapshot in one message.

@@ -22,7 +22,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use super::{TypeConfig, Voter};
-use crate::{files, rpc::codec};
+use crate::{codec, files};
 
 type LogEntry = openraft::Entry<TypeConfig>;
 type Failure = StorageError<u64>;

@@ -8,7 +8,6 @@
 
 mod caller;
 mod client;
-pub mod codec;
 mod server;
 
 pub use caller::Caller;

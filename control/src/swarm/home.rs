@@ -15,9 +15,8 @@ use weft_model::{NodeId, NodePlan, id::ClusterId};
 
 use super::SwarmError;
 use crate::{
-    files,
+    codec, files,
     pki::{Identity, Kek},
-    rpc::codec,
 };
 
 const RECORD: &str = "node.json";

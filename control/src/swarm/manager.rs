@@ -13,10 +13,11 @@ use weft_model::{Applied, ClusterState, Command, NodeId, Rejection, TaskId, id::
 
 use super::{ProposeError, clock::TableClock, desk::Desk};
 use crate::{
+    codec,
     pki::{self, Ca, JoinToken, PkiError},
     raft::{Proposal, ProposalId, Raft, Store, Voter},
     rpc::{
-        MAX_MESSAGE_BYTES, Peers, codec,
+        MAX_MESSAGE_BYTES, Peers,
         pb::{ConfirmedRequest, LogsRequest, ProposeRequest, logs_client::LogsClient, quorum_client::QuorumClient},
     },
 };

@@ -16,9 +16,12 @@ use super::{
     join::because,
     node::{Node, Trouble},
 };
-use crate::rpc::{
-    Dialer, MAX_MESSAGE_BYTES, codec, one_off,
-    pb::{LeaderMessage, NodeMessage, dispatcher_client::DispatcherClient, leader_message::Message},
+use crate::{
+    codec,
+    rpc::{
+        Dialer, MAX_MESSAGE_BYTES, one_off,
+        pb::{LeaderMessage, NodeMessage, dispatcher_client::DispatcherClient, leader_message::Message},
+    },
 };
 
 /// Pause between tries: doubled from the first to the last.

@@ -10,8 +10,9 @@ use weft_model::{Command, NodeId, NodePlan, NodeReport, state::NodeStatus};
 
 use super::{Services, authority::removed};
 use crate::{
+    codec,
     rpc::{
-        Caller, codec,
+        Caller,
         pb::{
             LeaderMessage, LeaveReply, LeaveRequest, NodeMessage, Redirect, dispatcher_server::Dispatcher,
             leader_message::Message,

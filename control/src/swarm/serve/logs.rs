@@ -5,9 +5,12 @@ use tonic::{Request, Response, Status};
 use weft_model::{LogError, LogOptions, TaskId};
 
 use super::Services;
-use crate::rpc::{
-    Caller, codec,
-    pb::{LogLine, LogsRequest, logs_server::Logs},
+use crate::{
+    codec,
+    rpc::{
+        Caller,
+        pb::{LogLine, LogsRequest, logs_server::Logs},
+    },
 };
 
 #[tonic::async_trait]

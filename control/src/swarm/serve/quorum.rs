@@ -6,9 +6,10 @@ use weft_model::{Applied, ClusterState, Command, NodeId, Rejection};
 
 use super::{Services, authority::removed};
 use crate::{
+    codec,
     raft::{ProposalId, receive_snapshot},
     rpc::{
-        Caller, codec,
+        Caller,
         pb::{
             ConfirmedReply, ConfirmedRequest, PingReply, PingRequest, ProposeReply, ProposeRequest, RaftReply,
             RaftRequest, SnapshotPart, WelcomeReply, WelcomeRequest, quorum_server::Quorum,
