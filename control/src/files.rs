@@ -1,5 +1,9 @@
-//! Small files of the data directory: written whole or not at all, also when the machine dies; and what to tell a person
-//! whose disk refuses.
+//! Reads and writes the small files of the data directory.
+//!
+//! A file is replaced as a whole or stays as it was, also if the machine loses power. The swarm's
+//! membership store uses this module for its files; the Raft store, which is one redb file, only uses
+//! [`advice`]. All functions block: async callers run them on a blocking thread, or accept that they
+//! wait for the disk.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -8,10 +12,15 @@ use std::{
     path::Path,
 };
 
-/// Readable and writable by the owner alone: all of these files are secret, or none of others' business.
+/// Only the owner may read and write: some of these files hold private keys, no other user needs any
+/// of them.
 const MODE: u32 = 0o600;
 
-/// Replaces `path` by `bytes`: readers, and a restart after a crash, see the old content or the new one.
+/// Replaces the content of `path`. A reader, or a restart after a crash, sees the old content or the
+/// new content, never a part.
+///
+/// # Errors
+/// Whatever the file system reports, and `InvalidInput` if `path` has no parent directory.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut staged = path.as_os_str().to_owned();
@@ -20,20 +29,21 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&staged, path)?;
+    // The rename survives a power loss only once the directory itself is on the disk (fsync(2)).
     File::open(dir)?.sync_all()
 }
 
-/// `None` where there is no such file.
+/// The content of `path`, or `None` if the file does not exist.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    absent_is_none(fs::read(path))
+    none_if_absent(fs::read(path))
 }
 
-/// Removes a file that may be absent.
+/// Removes a file. It is no error if the file does not exist.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    absent_is_none(fs::remove_file(path)).map(|_| ())
+    none_if_absent(fs::remove_file(path)).map(|_| ())
 }
 
-fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+fn none_if_absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -41,18 +51,18 @@ fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The error, and what to do about it.
+/// The error's text, followed by what the operator can do about it.
 pub(crate) fn advice(error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "free some space there; nothing that was confirmed is lost"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
-            "make it writable (mount -o remount,rw), or choose another with --data-dir"
+            "make it writable (mount -o remount,rw), or choose another directory with --data-dir"
         }
-        io::ErrorKind::PermissionDenied => "run the daemon as root, or choose another with --data-dir",
+        io::ErrorKind::PermissionDenied => "run the daemon as root, or choose another directory with --data-dir",
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "choose a directory with --data-dir",
-        _ => "check the disk (dmesg), or choose another with --data-dir",
+        _ => "check the disk (dmesg), or choose another directory with --data-dir",
     };
     format!("{error}: {advice}")
 }
@@ -62,15 +72,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_whole() {
-        let dir = tempfile::tempdir().expect("a directory");
+    fn replaces_a_file_as_a_whole_and_leaves_no_staged_file() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("file");
-        assert_eq!(read(&path).expect("no file is no error"), None);
-        write(&path, b"first, longer").expect("written");
-        write(&path, b"second").expect("written");
-        assert_eq!(read(&path).expect("read").as_deref(), Some(b"second".as_slice()));
-        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1, "nothing staged stays behind");
-        remove(&path).expect("removed");
-        remove(&path).expect("removing nothing is no error");
+        assert_eq!(read(&path).expect("a missing file is no error"), None);
+        write(&path, b"first, longer").expect("the file is written");
+        write(&path, b"second").expect("the file is replaced");
+        assert_eq!(read(&path).expect("the file is read").as_deref(), Some(b"second".as_slice()));
+        assert_eq!(fs::read_dir(dir.path()).expect("the directory's entries").count(), 1, "no staged file is left");
+        remove(&path).expect("the file is removed");
+        remove(&path).expect("removing a missing file is no error");
     }
 }
