@@ -70,7 +70,7 @@ impl Member for Swarm {
     }
 
     async fn wait_until_manager(&self) {
-        Swarm::table_arrives(self).await;
+        Swarm::wait_until_manager(self).await;
     }
 }
 

@@ -3,7 +3,7 @@
 
 /// Pure bookkeeping between the leader's messages and the agent's acks.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Acks {
+pub(super) struct AckTracker {
     /// Generation of the plan that the agent has.
     delivered: u64,
     /// The latest generation at which that plan is still the right one.
@@ -12,7 +12,7 @@ pub(super) struct Acks {
     acked: u64,
 }
 
-impl Acks {
+impl AckTracker {
     /// A changed plan was handed to the agent.
     pub(super) fn deliver(&mut self, generation: u64) {
         self.delivered = generation;
@@ -24,10 +24,10 @@ impl Acks {
         self.valid_until = self.valid_until.max(generation);
     }
 
-    /// What to tell the leader, where the agent's own latest ack is `programmed`, and the plan on the disk is `kept`.
-    pub(super) fn ack(&mut self, programmed: u64, kept: u64) -> u64 {
+    /// What to tell the leader, where the agent's own latest ack is `programmed`, and the plan on the disk is `stored`.
+    pub(super) fn ack(&mut self, programmed: u64, stored: u64) -> u64 {
         // Exactly that plan: an ack that is left over from an earlier cluster proves nothing.
-        if programmed == self.delivered && kept == self.delivered && self.delivered > 0 {
+        if programmed == self.delivered && stored == self.delivered && self.delivered > 0 {
             self.acked = self.acked.max(self.valid_until);
         }
         self.acked
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn an_unchanged_plan_is_acked_without_the_agent() {
-        let mut acks = Acks::default();
+        let mut acks = AckTracker::default();
         assert_eq!(acks.ack(0, 0), 0, "no plan, nothing to ack");
         acks.deliver(5);
         assert_eq!(acks.ack(0, 5), 0, "not programmed yet");
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_changed_plan_waits_for_the_agent_and_acks_never_go_back() {
-        let mut acks = Acks::default();
+        let mut acks = AckTracker::default();
         acks.deliver(5);
         assert_eq!(acks.ack(5, 5), 5);
         acks.deliver(8);

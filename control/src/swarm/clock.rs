@@ -11,7 +11,7 @@ pub(super) fn now_ms() -> u64 {
 }
 
 /// Milliseconds that never jump, since some moment in this process's life.
-pub(super) fn steady_ms() -> u64 {
+pub(super) fn monotonic_ms() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
@@ -19,22 +19,22 @@ pub(super) fn steady_ms() -> u64 {
 /// The table's clock, as this manager goes on with it where it leads: never behind the table, the wall clock or itself,
 /// and never at rest. A wall clock that steps back, or an earlier leader whose clock was ahead, does not stop it.
 #[derive(Debug, Default)]
-pub(super) struct TableClock {
+pub(super) struct ClusterClock {
     /// What it last said, and when (steady).
     last: Mutex<(u64, u64)>,
 }
 
-impl TableClock {
-    /// Unix milliseconds, more or less. `table_ms` is the table's own time.
-    pub(super) fn now_ms(&self, table_ms: u64) -> u64 {
-        self.at(table_ms, now_ms(), steady_ms())
+impl ClusterClock {
+    /// Unix milliseconds, more or less. `cluster_ms` is the table's own time.
+    pub(super) fn now_ms(&self, cluster_ms: u64) -> u64 {
+        self.at(cluster_ms, now_ms(), monotonic_ms())
     }
 
-    fn at(&self, table_ms: u64, wall_ms: u64, steady_ms: u64) -> u64 {
+    fn at(&self, cluster_ms: u64, wall_ms: u64, monotonic_ms: u64) -> u64 {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (said, when) = *last;
-        let now = (said + steady_ms.saturating_sub(when)).max(wall_ms).max(table_ms);
-        *last = (now, steady_ms);
+        let now = (said + monotonic_ms.saturating_sub(when)).max(wall_ms).max(cluster_ms);
+        *last = (now, monotonic_ms);
         now
     }
 }
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn time_goes_on_where_the_wall_clock_is_behind() {
-        let clock = TableClock::default();
+        let clock = ClusterClock::default();
         assert_eq!(clock.at(0, 10_000, 5), 10_000, "the wall clock's time");
         assert_eq!(clock.at(7_200_000, 10_100, 105), 7_200_000, "an earlier leader was two hours ahead");
         assert_eq!(clock.at(7_200_000, 10_200, 205), 7_200_100, "and from there it goes on");

@@ -1,4 +1,4 @@
-//! What the leader knows of the nodes and keeps in memory only: when each was last heard, what it acked, what it
+//! What the leader knows of the nodes and keeps in memory only: the time of its last message, what it acked, what it
 //! reported. Empty while this manager does not lead; a new leader starts with an empty one.
 
 use std::{
@@ -9,17 +9,17 @@ use std::{
 use tokio::sync::watch;
 use weft_model::{NodeId, NodeReport};
 
-use super::clock::steady_ms;
+use super::clock::monotonic_ms;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Desk {
+pub(super) struct NodeTracker {
     inner: Arc<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    book: Mutex<Option<Book>>,
+    view: Mutex<Option<LeaderView>>,
     /// Counts changes of anything but the time of a heartbeat.
     changes: watch::Sender<u64>,
     /// The term in which this manager leads.
@@ -28,42 +28,43 @@ struct Inner {
 
 /// The leader's memory.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Book {
+pub(super) struct LeaderView {
     /// Steady clock: nobody is missing before one full period after this.
-    pub since_ms: u64,
+    pub since_monotonic_ms: u64,
     /// The same moment on the table's clock.
-    pub since_table_ms: u64,
-    pub nodes: BTreeMap<NodeId, Heard>,
-    sessions: u64,
+    pub since_cluster_ms: u64,
+    pub nodes: BTreeMap<NodeId, Liveness>,
+    last_session: u64,
 }
 
-/// What was heard of a node.
+/// What the leader knows of one node.
 #[derive(Debug, Clone)]
-pub(super) struct Heard {
+pub(super) struct Liveness {
     /// Steady clock.
-    pub at_ms: u64,
+    pub last_message_ms: u64,
     pub acked: u64,
     pub report: Arc<NodeReport>,
-    session: Session,
+    session: SessionId,
 }
 
 /// One connection of a node: a newer one makes the older ones mute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Session(u64);
+pub(super) struct SessionId(u64);
 
-impl Desk {
+impl NodeTracker {
     /// Begins to lead, at this moment of the table's clock.
-    pub(super) fn open(&self, term: u64, since_table_ms: u64) {
-        *self.book() = Some(Book { since_ms: steady_ms(), since_table_ms, ..Book::default() });
+    pub(super) fn start_term(&self, term: u64, since_cluster_ms: u64) {
+        *self.lock() =
+            Some(LeaderView { since_monotonic_ms: monotonic_ms(), since_cluster_ms, ..LeaderView::default() });
         self.inner.term.send_replace(Some(term));
-        self.ring();
+        self.notify();
     }
 
     /// Ends to lead.
-    pub(super) fn close(&self) {
-        *self.book() = None;
+    pub(super) fn end_term(&self) {
+        *self.lock() = None;
         self.inner.term.send_replace(None);
-        self.ring();
+        self.notify();
     }
 
     /// The term in which this manager leads, and every change of it.
@@ -77,66 +78,73 @@ impl Desk {
     }
 
     /// `None` while this manager does not lead.
-    pub(super) fn read(&self) -> Option<Book> {
-        self.book().clone()
+    pub(super) fn view(&self) -> Option<LeaderView> {
+        self.lock().clone()
     }
 
     /// Everybody gets one full period anew: this manager could not listen for a while.
-    pub(super) fn excuse_everybody(&self) {
-        if let Some(book) = self.book().as_mut() {
-            book.since_ms = steady_ms();
+    pub(super) fn restart_deadlines(&self) {
+        if let Some(view) = self.lock().as_mut() {
+            view.since_monotonic_ms = monotonic_ms();
         }
     }
 
     /// Begins a session with its node's whole report. `None` while this manager does not lead.
-    pub(super) fn begin(&self, node: &NodeId, report: NodeReport) -> Option<Session> {
+    pub(super) fn begin_session(&self, node: &NodeId, report: NodeReport) -> Option<SessionId> {
         let session = {
-            let mut guard = self.book();
-            let book = guard.as_mut()?;
-            book.sessions += 1;
-            let session = Session(book.sessions);
-            let heard = Heard { at_ms: steady_ms(), acked: report.acked, report: Arc::new(report), session };
-            book.nodes.insert(node.clone(), heard);
+            let mut guard = self.lock();
+            let view = guard.as_mut()?;
+            view.last_session += 1;
+            let session = SessionId(view.last_session);
+            let liveness =
+                Liveness { last_message_ms: monotonic_ms(), acked: report.acked, report: Arc::new(report), session };
+            view.nodes.insert(node.clone(), liveness);
             session
         };
-        self.ring();
+        self.notify();
         Some(session)
     }
 
     /// A sign of life, with what is new. False where the session is over.
-    pub(super) fn hear(&self, node: &NodeId, session: Session, acked: u64, report: Option<NodeReport>) -> bool {
+    pub(super) fn record_message(
+        &self,
+        node: &NodeId,
+        session: SessionId,
+        acked: u64,
+        report: Option<NodeReport>,
+    ) -> bool {
         let news = {
-            let mut guard = self.book();
-            let Some(heard) = guard.as_mut().and_then(|book| book.nodes.get_mut(node)) else {
+            let mut guard = self.lock();
+            let Some(liveness) = guard.as_mut().and_then(|view| view.nodes.get_mut(node)) else {
                 return false;
             };
-            if heard.session != session {
+            if liveness.session != session {
                 return false;
             }
-            heard.at_ms = steady_ms();
-            let news = heard.acked != acked || report.is_some();
-            heard.acked = acked;
+            liveness.last_message_ms = monotonic_ms();
+            let news = liveness.acked != acked || report.is_some();
+            liveness.acked = acked;
             if let Some(report) = report {
-                heard.report = Arc::new(report);
+                liveness.report = Arc::new(report);
             }
             news
         };
         if news {
-            self.ring();
+            self.notify();
         }
         true
     }
 
     /// Forgets a node that leaves, so that nothing that it said counts any more. False while this manager does not lead.
-    pub(super) fn forget(&self, node: &NodeId) -> bool {
-        self.book().as_mut().map(|book| book.nodes.remove(node)).is_some()
+    pub(super) fn forget_node(&self, node: &NodeId) -> bool {
+        self.lock().as_mut().map(|view| view.nodes.remove(node)).is_some()
     }
 
-    fn book(&self) -> MutexGuard<'_, Option<Book>> {
-        self.inner.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<LeaderView>> {
+        self.inner.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ring(&self) {
+    fn notify(&self) {
         self.inner.changes.send_modify(|count| *count += 1);
     }
 }
@@ -155,36 +163,36 @@ mod tests {
 
     #[test]
     fn only_a_leader_listens() {
-        let desk = Desk::default();
-        assert!(desk.begin(&node(), report(0)).is_none());
-        desk.open(3, 0);
-        assert_eq!(*desk.term().borrow(), Some(3));
-        let session = desk.begin(&node(), report(0)).expect("it leads");
-        desk.close();
-        assert!(!desk.hear(&node(), session, 1, None));
+        let tracker = NodeTracker::default();
+        assert!(tracker.begin_session(&node(), report(0)).is_none());
+        tracker.start_term(3, 0);
+        assert_eq!(*tracker.term().borrow(), Some(3));
+        let session = tracker.begin_session(&node(), report(0)).expect("it leads");
+        tracker.end_term();
+        assert!(!tracker.record_message(&node(), session, 1, None));
     }
 
     #[test]
     fn the_newest_session_is_the_only_one() {
-        let desk = Desk::default();
-        desk.open(1, 0);
-        let old = desk.begin(&node(), report(1)).expect("it leads");
-        let new = desk.begin(&node(), report(2)).expect("it leads");
-        assert!(!desk.hear(&node(), old, 9, None));
-        assert!(desk.hear(&node(), new, 3, None));
-        assert_eq!(desk.read().expect("it leads").nodes[&node()].acked, 3);
+        let tracker = NodeTracker::default();
+        tracker.start_term(1, 0);
+        let old = tracker.begin_session(&node(), report(1)).expect("it leads");
+        let new = tracker.begin_session(&node(), report(2)).expect("it leads");
+        assert!(!tracker.record_message(&node(), old, 9, None));
+        assert!(tracker.record_message(&node(), new, 3, None));
+        assert_eq!(tracker.view().expect("it leads").nodes[&node()].acked, 3);
     }
 
     #[test]
     fn a_mere_heartbeat_wakes_nobody() {
-        let desk = Desk::default();
-        desk.open(1, 0);
-        let session = desk.begin(&node(), report(1)).expect("it leads");
-        let mut changes = desk.changes();
+        let tracker = NodeTracker::default();
+        tracker.start_term(1, 0);
+        let session = tracker.begin_session(&node(), report(1)).expect("it leads");
+        let mut changes = tracker.changes();
         changes.mark_unchanged();
-        assert!(desk.hear(&node(), session, 1, None));
-        assert!(!changes.has_changed().expect("the desk lives"));
-        assert!(desk.hear(&node(), session, 2, None));
-        assert!(changes.has_changed().expect("the desk lives"));
+        assert!(tracker.record_message(&node(), session, 1, None));
+        assert!(!changes.has_changed().expect("the tracker lives"));
+        assert!(tracker.record_message(&node(), session, 2, None));
+        assert!(changes.has_changed().expect("the tracker lives"));
     }
 }

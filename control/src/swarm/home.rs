@@ -22,12 +22,12 @@ use crate::{
 const RECORD: &str = "node.json";
 const IDENTITY: &str = "identity.pem";
 const PLAN: &str = "plan";
-const SEAT: &str = "manager.json";
+const MANAGER_KEYS: &str = "manager.json";
 const LOG: &str = "raft.redb";
 
 /// The folder.
 #[derive(Debug, Clone)]
-pub(super) struct Home {
+pub(super) struct MembershipStore {
     dir: PathBuf,
 }
 
@@ -45,27 +45,27 @@ pub(super) struct Record {
 
 /// What only a manager holds.
 #[derive(Debug, Clone)]
-pub(super) struct Seat {
+pub(super) struct ManagerKeys {
     pub raft_id: u64,
     pub kek: Kek,
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredSeat {
+struct StoredKeys {
     raft_id: u64,
     kek: Vec<u8>,
 }
 
-impl Home {
+impl MembershipStore {
     pub(super) fn open(data_dir: &Path) -> Result<Self, SwarmError> {
         let dir = data_dir.join("swarm");
-        let home = Self { dir };
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&home.dir);
-        made.map_err(|error| home.failed(&error))?;
+        let store = Self { dir };
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&store.dir);
+        made.map_err(|error| store.failed(&error))?;
         // A directory that cannot be written is better noticed now than at the first change.
-        files::write(&home.dir.join("writable"), b"").map_err(|error| home.failed(&error))?;
-        home.remove("writable")?;
-        Ok(home)
+        files::write(&store.dir.join("writable"), b"").map_err(|error| store.failed(&error))?;
+        store.remove("writable")?;
+        Ok(store)
     }
 
     pub(super) fn log_path(&self) -> PathBuf {
@@ -105,37 +105,37 @@ impl Home {
         self.write(PLAN, &bytes)
     }
 
-    pub(super) fn forget_plan(&self) -> Result<(), SwarmError> {
+    pub(super) fn remove_plan(&self) -> Result<(), SwarmError> {
         self.remove(PLAN)
     }
 
-    pub(super) fn seat(&self) -> Result<Option<Seat>, SwarmError> {
-        let Some(bytes) = self.read(SEAT)? else {
+    pub(super) fn manager_keys(&self) -> Result<Option<ManagerKeys>, SwarmError> {
+        let Some(bytes) = self.read(MANAGER_KEYS)? else {
             return Ok(None);
         };
-        let stored: StoredSeat = serde_json::from_slice(&bytes).map_err(|e| self.damaged(SEAT, &e))?;
-        let kek = Kek::from_bytes(&stored.kek).map_err(|e| self.damaged(SEAT, &e))?;
-        Ok(Some(Seat { raft_id: stored.raft_id, kek }))
+        let stored: StoredKeys = serde_json::from_slice(&bytes).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
+        let kek = Kek::from_bytes(&stored.kek).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
+        Ok(Some(ManagerKeys { raft_id: stored.raft_id, kek }))
     }
 
-    pub(super) fn write_seat(&self, seat: &Seat) -> Result<(), SwarmError> {
-        let stored = StoredSeat { raft_id: seat.raft_id, kek: seat.kek.as_bytes().to_vec() };
-        let bytes = serde_json::to_vec(&stored).map_err(|e| self.damaged(SEAT, &e))?;
-        self.write(SEAT, &bytes)
+    pub(super) fn write_manager_keys(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
+        let stored = StoredKeys { raft_id: keys.raft_id, kek: keys.kek.as_bytes().to_vec() };
+        let bytes = serde_json::to_vec(&stored).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
+        self.write(MANAGER_KEYS, &bytes)
     }
 
     /// Removes what a worker may not hold.
-    pub(super) fn forget_seat(&self) -> Result<(), SwarmError> {
-        self.remove(SEAT)?;
+    pub(super) fn remove_manager_files(&self) -> Result<(), SwarmError> {
+        self.remove(MANAGER_KEYS)?;
         self.remove(LOG)
     }
 
     /// Removes everything, the record first.
     pub(super) fn wipe(&self) -> Result<(), SwarmError> {
         self.remove(RECORD)?;
-        self.forget_plan()?;
+        self.remove_plan()?;
         self.remove(IDENTITY)?;
-        self.forget_seat()
+        self.remove_manager_files()
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, SwarmError> {
@@ -180,13 +180,13 @@ mod tests {
     #[test]
     fn a_membership_is_remembered_until_it_is_wiped() {
         let dir = tempfile::tempdir().expect("a directory");
-        let home = Home::open(dir.path()).expect("opened");
-        assert_eq!(home.record().expect("read"), None);
-        home.write_record(&record()).expect("written");
-        home.write_seat(&Seat { raft_id: 7, kek: Kek::generate().expect("a key") }).expect("written");
-        let again = Home::open(dir.path()).expect("opened");
+        let store = MembershipStore::open(dir.path()).expect("opened");
+        assert_eq!(store.record().expect("read"), None);
+        store.write_record(&record()).expect("written");
+        store.write_manager_keys(&ManagerKeys { raft_id: 7, kek: Kek::generate().expect("a key") }).expect("written");
+        let again = MembershipStore::open(dir.path()).expect("opened");
         assert_eq!(again.record().expect("read"), Some(record()));
-        assert_eq!(again.seat().expect("read").map(|s| s.raft_id), Some(7));
+        assert_eq!(again.manager_keys().expect("read").map(|s| s.raft_id), Some(7));
         again.wipe().expect("wiped");
         assert_eq!(fs::read_dir(dir.path().join("swarm")).expect("listed").count(), 0);
     }
@@ -196,16 +196,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("file");
         fs::write(&file, b"").expect("written");
-        let error = Home::open(&file).expect_err("no directory").to_string();
+        let error = MembershipStore::open(&file).expect_err("no directory").to_string();
         assert!(error.contains("choose a directory"), "{error}");
     }
 
     #[test]
     fn a_damaged_record_says_so() {
         let dir = tempfile::tempdir().expect("a directory");
-        let home = Home::open(dir.path()).expect("opened");
+        let store = MembershipStore::open(dir.path()).expect("opened");
         fs::write(dir.path().join("swarm").join(RECORD), b"{").expect("written");
-        let error = home.record().expect_err("damaged").to_string();
+        let error = store.record().expect_err("damaged").to_string();
         assert!(error.contains("damaged"), "{error}");
     }
 }

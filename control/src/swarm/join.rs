@@ -17,9 +17,9 @@ use weft_model::{
 
 use super::{
     InitOptions, JoinOptions, ProposeError, SwarmConfig, SwarmError,
-    home::{Home, Record, Seat},
-    node::{Node, Outlets, internal},
-    voting::Voting,
+    home::{ManagerKeys, MembershipStore, Record},
+    node::{Node, NodeChannels, internal},
+    voting::ManagerRuntime,
 };
 use crate::{
     pki::{self, Ca, Identity, JoinToken, Kek, KeyRequest, SignedFor},
@@ -35,13 +35,13 @@ const FIRST_RAFT_ID: u64 = 1;
 /// One manager's answer to a joining node, the log's write included.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long managers without a leader are asked again.
-const PATIENCE: Duration = Duration::from_secs(6);
+const RETRY_FOR: Duration = Duration::from_secs(6);
 const RETRY: Duration = Duration::from_millis(200);
 /// A manager's answer to the first question.
 const CA_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a node has to begin with as a member.
-pub(super) struct Begun {
+pub(super) struct Joined {
     pub record: Record,
     pub identity: Identity,
     pub bound: Bound,
@@ -50,13 +50,13 @@ pub(super) struct Begun {
 /// Forms a cluster of this one node; its first entry is in the log when this returns.
 pub(super) async fn init(
     config: &SwarmConfig,
-    home: &Home,
-    outlets: &Outlets,
+    store: &MembershipStore,
+    channels: &NodeChannels,
     options: InitOptions,
-) -> Result<(std::sync::Arc<Node>, Bound, Voting), SwarmError> {
-    let addr = advertised(options.advertise_addr, options.listen_addr)?;
+) -> Result<(std::sync::Arc<Node>, Bound, ManagerRuntime), SwarmError> {
+    let addr = choose_advertise_addr(options.advertise_addr, options.listen_addr)?;
     let bound = bind(options.listen_addr)?;
-    home.wipe()?;
+    store.wipe()?;
     let cluster = ClusterId::from_random(rand::random());
     let id = NodeId::from_random(rand::random());
     let ca = Ca::create().map_err(internal)?;
@@ -75,9 +75,9 @@ pub(super) async fn init(
         remotes: vec![rpc_addr],
         ca_pem: ca.cert_pem().to_owned(),
     };
-    let seat = Seat { raft_id: FIRST_RAFT_ID, kek: kek.clone() };
-    home.write_identity(&identity)?;
-    home.write_seat(&seat)?;
+    let keys = ManagerKeys { raft_id: FIRST_RAFT_ID, kek: kek.clone() };
+    store.write_identity(&identity)?;
+    store.write_manager_keys(&keys)?;
     let command = InitCluster {
         id: cluster.clone(),
         spec: options.spec,
@@ -95,18 +95,18 @@ pub(super) async fn init(
             availability: options.availability,
         },
     };
-    let node = Node::new(config.clone(), home.clone(), record, identity, outlets.clone())?;
-    let voting = Voting::start(&node, seat).await?;
-    let formed = first_entry(&voting, Voter { node: id, rpc_addr }, command).await;
-    if let Err(error) = formed.and_then(|()| home.write_record(node.record())) {
-        voting.stop().await;
+    let node = Node::new(config.clone(), store.clone(), record, identity, channels.clone())?;
+    let runtime = ManagerRuntime::start(&node, keys).await?;
+    let formed = write_first_entry(&runtime, Voter { node: id, rpc_addr }, command).await;
+    if let Err(error) = formed.and_then(|()| store.write_record(node.record())) {
+        runtime.stop().await;
         return Err(error);
     }
-    Ok((node, bound, voting))
+    Ok((node, bound, runtime))
 }
 
-async fn first_entry(voting: &Voting, voter: Voter, command: InitCluster) -> Result<(), SwarmError> {
-    let manager = voting.manager();
+async fn write_first_entry(runtime: &ManagerRuntime, voter: Voter, command: InitCluster) -> Result<(), SwarmError> {
+    let manager = runtime.manager();
     let failed = |reason: String| SwarmError::Internal { what: "form the swarm", reason };
     let voters = std::collections::BTreeMap::from([(FIRST_RAFT_ID, voter)]);
     manager.inner().raft.initialize(voters).await.map_err(|e| failed(e.to_string()))?;
@@ -117,21 +117,25 @@ async fn first_entry(voting: &Voting, voter: Voter, command: InitCluster) -> Res
 }
 
 /// Joins with a token; the node is a member when this returns, and knows nothing of the table yet.
-pub(super) async fn join(config: &SwarmConfig, home: &Home, options: JoinOptions) -> Result<Begun, SwarmError> {
+pub(super) async fn join(
+    config: &SwarmConfig,
+    store: &MembershipStore,
+    options: JoinOptions,
+) -> Result<Joined, SwarmError> {
     let token: JoinToken =
         options.token.parse().map_err(|e: pki::InvalidToken| SwarmError::InvalidToken { reason: e.to_string() })?;
     if options.remotes.is_empty() {
         return Err(SwarmError::NoRemote);
     }
-    let addr = match options.advertise_addr.or(specific(options.listen_addr)) {
-        Some(addr) => Some(usable(addr)?),
+    let addr = match options.advertise_addr.or(explicit_ip(options.listen_addr)) {
+        Some(addr) => Some(check_advertise_addr(addr)?),
         None => None,
     };
     let bound = bind(options.listen_addr)?;
-    home.wipe()?;
+    store.wipe()?;
     // One key for all tries: the managers know by it that it is the same node which asks again.
     let request = KeyRequest::generate().map_err(internal)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + RETRY_FOR;
     loop {
         let mut attempts = Vec::new();
         let mut later = false;
@@ -139,13 +143,13 @@ pub(super) async fn join(config: &SwarmConfig, home: &Home, options: JoinOptions
             match ask(config, remote, &token, &request, addr, bound.addr(), options.availability).await {
                 Ok((mut record, identity)) => {
                     record.remotes.extend(options.remotes.iter().copied());
-                    home.write_identity(&identity)?;
-                    home.write_record(&record)?;
-                    return Ok(Begun { record, identity, bound });
+                    store.write_identity(&identity)?;
+                    store.write_record(&record)?;
+                    return Ok(Joined { record, identity, bound });
                 }
-                Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Unreachable(reason)) => attempts.push(format!("{remote}: {reason}")),
-                Err(Refusal::Later(reason)) => {
+                Err(AskError::Fatal(error)) => return Err(error),
+                Err(AskError::Unreachable(reason)) => attempts.push(format!("{remote}: {reason}")),
+                Err(AskError::RetryLater(reason)) => {
                     later = true;
                     attempts.push(format!("{remote}: {reason}"));
                 }
@@ -158,17 +162,17 @@ pub(super) async fn join(config: &SwarmConfig, home: &Home, options: JoinOptions
     }
 }
 
-enum Refusal {
+enum AskError {
     /// Another manager may answer.
     Unreachable(String),
     /// It answers, and may take the node a little later.
-    Later(String),
-    Final(SwarmError),
+    RetryLater(String),
+    Fatal(SwarmError),
 }
 
-impl From<SwarmError> for Refusal {
+impl From<SwarmError> for AskError {
     fn from(error: SwarmError) -> Self {
-        Self::Final(error)
+        Self::Fatal(error)
     }
 }
 
@@ -181,7 +185,7 @@ async fn ask(
     addr: Option<IpAddr>,
     listen_addr: SocketAddr,
     availability: Availability,
-) -> Result<(Record, Identity), Refusal> {
+) -> Result<(Record, Identity), AskError> {
     let ca_pem = fetch_ca(remote).await?;
     if !token.names(&ca_pem) {
         return Err(SwarmError::WrongCa { remote }.into());
@@ -190,7 +194,7 @@ async fn ask(
     let channel = connect(&dialer).await?;
     // The address from which the manager is reached is one at which the manager reaches this node.
     let addr = match addr.or_else(|| dialer.local_addr()) {
-        Some(addr) => usable(addr)?,
+        Some(addr) => check_advertise_addr(addr)?,
         None => return Err(SwarmError::NoAdvertiseAddr { found: "the connection has none".to_owned() }.into()),
     };
     let message = JoinRequest {
@@ -206,13 +210,13 @@ async fn ask(
         },
     };
     let answer = timeout(JOIN_TIMEOUT, AuthorityClient::new(channel).join(message)).await;
-    let answer = answer.map_err(|_| Refusal::Unreachable("it does not answer".to_owned()))?.map_err(|status| {
+    let answer = answer.map_err(|_| AskError::Unreachable("it does not answer".to_owned()))?.map_err(|status| {
         let reason = status.message().to_owned();
         match status.code() {
             Code::PermissionDenied => SwarmError::InvalidToken { reason }.into(),
             Code::InvalidArgument => SwarmError::Refused { reason }.into(),
-            Code::Unavailable => Refusal::Later(reason),
-            _ => Refusal::Unreachable(reason),
+            Code::Unavailable => AskError::RetryLater(reason),
+            _ => AskError::Unreachable(reason),
         }
     })?;
     let answer = answer.into_inner();
@@ -222,23 +226,23 @@ async fn ask(
     Ok((Record { cluster, node, addr, listen_addr, remotes, ca_pem }, identity))
 }
 
-async fn fetch_ca(remote: SocketAddr) -> Result<String, Refusal> {
+async fn fetch_ca(remote: SocketAddr) -> Result<String, AskError> {
     let dialer = Dialer::manager(remote, pki::unverified_client().map_err(internal)?);
     let channel = connect(&dialer).await?;
     let answer = timeout(CA_TIMEOUT, AuthorityClient::new(channel).get_ca(GetCaRequest {})).await;
-    let answer = answer.map_err(|_| Refusal::Unreachable("it does not answer".to_owned()))?;
-    let answer = answer.map_err(|status| Refusal::Unreachable(status.message().to_owned()))?;
+    let answer = answer.map_err(|_| AskError::Unreachable("it does not answer".to_owned()))?;
+    let answer = answer.map_err(|status| AskError::Unreachable(status.message().to_owned()))?;
     Ok(answer.into_inner().ca_pem)
 }
 
-async fn connect(dialer: &Dialer) -> Result<Channel, Refusal> {
+async fn connect(dialer: &Dialer) -> Result<Channel, AskError> {
     let connected = timeout_at(Instant::now() + CA_TIMEOUT, one_off(dialer)).await;
-    let connected = connected.map_err(|_| Refusal::Unreachable("it does not answer".to_owned()))?;
-    connected.map_err(|error| Refusal::Unreachable(because(&error)))
+    let connected = connected.map_err(|_| AskError::Unreachable("it does not answer".to_owned()))?;
+    connected.map_err(|error| AskError::Unreachable(root_cause(&error)))
 }
 
 /// The innermost cause: what a person can act on.
-pub(super) fn because(error: &dyn std::error::Error) -> String {
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -251,18 +255,18 @@ fn bind(addr: SocketAddr) -> Result<Bound, SwarmError> {
 }
 
 /// The address that `init` advertises.
-fn advertised(asked: Option<IpAddr>, listen_addr: SocketAddr) -> Result<IpAddr, SwarmError> {
-    match asked.or(specific(listen_addr)) {
-        Some(addr) => usable(addr),
-        None => only_global_addr(),
+fn choose_advertise_addr(asked: Option<IpAddr>, listen_addr: SocketAddr) -> Result<IpAddr, SwarmError> {
+    match asked.or(explicit_ip(listen_addr)) {
+        Some(addr) => check_advertise_addr(addr),
+        None => find_global_addr(),
     }
 }
 
-fn specific(listen_addr: SocketAddr) -> Option<IpAddr> {
+fn explicit_ip(listen_addr: SocketAddr) -> Option<IpAddr> {
     Some(listen_addr.ip()).filter(|ip| !ip.is_unspecified())
 }
 
-fn usable(addr: IpAddr) -> Result<IpAddr, SwarmError> {
+fn check_advertise_addr(addr: IpAddr) -> Result<IpAddr, SwarmError> {
     if addr.is_unspecified() || addr.is_multicast() {
         Err(SwarmError::UnusableAdvertiseAddr { addr })
     } else {
@@ -271,7 +275,7 @@ fn usable(addr: IpAddr) -> Result<IpAddr, SwarmError> {
 }
 
 /// This machine's address, where there is no doubt about it: one IPv4 address on links that are up, or else one IPv6.
-fn only_global_addr() -> Result<IpAddr, SwarmError> {
+fn find_global_addr() -> Result<IpAddr, SwarmError> {
     let links = getifaddrs().map_err(|e| SwarmError::NoAdvertiseAddr { found: e.to_string() })?;
     let mut found: Vec<(IpAddr, String)> = Vec::new();
     for link in links {
@@ -285,10 +289,10 @@ fn only_global_addr() -> Result<IpAddr, SwarmError> {
             found.push((ip, link.interface_name));
         }
     }
-    choose(&found)
+    choose_global_addr(&found)
 }
 
-fn choose(found: &[(IpAddr, String)]) -> Result<IpAddr, SwarmError> {
+fn choose_global_addr(found: &[(IpAddr, String)]) -> Result<IpAddr, SwarmError> {
     let of = |v4: bool| found.iter().filter(move |(ip, _)| ip.is_ipv4() == v4).collect::<Vec<_>>();
     let candidates = if of(true).is_empty() { of(false) } else { of(true) };
     match candidates.as_slice() {
@@ -316,19 +320,21 @@ mod tests {
     #[test]
     fn an_address_is_chosen_only_where_there_is_no_doubt() {
         let on = |ip: &str, link: &str| (ip.parse::<IpAddr>().expect("an address"), link.to_owned());
-        let chosen = choose(&[on("192.0.2.1", "eth0"), on("2001:db8::1", "eth0")]).expect("one of each family");
+        let chosen =
+            choose_global_addr(&[on("192.0.2.1", "eth0"), on("2001:db8::1", "eth0")]).expect("one of each family");
         assert_eq!(chosen, "192.0.2.1".parse::<IpAddr>().expect("an address"));
-        assert!(choose(&[on("2001:db8::1", "eth0")]).expect("only IPv6").is_ipv6());
-        let error = choose(&[on("192.0.2.1", "eth0"), on("198.51.100.1", "eth1")]).expect_err("two").to_string();
+        assert!(choose_global_addr(&[on("2001:db8::1", "eth0")]).expect("only IPv6").is_ipv6());
+        let error =
+            choose_global_addr(&[on("192.0.2.1", "eth0"), on("198.51.100.1", "eth1")]).expect_err("two").to_string();
         assert!(error.contains("192.0.2.1 on eth0, 198.51.100.1 on eth1"), "{error}");
         assert!(error.contains("--advertise-addr"), "{error}");
-        assert!(choose(&[]).is_err());
+        assert!(choose_global_addr(&[]).is_err());
     }
 
     #[test]
     fn what_is_no_address_of_a_node_is_not_advertised() {
         for bad in ["0.0.0.0", "::", "224.0.0.1"] {
-            assert!(usable(bad.parse().expect("an address")).is_err(), "{bad}");
+            assert!(check_advertise_addr(bad.parse().expect("an address")).is_err(), "{bad}");
         }
     }
 }

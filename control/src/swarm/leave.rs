@@ -1,4 +1,4 @@
-//! How a node leaves: what speaks against it, and how the others are told.
+//! How a node leaves: what speaks against it, and how the others learn of it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use weft_model::{
     spec::{NodeSpec, Role},
 };
 
-use super::{Manager, ProposeError, SwarmError, join::because, node::Node};
+use super::{Manager, ProposeError, SwarmError, join::root_cause, node::Node};
 use crate::rpc::{
     Dialer, one_off,
     pb::{LeaveRequest, dispatcher_client::DispatcherClient},
@@ -17,13 +17,13 @@ use crate::rpc::{
 /// How long the others have to take a manager's vote away.
 const STEP_DOWN_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long to look for a leader to tell; in which another can be elected.
-const TELL_TIMEOUT: Duration = Duration::from_secs(5);
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 /// One manager's answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(200);
 
-/// A manager leaves by force only, and is told what that does.
-pub(super) fn check(node: &Node, force: bool) -> Result<(), SwarmError> {
+/// A manager leaves by force only, and the error says what that does.
+pub(super) fn check_allowed(node: &Node, force: bool) -> Result<(), SwarmError> {
     if force || node.credentials().identity().peer.role == Role::Worker {
         return Ok(());
     }
@@ -41,7 +41,7 @@ pub(super) fn check(node: &Node, force: bool) -> Result<(), SwarmError> {
     Err(SwarmError::ManagerNeedsForce { consequence })
 }
 
-/// Tells the others, as far as they can be told: whoever leaves by force leaves also where nobody answers.
+/// Tells the others, as far as they can be reached: whoever leaves by force leaves also where nobody answers.
 pub(super) async fn announce(node: &Node) {
     if let Some(manager) = node.manager() {
         if manager.other_managers().is_empty() {
@@ -53,28 +53,28 @@ pub(super) async fn announce(node: &Node) {
     }
     // A node that goes on reporting would be taken for one that came back.
     node.end_session();
-    let told = timeout(TELL_TIMEOUT, async {
-        while !tell_leader(node).await {
+    let notified = timeout(NOTIFY_TIMEOUT, async {
+        while !notify_leader(node).await {
             tokio::time::sleep(RETRY).await;
         }
     });
-    if told.await.is_err() {
-        tracing::warn!("no leader could be told that this node leaves: it will be missed instead");
+    if notified.await.is_err() {
+        tracing::warn!("no leader could be notified that this node leaves: it will be missed instead");
     }
 }
 
 /// Asks one manager after the other until the leader has taken note.
-async fn tell_leader(node: &Node) -> bool {
+async fn notify_leader(node: &Node) -> bool {
     for addr in node.manager_addrs().into_iter().filter(|addr| *addr != own_addr(node)) {
         let dialer = Dialer::manager(addr, node.credentials().client());
-        let told = timeout(CALL_TIMEOUT, async {
-            let channel = one_off(&dialer).await.map_err(|error| because(&error))?;
+        let notified = timeout(CALL_TIMEOUT, async {
+            let channel = one_off(&dialer).await.map_err(|error| root_cause(&error))?;
             let left = DispatcherClient::new(channel).leave(LeaveRequest {}).await;
             left.map_err(|status| status.message().to_owned())
         });
-        match told.await {
+        match notified.await {
             Ok(Ok(_)) => return true,
-            Ok(Err(reason)) => tracing::debug!(%addr, reason, "not told that this node leaves"),
+            Ok(Err(reason)) => tracing::debug!(%addr, reason, "not notified that this node leaves"),
             Err(_) => tracing::debug!(%addr, "does not answer that this node leaves"),
         }
     }
@@ -104,7 +104,7 @@ async fn step_down(node: &Node, manager: &Manager) -> Result<(), ProposeError> {
         }
     }
     // The keeper of the role closes the log once the vote is gone.
-    let mut running = node.outlets().manager.subscribe();
+    let mut running = node.channels().manager.subscribe();
     match timeout_at(deadline, running.wait_for(Option::is_none)).await {
         Ok(_) => Ok(()),
         Err(_) => Err(ProposeError::Unavailable { reason: "the others did not take its vote away in time".to_owned() }),

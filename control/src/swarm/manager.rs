@@ -11,7 +11,7 @@ use tokio::{
 use tonic::{Code, Request, transport::Channel};
 use weft_model::{Applied, ClusterState, Command, NodeId, Rejection, TaskId, id::ClusterId, spec::Role};
 
-use super::{ProposeError, clock::TableClock, desk::Desk};
+use super::{ProposeError, clock::ClusterClock, desk::NodeTracker};
 use crate::{
     codec,
     pki::{self, Ca, JoinToken, PkiError},
@@ -48,8 +48,8 @@ pub(super) struct Inner {
     pub state: watch::Receiver<Arc<ClusterState>>,
     pub kek: pki::Kek,
     pub peers: Peers,
-    pub desk: Desk,
-    pub clock: TableClock,
+    pub tracker: NodeTracker,
+    pub clock: ClusterClock,
     /// Managers that answered lately.
     pub reachable: watch::Sender<BTreeSet<NodeId>>,
     pub logs: Arc<dyn LogSource>,
@@ -64,9 +64,9 @@ impl fmt::Debug for Manager {
 /// Why one try of a change did not lead to an answer.
 enum Attempt {
     /// Another try may go better; with what went wrong.
-    Again(String),
+    Retry(String),
     /// No other try can.
-    Final(ProposeError),
+    Fatal(ProposeError),
 }
 
 impl Manager {
@@ -111,7 +111,7 @@ impl Manager {
     pub async fn catch_up(&self) -> bool {
         let deadline = Instant::now() + CONFIRM_TIMEOUT;
         while Instant::now() < deadline {
-            if let Ok(Some(index)) = timeout_at(deadline, self.ask_confirmed()).await {
+            if let Ok(Some(index)) = timeout_at(deadline, self.leader_confirmed_index()).await {
                 let applied = self.inner.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
                 return applied.applied_index_at_least(Some(index), "a reader waits").await.is_ok();
             }
@@ -120,16 +120,16 @@ impl Manager {
         false
     }
 
-    async fn ask_confirmed(&self) -> Option<u64> {
+    async fn leader_confirmed_index(&self) -> Option<u64> {
         if self.is_leader() {
-            return self.confirmed().await.ok();
+            return self.confirm_leadership().await.ok();
         }
         let reply = QuorumClient::new(self.leader_channel()?).confirmed(ConfirmedRequest {}).await.ok()?;
         Some(reply.into_inner().index)
     }
 
     /// How far the log is confirmed, where this manager leads and most voters say so now.
-    pub(super) async fn confirmed(&self) -> Result<u64, String> {
+    pub(super) async fn confirm_leadership(&self) -> Result<u64, String> {
         let (confirmed, _) = self.inner.raft.get_read_log_id().await.map_err(|error| error.to_string())?;
         Ok(confirmed.map_or(0, |id| id.index))
     }
@@ -235,27 +235,27 @@ impl Manager {
         let mut metrics = self.inner.raft.server_metrics();
         loop {
             if let Err(stopped) = &self.inner.raft.metrics().borrow().running_state {
-                return Err(self.broken(stopped));
+                return Err(self.log_stopped(stopped));
             }
             let leader = metrics.borrow_and_update().current_leader;
             let attempt = async {
                 match leader {
                     Some(leader) if leader == self.inner.raft_id => self.write_attempt(id, command.clone()).await,
                     Some(_) => self.forward(id, &command).await,
-                    None => Err(Attempt::Again("there is no leader".to_owned())),
+                    None => Err(Attempt::Retry("there is no leader".to_owned())),
                 }
             };
             let attempt = tokio::select! {
                 attempt = attempt => attempt,
                 _ = metrics.wait_for(|now| now.current_leader != leader) => {
-                    Err(Attempt::Again("the leader changed".to_owned()))
+                    Err(Attempt::Retry("the leader changed".to_owned()))
                 }
                 () = tokio::time::sleep_until(deadline) => return Err(self.no_quorum()),
             };
             match attempt {
                 Ok(done) => return Ok(done),
-                Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Again(reason)) => tracing::debug!(reason, "a change is sent again"),
+                Err(Attempt::Fatal(error)) => return Err(error),
+                Err(Attempt::Retry(reason)) => tracing::debug!(reason, "a change is sent again"),
             }
             // Another leader may take over any moment; otherwise the same one may be back.
             let pause = Instant::now() + RETRY;
@@ -268,8 +268,8 @@ impl Manager {
 
     /// The table's time, as this manager would log it now.
     pub(super) fn now_ms(&self) -> u64 {
-        let table_ms = self.inner.state.borrow().now_ms;
-        self.inner.clock.now_ms(table_ms)
+        let cluster_ms = self.inner.state.borrow().now_ms;
+        self.inner.clock.now_ms(cluster_ms)
     }
 
     /// Writes to the log, where this manager leads. Bounded by the caller.
@@ -290,28 +290,28 @@ impl Manager {
         command: Command,
     ) -> Result<(u64, Result<Applied, Rejection>), Attempt> {
         // What cannot be confirmed now must not stand in the log and happen later, long after it was refused.
-        self.confirmed().await.map_err(Attempt::Again)?;
+        self.confirm_leadership().await.map_err(Attempt::Retry)?;
         self.write(id, command).await.map_err(|error| match error {
-            RaftError::Fatal(error) => Attempt::Final(self.broken(&error)),
-            RaftError::APIError(error) => Attempt::Again(error.to_string()),
+            RaftError::Fatal(error) => Attempt::Fatal(self.log_stopped(&error)),
+            RaftError::APIError(error) => Attempt::Retry(error.to_string()),
         })
     }
 
     async fn forward(&self, id: ProposalId, command: &Command) -> Result<(u64, Result<Applied, Rejection>), Attempt> {
-        let channel = self.leader_channel().ok_or_else(|| Attempt::Again("there is no leader".to_owned()))?;
+        let channel = self.leader_channel().ok_or_else(|| Attempt::Retry("there is no leader".to_owned()))?;
         let command =
-            codec::encode(command).map_err(|e| Attempt::Final(ProposeError::Unavailable { reason: e.to_string() }))?;
+            codec::encode(command).map_err(|e| Attempt::Fatal(ProposeError::Unavailable { reason: e.to_string() }))?;
         let request = ProposeRequest { id: id.0.to_be_bytes().to_vec().into(), command: command.into() };
         let mut client = QuorumClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
         let reply = client.propose(Request::new(request)).await.map_err(|status| match status.code() {
             Code::PermissionDenied | Code::Unauthenticated => {
-                Attempt::Final(ProposeError::Unavailable { reason: status.message().to_owned() })
+                Attempt::Fatal(ProposeError::Unavailable { reason: status.message().to_owned() })
             }
-            _ => Attempt::Again(status.message().to_owned()),
+            _ => Attempt::Retry(status.message().to_owned()),
         })?;
         let reply = reply.into_inner();
         let outcome = codec::decode(&reply.outcome)
-            .map_err(|e| Attempt::Final(ProposeError::Unavailable { reason: e.to_string() }))?;
+            .map_err(|e| Attempt::Fatal(ProposeError::Unavailable { reason: e.to_string() }))?;
         Ok((reply.index, outcome))
     }
 
@@ -322,7 +322,7 @@ impl Manager {
     }
 
     /// What to say when the log itself has stopped.
-    pub(super) fn broken(&self, error: &dyn fmt::Display) -> ProposeError {
+    pub(super) fn log_stopped(&self, error: &dyn fmt::Display) -> ProposeError {
         let reason = self.inner.store.failure().unwrap_or_else(|| error.to_string());
         ProposeError::Unavailable { reason }
     }

@@ -2,8 +2,8 @@
 //!
 //! Owns when a node is a member and as what, and everything that runs while it is one. It must not know what a plan is
 //! for, nor how it is asked for changes: the agent and the API do. In reading order: [`Swarm`] and its `types`; `join`,
-//! `leave` and `home`, a membership's beginning, end and memory; `node` with its tasks `session`, `role` and `serve`;
-//! [`Manager`], with `voting`, `leader` and `desk`, what runs on managers only.
+//! `leave` and `store`, a membership's beginning, end and memory; `node` with its tasks `session`, `role` and `serve`;
+//! [`Manager`], with `runtime`, `leader` and `tracker`, what runs on managers only.
 
 mod acks;
 mod clock;
@@ -33,8 +33,8 @@ use tokio::{
 use weft_model::{NodeId, NodePlan, NodeReport, spec::Role};
 
 use self::{
-    home::Home,
-    node::{Node, Outlets},
+    home::MembershipStore,
+    node::{Node, NodeChannels},
 };
 use crate::rpc::Bound;
 
@@ -43,7 +43,7 @@ pub use manager::Manager;
 pub use types::{InitOptions, JoinOptions, Membership, SwarmConfig};
 
 /// How long a joining node waits for its first plan, and a manager for the table, before it goes on in the background.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(20);
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One node's membership of a cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,8 +54,8 @@ pub struct Swarm {
 #[derive(Debug)]
 struct Inner {
     config: SwarmConfig,
-    home: Home,
-    outlets: Outlets,
+    store: MembershipStore,
+    channels: NodeChannels,
     /// The membership that runs, if any. Held while it begins or ends: one such change at a time.
     node: Mutex<Option<Arc<Node>>>,
 }
@@ -63,73 +63,73 @@ struct Inner {
 impl Swarm {
     /// Resumes the membership found in the data directory, if any. Does not wait for the other nodes.
     pub async fn open(config: SwarmConfig) -> Result<Self, SwarmError> {
-        let home = Home::open(&config.data_dir)?;
-        let outlets = Outlets::default();
-        let node = match home.record()? {
+        let store = MembershipStore::open(&config.data_dir)?;
+        let channels = NodeChannels::default();
+        let node = match store.record()? {
             Some(record) => {
-                let identity = home.identity(&record)?;
+                let identity = store.identity(&record)?;
                 let addr = record.listen_addr;
                 let bound = Bound::bind(addr).map_err(|source| SwarmError::Listen { addr, source })?;
-                outlets.plans.send_replace(home.plan().map(Arc::new));
+                channels.plans.send_replace(store.plan().map(Arc::new));
                 let was_manager = identity.peer.role == Role::Manager;
-                let node = Node::new(config.clone(), home.clone(), record, identity, outlets.clone())?;
-                let voting = match home.seat()?.filter(|_| was_manager) {
-                    Some(seat) => Some(voting::Voting::start(&node, seat).await?),
+                let node = Node::new(config.clone(), store.clone(), record, identity, channels.clone())?;
+                let runtime = match store.manager_keys()?.filter(|_| was_manager) {
+                    Some(keys) => Some(voting::ManagerRuntime::start(&node, keys).await?),
                     None => None,
                 };
                 tracing::info!(version = config.version, node = %node.record().node, "resuming as a member");
-                node.run(bound, voting);
+                node.run(bound, runtime);
                 Some(node)
             }
             None => None,
         };
-        Ok(Self { inner: Arc::new(Inner { config, home, outlets, node: Mutex::new(node) }) })
+        Ok(Self { inner: Arc::new(Inner { config, store, channels, node: Mutex::new(node) }) })
     }
 
     /// Where this node stands; rings at every change.
     pub fn membership(&self) -> watch::Receiver<Membership> {
-        self.inner.outlets.membership.subscribe()
+        self.inner.channels.membership.subscribe()
     }
 
     /// Forms a new cluster of this one node, its first manager.
     pub async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError> {
         let inner = self.inner.clone();
-        uninterrupted(async move { inner.init(options).await }).await
+        run_to_completion(async move { inner.init(options).await }).await
     }
 
     /// Joins a cluster as what the token says; returns when the node has its first plan.
     pub async fn join(&self, options: JoinOptions) -> Result<(), SwarmError> {
         let inner = self.inner.clone();
-        uninterrupted(async move { inner.join(options).await }).await
+        run_to_completion(async move { inner.join(options).await }).await
     }
 
     /// Leaves, and forgets everything about the cluster. A manager needs `force`.
     pub async fn leave(&self, force: bool) -> Result<(), SwarmError> {
         let inner = self.inner.clone();
-        uninterrupted(async move { inner.leave(force).await }).await
+        run_to_completion(async move { inner.leave(force).await }).await
     }
 
     /// This node's newest plan; `None` while no member. After a restart it is the last one known until a manager is
     /// found.
     pub fn plans(&self) -> watch::Receiver<Option<Arc<NodePlan>>> {
-        self.inner.outlets.plans.subscribe()
+        self.inner.channels.plans.subscribe()
     }
 
     /// Where the agent puts its latest report; sent on change and after every reconnect. `acked` is the generation of
     /// the plan that the kernel holds.
     pub fn reports(&self) -> watch::Sender<NodeReport> {
-        self.inner.outlets.reports.clone()
+        self.inner.channels.reports.clone()
     }
 
     /// `Some` on managers that hold the table.
     pub fn manager(&self) -> Option<Manager> {
-        let manager = self.inner.outlets.manager.borrow().clone();
+        let manager = self.inner.channels.manager.borrow().clone();
         manager.filter(|manager| manager.state().borrow().cluster.is_some())
     }
 
     /// Waits until [`Self::manager`] is there: for ever, where this node does not become one.
-    pub async fn table_arrives(&self) {
-        let mut managers = self.inner.outlets.manager.subscribe();
+    pub async fn wait_until_manager(&self) {
+        let mut managers = self.inner.channels.manager.subscribe();
         loop {
             let manager = managers.borrow_and_update().clone();
             let mut state = manager.map(|manager| manager.state());
@@ -147,7 +147,7 @@ impl Swarm {
 
     /// The managers that this node knows, whatever its own role.
     pub fn remotes(&self) -> Vec<(NodeId, SocketAddr)> {
-        let plan = self.inner.outlets.plans.borrow().clone();
+        let plan = self.inner.channels.plans.borrow().clone();
         plan.iter().flat_map(|plan| plan.managers.iter().map(|m| (m.node.clone(), m.rpc_addr))).collect()
     }
 
@@ -160,7 +160,7 @@ impl Swarm {
 }
 
 /// Runs to its end also where the caller goes away, so that no membership is left half made.
-async fn uninterrupted<T: Send + 'static>(
+async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = Result<T, SwarmError>> + Send + 'static,
 ) -> Result<T, SwarmError> {
     let done = tokio::spawn(work).await;
@@ -173,17 +173,17 @@ impl Inner {
         if slot.is_some() {
             return Err(SwarmError::AlreadyMember);
         }
-        self.outlets.membership.send_replace(Membership::Joining);
-        match join::init(&self.config, &self.home, &self.outlets, options).await {
-            Ok((node, bound, voting)) => {
+        self.channels.membership.send_replace(Membership::Joining);
+        match join::init(&self.config, &self.store, &self.channels, options).await {
+            Ok((node, bound, runtime)) => {
                 let id = node.record().node.clone();
-                node.run(bound, Some(voting));
+                node.run(bound, Some(runtime));
                 *slot = Some(node);
                 drop(slot);
-                self.arrival(Role::Manager).await?;
+                self.wait_until_ready(Role::Manager).await?;
                 Ok(id)
             }
-            Err(error) => Err(self.abandon(error)),
+            Err(error) => Err(self.discard_attempt(error)),
         }
     }
 
@@ -192,41 +192,41 @@ impl Inner {
         if slot.is_some() {
             return Err(SwarmError::AlreadyMember);
         }
-        self.outlets.membership.send_replace(Membership::Joining);
-        let begun = match join::join(&self.config, &self.home, options).await {
-            Ok(begun) => begun,
-            Err(error) => return Err(self.abandon(error)),
+        self.channels.membership.send_replace(Membership::Joining);
+        let joined = match join::join(&self.config, &self.store, options).await {
+            Ok(joined) => joined,
+            Err(error) => return Err(self.discard_attempt(error)),
         };
-        let role = begun.identity.peer.role;
+        let role = joined.identity.peer.role;
         let node =
-            Node::new(self.config.clone(), self.home.clone(), begun.record, begun.identity, self.outlets.clone());
-        let node = node.map_err(|error| self.abandon(error))?;
-        node.run(begun.bound, None);
+            Node::new(self.config.clone(), self.store.clone(), joined.record, joined.identity, self.channels.clone());
+        let node = node.map_err(|error| self.discard_attempt(error))?;
+        node.run(joined.bound, None);
         *slot = Some(node);
         drop(slot);
-        self.arrival(role).await
+        self.wait_until_ready(role).await
     }
 
     /// Leaves no trace of a membership that did not come to be.
-    fn abandon(&self, error: SwarmError) -> SwarmError {
-        if let Err(leftover) = self.home.wipe() {
+    fn discard_attempt(&self, error: SwarmError) -> SwarmError {
+        if let Err(leftover) = self.store.wipe() {
             tracing::warn!(error = %leftover, "cannot remove what is left of the attempt");
         }
-        self.outlets.membership.send_replace(Membership::None);
+        self.channels.membership.send_replace(Membership::None);
         error
     }
 
     /// Waits until the node has what it needs to act as `role`.
-    async fn arrival(&self, role: Role) -> Result<(), SwarmError> {
-        let deadline = Instant::now() + ARRIVAL_TIMEOUT;
+    async fn wait_until_ready(&self, role: Role) -> Result<(), SwarmError> {
+        let deadline = Instant::now() + READY_TIMEOUT;
         let late = |_| SwarmError::Timeout;
-        let mut plans = self.outlets.plans.subscribe();
+        let mut plans = self.channels.plans.subscribe();
         // A closed channel cannot be: this holds the other end.
         let _ = timeout_at(deadline, plans.wait_for(Option::is_some)).await.map_err(late)?;
         if role == Role::Worker {
             return Ok(());
         }
-        let mut managers = self.outlets.manager.subscribe();
+        let mut managers = self.channels.manager.subscribe();
         let manager = timeout_at(deadline, managers.wait_for(Option::is_some)).await.map_err(late)?;
         let manager = manager.ok().and_then(|manager| manager.clone());
         let Some(mut state) = manager.map(|manager| manager.state()) else {
@@ -239,14 +239,14 @@ impl Inner {
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {
         let mut slot = self.node.lock().await;
         let node = slot.clone().ok_or(SwarmError::NotMember)?;
-        leave::check(&node, force)?;
+        leave::check_allowed(&node, force)?;
         leave::announce(&node).await;
         node.shutdown().await;
-        self.home.wipe()?;
+        self.store.wipe()?;
         *slot = None;
-        self.outlets.reports.send_replace(NodeReport::default());
-        self.outlets.plans.send_replace(None);
-        self.outlets.membership.send_replace(Membership::None);
+        self.channels.reports.send_replace(NodeReport::default());
+        self.channels.plans.send_replace(None);
+        self.channels.membership.send_replace(Membership::None);
         Ok(())
     }
 }

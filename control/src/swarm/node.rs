@@ -14,9 +14,9 @@ use weft_model::{LogSource, NodePlan, NodeReport};
 
 use super::{
     Manager, Membership, SwarmConfig, SwarmError,
-    home::{Home, Record},
+    home::{MembershipStore, Record},
     role, serve, session,
-    voting::Voting,
+    voting::ManagerRuntime,
 };
 use crate::{
     pki::{Credentials, Identity, PkiError},
@@ -25,14 +25,14 @@ use crate::{
 
 /// What outlives a membership: the ends that callers hold.
 #[derive(Debug, Clone)]
-pub(super) struct Outlets {
+pub(super) struct NodeChannels {
     pub membership: watch::Sender<Membership>,
     pub plans: watch::Sender<Option<Arc<NodePlan>>>,
     pub reports: watch::Sender<NodeReport>,
     pub manager: watch::Sender<Option<Manager>>,
 }
 
-impl Default for Outlets {
+impl Default for NodeChannels {
     fn default() -> Self {
         Self {
             membership: watch::Sender::new(Membership::None),
@@ -46,13 +46,13 @@ impl Default for Outlets {
 /// One membership while the daemon runs.
 pub(super) struct Node {
     config: SwarmConfig,
-    home: Home,
+    store: MembershipStore,
     record: Record,
     credentials: Credentials,
-    outlets: Outlets,
+    channels: NodeChannels,
     /// Generation of the plan on the disk, or of the last that the disk did not take.
-    kept: watch::Sender<u64>,
-    troubles: Mutex<BTreeMap<Trouble, String>>,
+    stored_generation: watch::Sender<u64>,
+    issues: Mutex<BTreeMap<HealthIssue, String>>,
     stop: CancellationToken,
     /// Ends the session before the rest.
     leaving: CancellationToken,
@@ -61,7 +61,7 @@ pub(super) struct Node {
 
 /// What can keep a member from acting as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Trouble {
+pub(super) enum HealthIssue {
     /// The cluster does not know it any more.
     Removed,
     /// A manager's log cannot be written.
@@ -77,21 +77,21 @@ impl fmt::Debug for Node {
 impl Node {
     pub(super) fn new(
         config: SwarmConfig,
-        home: Home,
+        store: MembershipStore,
         record: Record,
         identity: Identity,
-        outlets: Outlets,
+        channels: NodeChannels,
     ) -> Result<Arc<Self>, SwarmError> {
         let credentials = Credentials::new(Arc::new(identity)).map_err(internal)?;
-        let kept = outlets.plans.borrow().as_ref().map_or(0, |plan| plan.generation);
+        let stored_generation = channels.plans.borrow().as_ref().map_or(0, |plan| plan.generation);
         Ok(Arc::new(Self {
             config,
-            home,
+            store,
             record,
             credentials,
-            outlets,
-            kept: watch::Sender::new(kept),
-            troubles: Mutex::default(),
+            channels,
+            stored_generation: watch::Sender::new(stored_generation),
+            issues: Mutex::default(),
             stop: CancellationToken::new(),
             leaving: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -100,17 +100,17 @@ impl Node {
 
     /// Starts the tasks: the node RPC's server, the session with the leader, the keeper of the role, and the one that
     /// writes plans to the disk. A manager's log may run already.
-    pub(super) fn run(self: &Arc<Self>, bound: Bound, voting: Option<Voting>) {
-        self.show();
+    pub(super) fn run(self: &Arc<Self>, bound: Bound, runtime: Option<ManagerRuntime>) {
+        self.publish_membership();
         let routes = serve::routes(self.clone());
         self.tasks.spawn(rpc::serve(bound, self.credentials.server(), routes, Limits::default(), self.stop.clone()));
         let (node, leaving) = (self.clone(), self.leaving.clone());
         self.spawn(async move {
             leaving.run_until_cancelled(session::run(node)).await;
         });
-        self.spawn(keep_plans(self.clone()));
+        self.spawn(store_plans(self.clone()));
         // Not cancelled: it has a log to close.
-        self.tasks.spawn(role::run(self.clone(), voting));
+        self.tasks.spawn(role::run(self.clone(), runtime));
     }
 
     /// Stops everything, and returns when it has ended.
@@ -140,8 +140,8 @@ impl Node {
         &self.stop
     }
 
-    pub(super) fn home(&self) -> &Home {
-        &self.home
+    pub(super) fn store(&self) -> &MembershipStore {
+        &self.store
     }
 
     pub(super) fn record(&self) -> &Record {
@@ -152,14 +152,14 @@ impl Node {
         &self.credentials
     }
 
-    pub(super) fn outlets(&self) -> &Outlets {
-        &self.outlets
+    pub(super) fn channels(&self) -> &NodeChannels {
+        &self.channels
     }
 
     /// The generation of the plan that a restart would find: none beyond it may be acked, or a daemon that is killed would
     /// go back behind what the leader built upon.
-    pub(super) fn kept(&self) -> watch::Receiver<u64> {
-        self.kept.subscribe()
+    pub(super) fn stored_generation(&self) -> watch::Receiver<u64> {
+        self.stored_generation.subscribe()
     }
 
     pub(super) fn logs(&self) -> &Arc<dyn LogSource> {
@@ -168,24 +168,24 @@ impl Node {
 
     /// The running manager, also before the table has reached it.
     pub(super) fn manager(&self) -> Option<Manager> {
-        self.outlets.manager.borrow().clone()
+        self.channels.manager.borrow().clone()
     }
 
     /// Notes what is wrong, or that it is over, and shows where the node stands.
-    pub(super) fn trouble(&self, trouble: Trouble, text: Option<String>) {
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn set_issue(&self, issue: HealthIssue, text: Option<String>) {
+        let mut issues = self.issues.lock().unwrap_or_else(PoisonError::into_inner);
         match text {
-            Some(text) => troubles.insert(trouble, text),
-            None => troubles.remove(&trouble),
+            Some(text) => issues.insert(issue, text),
+            None => issues.remove(&issue),
         };
-        drop(troubles);
-        self.show();
+        drop(issues);
+        self.publish_membership();
     }
 
     /// Publishes where the node stands.
-    pub(super) fn show(&self) {
-        let trouble = self.troubles.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned();
-        let membership = match trouble {
+    pub(super) fn publish_membership(&self) {
+        let issue = self.issues.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned();
+        let membership = match issue {
             Some(text) => Membership::Error(text),
             None => Membership::Active {
                 node: self.record.node.clone(),
@@ -194,7 +194,7 @@ impl Node {
                 addr: self.record.addr,
             },
         };
-        self.outlets.membership.send_if_modified(|shown| {
+        self.channels.membership.send_if_modified(|shown| {
             let changed = *shown != membership;
             *shown = membership;
             changed
@@ -203,7 +203,7 @@ impl Node {
 
     /// Addresses at which a manager may be found, the likeliest first.
     pub(super) fn manager_addrs(&self) -> Vec<SocketAddr> {
-        let plan = self.outlets.plans.borrow().clone();
+        let plan = self.channels.plans.borrow().clone();
         let planned = plan.iter().flat_map(|plan| plan.managers.iter().map(|manager| manager.rpc_addr));
         let mut addrs = Vec::new();
         for addr in planned.chain(self.record.remotes.iter().copied()) {
@@ -217,15 +217,15 @@ impl Node {
 
 /// Keeps the newest plan on the disk, so that the node can go on without the managers after a restart; none where there is
 /// none.
-async fn keep_plans(node: Arc<Node>) {
-    let mut plans = node.outlets.plans.subscribe();
+async fn store_plans(node: Arc<Node>) {
+    let mut plans = node.channels.plans.subscribe();
     while plans.changed().await.is_ok() {
         let plan = plans.borrow_and_update().clone();
         let generation = plan.as_ref().map_or(0, |plan| plan.generation);
-        let home = node.home.clone();
+        let store = node.store.clone();
         let written = tokio::task::spawn_blocking(move || match &plan {
-            Some(plan) => home.write_plan(plan),
-            None => home.forget_plan(),
+            Some(plan) => store.write_plan(plan),
+            None => store.remove_plan(),
         });
         // The node goes on where its disk refuses: its kernel holds the plan all the same.
         match written.await {
@@ -233,7 +233,7 @@ async fn keep_plans(node: Arc<Node>) {
             Ok(Err(error)) => tracing::warn!(%error, "the plan is in force, yet a restart would not find it"),
             Err(error) => tracing::warn!(%error, "the plan is in force, yet was not written"),
         }
-        node.kept.send_replace(generation);
+        node.stored_generation.send_replace(generation);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The keeper of a node's role: its certificate and its log follow what its plan says. One task, level-triggered.
+//! The reconciler of a node's role: its certificate and its log follow what its plan says. One task, level-triggered.
 //!
 //! Promotion: a certificate for the new role, then the key-encryption key, then the log, which the leader fills.
 //! Demotion: once the plan says so the others have taken the vote away; a worker's certificate, then the log goes.
@@ -12,10 +12,10 @@ use weft_model::{NodePlan, spec::Role};
 use super::{
     Manager, SwarmError,
     clock::now_ms,
-    home::Seat,
-    join::because,
-    node::{Node, Trouble, internal},
-    voting::Voting,
+    home::ManagerKeys,
+    join::root_cause,
+    node::{HealthIssue, Node, internal},
+    voting::ManagerRuntime,
 };
 use crate::{
     pki::{Kek, KeyRequest, PeerIdentity},
@@ -30,16 +30,16 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Until the next try of whatever failed.
 const RETRY: Duration = Duration::from_millis(500);
 /// A certificate is looked at that often: sleeping for weeks would not notice a clock that was set.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+const RECHECK: Duration = Duration::from_secs(3600);
 
 /// Keeps the role until the node stops, then closes the log.
-pub(super) async fn run(node: Arc<Node>, voting: Option<Voting>) {
-    let mut keeper = Keeper { spread: rand::random(), node, voting };
-    keeper.offer();
-    let stop = keeper.node.stop().clone();
-    let mut plans = keeper.node.outlets().plans.subscribe();
+pub(super) async fn run(node: Arc<Node>, runtime: Option<ManagerRuntime>) {
+    let mut reconciler = RoleReconciler { spread: rand::random(), node, runtime };
+    reconciler.publish_manager();
+    let stop = reconciler.node.stop().clone();
+    let mut plans = reconciler.node.channels().plans.subscribe();
     while !stop.is_cancelled() {
-        let wait = match keeper.step().await {
+        let wait = match reconciler.step().await {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::warn!(%error, "cannot take the role that the plan says: trying again");
@@ -49,15 +49,15 @@ pub(super) async fn run(node: Arc<Node>, voting: Option<Voting>) {
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = role_change(&mut plans, keeper.certified()) => {}
+            () = role_change(&mut plans, reconciler.certified_role()) => {}
             () = tokio::time::sleep(wait) => {}
-            reason = failed(keeper.voting.as_ref()) => {
-                keeper.close_failed(reason).await;
+            reason = log_failure(reconciler.runtime.as_ref()) => {
+                reconciler.handle_failed_log(reason).await;
                 let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
             }
         }
     }
-    keeper.close().await;
+    reconciler.stop_manager().await;
 }
 
 /// Returns when the plan wants another role than `certified`.
@@ -68,46 +68,46 @@ async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, certifi
     }
 }
 
-async fn failed(voting: Option<&Voting>) -> String {
-    match voting {
-        Some(voting) => voting.failed().await,
+async fn log_failure(runtime: Option<&ManagerRuntime>) -> String {
+    match runtime {
+        Some(runtime) => runtime.wait_for_failure().await,
         None => std::future::pending().await,
     }
 }
 
-struct Keeper {
+struct RoleReconciler {
     node: Arc<Node>,
-    voting: Option<Voting>,
+    runtime: Option<ManagerRuntime>,
     /// Where in the renewal window this node renews, 0 to 1.
     spread: f64,
 }
 
-impl Keeper {
-    fn certified(&self) -> Role {
+impl RoleReconciler {
+    fn certified_role(&self) -> Role {
         self.node.credentials().identity().peer.role
     }
 
     /// Brings certificate and log in line with the plan; returns when to look again.
     async fn step(&mut self) -> Result<Duration, SwarmError> {
-        let planned = self.node.outlets().plans.borrow().as_ref().map(|plan| plan.role);
-        let wanted = planned.unwrap_or(self.certified());
+        let planned = self.node.channels().plans.borrow().as_ref().map(|plan| plan.role);
+        let wanted = planned.unwrap_or(self.certified_role());
         let due = self.node.credentials().identity().renew_in(now_ms(), self.spread);
-        if wanted != self.certified() || due.is_zero() {
+        if wanted != self.certified_role() || due.is_zero() {
             self.renew(wanted).await?;
         }
-        match (self.certified(), &self.voting) {
-            (Role::Manager, None) => self.take_seat().await?,
+        match (self.certified_role(), &self.runtime) {
+            (Role::Manager, None) => self.start_manager().await?,
             (Role::Worker, Some(_)) => {
-                self.close().await;
-                self.node.home().forget_seat()?;
+                self.stop_manager().await;
+                self.node.store().remove_manager_files()?;
                 tracing::info!("this node is a worker now");
             }
             // Left over where the daemon died in the middle of that.
-            (Role::Worker, None) => self.node.home().forget_seat()?,
+            (Role::Worker, None) => self.node.store().remove_manager_files()?,
             (Role::Manager, Some(_)) => {}
         }
         let due = self.node.credentials().identity().renew_in(now_ms(), self.spread);
-        Ok(due.clamp(RETRY, LOOK_AGAIN))
+        Ok(due.clamp(RETRY, RECHECK))
     }
 
     /// Gets the next certificate from whichever manager answers, and shows it from now on.
@@ -116,7 +116,7 @@ impl Keeper {
         let request = KeyRequest::generate().map_err(internal)?;
         let csr_pem = request.csr_pem().to_owned();
         let cert_pem = self
-            .ask("renew the certificate", |channel| {
+            .ask_managers("renew the certificate", |channel| {
                 let request = RenewRequest { csr_pem: csr_pem.clone() };
                 async move {
                     let cert_pem = AuthorityClient::new(channel).renew(request).await?.into_inner().cert_pem;
@@ -127,40 +127,40 @@ impl Keeper {
             })
             .await?;
         let identity = request.finish(&cert_pem, &node.record().ca_pem).map_err(internal)?;
-        node.home().write_identity(&identity)?;
+        node.store().write_identity(&identity)?;
         node.credentials().replace(Arc::new(identity)).map_err(internal)?;
-        node.show();
+        node.publish_membership();
         tracing::info!(role = ?wanted, "new node certificate");
         Ok(())
     }
 
     /// Opens the log, with what a manager needs for it.
-    async fn take_seat(&mut self) -> Result<(), SwarmError> {
-        let seat = match self.node.home().seat()? {
-            Some(seat) => seat,
-            None => self.welcome().await?,
+    async fn start_manager(&mut self) -> Result<(), SwarmError> {
+        let keys = match self.node.store().manager_keys()? {
+            Some(keys) => keys,
+            None => self.fetch_manager_keys().await?,
         };
-        let opened = Voting::start(&self.node, seat).await;
+        let opened = ManagerRuntime::start(&self.node, keys).await;
         let trouble = opened.as_ref().err().map(ToString::to_string);
-        self.node.trouble(Trouble::Log, trouble);
-        self.voting = Some(opened?);
-        self.offer();
+        self.node.set_issue(HealthIssue::Log, trouble);
+        self.runtime = Some(opened?);
+        self.publish_manager();
         Ok(())
     }
 
-    async fn welcome(&self) -> Result<Seat, SwarmError> {
+    async fn fetch_manager_keys(&self) -> Result<ManagerKeys, SwarmError> {
         let welcome = self
-            .ask("begin as a manager", |channel| async move {
+            .ask_managers("begin as a manager", |channel| async move {
                 QuorumClient::new(channel).welcome(WelcomeRequest {}).await.map(tonic::Response::into_inner)
             })
             .await?;
-        let seat = Seat { raft_id: welcome.raft_id, kek: Kek::from_bytes(&welcome.kek).map_err(internal)? };
-        self.node.home().write_seat(&seat)?;
-        Ok(seat)
+        let keys = ManagerKeys { raft_id: welcome.raft_id, kek: Kek::from_bytes(&welcome.kek).map_err(internal)? };
+        self.node.store().write_manager_keys(&keys)?;
+        Ok(keys)
     }
 
     /// Asks one manager after the other until one answers.
-    async fn ask<T, F>(&self, what: &'static str, call: impl Fn(Channel) -> F) -> Result<T, SwarmError>
+    async fn ask_managers<T, F>(&self, what: &'static str, call: impl Fn(Channel) -> F) -> Result<T, SwarmError>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -168,7 +168,7 @@ impl Keeper {
         for addr in self.node.manager_addrs() {
             let dialer = Dialer::manager(addr, self.node.credentials().client());
             let answer = timeout(CALL_TIMEOUT, async {
-                let channel = one_off(&dialer).await.map_err(|e| because(&e))?;
+                let channel = one_off(&dialer).await.map_err(|e| root_cause(&e))?;
                 call(channel).await.map_err(|status| status.message().to_owned())
             });
             match self.node.stop().run_until_cancelled(answer).await {
@@ -182,22 +182,22 @@ impl Keeper {
     }
 
     /// Lets callers have the running manager.
-    fn offer(&self) {
-        let manager: Option<Manager> = self.voting.as_ref().map(|voting| voting.manager().clone());
-        self.node.outlets().manager.send_replace(manager);
+    fn publish_manager(&self) {
+        let manager: Option<Manager> = self.runtime.as_ref().map(|runtime| runtime.manager().clone());
+        self.node.channels().manager.send_replace(manager);
     }
 
-    async fn close(&mut self) {
-        self.node.outlets().manager.send_replace(None);
-        if let Some(voting) = self.voting.take() {
-            voting.stop().await;
+    async fn stop_manager(&mut self) {
+        self.node.channels().manager.send_replace(None);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.stop().await;
         }
     }
 
     /// The log has stopped by itself: says why, and lets the next step open it again.
-    async fn close_failed(&mut self, reason: String) {
+    async fn handle_failed_log(&mut self, reason: String) {
         tracing::error!(reason, "this manager's log has stopped");
-        self.node.trouble(Trouble::Log, Some(reason));
-        self.close().await;
+        self.node.set_issue(HealthIssue::Log, Some(reason));
+        self.stop_manager().await;
     }
 }

@@ -12,9 +12,9 @@ use tonic::{Code, Status, Streaming};
 use weft_model::{NodePlan, NodeReport};
 
 use super::{
-    acks::Acks,
-    join::because,
-    node::{Node, Trouble},
+    acks::AckTracker,
+    join::root_cause,
+    node::{HealthIssue, Node},
 };
 use crate::{
     codec,
@@ -28,14 +28,14 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// A leader's first word comes at once.
-const FIRST_WORD_TIMEOUT: Duration = Duration::from_secs(3);
+const FIRST_REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Messages on their way to the leader; each holds the latest, so more would be outdated.
 const OUTBOX: usize = 1;
 /// Until a plan says otherwise.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How a session ended.
-enum End {
+enum SessionEnd {
     /// Another manager leads, if one is known.
     Redirected(Option<SocketAddr>),
     /// The connection broke or was refused.
@@ -46,41 +46,41 @@ enum End {
 
 /// Keeps a session until the node stops.
 pub(super) async fn run(node: Arc<Node>) {
-    let mut acks = Acks::default();
-    if let Some(plan) = node.outlets().plans.borrow().as_ref() {
+    let mut acks = AckTracker::default();
+    if let Some(plan) = node.channels().plans.borrow().as_ref() {
         acks.deliver(plan.generation);
     }
     let mut pause = FIRST_PAUSE;
-    let mut turn = 0;
+    let mut next_addr = 0;
     let mut leader = None;
     loop {
         let addrs = node.manager_addrs();
         let hinted = leader.take();
-        let Some(addr) = hinted.or_else(|| addrs.get(turn % addrs.len().max(1)).copied()) else {
+        let Some(addr) = hinted.or_else(|| addrs.get(next_addr % addrs.len().max(1)).copied()) else {
             return tracing::error!("no manager's address is known: let this node leave and join again");
         };
-        let mut session = Session { node: &node, acks: &mut acks, heard: false };
-        let end = session.hold(addr).await;
-        if session.heard {
+        let mut session = Session { node: &node, acks: &mut acks, established: false };
+        let end = session.run(addr).await;
+        if session.established {
             pause = FIRST_PAUSE;
         }
         match end {
             // At once, but only once: two managers may each take the other for the leader.
-            End::Redirected(Some(other)) if hinted.is_none() && other != addr => {
+            SessionEnd::Redirected(Some(other)) if hinted.is_none() && other != addr => {
                 leader = Some(other);
                 continue;
             }
-            End::Redirected(_) => tracing::debug!(%addr, "no leader there"),
-            End::Lost(reason) => tracing::debug!(%addr, reason, "no session with the leader"),
-            End::Removed(reason) => {
+            SessionEnd::Redirected(_) => tracing::debug!(%addr, "no leader there"),
+            SessionEnd::Lost(reason) => tracing::debug!(%addr, reason, "no session with the leader"),
+            SessionEnd::Removed(reason) => {
                 let text =
                     format!("{reason}: its tasks are stopped; run \"weft swarm leave --force\", then join again");
-                node.trouble(Trouble::Removed, Some(text));
-                node.outlets().plans.send_replace(None);
+                node.set_issue(HealthIssue::Removed, Some(text));
+                node.channels().plans.send_replace(None);
                 pause = LAST_PAUSE;
             }
         }
-        turn += 1;
+        next_addr += 1;
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }
@@ -88,9 +88,9 @@ pub(super) async fn run(node: Arc<Node>) {
 
 struct Session<'a> {
     node: &'a Node,
-    acks: &'a mut Acks,
+    acks: &'a mut AckTracker,
     /// Whether the leader sent anything but a redirect.
-    heard: bool,
+    established: bool,
 }
 
 /// What was last sent.
@@ -100,36 +100,36 @@ struct Sent {
 }
 
 impl Session<'_> {
-    async fn hold(&mut self, addr: SocketAddr) -> End {
-        match self.talk(addr).await {
+    async fn run(&mut self, addr: SocketAddr) -> SessionEnd {
+        match self.open(addr).await {
             Ok(end) => end,
-            Err(status) if status.code() == Code::PermissionDenied => End::Removed(status.message().to_owned()),
-            Err(status) => End::Lost(status.message().to_owned()),
+            Err(status) if status.code() == Code::PermissionDenied => SessionEnd::Removed(status.message().to_owned()),
+            Err(status) => SessionEnd::Lost(status.message().to_owned()),
         }
     }
 
-    async fn talk(&mut self, addr: SocketAddr) -> Result<End, Status> {
+    async fn open(&mut self, addr: SocketAddr) -> Result<SessionEnd, Status> {
         let dialer = Dialer::manager(addr, self.node.credentials().client());
-        let channel = one_off(&dialer).await.map_err(|e| Status::unavailable(because(&e)))?;
+        let channel = one_off(&dialer).await.map_err(|e| Status::unavailable(root_cause(&e)))?;
         let mut client = DispatcherClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
-        let mut reports = self.node.outlets().reports.subscribe();
+        let mut reports = self.node.channels().reports.subscribe();
         let report = reports.borrow_and_update().clone();
-        let acked = self.acks.ack(report.acked, *self.node.kept().borrow());
-        let hello = NodeMessage { acked, report: encode(&report)?.into() };
-        outbox.send(hello).await.map_err(|_| Status::unavailable("the connection broke"))?;
+        let acked = self.acks.ack(report.acked, *self.node.stored_generation().borrow());
+        let first_message = NodeMessage { acked, report: encode(&report)?.into() };
+        outbox.send(first_message).await.map_err(|_| Status::unavailable("the connection broke"))?;
         let mut sent = Sent { acked, at: Instant::now() };
-        let inbox = timeout(FIRST_WORD_TIMEOUT, client.session(ReceiverStream::new(messages))).await;
+        let inbox = timeout(FIRST_REPLY_TIMEOUT, client.session(ReceiverStream::new(messages))).await;
         let mut inbox = inbox.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
-        let first = timeout(FIRST_WORD_TIMEOUT, inbox.message()).await;
+        let first = timeout(FIRST_REPLY_TIMEOUT, inbox.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no first word"))??;
-        if let Some(end) = self.take(first)? {
+        if let Some(end) = self.handle_message(first)? {
             return Ok(end);
         }
         tracing::debug!(%addr, "session with the leader");
-        self.node.trouble(Trouble::Removed, None);
+        self.node.set_issue(HealthIssue::Removed, None);
         self.exchange(&mut inbox, &outbox, &mut reports, report, &mut sent).await
     }
 
@@ -139,61 +139,61 @@ impl Session<'_> {
         inbox: &mut Streaming<LeaderMessage>,
         outbox: &mpsc::Sender<NodeMessage>,
         reports: &mut watch::Receiver<NodeReport>,
-        mut told: NodeReport,
+        mut last_report: NodeReport,
         sent: &mut Sent,
-    ) -> Result<End, Status> {
+    ) -> Result<SessionEnd, Status> {
         let gone = || Status::unavailable("the connection broke");
-        let mut kept = self.node.kept();
+        let mut stored = self.node.stored_generation();
         loop {
             let report = reports.borrow_and_update().clone();
-            let acked = self.acks.ack(report.acked, *kept.borrow_and_update());
-            let news = report.description != told.description || report.tasks != told.tasks;
+            let acked = self.acks.ack(report.acked, *stored.borrow_and_update());
+            let news = report.description != last_report.description || report.tasks != last_report.tasks;
             if news || acked != sent.acked || sent.at.elapsed() >= self.heartbeat() {
                 let body = if news { encode(&report)? } else { Vec::new() };
                 outbox.send(NodeMessage { acked, report: body.into() }).await.map_err(|_| gone())?;
                 *sent = Sent { acked, at: Instant::now() };
-                told = report;
+                last_report = report;
             }
             tokio::select! {
                 message = inbox.message() => {
-                    if let Some(end) = self.take(message?)? {
+                    if let Some(end) = self.handle_message(message?)? {
                         return Ok(end);
                     }
                 }
                 changed = reports.changed() => changed.map_err(|_| gone())?,
-                changed = kept.changed() => changed.map_err(|_| gone())?,
+                changed = stored.changed() => changed.map_err(|_| gone())?,
                 () = sleep_until(sent.at + self.heartbeat()) => {}
             }
         }
     }
 
     fn heartbeat(&self) -> Duration {
-        let plan = self.node.outlets().plans.borrow();
-        plan.as_ref().map_or(HEARTBEAT, |plan| Duration::from_millis(plan.heartbeat_ms.max(1)))
+        let plan = self.node.channels().plans.borrow();
+        plan.as_ref().map_or(DEFAULT_HEARTBEAT, |plan| Duration::from_millis(plan.heartbeat_ms.max(1)))
     }
 
     /// Takes the leader's word; an end where it is one.
-    fn take(&mut self, message: Option<LeaderMessage>) -> Result<Option<End>, Status> {
+    fn handle_message(&mut self, message: Option<LeaderMessage>) -> Result<Option<SessionEnd>, Status> {
         let Some(message) = message else {
-            return Ok(Some(End::Lost("the leader closed the session".to_owned())));
+            return Ok(Some(SessionEnd::Lost("the leader closed the session".to_owned())));
         };
         match message.message {
-            Some(Message::Redirect(redirect)) => return Ok(Some(End::Redirected(redirect.addr.parse().ok()))),
+            Some(Message::Redirect(redirect)) => return Ok(Some(SessionEnd::Redirected(redirect.addr.parse().ok()))),
             Some(Message::Unchanged(generation)) => self.acks.unchanged(generation),
             Some(Message::Plan(bytes)) => {
                 let plan = codec::decode(&bytes).map_err(|e| Status::internal(e.to_string()))?;
-                self.take_plan(plan);
+                self.publish_plan(plan);
             }
             None => return Err(Status::internal("an empty message")),
         }
-        self.heard = true;
+        self.established = true;
         Ok(None)
     }
 
     /// Puts a plan in force; the agent is woken only where there is something to do.
-    fn take_plan(&mut self, mut plan: NodePlan) {
+    fn publish_plan(&mut self, mut plan: NodePlan) {
         let generation = plan.generation;
-        let current = self.node.outlets().plans.borrow().clone();
+        let current = self.node.channels().plans.borrow().clone();
         if let Some(current) = current {
             plan.generation = current.generation;
             if plan == *current {
@@ -202,7 +202,7 @@ impl Session<'_> {
             plan.generation = generation;
         }
         self.acks.deliver(generation);
-        self.node.outlets().plans.send_replace(Some(Arc::new(plan)));
+        self.node.channels().plans.send_replace(Some(Arc::new(plan)));
     }
 }
 

@@ -10,7 +10,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_model::NodeId;
 
-use super::{Manager, SwarmError, clock::TableClock, desk::Desk, home::Seat, leader, manager::Inner, node::Node};
+use super::{
+    Manager, SwarmError, clock::ClusterClock, desk::NodeTracker, home::ManagerKeys, leader, manager::Inner, node::Node,
+};
 use crate::{
     raft::{self, Machine, Network, ServerMetrics, Store},
     rpc::{
@@ -22,21 +24,21 @@ use crate::{
 /// How often managers are asked whether they are there, and how long they have to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause where one of them did not answer: it may only just have begun.
-const PING_AGAIN: Duration = Duration::from_millis(250);
+const PING_RETRY: Duration = Duration::from_millis(250);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A manager's running log.
 #[derive(Debug)]
-pub(super) struct Voting {
+pub(super) struct ManagerRuntime {
     manager: Manager,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Voting {
+impl ManagerRuntime {
     /// Opens the log and resumes where it stopped.
-    pub(super) async fn start(node: &Node, seat: Seat) -> Result<Self, SwarmError> {
-        let path = node.home().log_path();
+    pub(super) async fn start(node: &Node, keys: ManagerKeys) -> Result<Self, SwarmError> {
+        let path = node.store().log_path();
         let opened = path.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&opened)).await;
         let store = store
@@ -46,28 +48,28 @@ impl Voting {
         let machine = Machine::open(store.clone()).map_err(|e| unusable(e.to_string()))?;
         let state = machine.state();
         let peers = Peers::new(node.credentials().client());
-        let network = Network::new(peers.clone(), seat.raft_id);
-        let raft = raft::start(seat.raft_id, store.clone(), machine, network)
+        let network = Network::new(peers.clone(), keys.raft_id);
+        let raft = raft::start(keys.raft_id, store.clone(), machine, network)
             .await
             .map_err(|e| unusable(store.failure().unwrap_or_else(|| e.to_string())))?;
         let manager = Manager::new(Inner {
             node: node.record().node.clone(),
             cluster: node.record().cluster.clone(),
-            raft_id: seat.raft_id,
+            raft_id: keys.raft_id,
             raft,
             store,
             state,
-            kek: seat.kek,
+            kek: keys.kek,
             peers,
-            desk: Desk::default(),
-            clock: TableClock::default(),
+            tracker: NodeTracker::default(),
+            clock: ClusterClock::default(),
             reachable: watch::Sender::default(),
             logs: node.logs().clone(),
         });
-        let voting = Self { manager, stop: CancellationToken::new(), tasks: TaskTracker::new() };
-        voting.tasks.spawn(leader::run(voting.manager.clone(), voting.stop.clone()));
-        voting.tasks.spawn(ping(voting.manager.clone(), voting.stop.clone()));
-        Ok(voting)
+        let runtime = Self { manager, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        runtime.tasks.spawn(leader::run(runtime.manager.clone(), runtime.stop.clone()));
+        runtime.tasks.spawn(track_reachability(runtime.manager.clone(), runtime.stop.clone()));
+        Ok(runtime)
     }
 
     pub(super) fn manager(&self) -> &Manager {
@@ -75,7 +77,7 @@ impl Voting {
     }
 
     /// Returns when the log has stopped by itself, with the reason.
-    pub(super) async fn failed(&self) -> String {
+    pub(super) async fn wait_for_failure(&self) -> String {
         let mut metrics = self.manager.inner().raft.metrics();
         let stopped = metrics.wait_for(|m| m.running_state.is_err()).await;
         let reason = stopped.map_or_else(|e| e.to_string(), |m| format!("{:?}", m.running_state));
@@ -97,7 +99,7 @@ impl Voting {
 }
 
 /// Notes which managers answer.
-async fn ping(manager: Manager, stop: CancellationToken) {
+async fn track_reachability(manager: Manager, stop: CancellationToken) {
     let mut metrics = manager.inner().raft.server_metrics();
     let mut members = BTreeSet::new();
     let mut pause = Duration::ZERO;
@@ -105,9 +107,9 @@ async fn ping(manager: Manager, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
-            _ = metrics.wait_for(|now| members_of(now) != members) => {}
+            _ = metrics.wait_for(|now| raft_ids(now) != members) => {}
         }
-        members = members_of(&metrics.borrow());
+        members = raft_ids(&metrics.borrow());
         let asked = manager.other_managers().into_iter().map(|(node, addr)| {
             let channel = manager.inner().peers.channel(addr, &node);
             async move {
@@ -120,7 +122,7 @@ async fn ping(manager: Manager, stop: CancellationToken) {
             () = stop.cancelled() => return,
             answered = join_all(asked) => answered,
         };
-        pause = if answered.iter().all(Option::is_some) { PING_INTERVAL } else { PING_AGAIN };
+        pause = if answered.iter().all(Option::is_some) { PING_INTERVAL } else { PING_RETRY };
         let reachable: BTreeSet<NodeId> = answered.into_iter().flatten().collect();
         manager.inner().reachable.send_if_modified(|known| {
             let changed = *known != reachable;
@@ -130,6 +132,6 @@ async fn ping(manager: Manager, stop: CancellationToken) {
     }
 }
 
-fn members_of(metrics: &ServerMetrics) -> BTreeSet<u64> {
+fn raft_ids(metrics: &ServerMetrics) -> BTreeSet<u64> {
     metrics.membership_config.membership().nodes().map(|(id, _)| *id).collect()
 }

@@ -9,48 +9,54 @@ use weft_model::{
     state::{NodeStatus, TaskStatus},
 };
 
-use crate::swarm::desk::Book;
+use crate::swarm::desk::LeaderView;
 
 /// What the leader has logged of the nodes' reports, so that nothing is logged twice, even where apply makes something
 /// else of it.
 #[derive(Debug, Default)]
-pub(super) struct Logged {
+pub(super) struct LoggedReports {
     tasks: BTreeMap<TaskId, TaskStatus>,
     descriptions: BTreeMap<NodeId, NodeDescription>,
 }
 
 /// What to log, and when (steady clock) to look again though nothing else happened.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Observed {
+pub(super) struct Observations {
     pub commands: Vec<Command>,
     pub wake_at_ms: Option<u64>,
 }
 
-/// Reads `book` at `steady_ms`.
-pub(super) fn observe(state: &ClusterState, book: &Book, logged: &Logged, steady_ms: u64) -> Observed {
-    let mut observed = Observed::default();
+/// Reads `view` at `monotonic_ms`.
+pub(super) fn observe(
+    state: &ClusterState,
+    view: &LeaderView,
+    logged: &LoggedReports,
+    monotonic_ms: u64,
+) -> Observations {
+    let mut observed = Observations::default();
     let Some(cluster) = &state.cluster else {
         return observed;
     };
     let patience_ms = cluster.spec.heartbeat_ms.saturating_mul(cluster.spec.heartbeat_misses.into());
     for node in state.nodes.values() {
-        let heard = book.nodes.get(&node.id);
-        let from_ms = heard.map_or(book.since_ms, |heard| heard.at_ms.max(book.since_ms));
+        let liveness = view.nodes.get(&node.id);
+        let from_ms =
+            liveness.map_or(view.since_monotonic_ms, |liveness| liveness.last_message_ms.max(view.since_monotonic_ms));
         let missing_at_ms = from_ms.saturating_add(patience_ms);
-        if missing_at_ms <= steady_ms {
+        if missing_at_ms <= monotonic_ms {
             if node.status != NodeStatus::Down {
                 observed.commands.push(Command::SetNodeStatus {
                     id: node.id.clone(),
                     status: NodeStatus::Down,
-                    message: format!("heartbeat failure: nothing was heard of it for {patience_ms} ms"),
+                    message: format!("heartbeat failure: no message for {patience_ms} ms"),
                 });
             }
             continue;
         }
-        if let Some(heard) = heard {
-            observed.commands.extend(reported(state, &node.id, &heard.report, logged));
+        if let Some(liveness) = liveness {
+            observed.commands.extend(report_commands(state, &node.id, &liveness.report, logged));
             // Tasks are placed by what a node says of itself: before it has, none can be.
-            let described = node.description.is_some() || heard.report.description.is_some();
+            let described = node.description.is_some() || liveness.report.description.is_some();
             if node.status != NodeStatus::Ready && described {
                 let ready = NodeStatus::Ready;
                 observed.commands.push(Command::SetNodeStatus {
@@ -60,7 +66,7 @@ pub(super) fn observe(state: &ClusterState, book: &Book, logged: &Logged, steady
                 });
             }
         }
-        if heard.is_some() || node.status != NodeStatus::Down {
+        if liveness.is_some() || node.status != NodeStatus::Down {
             let wake = observed.wake_at_ms.get_or_insert(missing_at_ms);
             *wake = (*wake).min(missing_at_ms);
         }
@@ -69,7 +75,7 @@ pub(super) fn observe(state: &ClusterState, book: &Book, logged: &Logged, steady
 }
 
 /// What a node's report says beyond what the table and the log hold.
-fn reported(state: &ClusterState, node: &NodeId, report: &NodeReport, logged: &Logged) -> Vec<Command> {
+fn report_commands(state: &ClusterState, node: &NodeId, report: &NodeReport, logged: &LoggedReports) -> Vec<Command> {
     let mut commands = Vec::new();
     let known = state.nodes.get(node).and_then(|node| node.description.as_ref());
     let said = report.description.as_ref();
@@ -79,7 +85,7 @@ fn reported(state: &ClusterState, node: &NodeId, report: &NodeReport, logged: &L
     let tasks: Vec<_> = report
         .tasks
         .iter()
-        .filter(|(id, status)| is_news(state, node, id, status) && logged.tasks.get(id) != Some(status))
+        .filter(|(id, status)| is_new(state, node, id, status) && logged.tasks.get(id) != Some(status))
         .cloned()
         .collect();
     if !tasks.is_empty() {
@@ -89,7 +95,7 @@ fn reported(state: &ClusterState, node: &NodeId, report: &NodeReport, logged: &L
 }
 
 /// Whether this observation is of a task of that node, differs from the table, and does not go back.
-fn is_news(state: &ClusterState, node: &NodeId, id: &TaskId, status: &TaskStatus) -> bool {
+fn is_new(state: &ClusterState, node: &NodeId, id: &TaskId, status: &TaskStatus) -> bool {
     state.tasks.get(id).is_some_and(|task| {
         task.node.as_ref() == Some(node)
             && task.status != *status
@@ -98,9 +104,9 @@ fn is_news(state: &ClusterState, node: &NodeId, id: &TaskId, status: &TaskStatus
     })
 }
 
-impl Logged {
+impl LoggedReports {
     /// Remembers what was logged, and forgets what the table no longer holds.
-    pub(super) fn note(&mut self, state: &ClusterState, commands: &[Command]) {
+    pub(super) fn record(&mut self, state: &ClusterState, commands: &[Command]) {
         self.tasks.retain(|id, _| state.tasks.contains_key(id));
         self.descriptions.retain(|id, _| state.nodes.contains_key(id));
         for command in commands {

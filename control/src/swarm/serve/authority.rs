@@ -40,14 +40,14 @@ impl Authority for Services {
         let manager = self.manager()?;
         let request = request.into_inner();
         // A leader that is not sure of its table yet is no leader yet.
-        if manager.inner().desk.read().is_none() {
-            return pass_on(manager.leader_channel(), request).await;
+        if manager.inner().tracker.view().is_none() {
+            return forward_join(manager.leader_channel(), request).await;
         }
         let state = manager.state().borrow().clone();
         let role = role_of_token(&state, &request.secret)?;
         // Before anything is changed: a node without a certificate would be a ghost in the table.
         let node = pki::requester(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        admit(&manager, node.clone(), role, &request).await?;
+        propose_join(&manager, node.clone(), role, &request).await?;
         let state = manager.state().borrow().clone();
         let known = crate::plan::plan(&state, &node).ok_or_else(|| removed(&node))?;
         let cert_pem = sign(&manager, &node, known.role, &request.csr_pem)?;
@@ -70,7 +70,7 @@ pub(super) fn removed(node: &NodeId) -> Status {
     Status::permission_denied(format!("node {node} was removed from the swarm"))
 }
 
-async fn pass_on(leader: Option<Channel>, request: JoinRequest) -> Result<Response<JoinReply>, Status> {
+async fn forward_join(leader: Option<Channel>, request: JoinRequest) -> Result<Response<JoinReply>, Status> {
     let leader = leader.ok_or_else(|| Status::unavailable("the swarm has no leader now: try again"))?;
     AuthorityClient::new(leader).join(request).await
 }
@@ -91,7 +91,7 @@ fn role_of_token(state: &ClusterState, secret: &str) -> Result<Role, Status> {
 }
 
 /// Makes the caller a member; one that asks again stays what it is.
-async fn admit(manager: &Manager, id: NodeId, role: Role, request: &JoinRequest) -> Result<(), Status> {
+async fn propose_join(manager: &Manager, id: NodeId, role: Role, request: &JoinRequest) -> Result<(), Status> {
     let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
     let hostname: NodeName = request.hostname.parse().map_err(|e| invalid(&e))?;
     let addr: IpAddr = request.addr.parse().map_err(|e| invalid(&e))?;

@@ -18,13 +18,13 @@ use crate::{
             leader_message::Message,
         },
     },
-    swarm::{Manager, desk::Session},
+    swarm::{Manager, desk::SessionId},
 };
 
 /// Messages on their way to a node: one is written while one waits. More would be outdated when they arrive.
 const OUTBOX: usize = 1;
 /// A node's first message comes at once.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Outbox = mpsc::Sender<Result<LeaderMessage, Status>>;
 
@@ -38,7 +38,7 @@ impl Dispatcher for Services {
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let inbox = request.into_inner();
         self.node.spawn(async move {
-            if let Err(status) = run(&manager, &caller, inbox, &outbox).await {
+            if let Err(status) = run_session(&manager, &caller, inbox, &outbox).await {
                 // Where the node is gone there is nobody to tell.
                 let _ = outbox.send(Err(status)).await;
             }
@@ -50,7 +50,7 @@ impl Dispatcher for Services {
         let caller = Caller::member(request.extensions(), &self.node.record().cluster)?.node.clone();
         let manager = self.manager()?;
         // Only the leader knows when the node was last heard, and has to forget it.
-        if !manager.inner().desk.forget(&caller) {
+        if !manager.inner().tracker.forget_node(&caller) {
             return Err(Status::unavailable("this manager does not lead"));
         }
         let left =
@@ -60,38 +60,38 @@ impl Dispatcher for Services {
     }
 }
 
-async fn run(
+async fn run_session(
     manager: &Manager,
     caller: &NodeId,
     mut inbox: Streaming<NodeMessage>,
     outbox: &Outbox,
 ) -> Result<(), Status> {
-    let hello = timeout(HELLO_TIMEOUT, inbox.message()).await;
-    let hello = hello.map_err(|_| Status::deadline_exceeded("no first message"))??;
-    let hello = hello.ok_or_else(|| Status::invalid_argument("no first message"))?;
-    let report = report(&hello)?.ok_or_else(|| Status::invalid_argument("the first message holds no report"))?;
-    let desk = &manager.inner().desk;
-    let mut term = desk.term();
+    let first = timeout(FIRST_MESSAGE_TIMEOUT, inbox.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no first message"))??;
+    let first = first.ok_or_else(|| Status::invalid_argument("no first message"))?;
+    let report = decode_report(&first)?.ok_or_else(|| Status::invalid_argument("the first message holds no report"))?;
+    let tracker = &manager.inner().tracker;
+    let mut term = tracker.term();
     let led = *term.borrow_and_update();
     // The leader's table is complete: whoever is not in it is no member any more.
     if led.is_some() && !manager.state().borrow().nodes.contains_key(caller) {
         return Err(removed(caller));
     }
-    let Some(session) = desk.begin(caller, NodeReport { acked: hello.acked, ..report }) else {
-        return redirect(manager, outbox).await;
+    let Some(session) = tracker.begin_session(caller, NodeReport { acked: first.acked, ..report }) else {
+        return send_redirect(manager, outbox).await;
     };
     let end = tokio::select! {
-        end = listen(manager, caller, session, inbox) => end,
-        end = tell(manager, caller, outbox) => end,
+        end = receive_messages(manager, caller, session, inbox) => end,
+        end = send_plans(manager, caller, outbox) => end,
         _ = term.wait_for(|now| *now != led) => Ok(()),
         () = outbox.closed() => return Ok(()),
     };
     end?;
-    redirect(manager, outbox).await
+    send_redirect(manager, outbox).await
 }
 
 /// Where to go instead.
-async fn redirect(manager: &Manager, outbox: &Outbox) -> Result<(), Status> {
+async fn send_redirect(manager: &Manager, outbox: &Outbox) -> Result<(), Status> {
     let leader = manager.leading_voter().filter(|voter| voter.node != *manager.node());
     let addr = leader.map_or_else(String::new, |voter| voter.rpc_addr.to_string());
     let _ = outbox.send(Ok(LeaderMessage { message: Some(Message::Redirect(Redirect { addr })) })).await;
@@ -99,22 +99,22 @@ async fn redirect(manager: &Manager, outbox: &Outbox) -> Result<(), Status> {
 }
 
 /// Writes down what the node says. Ends well when the node does, or is heard on a newer session.
-async fn listen(
+async fn receive_messages(
     manager: &Manager,
     caller: &NodeId,
-    session: Session,
+    session: SessionId,
     mut inbox: Streaming<NodeMessage>,
 ) -> Result<(), Status> {
     while let Some(message) = inbox.message().await? {
-        let report = report(&message)?;
-        if !manager.inner().desk.hear(caller, session, message.acked, report) {
+        let report = decode_report(&message)?;
+        if !manager.inner().tracker.record_message(caller, session, message.acked, report) {
             return Ok(());
         }
     }
     Ok(())
 }
 
-fn report(message: &NodeMessage) -> Result<Option<NodeReport>, Status> {
+fn decode_report(message: &NodeMessage) -> Result<Option<NodeReport>, Status> {
     if message.report.is_empty() {
         return Ok(None);
     }
@@ -122,7 +122,7 @@ fn report(message: &NodeMessage) -> Result<Option<NodeReport>, Status> {
 }
 
 /// Sends the plan whenever it changed, and otherwise that it did not.
-async fn tell(manager: &Manager, caller: &NodeId, outbox: &Outbox) -> Result<(), Status> {
+async fn send_plans(manager: &Manager, caller: &NodeId, outbox: &Outbox) -> Result<(), Status> {
     let mut states = manager.state();
     let mut sent: Option<NodePlan> = None;
     loop {

@@ -21,34 +21,34 @@ use crate::{
 #[tonic::async_trait]
 impl Quorum for Services {
     async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
-        let (manager, request) = self.admit(request)?;
-        let reply = manager.inner().raft.append_entries(body(&request)?).await;
-        answer(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+        let (manager, request) = self.accept_voter(request)?;
+        let reply = manager.inner().raft.append_entries(decode_body(&request)?).await;
+        encode_reply(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
     }
 
     async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
-        let (manager, request) = self.admit(request)?;
-        let reply = manager.inner().raft.vote(body(&request)?).await;
-        answer(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+        let (manager, request) = self.accept_voter(request)?;
+        let reply = manager.inner().raft.vote(decode_body(&request)?).await;
+        encode_reply(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
     }
 
     async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<RaftReply>, Status> {
         let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?.clone();
         let manager = self.manager()?;
-        let admit = |request: &RaftRequest| admit_voter(&manager, &caller, request);
+        let admit = |request: &RaftRequest| check_voter(&manager, &caller, request);
         let (vote, snapshot) = receive_snapshot(request.into_inner(), admit).await?;
         let reply = manager.inner().raft.install_full_snapshot(vote, snapshot).await;
-        answer(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+        encode_reply(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
         let manager = self.manager()?;
-        manages(&manager.state().borrow(), caller)?;
+        check_manager(&manager.state().borrow(), caller)?;
         let ProposeRequest { id, command } = request.into_inner();
         let id = id.as_ref().try_into().map_err(|_| Status::invalid_argument("a proposal id has 16 bytes"))?;
         let command: Command = codec::decode(&command).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        manager.confirmed().await.map_err(Status::unavailable)?;
+        manager.confirm_leadership().await.map_err(Status::unavailable)?;
         let written = manager.write(ProposalId(u128::from_be_bytes(id)), command).await;
         let (index, outcome) = written.map_err(|e| Status::unavailable(e.to_string()))?;
         let outcome: Result<Applied, Rejection> = outcome;
@@ -60,7 +60,7 @@ impl Quorum for Services {
         let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
         let manager = self.manager()?;
         let state = manager.state().borrow().clone();
-        let node = manages(&state, caller)?;
+        let node = check_manager(&state, caller)?;
         let kek = manager.inner().kek.as_bytes().to_vec();
         Ok(Response::new(WelcomeReply { raft_id: node.raft_id, kek: kek.into() }))
     }
@@ -68,8 +68,8 @@ impl Quorum for Services {
     async fn confirmed(&self, request: Request<ConfirmedRequest>) -> Result<Response<ConfirmedReply>, Status> {
         let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
         let manager = self.manager()?;
-        manages(&manager.state().borrow(), caller)?;
-        let index = manager.confirmed().await.map_err(Status::unavailable)?;
+        check_manager(&manager.state().borrow(), caller)?;
+        let index = manager.confirm_leadership().await.map_err(Status::unavailable)?;
         Ok(Response::new(ConfirmedReply { index }))
     }
 
@@ -81,18 +81,18 @@ impl Quorum for Services {
 }
 
 impl Services {
-    fn admit(&self, request: Request<RaftRequest>) -> Result<(Manager, RaftRequest), Status> {
+    fn accept_voter(&self, request: Request<RaftRequest>) -> Result<(Manager, RaftRequest), Status> {
         let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?.clone();
         let manager = self.manager()?;
         let request = request.into_inner();
-        admit_voter(&manager, &caller, &request)?;
+        check_voter(&manager, &caller, &request)?;
         Ok((manager, request))
     }
 }
 
 /// Whether a voter may speak. This node's table may lag behind the log, so that only what it proves counts: raft ids are
 /// given out in order and never again, so an unknown node with an old one was removed.
-fn admit_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Result<(), Status> {
+fn check_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Result<(), Status> {
     if request.target != manager.inner().raft_id {
         return Err(Status::failed_precondition("this is another voter than the one meant"));
     }
@@ -102,7 +102,7 @@ fn admit_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Res
 }
 
 /// The caller, where it is a manager by the table too.
-fn manages<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a weft_model::state::Node, Status> {
+fn check_manager<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a weft_model::state::Node, Status> {
     let node = state.nodes.get(caller).ok_or_else(|| removed(caller))?;
     if node.in_raft_config {
         Ok(node)
@@ -111,11 +111,11 @@ fn manages<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a weft_mode
     }
 }
 
-fn body<T: DeserializeOwned>(request: &RaftRequest) -> Result<T, Status> {
+fn decode_body<T: DeserializeOwned>(request: &RaftRequest) -> Result<T, Status> {
     codec::decode(&request.body).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-fn answer<T: Serialize>(reply: &T) -> Result<Response<RaftReply>, Status> {
+fn encode_reply<T: Serialize>(reply: &T) -> Result<Response<RaftReply>, Status> {
     let body = codec::encode(reply).map_err(|e| Status::internal(e.to_string()))?;
     Ok(Response::new(RaftReply { body: body.into() }))
 }

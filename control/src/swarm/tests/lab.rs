@@ -152,7 +152,7 @@ impl Daemon {
 
     /// Waits until this node is (no) manager that holds the table.
     pub(super) async fn is_manager(&self, wanted: bool) {
-        let mut managers = self.swarm.inner.outlets.manager.subscribe();
+        let mut managers = self.swarm.inner.channels.manager.subscribe();
         let came = timeout(DEADLINE, managers.wait_for(|m| m.is_some() == wanted)).await;
         let manager = came.expect("the role changes in time").expect("the daemon runs").clone();
         if let Some(manager) = manager {

@@ -103,7 +103,7 @@ async fn a_log_that_has_stopped_is_opened_again() {
     stopped.inner().raft.shutdown().await.expect("it stops");
     let error = stopped.rotate_token(Role::Worker).await.expect_err("this one is over");
     assert!(matches!(error, ProposeError::Unavailable { .. }), "{error}");
-    let mut managers = n1.swarm.inner.outlets.manager.subscribe();
+    let mut managers = n1.swarm.inner.channels.manager.subscribe();
     let again =
         managers.wait_for(|m| m.as_ref().is_some_and(|m| m.inner().raft.metrics().borrow().running_state.is_ok()));
     timeout(DEADLINE, again).await.expect("opened in time").expect("the daemon runs");

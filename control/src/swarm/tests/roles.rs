@@ -12,7 +12,7 @@ async fn a_worker_becomes_a_manager_and_a_worker_again() {
     let id = n2.id();
     for round in ["first", "second"] {
         n1.set_role(&id, Role::Manager).await.expect("promoted");
-        let arrived = tokio::time::timeout(DEADLINE, n2.swarm.table_arrives()).await;
+        let arrived = tokio::time::timeout(DEADLINE, n2.swarm.wait_until_manager()).await;
         assert!(arrived.is_ok() && n2.swarm.manager().is_some(), "it holds the table that it waited for");
         n2.is_manager(true).await;
         n1.table("it votes", |s| node(s, "n2", |n| n.voter && is_ready(n))).await;

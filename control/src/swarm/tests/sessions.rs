@@ -86,21 +86,21 @@ async fn acks_travel_fast_also_where_a_plan_did_not_change() {
     let n1 = Daemon::first("n1").await;
     let n2 = Daemon::joined("n2", &n1, Role::Worker).await;
     n1.table("both are ready", |s| s.nodes.values().filter(|n| is_ready(n)).count() == 2).await;
-    let desk = n1.manager().inner().desk.clone();
+    let tracker = n1.manager().inner().tracker.clone();
     let mut times = Vec::new();
     for round in 0..20 {
         set_label(&n1, &format!("round-{round}")).await.expect("written");
         let index = n1.manager().state().borrow().index;
         let asked = Instant::now();
-        let mut changes = desk.changes();
+        let mut changes = tracker.changes();
         let acked = async {
             loop {
                 changes.mark_unchanged();
-                let book = desk.read().expect("it leads");
-                if book.nodes.len() == 2 && book.nodes.values().all(|heard| heard.acked >= index) {
+                let view = tracker.view().expect("it leads");
+                if view.nodes.len() == 2 && view.nodes.values().all(|liveness| liveness.acked >= index) {
                     return;
                 }
-                changes.changed().await.expect("the desk lives");
+                changes.changed().await.expect("the tracker lives");
             }
         };
         timeout(DEADLINE, acked).await.expect("acked in time");
