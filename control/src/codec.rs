@@ -1,8 +1,8 @@
 //! Encodes values of the model as bytes: one version byte, then postcard.
 //!
-//! The node RPC uses it for messages, the Raft log and the data directory for what they store. Every
-//! user reads with [`decode`], so that bytes of another version of weft are refused by name and are
-//! never misread.
+//! The node RPC uses it for messages, the Raft log and the data directory for what they store.
+//! Every user reads with [`decode`], so that bytes of another version of weft are refused by name
+//! and are never misread.
 
 use serde::{Serialize, de::DeserializeOwned};
 use weft_model::state::STATE_VERSION;
@@ -10,8 +10,8 @@ use weft_model::state::STATE_VERSION;
 /// The format version that this build writes and reads.
 const VERSION: u8 = STATE_VERSION as u8;
 
-/// Why bytes cannot be decoded, or a value cannot be encoded. The texts continue a sentence that names
-/// the file or the message.
+/// Why bytes cannot be decoded, or a value cannot be encoded. The texts continue a sentence that
+/// names the file or the message.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CodecError {
     #[error("it is empty")]

@@ -1,9 +1,9 @@
 //! Reads and writes the small files of the data directory.
 //!
 //! A file is replaced as a whole or stays as it was, also if the machine loses power. The swarm's
-//! membership store uses this module for its files; the Raft store, which is one redb file, only uses
-//! [`advice`]. All functions block: async callers run them on a blocking thread, or accept that they
-//! wait for the disk.
+//! membership store uses this module for its files; the Raft store, which is one redb file, only
+//! uses [`advice`]. All functions block: async callers run them on a blocking thread, or accept
+//! that they wait for the disk.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,12 +12,12 @@ use std::{
     path::Path,
 };
 
-/// Only the owner may read and write: some of these files hold private keys, no other user needs any
-/// of them.
+/// Only the owner may read and write: some of these files hold private keys, no other user needs
+/// any of them.
 const MODE: u32 = 0o600;
 
-/// Replaces the content of `path`. A reader, or a restart after a crash, sees the old content or the
-/// new content, never a part.
+/// Replaces the content of `path`. A reader, or a restart after a crash, sees the old content or
+/// the new content, never a part.
 ///
 /// # Errors
 /// Whatever the file system reports, and `InvalidInput` if `path` has no parent directory.

@@ -7,10 +7,12 @@
 //!
 //! In reading order:
 //! - Pure: [`state`] applies a command to the cluster state, [`mod@plan`] computes one node's plan
-//!   from it, [`schedule`] chooses a node for a task, [`orchestrate`] decides which commands come next.
-//! - Formats: `codec` encodes values for the wire and the disk, `files` writes small files atomically.
-//! - Between nodes: [`pki`] makes certificates and tokens, [`rpc`] carries calls, [`raft`] replicates
-//!   the cluster state.
+//!   from it, [`schedule`] chooses a node for a task, [`orchestrate`] decides which commands come
+//!   next.
+//! - Formats: `codec` encodes values for the wire and the disk, `files` writes small files
+//!   atomically.
+//! - Between nodes: [`pki`] makes certificates and tokens, [`rpc`] carries calls, [`raft`]
+//!   replicates the cluster state.
 //! - [`swarm`] runs one node's membership of a cluster.
 //! - [`api`] is the Engine API that users talk to.
 

@@ -1,12 +1,16 @@
-//! What can go wrong with a node's membership and with a change to the table, in words for the person who asked.
+//! Errors of memberships and of proposals. Their texts are shown to the user who made the request,
+//! so each says what failed and what to do.
 
 use std::{
+    error::Error,
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
 use weft_model::Rejection;
+
+use crate::pki::PkiError;
 
 /// Why a node could not form, join, resume or leave a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -17,56 +21,79 @@ pub enum SwarmError {
     NotMember,
     #[error(
         "You are attempting to leave the swarm on a node that is participating as a manager. {consequence} \
-         Use --force to leave all the same."
+         Use --force to leave anyway."
     )]
     ManagerNeedsForce { consequence: String },
     #[error("invalid join token: {reason}; print the current one with \"weft swarm join-token\" on a manager")]
     InvalidToken { reason: String },
     #[error(
-        "the certificate authority of {remote} is not the one that the join token names: the token belongs to another \
-         swarm, or something stands between this node and the manager"
+        "the join token names another certificate authority than the one of {remote}: the token belongs to another \
+         swarm, or a proxy intercepts the connection; print the swarm's token with \"weft swarm join-token\" on a \
+         manager"
     )]
     WrongCa { remote: SocketAddr },
     #[error(
-        "no manager could be reached ({attempts}): check the address, that the manager's daemon runs, and that nothing \
-         blocks its TCP port"
+        "no manager could be reached ({attempts}): check the address, that the manager's daemon runs, and that no \
+         firewall blocks its TCP port"
     )]
     Unreachable { attempts: String },
     #[error("the manager refused: {reason}")]
     Refused { reason: String },
-    #[error("no address of a manager was given: name one, such as 192.0.2.1:2377")]
+    #[error("no address of a manager was given: give one, such as 192.0.2.1:2377")]
     NoRemote,
-    #[error("could not choose an address to advertise ({found}): name one with --advertise-addr")]
+    #[error("could not choose an address to advertise ({found}): give one with --advertise-addr")]
     NoAdvertiseAddr { found: String },
     #[error(
-        "{addr} cannot be advertised: other nodes could not reach it; name an address of this node with --advertise-addr"
+        "{addr} cannot be advertised, because other nodes cannot reach it: give an address of this node with \
+         --advertise-addr"
     )]
     UnusableAdvertiseAddr { addr: IpAddr },
-    #[error("cannot listen on {addr}: {source}; stop what uses it, or choose another with --listen-addr")]
+    #[error("cannot listen on {addr}: {source}; stop the program that uses it, or choose another with --listen-addr")]
     Listen { addr: SocketAddr, source: io::Error },
     #[error("cannot use the data directory ({path}): {reason}")]
     Storage { path: PathBuf, reason: String },
     #[error(
-        "the node did not become part of the swarm in time: it goes on trying in the background, \"weft info\" shows how \
-         it stands"
+        "the node did not become part of the swarm in time: it continues to try in the background, and \"weft info\" \
+         shows its state"
     )]
     Timeout,
     #[error("the first change to the new swarm failed: {0}")]
     Propose(#[from] ProposeError),
-    #[error("{what}: {reason}")]
+    /// `what` is a verb phrase, such as "open the log".
+    #[error("cannot {what}: {reason}")]
     Internal { what: &'static str, reason: String },
 }
 
-/// Why a change did not, or may not, happen.
+impl From<PkiError> for SwarmError {
+    fn from(error: PkiError) -> Self {
+        Self::Internal { what: error.what, reason: error.reason }
+    }
+}
+
+/// Why a change of the cluster state was not made, or may not have been made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
+    /// The cluster state does not allow the change. Nothing changed.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// No leader with a quorum was found in time. If the change was sent to a leader that was then
+    /// lost, it may still take effect.
     #[error(
         "the swarm has no leader: {reachable} of {managers} managers are reachable and {needed} are needed; start the \
-         missing ones. Running tasks go on meanwhile. If the change had already been sent, it takes effect once a leader is back"
+         missing managers. Running tasks continue meanwhile. If the change was already sent, it may take effect once \
+         there is a leader again"
     )]
     NoQuorum { reachable: usize, managers: usize, needed: usize },
+    /// This manager's log has stopped, or the leader did not accept this manager's request.
     #[error("this manager cannot change the swarm now: {reason}")]
     Unavailable { reason: String },
+}
+
+/// The text of the innermost cause, which is usually the part that a person can act on.
+pub(super) fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }

@@ -1,4 +1,4 @@
-//! What a caller of [`super::Swarm`] gives and gets.
+//! What callers of [`super::Swarm`] give and get.
 
 use std::{
     fmt,
@@ -8,22 +8,20 @@ use std::{
 };
 
 use weft_model::{
-    NodeId, NodeName,
+    LogSource, NodeId, NodeName,
     id::ClusterId,
     spec::{Availability, ClusterSpec, Role},
 };
 
-use weft_model::LogSource;
-
-/// What stays the same over a node's life, whatever cluster it is in.
+/// What is the same for all memberships of this node.
 #[derive(Clone)]
 pub struct SwarmConfig {
-    /// Membership lives in `swarm/` below it.
+    /// The membership's files are in its subdirectory `swarm/`.
     pub data_dir: PathBuf,
     pub hostname: NodeName,
-    /// Of weft: shown to other nodes.
+    /// The version of weft. Written to the log when a membership resumes.
     pub version: String,
-    /// This node's task logs, for managers that ask.
+    /// Reads the logs of this node's tasks, for managers that ask.
     pub logs: Arc<dyn LogSource>,
 }
 
@@ -37,40 +35,46 @@ impl fmt::Debug for SwarmConfig {
     }
 }
 
-/// Where this node stands.
+/// The state of this node's membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Membership {
+    /// Not part of a cluster.
     None,
-    /// Asked to form or join, not part of it yet.
+    /// `init` or `join` runs, and the node is not part of the cluster yet.
     Joining,
+    /// Part of a cluster.
     Active {
         node: NodeId,
         cluster: ClusterId,
-        /// By its certificate: trails a promotion or demotion.
+        /// The role in the node's certificate. After a promotion or a demotion it changes when the
+        /// node has its new certificate.
         role: Role,
         addr: IpAddr,
     },
-    /// A member that cannot act as one, and what to do about it.
+    /// A member that cannot act as one. The text says why, and what to do.
     Error(String),
 }
 
-/// `swarm init`.
+/// Options of `swarm init`.
 #[derive(Debug, Clone)]
 pub struct InitOptions {
-    /// Where other nodes reach this one. Absent: the listen address if it is one, else the only global address there is.
+    /// The address at which other nodes reach this one. If absent: the IP address of `listen_addr`,
+    /// or if that is unspecified, this machine's only global address.
     pub advertise_addr: Option<IpAddr>,
     pub listen_addr: SocketAddr,
     pub spec: ClusterSpec,
     pub availability: Availability,
 }
 
-/// `swarm join`.
+/// Options of `swarm join`.
 #[derive(Debug, Clone)]
 pub struct JoinOptions {
-    /// Managers to ask, in this order.
+    /// Addresses of managers. They are asked in this order.
     pub remotes: Vec<SocketAddr>,
+    /// `SWMTKN-1-…`; decides the role.
     pub token: String,
-    /// Where other nodes reach this one. Absent: the address from which it reaches the manager.
+    /// The address at which other nodes reach this one. If absent: the IP address of `listen_addr`,
+    /// or if that is unspecified, the local address of the connection to the manager.
     pub advertise_addr: Option<IpAddr>,
     pub listen_addr: SocketAddr,
     pub availability: Availability,

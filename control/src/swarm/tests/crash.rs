@@ -1,4 +1,5 @@
-//! A manager that is killed in the middle of its writes. The victim is this test program itself, run once more.
+//! A manager that is killed in the middle of its writes. The victim is this test program itself,
+//! run once more.
 
 use std::{
     io::{BufRead, BufReader},
@@ -87,9 +88,9 @@ async fn write_for_ever(dir: &Path, addr: Ipv4Addr) {
 
 /// Waits until the log has been read back and this manager leads again.
 async fn wait_for_manager(swarm: &Swarm) -> crate::swarm::Manager {
-    let mut managers = swarm.inner.channels.manager.subscribe();
+    let mut managers = swarm.lifecycle.channels.manager.subscribe();
     let manager = managers.wait_for(Option::is_some).await.expect("the daemon runs").clone().expect("a manager");
-    let mut led = manager.inner().tracker.term();
+    let mut led = manager.tracker().term();
     led.wait_for(Option::is_some).await.expect("the daemon runs");
     manager
 }

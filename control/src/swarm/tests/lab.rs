@@ -152,7 +152,7 @@ impl Daemon {
 
     /// Waits until this node is (no) manager that holds the table.
     pub(super) async fn is_manager(&self, wanted: bool) {
-        let mut managers = self.swarm.inner.channels.manager.subscribe();
+        let mut managers = self.swarm.lifecycle.channels.manager.subscribe();
         let came = timeout(DEADLINE, managers.wait_for(|m| m.is_some() == wanted)).await;
         let manager = came.expect("the role changes in time").expect("the daemon runs").clone();
         if let Some(manager) = manager {
@@ -162,8 +162,8 @@ impl Daemon {
 
     /// The certificate that this node shows now, with its key.
     pub(super) async fn certificate(&self) -> String {
-        let node = self.swarm.inner.node.lock().await;
-        node.as_ref().expect("a member").credentials().identity().to_pem().to_owned()
+        let running = self.swarm.lifecycle.running.lock().await;
+        running.as_ref().expect("a running membership").context().credentials.identity().to_pem().to_owned()
     }
 
     /// Waits for another certificate than `known`.
@@ -203,7 +203,7 @@ pub(super) async fn table(manager: &Manager, what: &str, wanted: impl Fn(&Cluste
             .values()
             .map(|n| (n.hostname.to_string(), n.status, n.spec.role, n.voter, n.message.clone()))
             .collect();
-        let metrics = manager.inner().raft.metrics().borrow().to_string();
+        let metrics = manager.log_metrics();
         panic!("{what}: not in time; the table here: {nodes:?}; the log: {metrics}");
     }
 }
@@ -212,11 +212,9 @@ pub(super) async fn table(manager: &Manager, what: &str, wanted: impl Fn(&Cluste
 pub(super) async fn leader_among<'a>(daemons: &[&'a Daemon]) -> &'a Daemon {
     for daemon in daemons {
         let manager = daemon.manager();
-        let mut metrics = manager.inner().raft.server_metrics();
-        let ids: Vec<_> = daemons.iter().map(|d| d.manager().inner().raft_id).collect();
-        let led = metrics.wait_for(|m| m.current_leader.is_some_and(|id| ids.contains(&id)));
-        let led = timeout(DEADLINE, led).await.expect("a leader in time").expect("the log runs").current_leader;
-        if led == Some(manager.inner().raft_id) {
+        let ids: Vec<_> = daemons.iter().map(|d| d.manager().keys().raft_id).collect();
+        let leader = timeout(DEADLINE, manager.wait_for_leader(&ids)).await.expect("a leader in time");
+        if leader == manager.keys().raft_id {
             return daemon;
         }
     }

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use weft_model::spec::Role;
 
 use super::lab::{DEADLINE, Daemon, has_label, is_ready, leader_among, node, set_label};
-use crate::swarm::ProposeError;
+use crate::swarm::{Manager, ProposeError};
 
 async fn three() -> [Daemon; 3] {
     let n1 = Daemon::first("n1").await;
@@ -100,12 +100,11 @@ async fn a_log_that_has_stopped_is_opened_again() {
     let n1 = Daemon::first("n1").await;
     set_label(&n1, "before").await.expect("written");
     let stopped = n1.manager();
-    stopped.inner().raft.shutdown().await.expect("it stops");
+    stopped.stop_log().await;
     let error = stopped.rotate_token(Role::Worker).await.expect_err("this one is over");
     assert!(matches!(error, ProposeError::Unavailable { .. }), "{error}");
-    let mut managers = n1.swarm.inner.channels.manager.subscribe();
-    let again =
-        managers.wait_for(|m| m.as_ref().is_some_and(|m| m.inner().raft.metrics().borrow().running_state.is_ok()));
+    let mut managers = n1.swarm.lifecycle.channels.manager.subscribe();
+    let again = managers.wait_for(|m| m.as_ref().is_some_and(Manager::log_is_running));
     timeout(DEADLINE, again).await.expect("opened in time").expect("the daemon runs");
     n1.table("nothing is lost", |s| has_label(s, "before")).await;
     set_label(&n1, "after").await.expect("and it goes on");

@@ -1,4 +1,5 @@
-//! Whole clusters in one process, on loopback addresses of their own: real TLS, real logs on disk, no kernel programs.
+//! Whole clusters in one process, on loopback addresses of their own: real TLS, real logs on disk,
+//! no kernel programs.
 
 mod lab;
 

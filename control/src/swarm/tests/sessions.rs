@@ -48,7 +48,8 @@ async fn tasks_run_where_the_leader_puts_them_and_their_logs_are_read_from_there
     }
 }
 
-/// A stream fills the window of its connection when nobody reads it, and holds up all that shares the connection.
+/// A stream fills the window of its connection when nobody reads it, and holds up all that shares
+/// the connection.
 #[tokio::test]
 async fn a_reader_of_logs_who_pauses_holds_up_nothing_else() {
     let n1 = Daemon::first("n1").await;
@@ -58,7 +59,7 @@ async fn a_reader_of_logs_who_pauses_holds_up_nothing_else() {
     let create = Command::CreateService { id: id.clone(), spec: service("web", 2) };
     n1.manager().propose(create).await.expect("created");
     n1.table("both tasks run", |s| s.tasks_of(&id).filter(|t| t.status.state == TaskState::Running).count() == 2).await;
-    let n2_id = n2.manager().inner().node.clone();
+    let n2_id = n2.manager().node().clone();
     let there =
         |s: &weft_model::ClusterState| s.tasks.values().find(|t| t.node.as_ref() == Some(&n2_id)).map(|t| t.id.clone());
     let task = there(&n1.manager().state().borrow()).expect("one task is on the other node");
@@ -86,7 +87,7 @@ async fn acks_travel_fast_also_where_a_plan_did_not_change() {
     let n1 = Daemon::first("n1").await;
     let n2 = Daemon::joined("n2", &n1, Role::Worker).await;
     n1.table("both are ready", |s| s.nodes.values().filter(|n| is_ready(n)).count() == 2).await;
-    let tracker = n1.manager().inner().tracker.clone();
+    let tracker = n1.manager().tracker().clone();
     let mut times = Vec::new();
     for round in 0..20 {
         set_label(&n1, &format!("round-{round}")).await.expect("written");

@@ -1,5 +1,10 @@
-//! What the leader knows of the nodes and keeps in memory only: the time of its last message, what it acked, what it
-//! reported. Empty while this manager does not lead; a new leader starts with an empty one.
+//! What the leader knows about the nodes and keeps in memory only: the time of each node's last
+//! message, the plan generation that it acked, and its latest report.
+//!
+//! The dispatcher writes here for each message of a node. The leader loop reads a copy, the
+//! [`LeaderView`]. The tracker is empty while this manager does not lead, and a new leader starts
+//! with an empty one: nodes open a session with it and send everything again. Times are on the
+//! monotonic clock, so that a step of the wall clock makes no node look dead.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +16,7 @@ use weft_model::{NodeId, NodeReport};
 
 use super::clock::monotonic_ms;
 
-/// Cheap to clone.
+/// The sessions and reports of all nodes, while this manager leads. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct NodeTracker {
     inner: Arc<Inner>,
@@ -19,19 +24,20 @@ pub(super) struct NodeTracker {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// `None` while this manager does not lead.
     view: Mutex<Option<LeaderView>>,
-    /// Counts changes of anything but the time of a heartbeat.
+    /// Counts changes of anything but the time of a message.
     changes: watch::Sender<u64>,
     /// The term in which this manager leads.
     term: watch::Sender<Option<u64>>,
 }
 
-/// The leader's memory.
+/// What the leader knows at one moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LeaderView {
-    /// Steady clock: nobody is missing before one full period after this.
+    /// Monotonic clock. No node is down before one full heartbeat period after this.
     pub since_monotonic_ms: u64,
-    /// The same moment on the table's clock.
+    /// When this manager began to lead, on the cluster's clock.
     pub since_cluster_ms: u64,
     pub nodes: BTreeMap<NodeId, Liveness>,
     last_session: u64,
@@ -40,19 +46,20 @@ pub(super) struct LeaderView {
 /// What the leader knows of one node.
 #[derive(Debug, Clone)]
 pub(super) struct Liveness {
-    /// Steady clock.
+    /// When the last message arrived, on the monotonic clock.
     pub last_message_ms: u64,
+    /// The greatest plan generation that the node's kernel and disk hold.
     pub acked: u64,
     pub report: Arc<NodeReport>,
     session: SessionId,
 }
 
-/// One connection of a node: a newer one makes the older ones mute.
+/// One session of a node. Messages of a session are ignored once the node has a newer one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SessionId(u64);
 
 impl NodeTracker {
-    /// Begins to lead, at this moment of the table's clock.
+    /// This manager leads from now on. `since_cluster_ms` is the time on the cluster's clock.
     pub(super) fn start_term(&self, term: u64, since_cluster_ms: u64) {
         *self.lock() =
             Some(LeaderView { since_monotonic_ms: monotonic_ms(), since_cluster_ms, ..LeaderView::default() });
@@ -60,36 +67,38 @@ impl NodeTracker {
         self.notify();
     }
 
-    /// Ends to lead.
+    /// This manager no longer leads: forgets everything.
     pub(super) fn end_term(&self) {
         *self.lock() = None;
         self.inner.term.send_replace(None);
         self.notify();
     }
 
-    /// The term in which this manager leads, and every change of it.
+    /// The term in which this manager leads; changes when that changes.
     pub(super) fn term(&self) -> watch::Receiver<Option<u64>> {
         self.inner.term.subscribe()
     }
 
-    /// Rings when anything but a heartbeat's time changed.
+    /// Changes when anything but the time of a message changes.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
     }
 
-    /// `None` while this manager does not lead.
+    /// A copy of everything. `None` while this manager does not lead.
     pub(super) fn view(&self) -> Option<LeaderView> {
         self.lock().clone()
     }
 
-    /// Everybody gets one full period anew: this manager could not listen for a while.
+    /// Gives every node one full heartbeat period from now, because this manager could not receive
+    /// messages for a while.
     pub(super) fn restart_deadlines(&self) {
         if let Some(view) = self.lock().as_mut() {
             view.since_monotonic_ms = monotonic_ms();
         }
     }
 
-    /// Begins a session with its node's whole report. `None` while this manager does not lead.
+    /// Begins a session with the whole report of its node, and ends the node's earlier sessions.
+    /// `None` while this manager does not lead.
     pub(super) fn begin_session(&self, node: &NodeId, report: NodeReport) -> Option<SessionId> {
         let session = {
             let mut guard = self.lock();
@@ -105,7 +114,8 @@ impl NodeTracker {
         Some(session)
     }
 
-    /// A sign of life, with what is new. False where the session is over.
+    /// Records a heartbeat, with a report if the node sent one. Returns `false` if the session is
+    /// over: the node has a newer one, left, or this manager does not lead.
     pub(super) fn record_message(
         &self,
         node: &NodeId,
@@ -113,7 +123,7 @@ impl NodeTracker {
         acked: u64,
         report: Option<NodeReport>,
     ) -> bool {
-        let news = {
+        let changed = {
             let mut guard = self.lock();
             let Some(liveness) = guard.as_mut().and_then(|view| view.nodes.get_mut(node)) else {
                 return false;
@@ -122,20 +132,21 @@ impl NodeTracker {
                 return false;
             }
             liveness.last_message_ms = monotonic_ms();
-            let news = liveness.acked != acked || report.is_some();
+            let changed = liveness.acked != acked || report.is_some();
             liveness.acked = acked;
             if let Some(report) = report {
                 liveness.report = Arc::new(report);
             }
-            news
+            changed
         };
-        if news {
+        if changed {
             self.notify();
         }
         true
     }
 
-    /// Forgets a node that leaves, so that nothing that it said counts any more. False while this manager does not lead.
+    /// Forgets a node that leaves the cluster, so that its last report is not logged any more.
+    /// Returns `false` while this manager does not lead.
     pub(super) fn forget_node(&self, node: &NodeId) -> bool {
         self.lock().as_mut().map(|view| view.nodes.remove(node)).is_some()
     }
@@ -162,37 +173,37 @@ mod tests {
     }
 
     #[test]
-    fn only_a_leader_listens() {
+    fn accepts_sessions_and_messages_only_while_it_leads() {
         let tracker = NodeTracker::default();
         assert!(tracker.begin_session(&node(), report(0)).is_none());
         tracker.start_term(3, 0);
         assert_eq!(*tracker.term().borrow(), Some(3));
-        let session = tracker.begin_session(&node(), report(0)).expect("it leads");
+        let session = tracker.begin_session(&node(), report(0)).expect("a session with the leader");
         tracker.end_term();
         assert!(!tracker.record_message(&node(), session, 1, None));
     }
 
     #[test]
-    fn the_newest_session_is_the_only_one() {
+    fn ignores_messages_of_all_sessions_but_the_newest() {
         let tracker = NodeTracker::default();
         tracker.start_term(1, 0);
-        let old = tracker.begin_session(&node(), report(1)).expect("it leads");
-        let new = tracker.begin_session(&node(), report(2)).expect("it leads");
+        let old = tracker.begin_session(&node(), report(1)).expect("a session with the leader");
+        let new = tracker.begin_session(&node(), report(2)).expect("a session with the leader");
         assert!(!tracker.record_message(&node(), old, 9, None));
         assert!(tracker.record_message(&node(), new, 3, None));
-        assert_eq!(tracker.view().expect("it leads").nodes[&node()].acked, 3);
+        assert_eq!(tracker.view().expect("the leader's view").nodes[&node()].acked, 3);
     }
 
     #[test]
-    fn a_mere_heartbeat_wakes_nobody() {
+    fn a_heartbeat_without_news_is_no_change() {
         let tracker = NodeTracker::default();
         tracker.start_term(1, 0);
-        let session = tracker.begin_session(&node(), report(1)).expect("it leads");
+        let session = tracker.begin_session(&node(), report(1)).expect("a session with the leader");
         let mut changes = tracker.changes();
         changes.mark_unchanged();
         assert!(tracker.record_message(&node(), session, 1, None));
-        assert!(!changes.has_changed().expect("the tracker lives"));
+        assert!(!changes.has_changed().expect("the tracker exists"));
         assert!(tracker.record_message(&node(), session, 2, None));
-        assert!(changes.has_changed().expect("the tracker lives"));
+        assert!(changes.has_changed().expect("the tracker exists"));
     }
 }

@@ -1,22 +1,22 @@
-//! What a node remembers of its membership: the files in `swarm/` of its data directory.
+//! The membership's files, in `swarm/` below the data directory.
 //!
-//! `node.json` is written last when the node forms or joins a cluster, and removed first when it leaves: without it the
-//! other files are leftovers of something that was interrupted, and are removed.
+//! `node.json`, the record, is written last when the node forms or joins a cluster, and removed
+//! first when it leaves. Without a record the other files are the remains of an interrupted
+//! attempt: the node is no member, and the next attempt removes them.
 
 use std::{
     fs, io,
-    net::{IpAddr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use weft_model::{NodeId, NodePlan, id::ClusterId};
+use weft_model::NodePlan;
 
-use super::SwarmError;
 use crate::{
     codec, files,
     pki::{Identity, Kek},
+    swarm::{context::Record, error::SwarmError, manager::ManagerKeys},
 };
 
 const RECORD: &str = "node.json";
@@ -25,31 +25,14 @@ const PLAN: &str = "plan";
 const MANAGER_KEYS: &str = "manager.json";
 const LOG: &str = "raft.redb";
 
-/// The folder.
+/// Reads and writes the membership's files. All methods but [`Self::log_path`] block. Cheap to
+/// clone.
 #[derive(Debug, Clone)]
 pub(super) struct MembershipStore {
     dir: PathBuf,
 }
 
-/// Which node of which cluster this is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Record {
-    pub cluster: ClusterId,
-    pub node: NodeId,
-    pub addr: IpAddr,
-    pub listen_addr: SocketAddr,
-    /// Managers to begin with, where there is no plan yet.
-    pub remotes: Vec<SocketAddr>,
-    pub ca_pem: String,
-}
-
-/// What only a manager holds.
-#[derive(Debug, Clone)]
-pub(super) struct ManagerKeys {
-    pub raft_id: u64,
-    pub kek: Kek,
-}
-
+/// The content of `manager.json`.
 #[derive(Serialize, Deserialize)]
 struct StoredKeys {
     raft_id: u64,
@@ -57,21 +40,28 @@ struct StoredKeys {
 }
 
 impl MembershipStore {
+    /// Creates the directory if it is missing.
+    ///
+    /// # Errors
+    /// [`SwarmError::Storage`] if the directory cannot be created or written.
     pub(super) fn open(data_dir: &Path) -> Result<Self, SwarmError> {
         let dir = data_dir.join("swarm");
         let store = Self { dir };
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&store.dir);
-        made.map_err(|error| store.failed(&error))?;
-        // A directory that cannot be written is better noticed now than at the first change.
+        let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&store.dir);
+        created.map_err(|error| store.failed(&error))?;
+        // Write once now: otherwise a read-only directory would be noticed at the first change
+        // only.
         files::write(&store.dir.join("writable"), b"").map_err(|error| store.failed(&error))?;
         store.remove("writable")?;
         Ok(store)
     }
 
+    /// The Raft log of a manager.
     pub(super) fn log_path(&self) -> PathBuf {
         self.dir.join(LOG)
     }
 
+    /// `None` if this node is not a member.
     pub(super) fn record(&self) -> Result<Option<Record>, SwarmError> {
         let Some(bytes) = self.read(RECORD)? else {
             return Ok(None);
@@ -94,10 +84,11 @@ impl MembershipStore {
         self.write(IDENTITY, identity.to_pem().as_bytes())
     }
 
-    /// The last plan; a damaged one is as good as none.
+    /// The last plan that was stored. `None` if there is none or it cannot be read: the leader
+    /// sends the plan again.
     pub(super) fn plan(&self) -> Option<NodePlan> {
         let bytes = self.read(PLAN).ok().flatten()?;
-        codec::decode(&bytes).inspect_err(|error| tracing::warn!(%error, "the stored plan is of no use")).ok()
+        codec::decode(&bytes).inspect_err(|error| tracing::warn!(%error, "cannot read the stored plan")).ok()
     }
 
     pub(super) fn write_plan(&self, plan: &NodePlan) -> Result<(), SwarmError> {
@@ -109,6 +100,7 @@ impl MembershipStore {
         self.remove(PLAN)
     }
 
+    /// `None` on a worker.
     pub(super) fn manager_keys(&self) -> Result<Option<ManagerKeys>, SwarmError> {
         let Some(bytes) = self.read(MANAGER_KEYS)? else {
             return Ok(None);
@@ -124,13 +116,13 @@ impl MembershipStore {
         self.write(MANAGER_KEYS, &bytes)
     }
 
-    /// Removes what a worker may not hold.
+    /// Removes what a worker must not have: the manager's keys and the log.
     pub(super) fn remove_manager_files(&self) -> Result<(), SwarmError> {
         self.remove(MANAGER_KEYS)?;
         self.remove(LOG)
     }
 
-    /// Removes everything, the record first.
+    /// Removes all files, the record first.
     pub(super) fn wipe(&self) -> Result<(), SwarmError> {
         self.remove(RECORD)?;
         self.remove_plan()?;
@@ -156,7 +148,7 @@ impl MembershipStore {
 
     fn damaged(&self, name: &str, reason: &dyn std::fmt::Display) -> SwarmError {
         let reason = format!(
-            "{name} is damaged ({reason}): remove the directory, and this node from the swarm, then join again"
+            "{name} is damaged ({reason}): remove the directory, remove this node from the swarm, then join again"
         );
         SwarmError::Storage { path: self.dir.clone(), reason }
     }
@@ -164,6 +156,8 @@ impl MembershipStore {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::{NodeId, id::ClusterId};
+
     use super::*;
 
     fn record() -> Record {
@@ -178,34 +172,35 @@ mod tests {
     }
 
     #[test]
-    fn a_membership_is_remembered_until_it_is_wiped() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = MembershipStore::open(dir.path()).expect("opened");
-        assert_eq!(store.record().expect("read"), None);
-        store.write_record(&record()).expect("written");
-        store.write_manager_keys(&ManagerKeys { raft_id: 7, kek: Kek::generate().expect("a key") }).expect("written");
-        let again = MembershipStore::open(dir.path()).expect("opened");
-        assert_eq!(again.record().expect("read"), Some(record()));
-        assert_eq!(again.manager_keys().expect("read").map(|s| s.raft_id), Some(7));
-        again.wipe().expect("wiped");
-        assert_eq!(fs::read_dir(dir.path().join("swarm")).expect("listed").count(), 0);
+    fn a_membership_is_stored_until_it_is_wiped() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = MembershipStore::open(dir.path()).expect("an open store");
+        assert_eq!(store.record().expect("a readable store"), None);
+        store.write_record(&record()).expect("the record is written");
+        let keys = ManagerKeys { raft_id: 7, kek: Kek::generate().expect("a key") };
+        store.write_manager_keys(&keys).expect("the keys are written");
+        let reopened = MembershipStore::open(dir.path()).expect("an open store");
+        assert_eq!(reopened.record().expect("a readable store"), Some(record()));
+        assert_eq!(reopened.manager_keys().expect("readable keys").map(|keys| keys.raft_id), Some(7));
+        reopened.wipe().expect("the files are removed");
+        assert_eq!(fs::read_dir(dir.path().join("swarm")).expect("the directory's entries").count(), 0);
     }
 
     #[test]
-    fn a_data_directory_that_is_no_directory_is_refused_with_advice() {
-        let dir = tempfile::tempdir().expect("a directory");
+    fn refuses_a_data_directory_that_is_a_file_and_says_what_to_do() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("file");
-        fs::write(&file, b"").expect("written");
-        let error = MembershipStore::open(&file).expect_err("no directory").to_string();
+        fs::write(&file, b"").expect("the file is written");
+        let error = MembershipStore::open(&file).expect_err("a file is no directory").to_string();
         assert!(error.contains("choose a directory"), "{error}");
     }
 
     #[test]
-    fn a_damaged_record_says_so() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = MembershipStore::open(dir.path()).expect("opened");
-        fs::write(dir.path().join("swarm").join(RECORD), b"{").expect("written");
-        let error = store.record().expect_err("damaged").to_string();
+    fn a_damaged_record_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = MembershipStore::open(dir.path()).expect("an open store");
+        fs::write(dir.path().join("swarm").join(RECORD), b"{").expect("the file is written");
+        let error = store.record().expect_err("a damaged record").to_string();
         assert!(error.contains("damaged"), "{error}");
     }
 }

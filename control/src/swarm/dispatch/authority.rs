@@ -1,4 +1,5 @@
-//! Certificates: for nodes that join, by token, and for members, by the table.
+//! The certificate authority: first certificates for nodes that join with a token, and renewals for
+//! members. A renewal is signed for the node's role in the cluster state.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,9 +14,13 @@ use weft_model::{
     spec::{Availability, Role},
 };
 
-use super::{Services, internal};
+use super::{
+    Services,
+    status::{internal, removed},
+};
 use crate::{
     pki::{self, SignedFor},
+    plan::plan,
     raft::ProposalId,
     rpc::{
         Caller,
@@ -24,32 +29,34 @@ use crate::{
             authority_client::AuthorityClient, authority_server::Authority,
         },
     },
-    swarm::{Manager, ProposeError},
+    swarm::{error::ProposeError, manager::Manager},
 };
 
-/// What a wrong and a rotated token are told alike.
+/// The same text for a token that never existed and for one that was rotated: a caller cannot find
+/// out old tokens.
 const BAD_TOKEN: &str = "no such token: it is mistyped or was rotated";
 
 #[tonic::async_trait]
 impl Authority for Services {
     async fn get_ca(&self, _request: Request<GetCaRequest>) -> Result<Response<GetCaReply>, Status> {
-        Ok(Response::new(GetCaReply { ca_pem: self.node.record().ca_pem.clone() }))
+        Ok(Response::new(GetCaReply { ca_pem: self.context.record.ca_pem.clone() }))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let manager = self.manager()?;
         let request = request.into_inner();
-        // A leader that is not sure of its table yet is no leader yet.
-        if manager.inner().tracker.view().is_none() {
+        // Only a leader with a complete cluster state has a view.
+        if manager.tracker().view().is_none() {
             return forward_join(manager.leader_channel(), request).await;
         }
         let state = manager.state().borrow().clone();
         let role = role_of_token(&state, &request.secret)?;
-        // Before anything is changed: a node without a certificate would be a ghost in the table.
+        // Check the request before the node becomes a member: otherwise the cluster state could
+        // contain a node that has no certificate.
         let node = pki::requester(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
         propose_join(&manager, node.clone(), role, &request).await?;
         let state = manager.state().borrow().clone();
-        let known = crate::plan::plan(&state, &node).ok_or_else(|| removed(&node))?;
+        let known = plan(&state, &node).ok_or_else(|| removed(&node))?;
         let cert_pem = sign(&manager, &node, known.role, &request.csr_pem)?;
         let managers = state.nodes.values().filter(|n| n.is_manager() && n.id != node);
         let managers = managers.map(|n| n.rpc_addr.to_string()).collect();
@@ -57,17 +64,13 @@ impl Authority for Services {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
-        let caller = Caller::member(request.extensions(), &self.node.record().cluster)?.node.clone();
+        let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
         let manager = self.manager()?;
         let state = manager.state().borrow().clone();
-        let known = crate::plan::plan(&state, &caller).ok_or_else(|| removed(&caller))?;
+        let known = plan(&state, &caller).ok_or_else(|| removed(&caller))?;
         let cert_pem = sign(&manager, &caller, known.role, &request.get_ref().csr_pem)?;
         Ok(Response::new(RenewReply { cert_pem }))
     }
-}
-
-pub(super) fn removed(node: &NodeId) -> Status {
-    Status::permission_denied(format!("node {node} was removed from the swarm"))
 }
 
 async fn forward_join(leader: Option<Channel>, request: JoinRequest) -> Result<Response<JoinReply>, Status> {
@@ -78,7 +81,7 @@ async fn forward_join(leader: Option<Channel>, request: JoinRequest) -> Result<R
 fn role_of_token(state: &ClusterState, secret: &str) -> Result<Role, Status> {
     let cluster =
         state.cluster.as_ref().ok_or_else(|| Status::unavailable("the swarm is not formed yet: try again"))?;
-    // Digests, so that how long it takes says nothing about the secret.
+    // Comparing digests takes a time that does not depend on how much of the secret is right.
     let given = digest(&SHA256, secret.as_bytes());
     let is = |expected: &str| digest(&SHA256, expected.as_bytes()).as_ref() == given.as_ref();
     if is(&cluster.manager_secret) {
@@ -90,14 +93,14 @@ fn role_of_token(state: &ClusterState, secret: &str) -> Result<Role, Status> {
     }
 }
 
-/// Makes the caller a member; one that asks again stays what it is.
+/// Makes the caller a member. A member that asks again stays as it is.
 async fn propose_join(manager: &Manager, id: NodeId, role: Role, request: &JoinRequest) -> Result<(), Status> {
     let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
     let hostname: NodeName = request.hostname.parse().map_err(|e| invalid(&e))?;
     let addr: IpAddr = request.addr.parse().map_err(|e| invalid(&e))?;
     let rpc_addr: SocketAddr = request.rpc_addr.parse().map_err(|e| invalid(&e))?;
     if addr.is_unspecified() || addr.is_multicast() || rpc_addr.port() == 0 {
-        return Err(Status::invalid_argument(format!("other nodes could not reach {addr}, port {}", rpc_addr.port())));
+        return Err(Status::invalid_argument(format!("other nodes cannot reach {addr}, port {}", rpc_addr.port())));
     }
     let availability = match request.availability {
         1 => Availability::Pause,

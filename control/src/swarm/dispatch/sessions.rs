@@ -1,5 +1,8 @@
-//! Sessions: nodes report and ack, the leader sends each its plan. One task for each session; it ends when the node goes,
-//! the leader loses its term, or the daemon stops.
+//! The dispatcher: sessions in which nodes report and ack, and the leader sends each node its plan.
+//!
+//! One task for each session. It ends when the node closes the session or opens a newer one, when
+//! this manager's term ends, or when the membership ends. A manager that does not lead redirects
+//! the node to the leader. See [`super::super::link`] for the node's side and the state diagram.
 
 use std::time::Duration;
 
@@ -8,9 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_model::{Command, NodeId, NodePlan, NodeReport, state::NodeStatus};
 
-use super::{Services, authority::removed};
+use super::{Services, status::removed};
 use crate::{
     codec,
+    plan::plan,
     rpc::{
         Caller,
         pb::{
@@ -18,12 +22,13 @@ use crate::{
             leader_message::Message,
         },
     },
-    swarm::{Manager, desk::SessionId},
+    swarm::{liveness::SessionId, manager::Manager},
 };
 
-/// Messages on their way to a node: one is written while one waits. More would be outdated when they arrive.
+/// Messages on their way to a node: one is sent while one waits. A longer queue would hold outdated
+/// plans.
 const OUTBOX: usize = 1;
-/// A node's first message comes at once.
+/// A node sends its first message as soon as the session is open.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Outbox = mpsc::Sender<Result<LeaderMessage, Status>>;
@@ -33,13 +38,13 @@ impl Dispatcher for Services {
     type SessionStream = ReceiverStream<Result<LeaderMessage, Status>>;
 
     async fn session(&self, request: Request<Streaming<NodeMessage>>) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = Caller::member(request.extensions(), &self.node.record().cluster)?.node.clone();
+        let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
         let manager = self.manager()?;
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let inbox = request.into_inner();
-        self.node.spawn(async move {
+        self.sessions.spawn(async move {
             if let Err(status) = run_session(&manager, &caller, inbox, &outbox).await {
-                // Where the node is gone there is nobody to tell.
+                // The send fails if the node has gone: then no status is needed.
                 let _ = outbox.send(Err(status)).await;
             }
         });
@@ -47,10 +52,11 @@ impl Dispatcher for Services {
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
-        let caller = Caller::member(request.extensions(), &self.node.record().cluster)?.node.clone();
+        let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
         let manager = self.manager()?;
-        // Only the leader knows when the node was last heard, and has to forget it.
-        if !manager.inner().tracker.forget_node(&caller) {
+        // Only the leader can handle this: it must also forget the node's last message, or its next
+        // step would make the node ready again.
+        if !manager.tracker().forget_node(&caller) {
             return Err(Status::unavailable("this manager does not lead"));
         }
         let left =
@@ -69,11 +75,11 @@ async fn run_session(
     let first = timeout(FIRST_MESSAGE_TIMEOUT, inbox.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no first message"))??;
     let first = first.ok_or_else(|| Status::invalid_argument("no first message"))?;
-    let report = decode_report(&first)?.ok_or_else(|| Status::invalid_argument("the first message holds no report"))?;
-    let tracker = &manager.inner().tracker;
+    let report = decode_report(&first)?.ok_or_else(|| Status::invalid_argument("the first message has no report"))?;
+    let tracker = manager.tracker();
     let mut term = tracker.term();
     let led = *term.borrow_and_update();
-    // The leader's table is complete: whoever is not in it is no member any more.
+    // The cluster state of a leader is complete, so a node that is not in it was removed.
     if led.is_some() && !manager.state().borrow().nodes.contains_key(caller) {
         return Err(removed(caller));
     }
@@ -90,7 +96,7 @@ async fn run_session(
     send_redirect(manager, outbox).await
 }
 
-/// Where to go instead.
+/// Sends the node the leader's address, or an empty one if this manager leads or knows no leader.
 async fn send_redirect(manager: &Manager, outbox: &Outbox) -> Result<(), Status> {
     let leader = manager.leading_voter().filter(|voter| voter.node != *manager.node());
     let addr = leader.map_or_else(String::new, |voter| voter.rpc_addr.to_string());
@@ -98,7 +104,7 @@ async fn send_redirect(manager: &Manager, outbox: &Outbox) -> Result<(), Status>
     Ok(())
 }
 
-/// Writes down what the node says. Ends well when the node does, or is heard on a newer session.
+/// Records the node's messages until the node closes the session or opens a newer one.
 async fn receive_messages(
     manager: &Manager,
     caller: &NodeId,
@@ -107,13 +113,14 @@ async fn receive_messages(
 ) -> Result<(), Status> {
     while let Some(message) = inbox.message().await? {
         let report = decode_report(&message)?;
-        if !manager.inner().tracker.record_message(caller, session, message.acked, report) {
+        if !manager.tracker().record_message(caller, session, message.acked, report) {
             return Ok(());
         }
     }
     Ok(())
 }
 
+/// `None` if the message is a heartbeat without a report.
 fn decode_report(message: &NodeMessage) -> Result<Option<NodeReport>, Status> {
     if message.report.is_empty() {
         return Ok(None);
@@ -121,16 +128,17 @@ fn decode_report(message: &NodeMessage) -> Result<Option<NodeReport>, Status> {
     codec::decode(&message.report).map(Some).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-/// Sends the plan whenever it changed, and otherwise that it did not.
+/// Sends the node's plan each time that it changes. For other changes of the cluster state, sends
+/// the generation at which the plan is still the same, so that the node can ack it.
 async fn send_plans(manager: &Manager, caller: &NodeId, outbox: &Outbox) -> Result<(), Status> {
     let mut states = manager.state();
     let mut sent: Option<NodePlan> = None;
     loop {
         let state = states.borrow_and_update().clone();
-        let plan = crate::plan::plan(&state, caller).ok_or_else(|| removed(caller))?;
+        let plan = plan(&state, caller).ok_or_else(|| removed(caller))?;
         drop(state);
-        if let Some(before) = &mut sent {
-            before.generation = plan.generation;
+        if let Some(sent) = &mut sent {
+            sent.generation = plan.generation;
         }
         let message = if sent.as_ref() == Some(&plan) {
             Message::Unchanged(plan.generation)

@@ -1,5 +1,5 @@
-//! What the nodes' heartbeats and reports change in the table: a pure function of the table, the leader's memory and the
-//! time.
+//! Which commands follow from the nodes' heartbeats and reports: a pure function of the cluster
+//! state, the leader's view and the time.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,26 @@ use weft_model::{
     state::{NodeStatus, TaskStatus},
 };
 
-use crate::swarm::desk::LeaderView;
+use crate::swarm::liveness::LeaderView;
 
-/// What the leader has logged of the nodes' reports, so that nothing is logged twice, even where apply makes something
-/// else of it.
+/// What this leader has already logged of the nodes' reports. A report stays in the leader's view
+/// until the node sends the next one, and `apply` may store less than it says: without this, the
+/// leader would log the same report again and again.
 #[derive(Debug, Default)]
 pub(super) struct LoggedReports {
     tasks: BTreeMap<TaskId, TaskStatus>,
     descriptions: BTreeMap<NodeId, NodeDescription>,
 }
 
-/// What to log, and when (steady clock) to look again though nothing else happened.
+/// What to log, and when to observe again.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Observations {
     pub commands: Vec<Command>,
+    /// When the next node would be down, on the monotonic clock.
     pub wake_at_ms: Option<u64>,
 }
 
-/// Reads `view` at `monotonic_ms`.
+/// Evaluates `view` at the time `monotonic_ms`.
 pub(super) fn observe(
     state: &ClusterState,
     view: &LeaderView,
@@ -40,10 +42,9 @@ pub(super) fn observe(
     let patience_ms = cluster.spec.heartbeat_ms.saturating_mul(cluster.spec.heartbeat_misses.into());
     for node in state.nodes.values() {
         let liveness = view.nodes.get(&node.id);
-        let from_ms =
-            liveness.map_or(view.since_monotonic_ms, |liveness| liveness.last_message_ms.max(view.since_monotonic_ms));
-        let missing_at_ms = from_ms.saturating_add(patience_ms);
-        if missing_at_ms <= monotonic_ms {
+        let last_message_ms = liveness.map_or(0, |liveness| liveness.last_message_ms);
+        let down_at_ms = last_message_ms.max(view.since_monotonic_ms).saturating_add(patience_ms);
+        if down_at_ms <= monotonic_ms {
             if node.status != NodeStatus::Down {
                 observed.commands.push(Command::SetNodeStatus {
                     id: node.id.clone(),
@@ -55,7 +56,7 @@ pub(super) fn observe(
         }
         if let Some(liveness) = liveness {
             observed.commands.extend(report_commands(state, &node.id, &liveness.report, logged));
-            // Tasks are placed by what a node says of itself: before it has, none can be.
+            // The scheduler needs the node's description, so a node is not ready without one.
             let described = node.description.is_some() || liveness.report.description.is_some();
             if node.status != NodeStatus::Ready && described {
                 let ready = NodeStatus::Ready;
@@ -67,19 +68,19 @@ pub(super) fn observe(
             }
         }
         if liveness.is_some() || node.status != NodeStatus::Down {
-            let wake = observed.wake_at_ms.get_or_insert(missing_at_ms);
-            *wake = (*wake).min(missing_at_ms);
+            let wake = observed.wake_at_ms.get_or_insert(down_at_ms);
+            *wake = (*wake).min(down_at_ms);
         }
     }
     observed
 }
 
-/// What a node's report says beyond what the table and the log hold.
+/// The commands for what is new in a node's report.
 fn report_commands(state: &ClusterState, node: &NodeId, report: &NodeReport, logged: &LoggedReports) -> Vec<Command> {
     let mut commands = Vec::new();
     let known = state.nodes.get(node).and_then(|node| node.description.as_ref());
-    let said = report.description.as_ref();
-    if let Some(description) = said.filter(|_| said != known && said != logged.descriptions.get(node)) {
+    let reported = report.description.as_ref();
+    if let Some(description) = reported.filter(|_| reported != known && reported != logged.descriptions.get(node)) {
         commands.push(Command::DescribeNode { node: node.clone(), description: Box::new(description.clone()) });
     }
     let tasks: Vec<_> = report
@@ -94,7 +95,8 @@ fn report_commands(state: &ClusterState, node: &NodeId, report: &NodeReport, log
     commands
 }
 
-/// Whether this observation is of a task of that node, differs from the table, and does not go back.
+/// Whether a task status is of a task of that node, differs from the cluster state, and does not
+/// lead back to an earlier task state.
 fn is_new(state: &ClusterState, node: &NodeId, id: &TaskId, status: &TaskStatus) -> bool {
     state.tasks.get(id).is_some_and(|task| {
         task.node.as_ref() == Some(node)
@@ -105,7 +107,8 @@ fn is_new(state: &ClusterState, node: &NodeId, id: &TaskId, status: &TaskStatus)
 }
 
 impl LoggedReports {
-    /// Remembers what was logged, and forgets what the table no longer holds.
+    /// Remembers what was logged, and forgets tasks and nodes that the cluster state no longer
+    /// contains.
     pub(super) fn record(&mut self, state: &ClusterState, commands: &[Command]) {
         self.tasks.retain(|id, _| state.tasks.contains_key(id));
         self.descriptions.retain(|id, _| state.nodes.contains_key(id));

@@ -1,5 +1,14 @@
-//! Who votes: a diff between the managers that the table wants and the voters that the log has, one safe step at a time.
-//! Pure.
+//! Who votes: compares the managers in the cluster state with the members of the Raft log, and
+//! names the next change. Pure.
+//!
+//! The log's membership changes one node at a time:
+//!
+//! ```text
+//!               AddLearner             Promote (has caught up)
+//!   not a member ─────────▶ learner ─────────────────────────▶ voter
+//!        ▲                     │                                 │
+//!        └── RemoveLearner ────┴──────────── Demote ─────────────┘
+//! ```
 
 use std::collections::BTreeMap;
 
@@ -7,26 +16,29 @@ use weft_model::{ClusterState, Command};
 
 use crate::raft::{Voter, Voters};
 
-/// A voter is added once it lacks at most that many entries: then it cannot hold up the others for long.
+/// A learner becomes a voter once it lacks at most this many entries. A voter that lacks many would
+/// delay every commit that needs its answer.
 const MAX_LAG: u64 = 64;
 
 /// One change of the log's membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum VoterChange {
-    /// A change that an earlier leader left half done: finish it.
+    /// Finish a change that an earlier leader began: the log is in a joint configuration.
     FinishJoint,
-    /// The manager is sent the log, and does not vote yet.
+    /// Send the log to a new manager, which does not vote yet.
     AddLearner { raft_id: u64, voter: Voter },
-    /// It has caught up: it votes.
+    /// Let a learner vote that has caught up.
     Promote { raft_id: u64 },
-    /// No manager any more: it neither votes nor gets the log.
+    /// Remove a voter that is no longer a manager. It gets no entries any more.
     Demote { raft_id: u64 },
-    /// The same for one that did not vote yet.
+    /// Remove a learner that is no longer a manager.
     RemoveLearner { raft_id: u64 },
 }
 
-/// The next step, or `None` where all is as it shall be or a new manager has yet to catch up. `replicated` is how far each
-/// voter and learner has come, `last` the end of the log, `me` this leader, which is demoted last.
+/// The next change, or `None` if there is nothing to change or a new manager has yet to catch up.
+///
+/// `replicated` is the last entry that each voter and learner has, `last` the last entry of the
+/// log. `me` is this leader, which is demoted after all others.
 pub(super) fn next_change(
     state: &ClusterState,
     voters: &Voters,
@@ -61,15 +73,16 @@ pub(super) fn next_change(
     if let Some(raft_id) = voters.learner_ids().find(|id| !wanted.contains_key(id)) {
         return Some(VoterChange::RemoveLearner { raft_id });
     }
-    // Never below one voter: the last one stays until another has caught up.
+    // Demote only while another manager votes: a log without voters cannot change any more.
     let staying = voters.voter_ids().filter(|id| wanted.contains_key(id)).count();
     let mut leaving: Vec<u64> = voters.voter_ids().filter(|id| !wanted.contains_key(id)).collect();
     leaving.sort_by_key(|&id| id == me);
     leaving.first().filter(|_| staying > 0).map(|&raft_id| VoterChange::Demote { raft_id })
 }
 
-/// Brings the table's notes of who votes and who has a seat into line with the log. Nobody loses a seat while a change is
-/// under way (`changing`): it may be the one that gives the seat.
+/// The commands that bring `voter` and `in_raft_config` of the nodes in the cluster state into line
+/// with the log's membership. `in_raft_config` is not cleared while a change runs (`changing`),
+/// because that change may be the one that adds the node.
 pub(super) fn flag_updates(state: &ClusterState, voters: &Voters, changing: bool) -> Vec<Command> {
     if voters.get_joint_config().len() > 1 {
         return Vec::new();

@@ -1,10 +1,11 @@
-//! What managers say to each other: the log's replication, changes for the leader, and a new manager's beginning.
+//! Calls between managers: the log's replication, proposals for the leader, and what a new manager
+//! needs.
 
 use serde::{Serialize, de::DeserializeOwned};
 use tonic::{Request, Response, Status, Streaming};
-use weft_model::{Applied, ClusterState, Command, NodeId, Rejection};
+use weft_model::{ClusterState, Command, NodeId, state::Node};
 
-use super::{Services, authority::removed};
+use super::{Services, status::removed};
 use crate::{
     codec,
     raft::{ProposalId, receive_snapshot},
@@ -15,34 +16,34 @@ use crate::{
             RaftRequest, SnapshotPart, WelcomeReply, WelcomeRequest, quorum_server::Quorum,
         },
     },
-    swarm::Manager,
+    swarm::manager::Manager,
 };
 
 #[tonic::async_trait]
 impl Quorum for Services {
     async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         let (manager, request) = self.accept_voter(request)?;
-        let reply = manager.inner().raft.append_entries(decode_body(&request)?).await;
-        encode_reply(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+        let reply = manager.append_entries(decode_body(&request)?).await;
+        encode_reply(&reply.map_err(Status::unavailable)?)
     }
 
     async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         let (manager, request) = self.accept_voter(request)?;
-        let reply = manager.inner().raft.vote(decode_body(&request)?).await;
-        encode_reply(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+        let reply = manager.vote(decode_body(&request)?).await;
+        encode_reply(&reply.map_err(Status::unavailable)?)
     }
 
     async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<RaftReply>, Status> {
-        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?.clone();
+        let caller = Caller::manager(request.extensions(), &self.context.record.cluster)?.clone();
         let manager = self.manager()?;
-        let admit = |request: &RaftRequest| check_voter(&manager, &caller, request);
-        let (vote, snapshot) = receive_snapshot(request.into_inner(), admit).await?;
-        let reply = manager.inner().raft.install_full_snapshot(vote, snapshot).await;
-        encode_reply(&reply.map_err(|e| Status::unavailable(e.to_string()))?)
+        let check = |request: &RaftRequest| check_voter(&manager, &caller, request);
+        let (vote, snapshot) = receive_snapshot(request.into_inner(), check).await?;
+        let reply = manager.install_snapshot(vote, snapshot).await;
+        encode_reply(&reply.map_err(Status::unavailable)?)
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
-        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        let caller = Caller::manager(request.extensions(), &self.context.record.cluster)?;
         let manager = self.manager()?;
         check_manager(&manager.state().borrow(), caller)?;
         let ProposeRequest { id, command } = request.into_inner();
@@ -51,22 +52,21 @@ impl Quorum for Services {
         manager.confirm_leadership().await.map_err(Status::unavailable)?;
         let written = manager.write(ProposalId(u128::from_be_bytes(id)), command).await;
         let (index, outcome) = written.map_err(|e| Status::unavailable(e.to_string()))?;
-        let outcome: Result<Applied, Rejection> = outcome;
         let outcome = codec::encode(&outcome).map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(ProposeReply { index, outcome: outcome.into() }))
     }
 
     async fn welcome(&self, request: Request<WelcomeRequest>) -> Result<Response<WelcomeReply>, Status> {
-        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        let caller = Caller::manager(request.extensions(), &self.context.record.cluster)?;
         let manager = self.manager()?;
         let state = manager.state().borrow().clone();
         let node = check_manager(&state, caller)?;
-        let kek = manager.inner().kek.as_bytes().to_vec();
+        let kek = manager.keys().kek.as_bytes().to_vec();
         Ok(Response::new(WelcomeReply { raft_id: node.raft_id, kek: kek.into() }))
     }
 
     async fn confirmed(&self, request: Request<ConfirmedRequest>) -> Result<Response<ConfirmedReply>, Status> {
-        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        let caller = Caller::manager(request.extensions(), &self.context.record.cluster)?;
         let manager = self.manager()?;
         check_manager(&manager.state().borrow(), caller)?;
         let index = manager.confirm_leadership().await.map_err(Status::unavailable)?;
@@ -74,7 +74,7 @@ impl Quorum for Services {
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
-        Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        Caller::manager(request.extensions(), &self.context.record.cluster)?;
         self.manager()?;
         Ok(Response::new(PingReply {}))
     }
@@ -82,7 +82,7 @@ impl Quorum for Services {
 
 impl Services {
     fn accept_voter(&self, request: Request<RaftRequest>) -> Result<(Manager, RaftRequest), Status> {
-        let caller = Caller::manager(request.extensions(), &self.node.record().cluster)?.clone();
+        let caller = Caller::manager(request.extensions(), &self.context.record.cluster)?.clone();
         let manager = self.manager()?;
         let request = request.into_inner();
         check_voter(&manager, &caller, &request)?;
@@ -90,19 +90,22 @@ impl Services {
     }
 }
 
-/// Whether a voter may speak. This node's table may lag behind the log, so that only what it proves counts: raft ids are
-/// given out in order and never again, so an unknown node with an old one was removed.
+/// Refuses messages of the log that are meant for another voter, or come from a manager that was
+/// removed. The cluster state here may lag behind the log, so it may not contain a new manager yet.
+/// But raft ids are assigned in order and never reused: an unknown node with an assigned id was
+/// removed.
 fn check_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Result<(), Status> {
-    if request.target != manager.inner().raft_id {
-        return Err(Status::failed_precondition("this is another voter than the one meant"));
+    if request.target != manager.keys().raft_id {
+        return Err(Status::failed_precondition("this manager has another raft id than the one called"));
     }
-    let state = manager.inner().state.borrow();
+    let state = manager.state();
+    let state = state.borrow();
     let gone = !state.nodes.contains_key(caller) && request.source < state.allocated.next_raft_id;
     if state.cluster.is_some() && gone { Err(removed(caller)) } else { Ok(()) }
 }
 
-/// The caller, where it is a manager by the table too.
-fn check_manager<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a weft_model::state::Node, Status> {
+/// The caller's node, if it is a manager by the cluster state: its certificate may be older.
+fn check_manager<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a Node, Status> {
     let node = state.nodes.get(caller).ok_or_else(|| removed(caller))?;
     if node.in_raft_config {
         Ok(node)

@@ -18,12 +18,12 @@ impl Logs for Services {
     type ReadStream = BoxStream<'static, Result<LogLine, Status>>;
 
     async fn read(&self, request: Request<LogsRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        Caller::manager(request.extensions(), &self.node.record().cluster)?;
+        Caller::manager(request.extensions(), &self.context.record.cluster)?;
         let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
         let LogsRequest { task, options } = request.into_inner();
         let task: TaskId = task.parse().map_err(|e| invalid(&e))?;
         let options: LogOptions = codec::decode(&options).map_err(|e| invalid(&e))?;
-        let records = self.node.logs().logs(&task, &options).map_err(|error| match error {
+        let records = self.context.config.logs.logs(&task, &options).map_err(|error| match error {
             LogError::NoSuchTask(_) => Status::not_found(error.to_string()),
             _ => Status::failed_precondition(error.to_string()),
         })?;

@@ -1,0 +1,160 @@
+//! What all tasks of one membership share: values, and the channels to the callers of the swarm
+//! module.
+//!
+//! The membership room creates a [`Context`] when a membership begins and hands it to the
+//! dispatcher, the link and its own tasks. A context starts no task and writes no file. While a
+//! membership runs, [`Membership`] is published from here only.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use weft_model::{NodeId, NodePlan, NodeReport, id::ClusterId, spec::Role};
+
+use super::{
+    error::SwarmError,
+    manager::Manager,
+    types::{Membership, SwarmConfig},
+};
+use crate::pki::{Credentials, Identity};
+
+/// The channels between the swarm module and its callers. They outlive a membership: a caller that
+/// subscribed before a node leaves also sees the next membership. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct NodeChannels {
+    pub membership: watch::Sender<Membership>,
+    /// The newest plan of this node. `None` while it is no member, and after it was removed.
+    pub plans: watch::Sender<Option<Arc<NodePlan>>>,
+    /// The agent writes its latest report here.
+    pub reports: watch::Sender<NodeReport>,
+    /// The running manager, also before the cluster state has reached it.
+    pub manager: watch::Sender<Option<Manager>>,
+}
+
+impl Default for NodeChannels {
+    fn default() -> Self {
+        Self {
+            membership: watch::Sender::new(Membership::None),
+            plans: watch::Sender::new(None),
+            reports: watch::Sender::new(NodeReport::default()),
+            manager: watch::Sender::new(None),
+        }
+    }
+}
+
+/// Which node of which cluster this is. Fixed for the whole membership, and stored on the disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    /// The advertised address.
+    pub addr: IpAddr,
+    pub listen_addr: SocketAddr,
+    /// Managers to ask as long as there is no plan, which lists the current ones.
+    pub remotes: Vec<SocketAddr>,
+    pub ca_pem: String,
+}
+
+/// What can keep a member from acting as one. If there are several issues, the first in this order
+/// is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum HealthIssue {
+    /// The cluster state no longer contains this node.
+    Removed,
+    /// This manager's log cannot be opened or written.
+    Log,
+}
+
+/// What all tasks of one membership share.
+pub(super) struct Context {
+    pub config: SwarmConfig,
+    pub record: Record,
+    pub credentials: Credentials,
+    pub channels: NodeChannels,
+    /// The generation of the newest plan that the supervisor has stored, or has failed to store.
+    /// The link acks no later one: after a `kill -9` the daemon restarts with the stored plan, and
+    /// must not restart with an older plan than the leader relies on.
+    pub stored_generation: watch::Sender<u64>,
+    issues: Mutex<BTreeMap<HealthIssue, String>>,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// # Errors
+    /// [`SwarmError::Internal`] if the identity's key and certificate cannot be used for TLS.
+    pub(super) fn new(
+        config: SwarmConfig,
+        record: Record,
+        identity: Identity,
+        channels: NodeChannels,
+    ) -> Result<Arc<Self>, SwarmError> {
+        let credentials = Credentials::new(Arc::new(identity))?;
+        let stored = channels.plans.borrow().as_ref().map_or(0, |plan| plan.generation);
+        let stored_generation = watch::Sender::new(stored);
+        Ok(Arc::new(Self { config, record, credentials, channels, stored_generation, issues: Mutex::default() }))
+    }
+
+    /// The role in this node's current certificate.
+    pub(super) fn certified_role(&self) -> Role {
+        self.credentials.identity().peer.role
+    }
+
+    /// The running manager, also before the cluster state has reached it. `None` on workers.
+    pub(super) fn manager(&self) -> Option<Manager> {
+        self.channels.manager.borrow().clone()
+    }
+
+    /// Records what is wrong, or with `None` that it is over, and publishes the membership.
+    pub(super) fn set_issue(&self, issue: HealthIssue, text: Option<String>) {
+        let mut issues = self.issues.lock().unwrap_or_else(PoisonError::into_inner);
+        match text {
+            Some(text) => issues.insert(issue, text),
+            None => issues.remove(&issue),
+        };
+        drop(issues);
+        self.publish_membership();
+    }
+
+    /// Publishes the membership, if it changed.
+    pub(super) fn publish_membership(&self) {
+        let issue = self.issues.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned();
+        let membership = match issue {
+            Some(text) => Membership::Error(text),
+            None => Membership::Active {
+                node: self.record.node.clone(),
+                cluster: self.record.cluster.clone(),
+                role: self.certified_role(),
+                addr: self.record.addr,
+            },
+        };
+        self.channels.membership.send_if_modified(|published| {
+            let changed = *published != membership;
+            *published = membership;
+            changed
+        });
+    }
+
+    /// Addresses of managers: first those in the plan, which are current, then those from the time
+    /// when this node joined.
+    pub(super) fn manager_addrs(&self) -> Vec<SocketAddr> {
+        let plan = self.channels.plans.borrow().clone();
+        let planned = plan.iter().flat_map(|plan| plan.managers.iter().map(|manager| manager.rpc_addr));
+        let mut addrs = Vec::new();
+        for addr in planned.chain(self.record.remotes.iter().copied()) {
+            if !addrs.contains(&addr) {
+                addrs.push(addr);
+            }
+        }
+        addrs
+    }
+}

@@ -1,0 +1,68 @@
+//! The node RPC's services: what each call does and who may make it.
+//!
+//! The supervisor serves [`routes`] on the node's listen address, on workers too: a worker answers
+//! calls for its task logs and for the authority's certificate, and refuses all others. Each
+//! handler first checks the caller's certificate, by [`crate::rpc::Caller`], and then, if the
+//! caller must be a member, whether the cluster state still contains it.
+//!
+//! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan.
+//! - `authority`: first certificates for nodes that join, and renewals.
+//! - `quorum`: calls between managers: the log's replication, proposals, what a new manager needs.
+//! - `logs`: this node's task logs.
+//!
+//! A handler changes the cluster state only through [`Manager`], and writes no file.
+
+mod status;
+mod sessions;
+mod authority;
+mod quorum;
+mod logs;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tonic::{Status, service::Routes};
+
+use super::{context::Context, manager::Manager, tasks::TaskGroup};
+use crate::rpc::{
+    MAX_MESSAGE_BYTES,
+    pb::{
+        authority_server::AuthorityServer, dispatcher_server::DispatcherServer, logs_server::LogsServer,
+        quorum_server::QuorumServer,
+    },
+};
+
+/// All services of one node.
+#[derive(Debug, Clone)]
+struct Services {
+    context: Arc<Context>,
+    /// Sessions run in this group, so that they end with the membership.
+    sessions: TaskGroup,
+}
+
+/// The services of a node, to be served by [`crate::rpc::serve`]. Sessions run in `sessions`.
+pub(super) fn routes(context: Arc<Context>, sessions: TaskGroup) -> Router {
+    let services = Services { context, sessions };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(AuthorityServer::new(services.clone()))
+        .add_service(
+            QuorumServer::new(services.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            DispatcherServer::new(services.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(LogsServer::new(services));
+    routes.routes().prepare().into_axum_router()
+}
+
+impl Services {
+    /// The manager of this node, or the refusal of a worker.
+    fn manager(&self) -> Result<Manager, Status> {
+        self.context.manager().ok_or_else(|| Status::failed_precondition("this node is not a manager"))
+    }
+}

@@ -1,0 +1,89 @@
+//! The link: this node's session with the leader. It finds the leader, sends reports, acks and
+//! heartbeats, and publishes the plans that it receives.
+//!
+//! One task, started by the supervisor. It tries again until the membership ends. While there is no
+//! session the last plan stays in force: only a leader that no longer knows this node withdraws it.
+//! Invariant: a generation is acked only after the agent programmed its plan and the supervisor
+//! stored it.
+//!
+//! ```text
+//!               no connection, no answer, or no leader is known
+//!              ┌────────────────────────────────────────────────┐
+//!              │                                                ▼
+//!   ┌────▶ connecting ◀────── 100 ms, doubled up to 1 s ────── waiting
+//!   │        │  │  │                                           ▲   ▲
+//!   │        │  │  └── PermissionDenied ──▶ removed ───────────┘   │
+//!   │        │  │                           the plan is withdrawn  │
+//!   │        │  │ Plan                                             │
+//!   │        │  ▼                                                  │
+//!   │        │ established ────────── connection lost ─────────────┘
+//!   │        │  │   reports, acks and heartbeats to the leader,
+//!   │        │  │   plans from the leader
+//!   └────────┴──┘
+//!     Redirect: connects to the leader at once
+//! ```
+//!
+//! An attempt that follows a redirect does not follow another one: it waits, and then asks the next
+//! manager.
+
+mod acks;
+mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use weft_model::Backoff;
+
+use self::{
+    acks::AckTracker,
+    session::{Session, SessionEnd},
+};
+use super::context::{Context, HealthIssue};
+
+/// The pause before the next attempt.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+/// Each pause is multiplied by a random factor, so that nodes that lost the same leader do not come
+/// back at the same moment.
+const JITTER: std::ops::Range<f64> = 0.8..1.2;
+
+/// Keeps a session with the leader, until it is dropped. Returns only if no manager's address is
+/// known.
+pub(super) async fn run(context: Arc<Context>) {
+    let mut acks = AckTracker::default();
+    if let Some(plan) = context.channels.plans.borrow().as_ref() {
+        acks.deliver(plan.generation);
+    }
+    let mut failures = 0_u32;
+    let mut next_addr = 0;
+    let mut leader = None;
+    loop {
+        let addrs = context.manager_addrs();
+        let redirected = leader.take();
+        let Some(addr) = redirected.or_else(|| addrs.get(next_addr % addrs.len().max(1)).copied()) else {
+            return tracing::error!("no manager's address is known: let this node leave the swarm and join again");
+        };
+        let mut session = Session::new(&context, &mut acks);
+        let end = session.run(addr).await;
+        if session.is_established() {
+            failures = 0;
+        }
+        match end {
+            // Follow one redirect only: two managers may each take the other for the leader.
+            SessionEnd::Redirected(Some(other)) if redirected.is_none() && other != addr => {
+                leader = Some(other);
+                continue;
+            }
+            SessionEnd::Redirected(_) => tracing::debug!(%addr, "this manager does not lead"),
+            SessionEnd::Lost(reason) => tracing::debug!(%addr, reason, "session with the leader lost"),
+            SessionEnd::Removed(reason) => {
+                let text =
+                    format!("{reason}: its tasks are stopped; run \"weft swarm leave --force\", then join again");
+                context.set_issue(HealthIssue::Removed, Some(text));
+                context.channels.plans.send_replace(None);
+                failures = u32::MAX;
+            }
+        }
+        failures = failures.saturating_add(1);
+        next_addr += 1;
+        tokio::time::sleep(RETRY.delay(failures).mul_f64(rand::random_range(JITTER))).await;
+    }
+}

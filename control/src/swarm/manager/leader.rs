@@ -1,0 +1,260 @@
+//! The leader's loop: logs what nodes report, keeps the log's voters in line with the managers in
+//! the cluster state, and decides which changes come next.
+//!
+//! The manager runtime runs it on every manager; it acts only while this manager leads. Reports,
+//! acks and changes of the cluster state only wake the loop: each step compares everything again.
+//! All decisions are made by pure functions (`observe`, `voters`, [`orchestrate::decide`]). The
+//! loop must not decide before all entries of earlier terms are applied here, because its cluster
+//! state is not complete before.
+//!
+//! ```text
+//!               elected, a quorum answers              all earlier entries are applied
+//!   not leading ────────────────────────▶ confirming ─────────────────────────────────▶ leading
+//!        ▲                                     │                                           │
+//!        └─────────────────────────────────────┴───────────────────────────────────────────┘
+//!                         the term ends, or no quorum answers for 3 s
+//!
+//!   leading:
+//!        ┌─▶ read the cluster state and the LeaderView
+//!        │        │
+//!        │   observe: heartbeats and reports    ─┐
+//!        │   reconcile_voters: voter flags       ├─ commands ─▶ write them to the log ──▶ again
+//!        │        │ no commands                 ─┘
+//!        │   orchestrate::decide ────────────────── commands ─▶ write them to the log ──▶ again
+//!        │        │ no commands
+//!        └── wait for a change, the next deadline, or 500 ms
+//! ```
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use openraft::{ChangeMembers, ServerState};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use weft_model::{ClusterState, Command};
+
+use super::{
+    Manager,
+    observe::{LoggedReports, observe},
+    voters::{VoterChange, flag_updates, next_change},
+};
+use crate::{
+    orchestrate::{self, Acks},
+    raft::{Metrics, ProposalId, Raft},
+    swarm::{clock::monotonic_ms, liveness::LeaderView},
+};
+
+/// The pause between two steps. What happens meanwhile is handled by one step.
+const MIN_PAUSE: Duration = Duration::from_millis(3);
+/// The pause before the other managers are asked again to confirm that this manager leads.
+const CONFIRM_RETRY: Duration = Duration::from_millis(20);
+/// The pause after a rejected command, so that a command that is always rejected cannot fill the
+/// log.
+const REJECTED_PAUSE: Duration = Duration::from_millis(250);
+/// The longest wait between two steps. No event reports how far a learner has caught up.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// If a step begins this much later than planned, the process was suspended and received no
+/// messages.
+const SUSPENDED: Duration = Duration::from_secs(2);
+/// If no quorum answered a leader for this long, another leader has probably been elected. This one
+/// then ends its sessions, so that its nodes look for the new leader.
+const QUORUM_LOST_MS: u64 = 3_000;
+/// If a change of the voters takes longer, it is tried again.
+const VOTER_CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Leads whenever this manager is elected, until `stop`.
+pub(super) async fn run(manager: Manager, stop: CancellationToken) {
+    let mut metrics = manager.inner.raft.metrics();
+    loop {
+        let term = tokio::select! {
+            () = stop.cancelled() => return,
+            elected = metrics.wait_for(|m| led_term(m).is_some()) => match elected {
+                Ok(elected) => led_term(&elected),
+                Err(_) => return,
+            },
+        };
+        let Some(term) = term else { continue };
+        let lost = async {
+            // An error means that the log has stopped, which ends the term too.
+            let _ = metrics.wait_for(|m| led_term(m) != Some(term)).await;
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = lost => tracing::info!(term, "this manager no longer leads"),
+            () = lead(&manager, term) => {}
+        }
+        manager.inner.tracker.end_term();
+    }
+}
+
+/// The term in which this manager leads with a quorum.
+fn led_term(metrics: &Metrics) -> Option<u64> {
+    let leads = metrics.state == ServerState::Leader && metrics.running_state.is_ok();
+    let answered = metrics.millis_since_quorum_ack.is_none_or(|age_ms| age_ms < QUORUM_LOST_MS);
+    (leads && answered).then_some(metrics.current_term)
+}
+
+async fn lead(manager: &Manager, term: u64) {
+    while let Err(error) = manager.inner.raft.ensure_linearizable().await {
+        tracing::debug!(%error, "leadership is not confirmed yet, retrying");
+        tokio::time::sleep(CONFIRM_RETRY).await;
+    }
+    tracing::info!(term, "this manager leads");
+    manager.inner.tracker.start_term(term, manager.now_ms());
+    Leader { manager, logged: LoggedReports::default(), voter_change: None }.run().await;
+}
+
+struct Leader<'a> {
+    manager: &'a Manager,
+    logged: LoggedReports,
+    /// The change of the voters that runs, or ran last.
+    voter_change: Option<AbortOnDropHandle<()>>,
+}
+
+/// How a step ended.
+enum StepOutcome {
+    /// There is nothing to do, unless something changes, until this time on the cluster's clock.
+    Idle { wake_at_ms: Option<u64> },
+    /// Commands were applied.
+    Changed,
+    /// At least one command was rejected.
+    Rejected,
+    /// The log accepts nothing more, or the term has ended.
+    Stopped,
+}
+
+impl Leader<'_> {
+    async fn run(mut self) {
+        let mut states = self.manager.state();
+        let mut tracked = self.manager.inner.tracker.changes();
+        loop {
+            let state = states.borrow_and_update().clone();
+            tracked.mark_unchanged();
+            let pause = match self.step(&state).await {
+                StepOutcome::Stopped => return,
+                StepOutcome::Changed => MIN_PAUSE,
+                StepOutcome::Rejected => REJECTED_PAUSE,
+                StepOutcome::Idle { wake_at_ms } => {
+                    let wait = wake_at_ms
+                        .map_or(MAX_PAUSE, |at| Duration::from_millis(at.saturating_sub(self.manager.now_ms())));
+                    let wake = Instant::now() + wait.clamp(MIN_PAUSE, MAX_PAUSE);
+                    tokio::select! {
+                        _ = states.changed() => {}
+                        _ = tracked.changed() => {}
+                        () = sleep_until(wake) => {}
+                    }
+                    if Instant::now() > wake + SUSPENDED {
+                        self.manager.inner.tracker.restart_deadlines();
+                    }
+                    MIN_PAUSE
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn step(&mut self, state: &Arc<ClusterState>) -> StepOutcome {
+        let Some(view) = self.manager.inner.tracker.view() else {
+            return StepOutcome::Stopped;
+        };
+        let observed = observe(state, &view, &self.logged, monotonic_ms());
+        let mut facts = observed.commands;
+        facts.extend(self.reconcile_voters(state));
+        if !facts.is_empty() {
+            self.logged.record(state, &facts);
+            return self.write_commands(facts).await;
+        }
+        let acks = acks(state, &view);
+        let decision = orchestrate::decide(state, self.manager.now_ms(), &acks, &mut rand::random);
+        for rejection in &decision.refused {
+            tracing::error!(%rejection, "a decision does not fit the cluster state it was made from: this is a defect");
+        }
+        if !decision.commands.is_empty() {
+            return self.write_commands(decision.commands).await;
+        }
+        let observed_wake = observed.wake_at_ms.map(|at| self.manager.now_ms() + at.saturating_sub(monotonic_ms()));
+        let wake_at_ms = [decision.wake_at_ms, observed_wake].into_iter().flatten().min();
+        StepOutcome::Idle { wake_at_ms }
+    }
+
+    /// Writes the commands as one log entry. If that is rejected, writes each command as an entry
+    /// of its own, so that one rejected command does not block the others.
+    async fn write_commands(&self, mut commands: Vec<Command>) -> StepOutcome {
+        let batch = if commands.len() == 1 { commands.remove(0) } else { Command::Batch(commands) };
+        match self.manager.write(ProposalId::random(), batch.clone()).await {
+            Err(error) => {
+                tracing::warn!(%error, "the leader cannot write to its log");
+                return StepOutcome::Stopped;
+            }
+            Ok((_, Ok(_))) => return StepOutcome::Changed,
+            Ok((_, Err(rejection))) => tracing::debug!(%rejection, "commands were rejected: the state has changed"),
+        }
+        let Command::Batch(commands) = batch else {
+            return StepOutcome::Rejected;
+        };
+        for command in commands {
+            match self.manager.write(ProposalId::random(), command).await {
+                Err(error) => {
+                    tracing::warn!(%error, "the leader cannot write to its log");
+                    return StepOutcome::Stopped;
+                }
+                Ok((_, Ok(_))) => {}
+                Ok((_, Err(rejection))) => tracing::debug!(%rejection, "one command of a batch was rejected"),
+            }
+        }
+        StepOutcome::Rejected
+    }
+
+    /// Starts the next change of the voters, if one is due and none runs. Returns the commands that
+    /// record the current voters in the cluster state.
+    fn reconcile_voters(&mut self, state: &ClusterState) -> Vec<Command> {
+        let inner = &self.manager.inner;
+        let metrics = inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        if !self.is_changing_voters() {
+            let replicated: BTreeMap<u64, u64> =
+                metrics.replication.iter().flatten().filter_map(|(id, at)| at.map(|at| (*id, at.index))).collect();
+            let last = metrics.last_log_index.unwrap_or(0);
+            let change = next_change(state, membership, &replicated, last, inner.keys.raft_id);
+            self.voter_change =
+                change.map(|change| AbortOnDropHandle::new(tokio::spawn(change_voters(inner.raft.clone(), change))));
+        }
+        flag_updates(state, membership, self.is_changing_voters())
+    }
+
+    fn is_changing_voters(&self) -> bool {
+        self.voter_change.as_ref().is_some_and(|change| !change.is_finished())
+    }
+}
+
+async fn change_voters(raft: Raft, change: VoterChange) {
+    tracing::info!(?change, "changing the voters");
+    let changed = async {
+        match change.clone() {
+            VoterChange::FinishJoint => raft.change_membership(ChangeMembers::AddVoterIds([].into()), false).await,
+            VoterChange::AddLearner { raft_id, voter } => raft.add_learner(raft_id, voter, false).await,
+            VoterChange::Promote { raft_id } => {
+                raft.change_membership(ChangeMembers::AddVoterIds([raft_id].into()), true).await
+            }
+            VoterChange::Demote { raft_id } => {
+                raft.change_membership(ChangeMembers::RemoveVoters([raft_id].into()), false).await
+            }
+            VoterChange::RemoveLearner { raft_id } => {
+                raft.change_membership(ChangeMembers::RemoveNodes([raft_id].into()), true).await
+            }
+        }
+    };
+    match timeout(VOTER_CHANGE_TIMEOUT, changed).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(?change, %error, "cannot change the voters, retrying"),
+        Err(_) => tracing::warn!(?change, "changing the voters timed out, retrying: too few managers answer"),
+    }
+}
+
+/// Which plan generation each node's kernel holds, limited to the generation of `state`. A node may
+/// have acked a later plan than `state` gives, because the view is read after the state. What this
+/// step changes is in no plan that such a node has, so its ack proves no more than this generation.
+pub(super) fn acks(state: &ClusterState, view: &LeaderView) -> Acks {
+    let acked = view.nodes.iter().map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
+    Acks { acked, since_ms: view.since_cluster_ms }
+}

@@ -1,0 +1,109 @@
+//! What runs on a manager only: its log, its view of the cluster state, and the leader's work.
+//!
+//! [`Manager`] is the handle that the API and the other rooms of the swarm module hold. Its methods
+//! are spread over the files by purpose:
+//! - `read`: the cluster state, and up to which entry it is confirmed.
+//! - `peers`: the other managers, which of them leads, which of them answer.
+//! - `propose`: changes of the cluster state.
+//! - `replication`: what other managers send to this manager's log.
+//! - `logs`: task logs, fetched from the node that runs the task.
+//!
+//! `leader` is the loop that runs while this manager leads, with its pure parts `observe` and
+//! `voters`. `runtime` opens the log, starts the tasks, and closes the log at the end.
+//!
+//! This room does not serve calls of nodes ([`super::dispatch`] does), and does not decide whether
+//! this node is a manager ([`super::membership`] does).
+
+mod read;
+mod peers;
+mod propose;
+mod replication;
+mod logs;
+mod observe;
+mod voters;
+mod leader;
+mod runtime;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use tokio::sync::watch;
+use weft_model::{ClusterState, LogSource, NodeId, id::ClusterId};
+
+use super::{clock::ClusterClock, liveness::NodeTracker};
+use crate::{
+    pki::Kek,
+    raft::{Raft, Store},
+    rpc::Peers,
+};
+
+pub(super) use runtime::{ManagerConfig, ManagerRuntime};
+
+/// A manager's handle to the cluster state: reads it, changes it, and asks the other managers.
+/// Cheap to clone.
+///
+/// A handle stays usable for reading after the manager has stopped (the node was demoted, left, or
+/// its log failed): the state then no longer changes, and every proposal fails with
+/// [`ProposeError::Unavailable`](super::ProposeError::Unavailable).
+#[derive(Clone)]
+pub struct Manager {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: NodeId,
+    cluster: ClusterId,
+    keys: ManagerKeys,
+    raft: Raft,
+    store: Store,
+    state: watch::Receiver<Arc<ClusterState>>,
+    peers: Peers,
+    tracker: NodeTracker,
+    clock: ClusterClock,
+    /// The other managers that answered the last ping.
+    reachable: watch::Sender<BTreeSet<NodeId>>,
+    logs: Arc<dyn LogSource>,
+}
+
+/// What a manager needs and a worker must not have.
+#[derive(Debug, Clone)]
+pub(super) struct ManagerKeys {
+    /// This manager's id in the Raft log. Never reused.
+    pub raft_id: u64,
+    /// Opens the key of the certificate authority, which is sealed in the cluster state.
+    pub kek: Kek,
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+impl Manager {
+    /// This node.
+    pub fn node(&self) -> &NodeId {
+        &self.inner.node
+    }
+
+    pub fn cluster(&self) -> &ClusterId {
+        &self.inner.cluster
+    }
+
+    pub(super) fn keys(&self) -> &ManagerKeys {
+        &self.inner.keys
+    }
+
+    /// The sessions and reports of all nodes, while this manager leads.
+    pub(super) fn tracker(&self) -> &NodeTracker {
+        &self.inner.tracker
+    }
+
+    /// The time that this manager would stamp a log entry with now.
+    pub(super) fn now_ms(&self) -> u64 {
+        let state_ms = self.inner.state.borrow().now_ms;
+        self.inner.clock.now_ms(state_ms)
+    }
+}

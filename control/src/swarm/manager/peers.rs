@@ -1,0 +1,96 @@
+//! The other managers: which of them leads, and which of them answer.
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+use tonic::transport::Channel;
+use weft_model::NodeId;
+
+use super::Manager;
+use crate::{
+    raft::{ServerMetrics, Voter},
+    rpc::pb::{PingRequest, quorum_client::QuorumClient},
+};
+
+/// The pause between two pings, if all managers answered.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause if one of them did not answer: it may have started only now.
+const PING_RETRY: Duration = Duration::from_millis(250);
+/// How long a manager has to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Manager {
+    /// The node that leads, as far as this manager knows. `None` during an election.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leading_voter().map(|voter| voter.node)
+    }
+
+    /// Whether this manager leads, as far as it knows: another manager may have been elected
+    /// meanwhile.
+    pub fn is_leader(&self) -> bool {
+        self.leader().as_ref() == Some(&self.inner.node)
+    }
+
+    /// Whether `node` is this manager, or another manager that answered the last ping, which was at
+    /// most about 2 s ago.
+    pub fn manager_reachable(&self, node: &NodeId) -> bool {
+        *node == self.inner.node || self.inner.reachable.borrow().contains(node)
+    }
+
+    /// The leader as the log knows it.
+    pub(in crate::swarm) fn leading_voter(&self) -> Option<Voter> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        metrics.current_leader.and_then(|id| metrics.membership_config.membership().get_node(&id).cloned())
+    }
+
+    /// A channel to the leader. `None` if there is no leader or this manager leads.
+    pub(in crate::swarm) fn leader_channel(&self) -> Option<Channel> {
+        let voter = self.leading_voter().filter(|voter| voter.node != self.inner.node)?;
+        self.inner.peers.channel(voter.rpc_addr, &voter.node)
+    }
+
+    /// The other voters and learners.
+    pub(in crate::swarm) fn other_managers(&self) -> Vec<(NodeId, SocketAddr)> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.filter(|(id, _)| **id != self.inner.keys.raft_id).map(|(_, v)| (v.node.clone(), v.rpc_addr)).collect()
+    }
+}
+
+/// Pings the other managers, in intervals and when their set changes, and notes which of them
+/// answer. Runs until it is dropped.
+pub(super) async fn track_reachability(manager: Manager) {
+    let mut metrics = manager.inner.raft.server_metrics();
+    let mut members = BTreeSet::new();
+    let mut pause = Duration::ZERO;
+    loop {
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = metrics.wait_for(|now| raft_ids(now) != members) => {}
+        }
+        members = raft_ids(&metrics.borrow());
+        let pings = manager.other_managers().into_iter().map(|(node, addr)| {
+            let channel = manager.inner.peers.channel(addr, &node);
+            async move {
+                let mut client = QuorumClient::new(channel?);
+                let answer = timeout(PING_TIMEOUT, client.ping(PingRequest {})).await;
+                matches!(answer, Ok(Ok(_))).then_some(node)
+            }
+        });
+        let answered = join_all(pings).await;
+        pause = if answered.iter().all(Option::is_some) { PING_INTERVAL } else { PING_RETRY };
+        let reachable: BTreeSet<NodeId> = answered.into_iter().flatten().collect();
+        manager.inner.reachable.send_if_modified(|known| {
+            let changed = *known != reachable;
+            *known = reachable;
+            changed
+        });
+    }
+}
+
+fn raft_ids(metrics: &ServerMetrics) -> BTreeSet<u64> {
+    metrics.membership_config.membership().nodes().map(|(id, _)| *id).collect()
+}

@@ -1,0 +1,176 @@
+//! Changes of the cluster state: a command is sent to the leader, which writes it to the log.
+//!
+//! A command carries an id, and the state machine remembers the outcome of each id. So a command
+//! that is sent several times, because an answer was lost or the leader changed, is applied once.
+
+use std::{fmt, time::Duration};
+
+use openraft::error::{ClientWriteError, RaftError};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Request};
+use weft_model::{Applied, Command, Rejection, spec::Role};
+
+use super::Manager;
+use crate::{
+    codec, pki,
+    raft::{Proposal, ProposalId, Voter},
+    rpc::{
+        MAX_MESSAGE_BYTES,
+        pb::{ProposeRequest, quorum_client::QuorumClient},
+    },
+    swarm::error::ProposeError,
+};
+
+/// How long a proposal may take. An election fits in.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a proposal waits until this manager has applied what the leader confirmed.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause between two attempts, unless the leader changes before.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The index of a command's log entry, and what applying the command did.
+type Outcome = (u64, Result<Applied, Rejection>);
+
+/// Why one attempt got no outcome.
+enum Attempt {
+    /// Another attempt may succeed.
+    Retry(String),
+    /// No other attempt can succeed.
+    Fatal(ProposeError),
+}
+
+impl Manager {
+    /// Changes the cluster state, through the manager that leads. Resolves when the change is
+    /// applied on this node, so that the caller reads its own write from [`Self::state`]. If this
+    /// node lags behind the leader for more than 5 s, it resolves without waiting longer. The
+    /// change is made once, also if the leader is lost meanwhile.
+    ///
+    /// # Errors
+    /// - [`ProposeError::Rejected`] if the cluster state does not allow the change. Nothing
+    ///   changed.
+    /// - [`ProposeError::NoQuorum`] after 10 s without an answer of a leader. If a leader was lost
+    ///   while it handled the change, the change may still take effect.
+    /// - [`ProposeError::Unavailable`] if this manager's log has stopped, or if the leader does not
+    ///   accept this node as a manager.
+    pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        let (index, outcome) = self.submit(ProposalId::random(), command).await?;
+        let applied = outcome?;
+        let caught_up = self.wait_for_index(index, Instant::now() + APPLY_TIMEOUT).await;
+        if !caught_up {
+            tracing::warn!(index, "a change was made, but this manager has not applied it yet");
+        }
+        Ok(applied)
+    }
+
+    /// Replaces the join token of a role and returns the new one. The old token is invalid from
+    /// then on. Nodes that joined with it stay members.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn rotate_token(&self, role: Role) -> Result<String, ProposeError> {
+        self.propose(Command::RotateToken { role, secret: pki::random_secret() }).await?;
+        Ok(self.join_token(role))
+    }
+
+    /// Sends a command to the manager that leads until there is an outcome. Does not wait until
+    /// this node has applied it.
+    ///
+    /// # Errors
+    /// [`ProposeError::NoQuorum`] and [`ProposeError::Unavailable`] as [`Self::propose`]. A
+    /// rejection is an outcome.
+    pub(in crate::swarm) async fn submit(&self, id: ProposalId, command: Command) -> Result<Outcome, ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let mut metrics = self.inner.raft.server_metrics();
+        loop {
+            if let Err(stopped) = &self.inner.raft.metrics().borrow().running_state {
+                return Err(self.log_stopped(stopped));
+            }
+            let leader = metrics.borrow_and_update().current_leader;
+            let attempt = async {
+                match leader {
+                    Some(leader) if leader == self.inner.keys.raft_id => {
+                        self.write_confirmed(id, command.clone()).await
+                    }
+                    Some(_) => self.forward(id, &command).await,
+                    None => Err(Attempt::Retry("there is no leader".to_owned())),
+                }
+            };
+            let attempt = tokio::select! {
+                attempt = attempt => attempt,
+                _ = metrics.wait_for(|now| now.current_leader != leader) => {
+                    Err(Attempt::Retry("the leader changed".to_owned()))
+                }
+                () = tokio::time::sleep_until(deadline) => return Err(self.no_quorum()),
+            };
+            match attempt {
+                Ok(outcome) => return Ok(outcome),
+                Err(Attempt::Fatal(error)) => return Err(error),
+                Err(Attempt::Retry(reason)) => tracing::debug!(reason, "proposal failed, retrying"),
+            }
+            let retry_at = Instant::now() + RETRY;
+            let _ = timeout_at(retry_at.min(deadline), metrics.wait_for(|now| now.current_leader != leader)).await;
+            if Instant::now() >= deadline {
+                return Err(self.no_quorum());
+            }
+        }
+    }
+
+    /// Writes a command to this manager's log. Resolves when it is applied here. Without a quorum
+    /// it does not resolve: the caller sets a limit.
+    ///
+    /// # Errors
+    /// If this manager does not lead, or its log has stopped.
+    pub(in crate::swarm) async fn write(
+        &self,
+        id: ProposalId,
+        command: Command,
+    ) -> Result<Outcome, RaftError<u64, ClientWriteError<u64, Voter>>> {
+        let written = self.inner.raft.client_write(Proposal::new(id, self.now_ms(), command)).await?;
+        // Only openraft's own entries have no outcome, and they are not written here.
+        let outcome = written.data.0.unwrap_or(Ok(Applied::Done));
+        Ok((written.log_id.index, outcome))
+    }
+
+    /// Writes a command after a quorum confirmed that this manager leads. Without the confirmation,
+    /// a command could stay in the log of a leader that has lost its quorum, and take effect long
+    /// after the user was told that it failed.
+    async fn write_confirmed(&self, id: ProposalId, command: Command) -> Result<Outcome, Attempt> {
+        self.confirm_leadership().await.map_err(Attempt::Retry)?;
+        self.write(id, command).await.map_err(|error| match error {
+            RaftError::Fatal(error) => Attempt::Fatal(self.log_stopped(&error)),
+            RaftError::APIError(error) => Attempt::Retry(error.to_string()),
+        })
+    }
+
+    /// Sends a command to the leader, which is another manager.
+    async fn forward(&self, id: ProposalId, command: &Command) -> Result<Outcome, Attempt> {
+        let unavailable = |reason: String| Attempt::Fatal(ProposeError::Unavailable { reason });
+        let channel = self.leader_channel().ok_or_else(|| Attempt::Retry("there is no leader".to_owned()))?;
+        let command = codec::encode(command).map_err(|e| unavailable(e.to_string()))?;
+        let request = ProposeRequest { id: id.0.to_be_bytes().to_vec().into(), command: command.into() };
+        let mut client = QuorumClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let reply = client.propose(Request::new(request)).await.map_err(|status| match status.code() {
+            Code::PermissionDenied | Code::Unauthenticated => unavailable(status.message().to_owned()),
+            _ => Attempt::Retry(status.message().to_owned()),
+        })?;
+        let reply = reply.into_inner();
+        let outcome = codec::decode(&reply.outcome).map_err(|e| unavailable(e.to_string()))?;
+        Ok((reply.index, outcome))
+    }
+
+    /// The error for a log that has stopped. The store knows the reason better, if a write failed.
+    fn log_stopped(&self, error: &dyn fmt::Display) -> ProposeError {
+        let reason = self.inner.store.failure().unwrap_or_else(|| error.to_string());
+        ProposeError::Unavailable { reason }
+    }
+
+    fn no_quorum(&self) -> ProposeError {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let voters = metrics.membership_config.membership();
+        let nodes: Vec<_> = voters.voter_ids().filter_map(|id| voters.get_node(&id)).collect();
+        let managers = nodes.len();
+        let reachable = nodes.iter().filter(|voter| self.manager_reachable(&voter.node)).count();
+        ProposeError::NoQuorum { reachable, managers, needed: managers / 2 + 1 }
+    }
+}

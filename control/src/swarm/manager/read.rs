@@ -1,0 +1,96 @@
+//! Reads of the cluster state, and how a reader learns that the state here is not old.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use weft_model::{ClusterState, spec::Role};
+
+use super::Manager;
+use crate::{
+    pki::{Ca, JoinToken, PkiError},
+    rpc::pb::{ConfirmedRequest, quorum_client::QuorumClient},
+};
+
+/// How long a reader waits until this manager has what the leader confirms.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause before the leader is asked again.
+const RETRY: Duration = Duration::from_millis(100);
+
+impl Manager {
+    /// The cluster state as applied on this node. The receiver sees every change, or only the
+    /// latest of several.
+    pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.inner.state.clone()
+    }
+
+    /// Resolves with `true` as soon as the cluster state here contains every change that any
+    /// manager confirmed before this call, so that a reader sees what was written before. Resolves
+    /// with `false` after 2 s if no leader confirmed how far its log goes, or this manager did not
+    /// get that far: the state here may be old.
+    pub async fn catch_up(&self) -> bool {
+        let deadline = Instant::now() + CATCH_UP_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Ok(Some(index)) = timeout_at(deadline, self.leader_confirmed_index()).await {
+                let applied = self.inner.raft.wait(Some(deadline.saturating_duration_since(Instant::now())));
+                return applied.applied_index_at_least(Some(index), "a reader waits").await.is_ok();
+            }
+            tokio::time::sleep_until((Instant::now() + RETRY).min(deadline)).await;
+        }
+        false
+    }
+
+    /// Asks the leader, which may be this manager, how far its log is confirmed.
+    async fn leader_confirmed_index(&self) -> Option<u64> {
+        if self.is_leader() {
+            return self.confirm_leadership().await.ok();
+        }
+        let reply = QuorumClient::new(self.leader_channel()?).confirmed(ConfirmedRequest {}).await.ok()?;
+        Some(reply.into_inner().index)
+    }
+
+    /// Asks the other voters whether this manager leads. Returns how far its log is confirmed.
+    ///
+    /// # Errors
+    /// The reason, if this manager does not lead or no quorum answers.
+    pub(in crate::swarm) async fn confirm_leadership(&self) -> Result<u64, String> {
+        let (confirmed, _) = self.inner.raft.get_read_log_id().await.map_err(|error| error.to_string())?;
+        Ok(confirmed.map_or(0, |id| id.index))
+    }
+
+    /// Waits until the cluster state here has reached `index`. Returns `false` if `deadline` is
+    /// first.
+    pub(in crate::swarm) async fn wait_for_index(&self, index: u64, deadline: Instant) -> bool {
+        let mut state = self.inner.state.clone();
+        matches!(timeout_at(deadline, state.wait_for(|state| state.index >= index)).await, Ok(Ok(_)))
+    }
+
+    /// The current join token of a role, `SWMTKN-1-…`. Empty if the cluster state has not reached
+    /// this manager yet.
+    pub fn join_token(&self, role: Role) -> String {
+        let state = self.inner.state.borrow();
+        state.cluster.as_ref().map_or_else(String::new, |cluster| {
+            let secret = match role {
+                Role::Worker => &cluster.worker_secret,
+                Role::Manager => &cluster.manager_secret,
+            };
+            JoinToken::new(&cluster.ca_cert_pem, secret).to_string()
+        })
+    }
+
+    /// The certificate authority, ready to sign.
+    ///
+    /// # Errors
+    /// If the cluster state has not reached this manager yet, or its key does not open the
+    /// authority's.
+    pub(in crate::swarm) fn authority(&self) -> Result<Ca, PkiError> {
+        let state = self.inner.state.borrow().clone();
+        let cluster = state.cluster.as_ref().ok_or_else(|| PkiError {
+            what: "open the certificate authority",
+            reason: "this manager has not received the cluster state yet".to_owned(),
+        })?;
+        Ca::open(&cluster.id, &cluster.ca_cert_pem, &cluster.ca_key_sealed, &self.inner.keys.kek)
+    }
+}

@@ -1,0 +1,65 @@
+//! What other managers send to this manager's log. The dispatcher has checked the caller before.
+
+use std::collections::BTreeMap;
+
+use openraft::{
+    Snapshot, Vote,
+    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
+};
+
+use super::Manager;
+use crate::raft::{TypeConfig, Voter};
+
+/// All methods fail, with the reason, if this manager's log has stopped.
+impl Manager {
+    /// Makes `voters` the first voters of a log that is empty. It also fails if the log is not
+    /// empty.
+    pub(in crate::swarm) async fn initialize_log(&self, voters: BTreeMap<u64, Voter>) -> Result<(), String> {
+        self.inner.raft.initialize(voters).await.map_err(|error| error.to_string())
+    }
+
+    /// Entries from the leader.
+    pub(in crate::swarm) async fn append_entries(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<AppendEntriesResponse<u64>, String> {
+        self.inner.raft.append_entries(request).await.map_err(|error| error.to_string())
+    }
+
+    /// A candidate's request for this manager's vote.
+    pub(in crate::swarm) async fn vote(&self, request: VoteRequest<u64>) -> Result<VoteResponse<u64>, String> {
+        self.inner.raft.vote(request).await.map_err(|error| error.to_string())
+    }
+
+    /// A snapshot of the cluster state from the leader, which replaces the state here.
+    pub(in crate::swarm) async fn install_snapshot(
+        &self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<TypeConfig>,
+    ) -> Result<SnapshotResponse<u64>, String> {
+        self.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())
+    }
+}
+
+/// What tests do to a log, and ask it.
+#[cfg(test)]
+impl Manager {
+    pub(in crate::swarm) async fn stop_log(&self) {
+        self.inner.raft.shutdown().await.expect("the log stops");
+    }
+
+    pub(in crate::swarm) fn log_is_running(&self) -> bool {
+        self.inner.raft.metrics().borrow().running_state.is_ok()
+    }
+
+    pub(in crate::swarm) fn log_metrics(&self) -> String {
+        self.inner.raft.metrics().borrow().to_string()
+    }
+
+    /// Waits until this log has a leader that is one of `managers`, and returns its raft id.
+    pub(in crate::swarm) async fn wait_for_leader(&self, managers: &[u64]) -> u64 {
+        let mut metrics = self.inner.raft.server_metrics();
+        let elected = metrics.wait_for(|now| now.current_leader.is_some_and(|id| managers.contains(&id))).await;
+        elected.expect("the log runs").current_leader.expect("an elected leader")
+    }
+}

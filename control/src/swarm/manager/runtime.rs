@@ -1,0 +1,103 @@
+//! A manager while it runs: opens its log, starts its tasks, and closes the log at the end.
+//!
+//! The membership room starts a [`ManagerRuntime`] when this node becomes a manager or resumes as
+//! one, and stops it when the node is demoted, leaves or shuts down.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::watch;
+use weft_model::{LogSource, NodeId, id::ClusterId};
+
+use super::{Inner, Manager, ManagerKeys, leader, peers::track_reachability};
+use crate::{
+    pki::Credentials,
+    raft::{self, Machine, Network, Store},
+    rpc::Peers,
+    swarm::{clock::ClusterClock, error::SwarmError, liveness::NodeTracker, tasks::TaskGroup},
+};
+
+/// What a manager is made from.
+pub(in crate::swarm) struct ManagerConfig {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    pub keys: ManagerKeys,
+    pub log_path: PathBuf,
+    /// For calls to other managers and to nodes.
+    pub credentials: Credentials,
+    /// The logs of this node's own tasks.
+    pub logs: Arc<dyn LogSource>,
+}
+
+/// A running manager. Dropping it without [`Self::stop`] leaves its tasks running.
+#[derive(Debug)]
+pub(in crate::swarm) struct ManagerRuntime {
+    manager: Manager,
+    tasks: TaskGroup,
+}
+
+impl ManagerRuntime {
+    /// Opens the log, resumes where it stopped, and starts the tasks: the leader's loop, and the
+    /// pings to the other managers. Resolves without contact to other managers.
+    ///
+    /// # Errors
+    /// [`SwarmError::Storage`] if the log cannot be opened or read.
+    pub(in crate::swarm) async fn start(config: ManagerConfig) -> Result<Self, SwarmError> {
+        let ManagerConfig { node, cluster, keys, log_path, credentials, logs } = config;
+        let opened = log_path.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&opened)).await;
+        let store = store
+            .map_err(|e| SwarmError::Internal { what: "open the log", reason: e.to_string() })?
+            .map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;
+        let unusable = |reason: String| SwarmError::Storage { path: log_path.clone(), reason };
+        let machine = Machine::open(store.clone()).map_err(|e| unusable(e.to_string()))?;
+        let state = machine.state();
+        let peers = Peers::new(credentials.client());
+        let network = Network::new(peers.clone(), keys.raft_id);
+        let raft = raft::start(keys.raft_id, store.clone(), machine, network)
+            .await
+            .map_err(|e| unusable(store.failure().unwrap_or_else(|| e.to_string())))?;
+        let inner = Inner {
+            node,
+            cluster,
+            keys,
+            raft,
+            store,
+            state,
+            peers,
+            tracker: NodeTracker::default(),
+            clock: ClusterClock::default(),
+            reachable: watch::Sender::default(),
+            logs,
+        };
+        let runtime = Self { manager: Manager { inner: Arc::new(inner) }, tasks: TaskGroup::default() };
+        let (manager, stop) = (runtime.manager.clone(), runtime.tasks.stop_token().clone());
+        runtime.tasks.spawn_graceful(leader::run(manager, stop));
+        runtime.tasks.spawn(track_reachability(runtime.manager.clone()));
+        Ok(runtime)
+    }
+
+    pub(in crate::swarm) fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    /// Resolves, with the reason, when the log has stopped by itself: for example if the disk is
+    /// full.
+    pub(in crate::swarm) async fn wait_for_failure(&self) -> String {
+        let inner = &self.manager.inner;
+        let mut metrics = inner.raft.metrics();
+        let stopped = metrics.wait_for(|m| m.running_state.is_err()).await;
+        let reason = stopped.map_or_else(|e| e.to_string(), |m| format!("{:?}", m.running_state));
+        inner.store.failure().unwrap_or(reason)
+    }
+
+    /// Stops the tasks and the log, and resolves when the log's file is closed. Other holders of
+    /// the [`Manager`] can still read the last cluster state.
+    pub(in crate::swarm) async fn stop(self) {
+        let Self { manager, tasks } = self;
+        tasks.stop().await;
+        if let Err(error) = manager.inner.raft.shutdown().await {
+            tracing::warn!(%error, "the log did not stop cleanly");
+        }
+        manager.inner.store.close().await;
+    }
+}

@@ -1,0 +1,295 @@
+//! Tests of the leader's pure parts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use weft_model::{
+    ClusterState, Command, NodeId, NodeReport,
+    spec::Role,
+    state::{NodeStatus, TaskState, Traffic},
+};
+
+use super::{
+    leader::acks,
+    observe::{LoggedReports, observe},
+    voters::{VoterChange, flag_updates, next_change},
+};
+use crate::{
+    fixture::{TestCluster, description, observed, service_spec},
+    orchestrate::decide,
+    raft::{Voter, Voters},
+    swarm::liveness::{LeaderView, NodeTracker},
+};
+
+/// When a node is down by the default spec: after 3 missed heartbeats of 5 s.
+const PATIENCE_MS: u64 = 15_000;
+
+/// The view of a leader that got one message from each of `nodes`, at the time
+/// `since_monotonic_ms`.
+fn view_with(since_monotonic_ms: u64, nodes: &[(&NodeId, NodeReport)]) -> LeaderView {
+    let tracker = NodeTracker::default();
+    tracker.start_term(1, 0);
+    for (node, report) in nodes {
+        tracker.begin_session(node, report.clone()).expect("a tracker that leads");
+    }
+    let mut view = tracker.view().expect("a tracker that leads");
+    view.since_monotonic_ms = since_monotonic_ms;
+    for entry in view.nodes.values_mut() {
+        entry.last_message_ms = since_monotonic_ms;
+    }
+    view
+}
+
+fn status_changes(commands: &[Command]) -> Vec<(NodeId, NodeStatus)> {
+    commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::SetNodeStatus { id, status, .. } => Some((id.clone(), *status)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_node_without_messages_is_down_after_one_full_period() {
+    let cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let view = view_with(1_000, &[]);
+    let early = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + PATIENCE_MS - 1);
+    assert_eq!(early.commands, []);
+    assert_eq!(early.wake_at_ms, Some(1_000 + PATIENCE_MS));
+    let late = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + PATIENCE_MS);
+    assert_eq!(status_changes(&late.commands), [(n1, NodeStatus::Down)]);
+}
+
+#[test]
+fn a_node_is_ready_once_its_report_has_a_description() {
+    let mut cluster = TestCluster::new();
+    let join = cluster.joining("n2", Role::Worker);
+    let n2 = join.id.clone();
+    cluster.ok(Command::JoinNode(Box::new(join)));
+    let undescribed = view_with(0, &[(&n2, NodeReport::default())]);
+    assert_eq!(status_changes(&observe(&cluster.state, &undescribed, &LoggedReports::default(), 1).commands), []);
+    let described = NodeReport { description: Some(description(&[])), ..NodeReport::default() };
+    let now = observe(&cluster.state, &view_with(0, &[(&n2, described)]), &LoggedReports::default(), 1);
+    assert_eq!(status_changes(&now.commands), [(n2, NodeStatus::Ready)]);
+}
+
+#[test]
+fn a_node_is_ready_while_it_sends_messages_and_down_when_it_stops() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    cluster.status(&n1, NodeStatus::Down);
+    let view = view_with(1_000, &[(&n1, NodeReport::default())]);
+    let now = observe(&cluster.state, &view, &LoggedReports::default(), 1_001);
+    assert_eq!(status_changes(&now.commands), [(n1.clone(), NodeStatus::Ready)]);
+    cluster.status(&n1, NodeStatus::Ready);
+    assert_eq!(observe(&cluster.state, &view, &LoggedReports::default(), 1_001).commands, [], "a status is set once");
+    let later = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + PATIENCE_MS);
+    assert_eq!(status_changes(&later.commands), [(n1, NodeStatus::Down)]);
+}
+
+#[test]
+fn a_down_node_without_messages_sets_no_wake_up_time() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    cluster.status(&n1, NodeStatus::Down);
+    let observed = observe(&cluster.state, &view_with(1_000, &[]), &LoggedReports::default(), 1_001);
+    assert_eq!(observed.commands, []);
+    assert_eq!(observed.wake_at_ms, None);
+}
+
+#[test]
+fn a_report_is_logged_once_and_no_task_state_goes_back() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let service = cluster.service(service_spec("web", 1, &[])).expect("a new service");
+    let task = cluster.task(&service, 1);
+    cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
+    let report = |state| NodeReport {
+        tasks: vec![(task.clone(), observed(state, 5))],
+        description: Some(description(&[])),
+        ..NodeReport::default()
+    };
+    let view = view_with(1_000, &[(&n1, report(TaskState::Starting))]);
+    let mut logged = LoggedReports::default();
+    let first = observe(&cluster.state, &view, &logged, 1_001).commands;
+    assert!(first.iter().any(|c| matches!(c, Command::ReportTasks { .. })), "{first:?}");
+    logged.record(&cluster.state, &first);
+    assert_eq!(observe(&cluster.state, &view, &logged, 1_001).commands, [], "it is logged, but not applied yet");
+    for command in first {
+        cluster.ok(command);
+    }
+    assert_eq!(
+        observe(&cluster.state, &view, &LoggedReports::default(), 1_001).commands,
+        [],
+        "the cluster state has it"
+    );
+    let back = view_with(1_000, &[(&n1, report(TaskState::Preparing))]);
+    assert_eq!(
+        observe(&cluster.state, &back, &LoggedReports::default(), 1_001).commands,
+        [],
+        "an earlier task state is ignored"
+    );
+    let next = view_with(1_000, &[(&n1, report(TaskState::Running))]);
+    assert_eq!(observe(&cluster.state, &next, &logged, 1_001).commands.len(), 1);
+    let n2 = cluster.node("n2", &[]);
+    let other = view_with(1_000, &[(&n2, report(TaskState::Running)), (&n1, report(TaskState::Starting))]);
+    let commands = observe(&cluster.state, &other, &LoggedReports::default(), 1_001).commands;
+    assert!(!commands.iter().any(|c| matches!(c, Command::ReportTasks { .. })), "the task is not of n2: {commands:?}");
+}
+
+/// A cluster state with managers `n1`, `n2`, … whose raft ids are 1, 2, ….
+struct Quorum {
+    cluster: TestCluster,
+    nodes: Vec<NodeId>,
+}
+
+impl Quorum {
+    fn new(managers: usize) -> Self {
+        let mut cluster = TestCluster::new();
+        let mut nodes = vec![cluster.first_node()];
+        for number in 2..=managers {
+            let join = cluster.joining(&format!("n{number}"), Role::Manager);
+            nodes.push(join.id.clone());
+            cluster.ok(Command::JoinNode(Box::new(join)));
+        }
+        Self { cluster, nodes }
+    }
+
+    fn state(&self) -> &ClusterState {
+        &self.cluster.state
+    }
+
+    fn demote(&mut self, raft_id: usize) {
+        let node = self.cluster.state.nodes.get_mut(&self.nodes[raft_id - 1]).expect("the node");
+        node.spec.role = Role::Worker;
+    }
+
+    fn voter(&self, raft_id: u64) -> Voter {
+        let node = &self.cluster.state.nodes[&self.nodes[raft_id as usize - 1]];
+        Voter { node: node.id.clone(), rpc_addr: node.rpc_addr }
+    }
+
+    /// A log's membership: `all` get the log, `votes` also vote.
+    fn voters(&self, votes: &[u64], all: &[u64]) -> Voters {
+        let nodes: BTreeMap<u64, Voter> = all.iter().map(|&id| (id, self.voter(id))).collect();
+        Voters::new(vec![votes.iter().copied().collect::<BTreeSet<u64>>()], nodes)
+    }
+
+    fn next_change(&self, voters: &Voters, replicated: &[(u64, u64)], me: u64) -> Option<VoterChange> {
+        next_change(self.state(), voters, &replicated.iter().copied().collect(), 1_000, me)
+    }
+}
+
+#[test]
+fn a_new_manager_is_a_learner_until_it_has_caught_up() {
+    let quorum = Quorum::new(2);
+    let alone = quorum.voters(&[1], &[1]);
+    let add_learner = VoterChange::AddLearner { raft_id: 2, voter: quorum.voter(2) };
+    assert_eq!(quorum.next_change(&alone, &[(1, 1_000)], 1), Some(add_learner));
+    let learning = quorum.voters(&[1], &[1, 2]);
+    assert_eq!(quorum.next_change(&learning, &[(1, 1_000)], 1), None, "its progress is not known yet");
+    assert_eq!(quorum.next_change(&learning, &[(1, 1_000), (2, 500)], 1), None, "it lacks too many entries");
+    assert_eq!(quorum.next_change(&learning, &[(1, 1_000), (2, 990)], 1), Some(VoterChange::Promote { raft_id: 2 }));
+    assert_eq!(
+        quorum.next_change(&quorum.voters(&[1, 2], &[1, 2]), &[(1, 1_000), (2, 990)], 1),
+        None,
+        "nothing is left to change"
+    );
+}
+
+#[test]
+fn a_demoted_leader_is_removed_last_and_only_if_another_manager_votes() {
+    let mut quorum = Quorum::new(3);
+    quorum.demote(1);
+    quorum.demote(2);
+    let all = quorum.voters(&[1, 2, 3], &[1, 2, 3]);
+    assert_eq!(
+        quorum.next_change(&all, &[], 1),
+        Some(VoterChange::Demote { raft_id: 2 }),
+        "the leader is not the first"
+    );
+    assert_eq!(quorum.next_change(&quorum.voters(&[1, 3], &[1, 3]), &[], 1), Some(VoterChange::Demote { raft_id: 1 }));
+    let learning = quorum.voters(&[1], &[1, 3]);
+    assert_eq!(quorum.next_change(&learning, &[(1, 1_000), (3, 1)], 1), None, "the new manager has to catch up first");
+}
+
+#[test]
+fn a_learner_that_is_no_longer_a_manager_is_removed() {
+    let mut quorum = Quorum::new(2);
+    quorum.demote(2);
+    let learning = quorum.voters(&[1], &[1, 2]);
+    assert_eq!(quorum.next_change(&learning, &[(2, 1_000)], 1), Some(VoterChange::RemoveLearner { raft_id: 2 }));
+}
+
+#[test]
+fn a_joint_configuration_of_an_earlier_leader_is_finished_first() {
+    let quorum = Quorum::new(3);
+    let nodes: BTreeMap<u64, Voter> = (1..=3).map(|id| (id, quorum.voter(id))).collect();
+    let joint = Voters::new(vec![[1].into(), [1, 2].into()], nodes);
+    assert_eq!(quorum.next_change(&joint, &[(3, 1_000)], 1), Some(VoterChange::FinishJoint));
+    assert_eq!(flag_updates(quorum.state(), &joint, false), [], "no flag is updated before");
+}
+
+#[test]
+fn the_voter_flag_follows_the_log() {
+    let quorum = Quorum::new(2);
+    assert_eq!(flag_updates(quorum.state(), &quorum.voters(&[1], &[1, 2]), false), [], "the flags are right already");
+    let updates = flag_updates(quorum.state(), &quorum.voters(&[1, 2], &[1, 2]), false);
+    assert_eq!(updates, [Command::SetVoter { id: quorum.nodes[1].clone(), voter: true }]);
+}
+
+#[test]
+fn a_demoted_manager_stays_in_the_raft_config_until_no_change_can_need_it() {
+    let mut quorum = Quorum::new(2);
+    quorum.demote(2);
+    let clear_raft_config = Command::ClearRaftConfig { id: quorum.nodes[1].clone() };
+    let updates = |all: &[u64], changing| flag_updates(quorum.state(), &quorum.voters(&[1], all), changing);
+    assert_eq!(updates(&[1], true), [], "the running change may be the one that adds it");
+    assert_eq!(updates(&[1, 2], false), [], "it is still a learner");
+    assert_eq!(updates(&[1], false), std::slice::from_ref(&clear_raft_config));
+    let joint = Voters::new(vec![[1].into(), [1, 2].into()], BTreeMap::from([1, 2].map(|id| (id, quorum.voter(id)))));
+    assert_eq!(flag_updates(quorum.state(), &joint, false), []);
+    quorum.cluster.ok(clear_raft_config);
+    assert!(!quorum.cluster.state.nodes[&quorum.nodes[1]].in_raft_config);
+}
+
+/// The leader reads the view after the state, so an ack may be of a later generation than the
+/// state.
+#[test]
+fn draining_is_not_completed_by_an_ack_of_a_plan_that_does_not_contain_it() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let service = cluster.service(service_spec("web", 1, &[])).expect("a new service");
+    let task = cluster.task(&service, 1);
+    cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
+    cluster.ok(Command::ReportTasks { node: n1.clone(), tasks: vec![(task.clone(), observed(TaskState::Running, 5))] });
+    for traffic in [Traffic::Local, Traffic::Active] {
+        cluster.ok(Command::SetTraffic { id: task.clone(), traffic });
+    }
+    cluster.ok(Command::RemoveService { id: service });
+    let acked = NodeReport { acked: cluster.state.index + 5, ..NodeReport::default() };
+    let acks = acks(&cluster.state, &view_with(0, &[(&n1, acked)]));
+    let decision = decide(&cluster.state, cluster.state.now_ms, &acks, &mut rand::random);
+    let commands: Vec<Command> = match decision.commands.as_slice() {
+        [Command::Batch(commands)] => commands.clone(),
+        commands => commands.to_vec(),
+    };
+    let steps = commands.iter().filter_map(|c| match c {
+        Command::SetTraffic { traffic, .. } => Some(*traffic),
+        _ => None,
+    });
+    assert_eq!(steps.collect::<Vec<_>>(), [Traffic::Draining], "{commands:?}");
+}
+
+#[test]
+fn copies_of_a_view_share_the_reports() {
+    let cluster = TestCluster::new();
+    let view = view_with(0, &[(&cluster.first_node(), NodeReport::default())]);
+    let copy = view.clone();
+    let (one, two) = (&view.nodes[&cluster.first_node()].report, &copy.nodes[&cluster.first_node()].report);
+    assert!(Arc::ptr_eq(one, two));
+}

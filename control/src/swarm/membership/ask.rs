@@ -1,0 +1,42 @@
+//! Calls that any manager can answer.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::time::timeout;
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    rpc::{Dialer, one_off},
+    swarm::{context::Context, error::root_cause},
+};
+
+/// Asks one manager after the other until one answers. Each has `limit` for its answer, the
+/// connection included.
+///
+/// # Errors
+/// Why the last manager gave no answer.
+pub(super) async fn ask_managers<T, F>(
+    context: &Context,
+    addrs: impl IntoIterator<Item = SocketAddr>,
+    limit: Duration,
+    call: impl Fn(Channel) -> F,
+) -> Result<T, String>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let mut reason = "no manager's address is known".to_owned();
+    for addr in addrs {
+        let dialer = Dialer::manager(addr, context.credentials.client());
+        let answer = timeout(limit, async {
+            let channel = one_off(&dialer).await.map_err(|error| root_cause(&error))?;
+            call(channel).await.map_err(|status| status.message().to_owned())
+        });
+        reason = match answer.await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => format!("{addr}: {error}"),
+            Err(_) => format!("{addr} does not answer"),
+        };
+        tracing::debug!(reason, "no answer from a manager");
+    }
+    Err(reason)
+}

@@ -1,0 +1,186 @@
+//! Joins a cluster with a token.
+//!
+//! The token contains the digest of the cluster's certificate authority and a secret. The node
+//! first fetches the authority's certificate over an unverified connection, compares it with the
+//! digest, and sends the secret over a second connection that this certificate verifies.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Code, transport::Channel};
+use weft_model::spec::Availability;
+
+use super::{address, store::MembershipStore};
+use crate::{
+    pki::{self, Identity, InvalidToken, JoinToken, KeyRequest, PkiError},
+    rpc::{
+        Bound, Dialer, one_off,
+        pb::{GetCaRequest, JoinRequest, authority_client::AuthorityClient},
+    },
+    swarm::{
+        context::Record,
+        error::{SwarmError, root_cause},
+        types::{JoinOptions, SwarmConfig},
+    },
+};
+
+/// How long one manager has to answer a join. The leader's write to the log is part of it.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long managers are asked again that answer, but have no leader.
+const RETRY_FOR: Duration = Duration::from_secs(6);
+const RETRY: Duration = Duration::from_millis(200);
+/// How long a manager has to accept a connection, and to send the authority's certificate.
+const CA_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A cluster that was joined, and what the supervisor starts with.
+pub(super) struct Joined {
+    pub record: Record,
+    pub identity: Identity,
+    pub bound: Bound,
+}
+
+/// Joins a cluster. The node is a member and all files are written when this resolves; it has no
+/// plan yet.
+///
+/// # Errors
+/// The token, an address or the data directory cannot be used, no manager answers, or a manager
+/// refuses. Files may be left then, but no record.
+pub(super) async fn join(
+    config: &SwarmConfig,
+    store: &MembershipStore,
+    options: JoinOptions,
+) -> Result<Joined, SwarmError> {
+    let token: JoinToken =
+        options.token.parse().map_err(|e: InvalidToken| SwarmError::InvalidToken { reason: e.to_string() })?;
+    if options.remotes.is_empty() {
+        return Err(SwarmError::NoRemote);
+    }
+    let listen_addr = options.listen_addr;
+    let addr = address::given(options.advertise_addr, listen_addr)?;
+    let bound = Bound::bind(listen_addr).map_err(|source| SwarmError::Listen { addr: listen_addr, source })?;
+    store.wipe()?;
+    // The node's id follows from its key. With one key for all attempts, a join whose answer was
+    // lost and the next attempt are of the same node.
+    let request = KeyRequest::generate()?;
+    let attempt =
+        Attempt { config, token, request, addr, listen_addr: bound.addr(), availability: options.availability };
+    let deadline = Instant::now() + RETRY_FOR;
+    loop {
+        let mut failures = Vec::new();
+        let mut retry = false;
+        for &remote in &options.remotes {
+            match attempt.ask(remote).await {
+                Ok((mut record, identity)) => {
+                    record.remotes.extend(options.remotes.iter().copied());
+                    store.write_identity(&identity)?;
+                    store.write_record(&record)?;
+                    return Ok(Joined { record, identity, bound });
+                }
+                Err(AskError::Fatal(error)) => return Err(error),
+                Err(AskError::Unreachable(reason)) => failures.push(format!("{remote}: {reason}")),
+                Err(AskError::RetryLater(reason)) => {
+                    retry = true;
+                    failures.push(format!("{remote}: {reason}"));
+                }
+            }
+        }
+        if !retry || Instant::now() >= deadline {
+            return Err(SwarmError::Unreachable { attempts: failures.join("; ") });
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Why one manager did not accept the node.
+enum AskError {
+    /// It cannot be reached. Another manager may answer.
+    Unreachable(String),
+    /// It answers, and may accept the node a little later.
+    RetryLater(String),
+    /// No manager will accept the node.
+    Fatal(SwarmError),
+}
+
+impl From<SwarmError> for AskError {
+    fn from(error: SwarmError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl From<PkiError> for AskError {
+    fn from(error: PkiError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+/// What this node asks each manager with.
+struct Attempt<'a> {
+    config: &'a SwarmConfig,
+    token: JoinToken,
+    request: KeyRequest,
+    /// The address to advertise. `None`: the local address of the connection to the manager.
+    addr: Option<IpAddr>,
+    listen_addr: SocketAddr,
+    availability: Availability,
+}
+
+impl Attempt<'_> {
+    /// Asks one manager for membership.
+    async fn ask(&self, remote: SocketAddr) -> Result<(Record, Identity), AskError> {
+        let ca_pem = fetch_ca(remote).await?;
+        if !self.token.names(&ca_pem) {
+            return Err(SwarmError::WrongCa { remote }.into());
+        }
+        let dialer = Dialer::manager(remote, pki::pinned_client(&ca_pem)?);
+        let channel = connect(&dialer).await?;
+        let addr = match self.addr.or_else(|| dialer.local_addr()) {
+            Some(addr) => address::check(addr)?,
+            None => return Err(SwarmError::NoAdvertiseAddr { found: "the connection has none".to_owned() }.into()),
+        };
+        let message = JoinRequest {
+            secret: self.token.secret().to_owned(),
+            csr_pem: self.request.csr_pem().to_owned(),
+            hostname: self.config.hostname.to_string(),
+            addr: addr.to_string(),
+            rpc_addr: SocketAddr::new(addr, self.listen_addr.port()).to_string(),
+            availability: match self.availability {
+                Availability::Active => 0,
+                Availability::Pause => 1,
+                Availability::Drain => 2,
+            },
+        };
+        let answer = timeout(JOIN_TIMEOUT, AuthorityClient::new(channel).join(message)).await;
+        let answer = answer.map_err(|_| AskError::Unreachable("it does not answer".to_owned()))?.map_err(|status| {
+            let reason = status.message().to_owned();
+            match status.code() {
+                Code::PermissionDenied => SwarmError::InvalidToken { reason }.into(),
+                Code::InvalidArgument => SwarmError::Refused { reason }.into(),
+                Code::Unavailable => AskError::RetryLater(reason),
+                _ => AskError::Unreachable(reason),
+            }
+        })?;
+        let answer = answer.into_inner();
+        let identity = self.request.finish(&answer.cert_pem, &ca_pem)?;
+        let remotes = answer.managers.iter().filter_map(|addr| addr.parse().ok()).collect();
+        let (cluster, node) = (identity.peer.cluster.clone(), identity.peer.node.clone());
+        Ok((Record { cluster, node, addr, listen_addr: self.listen_addr, remotes, ca_pem }, identity))
+    }
+}
+
+async fn fetch_ca(remote: SocketAddr) -> Result<String, AskError> {
+    let dialer = Dialer::manager(remote, pki::unverified_client()?);
+    let channel = connect(&dialer).await?;
+    let answer = timeout(CA_TIMEOUT, AuthorityClient::new(channel).get_ca(GetCaRequest {})).await;
+    let answer = answer.map_err(|_| AskError::Unreachable("it does not answer".to_owned()))?;
+    let answer = answer.map_err(|status| AskError::Unreachable(status.message().to_owned()))?;
+    Ok(answer.into_inner().ca_pem)
+}
+
+async fn connect(dialer: &Dialer) -> Result<Channel, AskError> {
+    let connected = timeout_at(Instant::now() + CA_TIMEOUT, one_off(dialer)).await;
+    let connected = connected.map_err(|_| AskError::Unreachable("it does not answer".to_owned()))?;
+    connected.map_err(|error| AskError::Unreachable(root_cause(&error)))
+}

@@ -1,0 +1,113 @@
+//! What happens before a node leaves: a manager gives up its vote, and the leader learns that the
+//! node leaves.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::time::{Instant, timeout, timeout_at};
+use weft_model::{
+    Command, Rejection,
+    spec::{NodeSpec, Role},
+};
+
+use super::{ask::ask_managers, supervisor::Supervisor};
+use crate::{
+    rpc::pb::{LeaveRequest, dispatcher_client::DispatcherClient},
+    swarm::{
+        context::Context,
+        error::{ProposeError, SwarmError},
+        manager::Manager,
+    },
+};
+
+/// How long the other managers have to remove this manager's vote.
+const STEP_DOWN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long to look for a leader. An election fits in.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one manager has for its answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(200);
+
+/// # Errors
+/// [`SwarmError::ManagerNeedsForce`], with the consequence of leaving, on a manager without
+/// `force`.
+pub(super) fn check_allowed(context: &Context, force: bool) -> Result<(), SwarmError> {
+    if force || context.certified_role() == Role::Worker {
+        return Ok(());
+    }
+    let managers = context.manager().map_or(1, |manager| manager.other_managers().len() + 1);
+    let consequence = match managers {
+        0 | 1 => "It is the last manager: leaving erases the swarm's whole state.".to_owned(),
+        2 => "Only one manager would be left, and the swarm would not survive its loss. \
+              Consider promoting another node first (weft node promote)."
+            .to_owned(),
+        more => format!(
+            "{} of {more} managers would be left. Consider demoting this one first (weft node demote).",
+            more - 1
+        ),
+    };
+    Err(SwarmError::ManagerNeedsForce { consequence })
+}
+
+/// Gives up this manager's vote, ends the link, and notifies the leader. Resolves after at most 13
+/// s. A failure is only logged: a node can also leave if no other node answers.
+pub(super) async fn announce(supervisor: &Supervisor) {
+    let context = supervisor.context();
+    if let Some(manager) = context.manager() {
+        if manager.other_managers().is_empty() {
+            return;
+        }
+        if let Err(error) = step_down(context, &manager).await {
+            tracing::warn!(%error, "leaving although the other managers still count this manager's vote");
+        }
+    }
+    // If this node sent another message after its notice, the leader would set it to ready again.
+    supervisor.end_link();
+    let notified = timeout(NOTIFY_TIMEOUT, async {
+        while !notify_leader(context).await {
+            tokio::time::sleep(RETRY).await;
+        }
+    });
+    if notified.await.is_err() {
+        tracing::warn!("cannot notify a leader that this node leaves: its heartbeats will be missed instead");
+    }
+}
+
+/// Asks one manager after the other until the leader has set this node to down.
+async fn notify_leader(context: &Context) -> bool {
+    let own_addr = SocketAddr::new(context.record.addr, context.record.listen_addr.port());
+    let others = context.manager_addrs().into_iter().filter(|addr| *addr != own_addr);
+    let left = ask_managers(context, others, CALL_TIMEOUT, |channel| async move {
+        DispatcherClient::new(channel).leave(LeaveRequest {}).await
+    });
+    left.await.is_ok()
+}
+
+/// Demotes this node and waits until its manager has stopped, so that the others do not count its
+/// vote.
+async fn step_down(context: &Context, manager: &Manager) -> Result<(), ProposeError> {
+    let deadline = Instant::now() + STEP_DOWN_TIMEOUT;
+    loop {
+        let (version, spec) = {
+            let state = manager.state();
+            let state = state.borrow();
+            let Some(me) = state.nodes.get(manager.node()) else { return Ok(()) };
+            (me.meta.version, NodeSpec { role: Role::Worker, ..me.spec.clone() })
+        };
+        let demote = Command::UpdateNode { id: manager.node().clone(), version, spec };
+        match timeout_at(deadline, manager.propose(demote)).await {
+            Ok(Ok(_)) => break,
+            Ok(Err(ProposeError::Rejected(Rejection::OutOfSequence { .. }))) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(ProposeError::Unavailable { reason: "the other managers do not answer".to_owned() }),
+        }
+    }
+    // The role reconciler stops the manager once the others have removed its vote.
+    let mut running = context.channels.manager.subscribe();
+    match timeout_at(deadline, running.wait_for(Option::is_none)).await {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let reason = "the other managers did not remove its vote in time".to_owned();
+            Err(ProposeError::Unavailable { reason })
+        }
+    }
+}

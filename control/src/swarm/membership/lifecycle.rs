@@ -1,0 +1,141 @@
+//! The memberships of this node, one after the other, and the one that runs now.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
+use weft_model::{NodeId, NodeReport, spec::Role};
+
+use super::{init, join, leave, role::start_manager, store::MembershipStore, supervisor::Supervisor};
+use crate::{
+    rpc::Bound,
+    swarm::{
+        context::{Context, NodeChannels},
+        error::SwarmError,
+        types::{InitOptions, JoinOptions, Membership, SwarmConfig},
+    },
+};
+
+/// How long `init` and `join` wait until the node is ready. After that it continues in the
+/// background.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Begins, resumes and ends memberships. The methods must run to their end, or files of half a
+/// membership are left: [`super::super::Swarm`] runs them in tasks of their own.
+#[derive(Debug)]
+pub(in crate::swarm) struct Lifecycle {
+    config: SwarmConfig,
+    store: MembershipStore,
+    pub(in crate::swarm) channels: NodeChannels,
+    /// The membership that runs, if any. Locked while a membership begins or ends, so that one such
+    /// change runs at a time.
+    pub(in crate::swarm) running: Mutex<Option<Supervisor>>,
+}
+
+impl Lifecycle {
+    /// Resumes the membership in the data directory, if there is one.
+    pub(in crate::swarm) async fn open(config: SwarmConfig) -> Result<Self, SwarmError> {
+        let store = MembershipStore::open(&config.data_dir)?;
+        let channels = NodeChannels::default();
+        let running = match store.record()? {
+            Some(record) => {
+                let identity = store.identity(&record)?;
+                let addr = record.listen_addr;
+                let bound = Bound::bind(addr).map_err(|source| SwarmError::Listen { addr, source })?;
+                channels.plans.send_replace(store.plan().map(Arc::new));
+                let context = Context::new(config.clone(), record, identity, channels.clone())?;
+                let was_manager = context.certified_role() == Role::Manager;
+                let runtime = match store.manager_keys()?.filter(|_| was_manager) {
+                    Some(keys) => Some(start_manager(&context, &store, keys).await?),
+                    None => None,
+                };
+                tracing::info!(version = config.version, node = %context.record.node, "resuming the membership");
+                Some(Supervisor::start(context, store.clone(), bound, runtime))
+            }
+            None => None,
+        };
+        Ok(Self { config, store, channels, running: Mutex::new(running) })
+    }
+
+    pub(in crate::swarm) async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError> {
+        let mut running = self.running.lock().await;
+        if running.is_some() {
+            return Err(SwarmError::AlreadyMember);
+        }
+        self.channels.membership.send_replace(Membership::Joining);
+        let formed = init::init(&self.config, &self.store, &self.channels, options).await;
+        let init::Formed { context, bound, runtime } = formed.map_err(|error| self.discard_attempt(error))?;
+        let node = context.record.node.clone();
+        *running = Some(Supervisor::start(context, self.store.clone(), bound, Some(runtime)));
+        drop(running);
+        self.wait_until_ready(Role::Manager).await?;
+        Ok(node)
+    }
+
+    pub(in crate::swarm) async fn join(&self, options: JoinOptions) -> Result<(), SwarmError> {
+        let mut running = self.running.lock().await;
+        if running.is_some() {
+            return Err(SwarmError::AlreadyMember);
+        }
+        self.channels.membership.send_replace(Membership::Joining);
+        let joined = join::join(&self.config, &self.store, options).await;
+        let join::Joined { record, identity, bound } = joined.map_err(|error| self.discard_attempt(error))?;
+        let role = identity.peer.role;
+        let context = Context::new(self.config.clone(), record, identity, self.channels.clone());
+        let context = context.map_err(|error| self.discard_attempt(error))?;
+        *running = Some(Supervisor::start(context, self.store.clone(), bound, None));
+        drop(running);
+        self.wait_until_ready(role).await
+    }
+
+    pub(in crate::swarm) async fn leave(&self, force: bool) -> Result<(), SwarmError> {
+        let mut running = self.running.lock().await;
+        let supervisor = running.as_ref().ok_or(SwarmError::NotMember)?;
+        leave::check_allowed(supervisor.context(), force)?;
+        leave::announce(supervisor).await;
+        supervisor.shutdown().await;
+        self.store.wipe()?;
+        *running = None;
+        self.channels.reports.send_replace(NodeReport::default());
+        self.channels.plans.send_replace(None);
+        self.channels.membership.send_replace(Membership::None);
+        Ok(())
+    }
+
+    pub(in crate::swarm) async fn shutdown(&self) {
+        if let Some(supervisor) = self.running.lock().await.take() {
+            supervisor.shutdown().await;
+        }
+    }
+
+    /// Removes all files of a failed `init` or `join`. Returns its error.
+    fn discard_attempt(&self, error: SwarmError) -> SwarmError {
+        if let Err(error) = self.store.wipe() {
+            tracing::warn!(%error, "cannot remove the files of a failed attempt");
+        }
+        self.channels.membership.send_replace(Membership::None);
+        error
+    }
+
+    /// Waits until the node has its first plan, and a manager also the cluster state.
+    async fn wait_until_ready(&self, role: Role) -> Result<(), SwarmError> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        let late = |_| SwarmError::Timeout;
+        let mut plans = self.channels.plans.subscribe();
+        // The inner result is an error only if the sender is gone, and `self` holds it.
+        let _ = timeout_at(deadline, plans.wait_for(Option::is_some)).await.map_err(late)?;
+        if role == Role::Worker {
+            return Ok(());
+        }
+        let mut managers = self.channels.manager.subscribe();
+        let manager = timeout_at(deadline, managers.wait_for(Option::is_some)).await.map_err(late)?;
+        let manager = manager.ok().and_then(|manager| manager.clone());
+        let Some(mut state) = manager.map(|manager| manager.state()) else {
+            return Err(SwarmError::Timeout);
+        };
+        let _ = timeout_at(deadline, state.wait_for(|state| state.cluster.is_some())).await.map_err(late)?;
+        Ok(())
+    }
+}

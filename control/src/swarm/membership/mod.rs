@@ -1,0 +1,48 @@
+//! A membership from its beginning to its end: forming or joining a cluster, resuming after a
+//! restart, the role of this node, and leaving.
+//!
+//! [`super::Swarm`] calls [`Lifecycle`]. This room is the only one that writes the membership's
+//! files and that decides whether a manager runs on this node. It does not decide the role: the
+//! cluster state does, and the plan brings it here.
+//!
+//! ```text
+//!             init, join              accepted by the cluster, files written
+//!     None ───────────────▶ Joining ─────────────────────────────────────────┐
+//!     ▲ ▲ │                    │                                             ▼
+//!     │ └─┼── failed: wiped ───┘   ┌───────────────── Active ─────────────────────────────┐
+//!     │   │                        │            the plan says manager:                    │
+//!     │   └ open finds a record ──▶│            certificate, keys, log                    │
+//!     │                            │   worker ─────────────────────────────────▶ manager  │
+//!     │                            │          ◀─────────────────────────────────          │
+//!     │                            │            the plan says worker:                     │
+//!     │                            │            certificate, log closed and removed       │
+//!     │                            └──────────────────────────────────────────────────────┘
+//!     │                               │ removed from the cluster,     ▲ a leader accepts a
+//!     │                               │ or the log failed             │ session, or the log
+//!     │                               ▼                               │ is open again
+//!     │                             Error ────────────────────────────┘
+//!     │
+//!     └── leave, from Active or Error: a manager gives up its vote, the leader is notified,
+//!         all tasks stop, the files are removed
+//! ```
+//!
+//! - `store`: the membership's files.
+//! - `address`: which address this node advertises.
+//! - `ask`: calls to any manager that answers.
+//! - `role`: the certificate and the manager follow the role in the plan.
+//! - `init`, `join`: the two ways to begin.
+//! - `supervisor`: starts and stops the tasks of a membership.
+//! - `leave`: what the other nodes must know before this one stops.
+//! - `lifecycle`: one change of the membership at a time.
+
+mod store;
+mod address;
+mod ask;
+mod role;
+mod init;
+mod join;
+mod supervisor;
+mod leave;
+mod lifecycle;
+
+pub(super) use lifecycle::Lifecycle;

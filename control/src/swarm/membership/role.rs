@@ -1,0 +1,217 @@
+//! Keeps this node's certificate and its manager in line with the role in its plan.
+//!
+//! One task, started by the supervisor: a loop that compares everything again after each change.
+//! - Promotion: a certificate of the new role, then the manager's keys, then an empty log, which
+//!   the leader fills.
+//! - Demotion: the plan says worker once the other managers have removed this node's vote. A
+//!   certificate of the new role, then the log is closed and removed together with the keys.
+//! - Certificates are renewed before they expire.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, transport::Channel};
+use weft_model::{NodePlan, spec::Role};
+
+use super::{ask::ask_managers, store::MembershipStore};
+use crate::{
+    pki::{Kek, KeyRequest, PeerIdentity},
+    rpc::pb::{RenewRequest, WelcomeRequest, authority_client::AuthorityClient, quorum_client::QuorumClient},
+    swarm::{
+        clock::now_ms,
+        context::{Context, HealthIssue},
+        error::SwarmError,
+        manager::{Manager, ManagerConfig, ManagerKeys, ManagerRuntime},
+    },
+};
+
+/// How long one manager has for its answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// The pause after a failed step, and the shortest wait between two steps.
+const RETRY: Duration = Duration::from_millis(500);
+/// The longest wait between two steps. A wait until the renewal itself could be weeks, and would
+/// not notice that the wall clock was set.
+const RECHECK: Duration = Duration::from_secs(3600);
+
+/// Opens this node's log and starts its manager.
+///
+/// # Errors
+/// As [`ManagerRuntime::start`].
+pub(super) async fn start_manager(
+    context: &Context,
+    store: &MembershipStore,
+    keys: ManagerKeys,
+) -> Result<ManagerRuntime, SwarmError> {
+    let config = ManagerConfig {
+        node: context.record.node.clone(),
+        cluster: context.record.cluster.clone(),
+        keys,
+        log_path: store.log_path(),
+        credentials: context.credentials.clone(),
+        logs: context.config.logs.clone(),
+    };
+    ManagerRuntime::start(config).await
+}
+
+/// Runs until `stop`, then stops the manager. `runtime` is a manager that runs already.
+pub(super) async fn run(
+    context: Arc<Context>,
+    store: MembershipStore,
+    runtime: Option<ManagerRuntime>,
+    stop: CancellationToken,
+) {
+    let mut plans = context.channels.plans.subscribe();
+    let mut reconciler = RoleReconciler { spread: rand::random(), context, store, runtime, stop: stop.clone() };
+    reconciler.publish_manager();
+    while !stop.is_cancelled() {
+        let wait = match reconciler.step().await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take the role in the plan, retrying");
+                let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+                continue;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = role_change(&mut plans, reconciler.context.certified_role()) => {}
+            () = tokio::time::sleep(wait) => {}
+            reason = log_failure(reconciler.runtime.as_ref()) => {
+                reconciler.handle_failed_log(reason).await;
+                let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+            }
+        }
+    }
+    reconciler.stop_manager().await;
+}
+
+/// Resolves when the plan has another role than `certified`.
+async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, certified: Role) {
+    let other = |plan: &Option<Arc<NodePlan>>| plan.as_ref().is_some_and(|plan| plan.role != certified);
+    if plans.wait_for(other).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Resolves, with the reason, when the manager's log has stopped by itself.
+async fn log_failure(runtime: Option<&ManagerRuntime>) -> String {
+    match runtime {
+        Some(runtime) => runtime.wait_for_failure().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct RoleReconciler {
+    context: Arc<Context>,
+    store: MembershipStore,
+    runtime: Option<ManagerRuntime>,
+    stop: CancellationToken,
+    /// When this node renews its certificate: 0 is the beginning of the renewal window, 1 its end.
+    spread: f64,
+}
+
+impl RoleReconciler {
+    /// Brings the certificate and the manager in line with the plan. Returns how long to wait for
+    /// the next step, if nothing happens before.
+    async fn step(&mut self) -> Result<Duration, SwarmError> {
+        let planned = self.context.channels.plans.borrow().as_ref().map(|plan| plan.role);
+        let wanted = planned.unwrap_or(self.context.certified_role());
+        let due = self.context.credentials.identity().renew_in(now_ms(), self.spread);
+        if wanted != self.context.certified_role() || due.is_zero() {
+            self.renew(wanted).await?;
+        }
+        match (self.context.certified_role(), &self.runtime) {
+            (Role::Manager, None) => self.start_manager().await?,
+            (Role::Worker, Some(_)) => {
+                self.stop_manager().await;
+                self.store.remove_manager_files()?;
+                tracing::info!("this node is a worker now");
+            }
+            // Files are left if the daemon was killed during a demotion.
+            (Role::Worker, None) => self.store.remove_manager_files()?,
+            (Role::Manager, Some(_)) => {}
+        }
+        let due = self.context.credentials.identity().renew_in(now_ms(), self.spread);
+        Ok(due.clamp(RETRY, RECHECK))
+    }
+
+    /// Gets a new certificate from any manager, stores it and uses it from now on.
+    async fn renew(&self, wanted: Role) -> Result<(), SwarmError> {
+        let request = KeyRequest::generate()?;
+        let csr_pem = request.csr_pem().to_owned();
+        let cert_pem = self
+            .ask_managers("renew the certificate", |channel| {
+                let request = RenewRequest { csr_pem: csr_pem.clone() };
+                async move {
+                    let cert_pem = AuthorityClient::new(channel).renew(request).await?.into_inner().cert_pem;
+                    let signed = PeerIdentity::from_pem(&cert_pem).map_err(|e| Status::internal(e.to_string()))?;
+                    // A manager that lags behind signs for the old role. Another one may not lag
+                    // behind.
+                    if signed.role == wanted { Ok(cert_pem) } else { Err(Status::unavailable("it lags behind")) }
+                }
+            })
+            .await?;
+        let identity = request.finish(&cert_pem, &self.context.record.ca_pem)?;
+        self.store.write_identity(&identity)?;
+        self.context.credentials.replace(Arc::new(identity))?;
+        self.context.publish_membership();
+        tracing::info!(role = ?wanted, "new node certificate");
+        Ok(())
+    }
+
+    async fn start_manager(&mut self) -> Result<(), SwarmError> {
+        let keys = match self.store.manager_keys()? {
+            Some(keys) => keys,
+            None => self.fetch_manager_keys().await?,
+        };
+        let started = start_manager(&self.context, &self.store, keys).await;
+        self.context.set_issue(HealthIssue::Log, started.as_ref().err().map(ToString::to_string));
+        self.runtime = Some(started?);
+        self.publish_manager();
+        Ok(())
+    }
+
+    /// Gets from any manager what this node needs as a new manager, and stores it.
+    async fn fetch_manager_keys(&self) -> Result<ManagerKeys, SwarmError> {
+        let welcome = self
+            .ask_managers("become a manager", |channel| async move {
+                QuorumClient::new(channel).welcome(WelcomeRequest {}).await.map(tonic::Response::into_inner)
+            })
+            .await?;
+        let keys = ManagerKeys { raft_id: welcome.raft_id, kek: Kek::from_bytes(&welcome.kek)? };
+        self.store.write_manager_keys(&keys)?;
+        Ok(keys)
+    }
+
+    /// Asks managers until one answers or the membership stops. `what` is for the error.
+    async fn ask_managers<T, F>(&self, what: &'static str, call: impl Fn(Channel) -> F) -> Result<T, SwarmError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let answer = ask_managers(&self.context, self.context.manager_addrs(), CALL_TIMEOUT, call);
+        let answer = self.stop.run_until_cancelled(answer).await;
+        let answer = answer.unwrap_or_else(|| Err("the daemon or the membership stops".to_owned()));
+        answer.map_err(|reason| SwarmError::Internal { what, reason })
+    }
+
+    /// Gives the running manager to the callers of the swarm module and to the dispatcher.
+    fn publish_manager(&self) {
+        let manager: Option<Manager> = self.runtime.as_ref().map(|runtime| runtime.manager().clone());
+        self.context.channels.manager.send_replace(manager);
+    }
+
+    async fn stop_manager(&mut self) {
+        self.context.channels.manager.send_replace(None);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.stop().await;
+        }
+    }
+
+    /// Stops the manager after its log has stopped by itself. The next step opens the log again.
+    async fn handle_failed_log(&mut self, reason: String) {
+        tracing::error!(reason, "the manager's log has stopped");
+        self.context.set_issue(HealthIssue::Log, Some(reason));
+        self.stop_manager().await;
+    }
+}

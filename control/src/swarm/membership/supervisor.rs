@@ -1,0 +1,81 @@
+//! Starts and stops the tasks of a membership: the node RPC's server, the link to the leader, the
+//! writer of plans, and the role reconciler, which runs the manager.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{role, store::MembershipStore};
+use crate::{
+    rpc::{self, Bound, Limits},
+    swarm::{context::Context, dispatch, link, manager::ManagerRuntime, tasks::TaskGroup},
+};
+
+/// A running membership. Dropping it without [`Self::shutdown`] leaves its tasks running.
+#[derive(Debug)]
+pub(in crate::swarm) struct Supervisor {
+    context: Arc<Context>,
+    tasks: TaskGroup,
+    /// Ends the link before the other tasks.
+    end_link: CancellationToken,
+}
+
+impl Supervisor {
+    /// Publishes the membership and starts its tasks. `runtime` is a manager that runs already.
+    pub(super) fn start(
+        context: Arc<Context>,
+        store: MembershipStore,
+        bound: Bound,
+        runtime: Option<ManagerRuntime>,
+    ) -> Self {
+        context.publish_membership();
+        let (tasks, end_link) = (TaskGroup::default(), CancellationToken::new());
+        let stop = tasks.stop_token().clone();
+        let routes = dispatch::routes(context.clone(), tasks.clone());
+        tasks.spawn_graceful(rpc::serve(bound, context.credentials.server(), routes, Limits::default(), stop.clone()));
+        let (link, ended) = (link::run(context.clone()), end_link.clone());
+        tasks.spawn(async move {
+            ended.run_until_cancelled(link).await;
+        });
+        tasks.spawn(store_plans(context.clone(), store.clone()));
+        tasks.spawn_graceful(role::run(context.clone(), store, runtime, stop));
+        Self { context, tasks, end_link }
+    }
+
+    pub(in crate::swarm) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Ends the link, so that the leader gets no more messages of this node.
+    pub(super) fn end_link(&self) {
+        self.end_link.cancel();
+    }
+
+    /// Stops all tasks, and resolves when they have ended and the manager's log is closed.
+    pub(super) async fn shutdown(&self) {
+        self.tasks.stop().await;
+    }
+}
+
+/// Stores the newest plan, so that a restarted node has it before it finds a manager. Removes the
+/// stored plan when the plan is withdrawn.
+async fn store_plans(context: Arc<Context>, store: MembershipStore) {
+    let mut plans = context.channels.plans.subscribe();
+    while plans.changed().await.is_ok() {
+        let plan = plans.borrow_and_update().clone();
+        let generation = plan.as_ref().map_or(0, |plan| plan.generation);
+        let store = store.clone();
+        let stored = tokio::task::spawn_blocking(move || match &plan {
+            Some(plan) => store.write_plan(plan),
+            None => store.remove_plan(),
+        });
+        // A full disk must not stop the hand-over of traffic, so a plan that cannot be stored is
+        // acked too.
+        match stored.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot store the plan: it is in force, but a restart loses it"),
+            Err(error) => tracing::warn!(%error, "cannot store the plan: it is in force, but a restart loses it"),
+        }
+        context.stored_generation.send_replace(generation);
+    }
+}
