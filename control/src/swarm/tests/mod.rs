@@ -1,10 +1,10 @@
-//! Whole clusters in one process, on loopback addresses of their own: real TLS, real logs on disk,
-//! no kernel programs.
+//! Whole clusters in one process. Each daemon has a loopback address and a directory of its own,
+//! real TLS and a real log on the disk; nothing touches the kernel's network configuration.
 
-mod lab;
+mod fixture;
 
 mod crash;
+mod failover;
 mod joining;
-mod leading;
 mod roles;
 mod sessions;

@@ -1,102 +1,93 @@
-//! Promotion and demotion.
+//! Promotion, demotion, and the renewal of certificates.
 
-use weft_model::{Rejection, spec::Role};
+use tokio::time::timeout;
+use weft_model::{
+    Command, Rejection,
+    spec::Role::{Manager, Worker},
+};
 
-use super::lab::{DEADLINE, Daemon, has_label, is_ready, leader_among, node, set_label};
+use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, leader_among, node, set_label, stop};
 use crate::swarm::{Membership, ProposeError};
 
 #[tokio::test]
-async fn a_worker_becomes_a_manager_and_a_worker_again() {
-    let n1 = Daemon::first("n1").await;
-    let n2 = Daemon::joined("n2", &n1, Role::Worker).await;
+async fn a_worker_is_promoted_and_demoted_repeatedly() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
     let id = n2.id();
     for round in ["first", "second"] {
-        n1.set_role(&id, Role::Manager).await.expect("promoted");
-        let arrived = tokio::time::timeout(DEADLINE, n2.swarm.wait_until_manager()).await;
-        assert!(arrived.is_ok() && n2.swarm.manager().is_some(), "it holds the table that it waited for");
-        n2.is_manager(true).await;
-        n1.table("it votes", |s| node(s, "n2", |n| n.voter && is_ready(n))).await;
-        set_label(&n2, round).await.expect("it takes writes");
-        assert!(matches!(&*n2.swarm.membership().borrow(), Membership::Active { role: Role::Manager, .. }));
+        n1.set_role(&id, Manager).await.expect("n2 is promoted");
+        let waited = timeout(DEADLINE, n2.swarm.wait_until_manager()).await;
+        assert!(waited.is_ok() && n2.swarm.manager().is_some(), "n2 has the cluster state that it waited for");
+        n2.becomes_manager().await;
+        n1.wait_until("n2 votes", |s| node(s, "n2", |n| n.voter && is_ready(n))).await;
+        set_label(&n2, round).await.expect("n2 accepts changes");
+        assert!(matches!(&*n2.swarm.membership().borrow(), Membership::Active { role: Manager, .. }));
 
-        n1.set_role(&id, Role::Worker).await.expect("demoted");
-        n2.is_manager(false).await;
-        n1.table("it has no vote and is ready", |s| node(s, "n2", |n| !n.voter && is_ready(n))).await;
+        n1.set_role(&id, Worker).await.expect("n2 is demoted");
+        n2.becomes_worker().await;
+        n1.wait_until("n2 has no vote and is ready", |s| node(s, "n2", |n| !n.voter && is_ready(n))).await;
         set_label(&n1, &format!("{round}-after")).await.expect("one manager is a quorum");
     }
-    assert!(!n2.place.dir().join("swarm/raft.redb").exists(), "a worker keeps no table");
-    assert!(!n2.place.dir().join("swarm/manager.json").exists(), "and no key");
-    for daemon in [n2, n1] {
-        daemon.stop().await;
-    }
+    assert!(!n2.host.dir().join("swarm/raft.redb").exists(), "a worker keeps no log");
+    assert!(!n2.host.dir().join("swarm/manager.json").exists(), "a worker keeps no manager's keys");
+    stop([n1, n2]).await;
 }
 
 #[tokio::test]
-async fn a_leader_that_is_demoted_steps_aside() {
-    let n1 = Daemon::first("n1").await;
-    let n2 = Daemon::joined("n2", &n1, Role::Manager).await;
-    let n3 = Daemon::joined("n3", &n1, Role::Manager).await;
-    n1.table("all vote", |s| s.nodes.values().filter(|n| n.voter).count() == 3).await;
+async fn a_demoted_leader_becomes_a_worker_and_another_manager_leads() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
     let id = n1.id();
-    n2.set_role(&id, Role::Worker).await.expect("demoted");
-    n1.is_manager(false).await;
+    n2.set_role(&id, Worker).await.expect("n1 is demoted");
+    n1.becomes_worker().await;
     let leader = leader_among(&[&n2, &n3]).await;
-    leader.table("it is a ready worker", |s| node(s, "n1", |n| !n.voter && !n.is_manager() && is_ready(n))).await;
-    set_label(&n3, "without-it").await.expect("the others go on");
-    n2.table("all have it", |s| has_label(s, "without-it")).await;
-    for daemon in [n3, n2, n1] {
-        daemon.stop().await;
-    }
+    leader.wait_until("n1 is a ready worker", |s| node(s, "n1", |n| !n.voter && !n.is_manager() && is_ready(n))).await;
+    set_label(&n3, "without-n1").await.expect("two managers are a quorum");
+    n2.wait_until("the change is replicated", |s| has_label(s, "without-n1")).await;
+    stop([n1, n2, n3]).await;
 }
 
 #[tokio::test]
-async fn the_last_manager_stays_one() {
-    let n1 = Daemon::first("n1").await;
+async fn the_last_manager_cannot_be_demoted() {
+    let [n1] = cluster([Manager]).await;
     let id = n1.id();
-    let refused = n1.set_role(&id, Role::Worker).await.expect_err("the last manager");
+    let refused = n1.set_role(&id, Worker).await.expect_err("n1 is the last manager");
     assert!(matches!(refused, ProposeError::Rejected(Rejection::LastManager { .. })), "{refused}");
-    n1.stop().await;
+    stop([n1]).await;
 }
 
 #[tokio::test]
-async fn a_lost_manager_can_be_demoted_and_removed() {
-    let n1 = Daemon::first("n1").await;
-    let n2 = Daemon::joined("n2", &n1, Role::Manager).await;
-    let n3 = Daemon::joined("n3", &n1, Role::Manager).await;
-    n1.table("all vote", |s| s.nodes.values().filter(|n| n.voter).count() == 3).await;
+async fn a_stopped_manager_can_be_demoted_and_removed() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
     let id = n3.id();
     drop(n3.stop().await);
-    n1.set_role(&id, Role::Worker).await.expect("demoted");
-    n1.table("it has no vote", |s| node(s, "n3", |n| !n.voter)).await;
-    n1.manager().propose(weft_model::Command::RemoveNode { id, force: true }).await.expect("removed");
+    n1.set_role(&id, Worker).await.expect("n3 is demoted");
+    // The vote and the place in the Raft configuration may end in two steps of the leader.
+    n1.wait_until("n3 is in no Raft configuration", |s| node(s, "n3", |n| !n.voter && !n.in_raft_config)).await;
+    n1.manager().propose(Command::RemoveNode { id, force: true }).await.expect("n3 is removed");
     assert_eq!(n1.manager().other_managers().len(), 1);
-    for daemon in [n2, n1] {
-        daemon.stop().await;
-    }
+    stop([n1, n2]).await;
 }
 
 #[tokio::test]
-async fn certificates_are_renewed_before_they_end_and_nobody_notices() {
+async fn certificates_are_renewed_before_they_expire_without_interruption() {
     let n1 = Daemon::new("n1").await;
     let mut options = n1.init_options();
     options.spec.cert_expiry_ms = 6_000;
-    n1.swarm.init(options).await.expect("it forms a cluster");
-    let n2 = Daemon::joined("n2", &n1, Role::Manager).await;
+    n1.swarm.init(options).await.expect("the node forms a cluster");
+    let n2 = Daemon::joined("n2", &n1, Manager).await;
     let first = n2.certificate().await;
-    n1.table("both vote", |s| s.nodes.values().filter(|n| n.voter && is_ready(n)).count() == 2).await;
-    // By the third certificate the first has ended.
+    let ready = |s: &weft_model::ClusterState| s.nodes.values().filter(|n| n.voter && is_ready(n)).count() == 2;
+    n1.wait_until("both managers vote and are ready", ready).await;
+    // The first certificate has expired when the third is there.
     let mut seen = vec![first];
     while seen.len() < 3 {
         seen.push(n2.next_certificate(&seen[seen.len() - 1]).await);
     }
-    let n3 = Daemon::joined("n3", &n2, Role::Worker).await;
-    n1.table("a node can join", |s| node(s, "n3", is_ready)).await;
-    set_label(&n2, "renewed").await.expect("managers understand each other");
-    let place = n2.stop().await;
-    let n2 = place.start().await;
-    n2.is_manager(true).await;
-    n2.table("and after a restart too", |s| has_label(s, "renewed")).await;
-    for daemon in [n3, n2, n1] {
-        daemon.stop().await;
-    }
+    let n3 = Daemon::joined("n3", &n2, Worker).await;
+    n1.wait_until("a new node is ready", |s| node(s, "n3", is_ready)).await;
+    set_label(&n2, "renewed").await.expect("managers accept each other's certificates");
+    let host = n2.stop().await;
+    let n2 = host.start().await;
+    n2.becomes_manager().await;
+    n2.wait_until("the restarted manager has the change", |s| has_label(s, "renewed")).await;
+    stop([n1, n2, n3]).await;
 }

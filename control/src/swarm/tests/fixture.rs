@@ -1,7 +1,8 @@
-//! A cluster to test with. Every wait is for a condition and has a deadline.
+//! Clusters to test with. Every wait is for a condition and has a deadline.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -22,81 +23,110 @@ use weft_model::{
 
 use crate::swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, SwarmConfig, SwarmError};
 
-/// Longest wait for anything: far beyond what a busy machine needs.
+/// The longest wait for anything: far more than a busy machine needs.
 pub(super) const DEADLINE: Duration = Duration::from_secs(40);
 
-/// One daemon's place: its directory, its address, its name. It outlives the daemon.
-pub(super) struct Place {
+/// What stays of a daemon that is stopped: its data directory, its address and its name.
+pub(super) struct Host {
     dir: TempDir,
     name: String,
     addr: Ipv4Addr,
 }
 
-/// A running daemon, with an agent that programs nothing and says that all went well.
+/// A running daemon. Its agent programs nothing and reports that everything went well.
 pub(super) struct Daemon {
-    pub place: Place,
+    pub host: Host,
     pub swarm: Swarm,
     agent: JoinHandle<()>,
 }
 
-impl Place {
+/// Forms a cluster of nodes `n1`, `n2`, … with these roles; the first must be a manager. Resolves
+/// when every manager sees that all nodes are ready and all managers vote.
+pub(super) async fn cluster<const N: usize>(roles: [Role; N]) -> [Daemon; N] {
+    assert_eq!(roles.first(), Some(&Role::Manager), "the first node forms the cluster");
+    let mut daemons = vec![Daemon::first("n1").await];
+    for (index, role) in roles.into_iter().enumerate().skip(1) {
+        daemons.push(Daemon::joined(&format!("n{}", index + 1), &daemons[0], role).await);
+    }
+    let managers = roles.iter().filter(|role| **role == Role::Manager).count();
+    for (daemon, role) in daemons.iter().zip(roles) {
+        if role == Role::Manager {
+            let complete = |s: &ClusterState| ready_nodes(s) == N && voters(s) == managers;
+            daemon.wait_until("all nodes are ready and all managers vote", complete).await;
+        }
+    }
+    daemons.try_into().unwrap_or_else(|_| unreachable!("one daemon for each role"))
+}
+
+/// Stops the daemons, the last one first.
+pub(super) async fn stop<const N: usize>(daemons: [Daemon; N]) {
+    for daemon in daemons.into_iter().rev() {
+        daemon.stop().await;
+    }
+}
+
+impl Host {
     pub(super) fn new(name: &str) -> Self {
-        // Tests run side by side: each place has a loopback address of its own.
+        // Tests run in parallel, so each host has a loopback address of its own.
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let addr = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 77, 0, 0)) + number);
-        Self { dir: tempfile::tempdir().expect("a directory"), name: name.to_owned(), addr }
+        Self { dir: tempfile::tempdir().expect("a temporary directory"), name: name.to_owned(), addr }
     }
 
     pub(super) fn addr(&self) -> Ipv4Addr {
         self.addr
     }
 
-    pub(super) fn dir(&self) -> &std::path::Path {
+    pub(super) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     pub(super) async fn start(self) -> Daemon {
-        let swarm = Swarm::open(self.config()).await.expect("the daemon starts");
+        let swarm = Swarm::open(config(self.dir.path(), &self.name)).await.expect("the daemon starts");
         let agent = tokio::spawn(agent(swarm.plans(), swarm.reports()));
-        Daemon { place: self, swarm, agent }
-    }
-
-    fn config(&self) -> SwarmConfig {
-        config(self.dir.path(), &self.name)
+        Daemon { host: self, swarm, agent }
     }
 }
 
-pub(super) fn config(dir: &std::path::Path, name: &str) -> SwarmConfig {
+pub(super) fn config(dir: &Path, name: &str) -> SwarmConfig {
     SwarmConfig {
         data_dir: dir.to_owned(),
-        hostname: name.parse().expect("a name"),
+        hostname: name.parse().expect("a node name"),
         version: "test".to_owned(),
-        logs: Arc::new(OneLine),
+        logs: Arc::new(TestLogs),
     }
 }
 
-/// A spec whose clocks suit a test.
+/// A cluster spec with short heartbeats.
 pub(super) fn spec() -> ClusterSpec {
     ClusterSpec { heartbeat_ms: 200, heartbeat_misses: 10, ..ClusterSpec::default() }
 }
 
 impl Daemon {
+    /// A daemon that is not a member of a cluster.
     pub(super) async fn new(name: &str) -> Self {
-        Place::new(name).start().await
+        Host::new(name).start().await
     }
 
-    /// A daemon that formed a cluster.
+    /// A daemon that has formed a cluster.
     pub(super) async fn first(name: &str) -> Self {
         let daemon = Self::new(name).await;
-        daemon.swarm.init(daemon.init_options()).await.expect("it forms a cluster");
+        daemon.swarm.init(daemon.init_options()).await.expect("the node forms a cluster");
+        daemon
+    }
+
+    /// A daemon that has joined the cluster of `manager`.
+    pub(super) async fn joined(name: &str, manager: &Self, role: Role) -> Self {
+        let daemon = Self::new(name).await;
+        daemon.join(manager, role).await.expect("the node joins");
         daemon
     }
 
     pub(super) fn init_options(&self) -> InitOptions {
         InitOptions {
             advertise_addr: None,
-            listen_addr: SocketAddr::new(self.place.addr.into(), 0),
+            listen_addr: SocketAddr::new(self.host.addr.into(), 0),
             spec: spec(),
             availability: Availability::Active,
         }
@@ -107,16 +137,9 @@ impl Daemon {
             remotes: vec![remote],
             token: token.to_owned(),
             advertise_addr: None,
-            listen_addr: SocketAddr::new(self.place.addr.into(), 0),
+            listen_addr: SocketAddr::new(self.host.addr.into(), 0),
             availability: Availability::Active,
         }
-    }
-
-    /// A daemon that joined the cluster of `manager`.
-    pub(super) async fn joined(name: &str, manager: &Self, role: Role) -> Self {
-        let daemon = Self::new(name).await;
-        daemon.join(manager, role).await.expect("it joins");
-        daemon
     }
 
     pub(super) async fn join(&self, manager: &Self, role: Role) -> Result<(), SwarmError> {
@@ -125,11 +148,11 @@ impl Daemon {
     }
 
     pub(super) fn manager(&self) -> Manager {
-        self.swarm.manager().expect("it is a manager")
+        self.swarm.manager().expect("the node is a manager with the cluster state")
     }
 
     pub(super) fn id(&self) -> NodeId {
-        self.swarm.plans().borrow().as_ref().expect("it has a plan").node.clone()
+        self.swarm.plans().borrow().as_ref().expect("the node has a plan").node.clone()
     }
 
     pub(super) fn rpc_addr(&self) -> SocketAddr {
@@ -138,29 +161,31 @@ impl Daemon {
         state.nodes[self.manager().node()].rpc_addr
     }
 
-    /// Ends the daemon and leaves its place.
-    pub(super) async fn stop(self) -> Place {
+    /// Stops the daemon. Its host can start it again.
+    pub(super) async fn stop(self) -> Host {
         self.swarm.shutdown().await;
         self.agent.abort();
-        self.place
+        self.host
     }
 
-    /// Waits until the table here is as `wanted`.
-    pub(super) async fn table(&self, what: &str, wanted: impl Fn(&ClusterState) -> bool) {
-        table(&self.manager(), what, wanted).await;
+    /// Waits until the cluster state here fulfils `condition`, which `what` describes.
+    pub(super) async fn wait_until(&self, what: &str, condition: impl Fn(&ClusterState) -> bool) {
+        wait_until(&self.manager(), what, condition).await;
     }
 
-    /// Waits until this node is (no) manager that holds the table.
-    pub(super) async fn is_manager(&self, wanted: bool) {
+    /// Waits until this node is a manager that has the cluster state.
+    pub(super) async fn becomes_manager(&self) {
+        timeout(DEADLINE, self.swarm.wait_until_manager()).await.expect("a manager in time");
+    }
+
+    /// Waits until no manager runs on this node.
+    pub(super) async fn becomes_worker(&self) {
         let mut managers = self.swarm.lifecycle.channels.manager.subscribe();
-        let came = timeout(DEADLINE, managers.wait_for(|m| m.is_some() == wanted)).await;
-        let manager = came.expect("the role changes in time").expect("the daemon runs").clone();
-        if let Some(manager) = manager {
-            table(&manager, "the table arrives", |state| state.cluster.is_some()).await;
-        }
+        let stopped = timeout(DEADLINE, managers.wait_for(Option::is_none)).await;
+        stopped.expect("a worker in time").expect("the daemon runs");
     }
 
-    /// The certificate that this node shows now, with its key.
+    /// The node's current certificate and its key.
     pub(super) async fn certificate(&self) -> String {
         let running = self.swarm.lifecycle.running.lock().await;
         running.as_ref().expect("a running membership").context().credentials.identity().to_pem().to_owned()
@@ -168,17 +193,17 @@ impl Daemon {
 
     /// Waits for another certificate than `known`.
     pub(super) async fn next_certificate(&self, known: &str) -> String {
-        let mut look = tokio::time::interval(Duration::from_millis(20));
+        let mut interval = tokio::time::interval(Duration::from_millis(20));
         let next = async {
             loop {
-                look.tick().await;
+                interval.tick().await;
                 let now = self.certificate().await;
                 if now != known {
                     return now;
                 }
             }
         };
-        timeout(DEADLINE, next).await.expect("renewed in time")
+        timeout(DEADLINE, next).await.expect("a new certificate in time")
     }
 
     /// Sets a node's role, as `node promote` and `node demote` do.
@@ -192,10 +217,10 @@ impl Daemon {
     }
 }
 
-pub(super) async fn table(manager: &Manager, what: &str, wanted: impl Fn(&ClusterState) -> bool) {
+async fn wait_until(manager: &Manager, what: &str, condition: impl Fn(&ClusterState) -> bool) {
     let mut state = manager.state();
-    let came = timeout(DEADLINE, state.wait_for(|state| wanted(state))).await;
-    if came.is_err() {
+    let fulfilled = timeout(DEADLINE, state.wait_for(|state| condition(state))).await;
+    if fulfilled.is_err() {
         let nodes: Vec<_> = manager
             .state()
             .borrow()
@@ -203,12 +228,15 @@ pub(super) async fn table(manager: &Manager, what: &str, wanted: impl Fn(&Cluste
             .values()
             .map(|n| (n.hostname.to_string(), n.status, n.spec.role, n.voter, n.message.clone()))
             .collect();
-        let metrics = manager.log_metrics();
-        panic!("{what}: not in time; the table here: {nodes:?}; the log: {metrics}");
+        panic!(
+            "not in time: {what}; the nodes in the cluster state here: {nodes:?}; the log: {}",
+            manager.log_metrics()
+        );
     }
 }
 
-/// Waits until one of `managers` leads, by the word of all of them.
+/// Waits until the log of each daemon has one of the daemons as its leader, and returns the first
+/// daemon that is its own log's leader.
 pub(super) async fn leader_among<'a>(daemons: &[&'a Daemon]) -> &'a Daemon {
     for daemon in daemons {
         let manager = daemon.manager();
@@ -218,12 +246,12 @@ pub(super) async fn leader_among<'a>(daemons: &[&'a Daemon]) -> &'a Daemon {
             return daemon;
         }
     }
-    panic!("nobody leads")
+    panic!("none of the daemons leads")
 }
 
-/// Whether `hostname` is in the table and is as `wanted`.
-pub(super) fn node(state: &ClusterState, hostname: &str, wanted: impl Fn(&Node) -> bool) -> bool {
-    state.nodes.values().any(|node| node.hostname.as_str() == hostname && wanted(node))
+/// Whether the cluster state contains a node `hostname` that fulfils `condition`.
+pub(super) fn node(state: &ClusterState, hostname: &str, condition: impl Fn(&Node) -> bool) -> bool {
+    state.nodes.values().any(|node| node.hostname.as_str() == hostname && condition(node))
 }
 
 pub(super) fn is_ready(node: &Node) -> bool {
@@ -234,12 +262,20 @@ pub(super) fn is_down(node: &Node) -> bool {
     node.status == NodeStatus::Down
 }
 
-/// A change that says of itself whether it was made: a label of the cluster.
-pub(super) async fn set_label(daemon: &Daemon, key: &str) -> Result<(), ProposeError> {
-    label(&daemon.manager(), key).await
+fn ready_nodes(state: &ClusterState) -> usize {
+    state.nodes.values().filter(|node| is_ready(node)).count()
 }
 
-pub(super) async fn label(manager: &Manager, key: &str) -> Result<(), ProposeError> {
+pub(super) fn voters(state: &ClusterState) -> usize {
+    state.nodes.values().filter(|node| node.voter).count()
+}
+
+/// Makes a change that [`has_label`] can find later: adds a label to the cluster.
+pub(super) async fn set_label(daemon: &Daemon, key: &str) -> Result<(), ProposeError> {
+    propose_label(&daemon.manager(), key).await
+}
+
+pub(super) async fn propose_label(manager: &Manager, key: &str) -> Result<(), ProposeError> {
     let (version, mut spec) = {
         let state = manager.state();
         let state = state.borrow();
@@ -254,11 +290,12 @@ pub(super) fn has_label(state: &ClusterState, key: &str) -> bool {
     state.cluster.as_ref().is_some_and(|cluster| cluster.spec.labels.contains_key(key))
 }
 
-pub(super) fn loopback(last: u8) -> IpAddr {
+/// A loopback address on which no daemon listens.
+pub(super) fn unused_loopback(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 78, 0, last).into()
 }
 
-/// Acks every plan at once and reports each task as its plan wants it.
+/// An agent that acks every plan at once, and reports each task in the state that the plan wants.
 async fn agent(mut plans: watch::Receiver<Option<Arc<NodePlan>>>, reports: watch::Sender<NodeReport>) {
     loop {
         let plan = plans.borrow_and_update().clone();
@@ -291,18 +328,19 @@ fn status(goal: TaskGoal) -> TaskStatus {
     }
 }
 
-/// Every task wrote one line: its own id. Whoever follows gets more, without end.
-struct OneLine;
+/// The log of every task is one line, the task's id. With `follow` it is an endless stream of long
+/// lines.
+struct TestLogs;
 
-/// Lines that were asked of all who are followed.
-pub(super) static FOLLOWED: AtomicU64 = AtomicU64::new(0);
+/// How many lines were read from followed logs.
+pub(super) static FOLLOWED_LINES: AtomicU64 = AtomicU64::new(0);
 
-impl LogSource for OneLine {
+impl LogSource for TestLogs {
     fn logs(&self, task: &TaskId, options: &LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError> {
         let line = Bytes::from(task.to_string());
         if options.follow {
             let long = || {
-                FOLLOWED.fetch_add(1, Ordering::Relaxed);
+                FOLLOWED_LINES.fetch_add(1, Ordering::Relaxed);
                 LogRecord { time_ns: 7, stderr: false, line: Bytes::from(vec![b'x'; 4096]) }
             };
             return Ok(futures_util::stream::iter(std::iter::repeat_with(long)).boxed());
