@@ -1,7 +1,7 @@
 //! What all tasks of one membership share: values, and the channels to the callers of the swarm
 //! module.
 //!
-//! The membership room creates a [`Context`] when a membership begins and hands it to the
+//! The membership module creates a [`Context`] when a membership begins and hands it to the
 //! dispatcher, the link and its own tasks. A context starts no task and writes no file. While a
 //! membership runs, [`Membership`] is published from here only.
 

@@ -6,7 +6,7 @@
 //! leader's loop. It must not know what a plan means to the kernel, nor how a user's request is
 //! encoded.
 //!
-//! Each room imports only from rooms above it:
+//! Each module imports only from modules above it:
 //!
 //! ```text
 //!   clock, error, types, tasks
@@ -190,8 +190,8 @@ impl Swarm {
     }
 }
 
-/// Runs `change` in a task of its own, so that it ends even if the caller drops this future: a
-/// membership must not be left half made.
+/// Runs `change` in a task of its own, so that it runs to its end even if the caller drops this
+/// future: an interrupted change would leave the files of an incomplete membership.
 async fn run_to_completion<T: Send + 'static>(
     change: impl Future<Output = Result<T, SwarmError>> + Send + 'static,
 ) -> Result<T, SwarmError> {

@@ -32,8 +32,8 @@ use crate::{
     swarm::{error::ProposeError, manager::Manager},
 };
 
-/// The same text for a token that never existed and for one that was rotated: a caller cannot find
-/// out old tokens.
+/// The same text for a token that never existed and for one that was rotated, so that a caller
+/// cannot learn which tokens existed.
 const BAD_TOKEN: &str = "no such token: it is mistyped or was rotated";
 
 #[tonic::async_trait]

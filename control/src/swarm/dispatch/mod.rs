@@ -1,9 +1,10 @@
 //! The node RPC's services: what each call does and who may make it.
 //!
 //! The supervisor serves [`routes`] on the node's listen address, on workers too: a worker answers
-//! calls for its task logs and for the authority's certificate, and refuses all others. Each
-//! handler first checks the caller's certificate, by [`crate::rpc::Caller`], and then, if the
-//! caller must be a member, whether the cluster state still contains it.
+//! calls for its task logs and for the authority's certificate, and refuses all others. All calls
+//! but the two of a node that joins need a node certificate, which [`crate::rpc::Caller`] checks.
+//! A certificate outlives a removal, so most calls also check that the cluster state contains the
+//! caller.
 //!
 //! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan.
 //! - `authority`: first certificates for nodes that join, and renewals.

@@ -4,7 +4,7 @@
 //! One task, started by the supervisor. It tries again until the membership ends. While there is no
 //! session the last plan stays in force: only a leader that no longer knows this node withdraws it.
 //! Invariant: a generation is acked only after the agent programmed its plan and the supervisor
-//! stored it.
+//! stored it, or failed to store it.
 //!
 //! ```text
 //!               no connection, no answer, or no leader is known
@@ -23,8 +23,7 @@
 //!     Redirect: connects to the leader at once
 //! ```
 //!
-//! An attempt that follows a redirect does not follow another one: it waits, and then asks the next
-//! manager.
+//! The link does not follow a second redirect in a row: it waits, and then asks the next manager.
 
 mod acks;
 mod session;

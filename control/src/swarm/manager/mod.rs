@@ -1,7 +1,7 @@
 //! What runs on a manager only: its log, its view of the cluster state, and the leader's work.
 //!
-//! [`Manager`] is the handle that the API and the other rooms of the swarm module hold. Its methods
-//! are spread over the files by purpose:
+//! [`Manager`] is the handle that the API and the other modules of the swarm module hold. Its
+//! methods are spread over the files by purpose:
 //! - `read`: the cluster state, and up to which entry it is confirmed.
 //! - `peers`: the other managers, which of them leads, which of them answer.
 //! - `propose`: changes of the cluster state.
@@ -11,8 +11,8 @@
 //! `leader` is the loop that runs while this manager leads, with its pure parts `observe` and
 //! `voters`. `runtime` opens the log, starts the tasks, and closes the log at the end.
 //!
-//! This room does not serve calls of nodes ([`super::dispatch`] does), and does not decide whether
-//! this node is a manager ([`super::membership`] does).
+//! This module does not serve calls of nodes ([`super::dispatch`] does), and does not decide
+//! whether this node is a manager ([`super::membership`] does).
 
 mod read;
 mod peers;
@@ -88,6 +88,7 @@ impl Manager {
         &self.inner.node
     }
 
+    /// The cluster that this manager belongs to.
     pub fn cluster(&self) -> &ClusterId {
         &self.inner.cluster
     }

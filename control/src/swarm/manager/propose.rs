@@ -21,7 +21,7 @@ use crate::{
     swarm::error::ProposeError,
 };
 
-/// How long a proposal may take. An election fits in.
+/// How long a proposal may take. Long enough for an election.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a proposal waits until this manager has applied what the leader confirmed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,7 +116,7 @@ impl Manager {
     }
 
     /// Writes a command to this manager's log. Resolves when it is applied here. Without a quorum
-    /// it does not resolve: the caller sets a limit.
+    /// it does not resolve, and the caller drops it after a while.
     ///
     /// # Errors
     /// If this manager does not lead, or its log has stopped.

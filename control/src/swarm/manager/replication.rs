@@ -41,7 +41,7 @@ impl Manager {
     }
 }
 
-/// What tests do to a log, and ask it.
+/// Access to the log for tests.
 #[cfg(test)]
 impl Manager {
     pub(in crate::swarm) async fn stop_log(&self) {

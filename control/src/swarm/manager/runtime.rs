@@ -1,6 +1,6 @@
 //! A manager while it runs: opens its log, starts its tasks, and closes the log at the end.
 //!
-//! The membership room starts a [`ManagerRuntime`] when this node becomes a manager or resumes as
+//! The membership module starts a [`ManagerRuntime`] when this node becomes a manager or resumes as
 //! one, and stops it when the node is demoted, leaves or shuts down.
 
 use std::{path::PathBuf, sync::Arc};

@@ -21,7 +21,7 @@ use crate::{
 
 /// How long the other managers have to remove this manager's vote.
 const STEP_DOWN_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long to look for a leader. An election fits in.
+/// How long to look for a leader. Long enough for an election.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one manager has for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,8 +48,8 @@ pub(super) fn check_allowed(context: &Context, force: bool) -> Result<(), SwarmE
     Err(SwarmError::ManagerNeedsForce { consequence })
 }
 
-/// Gives up this manager's vote, ends the link, and notifies the leader. Resolves after at most 13
-/// s. A failure is only logged: a node can also leave if no other node answers.
+/// Gives up this manager's vote, ends the link, and notifies the leader. Resolves within 13 s. A
+/// failure is only logged: a node can also leave if no other node answers.
 pub(super) async fn announce(supervisor: &Supervisor) {
     let context = supervisor.context();
     if let Some(manager) = context.manager() {

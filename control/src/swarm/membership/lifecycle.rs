@@ -22,8 +22,8 @@ use crate::{
 /// background.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Begins, resumes and ends memberships. The methods must run to their end, or files of half a
-/// membership are left: [`super::super::Swarm`] runs them in tasks of their own.
+/// Begins, resumes and ends memberships. The methods must run to their end, or the files of
+/// an incomplete membership are left: [`super::super::Swarm`] runs each in a task of its own.
 #[derive(Debug)]
 pub(in crate::swarm) struct Lifecycle {
     config: SwarmConfig,

@@ -1,15 +1,15 @@
 //! A membership from its beginning to its end: forming or joining a cluster, resuming after a
 //! restart, the role of this node, and leaving.
 //!
-//! [`super::Swarm`] calls [`Lifecycle`]. This room is the only one that writes the membership's
+//! [`super::Swarm`] calls [`Lifecycle`]. This module is the only one that writes the membership's
 //! files and that decides whether a manager runs on this node. It does not decide the role: the
 //! cluster state does, and the plan brings it here.
 //!
 //! ```text
 //!             init, join              accepted by the cluster, files written
 //!     None ───────────────▶ Joining ─────────────────────────────────────────┐
-//!     ▲ ▲ │                    │                                             ▼
-//!     │ └─┼── failed: wiped ───┘   ┌───────────────── Active ─────────────────────────────┐
+//!     ▲ ▲ │                    │ failed: files removed                       ▼
+//!     │ └─┼────────────────────┘   ┌───────────────── Active ─────────────────────────────┐
 //!     │   │                        │            the plan says manager:                    │
 //!     │   └ open finds a record ──▶│            certificate, keys, log                    │
 //!     │                            │   worker ─────────────────────────────────▶ manager  │

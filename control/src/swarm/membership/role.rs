@@ -68,7 +68,7 @@ pub(super) async fn run(
         let wait = match reconciler.step().await {
             Ok(wait) => wait,
             Err(error) => {
-                tracing::warn!(%error, "cannot take the role in the plan, retrying");
+                tracing::warn!(%error, "cannot reconcile the role with the plan, retrying");
                 let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                 continue;
             }
