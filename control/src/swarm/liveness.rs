@@ -43,6 +43,16 @@ pub(super) struct LeaderView {
     last_session: u64,
 }
 
+impl LeaderView {
+    /// From when on a node without a session is missing, on the monotonic clock: the later of the
+    /// start of this view and the time at which the node joined (`created_ms` on the cluster's
+    /// clock). A node that has just joined needs time to open its session.
+    pub(super) fn joined_monotonic_ms(&self, created_ms: u64) -> u64 {
+        let after_ms = created_ms.saturating_sub(self.since_cluster_ms);
+        self.since_monotonic_ms.saturating_add(after_ms)
+    }
+}
+
 /// What the leader knows of one node.
 #[derive(Debug, Clone)]
 pub(super) struct Liveness {

@@ -42,8 +42,11 @@ pub(super) fn observe(
     let patience_ms = cluster.spec.heartbeat_ms.saturating_mul(cluster.spec.heartbeat_misses.into());
     for node in state.nodes.values() {
         let liveness = view.nodes.get(&node.id);
-        let last_message_ms = liveness.map_or(0, |liveness| liveness.last_message_ms);
-        let down_at_ms = last_message_ms.max(view.since_monotonic_ms).saturating_add(patience_ms);
+        let last_message_ms = liveness.map_or_else(
+            || view.joined_monotonic_ms(node.meta.created_ms),
+            |liveness| liveness.last_message_ms.max(view.since_monotonic_ms),
+        );
+        let down_at_ms = last_message_ms.saturating_add(patience_ms);
         if down_at_ms <= monotonic_ms {
             if node.status != NodeStatus::Down {
                 observed.commands.push(Command::SetNodeStatus {

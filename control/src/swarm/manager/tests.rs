@@ -17,7 +17,7 @@ use super::{
     voters::{VoterChange, flag_updates, next_change},
 };
 use crate::{
-    fixture::{TestCluster, description, observed, service_spec},
+    fixture::{START_MS, TestCluster, description, observed, service_spec},
     orchestrate::decide,
     raft::{Voter, Voters},
     swarm::liveness::{LeaderView, NodeTracker},
@@ -26,11 +26,14 @@ use crate::{
 /// When a node is down by the default spec: after 3 missed heartbeats of 5 s.
 const PATIENCE_MS: u64 = 15_000;
 
+/// Later than the time at which any node of a [`TestCluster`] joins.
+const TERM_START_MS: u64 = START_MS + 3_600_000;
+
 /// The view of a leader that got one message from each of `nodes`, at the time
 /// `since_monotonic_ms`.
 fn view_with(since_monotonic_ms: u64, nodes: &[(&NodeId, NodeReport)]) -> LeaderView {
     let tracker = NodeTracker::default();
-    tracker.start_term(1, 0);
+    tracker.start_term(1, TERM_START_MS);
     for (node, report) in nodes {
         tracker.begin_session(node, report.clone()).expect("a tracker that leads");
     }
@@ -62,6 +65,24 @@ fn a_node_without_messages_is_down_after_one_full_period() {
     assert_eq!(early.wake_at_ms, Some(1_000 + PATIENCE_MS));
     let late = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + PATIENCE_MS);
     assert_eq!(status_changes(&late.commands), [(n1, NodeStatus::Down)]);
+}
+
+#[test]
+fn a_node_that_has_just_joined_has_one_full_period_to_open_its_session() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let view = view_with(1_000, &[(&n1, NodeReport::default())]);
+    let leads_for_ms = 10 * PATIENCE_MS;
+    cluster.now_ms = TERM_START_MS + leads_for_ms;
+    let n2 = cluster.node("n2", &[]);
+    let joined_ms = 1_000 + cluster.state.nodes[&n2].meta.created_ms - TERM_START_MS;
+    let down = |at_ms: u64| {
+        let commands = observe(&cluster.state, &view, &LoggedReports::default(), at_ms).commands;
+        status_changes(&commands).contains(&(n2.clone(), NodeStatus::Down))
+    };
+    assert!(!down(joined_ms));
+    assert!(!down(joined_ms + PATIENCE_MS - 1));
+    assert!(down(joined_ms + PATIENCE_MS));
 }
 
 #[test]
