@@ -59,6 +59,14 @@ pub struct Backend {
     pub node: Addr,
 }
 
+impl Backend {
+    /// Whether new flows may be sent to this backend.
+    #[inline(always)]
+    pub const fn takes_new(&self) -> bool {
+        self.flags & backend_flags::DRAINING == 0
+    }
+}
+
 pub mod backend_flags {
     /// Keeps its flows, takes no new one.
     pub const DRAINING: u8 = 1;
@@ -111,4 +119,16 @@ pub struct Route {
     /// Address that the packets leave with.
     pub source: Addr,
     pub ifindex: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draining_backend_takes_no_new_flow() {
+        let backend = Backend::default();
+        assert!(backend.takes_new());
+        assert!(!Backend { flags: backend_flags::DRAINING, ..backend }.takes_new());
+    }
 }

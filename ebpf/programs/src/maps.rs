@@ -10,8 +10,6 @@ use weft_ebpf_common::{
     PortTarget, Route, Service, SlotKey, SocketKey, SocketPeer, Traffic,
 };
 
-use crate::packet::Packet;
-
 /// Bound of every map that user space fills; they take memory for what they hold only.
 const PLAN_ENTRIES: u32 = 262_144;
 /// Links, tasks and nodes of one machine or cluster.
@@ -65,32 +63,6 @@ pub static SERVICE_STATS: PerCpuHashMap<u32, Traffic> = PerCpuHashMap::pinned(PL
 pub static BACKEND_STATS: PerCpuHashMap<u64, Traffic> = PerCpuHashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DropReason::ALL.len() as u32, 0);
-
-/// Room for what is too large for the stack.
-#[repr(C)]
-pub struct Scratch {
-    pub packet: Packet,
-    /// The packet's own key.
-    pub key: FlowKey,
-    /// A flow under construction, and the key and value of its replies.
-    pub flow: Flow,
-    pub back_key: FlowKey,
-    pub back: Flow,
-    pub frag_key: FragKey,
-    /// The packet that an ICMP error quotes.
-    pub quote: Packet,
-}
-
-#[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// This CPU's scratch room. For the tc hooks only: they run in softirq context, one at a time on a CPU.
-#[inline(always)]
-pub fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: per-CPU memory that lives as long as the map; no second program of this object runs on this CPU before
-    // the first returned, since tc programs do not nest. Every bit pattern is a valid `Scratch`.
-    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
-}
 
 /// The node's configuration.
 #[inline(always)]

@@ -4,15 +4,22 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use weft_ebpf_common::{Action, Addr, DropReason, FIRST_NETWORK_VNI, HOST_NET, NetAddr, VNI_REPLY, VNI_REQUEST, zone};
 
 use crate::{
-    drops::drop,
-    flow::{self, Known},
-    icmp,
-    maps::{FLOWS, NODES, Scratch, scratch},
-    packet::{parse, shape},
-    pick, published,
-    refuse::{self, Way},
-    send,
-    skb::{Skb, Verdict},
+    flow::{
+        apply,
+        fragments::follow_fragments,
+        icmp_error,
+        lookup::{self, Known},
+        pick, published,
+    },
+    maps::{FLOWS, NODES},
+    packet::{
+        parse::{parse, shape},
+        send,
+        skb::Skb,
+    },
+    reply::refuse::{self, Way},
+    scratch::{Scratch, scratch},
+    verdict::{Verdict, drop},
 };
 
 #[classifier]
@@ -46,24 +53,24 @@ pub fn tunnel_in(context: TcContext) -> i32 {
 fn request(skb: Skb, s: &mut Scratch, node: &Addr) -> Verdict {
     let Some(id) = send::requested(skb) else { return drop(DropReason::Malformed) };
     if s.packet.shape == shape::ERROR {
-        return icmp::from_client(skb, s);
+        return icmp_error::from_client(skb, s);
     }
-    if !s.packet.follow_fragments(zone::REQUEST, &mut s.frag_key) {
+    if !follow_fragments(&mut s.packet, zone::REQUEST, &mut s.frag_key) {
         return drop(DropReason::FragmentUnknown);
     }
     s.packet.key(zone::REQUEST, &mut s.key);
-    if let Known::Yes(flow, backend) = flow::known(&s.packet, &s.key)
+    if let Known::Yes(flow, backend) = lookup::known(&s.packet, &s.key)
         && flow.backend == id
     {
-        return flow::go(skb, &s.packet, flow, backend);
+        return apply::go(skb, &s.packet, flow, backend);
     }
     let Some(backend) = pick::backend(id).filter(|backend| backend.ifindex != 0) else {
-        return refuse::packet(skb, s, Way::Node(*node), DropReason::BackendDead);
+        return refuse::packet(skb, &s.packet, Way::Node(*node), DropReason::BackendDead);
     };
     // Also within a connection: where this node forgot it, its task still knows it, and resets what it does not know.
     match published::target(&s.packet) {
         Some(target) => published::forwarded(skb, s, id, backend, target.port_be, node),
-        None => refuse::packet(skb, s, Way::Node(*node), DropReason::NoFlow),
+        None => refuse::packet(skb, &s.packet, Way::Node(*node), DropReason::NoFlow),
     }
 }
 
@@ -71,9 +78,9 @@ fn request(skb: Skb, s: &mut Scratch, node: &Addr) -> Verdict {
 #[inline(always)]
 fn reply(skb: Skb, s: &mut Scratch) -> Verdict {
     if s.packet.shape == shape::ERROR {
-        return icmp::from_backend(skb, s);
+        return icmp_error::from_backend(skb, s);
     }
-    if !s.packet.follow_fragments(zone::REPLY, &mut s.frag_key) {
+    if !follow_fragments(&mut s.packet, zone::REPLY, &mut s.frag_key) {
         return drop(DropReason::FragmentUnknown);
     }
     s.packet.reverse_key(zone::HOST, &mut s.key);
@@ -84,8 +91,8 @@ fn reply(skb: Skb, s: &mut Scratch) -> Verdict {
         return send::to_client(skb, flow);
     }
     s.packet.key(zone::REPLY, &mut s.key);
-    match flow::known(&s.packet, &s.key) {
-        Known::Yes(flow, backend) => flow::go(skb, &s.packet, flow, backend),
+    match lookup::known(&s.packet, &s.key) {
+        Known::Yes(flow, backend) => apply::go(skb, &s.packet, flow, backend),
         _ => drop(DropReason::NoFlow),
     }
 }
@@ -95,15 +102,15 @@ fn reply(skb: Skb, s: &mut Scratch) -> Verdict {
 fn overlay(skb: Skb, s: &mut Scratch, net: u32) -> Verdict {
     // Errors about a translated flow are translated; any other goes to its task like all else.
     if s.packet.shape == shape::ERROR {
-        return icmp::from_task(skb, s, net).unwrap_or_else(|| send::to_task_at(skb, net, &s.packet.dst));
+        return icmp_error::from_task(skb, s, net).unwrap_or_else(|| send::to_task_at(skb, net, &s.packet.dst));
     }
-    let followed = s.packet.follow_fragments(net, &mut s.frag_key);
+    let followed = follow_fragments(&mut s.packet, net, &mut s.frag_key);
     if followed {
         s.packet.key(net, &mut s.key);
-        if let Known::Yes(flow, backend) = flow::known(&s.packet, &s.key)
+        if let Known::Yes(flow, backend) = lookup::known(&s.packet, &s.key)
             && flow.action == Action::Task as u8
         {
-            return flow::go(skb, &s.packet, flow, backend);
+            return apply::go(skb, &s.packet, flow, backend);
         }
     }
     send::to_task_at(skb, net, &s.packet.dst)

@@ -1,15 +1,15 @@
 //! Parsing: from bytes to a [`Packet`], once, in the same form for IPv4 and IPv6.
 
-use weft_ebpf_common::{Addr, FlowKey, FragKey, FragPorts};
+use weft_ebpf_common::{Addr, FlowKey};
 
-use crate::{
-    maps::FRAGMENTS,
-    skb::{ETH_LEN, Refused, Skb},
-};
+use super::skb::{ETH_LEN, Refused, Skb};
 
 pub const ETH_P_IP: u16 = 0x0800_u16.to_be();
 pub const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
 pub const ETH_P_ARP: u16 = 0x0806_u16.to_be();
+
+pub const V4_LEN: u32 = 20;
+pub const V6_LEN: u32 = 40;
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -131,41 +131,6 @@ impl Packet {
         key.dport_be = self.sport_be;
         key.proto = self.proto;
         key._pad = [0; 3];
-    }
-
-    #[inline(always)]
-    fn fragment_key(&self, zone: u32, key: &mut FragKey) {
-        key.zone = zone;
-        key.src = self.src;
-        key.dst = self.dst;
-        key.id_be = self.id_be;
-        key.proto = self.proto.into();
-    }
-
-    /// Remembers the ports of a first fragment, or recalls them for a later one. False where the first was not seen.
-    #[inline(always)]
-    pub fn follow_fragments(&mut self, zone: u32, key: &mut FragKey) -> bool {
-        match self.fragment {
-            fragment::FIRST => {
-                self.fragment_key(zone, key);
-                let ports = FragPorts { sport_be: self.sport_be, dport_be: self.dport_be };
-                let _ = FRAGMENTS.insert(&*key, ports, 0);
-                true
-            }
-            fragment::LATER => {
-                self.fragment_key(zone, key);
-                // SAFETY: the entry is read at once; at worst it is another datagram's, which its key would then name.
-                match unsafe { FRAGMENTS.get(&*key) } {
-                    Some(ports) => {
-                        self.sport_be = ports.sport_be;
-                        self.dport_be = ports.dport_be;
-                        true
-                    }
-                    None => false,
-                }
-            }
-            _ => true,
-        }
     }
 }
 

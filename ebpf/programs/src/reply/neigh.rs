@@ -4,12 +4,13 @@
 use weft_ebpf_common::{Addr, DropReason, Endpoint, ROUTER_MAC};
 
 use crate::{
-    drops::drop,
-    maps::Scratch,
-    packet::{ICMP_V6, Packet},
-    rewrite::sum,
-    send,
-    skb::{ETH_LEN, Refused, Skb, Verdict},
+    packet::{
+        checksum,
+        parse::{ICMP_V6, Packet},
+        send,
+        skb::{ETH_LEN, Refused, Skb},
+    },
+    verdict::{Verdict, drop},
 };
 
 /// RFC 826, for Ethernet and IPv4.
@@ -84,16 +85,16 @@ pub fn is_discovery(packet: &Packet) -> bool {
 }
 
 #[inline(always)]
-pub fn discovery(skb: Skb, s: &Scratch, endpoint: &Endpoint) -> Verdict {
-    let asker = &s.packet.src;
-    if s.packet.icmp_type != NEIGHBOUR_SOLICITATION || asker.is_unspecified() {
+pub fn discovery(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Verdict {
+    let asker = &packet.src;
+    if packet.icmp_type != NEIGHBOUR_SOLICITATION || asker.is_unspecified() {
         return drop(DropReason::NotRouted);
     }
     if *asker != endpoint.v6 && !asker.is_link_local() {
         return drop(DropReason::Spoofed);
     }
     let mut target = Addr::UNSPECIFIED;
-    if skb.load(s.packet.l4 + 8, &mut target.words_be).is_err() {
+    if skb.load(packet.l4 + 8, &mut target.words_be).is_err() {
         return drop(DropReason::Malformed);
     }
     if target == endpoint.v6 || target == *asker {
@@ -116,8 +117,10 @@ fn advertise(skb: Skb, asker: &Addr, target: &Addr) -> Result<(), Refused> {
     let [a, b, c, d, e, f] = ROUTER_MAC;
     let option = [(TARGET_MAC | u32::from(a) << 8 | u32::from(b)).to_be(), u32::from_ne_bytes([c, d, e, f])];
     let mut header = [ADVERTISEMENT.to_be(), ROUTER_SOLICITED_OVERRIDE.to_be()];
-    let pseudo = sum::pseudo(target, asker, ICMP_V6, ADVERTISEMENT_LEN);
-    let checksum = !sum::fold(pseudo + sum::words(&header) + sum::words(&target.words_be) + sum::words(&option));
+    let pseudo = checksum::pseudo(target, asker, ICMP_V6, ADVERTISEMENT_LEN);
+    let checksum = !checksum::fold(
+        pseudo + checksum::words(&header) + checksum::words(&target.words_be) + checksum::words(&option),
+    );
     header[0] |= u32::from(u16::from_be(checksum)).to_be();
     skb.store(l4, &header)?;
     skb.store(l4 + 8, &target.words_be)?;

@@ -2,8 +2,9 @@
 
 use weft_ebpf_common::{Addr, Flow};
 
-use crate::{
-    packet::{Packet, fragment, shape},
+use super::{
+    checksum,
+    parse::{Packet, V4_LEN, fragment, shape},
     skb::{ETH_LEN, Refused, Skb},
 };
 
@@ -12,6 +13,7 @@ const V4_SRC: u32 = ETH_LEN + 12;
 const V4_DST: u32 = ETH_LEN + 16;
 const V6_SRC: u32 = ETH_LEN + 8;
 const V6_DST: u32 = ETH_LEN + 24;
+const TTL: u32 = 64;
 
 /// Makes of the packet what the flow says. Writes only what differs.
 #[inline(always)]
@@ -83,35 +85,23 @@ pub fn swap_addresses(skb: Skb, packet: &Packet) -> Result<(), Refused> {
     }
 }
 
-/// Internet checksum arithmetic (RFC 1071): sums of words in any byte order, as long as it is the same for all.
-pub mod sum {
-    use weft_ebpf_common::Addr;
-
-    #[inline(always)]
-    pub fn words<const N: usize>(words: &[u32; N]) -> u64 {
-        let mut sum = 0;
-        let mut i = 0;
-        while i < N {
-            sum += u64::from(words[i]);
-            i += 1;
-        }
-        sum
+/// Writes the IP header of an answer to the packet.
+#[inline(always)]
+pub fn reply_header(skb: Skb, packet: &Packet, proto: u8, payload: u32) -> Result<(), Refused> {
+    if packet.v4 {
+        let mut header = [
+            (0x4500_0000 | V4_LEN + payload).to_be(),
+            // Do not fragment.
+            0x4000_u32.to_be(),
+            (TTL << 24 | u32::from(proto) << 16).to_be(),
+            packet.dst.v4_be(),
+            packet.src.v4_be(),
+        ];
+        let checksum = !checksum::fold(checksum::words(&header));
+        header[2] |= u32::from(u16::from_be(checksum)).to_be();
+        return skb.store(ETH_LEN, &header);
     }
-
-    /// Of the pseudo header. The prefix of a v4-mapped address sums to zero.
-    #[inline(always)]
-    pub fn pseudo(src: &Addr, dst: &Addr, proto: u8, len: u32) -> u64 {
-        words(&src.words_be) + words(&dst.words_be) + u64::from(u32::from(proto).to_be()) + u64::from(len.to_be())
-    }
-
-    /// Carries folded in; not complemented.
-    #[inline(always)]
-    pub fn fold(sum: u64) -> u16 {
-        let sum = (sum >> 32) + (sum & 0xffff_ffff);
-        let sum = (sum >> 32) + (sum & 0xffff_ffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        sum as u16
-    }
+    let first = [0x6000_0000_u32.to_be(), (payload << 16 | u32::from(proto) << 8 | TTL).to_be()];
+    skb.store(ETH_LEN, &first)?;
+    skb.store(ETH_LEN + 8, &[packet.dst.words_be, packet.src.words_be])
 }

@@ -2,13 +2,16 @@
 
 use weft_ebpf_common::{Action, DropReason, NetAddr};
 
-use crate::{
-    drops::drop,
-    flow::{self, Ports},
-    maps::{Scratch, VIPS},
-    packet::Packet,
+use super::{
+    apply,
+    insert::{self, Ports},
     pick::pick,
-    skb::{Skb, Verdict},
+};
+use crate::{
+    maps::VIPS,
+    packet::{parse::Packet, skb::Skb},
+    scratch::Scratch,
+    verdict::{Verdict, drop},
 };
 
 /// The service whose virtual address the packet is for.
@@ -22,7 +25,7 @@ pub fn service(net: u32, packet: &Packet) -> Option<u32> {
 #[inline(always)]
 pub fn new(skb: Skb, s: &mut Scratch, net: u32, service: u32) -> Option<Verdict> {
     let (id, backend) = pick(service)?;
-    flow::unchanged(&s.packet, &mut s.flow);
+    insert::unchanged(&s.packet, &mut s.flow);
     s.flow.backend = id;
     s.flow.dst = if s.packet.v4 { backend.v4 } else { backend.v6 };
     s.flow.action = if backend.ifindex != 0 { Action::LocalBackend } else { Action::Overlay } as u8;
@@ -30,11 +33,11 @@ pub fn new(skb: Skb, s: &mut Scratch, net: u32, service: u32) -> Option<Verdict>
         // The task picked itself: it sees the virtual address as the other end, in both directions.
         s.flow.src = s.packet.dst;
     }
-    flow::restored(&s.packet, Action::Task, &mut s.back);
+    insert::restored(&s.packet, Action::Task, &mut s.back);
     s.back.net = net;
-    flow::answer_key(net, s.packet.proto, &s.flow, &mut s.back_key);
-    if !flow::enter(s, Ports::Own) {
+    insert::answer_key(net, s.packet.proto, &s.flow, &mut s.back_key);
+    if !insert::enter(s, Ports::Own) {
         return Some(drop(DropReason::PortsExhausted));
     }
-    Some(flow::go(skb, &s.packet, &s.flow, Some(backend)))
+    Some(apply::go(skb, &s.packet, &s.flow, Some(backend)))
 }

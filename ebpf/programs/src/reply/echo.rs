@@ -3,10 +3,12 @@
 use weft_ebpf_common::DropReason;
 
 use crate::{
-    drops::drop,
-    packet::{ICMP, ICMP_V6, Packet, fragment, shape},
-    rewrite, send,
-    skb::{Refused, Skb, Verdict},
+    packet::{
+        parse::{ICMP, ICMP_V6, Packet, fragment, shape},
+        rewrite, send,
+        skb::{Refused, Skb},
+    },
+    verdict::{Verdict, drop},
 };
 
 /// An echo request, or a later fragment of what can only be one.

@@ -4,10 +4,10 @@ use weft_ebpf_common::{
     Addr, Backend, DropReason, Flow, Forward, LOOPBACK_IFINDEX, NetAddr, ROUTER_MAC, VNI_REPLY, VNI_REQUEST,
 };
 
+use super::skb::{ETH_LEN, Skb};
 use crate::{
-    drops::drop,
     maps::{FORWARD, config},
-    skb::{ETH_LEN, Skb, Verdict},
+    verdict::{Verdict, drop},
 };
 
 /// Ethernet destination and source.

@@ -4,13 +4,19 @@ use weft_ebpf_common::{
     Action, Addr, Backend, DropReason, Flow, FlowKey, HOST_NET, NetAddr, PortKey, PortTarget, zone,
 };
 
-use crate::{
-    drops::drop,
-    flow::{self, Ports},
-    maps::{FLOWS, OWN, PORTS, Scratch},
-    packet::{Packet, shape},
+use super::{
+    apply,
+    insert::{self, Ports},
     pick::pick,
-    skb::{Refused, Skb, Verdict},
+};
+use crate::{
+    maps::{FLOWS, OWN, PORTS},
+    packet::{
+        parse::{Packet, shape},
+        skb::{Refused, Skb},
+    },
+    scratch::Scratch,
+    verdict::{Verdict, drop},
 };
 
 /// Whether the address is one of this node's own.
@@ -52,13 +58,13 @@ pub enum Client {
 #[inline(always)]
 pub fn new(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Client) -> Option<Verdict> {
     let (id, backend) = pick(target.service)?;
-    flow::unchanged(&s.packet, &mut s.flow);
+    insert::unchanged(&s.packet, &mut s.flow);
     s.flow.backend = id;
     s.flow.ifindex = skb.ifindex();
     let Ok(macs) = skb.macs() else { return Some(drop(DropReason::Helper)) };
     (s.flow.link_mac, s.flow.client_mac) = macs;
     if backend.ifindex != 0 {
-        flow::restored(&s.packet, Action::Client, &mut s.back);
+        insert::restored(&s.packet, Action::Client, &mut s.back);
         s.back.ifindex = skb.ifindex();
         (s.back.link_mac, s.back.client_mac) = macs;
         if let Client::Task(net) = client {
@@ -72,13 +78,13 @@ pub fn new(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Client) -> Op
         // Replies find the way out by the same entry, read backwards.
         Client::Link => FLOWS.insert(&s.key, &s.flow, 0).is_ok(),
         Client::Task(net) => {
-            flow::restored(&s.packet, Action::Task, &mut s.back);
+            insert::restored(&s.packet, Action::Task, &mut s.back);
             s.back.net = net;
-            flow::answer_key(zone::REPLY, s.packet.proto, &s.flow, &mut s.back_key);
-            flow::enter(s, Ports::Own)
+            insert::answer_key(zone::REPLY, s.packet.proto, &s.flow, &mut s.back_key);
+            insert::enter(s, Ports::Own)
         }
     };
-    Some(if entered { flow::go(skb, &s.packet, &s.flow, Some(backend)) } else { drop(DropReason::PortsExhausted) })
+    Some(if entered { apply::go(skb, &s.packet, &s.flow, Some(backend)) } else { drop(DropReason::PortsExhausted) })
 }
 
 /// A client's packets may come another way than before: by another link, or from another router. The answers follow.
@@ -101,7 +107,7 @@ pub fn follow_client(
     };
     changed(flow);
     if flow.action == Action::LocalBackend as u8 {
-        flow::answer_key(backend.net, packet.proto, flow, back_key);
+        insert::answer_key(backend.net, packet.proto, flow, back_key);
         // SAFETY: a live element; whoever else writes these fields writes what another packet of this client says.
         if let Some(back) = FLOWS.get_ptr_mut(&*back_key).map(|back| unsafe { &mut *back })
             && back.action == Action::Client as u8
@@ -115,10 +121,10 @@ pub fn follow_client(
 /// A new flow from the tunnel to a backend of this node, that `node` picked.
 #[inline(always)]
 pub fn forwarded(skb: Skb, s: &mut Scratch, id: u64, backend: &Backend, port_be: u16, node: &Addr) -> Verdict {
-    flow::unchanged(&s.packet, &mut s.flow);
+    insert::unchanged(&s.packet, &mut s.flow);
     s.flow.backend = id;
     s.flow.node = *node;
-    flow::restored(&s.packet, Action::Reply, &mut s.back);
+    insert::restored(&s.packet, Action::Reply, &mut s.back);
     s.back.node = *node;
     local(skb, s, port_be, backend)
 }
@@ -133,9 +139,9 @@ fn local(skb: Skb, s: &mut Scratch, port_be: u16, backend: &Backend) -> Verdict 
     if s.flow.src == s.flow.dst {
         s.flow.src = s.packet.dst;
     }
-    flow::answer_key(backend.net, s.packet.proto, &s.flow, &mut s.back_key);
-    if !flow::enter(s, Ports::Own) {
+    insert::answer_key(backend.net, s.packet.proto, &s.flow, &mut s.back_key);
+    if !insert::enter(s, Ports::Own) {
         return drop(DropReason::PortsExhausted);
     }
-    flow::go(skb, &s.packet, &s.flow, Some(backend))
+    apply::go(skb, &s.packet, &s.flow, Some(backend))
 }

@@ -3,15 +3,17 @@
 
 use weft_ebpf_common::{Action, Addr, DropReason, Flow, zone};
 
+use super::{apply, pick};
 use crate::{
-    drops::drop,
-    flow,
-    maps::{FLOWS, Scratch},
-    packet::{ICMP, ICMP_V6, Malformed, Packet, TCP, UDP, fragment, parse_icmp, shape},
-    pick,
-    rewrite::address,
-    send,
-    skb::{PASS, Refused, Skb, Verdict},
+    maps::FLOWS,
+    packet::{
+        parse::{ICMP, ICMP_V6, Malformed, Packet, TCP, UDP, fragment, parse_icmp, shape},
+        rewrite::address,
+        send,
+        skb::{Refused, Skb},
+    },
+    scratch::Scratch,
+    verdict::{PASS, Verdict, drop},
 };
 
 /// From the outside, at the node that it reaches.
@@ -64,10 +66,10 @@ fn about_flow(skb: Skb, s: &mut Scratch, zone: u32) -> Option<Verdict> {
         return Some(drop(DropReason::Helper));
     }
     if flow.backend == 0 {
-        return Some(flow::on(skb, flow, None));
+        return Some(apply::on(skb, flow, None));
     }
     Some(match pick::backend(flow.backend) {
-        Some(backend) => flow::on(skb, flow, Some(backend)),
+        Some(backend) => apply::on(skb, flow, Some(backend)),
         None => drop(DropReason::BackendDead),
     })
 }

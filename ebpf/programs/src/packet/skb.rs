@@ -17,12 +17,7 @@ use aya_ebpf::{
 };
 use weft_ebpf_common::Addr;
 
-/// What the program says about a packet.
-pub type Verdict = i32;
-/// Not ours: the next program, then the node's stack. `TC_ACT_UNSPEC`, which tcx calls `TCX_NEXT`.
-pub const PASS: Verdict = -1;
-/// `TC_ACT_SHOT`.
-pub const DROP: Verdict = 2;
+use crate::verdict::Verdict;
 
 /// Ethernet header length; every link that weft attaches to has one.
 pub const ETH_LEN: u32 = 14;

@@ -5,18 +5,26 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use weft_ebpf_common::{DropReason, Endpoint, endpoint_flags};
 
 use crate::{
-    drops::drop,
-    echo, egress,
-    flow::{self, Known},
-    icmp,
-    maps::{ENDPOINTS, FLOWS, Scratch, scratch},
-    neigh,
-    packet::{ETH_P_ARP, Packet, fragment, parse, shape},
-    published::{self, Client},
-    refuse::{self, Way},
-    send,
-    skb::{Skb, Verdict},
-    vip,
+    flow::{
+        apply, egress,
+        fragments::follow_fragments,
+        icmp_error,
+        lookup::{self, Known},
+        published::{self, Client},
+        vip,
+    },
+    maps::{ENDPOINTS, FLOWS},
+    packet::{
+        parse::{ETH_P_ARP, Packet, fragment, parse, shape},
+        send,
+        skb::Skb,
+    },
+    reply::{
+        echo, neigh,
+        refuse::{self, Way},
+    },
+    scratch::{Scratch, scratch},
+    verdict::{Verdict, drop},
 };
 
 #[classifier]
@@ -46,7 +54,7 @@ pub fn task_out(context: TcContext) -> i32 {
         Err(_) => return drop(DropReason::Malformed),
     }
     if neigh::is_discovery(&s.packet) {
-        return neigh::discovery(skb, s, endpoint);
+        return neigh::discovery(skb, &s.packet, endpoint);
     }
     if s.packet.dst.is_group() || s.packet.dst.is_loopback() || s.packet.dst.is_link_local() {
         return drop(DropReason::NotRouted);
@@ -79,12 +87,12 @@ fn answered_elsewhere(skb: Skb, s: &mut Scratch, endpoint_: &Endpoint) -> Verdic
     if !owns(primary, &s.packet) || s.packet.shape != shape::PORTS {
         return drop(DropReason::Spoofed);
     }
-    if !s.packet.follow_fragments(primary.net, &mut s.frag_key) {
+    if !follow_fragments(&mut s.packet, primary.net, &mut s.frag_key) {
         return drop(DropReason::FragmentUnknown);
     }
     s.packet.key(primary.net, &mut s.key);
-    match flow::known(&s.packet, &s.key) {
-        Known::Yes(flow, None) => flow::go(skb, &s.packet, flow, None),
+    match lookup::known(&s.packet, &s.key) {
+        Known::Yes(flow, None) => apply::go(skb, &s.packet, flow, None),
         _ => drop(DropReason::Spoofed),
     }
 }
@@ -94,21 +102,21 @@ fn answered_elsewhere(skb: Skb, s: &mut Scratch, endpoint_: &Endpoint) -> Verdic
 fn sent(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     let net = endpoint.net;
     if s.packet.shape == shape::ERROR {
-        return match icmp::from_task(skb, s, net) {
+        return match icmp_error::from_task(skb, s, net) {
             Some(verdict) => verdict,
             None => neighbour(skb, s, endpoint).unwrap_or_else(|| drop(DropReason::NoFlow)),
         };
     }
-    if s.packet.follow_fragments(net, &mut s.frag_key) {
+    if follow_fragments(&mut s.packet, net, &mut s.frag_key) {
         s.packet.key(net, &mut s.key);
-        match flow::known(&s.packet, &s.key) {
+        match lookup::known(&s.packet, &s.key) {
             Known::Yes(flow, backend) => {
-                flow::note_answers(&s.packet, flow, &mut s.back_key);
-                return flow::go(skb, &s.packet, flow, backend);
+                lookup::note_answers(&s.packet, flow, &mut s.back_key);
+                return apply::go(skb, &s.packet, flow, backend);
             }
             Known::Dead => {
                 let _ = FLOWS.remove(&s.key);
-                return refuse::packet(skb, s, Way::Link, DropReason::BackendDead);
+                return refuse::packet(skb, &s.packet, Way::Link, DropReason::BackendDead);
             }
             Known::No => {}
         }
@@ -152,15 +160,15 @@ fn unknown(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
             return drop(DropReason::Protocol);
         }
         if s.packet.is_tcp() && !s.packet.is_syn() {
-            return refuse::packet(skb, s, back, DropReason::NoFlow);
+            return refuse::packet(skb, &s.packet, back, DropReason::NoFlow);
         }
         return match vip::new(skb, s, endpoint.net, service) {
             Some(verdict) => verdict,
-            None => refuse::packet(skb, s, back, DropReason::NoBackend),
+            None => refuse::packet(skb, &s.packet, back, DropReason::NoBackend),
         };
     }
     if is_gateway || within(endpoint, &s.packet) {
-        return refuse::packet(skb, s, back, DropReason::NoTask);
+        return refuse::packet(skb, &s.packet, back, DropReason::NoTask);
     }
     outside(skb, s, endpoint)
 }
@@ -182,18 +190,19 @@ fn outside(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
         return drop(DropReason::NodePort);
     }
     if endpoint.flags & endpoint_flags::INTERNAL != 0 {
-        return refuse::packet(skb, s, back, DropReason::Isolated);
+        return refuse::packet(skb, &s.packet, back, DropReason::Isolated);
     }
     if s.packet.is_tcp() && !s.packet.is_syn() {
-        return refuse::packet(skb, s, back, DropReason::NoFlow);
+        return refuse::packet(skb, &s.packet, back, DropReason::NoFlow);
     }
     if published::is_own(&s.packet.dst)
         && let Some(target) = published::target(&s.packet)
     {
         return match published::new(skb, s, target, Client::Task(endpoint.net)) {
             Some(verdict) => verdict,
-            None => refuse::packet(skb, s, back, DropReason::NoBackend),
+            None => refuse::packet(skb, &s.packet, back, DropReason::NoBackend),
         };
     }
-    egress::new(skb, s, endpoint.net).unwrap_or_else(|| refuse::packet(skb, s, back, DropReason::PortsExhausted))
+    egress::new(skb, s, endpoint.net)
+        .unwrap_or_else(|| refuse::packet(skb, &s.packet, back, DropReason::PortsExhausted))
 }

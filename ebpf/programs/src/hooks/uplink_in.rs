@@ -5,14 +5,21 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use weft_ebpf_common::{DropReason, LOOPBACK_IFINDEX, TUNNEL_PORT, zone};
 
 use crate::{
-    drops::drop,
-    flow::{self, Known},
-    icmp,
-    maps::{FLOWS, Scratch, scratch},
-    packet::{fragment, parse, shape},
-    published::{self, Client},
-    refuse::{self, Way},
-    skb::{PASS, Skb, Verdict},
+    flow::{
+        apply,
+        fragments::follow_fragments,
+        icmp_error,
+        lookup::{self, Known},
+        published::{self, Client},
+    },
+    maps::FLOWS,
+    packet::{
+        parse::{fragment, parse, shape},
+        skb::Skb,
+    },
+    reply::refuse::{self, Way},
+    scratch::{Scratch, scratch},
+    verdict::{PASS, Verdict, drop},
 };
 
 #[classifier]
@@ -42,27 +49,27 @@ pub fn uplink_in(context: TcContext) -> i32 {
 #[inline(always)]
 fn received(skb: Skb, s: &mut Scratch) -> Verdict {
     match s.packet.shape {
-        shape::ERROR => return icmp::from_link(skb, s),
+        shape::ERROR => return icmp_error::from_link(skb, s),
         shape::PORTS | shape::ECHO_REPLY => {}
         _ => return PASS,
     }
-    if s.packet.fragment == fragment::LATER && !s.packet.follow_fragments(zone::HOST, &mut s.frag_key) {
+    if s.packet.fragment == fragment::LATER && !follow_fragments(&mut s.packet, zone::HOST, &mut s.frag_key) {
         return PASS;
     }
     s.packet.key(zone::HOST, &mut s.key);
-    match flow::known(&s.packet, &s.key) {
+    match lookup::known(&s.packet, &s.key) {
         Known::Yes(flow, backend) => {
-            s.packet.follow_fragments(zone::HOST, &mut s.frag_key);
+            follow_fragments(&mut s.packet, zone::HOST, &mut s.frag_key);
             if let Some(backend) = backend
                 && published::follow_client(skb, &s.packet, flow, backend, &mut s.back_key).is_err()
             {
                 return drop(DropReason::Helper);
             }
-            flow::go(skb, &s.packet, flow, backend)
+            apply::go(skb, &s.packet, flow, backend)
         }
         Known::Dead => {
             let _ = FLOWS.remove(&s.key);
-            refuse::packet(skb, s, Way::Link, DropReason::BackendDead)
+            refuse::packet(skb, &s.packet, Way::Link, DropReason::BackendDead)
         }
         Known::No => unknown(skb, s),
     }
@@ -81,15 +88,15 @@ fn unknown(skb: Skb, s: &mut Scratch) -> Verdict {
         if skb.has_own_connection(&packet.src, own, packet.sport_be, packet.dport_be) {
             return PASS;
         }
-        return refuse::packet(skb, s, Way::Link, DropReason::NoFlow);
+        return refuse::packet(skb, &s.packet, Way::Link, DropReason::NoFlow);
     }
     if skb.ifindex() == LOOPBACK_IFINDEX && answers_own_socket(s) {
         return PASS;
     }
-    s.packet.follow_fragments(zone::HOST, &mut s.frag_key);
+    follow_fragments(&mut s.packet, zone::HOST, &mut s.frag_key);
     match published::new(skb, s, target, Client::Link) {
         Some(verdict) => verdict,
-        None => refuse::packet(skb, s, Way::Link, DropReason::NoBackend),
+        None => refuse::packet(skb, &s.packet, Way::Link, DropReason::NoBackend),
     }
 }
 

@@ -12,10 +12,12 @@ use core::ptr::{read_volatile, write_volatile};
 use weft_ebpf_common::{Addr, Backend, MAX_NETS_PER_TASK, NetAddr, Nets, SocketKey, SocketPeer};
 
 use crate::{
+    flow::{
+        pick::{backend, pick},
+        published,
+    },
     maps::{NETNS, SOCKETS, VIPS, config},
-    packet::{TCP, UDP},
-    pick::{backend, pick},
-    published,
+    packet::parse::{TCP, UDP},
 };
 
 /// Go on, with the address as it now stands. The only verdict that these hooks give.

@@ -3,9 +3,8 @@
 use weft_ebpf_common::{Backend, SlotKey};
 
 use crate::{
-    flow::TakesNew,
     maps::{BACKEND_STATS, BACKENDS, SERVICE_STATS, SERVICES, SLOTS},
-    skb::{cpu, random},
+    packet::skb::{cpu, random},
 };
 
 /// While user space rewrites the slots, one may name a backend that is gone: so many are tried.

@@ -2,27 +2,22 @@
 
 use weft_ebpf_common::{DropReason, Traffic};
 
-use crate::{
-    maps::{BACKEND_STATS, DROPS},
-    skb::{DROP, Skb, Verdict},
-};
+use crate::maps::{BACKEND_STATS, DROPS};
 
-/// Drops the packet, for a reason that users can see.
 #[inline(always)]
-pub fn drop(reason: DropReason) -> Verdict {
+pub fn count_drop(reason: DropReason) {
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: a live element of a per-CPU map.
         unsafe { *count += 1 };
     }
-    DROP
 }
 
-/// Counts a packet towards a backend.
+/// Counts a packet of `bytes` bytes towards a backend.
 #[inline(always)]
-pub fn count(skb: Skb, backend: u64) {
+pub fn count(bytes: u32, backend: u64) {
     if let Some(traffic) = BACKEND_STATS.get_ptr_mut(backend) {
         // SAFETY: a live element of a per-CPU map.
-        unsafe { add(&mut *traffic, skb.len()) };
+        unsafe { add(&mut *traffic, bytes) };
     }
 }
 

@@ -3,13 +3,19 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use weft_ebpf_common::{Action, CONTROL_PORT, DropReason, HOST_NET, NetAddr, TUNNEL_PORT, flow_flags, zone};
 
-use crate::{
-    drops::drop,
-    flow::{self, Ports},
-    maps::{NODES, ROUTES, Scratch},
-    packet::{Packet, shape},
+use super::{
+    apply,
+    insert::{self, Ports},
     published,
-    skb::{Skb, Verdict, now_s},
+};
+use crate::{
+    maps::{NODES, ROUTES},
+    packet::{
+        parse::{Packet, shape},
+        skb::{Skb, now_s},
+    },
+    scratch::Scratch,
+    verdict::{Verdict, drop},
 };
 
 /// Bits of a whole key: network and address.
@@ -47,11 +53,11 @@ pub fn new(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
     if route.source.is_v4() != s.packet.v4 {
         return Some(drop(DropReason::NoRoute));
     }
-    flow::unchanged(&s.packet, &mut s.flow);
+    insert::unchanged(&s.packet, &mut s.flow);
     s.flow.src = route.source;
     s.flow.ifindex = route.ifindex;
     s.flow.action = Action::Link as u8;
-    flow::restored(&s.packet, Action::Task, &mut s.back);
+    insert::restored(&s.packet, Action::Task, &mut s.back);
     s.back.net = net;
     let now_s = now_s();
     s.back.seen_s = now_s;
@@ -60,6 +66,6 @@ pub fn new(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
     } else {
         s.flow.seen_s = now_s;
     }
-    flow::answer_key(zone::HOST, s.packet.proto, &s.flow, &mut s.back_key);
-    flow::enter(s, Ports::Egress).then(|| flow::go(skb, &s.packet, &s.flow, None))
+    insert::answer_key(zone::HOST, s.packet.proto, &s.flow, &mut s.back_key);
+    insert::enter(s, Ports::Egress).then(|| apply::go(skb, &s.packet, &s.flow, None))
 }
