@@ -73,7 +73,7 @@ impl Addr {
 
     /// No single host's address: IPv4 or IPv6 multicast, or 255.255.255.255.
     #[inline(always)]
-    pub fn is_group(&self) -> bool {
+    pub fn is_multicast_or_broadcast(&self) -> bool {
         if self.is_v4() {
             let host = u32::from_be(self.v4_be());
             host >> 28 == 0xe || host == u32::MAX
@@ -132,7 +132,10 @@ mod tests {
             (v6_multicast, false, true, false),
             (v6_link_local, false, false, true),
         ] {
-            assert_eq!((addr.is_loopback(), addr.is_group(), addr.is_link_local()), (loopback, group, link_local));
+            assert_eq!(
+                (addr.is_loopback(), addr.is_multicast_or_broadcast(), addr.is_link_local()),
+                (loopback, group, link_local)
+            );
         }
     }
 

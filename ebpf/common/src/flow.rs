@@ -45,7 +45,7 @@ pub struct Flow {
     pub ifindex: u32,
     /// When the last packet passed, in units of 2^30 ns (near enough a second) of the monotonic clock. Only kept up to
     /// date for datagrams to the outside; connections note when they were closed.
-    pub seen_s: u32,
+    pub last_seen_s: u32,
     pub sport_be: u16,
     pub dport_be: u16,
     /// [`Action`].
@@ -92,7 +92,7 @@ pub mod flow_flags {
 /// Key of `FRAGMENTS`: what the fragments of one datagram have in common (RFC 791, 3.2; RFC 8200, 4.5).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct FragKey {
+pub struct FragmentKey {
     /// [`zone`].
     pub zone: u32,
     pub src: Addr,
@@ -105,7 +105,7 @@ pub struct FragKey {
 /// Value of `FRAGMENTS`: what only the first fragment says.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FragPorts {
+pub struct FragmentPorts {
     pub sport_be: u16,
     pub dport_be: u16,
 }
@@ -121,7 +121,7 @@ pub struct SocketKey {
     /// IP protocol number.
     pub proto: u8,
     /// 1 where `addr` is what the program dialled, 0 where it is what weft made of it.
-    pub dialled: u8,
+    pub is_original: u8,
     pub _pad: u32,
 }
 

@@ -17,7 +17,7 @@ mod stats;
 
 pub use addr::{Addr, NetAddr};
 pub use config::{Config, MAX_NETS_PER_TASK, Nets};
-pub use flow::{Action, Flow, FlowKey, FragKey, FragPorts, SocketKey, SocketPeer, flow_flags, zone};
+pub use flow::{Action, Flow, FlowKey, FragmentKey, FragmentPorts, SocketKey, SocketPeer, flow_flags, zone};
 pub use route::{
     Backend, Endpoint, Forward, PortKey, PortTarget, Route, Service, SlotKey, backend_flags, endpoint_flags,
 };
@@ -86,8 +86,8 @@ plain! {
     Nets: 32,
     FlowKey: 44,
     Flow: 88,
-    FragKey: 44,
-    FragPorts: 4,
+    FragmentKey: 44,
+    FragmentPorts: 4,
     SocketKey: 32,
     SocketPeer: 32,
     Traffic: 24,

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use weft_ebpf_common::{
-    Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragKey, FragPorts, NetAddr, Nets, PortKey,
+    Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragmentKey, FragmentPorts, NetAddr, Nets, PortKey,
     PortTarget, Route, Service, SlotKey, SocketKey, SocketPeer, Traffic,
 };
 
@@ -52,7 +52,7 @@ pub static NETNS: HashMap<u64, Nets> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PRE
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(FLOW_ENTRIES, 0);
 #[map]
-pub static FRAGMENTS: LruHashMap<FragKey, FragPorts> = LruHashMap::pinned(FRAGMENT_ENTRIES, 0);
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::pinned(FRAGMENT_ENTRIES, 0);
 #[map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketPeer> = LruHashMap::pinned(SOCKET_ENTRIES, 0);
 

@@ -1,7 +1,7 @@
 //! Per-CPU memory for what is too large for the stack.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use weft_ebpf_common::{Flow, FlowKey, FragKey};
+use weft_ebpf_common::{Flow, FlowKey, FragmentKey};
 
 use crate::packet::parse::Packet;
 
@@ -13,11 +13,11 @@ pub struct Scratch {
     pub key: FlowKey,
     /// A flow under construction, and the key and value of its replies.
     pub flow: Flow,
-    pub back_key: FlowKey,
-    pub back: Flow,
-    pub frag_key: FragKey,
+    pub reply_key: FlowKey,
+    pub reply: Flow,
+    pub fragment_key: FragmentKey,
     /// The packet that an ICMP error quotes.
-    pub quote: Packet,
+    pub quoted: Packet,
 }
 
 #[map]

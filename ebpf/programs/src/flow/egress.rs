@@ -5,13 +5,13 @@ use weft_ebpf_common::{Action, CONTROL_PORT, DropReason, HOST_NET, NetAddr, TUNN
 
 use super::{
     apply,
-    insert::{self, Ports},
+    insert::{self, SourcePort},
     published,
 };
 use crate::{
     maps::{NODES, ROUTES},
     packet::{
-        parse::{Packet, shape},
+        parse::{Packet, l4_kind},
         skb::{Skb, now_s},
     },
     scratch::Scratch,
@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// Bits of a whole key: network and address.
-const WHOLE_KEY: u32 = (size_of::<NetAddr>() * 8) as u32;
+const KEY_BITS: u32 = (size_of::<NetAddr>() * 8) as u32;
 
-/// Ports that belong to the nodes. A node trusts its peers' tunnel packets by their source, and translation would give
+/// SourcePort that belong to the nodes. A node trusts its peers' tunnel packets by their source, and translation would give
 /// a task's packets just that source: so none may go to any tunnel port at all.
 #[inline(always)]
 pub fn is_node_port(packet: &Packet) -> bool {
-    if packet.shape != shape::PORTS {
+    if packet.l4_kind != l4_kind::PORTS {
         return false;
     }
     let port = u16::from_be(packet.dport_be);
@@ -36,36 +36,37 @@ pub fn is_node_port(packet: &Packet) -> bool {
         return false;
     }
     // SAFETY: the value is not looked at.
-    unsafe { NODES.get(NetAddr { net: HOST_NET, addr: packet.dst }) }.is_some() || published::is_own(&packet.dst)
+    unsafe { NODES.get(NetAddr { net: HOST_NET, addr: packet.dst }) }.is_some()
+        || published::is_node_address(&packet.dst)
 }
 
 /// A new flow of a task of network `net`, to anything that is not of its network. `None` where no port is free.
 #[inline(always)]
-pub fn new(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
-    let translatable = s.packet.shape == shape::PORTS || s.packet.shape == shape::ECHO_REQUEST;
+pub fn create_flow(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
+    let translatable = s.packet.l4_kind == l4_kind::PORTS || s.packet.l4_kind == l4_kind::ECHO_REQUEST;
     if !translatable {
         return Some(drop(DropReason::Protocol));
     }
-    let Some(route) = ROUTES.get(Key::new(WHOLE_KEY, NetAddr { net: HOST_NET, addr: s.packet.dst })) else {
+    let Some(route) = ROUTES.get(Key::new(KEY_BITS, NetAddr { net: HOST_NET, addr: s.packet.dst })) else {
         return Some(drop(DropReason::NoRoute));
     };
     // As addresses stand in keys, an IPv6 default route covers IPv4, too.
     if route.source.is_v4() != s.packet.v4 {
         return Some(drop(DropReason::NoRoute));
     }
-    insert::unchanged(&s.packet, &mut s.flow);
+    insert::write_untranslated(&s.packet, &mut s.flow);
     s.flow.src = route.source;
     s.flow.ifindex = route.ifindex;
     s.flow.action = Action::Link as u8;
-    insert::restored(&s.packet, Action::Task, &mut s.back);
-    s.back.net = net;
+    insert::write_reply(&s.packet, Action::Task, &mut s.reply);
+    s.reply.net = net;
     let now_s = now_s();
-    s.back.seen_s = now_s;
+    s.reply.last_seen_s = now_s;
     if s.packet.is_tcp() {
-        s.back.flags = flow_flags::UNANSWERED;
+        s.reply.flags = flow_flags::UNANSWERED;
     } else {
-        s.flow.seen_s = now_s;
+        s.flow.last_seen_s = now_s;
     }
-    insert::answer_key(zone::HOST, s.packet.proto, &s.flow, &mut s.back_key);
-    insert::enter(s, Ports::Egress).then(|| apply::go(skb, &s.packet, &s.flow, None))
+    insert::write_reply_key(zone::HOST, s.packet.proto, &s.flow, &mut s.reply_key);
+    insert::insert_pair(s, SourcePort::EgressRange).then(|| apply::translate_and_send(skb, &s.packet, &s.flow, None))
 }

@@ -1,6 +1,6 @@
 //! Fragments of a datagram: only the first one holds the ports, the later ones get them from here.
 
-use weft_ebpf_common::{FragKey, FragPorts};
+use weft_ebpf_common::{FragmentKey, FragmentPorts};
 
 use crate::{
     maps::FRAGMENTS,
@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[inline(always)]
-fn fragment_key(packet: &Packet, zone: u32, key: &mut FragKey) {
+fn write_key(packet: &Packet, zone: u32, key: &mut FragmentKey) {
     key.zone = zone;
     key.src = packet.src;
     key.dst = packet.dst;
@@ -18,16 +18,16 @@ fn fragment_key(packet: &Packet, zone: u32, key: &mut FragKey) {
 
 /// Remembers the ports of a first fragment, or recalls them for a later one. False where the first was not seen.
 #[inline(always)]
-pub fn follow_fragments(packet: &mut Packet, zone: u32, key: &mut FragKey) -> bool {
+pub fn track_fragments(packet: &mut Packet, zone: u32, key: &mut FragmentKey) -> bool {
     match packet.fragment {
         fragment::FIRST => {
-            fragment_key(packet, zone, key);
-            let ports = FragPorts { sport_be: packet.sport_be, dport_be: packet.dport_be };
+            write_key(packet, zone, key);
+            let ports = FragmentPorts { sport_be: packet.sport_be, dport_be: packet.dport_be };
             let _ = FRAGMENTS.insert(&*key, ports, 0);
             true
         }
         fragment::LATER => {
-            fragment_key(packet, zone, key);
+            write_key(packet, zone, key);
             // SAFETY: the entry is read at once; at worst it is another datagram's, which its key would then name.
             match unsafe { FRAGMENTS.get(&*key) } {
                 Some(ports) => {

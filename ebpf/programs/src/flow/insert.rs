@@ -1,5 +1,6 @@
 //! How a new flow is entered, and how the replies of two flows are told apart.
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use weft_ebpf_common::{Action, EGRESS_FIRST_PORT, Flow, FlowKey, flow_flags};
 
 use crate::{
@@ -11,23 +12,23 @@ use crate::{
     scratch::Scratch,
 };
 
-/// `BPF_NOEXIST`: an insertion fails where the key is taken.
-const NEW_ONLY: u64 = 1;
+/// An insertion fails if the key exists.
+const NO_EXIST: u64 = BPF_NOEXIST as u64;
 /// How many ports are tried before a flow is refused.
-const PORT_TRIES: u32 = 16;
+const PORT_ATTEMPTS: u32 = 16;
 /// A translated datagram flow that was quiet for so long may lose its port to another.
 /// RFC 4787, REQ-5, wants two minutes at least.
-const IDLE_S: u32 = 120;
+const DATAGRAM_IDLE_S: u32 = 120;
 /// A connection to the outside that nobody answered in such a time may lose its port to another.
-const UNANSWERED_S: u32 = 60;
+const CONNECTION_UNANSWERED_S: u32 = 60;
 /// A connection whose other end closed it so long ago may too.
-const CLOSED_S: u32 = 8;
+const CONNECTION_CLOSED_S: u32 = 8;
 /// First port that a flow gets whose own is taken.
-const FIRST_PORT: u16 = 1024;
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
 /// Writes the value of a flow that changes nothing about its packets.
 #[inline(always)]
-pub fn unchanged(packet: &Packet, flow: &mut Flow) {
+pub fn write_untranslated(packet: &Packet, flow: &mut Flow) {
     *flow = Flow {
         src: packet.src,
         dst: packet.dst,
@@ -37,10 +38,10 @@ pub fn unchanged(packet: &Packet, flow: &mut Flow) {
     };
 }
 
-/// Writes the value of the flow that turns answers to this packet back: they come from where it was sent to.
+/// Writes the value of the flow that turns answers to this packet reply: they come from where it was sent to.
 #[inline(always)]
-pub fn restored(packet: &Packet, action: Action, back: &mut Flow) {
-    *back = Flow {
+pub fn write_reply(packet: &Packet, action: Action, reply: &mut Flow) {
+    *reply = Flow {
         src: packet.dst,
         dst: packet.src,
         sport_be: packet.dport_be,
@@ -52,7 +53,7 @@ pub fn restored(packet: &Packet, action: Action, back: &mut Flow) {
 
 /// Writes the key of the answers to `flow`'s packets, as seen in `zone`.
 #[inline(always)]
-pub fn answer_key(zone: u32, proto: u8, flow: &Flow, key: &mut FlowKey) {
+pub fn write_reply_key(zone: u32, proto: u8, flow: &Flow, key: &mut FlowKey) {
     key.zone = zone;
     key.src = flow.dst;
     key.dst = flow.src;
@@ -64,68 +65,70 @@ pub fn answer_key(zone: u32, proto: u8, flow: &Flow, key: &mut FlowKey) {
 
 /// Which ports a flow may get.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Ports {
+pub enum SourcePort {
     /// Its own if that is free, else any.
-    Own,
+    Keep,
     /// One of the range that is kept for egress.
-    Egress,
+    EgressRange,
 }
 
-/// Enters `s.back` under `s.back_key`, the key of the answers to `s.flow`. Where another flow's answers have that key,
+/// Enters `s.reply` under `s.reply_key`, the key of the answers to `s.flow`. Where another flow's answers have that key,
 /// `s.flow` gets another source port. Then enters `s.flow` under `s.key`. False where no port is free.
 #[inline(always)]
-pub fn enter(s: &mut Scratch, ports: Ports) -> bool {
-    if ports == Ports::Egress {
-        take_port(s, ports);
+pub fn insert_pair(s: &mut Scratch, source_port: SourcePort) -> bool {
+    if source_port == SourcePort::EgressRange {
+        assign_random_port(s, source_port);
     }
-    let mut tries = 0;
-    while tries < PORT_TRIES {
-        if FLOWS.insert(&s.back_key, &s.back, NEW_ONLY).is_ok() || (may_replace(s) && replace(s)) {
+    let mut attempts = 0;
+    while attempts < PORT_ATTEMPTS {
+        if FLOWS.insert(&s.reply_key, &s.reply, NO_EXIST).is_ok()
+            || (is_reply_key_reusable(s) && replace_reply_entry(s))
+        {
             return FLOWS.insert(&s.key, &s.flow, 0).is_ok();
         }
-        take_port(s, ports);
-        tries += 1;
+        assign_random_port(s, source_port);
+        attempts += 1;
     }
     false
 }
 
 #[inline(always)]
-fn replace(s: &Scratch) -> bool {
+fn replace_reply_entry(s: &Scratch) -> bool {
     // Not over it: of two who replace it at once, one must see that it lost.
-    let _ = FLOWS.remove(&s.back_key);
-    FLOWS.insert(&s.back_key, &s.back, NEW_ONLY).is_ok()
+    let _ = FLOWS.remove(&s.reply_key);
+    FLOWS.insert(&s.reply_key, &s.reply, NO_EXIST).is_ok()
 }
 
 #[inline(always)]
-fn take_port(s: &mut Scratch, ports: Ports) {
-    let first = if ports == Ports::Egress { EGRESS_FIRST_PORT } else { FIRST_PORT };
+fn assign_random_port(s: &mut Scratch, source_port: SourcePort) {
+    let first = if source_port == SourcePort::EgressRange { EGRESS_FIRST_PORT } else { FIRST_UNPRIVILEGED_PORT };
     // Multiply and shift: evenly over the range, without a division.
     let span = u32::from(u16::MAX - first) + 1;
     let port = first + (((random() >> 16) * span) >> 16) as u16;
     s.flow.sport_be = port.to_be();
-    s.back_key.dport_be = port.to_be();
+    s.reply_key.dport_be = port.to_be();
 }
 
-/// Whether the flow that holds `s.back_key` has no more use for it.
+/// Whether the flow that holds `s.reply_key` has no more use for it.
 #[inline(always)]
-fn may_replace(s: &Scratch) -> bool {
+fn is_reply_key_reusable(s: &Scratch) -> bool {
     // SAFETY: read at once; a stale answer costs one more try, or a port that was about to be free.
-    let Some(holder) = (unsafe { FLOWS.get(&s.back_key) }) else { return true };
-    let back = &s.back;
-    let same = holder.src == back.src
-        && holder.dst == back.dst
-        && holder.sport_be == back.sport_be
-        && holder.dport_be == back.dport_be
-        && holder.net == back.net;
+    let Some(holder) = (unsafe { FLOWS.get(&s.reply_key) }) else { return true };
+    let reply = &s.reply;
+    let same = holder.src == reply.src
+        && holder.dst == reply.dst
+        && holder.sport_be == reply.sport_be
+        && holder.dport_be == reply.dport_be
+        && holder.net == reply.net;
     if same {
         return true;
     }
-    let quiet_s = now_s().wrapping_sub(holder.seen_s);
-    if s.back_key.proto == TCP {
+    let quiet_s = now_s().wrapping_sub(holder.last_seen_s);
+    if s.reply_key.proto == TCP {
         holder.flags & flow_flags::RST != 0
-            || holder.flags & flow_flags::FIN != 0 && quiet_s > CLOSED_S
-            || holder.flags & flow_flags::UNANSWERED != 0 && quiet_s > UNANSWERED_S
+            || holder.flags & flow_flags::FIN != 0 && quiet_s > CONNECTION_CLOSED_S
+            || holder.flags & flow_flags::UNANSWERED != 0 && quiet_s > CONNECTION_UNANSWERED_S
     } else {
-        holder.seen_s != 0 && quiet_s > IDLE_S
+        holder.last_seen_s != 0 && quiet_s > DATAGRAM_IDLE_S
     }
 }

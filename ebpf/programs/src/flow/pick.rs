@@ -4,14 +4,14 @@ use weft_ebpf_common::{Backend, SlotKey};
 
 use crate::{
     maps::{BACKEND_STATS, BACKENDS, SERVICE_STATS, SERVICES, SLOTS},
-    packet::skb::{cpu, random},
+    packet::skb::{cpu_id, random},
 };
 
 /// While user space rewrites the slots, one may name a backend that is gone: so many are tried.
-const TRIES: u32 = 4;
+const SLOT_ATTEMPTS: u32 = 4;
 
 #[inline(always)]
-pub fn backend(id: u64) -> Option<&'static Backend> {
+pub fn find_backend(id: u64) -> Option<&'static Backend> {
     // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     unsafe { BACKENDS.get(id) }
 }
@@ -19,8 +19,8 @@ pub fn backend(id: u64) -> Option<&'static Backend> {
 /// The next backend of a service, round robin. Every CPU goes round by itself, starting at its own slot, so none waits
 /// for another.
 #[inline(always)]
-pub fn pick(service: u32) -> Option<(u64, &'static Backend)> {
-    // SAFETY: as in `backend`.
+pub fn pick_backend(service: u32) -> Option<(u64, &'static Backend)> {
+    // SAFETY: as in `find_backend`.
     let slots = unsafe { SERVICES.get(service) }?.slots;
     if slots == 0 {
         return None;
@@ -29,18 +29,18 @@ pub fn pick(service: u32) -> Option<(u64, &'static Backend)> {
         Some(traffic) => {
             // SAFETY: a live element of a per-CPU map.
             let flows = unsafe { &mut (*traffic).flows };
-            let turn = *flows as u32;
+            let flow_number = *flows as u32;
             *flows += 1;
-            turn.wrapping_add(cpu())
+            flow_number.wrapping_add(cpu_id())
         }
         None => random(),
     };
-    let mut tries = 0;
-    while tries < TRIES {
-        let slot = start.wrapping_add(tries) % slots;
-        // SAFETY: as in `backend`.
+    let mut attempts = 0;
+    while attempts < SLOT_ATTEMPTS {
+        let slot = start.wrapping_add(attempts) % slots;
+        // SAFETY: as in `find_backend`.
         if let Some(&id) = unsafe { SLOTS.get(SlotKey { service, slot }) }
-            && let Some(found) = backend(id)
+            && let Some(found) = find_backend(id)
             && found.takes_new()
         {
             if let Some(traffic) = BACKEND_STATS.get_ptr_mut(id) {
@@ -49,7 +49,7 @@ pub fn pick(service: u32) -> Option<(u64, &'static Backend)> {
             }
             return Some((id, found));
         }
-        tries += 1;
+        attempts += 1;
     }
     None
 }

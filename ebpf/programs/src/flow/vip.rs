@@ -4,8 +4,8 @@ use weft_ebpf_common::{Action, DropReason, NetAddr};
 
 use super::{
     apply,
-    insert::{self, Ports},
-    pick::pick,
+    insert::{self, SourcePort},
+    pick::pick_backend,
 };
 use crate::{
     maps::VIPS,
@@ -16,16 +16,16 @@ use crate::{
 
 /// The service whose virtual address the packet is for.
 #[inline(always)]
-pub fn service(net: u32, packet: &Packet) -> Option<u32> {
+pub fn find_service(net: u32, packet: &Packet) -> Option<u32> {
     // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     unsafe { VIPS.get(NetAddr { net, addr: packet.dst }) }.copied()
 }
 
 /// A new flow of a task of network `net`. `None` where the service has no backend.
 #[inline(always)]
-pub fn new(skb: Skb, s: &mut Scratch, net: u32, service: u32) -> Option<Verdict> {
-    let (id, backend) = pick(service)?;
-    insert::unchanged(&s.packet, &mut s.flow);
+pub fn create_flow(skb: Skb, s: &mut Scratch, net: u32, service: u32) -> Option<Verdict> {
+    let (id, backend) = pick_backend(service)?;
+    insert::write_untranslated(&s.packet, &mut s.flow);
     s.flow.backend = id;
     s.flow.dst = if s.packet.v4 { backend.v4 } else { backend.v6 };
     s.flow.action = if backend.ifindex != 0 { Action::LocalBackend } else { Action::Overlay } as u8;
@@ -33,11 +33,11 @@ pub fn new(skb: Skb, s: &mut Scratch, net: u32, service: u32) -> Option<Verdict>
         // The task picked itself: it sees the virtual address as the other end, in both directions.
         s.flow.src = s.packet.dst;
     }
-    insert::restored(&s.packet, Action::Task, &mut s.back);
-    s.back.net = net;
-    insert::answer_key(net, s.packet.proto, &s.flow, &mut s.back_key);
-    if !insert::enter(s, Ports::Own) {
+    insert::write_reply(&s.packet, Action::Task, &mut s.reply);
+    s.reply.net = net;
+    insert::write_reply_key(net, s.packet.proto, &s.flow, &mut s.reply_key);
+    if !insert::insert_pair(s, SourcePort::Keep) {
         return Some(drop(DropReason::PortsExhausted));
     }
-    Some(apply::go(skb, &s.packet, &s.flow, Some(backend)))
+    Some(apply::translate_and_send(skb, &s.packet, &s.flow, Some(backend)))
 }

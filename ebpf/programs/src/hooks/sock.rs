@@ -13,7 +13,7 @@ use weft_ebpf_common::{Addr, Backend, MAX_NETS_PER_TASK, NetAddr, Nets, SocketKe
 
 use crate::{
     flow::{
-        pick::{backend, pick},
+        pick::{find_backend, pick_backend},
         published,
     },
     maps::{NETNS, SOCKETS, VIPS, config},
@@ -25,51 +25,51 @@ const PROCEED: i32 = 1;
 
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(context: SockAddrContext) -> i32 {
-    dial::<V4>(&context, Again::Pick)
+    translate_remote::<V4>(&context, Reuse::No)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn sock_connect6(context: SockAddrContext) -> i32 {
-    dial::<V6>(&context, Again::Pick)
+    translate_remote::<V6>(&context, Reuse::No)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(context: SockAddrContext) -> i32 {
-    dial::<V4>(&context, Again::Keep)
+    translate_remote::<V4>(&context, Reuse::SameSocket)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sock_sendmsg6(context: SockAddrContext) -> i32 {
-    dial::<V6>(&context, Again::Keep)
+    translate_remote::<V6>(&context, Reuse::SameSocket)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sock_recvmsg4(context: SockAddrContext) -> i32 {
-    restore::<V4>(&context)
+    restore_remote::<V4>(&context)
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn sock_recvmsg6(context: SockAddrContext) -> i32 {
-    restore::<V6>(&context)
+    restore_remote::<V6>(&context)
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn sock_getpeername4(context: SockAddrContext) -> i32 {
-    restore::<V4>(&context)
+    restore_remote::<V4>(&context)
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn sock_getpeername6(context: SockAddrContext) -> i32 {
-    restore::<V6>(&context)
+    restore_remote::<V6>(&context)
 }
 
 /// What a socket gets that dials the same address again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Again {
+enum Reuse {
     /// A new connection: whoever is next.
-    Pick,
+    No,
     /// Another datagram: the same backend, as long as it lives.
-    Keep,
+    SameSocket,
 }
 
 /// How a hook holds the remote address. Its fields must be touched one by one and word by word: the verifier knows no
@@ -141,27 +141,27 @@ fn remote<F: Family>(context: &SockAddrContext) -> Option<SocketKey> {
             addr: F::read(raw),
             port_be: read_volatile(&raw const (*raw).user_port) as u16,
             proto,
-            dialled: 0,
+            is_original: 0,
             _pad: 0,
         })
     }
 }
 
 #[inline(always)]
-fn dial<F: Family>(context: &SockAddrContext, again: Again) -> i32 {
+fn translate_remote<F: Family>(context: &SockAddrContext, reuse: Reuse) -> i32 {
     let Some(mut key) = remote::<F>(context) else { return PROCEED };
     // SAFETY: the context of this program.
     let netns = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
     // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     let peer = match unsafe { NETNS.get(netns) } {
-        Some(nets) => task_dials(nets, &mut key, again),
-        None => node_dials(netns, &key),
+        Some(nets) => resolve_vip(nets, &mut key, reuse),
+        None => resolve_localhost_port(netns, &key),
     };
     let Some(peer) = peer else { return PROCEED };
     // SAFETY: the context of this program.
     unsafe { F::write(context.sock_addr, &peer.addr) };
     let dialled = SocketPeer { addr: key.addr, port_be: key.port_be, backend: 0, _pad: [0; 3] };
-    key.dialled = 0;
+    key.is_original = 0;
     key.addr = peer.addr;
     let _ = SOCKETS.insert(&key, dialled, 0);
     PROCEED
@@ -169,32 +169,33 @@ fn dial<F: Family>(context: &SockAddrContext, again: Again) -> i32 {
 
 /// A virtual address of one of the task's networks.
 #[inline(always)]
-fn task_dials(nets: &Nets, key: &mut SocketKey, again: Again) -> Option<SocketPeer> {
-    let service = service(nets, &key.addr)?;
-    key.dialled = 1;
-    if again == Again::Keep {
+fn resolve_vip(nets: &Nets, key: &mut SocketKey, reuse: Reuse) -> Option<SocketPeer> {
+    let service = find_service(nets, &key.addr)?;
+    key.is_original = 1;
+    if reuse == Reuse::SameSocket {
         // SAFETY: read at once.
         if let Some(kept) = unsafe { SOCKETS.get(&*key) }
-            && backend(kept.backend).is_some()
+            && find_backend(kept.backend).is_some()
         {
             return Some(*kept);
         }
     }
-    let (id, found) = pick(service)?;
-    let peer = SocketPeer { backend: id, addr: address(found, key.addr.is_v4()), port_be: key.port_be, _pad: [0; 3] };
-    if again == Again::Keep {
+    let (id, found) = pick_backend(service)?;
+    let peer =
+        SocketPeer { backend: id, addr: backend_address(found, key.addr.is_v4()), port_be: key.port_be, _pad: [0; 3] };
+    if reuse == Reuse::SameSocket {
         let _ = SOCKETS.insert(&*key, peer, 0);
     }
     Some(peer)
 }
 
 #[inline(always)]
-fn address(backend: &Backend, v4: bool) -> Addr {
+fn backend_address(backend: &Backend, v4: bool) -> Addr {
     if v4 { backend.v4 } else { backend.v6 }
 }
 
 #[inline(always)]
-fn service(nets: &Nets, addr: &Addr) -> Option<u32> {
+fn find_service(nets: &Nets, addr: &Addr) -> Option<u32> {
     let mut i = 0;
     while i < MAX_NETS_PER_TASK {
         let net = nets.vnis[i];
@@ -212,7 +213,7 @@ fn service(nets: &Nets, addr: &Addr) -> Option<u32> {
 
 /// A published port of localhost, by a socket of the node itself.
 #[inline(always)]
-fn node_dials(netns: u64, key: &SocketKey) -> Option<SocketPeer> {
+fn resolve_localhost_port(netns: u64, key: &SocketKey) -> Option<SocketPeer> {
     let config = config()?;
     if netns != config.netns_cookie || !key.addr.is_loopback() {
         return None;
@@ -221,13 +222,13 @@ fn node_dials(netns: u64, key: &SocketKey) -> Option<SocketPeer> {
     if addr.is_unspecified() {
         return None;
     }
-    published::at(&addr, key.port_be, key.proto)?;
+    published::find_port(key.port_be, key.proto)?;
     Some(SocketPeer { backend: 0, addr, port_be: key.port_be, _pad: [0; 3] })
 }
 
 /// Shows the program the address that it dialled.
 #[inline(always)]
-fn restore<F: Family>(context: &SockAddrContext) -> i32 {
+fn restore_remote<F: Family>(context: &SockAddrContext) -> i32 {
     let Some(key) = remote::<F>(context) else { return PROCEED };
     // SAFETY: read at once.
     if let Some(dialled) = unsafe { SOCKETS.get(&key) } {

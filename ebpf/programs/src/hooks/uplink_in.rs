@@ -7,17 +7,17 @@ use weft_ebpf_common::{DropReason, LOOPBACK_IFINDEX, TUNNEL_PORT, zone};
 use crate::{
     flow::{
         apply,
-        fragments::follow_fragments,
+        fragments::track_fragments,
         icmp_error,
-        lookup::{self, Known},
+        lookup::{Lookup, lookup},
         published::{self, Client},
     },
     maps::FLOWS,
     packet::{
-        parse::{fragment, parse, shape},
+        parse::{fragment, l4_kind, parse},
         skb::Skb,
     },
-    reply::refuse::{self, Way},
+    reply::refuse::{self, ReplyPath},
     scratch::{Scratch, scratch},
     verdict::{PASS, Verdict, drop},
 };
@@ -28,7 +28,7 @@ use crate::{
 pub fn uplink_in(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     let Some(s) = scratch() else { return PASS };
-    if skb.is_tagged() {
+    if skb.has_vlan_tag() {
         return PASS;
     }
     match parse(skb, &mut s.packet) {
@@ -36,73 +36,73 @@ pub fn uplink_in(context: TcContext) -> i32 {
         // Not for weft to judge: the node's stack will.
         Ok(false) | Err(_) => return PASS,
     }
-    if s.packet.dst.is_loopback() || s.packet.dst.is_group() {
+    if s.packet.dst.is_loopback() || s.packet.dst.is_multicast_or_broadcast() {
         return PASS;
     }
     // Most of what a node's links carry, and nothing that could be published.
     if s.packet.is_udp() && s.packet.dport_be == TUNNEL_PORT.to_be() {
         return PASS;
     }
-    received(skb, s)
+    handle_packet(skb, s)
 }
 
 #[inline(always)]
-fn received(skb: Skb, s: &mut Scratch) -> Verdict {
-    match s.packet.shape {
-        shape::ERROR => return icmp_error::from_link(skb, s),
-        shape::PORTS | shape::ECHO_REPLY => {}
+fn handle_packet(skb: Skb, s: &mut Scratch) -> Verdict {
+    match s.packet.l4_kind {
+        l4_kind::ICMP_ERROR => return icmp_error::forward_from_link(skb, s),
+        l4_kind::PORTS | l4_kind::ECHO_REPLY => {}
         _ => return PASS,
     }
-    if s.packet.fragment == fragment::LATER && !follow_fragments(&mut s.packet, zone::HOST, &mut s.frag_key) {
+    if s.packet.fragment == fragment::LATER && !track_fragments(&mut s.packet, zone::HOST, &mut s.fragment_key) {
         return PASS;
     }
-    s.packet.key(zone::HOST, &mut s.key);
-    match lookup::known(&s.packet, &s.key) {
-        Known::Yes(flow, backend) => {
-            follow_fragments(&mut s.packet, zone::HOST, &mut s.frag_key);
+    s.packet.write_key(zone::HOST, &mut s.key);
+    match lookup(&s.packet, &s.key) {
+        Lookup::Hit(flow, backend) => {
+            track_fragments(&mut s.packet, zone::HOST, &mut s.fragment_key);
             if let Some(backend) = backend
-                && published::follow_client(skb, &s.packet, flow, backend, &mut s.back_key).is_err()
+                && published::update_client(skb, &s.packet, flow, backend, &mut s.reply_key).is_err()
             {
                 return drop(DropReason::Helper);
             }
-            apply::go(skb, &s.packet, flow, backend)
+            apply::translate_and_send(skb, &s.packet, flow, backend)
         }
-        Known::Dead => {
+        Lookup::BackendDead => {
             let _ = FLOWS.remove(&s.key);
-            refuse::packet(skb, &s.packet, Way::Link, DropReason::BackendDead)
+            refuse::reject(skb, &s.packet, ReplyPath::IncomingLink, DropReason::BackendDead)
         }
-        Known::No => unknown(skb, s),
+        Lookup::Miss => handle_new_flow(skb, s),
     }
 }
 
 #[inline(always)]
-fn unknown(skb: Skb, s: &mut Scratch) -> Verdict {
-    if s.packet.shape != shape::PORTS || !published::is_own(&s.packet.dst) {
+fn handle_new_flow(skb: Skb, s: &mut Scratch) -> Verdict {
+    if s.packet.l4_kind != l4_kind::PORTS || !published::is_node_address(&s.packet.dst) {
         return PASS;
     }
-    let Some(target) = published::target(&s.packet) else { return PASS };
+    let Some(target) = published::find_target(&s.packet) else { return PASS };
     if s.packet.is_tcp() && !s.packet.is_syn() {
         // Either a connection that the node itself made from a port that happens to be published, or one that was
         // forgotten, which must not hang.
         let (packet, own) = (&s.packet, &s.packet.dst);
-        if skb.has_own_connection(&packet.src, own, packet.sport_be, packet.dport_be) {
+        if skb.has_local_tcp_connection(&packet.src, own, packet.sport_be, packet.dport_be) {
             return PASS;
         }
-        return refuse::packet(skb, &s.packet, Way::Link, DropReason::NoFlow);
+        return refuse::reject(skb, &s.packet, ReplyPath::IncomingLink, DropReason::NoFlow);
     }
-    if skb.ifindex() == LOOPBACK_IFINDEX && answers_own_socket(s) {
+    if skb.ifindex() == LOOPBACK_IFINDEX && is_reply_to_local_socket(s) {
         return PASS;
     }
-    follow_fragments(&mut s.packet, zone::HOST, &mut s.frag_key);
-    match published::new(skb, s, target, Client::Link) {
+    track_fragments(&mut s.packet, zone::HOST, &mut s.fragment_key);
+    match published::create_flow(skb, s, target, Client::Link) {
         Some(verdict) => verdict,
-        None => refuse::packet(skb, &s.packet, Way::Link, DropReason::NoBackend),
+        None => refuse::reject(skb, &s.packet, ReplyPath::IncomingLink, DropReason::NoBackend),
     }
 }
 
 /// Whether the packet answers a flow that a socket of the node itself made, from a port that happens to be published.
 #[inline(always)]
-fn answers_own_socket(s: &mut Scratch) -> bool {
-    s.packet.reverse_key(zone::HOST, &mut s.back_key);
-    FLOWS.get_ptr(&s.back_key).is_some()
+fn is_reply_to_local_socket(s: &mut Scratch) -> bool {
+    s.packet.write_reply_key(zone::HOST, &mut s.reply_key);
+    FLOWS.get_ptr(&s.reply_key).is_some()
 }

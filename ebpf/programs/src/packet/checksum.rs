@@ -3,7 +3,7 @@
 use weft_ebpf_common::Addr;
 
 #[inline(always)]
-pub fn words<const N: usize>(words: &[u32; N]) -> u64 {
+pub fn sum_words<const N: usize>(words: &[u32; N]) -> u64 {
     let mut sum = 0;
     let mut i = 0;
     while i < N {
@@ -15,8 +15,8 @@ pub fn words<const N: usize>(words: &[u32; N]) -> u64 {
 
 /// Of the pseudo header. The prefix of a v4-mapped address sums to zero.
 #[inline(always)]
-pub fn pseudo(src: &Addr, dst: &Addr, proto: u8, len: u32) -> u64 {
-    words(&src.words_be) + words(&dst.words_be) + u64::from(u32::from(proto).to_be()) + u64::from(len.to_be())
+pub fn sum_pseudo_header(src: &Addr, dst: &Addr, proto: u8, len: u32) -> u64 {
+    sum_words(&src.words_be) + sum_words(&dst.words_be) + u64::from(u32::from(proto).to_be()) + u64::from(len.to_be())
 }
 
 /// Carries folded in; not complemented.

@@ -2,14 +2,14 @@
 
 use weft_ebpf_common::{Addr, FlowKey};
 
-use super::skb::{ETH_LEN, Refused, Skb};
+use super::skb::{ETH_LEN, HelperError, Skb};
 
 pub const ETH_P_IP: u16 = 0x0800_u16.to_be();
 pub const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
 pub const ETH_P_ARP: u16 = 0x0806_u16.to_be();
 
-pub const V4_LEN: u32 = 20;
-pub const V6_LEN: u32 = 40;
+pub const V4_HEADER_LEN: u32 = 20;
+pub const V6_HEADER_LEN: u32 = 40;
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -23,7 +23,7 @@ pub const TCP_RST: u8 = 4;
 pub const TCP_ACK: u8 = 16;
 
 /// What the ports of a [`Packet`] are.
-pub mod shape {
+pub mod l4_kind {
     /// Ports of TCP or UDP.
     pub const PORTS: u8 = 1;
     /// An echo request: its identifier is the source port.
@@ -31,7 +31,7 @@ pub mod shape {
     /// An echo reply: its identifier is the destination port.
     pub const ECHO_REPLY: u8 = 3;
     /// An ICMP error about another packet.
-    pub const ERROR: u8 = 4;
+    pub const ICMP_ERROR: u8 = 4;
     /// No ports that weft knows.
     pub const OTHER: u8 = 5;
 }
@@ -59,12 +59,12 @@ pub struct Packet {
     pub sport_be: u16,
     pub dport_be: u16,
     pub proto: u8,
-    pub shape: u8,
+    pub l4_kind: u8,
     pub fragment: u8,
     pub v4: bool,
     pub tcp_flags: u8,
     /// TCP header length in bytes.
-    pub tcp_len: u8,
+    pub tcp_header_len: u8,
     pub icmp_type: u8,
     pub icmp_code: u8,
 }
@@ -72,8 +72,8 @@ pub struct Packet {
 /// The headers contradict themselves or end too early.
 pub struct Malformed;
 
-impl From<Refused> for Malformed {
-    fn from(_: Refused) -> Self {
+impl From<HelperError> for Malformed {
+    fn from(_: HelperError) -> Self {
         Self
     }
 }
@@ -97,7 +97,7 @@ impl Packet {
 
     /// Offset of the transport checksum; `None` where the packet holds none (a later fragment, a foreign protocol).
     #[inline(always)]
-    pub fn checksum_at(&self) -> Option<u32> {
+    pub fn checksum_offset(&self) -> Option<u32> {
         if self.fragment == fragment::LATER {
             return None;
         }
@@ -111,7 +111,7 @@ impl Packet {
 
     /// Writes the key of this packet as seen in `zone`.
     #[inline(always)]
-    pub fn key(&self, zone: u32, key: &mut FlowKey) {
+    pub fn write_key(&self, zone: u32, key: &mut FlowKey) {
         key.zone = zone;
         key.src = self.src;
         key.dst = self.dst;
@@ -123,7 +123,7 @@ impl Packet {
 
     /// Writes the key of the packets that answer this one.
     #[inline(always)]
-    pub fn reverse_key(&self, zone: u32, key: &mut FlowKey) {
+    pub fn write_reply_key(&self, zone: u32, key: &mut FlowKey) {
         key.zone = zone;
         key.src = self.dst;
         key.dst = self.src;
@@ -212,29 +212,29 @@ fn parse_l4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
     packet.tcp_flags = 0;
     packet.icmp_type = 0;
     packet.icmp_code = 0;
-    packet.shape = shape::OTHER;
+    packet.l4_kind = l4_kind::OTHER;
     match packet.proto {
-        TCP | UDP if packet.fragment == fragment::LATER => packet.shape = shape::PORTS,
+        TCP | UDP if packet.fragment == fragment::LATER => packet.l4_kind = l4_kind::PORTS,
         TCP => {
             // Up to and with the flags; the 20 bytes of a full header are there in any TCP segment.
             let mut header = [0_u16; 10];
             skb.load(packet.l4, &mut header)?;
-            packet.shape = shape::PORTS;
+            packet.l4_kind = l4_kind::PORTS;
             packet.sport_be = header[0];
             packet.dport_be = header[1];
             packet.tcp_seq_be = u32::from(header[2]) | u32::from(header[3]) << 16;
             packet.tcp_ack_be = u32::from(header[4]) | u32::from(header[5]) << 16;
             let offset_and_flags = u16::from_be(header[6]);
             packet.tcp_flags = offset_and_flags as u8;
-            packet.tcp_len = ((offset_and_flags >> 12) * 4) as u8;
-            if packet.tcp_len < 20 {
+            packet.tcp_header_len = ((offset_and_flags >> 12) * 4) as u8;
+            if packet.tcp_header_len < 20 {
                 return Err(Malformed);
             }
         }
         UDP => {
             let mut header = [0_u16; 4];
             skb.load(packet.l4, &mut header)?;
-            packet.shape = shape::PORTS;
+            packet.l4_kind = l4_kind::PORTS;
             packet.sport_be = header[0];
             packet.dport_be = header[1];
         }
@@ -254,16 +254,16 @@ fn parse_l4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
 /// Types: RFC 792 and RFC 4443.
 #[inline(always)]
 pub fn parse_icmp(packet: &mut Packet, identifier_be: u16) {
-    packet.shape = match (packet.v4, packet.icmp_type) {
+    packet.l4_kind = match (packet.v4, packet.icmp_type) {
         (true, 8) | (false, 128) => {
             packet.sport_be = identifier_be;
-            shape::ECHO_REQUEST
+            l4_kind::ECHO_REQUEST
         }
         (true, 0) | (false, 129) => {
             packet.dport_be = identifier_be;
-            shape::ECHO_REPLY
+            l4_kind::ECHO_REPLY
         }
-        (true, 3 | 11 | 12) | (false, 1..=4) => shape::ERROR,
-        _ => shape::OTHER,
+        (true, 3 | 11 | 12) | (false, 1..=4) => l4_kind::ICMP_ERROR,
+        _ => l4_kind::OTHER,
     };
 }

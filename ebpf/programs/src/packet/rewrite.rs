@@ -4,8 +4,8 @@ use weft_ebpf_common::{Addr, Flow};
 
 use super::{
     checksum,
-    parse::{Packet, V4_LEN, fragment, shape},
-    skb::{ETH_LEN, Refused, Skb},
+    parse::{Packet, V4_HEADER_LEN, fragment, l4_kind},
+    skb::{ETH_LEN, HelperError, Skb},
 };
 
 const V4_CHECKSUM: u32 = ETH_LEN + 10;
@@ -17,19 +17,19 @@ const TTL: u32 = 64;
 
 /// Makes of the packet what the flow says. Writes only what differs.
 #[inline(always)]
-pub fn translate(skb: Skb, packet: &Packet, flow: &Flow) -> Result<(), Refused> {
+pub fn translate(skb: Skb, packet: &Packet, flow: &Flow) -> Result<(), HelperError> {
     if packet.src != flow.src {
-        address(skb, packet, true, &packet.src, &flow.src)?;
+        rewrite_address(skb, packet, true, &packet.src, &flow.src)?;
     }
     if packet.dst != flow.dst {
-        address(skb, packet, false, &packet.dst, &flow.dst)?;
+        rewrite_address(skb, packet, false, &packet.dst, &flow.dst)?;
     }
     if packet.fragment != fragment::LATER {
         if packet.sport_be != flow.sport_be {
-            port(skb, packet, true, packet.sport_be, flow.sport_be)?;
+            rewrite_port(skb, packet, true, packet.sport_be, flow.sport_be)?;
         }
         if packet.dport_be != flow.dport_be {
-            port(skb, packet, false, packet.dport_be, flow.dport_be)?;
+            rewrite_port(skb, packet, false, packet.dport_be, flow.dport_be)?;
         }
     }
     Ok(())
@@ -37,47 +37,47 @@ pub fn translate(skb: Skb, packet: &Packet, flow: &Flow) -> Result<(), Refused> 
 
 /// Replaces the source or the destination address in the IP header.
 #[inline(always)]
-pub fn address(skb: Skb, packet: &Packet, is_src: bool, from: &Addr, to: &Addr) -> Result<(), Refused> {
+pub fn rewrite_address(skb: Skb, packet: &Packet, is_src: bool, from: &Addr, to: &Addr) -> Result<(), HelperError> {
     if packet.v4 {
         let (from, to) = (from.v4_be(), to.v4_be());
         // ICMP over IPv4 does not sum the addresses.
-        if let Some(at) = packet.checksum_at()
-            && packet.shape == shape::PORTS
+        if let Some(at) = packet.checksum_offset()
+            && packet.l4_kind == l4_kind::PORTS
         {
-            skb.fix_pseudo(at, from, to, packet.is_udp())?;
+            skb.update_l4_checksum_pseudo(at, from, to, packet.is_udp())?;
         }
-        skb.fix_l3(V4_CHECKSUM, from, to, 4)?;
+        skb.update_l3_checksum(V4_CHECKSUM, from, to, 4)?;
         return skb.store(if is_src { V4_SRC } else { V4_DST }, &to);
     }
-    if let Some(at) = packet.checksum_at() {
+    if let Some(at) = packet.checksum_offset() {
         let udp = packet.is_udp();
         let (from, to) = (&from.words_be, &to.words_be);
-        skb.fix_pseudo(at, from[0], to[0], udp)?;
-        skb.fix_pseudo(at, from[1], to[1], udp)?;
-        skb.fix_pseudo(at, from[2], to[2], udp)?;
-        skb.fix_pseudo(at, from[3], to[3], udp)?;
+        skb.update_l4_checksum_pseudo(at, from[0], to[0], udp)?;
+        skb.update_l4_checksum_pseudo(at, from[1], to[1], udp)?;
+        skb.update_l4_checksum_pseudo(at, from[2], to[2], udp)?;
+        skb.update_l4_checksum_pseudo(at, from[3], to[3], udp)?;
     }
     // IPv6 has no header checksum to balance the change, so a checksum over the whole packet, if a device gave one,
-    // gets here back what `fix_pseudo` took from it.
-    skb.store_summed(if is_src { V6_SRC } else { V6_DST }, &to.words_be)
+    // gets here back what `update_l4_checksum_pseudo` took from it.
+    skb.store_with_csum(if is_src { V6_SRC } else { V6_DST }, &to.words_be)
 }
 
 /// Replaces a port, or the identifier of an echo.
 #[inline(always)]
-fn port(skb: Skb, packet: &Packet, is_src: bool, from: u16, to: u16) -> Result<(), Refused> {
-    let at = match packet.shape {
-        shape::PORTS => packet.l4 + if is_src { 0 } else { 2 },
+fn rewrite_port(skb: Skb, packet: &Packet, is_src: bool, from: u16, to: u16) -> Result<(), HelperError> {
+    let at = match packet.l4_kind {
+        l4_kind::PORTS => packet.l4 + if is_src { 0 } else { 2 },
         _ => packet.l4 + 4,
     };
-    if let Some(checksum) = packet.checksum_at() {
-        skb.fix_l4(checksum, from, to, packet.is_udp())?;
+    if let Some(checksum) = packet.checksum_offset() {
+        skb.update_l4_checksum(checksum, from, to, packet.is_udp())?;
     }
     skb.store(at, &to)
 }
 
 /// Exchanges source and destination address. No checksum changes.
 #[inline(always)]
-pub fn swap_addresses(skb: Skb, packet: &Packet) -> Result<(), Refused> {
+pub fn swap_addresses(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     if packet.v4 {
         skb.store(V4_SRC, &[packet.dst.v4_be(), packet.src.v4_be()])
     } else {
@@ -87,17 +87,17 @@ pub fn swap_addresses(skb: Skb, packet: &Packet) -> Result<(), Refused> {
 
 /// Writes the IP header of an answer to the packet.
 #[inline(always)]
-pub fn reply_header(skb: Skb, packet: &Packet, proto: u8, payload: u32) -> Result<(), Refused> {
+pub fn write_reply_header(skb: Skb, packet: &Packet, proto: u8, payload: u32) -> Result<(), HelperError> {
     if packet.v4 {
         let mut header = [
-            (0x4500_0000 | V4_LEN + payload).to_be(),
+            (0x4500_0000 | V4_HEADER_LEN + payload).to_be(),
             // Do not fragment.
             0x4000_u32.to_be(),
             (TTL << 24 | u32::from(proto) << 16).to_be(),
             packet.dst.v4_be(),
             packet.src.v4_be(),
         ];
-        let checksum = !checksum::fold(checksum::words(&header));
+        let checksum = !checksum::fold(checksum::sum_words(&header));
         header[2] |= u32::from(u16::from_be(checksum)).to_be();
         return skb.store(ETH_LEN, &header);
     }

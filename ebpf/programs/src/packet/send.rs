@@ -19,15 +19,15 @@ struct Macs {
 }
 
 /// First byte of the inner destination MAC of a request; the backend's id follows.
-const BACKEND_MAC: u8 = 0x02;
+const BACKEND_MAC_PREFIX: u8 = 0x02;
 
 /// Out of a link, to the neighbour that the node's routes name.
 #[inline(always)]
 pub fn to_neighbour(skb: Skb, ifindex: u32) -> Verdict {
     if ifindex != LOOPBACK_IFINDEX {
-        return skb.to_neighbour(ifindex);
+        return skb.redirect_to_neighbour(ifindex);
     }
-    back_to_link(skb, ifindex, Macs { dst: [0; 6], src: [0; 6] })
+    to_link(skb, ifindex, Macs { dst: [0; 6], src: [0; 6] })
 }
 
 /// Into the task behind a veth of this node.
@@ -37,20 +37,20 @@ pub fn to_task(skb: Skb, ifindex: u32, mac: &[u8; 6]) -> Verdict {
         return drop(DropReason::Helper);
     }
     // What comes from the node's own sockets has not left them for good yet: it takes the ordinary way.
-    if skb.ifindex() == LOOPBACK_IFINDEX { skb.to_link(ifindex) } else { skb.to_peer(ifindex) }
+    if skb.ifindex() == LOOPBACK_IFINDEX { skb.redirect_to_link(ifindex) } else { skb.redirect_to_peer(ifindex) }
 }
 
 /// Into the task of this node that owns an address.
 #[inline(always)]
-pub fn to_task_at(skb: Skb, net: u32, addr: &Addr) -> Verdict {
-    match forward(net, addr) {
+pub fn to_task_with_address(skb: Skb, net: u32, addr: &Addr) -> Verdict {
+    match find_task(net, addr) {
         Some(found) if found.ifindex != 0 => to_task(skb, found.ifindex, &found.mac),
         _ => drop(DropReason::NoTask),
     }
 }
 
 #[inline(always)]
-pub fn forward(net: u32, addr: &Addr) -> Option<&'static Forward> {
+pub fn find_task(net: u32, addr: &Addr) -> Option<&'static Forward> {
     // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
     unsafe { FORWARD.get(NetAddr { net, addr: *addr }) }
 }
@@ -61,47 +61,47 @@ pub fn back_to_task(skb: Skb, mac: &[u8; 6]) -> Verdict {
     if skb.store(0, &Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
         return drop(DropReason::Helper);
     }
-    skb.to_link(skb.ifindex())
+    skb.redirect_to_link(skb.ifindex())
 }
 
 /// As it is, to the node of a backend.
 #[inline(always)]
-pub fn request(skb: Skb, id: u64, backend: &Backend) -> Verdict {
+pub fn to_backend_node(skb: Skb, id: u64, backend: &Backend) -> Verdict {
     let [.., a, b, c, d, e] = id.to_be_bytes();
-    tunnel(skb, VNI_REQUEST, &backend.node, [BACKEND_MAC, a, b, c, d, e])
+    to_tunnel(skb, VNI_REQUEST, &backend.node, [BACKEND_MAC_PREFIX, a, b, c, d, e])
 }
 
 /// The backend that a request is for.
 #[inline(always)]
-pub fn requested(skb: Skb) -> Option<u64> {
+pub fn requested_backend(skb: Skb) -> Option<u64> {
     let mut mac = [0_u8; 6];
     skb.load(0, &mut mac).ok()?;
     let [first, a, b, c, d, e] = mac;
-    (first == BACKEND_MAC).then_some(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
+    (first == BACKEND_MAC_PREFIX).then_some(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
 }
 
 /// As it is, to the node where the request came in.
 #[inline(always)]
-pub fn reply(skb: Skb, node: &Addr) -> Verdict {
-    tunnel(skb, VNI_REPLY, node, ROUTER_MAC)
+pub fn to_ingress_node(skb: Skb, node: &Addr) -> Verdict {
+    to_tunnel(skb, VNI_REPLY, node, ROUTER_MAC)
 }
 
 /// As a packet of its network, to the node of a task.
 #[inline(always)]
-pub fn overlay(skb: Skb, net: u32, node: &Addr) -> Verdict {
-    tunnel(skb, net, node, ROUTER_MAC)
+pub fn to_task_node(skb: Skb, net: u32, node: &Addr) -> Verdict {
+    to_tunnel(skb, net, node, ROUTER_MAC)
 }
 
 /// The tunnel's MTU, where this packet is larger. Tasks have links of that MTU; others learn it here. Over IPv4 there is
 /// no such limit: the tunnel's own packets may be fragmented there.
 #[inline(always)]
-pub fn too_small_tunnel(skb: Skb) -> Option<u32> {
+pub fn exceeded_tunnel_mtu(skb: Skb) -> Option<u32> {
     let mtu = config()?.tunnel_mtu;
-    (mtu != 0 && !skb.is_segmented_later() && skb.len() > mtu + ETH_LEN).then_some(mtu)
+    (mtu != 0 && !skb.is_gso() && skb.len() > mtu + ETH_LEN).then_some(mtu)
 }
 
 #[inline(always)]
-fn tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
+fn to_tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
     let Some(config) = config() else { return drop(DropReason::Helper) };
     // A VXLAN device drops frames whose source is its own address, so the source is one that no device has.
     if skb.store(0, &Macs { dst, src: ROUTER_MAC }).is_err() {
@@ -110,36 +110,36 @@ fn tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
     if skb.set_tunnel(vni, &config.tunnel_addr, node).is_err() {
         return drop(DropReason::Helper);
     }
-    skb.to_link(config.tunnel_ifindex)
+    skb.redirect_to_link(config.tunnel_ifindex)
 }
 
 /// To the client of a published port, the way its last packet came. No route is looked up, and no neighbour: besides
 /// the time, `bpf_redirect_neigh` costs kernels before 6.18 a leak of memory for each packet that came out of the tunnel.
 #[inline(always)]
 pub fn to_client(skb: Skb, flow: &Flow) -> Verdict {
-    back_to_link(skb, flow.ifindex, Macs { dst: flow.client_mac, src: flow.link_mac })
+    to_link(skb, flow.ifindex, Macs { dst: flow.client_mac, src: flow.link_mac })
 }
 
 /// Back out of the link that the packet came in by, to whoever sent it there: a task or a neighbour of the node.
 #[inline(always)]
-pub fn back(skb: Skb) -> Verdict {
+pub fn to_sender(skb: Skb) -> Verdict {
     match skb.macs() {
-        Ok((link, sender)) => back_to_link(skb, skb.ifindex(), Macs { dst: sender, src: link }),
+        Ok((link, sender)) => to_link(skb, skb.ifindex(), Macs { dst: sender, src: link }),
         Err(_) => drop(DropReason::Helper),
     }
 }
 
 #[inline(always)]
-fn back_to_link(skb: Skb, ifindex: u32, macs: Macs) -> Verdict {
+fn to_link(skb: Skb, ifindex: u32, macs: Macs) -> Verdict {
     if ifindex != LOOPBACK_IFINDEX {
         if skb.store(0, &macs).is_err() {
             return drop(DropReason::Helper);
         }
-        return skb.to_link(ifindex);
+        return skb.redirect_to_link(ifindex);
     }
     // The stack takes what carries loopback's own address, which is all zero.
     if skb.store(0, &Macs { dst: [0; 6], src: [0; 6] }).is_err() {
         return drop(DropReason::Helper);
     }
-    skb.from_link(ifindex)
+    skb.redirect_to_ingress(ifindex)
 }

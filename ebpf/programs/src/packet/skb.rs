@@ -28,7 +28,7 @@ const PACKET_HOST: u32 = 0;
 const TUNNEL_TTL: u8 = 64;
 
 /// A kernel helper refused.
-pub struct Refused;
+pub struct HelperError;
 
 /// A packet.
 #[derive(Clone, Copy)]
@@ -41,8 +41,8 @@ pub struct TunnelSource {
 }
 
 #[inline(always)]
-fn check(code: i64) -> Result<(), Refused> {
-    if code < 0 { Err(Refused) } else { Ok(()) }
+fn check(code: i64) -> Result<(), HelperError> {
+    if code < 0 { Err(HelperError) } else { Ok(()) }
 }
 
 /// Copies of `Skb` are made in the hooks only, from the context that the kernel passed: every helper call below is
@@ -75,21 +75,21 @@ impl Skb {
 
     /// Will be cut into segments before it leaves the machine; its length says nothing about theirs.
     #[inline(always)]
-    pub fn is_segmented_later(self) -> bool {
+    pub fn is_gso(self) -> bool {
         // SAFETY: the context of this program.
         unsafe { (*self.0).gso_size != 0 }
     }
 
     /// Carries a VLAN tag beside the frame.
     #[inline(always)]
-    pub fn is_tagged(self) -> bool {
+    pub fn has_vlan_tag(self) -> bool {
         // SAFETY: the context of this program.
         unsafe { (*self.0).vlan_present != 0 }
     }
 
     /// Fills `to` from the bytes at `offset`.
     #[inline(always)]
-    pub fn load<T>(self, offset: u32, to: &mut T) -> Result<(), Refused> {
+    pub fn load<T>(self, offset: u32, to: &mut T) -> Result<(), HelperError> {
         // SAFETY: `to` is valid for its size; callers load integers and arrays of integers only.
         check(unsafe {
             bpf_skb_load_bytes(self.0.cast::<c_void>(), offset, (to as *mut T).cast(), size_of::<T>() as u32)
@@ -98,7 +98,7 @@ impl Skb {
 
     /// The frame's destination and source.
     #[inline(always)]
-    pub fn macs(self) -> Result<([u8; 6], [u8; 6]), Refused> {
+    pub fn macs(self) -> Result<([u8; 6], [u8; 6]), HelperError> {
         let mut macs = [[0_u8; 6]; 2];
         self.load(0, &mut macs)?;
         let [dst, src] = macs;
@@ -107,14 +107,14 @@ impl Skb {
 
     /// Writes `from` at `offset`, leaving every checksum as it is.
     #[inline(always)]
-    pub fn store<T>(self, offset: u32, from: &T) -> Result<(), Refused> {
+    pub fn store<T>(self, offset: u32, from: &T) -> Result<(), HelperError> {
         // SAFETY: `from` is valid for its size.
         check(unsafe { bpf_skb_store_bytes(self.0, offset, (from as *const T).cast(), size_of::<T>() as u32, 0) })
     }
 
     /// Writes `from` at `offset` and adjusts the checksum that a device computed over the whole packet.
     #[inline(always)]
-    pub fn store_summed<T>(self, offset: u32, from: &T) -> Result<(), Refused> {
+    pub fn store_with_csum<T>(self, offset: u32, from: &T) -> Result<(), HelperError> {
         // SAFETY: `from` is valid for its size.
         check(unsafe {
             bpf_skb_store_bytes(
@@ -129,14 +129,14 @@ impl Skb {
 
     /// Adjusts the IPv4 header checksum at `offset` for a change of two or four bytes.
     #[inline(always)]
-    pub fn fix_l3(self, offset: u32, from: u32, to: u32, bytes: u64) -> Result<(), Refused> {
+    pub fn update_l3_checksum(self, offset: u32, from: u32, to: u32, bytes: u64) -> Result<(), HelperError> {
         // SAFETY: the context of this program.
         check(unsafe { bpf_l3_csum_replace(self.0, offset, from.into(), to.into(), bytes) })
     }
 
     /// Adjusts the transport checksum at `offset` for a change in the transport header.
     #[inline(always)]
-    pub fn fix_l4(self, offset: u32, from: u16, to: u16, udp: bool) -> Result<(), Refused> {
+    pub fn update_l4_checksum(self, offset: u32, from: u16, to: u16, udp: bool) -> Result<(), HelperError> {
         let flags = 2 | if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         // SAFETY: the context of this program.
         check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), flags) })
@@ -144,14 +144,14 @@ impl Skb {
 
     /// Adjusts the transport checksum at `offset` for a change of a word of the payload.
     #[inline(always)]
-    pub fn fix_l4_word(self, offset: u32, from: u32, to: u32) -> Result<(), Refused> {
+    pub fn update_l4_checksum_word(self, offset: u32, from: u32, to: u32) -> Result<(), HelperError> {
         // SAFETY: the context of this program.
         check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), 4) })
     }
 
     /// Adjusts the transport checksum at `offset` for a change of one word of an address.
     #[inline(always)]
-    pub fn fix_pseudo(self, offset: u32, from: u32, to: u32, udp: bool) -> Result<(), Refused> {
+    pub fn update_l4_checksum_pseudo(self, offset: u32, from: u32, to: u32, udp: bool) -> Result<(), HelperError> {
         let flags = 4 | u64::from(BPF_F_PSEUDO_HDR) | if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         // SAFETY: the context of this program.
         check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), flags) })
@@ -159,51 +159,51 @@ impl Skb {
 
     /// Cuts or grows the packet to `len` bytes.
     #[inline(always)]
-    pub fn resize(self, len: u32) -> Result<(), Refused> {
+    pub fn resize(self, len: u32) -> Result<(), HelperError> {
         // SAFETY: the context of this program.
         check(unsafe { bpf_skb_change_tail(self.0, len, 0) })
     }
 
     /// The frame was for somebody's MAC address; now it is for whoever gets it. Kernels before 6.15 do not do this
-    /// in `redirect_peer`.
+    /// in `bpf_redirect_peer`.
     #[inline(always)]
-    pub fn accept(self) {
+    pub fn mark_for_this_host(self) {
         // SAFETY: the context of this program.
         unsafe { bpf_skb_change_type(self.0, PACKET_HOST) };
     }
 
     /// Into the other end of the veth whose host side is `ifindex`, in one go.
     #[inline(always)]
-    pub fn to_peer(self, ifindex: u32) -> Verdict {
-        self.accept();
+    pub fn redirect_to_peer(self, ifindex: u32) -> Verdict {
+        self.mark_for_this_host();
         // SAFETY: no pointer.
         unsafe { bpf_redirect_peer(ifindex, 0) as Verdict }
     }
 
     /// Out of a link, as the frame stands.
     #[inline(always)]
-    pub fn to_link(self, ifindex: u32) -> Verdict {
+    pub fn redirect_to_link(self, ifindex: u32) -> Verdict {
         // SAFETY: no pointer.
         unsafe { bpf_redirect(ifindex, 0) as Verdict }
     }
 
     /// As if it had come in by a link.
     #[inline(always)]
-    pub fn from_link(self, ifindex: u32) -> Verdict {
+    pub fn redirect_to_ingress(self, ifindex: u32) -> Verdict {
         // SAFETY: no pointer.
         unsafe { bpf_redirect(ifindex, BPF_F_INGRESS.into()) as Verdict }
     }
 
     /// Out of a link, to the neighbour that the node's routes name.
     #[inline(always)]
-    pub fn to_neighbour(self, ifindex: u32) -> Verdict {
+    pub fn redirect_to_neighbour(self, ifindex: u32) -> Verdict {
         // SAFETY: no parameters.
         unsafe { bpf_redirect_neigh(ifindex, null_mut(), 0, 0) as Verdict }
     }
 
     /// Names the tunnel that the VXLAN device shall put the frame into.
     #[inline(always)]
-    pub fn set_tunnel(self, vni: u32, local: &Addr, remote: &Addr) -> Result<(), Refused> {
+    pub fn set_tunnel(self, vni: u32, local: &Addr, remote: &Addr) -> Result<(), HelperError> {
         // SAFETY: integers only.
         let mut key: bpf_tunnel_key = unsafe { zeroed() };
         key.tunnel_id = vni;
@@ -250,7 +250,7 @@ impl Skb {
 
     /// Whether a socket of the node itself has this TCP connection (not merely listens).
     #[inline(always)]
-    pub fn has_own_connection(self, src: &Addr, dst: &Addr, sport_be: u16, dport_be: u16) -> bool {
+    pub fn has_local_tcp_connection(self, src: &Addr, dst: &Addr, sport_be: u16, dport_be: u16) -> bool {
         // SAFETY: integers only.
         let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
         let size = if src.is_v4() {
@@ -285,7 +285,7 @@ pub fn random() -> u32 {
 }
 
 #[inline(always)]
-pub fn cpu() -> u32 {
+pub fn cpu_id() -> u32 {
     // SAFETY: no pointer.
     unsafe { bpf_get_smp_processor_id() }
 }

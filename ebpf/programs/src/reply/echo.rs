@@ -4,30 +4,30 @@ use weft_ebpf_common::DropReason;
 
 use crate::{
     packet::{
-        parse::{ICMP, ICMP_V6, Packet, fragment, shape},
+        parse::{ICMP, ICMP_V6, Packet, fragment, l4_kind},
         rewrite, send,
-        skb::{Refused, Skb},
+        skb::{HelperError, Skb},
     },
     verdict::{Verdict, drop},
 };
 
 /// An echo request, or a later fragment of what can only be one.
 #[inline(always)]
-pub fn is_request(packet: &Packet) -> bool {
-    packet.shape == shape::ECHO_REQUEST
+pub fn is_echo_request(packet: &Packet) -> bool {
+    packet.l4_kind == l4_kind::ECHO_REQUEST
         || packet.fragment == fragment::LATER && (packet.proto == ICMP || packet.proto == ICMP_V6)
 }
 
 #[inline(always)]
-pub fn answer(skb: Skb, packet: &Packet, mac: &[u8; 6]) -> Verdict {
-    match turn(skb, packet) {
+pub fn answer_echo(skb: Skb, packet: &Packet, mac: &[u8; 6]) -> Verdict {
+    match write_echo_reply(skb, packet) {
         Ok(()) => send::back_to_task(skb, mac),
         Err(_) => drop(DropReason::Helper),
     }
 }
 
 #[inline(always)]
-fn turn(skb: Skb, packet: &Packet) -> Result<(), Refused> {
+fn write_echo_reply(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     // Sums do not change when two words that both count change places.
     rewrite::swap_addresses(skb, packet)?;
     if packet.fragment == fragment::LATER {
@@ -35,6 +35,6 @@ fn turn(skb: Skb, packet: &Packet) -> Result<(), Refused> {
     }
     let reply = if packet.v4 { 0_u16 } else { 129 } << 8;
     let request = u16::from(packet.icmp_type) << 8 | u16::from(packet.icmp_code);
-    skb.fix_l4(packet.l4 + 2, request.to_be(), reply.to_be(), false)?;
+    skb.update_l4_checksum(packet.l4 + 2, request.to_be(), reply.to_be(), false)?;
     skb.store(packet.l4, &reply.to_be())
 }

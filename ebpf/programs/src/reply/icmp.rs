@@ -2,15 +2,15 @@
 
 use crate::packet::{
     checksum,
-    parse::{ICMP, ICMP_V6, Packet, V4_LEN, V6_LEN},
-    rewrite::reply_header,
-    skb::{ETH_LEN, Refused, Skb},
+    parse::{ICMP, ICMP_V6, Packet, V4_HEADER_LEN, V6_HEADER_LEN},
+    rewrite::write_reply_header,
+    skb::{ETH_LEN, HelperError, Skb},
 };
 
 /// ICMP header, type and code to the word that errors leave unused (RFC 792, RFC 4443).
-const ICMP_LEN: u32 = 8;
+const ICMP_HEADER_LEN: u32 = 8;
 /// Transport bytes that an error quotes; more is allowed, none is needed.
-const QUOTED: u32 = 8;
+const QUOTED_L4_LEN: u32 = 8;
 
 /// Destination unreachable, port unreachable (RFC 792; RFC 4443, 3.1): type and code, and the unused word.
 const PORT_UNREACHABLE_V4: [u32; 2] = [0x0303_0000_u32.to_be(), 0];
@@ -21,46 +21,46 @@ const TOO_BIG_V6: u32 = 0x0200_0000_u32.to_be();
 
 /// Turns the packet into the error that says that nothing listens.
 #[inline(always)]
-pub fn port_unreachable(skb: Skb, packet: &Packet) -> Result<(), Refused> {
-    error(skb, packet, &if packet.v4 { PORT_UNREACHABLE_V4 } else { PORT_UNREACHABLE_V6 })
+pub fn write_port_unreachable(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
+    write_error(skb, packet, &if packet.v4 { PORT_UNREACHABLE_V4 } else { PORT_UNREACHABLE_V6 })
 }
 
 /// Turns the packet into the error that says what fits.
 #[inline(always)]
-pub fn too_big(skb: Skb, packet: &Packet, mtu: u32) -> Result<(), Refused> {
+pub fn write_too_big(skb: Skb, packet: &Packet, mtu: u32) -> Result<(), HelperError> {
     let first = if packet.v4 { TOO_BIG_V4 } else { TOO_BIG_V6 };
-    error(skb, packet, &[first, mtu.to_be()])
+    write_error(skb, packet, &[first, mtu.to_be()])
 }
 
 /// Turns the packet into an ICMP error about itself, whose header starts with these words.
 #[inline(always)]
-fn error(skb: Skb, packet: &Packet, words: &[u32; 2]) -> Result<(), Refused> {
-    if packet.v4 { error_v4(skb, packet, *words) } else { error_v6(skb, packet, *words) }
+fn write_error(skb: Skb, packet: &Packet, words: &[u32; 2]) -> Result<(), HelperError> {
+    if packet.v4 { write_error_v4(skb, packet, *words) } else { write_error_v6(skb, packet, *words) }
 }
 
 #[inline(always)]
-fn error_v4(skb: Skb, packet: &Packet, mut icmp: [u32; 2]) -> Result<(), Refused> {
-    let mut quoted = [0_u32; ((V4_LEN + QUOTED) / 4) as usize];
+fn write_error_v4(skb: Skb, packet: &Packet, mut icmp: [u32; 2]) -> Result<(), HelperError> {
+    let mut quoted = [0_u32; ((V4_HEADER_LEN + QUOTED_L4_LEN) / 4) as usize];
     skb.load(ETH_LEN, &mut quoted)?;
-    let payload = ICMP_LEN + V4_LEN + QUOTED;
-    skb.resize(ETH_LEN + V4_LEN + payload)?;
-    reply_header(skb, packet, ICMP, payload)?;
-    let checksum = !checksum::fold(checksum::words(&icmp) + checksum::words(&quoted));
+    let payload = ICMP_HEADER_LEN + V4_HEADER_LEN + QUOTED_L4_LEN;
+    skb.resize(ETH_LEN + V4_HEADER_LEN + payload)?;
+    write_reply_header(skb, packet, ICMP, payload)?;
+    let checksum = !checksum::fold(checksum::sum_words(&icmp) + checksum::sum_words(&quoted));
     icmp[0] |= u32::from(u16::from_be(checksum)).to_be();
-    skb.store(ETH_LEN + V4_LEN, &icmp)?;
-    skb.store(ETH_LEN + V4_LEN + ICMP_LEN, &quoted)
+    skb.store(ETH_LEN + V4_HEADER_LEN, &icmp)?;
+    skb.store(ETH_LEN + V4_HEADER_LEN + ICMP_HEADER_LEN, &quoted)
 }
 
 #[inline(always)]
-fn error_v6(skb: Skb, packet: &Packet, mut icmp: [u32; 2]) -> Result<(), Refused> {
-    let mut quoted = [0_u32; ((V6_LEN + QUOTED) / 4) as usize];
+fn write_error_v6(skb: Skb, packet: &Packet, mut icmp: [u32; 2]) -> Result<(), HelperError> {
+    let mut quoted = [0_u32; ((V6_HEADER_LEN + QUOTED_L4_LEN) / 4) as usize];
     skb.load(ETH_LEN, &mut quoted)?;
-    let payload = ICMP_LEN + V6_LEN + QUOTED;
-    skb.resize(ETH_LEN + V6_LEN + payload)?;
-    reply_header(skb, packet, ICMP_V6, payload)?;
-    let pseudo = checksum::pseudo(&packet.dst, &packet.src, ICMP_V6, payload);
-    let checksum = !checksum::fold(pseudo + checksum::words(&icmp) + checksum::words(&quoted));
+    let payload = ICMP_HEADER_LEN + V6_HEADER_LEN + QUOTED_L4_LEN;
+    skb.resize(ETH_LEN + V6_HEADER_LEN + payload)?;
+    write_reply_header(skb, packet, ICMP_V6, payload)?;
+    let pseudo = checksum::sum_pseudo_header(&packet.dst, &packet.src, ICMP_V6, payload);
+    let checksum = !checksum::fold(pseudo + checksum::sum_words(&icmp) + checksum::sum_words(&quoted));
     icmp[0] |= u32::from(u16::from_be(checksum)).to_be();
-    skb.store(ETH_LEN + V6_LEN, &icmp)?;
-    skb.store(ETH_LEN + V6_LEN + ICMP_LEN, &quoted)
+    skb.store(ETH_LEN + V6_HEADER_LEN, &icmp)?;
+    skb.store(ETH_LEN + V6_HEADER_LEN + ICMP_HEADER_LEN, &quoted)
 }

@@ -8,7 +8,7 @@ use crate::{
         checksum,
         parse::{ICMP_V6, Packet},
         send,
-        skb::{ETH_LEN, Refused, Skb},
+        skb::{ETH_LEN, HelperError, Skb},
     },
     verdict::{Verdict, drop},
 };
@@ -31,7 +31,7 @@ const ARP_REQUEST: u16 = 1_u16.to_be();
 const ARP_REPLY: u16 = 2_u16.to_be();
 
 /// RFC 4861, 4.1 to 4.5: solicitations, advertisements and redirects.
-const DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
+const NDP_TYPES: core::ops::RangeInclusive<u8> = 133..=137;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 /// Neighbour advertisement, and below it: from a router, solicited, overrides what was known.
 const ADVERTISEMENT: u32 = 136 << 24;
@@ -43,7 +43,7 @@ const ADVERTISEMENT_LEN: u32 = 32;
 const HOP_LIMIT: u32 = 255;
 
 #[inline(always)]
-pub fn arp(skb: Skb, endpoint: &Endpoint) -> Verdict {
+pub fn answer_arp(skb: Skb, endpoint: &Endpoint) -> Verdict {
     let mut arp = Arp {
         hardware_be: 0,
         protocol_be: 0,
@@ -80,27 +80,27 @@ pub fn arp(skb: Skb, endpoint: &Endpoint) -> Verdict {
 }
 
 #[inline(always)]
-pub fn is_discovery(packet: &Packet) -> bool {
-    packet.proto == ICMP_V6 && DISCOVERY.contains(&packet.icmp_type)
+pub fn is_ndp(packet: &Packet) -> bool {
+    packet.proto == ICMP_V6 && NDP_TYPES.contains(&packet.icmp_type)
 }
 
 #[inline(always)]
-pub fn discovery(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Verdict {
-    let asker = &packet.src;
-    if packet.icmp_type != NEIGHBOUR_SOLICITATION || asker.is_unspecified() {
+pub fn answer_ndp(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Verdict {
+    let sender = &packet.src;
+    if packet.icmp_type != NEIGHBOUR_SOLICITATION || sender.is_unspecified() {
         return drop(DropReason::NotRouted);
     }
-    if *asker != endpoint.v6 && !asker.is_link_local() {
+    if *sender != endpoint.v6 && !sender.is_link_local() {
         return drop(DropReason::Spoofed);
     }
     let mut target = Addr::UNSPECIFIED;
     if skb.load(packet.l4 + 8, &mut target.words_be).is_err() {
         return drop(DropReason::Malformed);
     }
-    if target == endpoint.v6 || target == *asker {
+    if target == endpoint.v6 || target == *sender {
         return drop(DropReason::NotRouted);
     }
-    match advertise(skb, asker, &target) {
+    match write_advertisement(skb, sender, &target) {
         Ok(()) => send::back_to_task(skb, &endpoint.mac),
         Err(_) => drop(DropReason::Helper),
     }
@@ -108,18 +108,18 @@ pub fn discovery(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Verdict {
 
 /// Turns the frame into the advertisement of `target`.
 #[inline(always)]
-fn advertise(skb: Skb, asker: &Addr, target: &Addr) -> Result<(), Refused> {
+fn write_advertisement(skb: Skb, sender: &Addr, target: &Addr) -> Result<(), HelperError> {
     let l4 = ETH_LEN + 40;
     skb.resize(l4 + ADVERTISEMENT_LEN)?;
     let first = [0x6000_0000_u32.to_be(), (ADVERTISEMENT_LEN << 16 | u32::from(ICMP_V6) << 8 | HOP_LIMIT).to_be()];
     skb.store(ETH_LEN, &first)?;
-    skb.store(ETH_LEN + 8, &[target.words_be, asker.words_be])?;
+    skb.store(ETH_LEN + 8, &[target.words_be, sender.words_be])?;
     let [a, b, c, d, e, f] = ROUTER_MAC;
     let option = [(TARGET_MAC | u32::from(a) << 8 | u32::from(b)).to_be(), u32::from_ne_bytes([c, d, e, f])];
     let mut header = [ADVERTISEMENT.to_be(), ROUTER_SOLICITED_OVERRIDE.to_be()];
-    let pseudo = checksum::pseudo(target, asker, ICMP_V6, ADVERTISEMENT_LEN);
+    let pseudo = checksum::sum_pseudo_header(target, sender, ICMP_V6, ADVERTISEMENT_LEN);
     let checksum = !checksum::fold(
-        pseudo + checksum::words(&header) + checksum::words(&target.words_be) + checksum::words(&option),
+        pseudo + checksum::sum_words(&header) + checksum::sum_words(&target.words_be) + checksum::sum_words(&option),
     );
     header[0] |= u32::from(u16::from_be(checksum)).to_be();
     skb.store(l4, &header)?;
