@@ -41,7 +41,6 @@ pub struct Ops {
     pub routes: Vec<Op<Prefix, Route>>,
     pub netns: Vec<Op<u64, Nets>>,
     pub counted_services: Vec<Op<u32, ()>>,
-    pub counted_backends: Vec<Op<u64, ()>>,
     /// Attachments that are missing or have another program.
     pub attach: Vec<Attachment>,
     /// Attachments that are not desired any more.
@@ -64,7 +63,6 @@ impl Ops {
             + self.routes.len()
             + self.netns.len()
             + self.counted_services.len()
-            + self.counted_backends.len()
     }
 }
 
@@ -106,7 +104,6 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Ops {
         routes: diff_map(&desired.routes, &actual.routes),
         netns: diff_map(&desired.netns, &actual.netns),
         counted_services: diff_set(&desired.counted_services, &actual.counted_services),
-        counted_backends: diff_set(&desired.counted_backends, &actual.counted_backends),
         attach,
         detach,
     }

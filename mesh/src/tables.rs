@@ -31,7 +31,6 @@ pub struct Tables {
     pub netns: BTreeMap<u64, Nets>,
     /// The services and backends that have an entry in a map of counters.
     pub counted_services: BTreeSet<u32>,
-    pub counted_backends: BTreeSet<u64>,
 }
 
 /// The key of the map of routes: the first `bits` bits of a `NetAddr`.

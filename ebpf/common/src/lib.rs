@@ -21,10 +21,10 @@ pub use flow::{Action, Flow, FlowKey, FragmentKey, FragmentPorts, SocketKey, Soc
 pub use route::{
     Backend, Endpoint, Forward, PortKey, PortTarget, Route, Service, SlotKey, backend_flags, endpoint_flags,
 };
-pub use stats::{DropReason, Traffic};
+pub use stats::{DropReason, ServiceStats};
 
 /// Version of all layouts in this crate. Part of the pin path.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The network of addresses that belong to the nodes, not to any task.
 pub const HOST_NET: u32 = 0;
@@ -90,5 +90,5 @@ plain! {
     FragmentPorts: 4,
     SocketKey: 32,
     SocketPeer: 32,
-    Traffic: 24,
+    ServiceStats: 8,
 }

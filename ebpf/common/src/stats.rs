@@ -1,15 +1,11 @@
 //! Counters.
 
-/// Value of the per-CPU maps `SERVICE_STATS` and `BACKEND_STATS`.
+/// Value of the per-CPU map `SERVICE_STATS`, by service id.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// New flows. On a service it is also the round-robin counter.
+pub struct ServiceStats {
+    /// New flows that this CPU has balanced. It is also the round-robin counter.
     pub flows: u64,
-    /// Packets towards the backend.
-    pub packets: u64,
-    /// Their bytes, Ethernet headers included.
-    pub bytes: u64,
 }
 
 macro_rules! drop_reasons {

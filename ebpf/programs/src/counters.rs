@@ -1,8 +1,8 @@
 //! Counters. Each is per CPU, so adding needs no atomics.
 
-use weft_ebpf_common::{DropReason, Traffic};
+use weft_ebpf_common::DropReason;
 
-use crate::maps::{BACKEND_STATS, DROPS};
+use crate::maps::{DROPS, SERVICE_STATS};
 
 #[inline(always)]
 pub fn count_drop(reason: DropReason) {
@@ -12,17 +12,14 @@ pub fn count_drop(reason: DropReason) {
     }
 }
 
-/// Counts a packet of `bytes` bytes towards a backend.
+/// Counts a new flow of a service, and returns how many this CPU had counted before it. `None` where the service is not
+/// counted.
 #[inline(always)]
-pub fn count(bytes: u32, backend: u64) {
-    if let Some(traffic) = BACKEND_STATS.get_ptr_mut(backend) {
-        // SAFETY: a live element of a per-CPU map.
-        unsafe { add(&mut *traffic, bytes) };
-    }
-}
-
-#[inline(always)]
-fn add(traffic: &mut Traffic, bytes: u32) {
-    traffic.packets += 1;
-    traffic.bytes += u64::from(bytes);
+pub fn count_flow(service: u32) -> Option<u64> {
+    let stats = SERVICE_STATS.get_ptr_mut(service)?;
+    // SAFETY: a live element of a per-CPU map.
+    let flows = unsafe { &mut (*stats).flows };
+    let before = *flows;
+    *flows += 1;
+    Some(before)
 }

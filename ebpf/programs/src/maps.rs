@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use weft_ebpf_common::{
     Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragmentKey, FragmentPorts, NetAddr, Nets, PortKey,
-    PortTarget, Route, Service, SlotKey, SocketKey, SocketPeer, Traffic,
+    PortTarget, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
 };
 
 /// Bound of every map that user space fills; they take memory for what they hold only.
@@ -58,9 +58,7 @@ pub static SOCKETS: LruHashMap<SocketKey, SocketPeer> = LruHashMap::pinned(SOCKE
 
 /// User space makes the entries, the kernel only adds to them.
 #[map]
-pub static SERVICE_STATS: PerCpuHashMap<u32, Traffic> = PerCpuHashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
-#[map]
-pub static BACKEND_STATS: PerCpuHashMap<u64, Traffic> = PerCpuHashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+pub static SERVICE_STATS: PerCpuHashMap<u32, ServiceStats> = PerCpuHashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DropReason::ALL.len() as u32, 0);
 

@@ -133,7 +133,6 @@ fn tables(plan: &NodePlan, facts: &LocalFacts) -> Tables {
     // stack, which refuses it.
     tables.ports.retain(|_, target| tables.services.contains_key(&target.service));
     tables.counted_services = tables.services.keys().copied().collect();
-    tables.counted_backends = tables.backends.keys().copied().collect();
     tables
 }
 

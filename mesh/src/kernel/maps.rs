@@ -14,8 +14,8 @@ use aya::{
 };
 use rustix::io::Errno;
 use weft_ebpf_common::{
-    Backend, Config, DropReason, Endpoint, Forward, NetAddr, Nets, Plain, PortKey, PortTarget, Route, Service, SlotKey,
-    Traffic,
+    Backend, Config, DropReason, Endpoint, Forward, NetAddr, Nets, Plain, PortKey, PortTarget, Route, Service,
+    ServiceStats, SlotKey,
 };
 
 use crate::{
@@ -90,7 +90,7 @@ struct Table<K: Plain, V: Plain> {
 struct CountTable<K: Plain> {
     name: &'static str,
     cpus: usize,
-    map: PerCpuHashMap<MapData, Raw<K>, Raw<Traffic>>,
+    map: PerCpuHashMap<MapData, Raw<K>, Raw<ServiceStats>>,
 }
 
 struct RouteTable {
@@ -113,7 +113,6 @@ pub(crate) struct Maps {
     routes: RouteTable,
     netns: Table<u64, Nets>,
     service_stats: CountTable<u32>,
-    backend_stats: CountTable<u64>,
     drops: PerCpuArray<MapData, u64>,
 }
 
@@ -137,7 +136,6 @@ impl Maps {
             routes: RouteTable { name: ROUTES, map: take(ebpf, ROUTES)?.try_into().map_err(map_error(ROUTES))? },
             netns: Table::open(ebpf, "NETNS")?,
             service_stats: CountTable::open(ebpf, "SERVICE_STATS")?,
-            backend_stats: CountTable::open(ebpf, "BACKEND_STATS")?,
             drops: take(ebpf, DROPS)?.try_into().map_err(map_error(DROPS))?,
         })
     }
@@ -158,7 +156,6 @@ impl Maps {
             routes: self.routes.read()?,
             netns: self.netns.read()?,
             counted_services: self.service_stats.keys()?,
-            counted_backends: self.backend_stats.keys()?,
         })
     }
 
@@ -173,7 +170,6 @@ impl Maps {
         self.routes.put(&ops.routes)?;
         self.endpoints.put(&ops.endpoints)?;
         self.forward.put(&ops.forward)?;
-        self.backend_stats.put(&ops.counted_backends)?;
         self.service_stats.put(&ops.counted_services)?;
         self.backends.put(&ops.backends)?;
         self.slots.put(&ops.slots)?;
@@ -194,7 +190,6 @@ impl Maps {
         self.slots.delete(&ops.slots)?;
         self.backends.delete(&ops.backends)?;
         self.service_stats.delete(&ops.counted_services)?;
-        self.backend_stats.delete(&ops.counted_backends)?;
         self.forward.delete(&ops.forward)?;
         self.endpoints.delete(&ops.endpoints)?;
         self.routes.delete(&ops.routes)?;
@@ -257,7 +252,7 @@ impl<K: Plain> Entries<K, ()> for CountTable<K> {
     }
 
     fn insert(&mut self, key: &K, (): &()) -> Result<(), MapError> {
-        let zeros = PerCpuValues::try_from(vec![Raw(Traffic::default()); self.cpus])?;
+        let zeros = PerCpuValues::try_from(vec![Raw(ServiceStats::default()); self.cpus])?;
         self.map.insert(Raw(*key), zeros, 0)
     }
 

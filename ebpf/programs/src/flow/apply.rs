@@ -3,7 +3,6 @@
 use weft_ebpf_common::{Action, Backend, DropReason, Flow};
 
 use crate::{
-    counters::count,
     packet::{parse::Packet, rewrite::translate, send, skb::Skb},
     reply::refuse,
     verdict::{Verdict, drop},
@@ -27,7 +26,6 @@ pub fn translate_and_send(skb: Skb, packet: &Packet, flow: &Flow, backend: Optio
 #[inline(always)]
 pub fn send(skb: Skb, flow: &Flow, backend: Option<&Backend>) -> Verdict {
     if let Some(backend) = backend {
-        count(skb.len(), flow.backend);
         if flow.action == Action::LocalBackend as u8 {
             return send::to_task(skb, backend.ifindex, &backend.mac);
         }

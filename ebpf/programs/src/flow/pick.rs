@@ -3,7 +3,8 @@
 use weft_ebpf_common::{Backend, SlotKey};
 
 use crate::{
-    maps::{BACKEND_STATS, BACKENDS, SERVICE_STATS, SERVICES, SLOTS},
+    counters::count_flow,
+    maps::{BACKENDS, SERVICES, SLOTS},
     packet::skb::{cpu_id, random},
 };
 
@@ -25,14 +26,8 @@ pub fn pick_backend(service: u32) -> Option<(u64, &'static Backend)> {
     if slots == 0 {
         return None;
     }
-    let start = match SERVICE_STATS.get_ptr_mut(service) {
-        Some(traffic) => {
-            // SAFETY: a live element of a per-CPU map.
-            let flows = unsafe { &mut (*traffic).flows };
-            let flow_number = *flows as u32;
-            *flows += 1;
-            flow_number.wrapping_add(cpu_id())
-        }
+    let start = match count_flow(service) {
+        Some(flows) => (flows as u32).wrapping_add(cpu_id()),
         None => random(),
     };
     let mut attempts = 0;
@@ -43,10 +38,6 @@ pub fn pick_backend(service: u32) -> Option<(u64, &'static Backend)> {
             && let Some(found) = find_backend(id)
             && found.takes_new()
         {
-            if let Some(traffic) = BACKEND_STATS.get_ptr_mut(id) {
-                // SAFETY: a live element of a per-CPU map.
-                unsafe { (*traffic).flows += 1 };
-            }
             return Some((id, found));
         }
         attempts += 1;
