@@ -1,5 +1,8 @@
-//! The hash that ties the committed object to the source beside it. Included by the build script that embeds the object
-//! and by the task that makes it, so that both mean the same.
+//! The hash that ties the committed object `weft.bpf.o` to its source.
+//!
+//! Two crates include this file, so that both compute the same hash: the build script of
+//! `weft-mesh`, which refuses an object that is older than its source, and `cargo xtask ebpf`,
+//! which builds the object and records the hash. It reads files and writes none.
 
 use std::{
     fs, io,
@@ -8,10 +11,11 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// What the object is made of, below `ebpf/`.
+/// The files and folders that the object is built from, relative to `ebpf/`.
 pub(crate) const SOURCES: [&str; 4] = ["common/src", "programs/src", "programs/Cargo.toml", "programs/Cargo.lock"];
 
-/// SHA-256 over the paths and contents of all source files, in the order of their paths; in hexadecimal.
+/// SHA-256 over the paths and contents of all source files, ordered by path, in hexadecimal. `ebpf`
+/// is the folder that the sources are in. Fails if a file cannot be read.
 pub(crate) fn source_hash(ebpf: &Path) -> io::Result<String> {
     let mut files = Vec::new();
     for source in SOURCES {
@@ -40,7 +44,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// The value of a `name = value` line of the record beside the object.
+/// The value in the line `name = value` of the object's record, `weft.bpf.txt`.
 pub(crate) fn recorded<'a>(record: &'a str, name: &str) -> Option<&'a str> {
     record.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('=').map(str::trim))
 }

@@ -1,26 +1,48 @@
-//! Addresses.
+//! Addresses in map keys and values.
+//!
+//! IPv4 addresses are held in their v4-mapped form, so that each map holds both families.
 
-/// An IPv6 address, or an IPv4 address as its v4-mapped form `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2). The words are as
-/// they stand in a packet.
+/// An IPv6 address, or an IPv4 address in its v4-mapped form `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+/// The words have the byte order of a packet.
+///
+/// ```
+/// use std::net::{Ipv4Addr, Ipv6Addr};
+///
+/// use weft_ebpf_common::Addr;
+///
+/// let v4 = Ipv4Addr::new(10, 0, 1, 7);
+/// let addr = Addr::from_octets(v4.to_ipv6_mapped().octets());
+/// assert!(addr.is_v4());
+/// assert_eq!(addr.v4_be().to_ne_bytes(), v4.octets());
+/// assert_eq!(addr, Addr::from_v4_be(u32::from_ne_bytes([10, 0, 1, 7])));
+///
+/// let v6: Ipv6Addr = "2001:db8::7".parse()?;
+/// assert_eq!(Addr::from_octets(v6.octets()).octets(), v6.octets());
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Addr {
+    /// The four words of the IPv6 form.
     pub words_be: [u32; 4],
 }
 
 impl Addr {
-    /// The third word of every v4-mapped address.
+    /// The third word of each v4-mapped address.
     const MAPPED: u32 = 0xffff_u32.to_be();
 
+    /// `::`. Stands for "no address".
     pub const UNSPECIFIED: Self = Self { words_be: [0; 4] };
+    /// `::1`.
     pub const LOOPBACK_V6: Self = Self { words_be: [0, 0, 0, 1_u32.to_be()] };
 
-    /// The v4-mapped form of the address whose packet word is `word_be`.
+    /// The v4-mapped form of an IPv4 address, given as the word in a packet.
     #[inline(always)]
     pub const fn from_v4_be(word_be: u32) -> Self {
         Self { words_be: [0, 0, Self::MAPPED, word_be] }
     }
 
+    /// An address from the octets of its IPv6 form.
     #[inline(always)]
     pub const fn from_octets(octets: [u8; 16]) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
@@ -34,6 +56,7 @@ impl Addr {
         }
     }
 
+    /// The octets of the IPv6 form.
     #[inline(always)]
     pub const fn octets(self) -> [u8; 16] {
         let [a, b, c, d] = self.words_be;
@@ -41,37 +64,40 @@ impl Addr {
         [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
     }
 
+    /// Whether this is an IPv4 address in v4-mapped form.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         self.words_be[0] == 0 && self.words_be[1] == 0 && self.words_be[2] == Self::MAPPED
     }
 
-    /// The IPv4 word of a v4-mapped address.
+    /// The IPv4 address in a v4-mapped address, as the word in a packet. Meaningless for other
+    /// addresses.
     #[inline(always)]
     pub const fn v4_be(&self) -> u32 {
         self.words_be[3]
     }
 
+    /// Whether this is `::`.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
         let [a, b, c, d] = self.words_be;
         a | b | c | d == 0
     }
 
-    /// Whether the bits that `mask` keeps are those of `base`.
+    /// Whether the address is in the subnet `base` with the network mask `mask`.
     #[inline(always)]
     pub const fn is_within(&self, base: &Self, mask: &Self) -> bool {
         let (a, b, m) = (&self.words_be, &base.words_be, &mask.words_be);
         ((a[0] ^ b[0]) & m[0]) | ((a[1] ^ b[1]) & m[1]) | ((a[2] ^ b[2]) & m[2]) | ((a[3] ^ b[3]) & m[3]) == 0
     }
 
-    /// 127.0.0.0/8 or ::1.
+    /// Whether the address is in 127.0.0.0/8 or is ::1.
     #[inline(always)]
     pub fn is_loopback(&self) -> bool {
         if self.is_v4() { u32::from_be(self.v4_be()) >> 24 == 127 } else { *self == Self::LOOPBACK_V6 }
     }
 
-    /// No single host's address: IPv4 or IPv6 multicast, or 255.255.255.255.
+    /// Whether the address is of no single host: IPv4 or IPv6 multicast, or 255.255.255.255.
     #[inline(always)]
     pub fn is_multicast_or_broadcast(&self) -> bool {
         if self.is_v4() {
@@ -82,7 +108,7 @@ impl Addr {
         }
     }
 
-    /// 169.254.0.0/16 or fe80::/10.
+    /// Whether the address is in 169.254.0.0/16 or fe80::/10.
     #[inline(always)]
     pub fn is_link_local(&self) -> bool {
         if self.is_v4() {
@@ -93,10 +119,11 @@ impl Addr {
     }
 }
 
-/// An address in a network: its VNI, or [`crate::HOST_NET`].
+/// An address in a network. Networks may have the same addresses.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetAddr {
+    /// VNI of the network, or [`crate::HOST_NET`].
     pub net: u32,
     pub addr: Addr,
 }
@@ -117,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn special_addresses_are_told_apart() {
+    fn special_addresses_are_recognised() {
         let mut v6_multicast = Addr::default();
         v6_multicast.words_be[0] = 0xff02_0000_u32.to_be();
         let mut v6_link_local = Addr::default();
@@ -140,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_holds_its_own_only() {
+    fn a_subnet_contains_only_its_own_addresses() {
         let base = v4([10, 0, 1, 0]);
         let mask = Addr { words_be: [u32::MAX, u32::MAX, u32::MAX, u32::from_ne_bytes([255, 255, 255, 0])] };
         assert!(v4([10, 0, 1, 200]).is_within(&base, &mask));

@@ -1,13 +1,18 @@
 #![no_std]
-//! The contract between the two halves of the data plane: the bytes of every map key and value.
+//! The interface between the two halves of the data plane: the layout of all map keys and values.
 //!
-//! Owns the layout, and nothing else: no map, no decision. Everything is `repr(C)` without hidden padding, because the
-//! kernel compares keys byte by byte. Addresses are 128 bits wide; every key that names an address starts with the
-//! network, so that networks may overlap. Fields whose name ends in `_be` are in network byte order, all others in the
-//! machine's.
+//! The eBPF programs (`ebpf/programs`) and their user half (`weft-mesh`) both use this crate. It
+//! defines layouts and constants only. It opens no map and makes no decision.
 //!
-//! A change here that an older object could misread must raise [`LAYOUT_VERSION`]: maps of another layout are not
-//! reused.
+//! Both halves rely on these rules:
+//!
+//! - Every type is `repr(C)` and has no hidden padding, because the kernel compares keys byte by
+//!   byte.
+//! - Addresses are 128 bits wide. Two networks may have the same addresses, so every key with an
+//!   address begins with the network or the zone; only [`SocketKey`] begins with the socket.
+//! - Fields whose names end in `_be` are in network byte order, all others in the machine's.
+//! - A program of an older version must not misread a map. Every change of a layout, or of the set
+//!   of pinned maps, must raise [`LAYOUT_VERSION`]: maps of another version are not reused.
 
 mod addr;
 mod config;
@@ -23,16 +28,19 @@ pub use route::{
 };
 pub use stats::{DropReason, ServiceStats};
 
-/// Version of all layouts in this crate. Part of the pin path.
+/// Version of all layouts in this crate. It is part of the path that maps are pinned at. When it
+/// changes, `weft-mesh` creates the maps anew: existing flows are forgotten once, and the counters
+/// start at zero.
 pub const LAYOUT_VERSION: u32 = 3;
 
-/// The network of addresses that belong to the nodes, not to any task.
+/// The network of addresses that belong to the nodes and not to a task.
 pub const HOST_NET: u32 = 0;
-/// VXLAN network identifier of requests to published ports on their way to a backend's node.
+/// VXLAN network identifier of packets to published ports, from the ingress node to the node of the
+/// backend.
 pub const VNI_REQUEST: u32 = 1;
-/// VXLAN network identifier of replies on their way back to the node where the request came in.
+/// VXLAN network identifier of the replies, from the node of the backend to the ingress node.
 pub const VNI_REPLY: u32 = 2;
-/// VNIs from here on are networks.
+/// First VNI that stands for a network.
 pub const FIRST_NETWORK_VNI: u32 = 4096;
 
 /// UDP port of the tunnel (RFC 7348, section 8).
@@ -40,21 +48,26 @@ pub const TUNNEL_PORT: u16 = 4789;
 /// TCP port of the control plane between nodes.
 pub const CONTROL_PORT: u16 = 2377;
 
-/// First source port (or ICMP identifier) that egress translation gives out; the last is 65535. Outside of Linux's
-/// default `ip_local_port_range`.
+/// First source port or ICMP identifier that egress translation uses; the last is 65535. The range
+/// is outside of Linux's default `ip_local_port_range`, so that it does not collide with the node's
+/// own sockets.
 pub const EGRESS_FIRST_PORT: u16 = 61000;
 
-/// The address that stands behind every neighbour of a task, and the source of every frame that weft writes.
+/// The MAC address that every neighbour of a task resolves to, and the source of every frame that
+/// weft writes.
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0x77, 0x65, 0x66, 0x74, 0x01];
 
-/// Interface index of the loopback device, the same in every network namespace (`LOOPBACK_IFINDEX`, net/flow.h).
+/// Interface index of the loopback device, the same in every network namespace (`LOOPBACK_IFINDEX`,
+/// net/flow.h).
 pub const LOOPBACK_IFINDEX: u32 = 1;
 
-/// Types whose every bit pattern is a value and that have no padding, so they may cross the map boundary as bytes.
+/// Types without padding for which every bit pattern is valid, so that they can be copied to and
+/// from maps as bytes.
 ///
 /// # Safety
 ///
-/// The type is `repr(C)`, built of integers only, and the sum of its fields' sizes is its size.
+/// The type must be `repr(C)` and consist of integers only, and its size must be the sum of the
+/// sizes of its fields.
 #[expect(unsafe_code, reason = "a marker that the map layer relies on; every implementation is checked by size")]
 pub unsafe trait Plain: Copy + 'static {}
 
@@ -62,7 +75,8 @@ macro_rules! plain {
     ($($type:ty: $size:literal),+ $(,)?) => {
         $(
             const _: () = assert!(size_of::<$type>() == $size);
-            // SAFETY: repr(C), integers only; the assertion above holds the sum of the fields' sizes.
+            // SAFETY: the type is `repr(C)` and consists of integers. The assertion above compares
+            // its size with the sum of the sizes of its fields.
             #[expect(unsafe_code, reason = "marker implementation, checked by the assertion beside it")]
             unsafe impl Plain for $type {}
         )+

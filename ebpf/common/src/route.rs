@@ -1,12 +1,14 @@
-//! Where things are: published ports, services, their backends, tasks. Written by user space only.
+//! Where packets can go: published ports, services and their backends, tasks, routes. Only user
+//! space writes these; `weft-mesh` computes them from the node's plan.
 
 use crate::Addr;
 
-/// Key of `PORTS`. The address is unspecified where the port is published on every address of the node.
+/// Key of `PORTS`: a published port. The address is unspecified if the port is published on every
+/// address of the node.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortKey {
-    /// [`crate::HOST_NET`].
+    /// Always [`crate::HOST_NET`].
     pub net: u32,
     pub port_be: u16,
     /// IP protocol number.
@@ -15,10 +17,11 @@ pub struct PortKey {
     pub addr: Addr,
 }
 
-/// Value of `PORTS`.
+/// Value of `PORTS`: the service behind a published port.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortTarget {
+    /// Id of the service.
     pub service: u32,
     /// The port that the tasks listen on.
     pub port_be: u16,
@@ -29,33 +32,51 @@ pub struct PortTarget {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Service {
-    /// Slots 0 to `slots` - 1 hold the backends that take new flows.
+    /// Number of slots. The slots 0 to `slots` - 1 have the backends that take new flows.
     pub slots: u32,
 }
 
-/// Key of `SLOTS`; its value is a backend id.
+/// Key of `SLOTS`: a slot of a service. The value is the id of the backend in it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotKey {
+    /// Id of the service.
     pub service: u32,
+    /// Number of the slot, from zero.
     pub slot: u32,
 }
 
-/// Value of `BACKENDS`, by backend id. Ids never return, so an id that is not in the map is a dead backend.
+/// Value of `BACKENDS`, by backend id: a task that packets to a service can be sent to. Ids are
+/// never used again, so an id that is not in the map is that of a dead backend.
+///
+/// ```
+/// use weft_ebpf_common::{Backend, backend_flags};
+///
+/// let backend = Backend { ifindex: 21, ..Backend::default() };
+/// assert!(backend.takes_new());
+///
+/// // During an update, the old task keeps its flows until it is stopped.
+/// let draining = Backend { flags: backend_flags::DRAINING, ..backend };
+/// assert!(!draining.takes_new());
+/// ```
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backend {
+    /// VNI of the network that the addresses are in.
     pub net: u32,
+    /// Id of the service.
     pub service: u32,
-    /// Host side of the task's veth; zero where the task is on another node.
+    /// Index of the host side of the task's veth. Zero if the task is on another node.
     pub ifindex: u32,
+    /// MAC address of the task's side of the veth.
     pub mac: [u8; 6],
-    /// [`backend_flags`].
+    /// Bits of [`backend_flags`].
     pub flags: u8,
     pub _pad: u8,
     pub v4: Addr,
     pub v6: Addr,
-    /// The task's node: its end of the tunnels.
+    /// Address of the task's node, as an endpoint of the tunnel. Unspecified if the task is on this
+    /// node.
     pub node: Addr,
 }
 
@@ -67,21 +88,26 @@ impl Backend {
     }
 }
 
+/// Bits of [`Backend::flags`].
 pub mod backend_flags {
-    /// Keeps its flows, takes no new one.
+    /// The backend keeps its flows and takes no new ones.
     pub const DRAINING: u8 = 1;
 }
 
-/// Value of `ENDPOINTS`, by the ifindex of the host side of a task's veth: what the task on it may do.
+/// Value of `ENDPOINTS`, by the index of the host side of a task's veth: the addresses of the task
+/// on this network, and what it may send.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Endpoint {
+    /// VNI of the network.
     pub net: u32,
-    /// The ifindex of the task's first interface (itself, on the first): a task with several may answer, on the
-    /// interface that its routes choose, what was delivered to the first.
+    /// Key of the endpoint of the task's first interface, or of this one if it is the first. A task
+    /// with several interfaces may send replies with the address of the first one over another, as
+    /// its routes say.
     pub primary: u32,
-    /// [`endpoint_flags`].
+    /// Bits of [`endpoint_flags`].
     pub flags: u16,
+    /// MAC address of the task's side of the veth.
     pub mac: [u8; 6],
     pub v4: Addr,
     pub v6: Addr,
@@ -93,31 +119,36 @@ pub struct Endpoint {
     pub v6_gateway: Addr,
 }
 
+/// Bits of [`Endpoint::flags`].
 pub mod endpoint_flags {
-    /// The network has no way out.
+    /// The network is internal: its tasks cannot send to the outside.
     pub const INTERNAL: u16 = 1;
     /// Tasks of the network cannot reach each other.
     pub const ISOLATED: u16 = 2;
 }
 
-/// Value of `FORWARD`, by network and address: where a task is.
+/// Value of `FORWARD`, by network and address: where the task with this address is.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Forward {
-    /// The task's node, where it is another.
+    /// Address of the task's node. Unspecified if the task is on this node.
     pub node: Addr,
-    /// Host side of the task's veth; zero where the task is on another node.
+    /// Index of the host side of the task's veth. Zero if the task is on another node.
     pub ifindex: u32,
+    /// MAC address of the task's side of the veth.
     pub mac: [u8; 6],
     pub _pad: u16,
 }
 
-/// Value of `ROUTES` (longest prefix of [`crate::NetAddr`]): the node's own routes, for packets of tasks to the outside.
+/// Value of `ROUTES`, by the longest matching prefix of [`crate::NetAddr`]: the node's own routes,
+/// for packets of tasks to the outside.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Route {
-    /// Address that the packets leave with.
+    /// Source address of packets that leave by this route. If it is of the other family than the
+    /// packet, the packet has no route.
     pub source: Addr,
+    /// Index of the link that the packets leave by.
     pub ifindex: u32,
 }
 

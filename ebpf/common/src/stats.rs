@@ -1,16 +1,17 @@
-//! Counters.
+//! What the programs count: new flows of a service, and dropped packets by reason.
 
 /// Value of the per-CPU map `SERVICE_STATS`, by service id.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServiceStats {
-    /// New flows that this CPU has balanced. It is also the round-robin counter.
+    /// New flows of the service on this CPU, also those for which no backend was found. This
+    /// counter drives round-robin.
     pub flows: u64,
 }
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal),+ $(,)?) => {
-        /// Why a packet was not let through. The index into the per-CPU array `DROPS`.
+        /// Why a packet was dropped. The index into the per-CPU array `DROPS`.
         #[repr(u32)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum DropReason {
@@ -18,10 +19,10 @@ macro_rules! drop_reasons {
         }
 
         impl DropReason {
-            /// Every reason, in the order of the array.
+            /// All reasons, in the order of the array.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// As users see it.
+            /// The name of the reason as users see it.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $text),+
@@ -32,40 +33,40 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// A header that ends too early or contradicts itself.
+    /// A header is incomplete or inconsistent.
     Malformed = "malformed",
-    /// A fragment whose first fragment was not seen.
+    /// A fragment of a datagram whose first fragment was not seen.
     FragmentUnknown = "fragment-unknown",
-    /// A frame from a veth that no task is known on.
+    /// A frame from a veth that is not the link of a known task.
     NoEndpoint = "no-endpoint",
-    /// A task used an address that is not its own.
+    /// A task used an address that is not its own, or a VLAN tag.
     Spoofed = "spoofed",
-    /// Neither IP nor ARP, or a protocol that cannot be translated.
+    /// Neither IP nor ARP, or a protocol that weft cannot translate.
     Protocol = "protocol",
-    /// Multicast, broadcast or link-local traffic of a task.
+    /// Multicast, broadcast or link-local traffic of a task, which is not routed.
     NotRouted = "not-routed",
-    /// A task dialled a port that belongs to the nodes themselves.
+    /// A task sent to a port that belongs to the nodes themselves.
     NodePort = "node-port",
-    /// A network without a way out, or one whose tasks cannot reach each other.
+    /// The network is internal, or its tasks must not reach each other.
     Isolated = "isolated",
     /// No task has the destination address.
     NoTask = "no-task",
     /// The service has no backend that takes new flows.
     NoBackend = "no-backend",
-    /// The flow's backend is gone.
+    /// The backend of the flow no longer exists.
     BackendDead = "backend-dead",
-    /// A packet of a connection that is not known, or no longer.
+    /// The packet belongs to a connection that has no flow, or no longer has one.
     NoFlow = "no-flow",
-    /// No free port to translate to.
+    /// No port is free to translate to.
     PortsExhausted = "ports-exhausted",
     /// The node has no route to the destination.
     NoRoute = "no-route",
-    /// Larger than what the tunnel carries; the sender was told.
+    /// The packet is larger than the tunnel's MTU. The sender gets an ICMP error.
     TooBig = "too-big",
-    /// A tunnel packet from an address that is no node of the cluster.
+    /// A tunnel packet from an address that is not a node of the cluster.
     UntrustedNode = "untrusted-node",
-    /// A tunnel packet with a reserved or unknown network.
+    /// A tunnel packet with a VNI that is not a network's.
     UnknownNetwork = "unknown-network",
-    /// A kernel helper refused.
+    /// A kernel helper returned an error.
     Helper = "helper",
 }

@@ -1,23 +1,27 @@
-//! Counters. Each is per CPU, so adding needs no atomics.
+//! How the programs count. All counters are per CPU, so that counting needs no atomic operation.
+//!
+//! `verdict` counts dropped packets, `flow::pick` counts new flows. No other code writes to a
+//! counter map. A missing entry is not an error: the event is then not counted.
 
 use weft_ebpf_common::DropReason;
 
 use crate::maps::{DROPS, SERVICE_STATS};
 
+/// Counts a dropped packet.
 #[inline(always)]
 pub fn count_drop(reason: DropReason) {
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
-        // SAFETY: a live element of a per-CPU map.
+        // SAFETY: the pointer is to this CPU's value in a per-CPU map.
         unsafe { *count += 1 };
     }
 }
 
-/// Counts a new flow of a service, and returns how many this CPU had counted before it. `None` where the service is not
-/// counted.
+/// Counts a new flow of a service, and returns how many flows this CPU had counted before it.
+/// `None` if user space has no counter for the service.
 #[inline(always)]
 pub fn count_flow(service: u32) -> Option<u64> {
     let stats = SERVICE_STATS.get_ptr_mut(service)?;
-    // SAFETY: a live element of a per-CPU map.
+    // SAFETY: the pointer is to this CPU's value in a per-CPU map.
     let flows = unsafe { &mut (*stats).flows };
     let before = *flows;
     *flows += 1;

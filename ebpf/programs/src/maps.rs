@@ -1,4 +1,17 @@
-//! Every map. Names are what pins and `bpftool` show.
+//! The maps that the programs share with user space.
+//!
+//! `weft-mesh` opens each map by its name here, and pins it in the BPF file system under the same
+//! name, so that it outlives the daemon. `bpftool map` shows the same names. The keys and values
+//! are defined in `weft-ebpf-common`.
+//!
+//! | Map | Written by | Read by |
+//! |---|---|---|
+//! | `CONFIG` to `NETNS` | user space, from the node's plan | the programs |
+//! | `FLOWS`, `FRAGMENTS`, `SOCKETS` | the programs | the programs |
+//! | `SERVICE_STATS` | user space creates the entries, the programs count | the programs |
+//! | `DROPS` | the programs | user space |
+//!
+//! The programs must never write to a map of the first row.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -10,59 +23,76 @@ use weft_ebpf_common::{
     PortTarget, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
 };
 
-/// Bound of every map that user space fills; they take memory for what they hold only.
+/// Maximum number of entries of the maps that grow with the cluster. These maps are not
+/// preallocated: they use memory only for the entries that they hold.
 const PLAN_ENTRIES: u32 = 262_144;
-/// Links, tasks and nodes of one machine or cluster.
+/// Maximum number of entries of the maps that grow with the node's links and tasks, or with the
+/// number of nodes.
 const FEW_ENTRIES: u32 = 16_384;
-/// Two entries for each flow on the node of its backend. Preallocated.
+/// Maximum number of flow entries. Most flows take two, one for each direction. Preallocated; the
+/// kernel evicts the least recently used entry of a full map.
 const FLOW_ENTRIES: u32 = 131_072;
 const SOCKET_ENTRIES: u32 = 32_768;
 const FRAGMENT_ENTRIES: u32 = 4_096;
 
+/// The node's configuration, as the only entry.
 #[map]
 pub static CONFIG: Array<Config> = Array::pinned(1, 0);
-/// This node's own addresses.
+/// This node's own addresses. The value has no meaning.
 #[map]
 pub static OWN: HashMap<NetAddr, u32> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
-/// Published ports.
+/// Published ports, and the service behind each.
 #[map]
 pub static PORTS: HashMap<PortKey, PortTarget> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
-/// VIPs: their services.
+/// VIPs, and the id of the service behind each.
 #[map]
 pub static VIPS: HashMap<NetAddr, u32> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+/// The number of slots of a service, by service id.
 #[map]
 pub static SERVICES: HashMap<u32, Service> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+/// The backend id in a slot of a service.
 #[map]
 pub static SLOTS: HashMap<SlotKey, u64> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+/// Backends by id.
 #[map]
 pub static BACKENDS: HashMap<u64, Backend> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+/// Tasks of this node, by the ifindex of the host side of their veth.
 #[map]
 pub static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+/// Where the task with an address is.
 #[map]
 pub static FORWARD: HashMap<NetAddr, Forward> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
-/// Trusted tunnel endpoints.
+/// Addresses of the other nodes. Only they may send packets through the tunnel. The value has no
+/// meaning.
 #[map]
 pub static NODES: HashMap<NetAddr, u32> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+/// The node's own routes, for packets from tasks to the outside.
 #[map]
 pub static ROUTES: LpmTrie<NetAddr, Route> = LpmTrie::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
-/// By network namespace cookie.
+/// The networks of the tasks of this node, by the cookie of the task's network namespace.
 #[map]
 pub static NETNS: HashMap<u64, Nets> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
 
+/// Flows, one entry for each direction (see `flow`).
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(FLOW_ENTRIES, 0);
+/// Ports of fragmented datagrams (see `flow::fragments`).
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::pinned(FRAGMENT_ENTRIES, 0);
+/// Remote addresses that the socket programs have translated (see `hooks::sock`).
 #[map]
 pub static SOCKETS: LruHashMap<SocketKey, SocketPeer> = LruHashMap::pinned(SOCKET_ENTRIES, 0);
 
-/// User space makes the entries, the kernel only adds to them.
+/// New flows of a service, which drive round-robin. User space creates and deletes the entries; the
+/// programs only count.
 #[map]
 pub static SERVICE_STATS: PerCpuHashMap<u32, ServiceStats> = PerCpuHashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
+/// Number of dropped packets, by `DropReason`.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DropReason::ALL.len() as u32, 0);
 
-/// The node's configuration.
+/// The node's configuration. The array always has this entry, but the verifier requires that
+/// callers check for `None`.
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
     CONFIG.get(0)

@@ -1,20 +1,28 @@
-//! Per-CPU memory for what is too large for the stack.
+//! Per-CPU memory for the packet that a tc program handles, because the verifier allows only 512
+//! bytes of stack.
+//!
+//! A hook takes it once with [`scratch`] and passes it on. The socket hooks must not use it. No
+//! field is cleared between packets: code must write a field before it reads it.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use weft_ebpf_common::{Flow, FlowKey, FragmentKey};
 
 use crate::packet::parse::Packet;
 
-/// Room for what is too large for the stack.
+/// The packet in progress, and the flows that are looked up or created for it.
 #[repr(C)]
 pub struct Scratch {
+    /// The packet, as parsed.
     pub packet: Packet,
-    /// The packet's own key.
+    /// Key of the packet's own flow entry.
     pub key: FlowKey,
-    /// A flow under construction, and the key and value of its replies.
+    /// Value of the flow entry that is created for the packet.
     pub flow: Flow,
+    /// Key of the flow entry that is created for the replies.
     pub reply_key: FlowKey,
+    /// Value of the flow entry that is created for the replies.
     pub reply: Flow,
+    /// Key of the packet's entry in `FRAGMENTS`.
     pub fragment_key: FragmentKey,
     /// The packet that an ICMP error quotes.
     pub quoted: Packet,
@@ -23,10 +31,13 @@ pub struct Scratch {
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// This CPU's scratch room. For the tc hooks only: they run in softirq context, one at a time on a CPU.
+/// The scratch memory of this CPU. Only for the tc hooks: they run in softirq context, one at a
+/// time on a CPU. The array always has this entry, but the verifier requires that callers check for
+/// `None`.
 #[inline(always)]
 pub fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: per-CPU memory that lives as long as the map; no second program of this object runs on this CPU before
-    // the first returned, since tc programs do not nest. Every bit pattern is a valid `Scratch`.
+    // SAFETY: the memory is per CPU and lives as long as the map. tc programs do not nest, so no
+    // second program of this object runs on this CPU before the first has returned. Every bit
+    // pattern is a valid `Scratch`.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
 }

@@ -1,4 +1,7 @@
-//! What a flow says is done to its packets.
+//! Applying a flow to a packet: translating it and sending it to where the flow says.
+//!
+//! The hooks call this for packets of known flows, and `create_flow` of the other modules for the
+//! first packet of a flow. It changes no flow.
 
 use weft_ebpf_common::{Action, Backend, DropReason, Flow};
 
@@ -8,7 +11,8 @@ use crate::{
     verdict::{Verdict, drop},
 };
 
-/// Makes of a packet what its flow says and sends it on.
+/// Translates a packet as its flow says, and sends it. `backend` is the flow's backend if the flow
+/// goes to one.
 #[inline(always)]
 pub fn translate_and_send(skb: Skb, packet: &Packet, flow: &Flow, backend: Option<&Backend>) -> Verdict {
     if flow.action == Action::Request as u8
@@ -22,7 +26,7 @@ pub fn translate_and_send(skb: Skb, packet: &Packet, flow: &Flow, backend: Optio
     send(skb, flow, backend)
 }
 
-/// Sends a packet on that is what its flow says already.
+/// Sends a packet that needs no translation, or has been translated, to where its flow says.
 #[inline(always)]
 pub fn send(skb: Skb, flow: &Flow, backend: Option<&Backend>) -> Verdict {
     if let Some(backend) = backend {

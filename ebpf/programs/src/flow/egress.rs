@@ -1,4 +1,15 @@
-//! Egress: how a task's packets to the outside get the node's address, and their answers find back.
+//! Egress: packets of a task to hosts outside of the cluster get the node's address as their source
+//! (SNAT).
+//!
+//! `hooks::task_out` calls this.
+//!
+//! ```text
+//! task T:5000 -> X:443   task_out    source becomes node N:61234    -> X:443
+//! X:443 -> N:61234       uplink_in   destination becomes T:5000     -> task
+//! ```
+//!
+//! The source port comes from a range that the node's own sockets do not use by default
+//! (`EGRESS_FIRST_PORT`), so that a reply is never taken for a packet of the node.
 
 use aya_ebpf::maps::lpm_trie::Key;
 use weft_ebpf_common::{Action, CONTROL_PORT, DropReason, HOST_NET, NetAddr, TUNNEL_PORT, flow_flags, zone};
@@ -18,11 +29,12 @@ use crate::{
     verdict::{Verdict, drop},
 };
 
-/// Bits of a whole key: network and address.
+/// Prefix length of a whole `ROUTES` key, in bits: network and address.
 const KEY_BITS: u32 = (size_of::<NetAddr>() * 8) as u32;
 
-/// SourcePort that belong to the nodes. A node trusts its peers' tunnel packets by their source, and translation would give
-/// a task's packets just that source: so none may go to any tunnel port at all.
+/// Whether the packet goes to a port that belongs to the nodes themselves. A node trusts tunnel
+/// packets by their source address. Egress would give a task's packet the address of this node, so
+/// a task must not send to the tunnel port of any host.
 #[inline(always)]
 pub fn is_node_port(packet: &Packet) -> bool {
     if packet.l4_kind != l4_kind::PORTS {
@@ -35,12 +47,13 @@ pub fn is_node_port(packet: &Packet) -> bool {
     if !packet.is_tcp() || port != CONTROL_PORT {
         return false;
     }
-    // SAFETY: the value is not looked at.
+    // SAFETY: the value is not read.
     unsafe { NODES.get(NetAddr { net: HOST_NET, addr: packet.dst }) }.is_some()
         || published::is_node_address(&packet.dst)
 }
 
-/// A new flow of a task of network `net`, to anything that is not of its network. `None` where no port is free.
+/// Creates a flow from a task of network `net` to a host outside of its network, and sends the
+/// packet. `None` if no port is free.
 #[inline(always)]
 pub fn create_flow(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
     let translatable = s.packet.l4_kind == l4_kind::PORTS || s.packet.l4_kind == l4_kind::ECHO_REQUEST;
@@ -50,7 +63,8 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
     let Some(route) = ROUTES.get(Key::new(KEY_BITS, NetAddr { net: HOST_NET, addr: s.packet.dst })) else {
         return Some(drop(DropReason::NoRoute));
     };
-    // As addresses stand in keys, an IPv6 default route covers IPv4, too.
+    // Keys hold IPv4 addresses as v4-mapped IPv6 addresses, so an IPv6 default route matches them
+    // too.
     if route.source.is_v4() != s.packet.v4 {
         return Some(drop(DropReason::NoRoute));
     }

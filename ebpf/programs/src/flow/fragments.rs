@@ -1,4 +1,8 @@
-//! Fragments of a datagram: only the first one holds the ports, the later ones get them from here.
+//! Tracking fragments: only the first fragment of a datagram has the ports, and the later ones get
+//! them from here.
+//!
+//! The tc hooks call [`track_fragments`] before they look up a flow. A later fragment that arrives
+//! before the first has no ports and is not translated.
 
 use weft_ebpf_common::{FragmentKey, FragmentPorts};
 
@@ -16,7 +20,8 @@ fn write_key(packet: &Packet, zone: u32, key: &mut FragmentKey) {
     key.proto = packet.proto.into();
 }
 
-/// Remembers the ports of a first fragment, or recalls them for a later one. False where the first was not seen.
+/// Stores the ports of a first fragment, or sets those of a later one. False if the packet is a
+/// later fragment and the first was not seen. `key` is memory to build the key in.
 #[inline(always)]
 pub fn track_fragments(packet: &mut Packet, zone: u32, key: &mut FragmentKey) -> bool {
     match packet.fragment {
@@ -28,7 +33,8 @@ pub fn track_fragments(packet: &mut Packet, zone: u32, key: &mut FragmentKey) ->
         }
         fragment::LATER => {
             write_key(packet, zone, key);
-            // SAFETY: the entry is read at once; at worst it is another datagram's, which its key would then name.
+            // SAFETY: the entry is read at once. If another CPU replaces it meanwhile, the ports
+            // are at worst those of another datagram.
             match unsafe { FRAGMENTS.get(&*key) } {
                 Some(ports) => {
                     packet.sport_be = ports.sport_be;

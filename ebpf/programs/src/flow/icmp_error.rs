@@ -1,5 +1,18 @@
-//! ICMP errors about translated flows. An error quotes the packet that it is about, so its flow is the one of the
-//! quoted packet's answers; outside and inside are translated as that flow says.
+//! Translating ICMP errors about packets of a flow, such as "fragmentation needed" or "port
+//! unreachable".
+//!
+//! The hooks call this for each ICMP error. An error has no flow of its own. It quotes the packet
+//! that it is about and goes to the sender of that packet, as a reply would. So the flow of the
+//! replies to the quoted packet says how to translate both headers:
+//!
+//! ```text
+//! task T sends              T:5000 -> X:443    leaves node N as N:61234 -> X:443
+//! error arrives at N        R -> N             quotes N:61234 -> X:443
+//! flow of the replies       X:443 -> N:61234   becomes X:443 -> T:5000
+//! error is forwarded to T   R -> T             quotes T:5000 -> X:443
+//! ```
+//!
+//! Errors that weft itself sends are built in `reply::icmp`.
 
 use weft_ebpf_common::{Action, Addr, DropReason, Flow, zone};
 
@@ -16,26 +29,28 @@ use crate::{
     verdict::{PASS, Verdict, drop},
 };
 
-/// From the outside, at the node that it reaches.
+/// Forwards an error from the outside, at the node that it reaches. Passes it to the node's stack
+/// if it is about no flow.
 #[inline(always)]
 pub fn forward_from_link(skb: Skb, s: &mut Scratch) -> Verdict {
     translate_by_flow(skb, s, zone::HOST).unwrap_or(PASS)
 }
 
-/// From the outside, at the node of the backend.
+/// Forwards an error from the outside, at the node of the backend.
 #[inline(always)]
 pub fn forward_from_client(skb: Skb, s: &mut Scratch) -> Verdict {
     translate_by_flow(skb, s, zone::REQUEST).unwrap_or_else(|| drop(DropReason::NoFlow))
 }
 
-/// From a backend, at the node where the request came in. It is translated already.
+/// Forwards an error from a backend, at the ingress node. The backend's node has already translated
+/// it.
 #[inline(always)]
 pub fn forward_from_backend(skb: Skb, s: &mut Scratch) -> Verdict {
     if parse_quoted_packet(skb, &s.packet, &mut s.quoted).is_err() {
         return drop(DropReason::Malformed);
     }
     s.quoted.write_key(zone::HOST, &mut s.key);
-    // SAFETY: read at once.
+    // SAFETY: the entry is read at once.
     if let Some(flow) = unsafe { FLOWS.get(&s.key) }
         && flow.action == Action::Request as u8
     {
@@ -44,23 +59,25 @@ pub fn forward_from_backend(skb: Skb, s: &mut Scratch) -> Verdict {
     translate_by_flow(skb, s, zone::REPLY).unwrap_or_else(|| drop(DropReason::NoFlow))
 }
 
-/// From a task of the network. `None` where it is about no flow that weft translates.
+/// Forwards an error from a task of network `net`. `None` if it is about no flow.
 #[inline(always)]
 pub fn forward_from_task(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
     translate_by_flow(skb, s, net)
 }
 
+/// Translates and sends an error that is about a flow of `zone`. `None` if there is no such flow.
 #[inline(always)]
 fn translate_by_flow(skb: Skb, s: &mut Scratch, zone: u32) -> Option<Verdict> {
     if parse_quoted_packet(skb, &s.packet, &mut s.quoted).is_err() {
         return Some(drop(DropReason::Malformed));
     }
-    // Whoever speaks of a packet speaks to its sender.
+    // An error goes to the sender of the packet that it quotes.
     if s.packet.dst != s.quoted.src {
         return None;
     }
     s.quoted.write_reply_key(zone, &mut s.key);
-    // SAFETY: read at once; at worst the error is translated as another flow's, and nobody takes it.
+    // SAFETY: the entry is read at once. If another CPU replaces it meanwhile, the error is at
+    // worst translated for another flow, and its receiver ignores it.
     let flow = unsafe { FLOWS.get(&s.key) }?;
     if translate_error(skb, &s.packet, &s.quoted, flow).is_err() {
         return Some(drop(DropReason::Helper));
@@ -74,7 +91,7 @@ fn translate_by_flow(skb: Skb, s: &mut Scratch, zone: u32) -> Option<Verdict> {
     })
 }
 
-/// Parses the packet that an error quotes: its IP header and at least eight bytes more.
+/// Parses the packet that an error quotes: its IP header and the first eight bytes after it.
 #[inline(always)]
 fn parse_quoted_packet(skb: Skb, packet: &Packet, quoted: &mut Packet) -> Result<(), Malformed> {
     let at = packet.l4 + 8;
@@ -115,8 +132,9 @@ fn parse_quoted_packet(skb: Skb, packet: &Packet, quoted: &mut Packet) -> Result
     Ok(())
 }
 
-/// `flow` says what becomes of packets in the error's direction: its destination is who hears the error, and in the
-/// quote, which was under way in the other direction, the sender.
+/// Translates an error and the packet that it quotes. `flow` is that of packets in the direction of
+/// the error: `flow.dst` becomes the destination of the error, and the source of the quoted packet,
+/// which went in the other direction.
 #[inline(always)]
 fn translate_error(skb: Skb, packet: &Packet, quoted: &Packet, flow: &Flow) -> Result<(), HelperError> {
     if packet.src == quoted.dst && packet.src != flow.src {
@@ -135,6 +153,7 @@ fn translate_error(skb: Skb, packet: &Packet, quoted: &Packet, flow: &Flow) -> R
     rewrite_quoted_port(skb, packet, dport_at, quoted.dport_be, flow.sport_be)
 }
 
+/// Replaces an address in the quoted packet.
 #[inline(always)]
 fn rewrite_quoted_address(skb: Skb, packet: &Packet, at: u32, from: &Addr, to: &Addr) -> Result<(), HelperError> {
     if from == to {
@@ -142,7 +161,8 @@ fn rewrite_quoted_address(skb: Skb, packet: &Packet, at: u32, from: &Addr, to: &
     }
     let checksum = packet.l4 + 2;
     if packet.v4 {
-        // The quoted header's own checksum balances the change, so the error's stays.
+        // The checksum in the quoted IP header balances the change, so the checksum of the error
+        // stays valid.
         skb.update_l3_checksum(packet.l4 + 8 + 10, from.v4_be(), to.v4_be(), 4)?;
         return skb.store(at, &to.v4_be());
     }
@@ -154,7 +174,8 @@ fn rewrite_quoted_address(skb: Skb, packet: &Packet, at: u32, from: &Addr, to: &
     skb.store(at, new)
 }
 
-/// The quoted transport checksum is left: hosts do not look at it.
+/// Replaces a port in the quoted packet. The transport checksum of the quoted packet stays as it
+/// is, because hosts do not verify it.
 #[inline(always)]
 fn rewrite_quoted_port(skb: Skb, packet: &Packet, at: u32, from: u16, to: u16) -> Result<(), HelperError> {
     if from == to {

@@ -1,4 +1,17 @@
-//! How a new flow is entered, and how the replies of two flows are told apart.
+//! Inserting a new flow and the flow of its replies into `FLOWS`.
+//!
+//! `create_flow` of the other modules calls this: it fills `Scratch` with the functions `write_*`,
+//! then calls [`insert_pair`].
+//!
+//! Two flows must not have the same reply key, or the replies of one would go to the other. If the
+//! key is taken, the new flow gets another source port:
+//!
+//! ```text
+//! key        C:40000 -> N:8080             value      C:40000 -> T:80     flow
+//! reply key  T:80    -> C:40000            value      N:8080  -> C:40000  flow of the replies
+//!                           |
+//!                           taken by another flow: C:40000 becomes C:random in flow and reply key
+//! ```
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use weft_ebpf_common::{Action, EGRESS_FIRST_PORT, Flow, FlowKey, flow_flags};
@@ -12,21 +25,22 @@ use crate::{
     scratch::Scratch,
 };
 
-/// An insertion fails if the key exists.
+/// Flag of an insertion that fails if the key exists.
 const NO_EXIST: u64 = BPF_NOEXIST as u64;
-/// How many ports are tried before a flow is refused.
+/// Number of random ports that are tried before a flow is refused.
 const PORT_ATTEMPTS: u32 = 16;
-/// A translated datagram flow that was quiet for so long may lose its port to another.
-/// RFC 4787, REQ-5, wants two minutes at least.
+/// A flow of datagrams without a packet for this time may lose its port to another flow. RFC 4787,
+/// REQ-5, requires at least two minutes.
 const DATAGRAM_IDLE_S: u32 = 120;
-/// A connection to the outside that nobody answered in such a time may lose its port to another.
+/// A connection to the outside without an answer for this time may lose its port to another flow.
 const CONNECTION_UNANSWERED_S: u32 = 60;
-/// A connection whose other end closed it so long ago may too.
+/// A connection that was closed this long ago may lose its port to another flow.
 const CONNECTION_CLOSED_S: u32 = 8;
-/// First port that a flow gets whose own is taken.
+/// First port of the range that a flow gets a port from if its own is taken.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
-/// Writes the value of a flow that changes nothing about its packets.
+/// Writes the value of a flow that does not translate its packets. The caller then sets what
+/// changes.
 #[inline(always)]
 pub fn write_untranslated(packet: &Packet, flow: &mut Flow) {
     *flow = Flow {
@@ -38,7 +52,8 @@ pub fn write_untranslated(packet: &Packet, flow: &mut Flow) {
     };
 }
 
-/// Writes the value of the flow that turns answers to this packet reply: they come from where it was sent to.
+/// Writes the value of the flow for the replies to this packet. It restores the addresses that the
+/// sender of the packet used: a reply must come from where the packet was sent to.
 #[inline(always)]
 pub fn write_reply(packet: &Packet, action: Action, reply: &mut Flow) {
     *reply = Flow {
@@ -51,7 +66,7 @@ pub fn write_reply(packet: &Packet, action: Action, reply: &mut Flow) {
     };
 }
 
-/// Writes the key of the answers to `flow`'s packets, as seen in `zone`.
+/// Writes the key in `zone` of the replies to packets that `flow` has translated.
 #[inline(always)]
 pub fn write_reply_key(zone: u32, proto: u8, flow: &Flow, key: &mut FlowKey) {
     key.zone = zone;
@@ -63,17 +78,17 @@ pub fn write_reply_key(zone: u32, proto: u8, flow: &Flow, key: &mut FlowKey) {
     key._pad = [0; 3];
 }
 
-/// Which ports a flow may get.
+/// Which source port a new flow gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum SourcePort {
-    /// Its own if that is free, else any.
+    /// Its own, or a random one if its own is taken.
     Keep,
-    /// One of the range that is kept for egress.
+    /// A random one of the range that is reserved for egress.
     EgressRange,
 }
 
-/// Enters `s.reply` under `s.reply_key`, the key of the answers to `s.flow`. Where another flow's answers have that key,
-/// `s.flow` gets another source port. Then enters `s.flow` under `s.key`. False where no port is free.
+/// Inserts `s.reply` with the key `s.reply_key`, then `s.flow` with the key `s.key`. If another
+/// flow has the reply key, `s.flow` first gets another source port. False if no port is free.
 #[inline(always)]
 pub fn insert_pair(s: &mut Scratch, source_port: SourcePort) -> bool {
     if source_port == SourcePort::EgressRange {
@@ -94,7 +109,8 @@ pub fn insert_pair(s: &mut Scratch, source_port: SourcePort) -> bool {
 
 #[inline(always)]
 fn replace_reply_entry(s: &Scratch) -> bool {
-    // Not over it: of two who replace it at once, one must see that it lost.
+    // Do not overwrite the entry: if two CPUs replace it at the same time, one of the insertions
+    // must fail.
     let _ = FLOWS.remove(&s.reply_key);
     FLOWS.insert(&s.reply_key, &s.reply, NO_EXIST).is_ok()
 }
@@ -102,17 +118,19 @@ fn replace_reply_entry(s: &Scratch) -> bool {
 #[inline(always)]
 fn assign_random_port(s: &mut Scratch, source_port: SourcePort) {
     let first = if source_port == SourcePort::EgressRange { EGRESS_FIRST_PORT } else { FIRST_UNPRIVILEGED_PORT };
-    // Multiply and shift: evenly over the range, without a division.
+    // Multiply and shift: evenly distributed over the range, without a division.
     let span = u32::from(u16::MAX - first) + 1;
     let port = first + (((random() >> 16) * span) >> 16) as u16;
     s.flow.sport_be = port.to_be();
     s.reply_key.dport_be = port.to_be();
 }
 
-/// Whether the flow that holds `s.reply_key` has no more use for it.
+/// Whether `s.reply_key` may be taken from the flow that has it: that flow is the new one itself,
+/// is closed, or was idle for too long.
 #[inline(always)]
 fn is_reply_key_reusable(s: &Scratch) -> bool {
-    // SAFETY: read at once; a stale answer costs one more try, or a port that was about to be free.
+    // SAFETY: the entry is read at once. If it is outdated, one more port is tried, or a port is
+    // reused a moment early.
     let Some(holder) = (unsafe { FLOWS.get(&s.reply_key) }) else { return true };
     let reply = &s.reply;
     let same = holder.src == reply.src

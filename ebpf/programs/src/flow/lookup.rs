@@ -1,4 +1,25 @@
-//! What is known of the flow of a packet.
+//! Looking up the flow of a packet, and tracking the state of flows.
+//!
+//! The hooks call [`lookup()`] for each packet that has a flow key.
+//!
+//! weft tracks only what it needs to reuse ports and to accept new connections on old keys. It does
+//! not validate TCP sequence numbers; the hosts at both ends do.
+//!
+//! ```text
+//! first TCP packet to the outside
+//!             |
+//!        UNANSWERED --- no answer for 60 s ------------------> port may be reused
+//!             | answer
+//!             v
+//!           open ------ datagrams to the outside: idle 120 s -> port may be reused
+//!             | FIN or RST
+//!             v
+//!          closed ----- at once after RST, 8 s after FIN ----> port may be reused
+//!             |
+//!             +-------- SYN: a new connection with the same key
+//! ```
+//!
+//! All other flows start as open.
 
 use weft_ebpf_common::{Action, Backend, Flow, FlowKey, flow_flags, zone};
 
@@ -11,30 +32,32 @@ use crate::{
     },
 };
 
-/// What is known of a packet's flow.
+/// Result of a lookup.
 pub enum Lookup {
-    /// Nothing, or nothing that counts any more.
+    /// The packet has no flow, or starts a new connection with the key of an old one.
     Miss,
-    /// It goes on. The backend is there where the flow has one and goes towards it.
+    /// The packet's flow, and its backend if the flow goes to one.
     Hit(&'static mut Flow, Option<&'static Backend>),
-    /// Its backend is gone.
+    /// The packet is of a TCP connection whose backend no longer exists.
     BackendDead,
 }
 
-/// Looks a packet up by its key, and notes what it says of its connection.
+/// Looks up the flow of a packet by its key, and tracks the state of the flow.
 #[inline(always)]
 pub fn lookup(packet: &Packet, key: &FlowKey) -> Lookup {
     let Some(flow) = FLOWS.get_ptr_mut(key) else { return Lookup::Miss };
-    // SAFETY: a live element. Other CPUs may write `flags` and `last_seen_s` at the same time; both survive a lost update.
+    // SAFETY: the pointer is to a live element. Other CPUs may write `flags` and `last_seen_s` at
+    // the same time; a lost update of these does no harm.
     let flow = unsafe { &mut *flow };
     let closed = flow.flags & (flow_flags::FIN | flow_flags::RST) != 0;
     if flow.backend == 0 {
         if packet.is_syn() && closed {
             if flow.action == Action::Link as u8 {
-                // The same ports again, but the port that the node gave may be another connection's by now.
+                // A new connection with the same ports. The port that the old one got may belong to
+                // another flow now.
                 return Lookup::Miss;
             }
-            // What was true of the old connection may not be of this one.
+            // A new connection with the same key: forget the state of the old one.
             flow.flags = 0;
         }
         track_state(packet, flow);
@@ -51,6 +74,7 @@ pub fn lookup(packet: &Packet, key: &FlowKey) -> Lookup {
     Lookup::Hit(flow, Some(found))
 }
 
+/// Writes into a flow what a packet says about its state.
 #[inline(always)]
 fn track_state(packet: &Packet, flow: &mut Flow) {
     if packet.is_tcp() {
@@ -68,8 +92,8 @@ fn track_state(packet: &Packet, flow: &mut Flow) {
     }
 }
 
-/// A task closes its connection to the outside. The entry for the answers is the one that holds the node's port, so it has
-/// to know.
+/// Tracks the end of a connection to the outside also in the flow of its replies, if the task
+/// closes it. That entry occupies the node's port.
 #[inline(always)]
 pub fn track_reply_entry(packet: &Packet, flow: &Flow, reply_key: &mut FlowKey) {
     if !packet.is_tcp() || packet.tcp_flags & (TCP_FIN | TCP_RST) == 0 || flow.action != Action::Link as u8 {

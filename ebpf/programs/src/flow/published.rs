@@ -1,4 +1,19 @@
-//! Published ports: how a new flow to one is made, at the node that it reaches and at the node of its backend.
+//! Flows to published ports. This is where the backend of a published port is chosen.
+//!
+//! A flow is created twice if its backend is on another node: at the ingress node, which chooses
+//! the backend ([`create_flow`], from `uplink_in` or `task_out`), and at the node of the backend
+//! ([`create_forwarded_flow`], from `tunnel_in`). The walk of such a packet is drawn in `hooks`.
+//!
+//! | Entry at | Key | Value | Action |
+//! |---|---|---|---|
+//! | ingress node, backend elsewhere | client to node | unchanged | `Request` |
+//! | node of the backend | client to node | client to task | `LocalBackend` |
+//! | node of the backend, for replies | task to client | node to client | `Reply` |
+//! | the same, if it is the ingress node | task to client | node to client | `Client` |
+//!
+//! The client's address is not translated, so that the task sees it. At the ingress node, replies
+//! of another node's backend find the `Request` entry by their reversed key, so most such flows
+//! need only one entry there.
 
 use weft_ebpf_common::{
     Action, Addr, Backend, DropReason, Flow, FlowKey, HOST_NET, NetAddr, PortKey, PortTarget, zone,
@@ -22,12 +37,12 @@ use crate::{
 /// Whether the address is one of this node's own.
 #[inline(always)]
 pub fn is_node_address(addr: &Addr) -> bool {
-    // SAFETY: the value is not looked at.
+    // SAFETY: the value is not read.
     unsafe { OWN.get(NetAddr { net: HOST_NET, addr: *addr }) }.is_some()
 }
 
-/// What is published at the packet's destination, which is an address of this node (or, in requests that another node
-/// forwarded, of that one).
+/// The target of the published port that the packet goes to. The caller has checked that its
+/// destination is an address of this node, or that the ingress node has sent it.
 #[inline(always)]
 pub fn find_target(packet: &Packet) -> Option<&'static PortTarget> {
     if packet.l4_kind != l4_kind::PORTS {
@@ -36,25 +51,26 @@ pub fn find_target(packet: &Packet) -> Option<&'static PortTarget> {
     find_port(packet.dport_be, packet.proto)
 }
 
-/// What is published at an address, or at every address.
+/// The target of a published port. Ports are published on every address of the node.
 #[inline(always)]
 pub fn find_port(port_be: u16, proto: u8) -> Option<&'static PortTarget> {
     let key = PortKey { net: HOST_NET, port_be, proto, _pad: 0, addr: Addr::UNSPECIFIED };
-    // SAFETY: entries are written by user space only; one that was removed meanwhile names a service of before.
+    // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory still
+    // belongs to the map and holds at worst another entry.
     unsafe { PORTS.get(key) }
 }
 
-/// Where the answers go.
+/// Where the client of a published port is, and so where replies go.
 #[derive(Clone, Copy)]
 pub enum Client {
-    /// Out of the link where the request came in.
+    /// Outside: replies leave by the link that the request came in by.
     Link,
-    /// To the task of this network.
+    /// A task of this node, on the network with this VNI.
     Task(u32),
 }
 
-/// A new flow from a link or a task of this node: picks a backend and sends the packet. `None` where the service has no
-/// backend.
+/// Creates a flow at the ingress node: chooses a backend and sends the packet. `None` if the
+/// service has no backend that takes new flows.
 #[inline(always)]
 pub fn create_flow(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Client) -> Option<Verdict> {
     let (id, backend) = pick_backend(target.service)?;
@@ -75,7 +91,7 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Clien
     }
     s.flow.action = Action::Request as u8;
     let inserted = match client {
-        // Replies find the way out by the same entry, read backwards.
+        // Replies find this entry by their reversed key, so they need none of their own.
         Client::Link => FLOWS.insert(&s.key, &s.flow, 0).is_ok(),
         Client::Task(net) => {
             insert::write_reply(&s.packet, Action::Task, &mut s.reply);
@@ -91,7 +107,8 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Clien
     })
 }
 
-/// A client's packets may come another way than before: by another link, or from another router. The answers follow.
+/// Notes the link and the neighbour that a client's packet came from, because replies go there. A
+/// client's packets may start to come by another link or router.
 #[inline(always)]
 pub fn update_client(
     skb: Skb,
@@ -112,7 +129,8 @@ pub fn update_client(
     update(flow);
     if flow.action == Action::LocalBackend as u8 {
         insert::write_reply_key(backend.net, packet.proto, flow, reply_key);
-        // SAFETY: a live element; whoever else writes these fields writes what another packet of this client says.
+        // SAFETY: the pointer is to a live element. Another CPU may write the same fields at the
+        // same time, for another packet of this client; either value is right.
         if let Some(reply) = FLOWS.get_ptr_mut(&*reply_key).map(|reply| unsafe { &mut *reply })
             && reply.action == Action::Client as u8
         {
@@ -122,7 +140,8 @@ pub fn update_client(
     Ok(())
 }
 
-/// A new flow from the tunnel to a backend of this node, that `node` picked.
+/// Creates a flow at the node of the backend, for a packet that the ingress node `node` has sent
+/// here.
 #[inline(always)]
 pub fn create_forwarded_flow(
     skb: Skb,
@@ -140,8 +159,9 @@ pub fn create_forwarded_flow(
     send_to_local_backend(skb, s, port_be, backend)
 }
 
-/// Translates to a backend of this node. The client's address is kept, but for one case: where it is the backend's own
-/// (a task that dialled itself, or one of the same address on another network), no host would take the packet.
+/// Inserts the flow to a backend of this node, and sends the packet. The client's address stays,
+/// except if it is also the backend's (a task that connects to itself, or one with the same address
+/// on another network): no host accepts a packet from its own address.
 #[inline(always)]
 fn send_to_local_backend(skb: Skb, s: &mut Scratch, port_be: u16, backend: &Backend) -> Verdict {
     s.flow.action = Action::LocalBackend as u8;

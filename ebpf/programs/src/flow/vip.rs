@@ -1,4 +1,8 @@
-//! Virtual addresses, packet by packet: for what bypasses the socket hooks.
+//! Flows to VIPs.
+//!
+//! `hooks::task_out` calls this. Most connections to a VIP need no such flow, because `hooks::sock`
+//! replaces the VIP when the socket is opened. This is for packets that bypass the socket hooks,
+//! such as those of raw sockets or of namespaces inside a task.
 
 use weft_ebpf_common::{Action, DropReason, NetAddr};
 
@@ -14,14 +18,16 @@ use crate::{
     verdict::{Verdict, drop},
 };
 
-/// The service whose virtual address the packet is for.
+/// The id of the service whose VIP on network `net` is the packet's destination.
 #[inline(always)]
 pub fn find_service(net: u32, packet: &Packet) -> Option<u32> {
-    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
+    // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory still
+    // belongs to the map and holds at worst another entry.
     unsafe { VIPS.get(NetAddr { net, addr: packet.dst }) }.copied()
 }
 
-/// A new flow of a task of network `net`. `None` where the service has no backend.
+/// Creates a flow from a task of network `net`: chooses a backend and sends the packet. `None` if
+/// the service has no backend that takes new flows.
 #[inline(always)]
 pub fn create_flow(skb: Skb, s: &mut Scratch, net: u32, service: u32) -> Option<Verdict> {
     let (id, backend) = pick_backend(service)?;
@@ -30,7 +36,7 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, net: u32, service: u32) -> Option<
     s.flow.dst = if s.packet.v4 { backend.v4 } else { backend.v6 };
     s.flow.action = if backend.ifindex != 0 { Action::LocalBackend } else { Action::Overlay } as u8;
     if s.flow.dst == s.packet.src {
-        // The task picked itself: it sees the virtual address as the other end, in both directions.
+        // The task itself is the backend. It sees the VIP as the other end, in both directions.
         s.flow.src = s.packet.dst;
     }
     insert::write_reply(&s.packet, Action::Task, &mut s.reply);

@@ -1,5 +1,21 @@
-//! Sockets: a virtual address becomes a backend once, when it is dialled, at no cost for the packets after. Sockets of
-//! namespaces that this node does not know pass untouched, whatever they dial.
+//! The socket programs: they replace the address that a process connects or sends to.
+//!
+//! ```text
+//! socket of a task      VIP of one of its networks      -> address of a backend
+//! socket of the node    published port of localhost     -> the node's own address, same port
+//! any other socket      any address                     -> not changed
+//! ```
+//!
+//! The address is replaced once, when the process calls `connect`, or `sendmsg` on an unconnected
+//! socket. The packets then need no translation. `recvmsg` and `getpeername` put the original
+//! address back, so the process never sees the backend's.
+//!
+//! `SOCKETS` remembers both directions, by the socket's cookie: from the original address to the
+//! backend (`is_original` is 1; only for unconnected UDP, so that a socket keeps its backend), and
+//! from the replaced address to the original one (`is_original` is 0).
+//!
+//! The programs must never refuse a call, and must not use `scratch`, because they may be
+//! interrupted by a tc program.
 
 use aya_ebpf::{
     EbpfContext,
@@ -20,7 +36,7 @@ use crate::{
     packet::parse::{TCP, UDP},
 };
 
-/// Go on, with the address as it now stands. The only verdict that these hooks give.
+/// The kernel continues the call with the address as it is now. The programs return nothing else.
 const PROCEED: i32 = 1;
 
 #[cgroup_sock_addr(connect4)]
@@ -63,17 +79,17 @@ pub fn sock_getpeername6(context: SockAddrContext) -> i32 {
     restore_remote::<V6>(&context)
 }
 
-/// What a socket gets that dials the same address again.
+/// Whether a socket that uses the same address again gets the same backend.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reuse {
-    /// A new connection: whoever is next.
+    /// A new connection gets the next backend.
     No,
-    /// Another datagram: the same backend, as long as it lives.
+    /// Another datagram goes to the same backend, as long as it exists.
     SameSocket,
 }
 
-/// How a hook holds the remote address. Its fields must be touched one by one and word by word: the verifier knows no
-/// other access to them.
+/// How the context of a hook holds the remote address. The verifier allows access to these fields
+/// only by whole words, one at a time.
 trait Family {
     /// # Safety
     ///
@@ -91,13 +107,13 @@ struct V6;
 impl Family for V4 {
     #[inline(always)]
     unsafe fn read(context: *mut bpf_sock_addr) -> Addr {
-        // SAFETY: as the trait demands.
+        // SAFETY: the caller passes this program's context.
         Addr::from_v4_be(unsafe { read_volatile(&raw const (*context).user_ip4) })
     }
 
     #[inline(always)]
     unsafe fn write(context: *mut bpf_sock_addr, addr: &Addr) {
-        // SAFETY: as the trait demands.
+        // SAFETY: the caller passes this program's context.
         unsafe { write_volatile(&raw mut (*context).user_ip4, addr.v4_be()) }
     }
 }
@@ -105,7 +121,7 @@ impl Family for V4 {
 impl Family for V6 {
     #[inline(always)]
     unsafe fn read(context: *mut bpf_sock_addr) -> Addr {
-        // SAFETY: as the trait demands.
+        // SAFETY: the caller passes this program's context.
         unsafe {
             let ip6 = &raw const (*context).user_ip6;
             let word = |i| read_volatile(ip6.cast::<u32>().add(i));
@@ -115,7 +131,7 @@ impl Family for V6 {
 
     #[inline(always)]
     unsafe fn write(context: *mut bpf_sock_addr, addr: &Addr) {
-        // SAFETY: as the trait demands.
+        // SAFETY: the caller passes this program's context.
         unsafe {
             let ip6 = (&raw mut (*context).user_ip6).cast::<u32>();
             write_volatile(ip6, addr.words_be[0]);
@@ -126,11 +142,12 @@ impl Family for V6 {
     }
 }
 
-/// The remote end as the hook shows it, in the form of a key.
+/// The remote address of the call, as a key of `SOCKETS`. `None` if the socket is neither TCP nor
+/// UDP.
 #[inline(always)]
 fn remote<F: Family>(context: &SockAddrContext) -> Option<SocketKey> {
     let raw = context.sock_addr;
-    // SAFETY: the context of this program; the helper takes it.
+    // SAFETY: the pointer is the context of this program, which the helper requires.
     unsafe {
         let proto = read_volatile(&raw const (*raw).protocol) as u8;
         if proto != TCP && proto != UDP {
@@ -147,37 +164,40 @@ fn remote<F: Family>(context: &SockAddrContext) -> Option<SocketKey> {
     }
 }
 
+/// Replaces the address of the call, and remembers the original one.
 #[inline(always)]
 fn translate_remote<F: Family>(context: &SockAddrContext, reuse: Reuse) -> i32 {
     let Some(mut key) = remote::<F>(context) else { return PROCEED };
-    // SAFETY: the context of this program.
+    // SAFETY: the pointer is the context of this program.
     let netns = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
-    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
+    // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory still
+    // belongs to the map and holds at worst another entry.
     let peer = match unsafe { NETNS.get(netns) } {
         Some(nets) => resolve_vip(nets, &mut key, reuse),
         None => resolve_localhost_port(netns, &key),
     };
     let Some(peer) = peer else { return PROCEED };
-    // SAFETY: the context of this program.
+    // SAFETY: the pointer is the context of this program.
     unsafe { F::write(context.sock_addr, &peer.addr) };
-    let dialled = SocketPeer { addr: key.addr, port_be: key.port_be, backend: 0, _pad: [0; 3] };
+    let original = SocketPeer { addr: key.addr, port_be: key.port_be, backend: 0, _pad: [0; 3] };
     key.is_original = 0;
     key.addr = peer.addr;
-    let _ = SOCKETS.insert(&key, dialled, 0);
+    let _ = SOCKETS.insert(&key, original, 0);
     PROCEED
 }
 
-/// A virtual address of one of the task's networks.
+/// The backend for a task that uses a VIP of one of its networks. `None` if the address is no such
+/// VIP or the service has no backend.
 #[inline(always)]
 fn resolve_vip(nets: &Nets, key: &mut SocketKey, reuse: Reuse) -> Option<SocketPeer> {
     let service = find_service(nets, &key.addr)?;
     key.is_original = 1;
     if reuse == Reuse::SameSocket {
-        // SAFETY: read at once.
-        if let Some(kept) = unsafe { SOCKETS.get(&*key) }
-            && find_backend(kept.backend).is_some()
+        // SAFETY: the entry is read at once.
+        if let Some(cached) = unsafe { SOCKETS.get(&*key) }
+            && find_backend(cached.backend).is_some()
         {
-            return Some(*kept);
+            return Some(*cached);
         }
     }
     let (id, found) = pick_backend(service)?;
@@ -194,6 +214,7 @@ fn backend_address(backend: &Backend, v4: bool) -> Addr {
     if v4 { backend.v4 } else { backend.v6 }
 }
 
+/// The id of the service whose VIP this is on one of the networks.
 #[inline(always)]
 fn find_service(nets: &Nets, addr: &Addr) -> Option<u32> {
     let mut i = 0;
@@ -202,7 +223,8 @@ fn find_service(nets: &Nets, addr: &Addr) -> Option<u32> {
         if net == 0 {
             return None;
         }
-        // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
+        // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory
+        // still belongs to the map and holds at worst another entry.
         if let Some(&service) = unsafe { VIPS.get(NetAddr { net, addr: *addr }) } {
             return Some(service);
         }
@@ -211,7 +233,7 @@ fn find_service(nets: &Nets, addr: &Addr) -> Option<u32> {
     None
 }
 
-/// A published port of localhost, by a socket of the node itself.
+/// The node's own address, for a socket of the node itself that uses a published port of localhost.
 #[inline(always)]
 fn resolve_localhost_port(netns: u64, key: &SocketKey) -> Option<SocketPeer> {
     let config = config()?;
@@ -226,14 +248,14 @@ fn resolve_localhost_port(netns: u64, key: &SocketKey) -> Option<SocketPeer> {
     Some(SocketPeer { backend: 0, addr, port_be: key.port_be, _pad: [0; 3] })
 }
 
-/// Shows the program the address that it dialled.
+/// Puts the address back that the process used.
 #[inline(always)]
 fn restore_remote<F: Family>(context: &SockAddrContext) -> i32 {
     let Some(key) = remote::<F>(context) else { return PROCEED };
-    // SAFETY: read at once.
-    if let Some(dialled) = unsafe { SOCKETS.get(&key) } {
-        let addr = dialled.addr;
-        // SAFETY: the context of this program.
+    // SAFETY: the entry is read at once.
+    if let Some(original) = unsafe { SOCKETS.get(&key) } {
+        let addr = original.addr;
+        // SAFETY: the pointer is the context of this program.
         unsafe { F::write(context.sock_addr, &addr) };
     }
     PROCEED

@@ -1,5 +1,22 @@
-//! All that a task sends: the host side of its veth. Nothing leaves a task that is not accounted for here; there is no
-//! bridge behind it and no stack.
+//! `task_out`: packets that a task sends, at the host side of its veth.
+//!
+//! ```text
+//! source is not the task's          -> drop, except replies by another interface of the task
+//! ARP, neighbour discovery          -> reply::neigh
+//! multicast, loopback, link-local   -> drop
+//! ICMP error                        -> flow::icmp_error
+//! known flow                        -> flow::apply
+//! to a task of the network          -> to that task, directly or by the tunnel
+//! ping of a VIP or gateway          -> reply::echo
+//! first packet to a VIP             -> flow::vip
+//! to the tunnel or control port     -> drop
+//! first packet to a published port  -> flow::published
+//! first packet to anything else     -> flow::egress
+//! ```
+//!
+//! The program must never return `PASS`: the node's stack would route the packet without a check. A
+//! packet that the program does not handle is dropped. No other code checks that a task uses only
+//! its own addresses.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weft_ebpf_common::{DropReason, Endpoint, endpoint_flags};
@@ -27,16 +44,18 @@ use crate::{
     verdict::{Verdict, drop},
 };
 
+/// Entry point: a packet from a task.
 #[classifier]
-// A function of its own would put the build folder's hash into the object, by its name.
+// A function that is not inlined has a symbol. Its name would contain a hash of the build folder,
+// so other folders would build other objects.
 #[inline(always)]
 pub fn task_out(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     let (Some(s), Some(endpoint)) = (scratch(), find_endpoint(skb.ifindex())) else {
         return drop(DropReason::NoEndpoint);
     };
-    // The kernel took a VLAN tag off before this hook, and would put it on again on the way out: into a network that is
-    // not the task's.
+    // The kernel removes a VLAN tag before this hook and adds it again when the packet leaves. The
+    // packet would then enter a network that is not the task's.
     if skb.has_vlan_tag() {
         return drop(DropReason::Spoofed);
     }
@@ -70,19 +89,22 @@ pub fn task_out(context: TcContext) -> i32 {
     handle_asymmetric_reply(skb, s, endpoint)
 }
 
+/// The task interface behind a veth of this node.
 #[inline(always)]
 fn find_endpoint(ifindex: u32) -> Option<&'static Endpoint> {
-    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
+    // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory still
+    // belongs to the map and holds at worst another entry.
     unsafe { ENDPOINTS.get(ifindex) }
 }
 
+/// Whether the source of the packet is the address of this interface.
 #[inline(always)]
 fn has_source_of(endpoint: &Endpoint, packet: &Packet) -> bool {
     packet.src == if packet.v4 { endpoint.v4 } else { endpoint.v6 }
 }
 
-/// The task answers from its first interface's address over another interface, because its routes say so. Only what
-/// answers a known flow is let through.
+/// Handles a packet with the address of the task's first interface that came by another interface,
+/// because the task's routes say so. Only a reply of a known flow is accepted.
 #[inline(always)]
 fn handle_asymmetric_reply(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     let Some(primary) = find_endpoint(endpoint.primary) else { return drop(DropReason::Spoofed) };
@@ -99,7 +121,7 @@ fn handle_asymmetric_reply(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Ve
     }
 }
 
-/// A packet whose source is in order.
+/// Handles a packet whose source is the task's address on this interface.
 #[inline(always)]
 fn handle_packet(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     let net = endpoint.net;
@@ -129,7 +151,7 @@ fn handle_packet(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     handle_new_flow(skb, s, endpoint)
 }
 
-/// To another task of the network.
+/// Sends the packet to another task of the network. `None` if no task has the destination address.
 #[inline(always)]
 fn send_within_network(skb: Skb, s: &Scratch, endpoint: &Endpoint) -> Option<Verdict> {
     let found = send::find_task(endpoint.net, &s.packet.dst)?;
@@ -142,7 +164,7 @@ fn send_within_network(skb: Skb, s: &Scratch, endpoint: &Endpoint) -> Option<Ver
     })
 }
 
-/// A new flow to anything but a task.
+/// Handles a packet that has no flow and goes to no task.
 #[inline(always)]
 fn handle_new_flow(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     let path = ReplyPath::IncomingLink;
@@ -154,7 +176,7 @@ fn handle_new_flow(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
         }
     }
     if s.packet.fragment == fragment::LATER {
-        // Its first fragment made the flow, or was refused.
+        // Its first fragment has created the flow, or was refused.
         return drop(DropReason::FragmentUnknown);
     }
     if let Some(service) = service {
@@ -175,6 +197,7 @@ fn handle_new_flow(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     handle_egress(skb, s, endpoint)
 }
 
+/// Whether the destination of the packet is in the subnet of this interface.
 #[inline(always)]
 fn is_within_subnet(endpoint: &Endpoint, packet: &Packet) -> bool {
     if packet.v4 {
@@ -184,7 +207,7 @@ fn is_within_subnet(endpoint: &Endpoint, packet: &Packet) -> bool {
     }
 }
 
-/// A new flow that leaves the network: to a published port of this node, or to anything else.
+/// Handles a new flow that leaves the network: to a published port of this node, or to the outside.
 #[inline(always)]
 fn handle_egress(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     let path = ReplyPath::IncomingLink;

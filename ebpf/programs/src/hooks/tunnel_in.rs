@@ -1,4 +1,14 @@
-//! Ingress of the VXLAN device. Every packet comes from a node of the cluster, or is dropped.
+//! `tunnel_in`: packets from other nodes, at the VXLAN device.
+//!
+//! ```text
+//! source is no node of the cluster          -> drop
+//! VNI_REQUEST  to a published port          -> to the backend that the ingress node chose
+//! VNI_REPLY    reply to such a packet       -> to the client, outside or a task of this node
+//! network      between tasks of a network   -> to the task of this node
+//! ```
+//!
+//! The program never passes a packet to the node's stack: nothing else uses the VXLAN device. It
+//! trusts what nodes of the cluster send.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weft_ebpf_common::{Action, Addr, DropReason, FIRST_NETWORK_VNI, HOST_NET, NetAddr, VNI_REPLY, VNI_REQUEST, zone};
@@ -22,13 +32,15 @@ use crate::{
     verdict::{Verdict, drop},
 };
 
+/// Entry point: a packet from another node.
 #[classifier]
-// A function of its own would put the build folder's hash into the object, by its name.
+// A function that is not inlined has a symbol. Its name would contain a hash of the build folder,
+// so other folders would build other objects.
 #[inline(always)]
 pub fn tunnel_in(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
     let (Some(s), Some(source)) = (scratch(), skb.tunnel_source()) else { return drop(DropReason::Helper) };
-    // SAFETY: the value is not looked at.
+    // SAFETY: the value is not read.
     if unsafe { NODES.get(NetAddr { net: HOST_NET, addr: source.node }) }.is_none() {
         return drop(DropReason::UntrustedNode);
     }
@@ -48,7 +60,7 @@ pub fn tunnel_in(context: TcContext) -> i32 {
     }
 }
 
-/// A packet to a published port of `node`, as that node got it.
+/// Handles a packet to a published port of `node`, the ingress node, which has sent it unchanged.
 #[inline(always)]
 fn handle_request(skb: Skb, s: &mut Scratch, node: &Addr) -> Verdict {
     let Some(id) = send::requested_backend(skb) else { return drop(DropReason::Malformed) };
@@ -67,14 +79,16 @@ fn handle_request(skb: Skb, s: &mut Scratch, node: &Addr) -> Verdict {
     let Some(backend) = pick::find_backend(id).filter(|backend| backend.ifindex != 0) else {
         return refuse::reject(skb, &s.packet, ReplyPath::Tunnel(*node), DropReason::BackendDead);
     };
-    // Also within a connection: where this node forgot it, its task still knows it, and resets what it does not know.
+    // This creates a flow also for a packet in the middle of a TCP connection: the flow may have
+    // been evicted while the task still has the connection. If the task does not have it, the task
+    // answers with a reset.
     match published::find_target(&s.packet) {
         Some(target) => published::create_forwarded_flow(skb, s, id, backend, target.port_be, node),
         None => refuse::reject(skb, &s.packet, ReplyPath::Tunnel(*node), DropReason::NoFlow),
     }
 }
 
-/// An answer to a request that this node forwarded.
+/// Handles a reply to a packet that this node, as the ingress node, has sent to a backend.
 #[inline(always)]
 fn handle_reply(skb: Skb, s: &mut Scratch) -> Verdict {
     if s.packet.l4_kind == l4_kind::ICMP_ERROR {
@@ -84,7 +98,8 @@ fn handle_reply(skb: Skb, s: &mut Scratch) -> Verdict {
         return drop(DropReason::FragmentUnknown);
     }
     s.packet.write_reply_key(zone::HOST, &mut s.key);
-    // SAFETY: read at once; at worst it names another link, which the packet would be no use on.
+    // SAFETY: the entry is read at once. If another CPU replaces it meanwhile, the packet at worst
+    // leaves by another link, where no host accepts it.
     if let Some(flow) = unsafe { FLOWS.get(&s.key) }
         && flow.action == Action::Request as u8
     {
@@ -97,10 +112,11 @@ fn handle_reply(skb: Skb, s: &mut Scratch) -> Verdict {
     }
 }
 
-/// A packet between tasks of a network.
+/// Handles a packet between tasks of the network `net`.
 #[inline(always)]
 fn handle_overlay(skb: Skb, s: &mut Scratch, net: u32) -> Verdict {
-    // Errors about a translated flow are translated; any other goes to its task like all else.
+    // An ICMP error about a flow is translated. Any other error goes to its task like other
+    // packets.
     if s.packet.l4_kind == l4_kind::ICMP_ERROR {
         return icmp_error::forward_from_task(skb, s, net)
             .unwrap_or_else(|| send::to_task_with_address(skb, net, &s.packet.dst));

@@ -1,5 +1,17 @@
-//! Ingress of every link with a global address, and of loopback: published ports, and the answers to what tasks sent to
-//! the outside. Whatever is neither passes.
+//! `uplink_in`: packets that enter the node by a link with a global address, or by loopback.
+//!
+//! ```text
+//! not IP, VLAN tag, loopback, multicast, tunnel    -> pass to the node's stack
+//! ICMP error                                       -> flow::icmp_error
+//! known flow (published port, reply from outside)  -> flow::apply
+//! TCP connection whose backend is dead             -> reset
+//! first packet to a published port                 -> flow::published
+//! TCP to a published port, neither known nor SYN   -> reset, unless a local socket has it
+//! anything else                                    -> pass to the node's stack
+//! ```
+//!
+//! The program must pass everything that is not for weft, because the node's own traffic comes this
+//! way too.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use weft_ebpf_common::{DropReason, LOOPBACK_IFINDEX, TUNNEL_PORT, zone};
@@ -22,8 +34,10 @@ use crate::{
     verdict::{PASS, Verdict, drop},
 };
 
+/// Entry point: a packet that enters by a link or by loopback.
 #[classifier]
-// A function of its own would put the build folder's hash into the object, by its name.
+// A function that is not inlined has a symbol. Its name would contain a hash of the build folder,
+// so other folders would build other objects.
 #[inline(always)]
 pub fn uplink_in(context: TcContext) -> i32 {
     let skb = Skb::new(context.skb.skb);
@@ -33,19 +47,21 @@ pub fn uplink_in(context: TcContext) -> i32 {
     }
     match parse(skb, &mut s.packet) {
         Ok(true) => {}
-        // Not for weft to judge: the node's stack will.
+        // The node's stack decides about other protocols and malformed packets.
         Ok(false) | Err(_) => return PASS,
     }
     if s.packet.dst.is_loopback() || s.packet.dst.is_multicast_or_broadcast() {
         return PASS;
     }
-    // Most of what a node's links carry, and nothing that could be published.
+    // Tunnel packets are most of the traffic between nodes, and the tunnel port cannot be
+    // published.
     if s.packet.is_udp() && s.packet.dport_be == TUNNEL_PORT.to_be() {
         return PASS;
     }
     handle_packet(skb, s)
 }
 
+/// Handles an IP packet that is addressed to a single host.
 #[inline(always)]
 fn handle_packet(skb: Skb, s: &mut Scratch) -> Verdict {
     match s.packet.l4_kind {
@@ -75,6 +91,7 @@ fn handle_packet(skb: Skb, s: &mut Scratch) -> Verdict {
     }
 }
 
+/// Handles a packet without a flow: creates one if it goes to a published port.
 #[inline(always)]
 fn handle_new_flow(skb: Skb, s: &mut Scratch) -> Verdict {
     if s.packet.l4_kind != l4_kind::PORTS || !published::is_node_address(&s.packet.dst) {
@@ -82,8 +99,9 @@ fn handle_new_flow(skb: Skb, s: &mut Scratch) -> Verdict {
     }
     let Some(target) = published::find_target(&s.packet) else { return PASS };
     if s.packet.is_tcp() && !s.packet.is_syn() {
-        // Either a connection that the node itself made from a port that happens to be published, or one that was
-        // forgotten, which must not hang.
+        // Either the node itself opened this connection, from a port that is also published, or its
+        // flow was evicted. In the second case a reset ends the connection at both ends; without
+        // it, both would wait for a timeout.
         let (packet, own) = (&s.packet, &s.packet.dst);
         if skb.has_local_tcp_connection(&packet.src, own, packet.sport_be, packet.dport_be) {
             return PASS;
@@ -100,7 +118,8 @@ fn handle_new_flow(skb: Skb, s: &mut Scratch) -> Verdict {
     }
 }
 
-/// Whether the packet answers a flow that a socket of the node itself made, from a port that happens to be published.
+/// Whether the packet is a reply to a socket of the node itself, which uses a local port that is
+/// also published.
 #[inline(always)]
 fn is_reply_to_local_socket(s: &mut Scratch) -> bool {
     s.packet.write_reply_key(zone::HOST, &mut s.reply_key);

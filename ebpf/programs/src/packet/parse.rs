@@ -1,4 +1,8 @@
-//! Parsing: from bytes to a [`Packet`], once, in the same form for IPv4 and IPv6.
+//! Parsing: from the bytes of a packet to a [`Packet`].
+//!
+//! Each tc hook calls [`parse()`] once. IPv4 and IPv6 give the same form, so later code mostly does
+//! not distinguish them. IPv4 options are skipped. Of the IPv6 extension headers only the fragment
+//! header is understood; a packet with another one has no ports that weft knows.
 
 use weft_ebpf_common::{Addr, FlowKey};
 
@@ -22,54 +26,59 @@ pub const TCP_SYN: u8 = 2;
 pub const TCP_RST: u8 = 4;
 pub const TCP_ACK: u8 = 16;
 
-/// What the ports of a [`Packet`] are.
+/// What the transport header of a [`Packet`] is, and so what its two ports mean.
 pub mod l4_kind {
-    /// Ports of TCP or UDP.
+    /// TCP or UDP: the ports are its ports.
     pub const PORTS: u8 = 1;
-    /// An echo request: its identifier is the source port.
+    /// An ICMP echo request: the source port is its identifier, the destination port is zero.
     pub const ECHO_REQUEST: u8 = 2;
-    /// An echo reply: its identifier is the destination port.
+    /// An ICMP echo reply: the destination port is its identifier, the source port is zero.
     pub const ECHO_REPLY: u8 = 3;
-    /// An ICMP error about another packet.
+    /// An ICMP error about another packet. Both ports are zero.
     pub const ICMP_ERROR: u8 = 4;
-    /// No ports that weft knows.
+    /// Anything else. Both ports are zero.
     pub const OTHER: u8 = 5;
 }
 
-/// Place in a fragmented datagram.
+/// Position of a packet in a fragmented datagram.
 pub mod fragment {
     pub const WHOLE: u8 = 0;
     pub const FIRST: u8 = 1;
     pub const LATER: u8 = 2;
 }
 
-/// What the headers say.
+/// The header fields that weft needs. Plain integers, so that every bit pattern is valid.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Packet {
     pub src: Addr,
     pub dst: Addr,
-    /// Offset of the transport header.
+    /// Offset of the transport header in the frame, in bytes.
     pub l4: u32,
-    /// Bytes from there to the end of the datagram.
+    /// Length of the datagram from there on, in bytes, as the IP header says.
     pub l4_len: u32,
     pub tcp_seq_be: u32,
     pub tcp_ack_be: u32,
+    /// Identification of the datagram, to match its fragments.
     pub id_be: u32,
     pub sport_be: u16,
     pub dport_be: u16,
+    /// IP protocol number.
     pub proto: u8,
+    /// [`l4_kind`].
     pub l4_kind: u8,
+    /// [`fragment`].
     pub fragment: u8,
+    /// IPv4 if true, else IPv6.
     pub v4: bool,
     pub tcp_flags: u8,
-    /// TCP header length in bytes.
+    /// Length of the TCP header, in bytes.
     pub tcp_header_len: u8,
     pub icmp_type: u8,
     pub icmp_code: u8,
 }
 
-/// The headers contradict themselves or end too early.
+/// The headers are inconsistent, or the packet ends before them.
 pub struct Malformed;
 
 impl From<HelperError> for Malformed {
@@ -89,13 +98,14 @@ impl Packet {
         self.proto == UDP
     }
 
-    /// Asks for a new connection.
+    /// Whether the packet asks for a new TCP connection.
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
         self.proto == TCP && self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
-    /// Offset of the transport checksum; `None` where the packet holds none (a later fragment, a foreign protocol).
+    /// Offset of the transport checksum in the frame, in bytes. `None` if the packet has none: it
+    /// is a later fragment, or weft does not know the protocol.
     #[inline(always)]
     pub fn checksum_offset(&self) -> Option<u32> {
         if self.fragment == fragment::LATER {
@@ -109,7 +119,7 @@ impl Packet {
         }
     }
 
-    /// Writes the key of this packet as seen in `zone`.
+    /// Writes the flow key of this packet in `zone`.
     #[inline(always)]
     pub fn write_key(&self, zone: u32, key: &mut FlowKey) {
         key.zone = zone;
@@ -121,7 +131,7 @@ impl Packet {
         key._pad = [0; 3];
     }
 
-    /// Writes the key of the packets that answer this one.
+    /// Writes the flow key in `zone` of the packets that answer this one.
     #[inline(always)]
     pub fn write_reply_key(&self, zone: u32, key: &mut FlowKey) {
         key.zone = zone;
@@ -134,7 +144,7 @@ impl Packet {
     }
 }
 
-/// Parses an IPv4 or IPv6 packet; `Ok(false)` where it is neither.
+/// Parses an IPv4 or IPv6 packet. `Ok(false)` if it is neither.
 #[inline(always)]
 pub fn parse(skb: Skb, packet: &mut Packet) -> Result<bool, Malformed> {
     match skb.protocol_be() {
@@ -216,7 +226,7 @@ fn parse_l4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
     match packet.proto {
         TCP | UDP if packet.fragment == fragment::LATER => packet.l4_kind = l4_kind::PORTS,
         TCP => {
-            // Up to and with the flags; the 20 bytes of a full header are there in any TCP segment.
+            // Load the part of the header that every TCP segment has.
             let mut header = [0_u16; 10];
             skb.load(packet.l4, &mut header)?;
             packet.l4_kind = l4_kind::PORTS;
@@ -251,7 +261,7 @@ fn parse_l4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Types: RFC 792 and RFC 4443.
+/// Sets kind and ports of an ICMP packet from its type (RFC 792, RFC 4443).
 #[inline(always)]
 pub fn parse_icmp(packet: &mut Packet, identifier_be: u16) {
     packet.l4_kind = match (packet.v4, packet.icmp_type) {

@@ -1,4 +1,7 @@
-//! Address and port translation, with every checksum that depends on them.
+//! Rewriting addresses and ports of a packet, with all checksums that depend on them.
+//!
+//! `flow` translates packets with [`translate`]; `reply` builds its answers with the other
+//! functions. All of them leave the packet's `Packet` as it was parsed.
 
 use weft_ebpf_common::{Addr, Flow};
 
@@ -13,9 +16,11 @@ const V4_SRC: u32 = ETH_LEN + 12;
 const V4_DST: u32 = ETH_LEN + 16;
 const V6_SRC: u32 = ETH_LEN + 8;
 const V6_DST: u32 = ETH_LEN + 24;
+/// Time to live of the packets that weft builds.
 const TTL: u32 = 64;
 
-/// Makes of the packet what the flow says. Writes only what differs.
+/// Rewrites addresses and ports to those of the flow. Writes only the fields that differ. Later
+/// fragments have no ports, so only their addresses change.
 #[inline(always)]
 pub fn translate(skb: Skb, packet: &Packet, flow: &Flow) -> Result<(), HelperError> {
     if packet.src != flow.src {
@@ -40,7 +45,7 @@ pub fn translate(skb: Skb, packet: &Packet, flow: &Flow) -> Result<(), HelperErr
 pub fn rewrite_address(skb: Skb, packet: &Packet, is_src: bool, from: &Addr, to: &Addr) -> Result<(), HelperError> {
     if packet.v4 {
         let (from, to) = (from.v4_be(), to.v4_be());
-        // ICMP over IPv4 does not sum the addresses.
+        // The checksum of ICMP over IPv4 does not include the addresses.
         if let Some(at) = packet.checksum_offset()
             && packet.l4_kind == l4_kind::PORTS
         {
@@ -57,12 +62,13 @@ pub fn rewrite_address(skb: Skb, packet: &Packet, is_src: bool, from: &Addr, to:
         skb.update_l4_checksum_pseudo(at, from[2], to[2], udp)?;
         skb.update_l4_checksum_pseudo(at, from[3], to[3], udp)?;
     }
-    // IPv6 has no header checksum to balance the change, so a checksum over the whole packet, if a device gave one,
-    // gets here back what `update_l4_checksum_pseudo` took from it.
+    // A device may have computed a checksum over the whole packet. `update_l4_checksum_pseudo`
+    // changed it for the new transport checksum. IPv6 has no header checksum that would balance the
+    // new address, so the address must be added here.
     skb.store_with_csum(if is_src { V6_SRC } else { V6_DST }, &to.words_be)
 }
 
-/// Replaces a port, or the identifier of an echo.
+/// Replaces a port, or the identifier of an ICMP echo.
 #[inline(always)]
 fn rewrite_port(skb: Skb, packet: &Packet, is_src: bool, from: u16, to: u16) -> Result<(), HelperError> {
     let at = match packet.l4_kind {
@@ -75,7 +81,8 @@ fn rewrite_port(skb: Skb, packet: &Packet, is_src: bool, from: u16, to: u16) -> 
     skb.store(at, &to)
 }
 
-/// Exchanges source and destination address. No checksum changes.
+/// Exchanges source and destination address. All checksums stay valid, because the order of words
+/// does not change a sum.
 #[inline(always)]
 pub fn swap_addresses(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     if packet.v4 {
@@ -85,13 +92,14 @@ pub fn swap_addresses(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     }
 }
 
-/// Writes the IP header of an answer to the packet.
+/// Overwrites the IP header with the header of an answer to the packet: addresses exchanged, no
+/// options, `payload` bytes of protocol `proto`.
 #[inline(always)]
 pub fn write_reply_header(skb: Skb, packet: &Packet, proto: u8, payload: u32) -> Result<(), HelperError> {
     if packet.v4 {
         let mut header = [
             (0x4500_0000 | V4_HEADER_LEN + payload).to_be(),
-            // Do not fragment.
+            // Do not fragment (RFC 791, 3.1).
             0x4000_u32.to_be(),
             (TTL << 24 | u32::from(proto) << 16).to_be(),
             packet.dst.v4_be(),

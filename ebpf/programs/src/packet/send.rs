@@ -1,4 +1,18 @@
-//! The ways out of a hook.
+//! Sending a packet from a hook: to a task, to a link, or through the tunnel.
+//!
+//! Each function writes the Ethernet addresses that the receiver needs, calls a redirect helper and
+//! returns its verdict. Addresses and ports must be final before. If a helper fails, the packet is
+//! dropped and counted as `Helper`.
+//!
+//! | Receiver | Function | Tunnel VNI |
+//! |---|---|---|
+//! | task on this node | [`to_task`], [`to_task_with_address`], [`back_to_task`] | |
+//! | task on another node, packet of their network | [`to_task_node`] | the network's |
+//! | backend on another node, packet to a published port | [`to_backend_node`] | `VNI_REQUEST` |
+//! | ingress node, reply to such a packet | [`to_ingress_node`] | `VNI_REPLY` |
+//! | client of a published port | [`to_client`] | |
+//! | host outside of the cluster | [`to_neighbour`] | |
+//! | sender of this packet | [`to_sender`] | |
 
 use weft_ebpf_common::{
     Addr, Backend, DropReason, Flow, Forward, LOOPBACK_IFINDEX, NetAddr, ROUTER_MAC, VNI_REPLY, VNI_REQUEST,
@@ -10,7 +24,7 @@ use crate::{
     verdict::{Verdict, drop},
 };
 
-/// Ethernet destination and source.
+/// Ethernet destination and source, as they are in the frame.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Macs {
@@ -18,10 +32,11 @@ struct Macs {
     src: [u8; 6],
 }
 
-/// First byte of the inner destination MAC of a request; the backend's id follows.
+/// First byte of the inner destination MAC of a request: a locally administered address. The low
+/// five bytes of the backend's id follow.
 const BACKEND_MAC_PREFIX: u8 = 0x02;
 
-/// Out of a link, to the neighbour that the node's routes name.
+/// Sends the packet out of a link, to the neighbour that the node's routing table gives.
 #[inline(always)]
 pub fn to_neighbour(skb: Skb, ifindex: u32) -> Verdict {
     if ifindex != LOOPBACK_IFINDEX {
@@ -30,17 +45,18 @@ pub fn to_neighbour(skb: Skb, ifindex: u32) -> Verdict {
     to_link(skb, ifindex, Macs { dst: [0; 6], src: [0; 6] })
 }
 
-/// Into the task behind a veth of this node.
+/// Sends the packet into the task behind a veth of this node.
 #[inline(always)]
 pub fn to_task(skb: Skb, ifindex: u32, mac: &[u8; 6]) -> Verdict {
     if skb.store(0, &Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
         return drop(DropReason::Helper);
     }
-    // What comes from the node's own sockets has not left them for good yet: it takes the ordinary way.
+    // A packet on loopback comes from a socket of the node, which still accounts for it. Such a
+    // packet goes through the host side of the veth, as any packet of the node does.
     if skb.ifindex() == LOOPBACK_IFINDEX { skb.redirect_to_link(ifindex) } else { skb.redirect_to_peer(ifindex) }
 }
 
-/// Into the task of this node that owns an address.
+/// Sends the packet into the task of this node that has the address in network `net`.
 #[inline(always)]
 pub fn to_task_with_address(skb: Skb, net: u32, addr: &Addr) -> Verdict {
     match find_task(net, addr) {
@@ -49,13 +65,15 @@ pub fn to_task_with_address(skb: Skb, net: u32, addr: &Addr) -> Verdict {
     }
 }
 
+/// Where the task with the address in network `net` is. `None` if no task has it.
 #[inline(always)]
 pub fn find_task(net: u32, addr: &Addr) -> Option<&'static Forward> {
-    // SAFETY: written by user space only; deleted meanwhile, it stays memory of the map, at worst another entry by now.
+    // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory still
+    // belongs to the map and holds at worst another entry.
     unsafe { FORWARD.get(NetAddr { net, addr: *addr }) }
 }
 
-/// Back into the task whose packet this hook got.
+/// Sends the packet back into the task that it came from.
 #[inline(always)]
 pub fn back_to_task(skb: Skb, mac: &[u8; 6]) -> Verdict {
     if skb.store(0, &Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
@@ -64,14 +82,16 @@ pub fn back_to_task(skb: Skb, mac: &[u8; 6]) -> Verdict {
     skb.redirect_to_link(skb.ifindex())
 }
 
-/// As it is, to the node of a backend.
+/// Sends a packet to a published port unchanged to the node of its backend. The inner destination
+/// MAC carries the backend's id.
 #[inline(always)]
 pub fn to_backend_node(skb: Skb, id: u64, backend: &Backend) -> Verdict {
     let [.., a, b, c, d, e] = id.to_be_bytes();
     to_tunnel(skb, VNI_REQUEST, &backend.node, [BACKEND_MAC_PREFIX, a, b, c, d, e])
 }
 
-/// The backend that a request is for.
+/// The id of the backend that a packet from [`to_backend_node`] is for. `None` if the frame has no
+/// such MAC.
 #[inline(always)]
 pub fn requested_backend(skb: Skb) -> Option<u64> {
     let mut mac = [0_u8; 6];
@@ -80,20 +100,21 @@ pub fn requested_backend(skb: Skb) -> Option<u64> {
     (first == BACKEND_MAC_PREFIX).then_some(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
 }
 
-/// As it is, to the node where the request came in.
+/// Sends a reply to the ingress node, where the request came in. The reply is translated already.
 #[inline(always)]
 pub fn to_ingress_node(skb: Skb, node: &Addr) -> Verdict {
     to_tunnel(skb, VNI_REPLY, node, ROUTER_MAC)
 }
 
-/// As a packet of its network, to the node of a task.
+/// Sends a packet of network `net` to the node of its task.
 #[inline(always)]
 pub fn to_task_node(skb: Skb, net: u32, node: &Addr) -> Verdict {
     to_tunnel(skb, net, node, ROUTER_MAC)
 }
 
-/// The tunnel's MTU, where this packet is larger. Tasks have links of that MTU; others learn it here. Over IPv4 there is
-/// no such limit: the tunnel's own packets may be fragmented there.
+/// The MTU of the tunnel in bytes, if this packet is larger. The links of tasks have this MTU;
+/// clients outside learn it from the ICMP error that the caller sends. A tunnel over IPv4 has no
+/// limit, because its own packets may be fragmented.
 #[inline(always)]
 pub fn exceeded_tunnel_mtu(skb: Skb) -> Option<u32> {
     let mtu = config()?.tunnel_mtu;
@@ -103,7 +124,8 @@ pub fn exceeded_tunnel_mtu(skb: Skb) -> Option<u32> {
 #[inline(always)]
 fn to_tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
     let Some(config) = config() else { return drop(DropReason::Helper) };
-    // A VXLAN device drops frames whose source is its own address, so the source is one that no device has.
+    // A VXLAN device drops frames whose source is its own address, so use an address that no device
+    // has.
     if skb.store(0, &Macs { dst, src: ROUTER_MAC }).is_err() {
         return drop(DropReason::Helper);
     }
@@ -113,14 +135,16 @@ fn to_tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
     skb.redirect_to_link(config.tunnel_ifindex)
 }
 
-/// To the client of a published port, the way its last packet came. No route is looked up, and no neighbour: besides
-/// the time, `bpf_redirect_neigh` costs kernels before 6.18 a leak of memory for each packet that came out of the tunnel.
+/// Sends a reply to the client of a published port: out of the link and to the neighbour that the
+/// client's last packet came from. This needs no lookup of a route or a neighbour. It also avoids
+/// `bpf_redirect_neigh`, which leaks memory in kernels before 6.18 for each packet that came out of
+/// the tunnel.
 #[inline(always)]
 pub fn to_client(skb: Skb, flow: &Flow) -> Verdict {
     to_link(skb, flow.ifindex, Macs { dst: flow.client_mac, src: flow.link_mac })
 }
 
-/// Back out of the link that the packet came in by, to whoever sent it there: a task or a neighbour of the node.
+/// Sends the packet back out of the link that it came in by, to the task or neighbour that sent it.
 #[inline(always)]
 pub fn to_sender(skb: Skb) -> Verdict {
     match skb.macs() {
@@ -137,7 +161,7 @@ fn to_link(skb: Skb, ifindex: u32, macs: Macs) -> Verdict {
         }
         return skb.redirect_to_link(ifindex);
     }
-    // The stack takes what carries loopback's own address, which is all zero.
+    // The address of loopback is all zero. The node's stack accepts frames that are sent to it.
     if skb.store(0, &Macs { dst: [0; 6], src: [0; 6] }).is_err() {
         return drop(DropReason::Helper);
     }

@@ -1,4 +1,7 @@
-//! Helper calls on a packet. The only file that speaks to the kernel's tc helpers.
+//! Calls of kernel helpers for a packet. No other file calls the kernel's tc helpers.
+//!
+//! The helpers are described in bpf-helpers(7). Methods have the helpers' names where that is
+//! possible. Offsets and lengths are in bytes and count from the Ethernet header.
 
 use core::{ffi::c_void, mem::zeroed, ptr::null_mut};
 
@@ -19,24 +22,25 @@ use weft_ebpf_common::Addr;
 
 use crate::verdict::Verdict;
 
-/// Ethernet header length; every link that weft attaches to has one.
+/// Length of the Ethernet header, in bytes. weft attaches only to links that have one.
 pub const ETH_LEN: u32 = 14;
 
-/// `PACKET_HOST` (linux/if_packet.h).
+/// `PACKET_HOST` (linux/if_packet.h): the frame is addressed to this host.
 const PACKET_HOST: u32 = 0;
-/// Time to live of tunnel packets.
+/// Time to live of the tunnel's own packets.
 const TUNNEL_TTL: u8 = 64;
 
-/// A kernel helper refused.
+/// A kernel helper returned an error.
 pub struct HelperError;
 
-/// A packet.
+/// A packet, as the kernel passed it to the program.
 #[derive(Clone, Copy)]
 pub struct Skb(*mut __sk_buff);
 
-/// Where a tunnel packet came from.
+/// The tunnel that a packet came from.
 pub struct TunnelSource {
     pub vni: u32,
+    /// The node at the other end.
     pub node: Addr,
 }
 
@@ -45,58 +49,61 @@ fn check(code: i64) -> Result<(), HelperError> {
     if code < 0 { Err(HelperError) } else { Ok(()) }
 }
 
-/// Copies of `Skb` are made in the hooks only, from the context that the kernel passed: every helper call below is
-/// sound because the pointer is that context, and buffers are given with their own length.
+/// Only the hooks make an `Skb`, from the context that the kernel passed to the program. The helper
+/// calls below are sound because the pointer is that context and because each buffer is passed with
+/// its own length.
 impl Skb {
     #[inline(always)]
     pub fn new(context: *mut __sk_buff) -> Self {
         Self(context)
     }
 
+    /// Length of the frame, in bytes.
     #[inline(always)]
     pub fn len(self) -> u32 {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         unsafe { (*self.0).len }
     }
 
-    /// EtherType, in network byte order.
+    /// EtherType (linux/if_ether.h).
     #[inline(always)]
     pub fn protocol_be(self) -> u16 {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         unsafe { (*self.0).protocol as u16 }
     }
 
-    /// The link whose hook this is.
+    /// Index of the link whose hook runs the program.
     #[inline(always)]
     pub fn ifindex(self) -> u32 {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         unsafe { (*self.0).ifindex }
     }
 
-    /// Will be cut into segments before it leaves the machine; its length says nothing about theirs.
+    /// Whether the kernel cuts the packet into segments before it leaves the machine (generic
+    /// segmentation offload). The length of such a packet is not the length of a segment.
     #[inline(always)]
     pub fn is_gso(self) -> bool {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         unsafe { (*self.0).gso_size != 0 }
     }
 
-    /// Carries a VLAN tag beside the frame.
+    /// Whether the packet carries a VLAN tag, which the kernel keeps outside of the frame.
     #[inline(always)]
     pub fn has_vlan_tag(self) -> bool {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         unsafe { (*self.0).vlan_present != 0 }
     }
 
     /// Fills `to` from the bytes at `offset`.
     #[inline(always)]
     pub fn load<T>(self, offset: u32, to: &mut T) -> Result<(), HelperError> {
-        // SAFETY: `to` is valid for its size; callers load integers and arrays of integers only.
+        // SAFETY: `to` is valid for its size. Callers load only integers and arrays of integers.
         check(unsafe {
             bpf_skb_load_bytes(self.0.cast::<c_void>(), offset, (to as *mut T).cast(), size_of::<T>() as u32)
         })
     }
 
-    /// The frame's destination and source.
+    /// Destination and source of the Ethernet header.
     #[inline(always)]
     pub fn macs(self) -> Result<([u8; 6], [u8; 6]), HelperError> {
         let mut macs = [[0_u8; 6]; 2];
@@ -105,14 +112,15 @@ impl Skb {
         Ok((dst, src))
     }
 
-    /// Writes `from` at `offset`, leaving every checksum as it is.
+    /// Writes `from` at `offset`. No checksum is updated.
     #[inline(always)]
     pub fn store<T>(self, offset: u32, from: &T) -> Result<(), HelperError> {
         // SAFETY: `from` is valid for its size.
         check(unsafe { bpf_skb_store_bytes(self.0, offset, (from as *const T).cast(), size_of::<T>() as u32, 0) })
     }
 
-    /// Writes `from` at `offset` and adjusts the checksum that a device computed over the whole packet.
+    /// Writes `from` at `offset`, and updates the checksum that a device may have computed over the
+    /// whole packet (`BPF_F_RECOMPUTE_CSUM`).
     #[inline(always)]
     pub fn store_with_csum<T>(self, offset: u32, from: &T) -> Result<(), HelperError> {
         // SAFETY: `from` is valid for its size.
@@ -127,89 +135,94 @@ impl Skb {
         })
     }
 
-    /// Adjusts the IPv4 header checksum at `offset` for a change of two or four bytes.
+    /// Updates the IPv4 header checksum at `offset` for a field of `bytes` bytes (2 or 4) that
+    /// changes.
     #[inline(always)]
     pub fn update_l3_checksum(self, offset: u32, from: u32, to: u32, bytes: u64) -> Result<(), HelperError> {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         check(unsafe { bpf_l3_csum_replace(self.0, offset, from.into(), to.into(), bytes) })
     }
 
-    /// Adjusts the transport checksum at `offset` for a change in the transport header.
+    /// Updates the transport checksum at `offset` for a 16-bit field of the transport header that
+    /// changes.
     #[inline(always)]
     pub fn update_l4_checksum(self, offset: u32, from: u16, to: u16, udp: bool) -> Result<(), HelperError> {
         let flags = 2 | if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), flags) })
     }
 
-    /// Adjusts the transport checksum at `offset` for a change of a word of the payload.
+    /// Updates the transport checksum at `offset` for a 32-bit word of the payload that changes.
     #[inline(always)]
     pub fn update_l4_checksum_word(self, offset: u32, from: u32, to: u32) -> Result<(), HelperError> {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), 4) })
     }
 
-    /// Adjusts the transport checksum at `offset` for a change of one word of an address.
+    /// Updates the transport checksum at `offset` for a 32-bit word of an address that changes:
+    /// part of the pseudo header.
     #[inline(always)]
     pub fn update_l4_checksum_pseudo(self, offset: u32, from: u32, to: u32, udp: bool) -> Result<(), HelperError> {
         let flags = 4 | u64::from(BPF_F_PSEUDO_HDR) | if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), flags) })
     }
 
-    /// Cuts or grows the packet to `len` bytes.
+    /// Shortens or extends the packet to `len` bytes.
     #[inline(always)]
     pub fn resize(self, len: u32) -> Result<(), HelperError> {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         check(unsafe { bpf_skb_change_tail(self.0, len, 0) })
     }
 
-    /// The frame was for somebody's MAC address; now it is for whoever gets it. Kernels before 6.15 do not do this
-    /// in `bpf_redirect_peer`.
+    /// Marks the frame as addressed to the host that receives it, whatever its MAC address was.
+    /// `bpf_redirect_peer` does this itself from Linux 6.15 on.
     #[inline(always)]
     pub fn mark_for_this_host(self) {
-        // SAFETY: the context of this program.
+        // SAFETY: the pointer is the context of this program.
         unsafe { bpf_skb_change_type(self.0, PACKET_HOST) };
     }
 
-    /// Into the other end of the veth whose host side is `ifindex`, in one go.
+    /// Moves the packet to the other end of the veth whose host side is `ifindex`, without passing
+    /// the host side's queue.
     #[inline(always)]
     pub fn redirect_to_peer(self, ifindex: u32) -> Verdict {
         self.mark_for_this_host();
-        // SAFETY: no pointer.
+        // SAFETY: the helper takes no pointer.
         unsafe { bpf_redirect_peer(ifindex, 0) as Verdict }
     }
 
-    /// Out of a link, as the frame stands.
+    /// Sends the frame out of a link, with the Ethernet addresses that it has.
     #[inline(always)]
     pub fn redirect_to_link(self, ifindex: u32) -> Verdict {
-        // SAFETY: no pointer.
+        // SAFETY: the helper takes no pointer.
         unsafe { bpf_redirect(ifindex, 0) as Verdict }
     }
 
-    /// As if it had come in by a link.
+    /// Hands the frame to the node's stack as if a link had received it.
     #[inline(always)]
     pub fn redirect_to_ingress(self, ifindex: u32) -> Verdict {
-        // SAFETY: no pointer.
+        // SAFETY: the helper takes no pointer.
         unsafe { bpf_redirect(ifindex, BPF_F_INGRESS.into()) as Verdict }
     }
 
-    /// Out of a link, to the neighbour that the node's routes name.
+    /// Sends the packet out of a link, to the neighbour that the node's routing table gives.
     #[inline(always)]
     pub fn redirect_to_neighbour(self, ifindex: u32) -> Verdict {
-        // SAFETY: no parameters.
+        // SAFETY: a null pointer means no parameters, and the length is zero.
         unsafe { bpf_redirect_neigh(ifindex, null_mut(), 0, 0) as Verdict }
     }
 
-    /// Names the tunnel that the VXLAN device shall put the frame into.
+    /// Sets the VNI and the endpoints that the VXLAN device uses to encapsulate the frame.
     #[inline(always)]
     pub fn set_tunnel(self, vni: u32, local: &Addr, remote: &Addr) -> Result<(), HelperError> {
-        // SAFETY: integers only.
+        // SAFETY: the type consists of integers, for which zero is valid.
         let mut key: bpf_tunnel_key = unsafe { zeroed() };
         key.tunnel_id = vni;
         key.tunnel_ttl = TUNNEL_TTL;
-        // The frame inside has its own checksums, and UDP over IPv4 may go without (RFC 7348, section 5); over IPv6 the
-        // receiver would have to be told.
+        // The frame inside has its own checksums, so the outer UDP header needs none over IPv4 (RFC
+        // 7348, section 5). Over IPv6, a receiver drops packets without one unless it is configured
+        // to accept them.
         let flags = if remote.is_v4() {
             key.__bindgen_anon_1.remote_ipv4 = u32::from_be(remote.v4_be());
             if local.is_v4() {
@@ -227,14 +240,15 @@ impl Skb {
         check(unsafe { bpf_skb_set_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags.into()) })
     }
 
-    /// Where the frame came from, on a VXLAN device.
+    /// The tunnel that a frame on a VXLAN device came from. `None` if the kernel has no tunnel
+    /// metadata for it.
     #[inline(always)]
     pub fn tunnel_source(self) -> Option<TunnelSource> {
-        // SAFETY: integers only.
+        // SAFETY: the type consists of integers, for which zero is valid.
         let mut key: bpf_tunnel_key = unsafe { zeroed() };
         let size = size_of::<bpf_tunnel_key>() as u32;
-        // SAFETY: `key` is valid for its size; the union member that is read is the one that the kernel wrote, and
-        // every bit pattern is valid in all of them.
+        // SAFETY: `key` is valid for its size. The code reads the union member that the kernel
+        // wrote, and every bit pattern is valid in all members.
         unsafe {
             if bpf_skb_get_tunnel_key(self.0, &raw mut key, size, 0) == 0 {
                 let node = Addr::from_v4_be(key.__bindgen_anon_1.remote_ipv4.to_be());
@@ -248,10 +262,11 @@ impl Skb {
         None
     }
 
-    /// Whether a socket of the node itself has this TCP connection (not merely listens).
+    /// Whether a socket of the node itself has this TCP connection. A socket that only listens does
+    /// not count.
     #[inline(always)]
     pub fn has_local_tcp_connection(self, src: &Addr, dst: &Addr, sport_be: u16, dport_be: u16) -> bool {
-        // SAFETY: integers only.
+        // SAFETY: the type consists of integers, for which zero is valid.
         let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
         let size = if src.is_v4() {
             tuple.__bindgen_anon_1.ipv4 =
@@ -262,7 +277,8 @@ impl Skb {
                 bpf_sock_tuple_v6 { saddr: src.words_be, daddr: dst.words_be, sport: sport_be, dport: dport_be };
             size_of::<bpf_sock_tuple_v6>()
         };
-        // SAFETY: `tuple` is valid for `size`; the reference is released before the program goes on.
+        // SAFETY: `tuple` is valid for `size`. The reference to the socket is released before the
+        // method returns.
         unsafe {
             let socket = bpf_skc_lookup_tcp(self.0.cast(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as u64, 0);
             if socket.is_null() {
@@ -278,21 +294,24 @@ impl Skb {
 /// `TCP_LISTEN` (net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
 
+/// A pseudo-random number.
 #[inline(always)]
 pub fn random() -> u32 {
-    // SAFETY: no pointer.
+    // SAFETY: the helper takes no pointer.
     unsafe { bpf_get_prandom_u32() }
 }
 
+/// Number of the CPU that runs the program.
 #[inline(always)]
 pub fn cpu_id() -> u32 {
-    // SAFETY: no pointer.
+    // SAFETY: the helper takes no pointer.
     unsafe { bpf_get_smp_processor_id() }
 }
 
-/// Monotonic clock, in units of 2^30 ns: near enough a second, and a shift where a division would cost more.
+/// The monotonic clock, in units of 2^30 ns, which is 1.07 s. A shift is cheaper than a division by
+/// 10^9.
 #[inline(always)]
 pub fn now_s() -> u32 {
-    // SAFETY: no pointer.
+    // SAFETY: the helper takes no pointer.
     unsafe { (bpf_ktime_get_ns() >> 30) as u32 }
 }

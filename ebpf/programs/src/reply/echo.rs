@@ -1,4 +1,7 @@
-//! Pings of addresses that no host has: virtual addresses and gateways. Answered in place.
+//! Echo replies for VIPs and gateways, which no host has.
+//!
+//! `hooks::task_out` calls this for a task's ping of such an address. Pings of any other address
+//! must not be answered here: the host that has it answers.
 
 use weft_ebpf_common::DropReason;
 
@@ -11,13 +14,16 @@ use crate::{
     verdict::{Verdict, drop},
 };
 
-/// An echo request, or a later fragment of what can only be one.
+/// Whether the packet is an echo request, or a later fragment of an ICMP datagram. Among packets to
+/// a VIP or a gateway, such a fragment can only belong to an echo request.
 #[inline(always)]
 pub fn is_echo_request(packet: &Packet) -> bool {
     packet.l4_kind == l4_kind::ECHO_REQUEST
         || packet.fragment == fragment::LATER && (packet.proto == ICMP || packet.proto == ICMP_V6)
 }
 
+/// Turns the request into its reply, and sends it back to the task whose link has the address
+/// `mac`.
 #[inline(always)]
 pub fn answer_echo(skb: Skb, packet: &Packet, mac: &[u8; 6]) -> Verdict {
     match write_echo_reply(skb, packet) {
@@ -28,7 +34,7 @@ pub fn answer_echo(skb: Skb, packet: &Packet, mac: &[u8; 6]) -> Verdict {
 
 #[inline(always)]
 fn write_echo_reply(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
-    // Sums do not change when two words that both count change places.
+    // All checksums stay valid, because both addresses are still part of each sum.
     rewrite::swap_addresses(skb, packet)?;
     if packet.fragment == fragment::LATER {
         return Ok(());

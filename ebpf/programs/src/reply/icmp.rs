@@ -1,4 +1,12 @@
-//! ICMP errors about a packet, written over it.
+//! Building ICMP errors about a packet, over the packet.
+//!
+//! `refuse` calls this and sends the result. The packet must have no IP options or extension
+//! headers, because the error quotes a header of fixed length:
+//!
+//! ```text
+//! before   Ethernet | IP header     | transport header | data
+//! after    Ethernet | new IP header | ICMP header | old IP header | first 8 bytes of transport
+//! ```
 
 use crate::packet::{
     checksum,
@@ -7,32 +15,36 @@ use crate::packet::{
     skb::{ETH_LEN, HelperError, Skb},
 };
 
-/// ICMP header, type and code to the word that errors leave unused (RFC 792, RFC 4443).
+/// Length of the ICMP header in bytes: type, code, checksum and a word that depends on the type
+/// (RFC 792, RFC 4443).
 const ICMP_HEADER_LEN: u32 = 8;
-/// Transport bytes that an error quotes; more is allowed, none is needed.
+/// Number of transport bytes that an error quotes. RFC 792 requires eight; RFC 4443 asks for as
+/// many as fit, but hosts need only the ports.
 const QUOTED_L4_LEN: u32 = 8;
 
-/// Destination unreachable, port unreachable (RFC 792; RFC 4443, 3.1): type and code, and the unused word.
+/// Destination unreachable, port unreachable (RFC 792; RFC 4443, 3.1): type and code, then the
+/// unused word.
 const PORT_UNREACHABLE_V4: [u32; 2] = [0x0303_0000_u32.to_be(), 0];
 const PORT_UNREACHABLE_V6: [u32; 2] = [0x0104_0000_u32.to_be(), 0];
-/// Fragmentation needed (RFC 1191, 4) and packet too big (RFC 4443, 3.2): the MTU follows.
+/// Fragmentation needed (RFC 1191, 4) and packet too big (RFC 4443, 3.2): type and code. The MTU is
+/// in the next word.
 const TOO_BIG_V4: u32 = 0x0304_0000_u32.to_be();
 const TOO_BIG_V6: u32 = 0x0200_0000_u32.to_be();
 
-/// Turns the packet into the error that says that nothing listens.
+/// Turns the packet into a port-unreachable error about itself.
 #[inline(always)]
 pub fn write_port_unreachable(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     write_error(skb, packet, &if packet.v4 { PORT_UNREACHABLE_V4 } else { PORT_UNREACHABLE_V6 })
 }
 
-/// Turns the packet into the error that says what fits.
+/// Turns the packet into an error about itself that says that packets of up to `mtu` bytes fit.
 #[inline(always)]
 pub fn write_too_big(skb: Skb, packet: &Packet, mtu: u32) -> Result<(), HelperError> {
     let first = if packet.v4 { TOO_BIG_V4 } else { TOO_BIG_V6 };
     write_error(skb, packet, &[first, mtu.to_be()])
 }
 
-/// Turns the packet into an ICMP error about itself, whose header starts with these words.
+/// Turns the packet into an ICMP error about itself. `words` is the ICMP header, without checksum.
 #[inline(always)]
 fn write_error(skb: Skb, packet: &Packet, words: &[u32; 2]) -> Result<(), HelperError> {
     if packet.v4 { write_error_v4(skb, packet, *words) } else { write_error_v6(skb, packet, *words) }

@@ -1,5 +1,9 @@
-//! Neighbours, as a task sees them: all have the router's address. Questions are answered in place; the asker's own
-//! address is nobody else's, and duplicate-address probes must find nothing.
+//! Answers to ARP and neighbour discovery from a task.
+//!
+//! `hooks::task_out` calls this. Every address except the task's own resolves to `ROUTER_MAC`, so
+//! that the task sends all its packets to weft. A question for the task's own address must stay
+//! without an answer: it is a probe for a duplicate address (RFC 5227, RFC 4862), and an answer
+//! would make the task give up its address. No request leaves the node.
 
 use weft_ebpf_common::{Addr, DropReason, Endpoint, ROUTER_MAC};
 
@@ -13,7 +17,7 @@ use crate::{
     verdict::{Verdict, drop},
 };
 
-/// RFC 826, for Ethernet and IPv4.
+/// An ARP packet for Ethernet and IPv4 (RFC 826).
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Arp {
@@ -30,18 +34,25 @@ struct Arp {
 const ARP_REQUEST: u16 = 1_u16.to_be();
 const ARP_REPLY: u16 = 2_u16.to_be();
 
-/// RFC 4861, 4.1 to 4.5: solicitations, advertisements and redirects.
+/// ICMPv6 types of neighbour discovery: solicitations, advertisements and redirects (RFC 4861, 4.1
+/// to 4.5).
 const NDP_TYPES: core::ops::RangeInclusive<u8> = 133..=137;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
-/// Neighbour advertisement, and below it: from a router, solicited, overrides what was known.
+/// First word of a neighbour advertisement: its type (RFC 4861, 4.4).
 const ADVERTISEMENT: u32 = 136 << 24;
+/// Flags of the advertisement: from a router, solicited, overrides cached addresses (RFC 4861,
+/// 4.4).
 const ROUTER_SOLICITED_OVERRIDE: u32 = 0b111 << 29;
-/// Target link-layer address option, one unit of eight bytes long.
+/// Start of the option with the target's link-layer address: type, and length in units of eight
+/// bytes (RFC 4861, 4.6.1).
 const TARGET_MAC: u32 = 2 << 24 | 1 << 16;
+/// Length of the advertisement with the option, in bytes.
 const ADVERTISEMENT_LEN: u32 = 32;
-/// Discovery packets prove by it that no router passed them on.
+/// Receivers drop discovery packets with another hop limit, because a router may have forwarded
+/// them (RFC 4861, 7.1).
 const HOP_LIMIT: u32 = 255;
 
+/// Answers an ARP request of a task, or drops the packet.
 #[inline(always)]
 pub fn answer_arp(skb: Skb, endpoint: &Endpoint) -> Verdict {
     let mut arp = Arp {
@@ -79,11 +90,13 @@ pub fn answer_arp(skb: Skb, endpoint: &Endpoint) -> Verdict {
     send::back_to_task(skb, &endpoint.mac)
 }
 
+/// Whether the packet is of neighbour discovery.
 #[inline(always)]
 pub fn is_ndp(packet: &Packet) -> bool {
     packet.proto == ICMP_V6 && NDP_TYPES.contains(&packet.icmp_type)
 }
 
+/// Answers a neighbour solicitation of a task, or drops the packet.
 #[inline(always)]
 pub fn answer_ndp(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Verdict {
     let sender = &packet.src;
@@ -106,7 +119,7 @@ pub fn answer_ndp(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Verdict {
     }
 }
 
-/// Turns the frame into the advertisement of `target`.
+/// Turns the frame into an advertisement to `sender` that `target` has `ROUTER_MAC`.
 #[inline(always)]
 fn write_advertisement(skb: Skb, sender: &Addr, target: &Addr) -> Result<(), HelperError> {
     let l4 = ETH_LEN + 40;

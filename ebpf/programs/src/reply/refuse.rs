@@ -1,4 +1,14 @@
-//! Refusals that the other end hears: TCP gets a reset, UDP a port-unreachable. Silence would make it wait.
+//! Rejecting packets: weft drops the packet, counts it, and tells the sender.
+//!
+//! ```text
+//! TCP                     -> TCP reset
+//! UDP                     -> ICMP port unreachable
+//! too big for the tunnel  -> ICMP fragmentation needed, or packet too big
+//! anything else           -> no answer
+//! ```
+//!
+//! Without an answer, the sender would wait for a timeout. The hooks call [`reject`]; `flow::apply`
+//! calls [`reject_too_big`]. A TCP reset must never be answered by a reset (RFC 9293, 3.5.2).
 
 use weft_ebpf_common::{Addr, DropReason};
 
@@ -16,26 +26,27 @@ use crate::{
 
 const TCP_HEADER_LEN: u32 = 20;
 
-/// The way back to whoever sent the packet.
+/// The path from this node to the sender of a packet.
 #[derive(Clone, Copy)]
 pub enum ReplyPath {
-    /// Out of the link that it came in by: to a neighbour, or into the task.
+    /// Out of the link that the packet came in by: to a neighbour of the node, or into the task.
     IncomingLink,
-    /// Through the tunnel.
+    /// Through the tunnel, to the ingress node with this address.
     Tunnel(Addr),
 }
 
-/// Counts a packet as dropped, and turns it into the answer that says so.
+/// Counts the packet as dropped for `reason`, and answers it with a TCP reset or an ICMP error if
+/// one is possible.
 #[inline(always)]
 pub fn reject(skb: Skb, packet: &Packet, path: ReplyPath, reason: DropReason) -> Verdict {
     let dropped = drop(reason);
     let header = if packet.v4 { V4_HEADER_LEN } else { V6_HEADER_LEN };
-    // Options or extensions in the path: rare, and not worth it.
+    // Packets with IP options or extension headers are rare. They are dropped without an answer.
     if packet.fragment != fragment::WHOLE || packet.l4 != ETH_LEN + header {
         return dropped;
     }
     let built = if packet.is_tcp() {
-        // Never answer a reset with one.
+        // RFC 9293, 3.5.2: a reset is not answered by a reset.
         if packet.tcp_flags & TCP_RST != 0 {
             return dropped;
         }
@@ -51,7 +62,8 @@ pub fn reject(skb: Skb, packet: &Packet, path: ReplyPath, reason: DropReason) ->
     send_reply(skb, path)
 }
 
-/// Counts a packet as too big, and turns it into the answer that says what fits.
+/// Counts the packet as dropped because it is too big, and answers it with an ICMP error that says
+/// that packets of up to `mtu` bytes fit.
 #[inline(always)]
 pub fn reject_too_big(skb: Skb, packet: &Packet, mtu: u32) -> Verdict {
     let dropped = drop(DropReason::TooBig);
@@ -73,7 +85,8 @@ fn send_reply(skb: Skb, path: ReplyPath) -> Verdict {
     }
 }
 
-/// RFC 9293, 3.5.2: a segment with ACK is reset at the number that it acknowledges; one without is acknowledged.
+/// Turns the packet into a TCP reset. If the segment has an ACK, the reset takes the acknowledged
+/// number as its sequence number; if not, the reset acknowledges the segment (RFC 9293, 3.5.2).
 #[inline(always)]
 fn write_tcp_reset(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     let partial = is_checksum_partial(skb, packet.l4 + 16)?;
@@ -89,14 +102,17 @@ fn write_tcp_reset(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     let ports = (u32::from(u16::from_be(packet.dport_be)) << 16 | u32::from(u16::from_be(packet.sport_be))).to_be();
     let mut tcp = [ports, seq_be, ack_be, ((TCP_HEADER_LEN / 4) << 28 | u32::from(flags) << 16).to_be(), 0];
     let pseudo = checksum::sum_pseudo_header(&packet.dst, &packet.src, TCP, TCP_HEADER_LEN);
-    // Where the checksum is left to the device, the field holds the sum of the pseudo header.
+    // If a device completes the checksum, the field must hold the sum of the pseudo header.
     let checksum = if partial { checksum::fold(pseudo) } else { !checksum::fold(pseudo + checksum::sum_words(&tcp)) };
     tcp[4] = (u32::from(u16::from_be(checksum)) << 16).to_be();
     skb.store(packet.l4, &tcp)
 }
 
-/// Whether the transport checksum is left to a device. There is no helper that tells; but in that case the kernel
-/// rightly ignores a change in the transport header, so one is pretended.
+/// Whether the transport checksum is partial: a device completes it when the packet leaves
+/// (`CHECKSUM_PARTIAL`, linux/skbuff.h). No helper reports this. In that case `bpf_l4_csum_replace`
+/// ignores changes of the transport header. So this function calls it for a change that has not
+/// happened and checks whether the checksum is different afterwards. The caller must then write the
+/// checksum anew.
 #[inline(always)]
 fn is_checksum_partial(skb: Skb, checksum_offset: u32) -> Result<bool, HelperError> {
     let (mut before, mut after) = (0_u16, 0_u16);
