@@ -29,7 +29,7 @@ pub struct Tables {
     pub nodes: BTreeMap<NetAddr, u32>,
     pub routes: BTreeMap<Prefix, Route>,
     pub netns: BTreeMap<u64, Nets>,
-    /// The services and backends that have an entry in a map of counters.
+    /// The services that have an entry in the map of counters.
     pub counted_services: BTreeSet<u32>,
 }
 
