@@ -2,6 +2,7 @@
 //! in one program.
 
 mod runtime;
+mod error_chain;
 mod clock;
 mod agent;
 mod preflight;

@@ -11,7 +11,7 @@ use rustix::{
     thread::{CapabilitySet, capabilities},
 };
 
-use crate::runtime::chain;
+use crate::error_chain::error_chain;
 
 /// The oldest kernel that has all BPF features of the data plane.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -32,7 +32,7 @@ pub(crate) fn missing_requirements() -> Vec<String> {
     // Without the capabilities, the checks of the mesh fail too, and would only repeat that weft
     // needs root.
     if capabilities.is_empty() {
-        missing.extend(weft_mesh::Mesh::check().iter().map(|error| chain(error)));
+        missing.extend(weft_mesh::Mesh::check().iter().map(|error| error_chain(error)));
     }
     missing.extend(capabilities);
     missing

@@ -45,7 +45,10 @@ use self::{
     steps::{Call, Ears, Finished},
     tasks::{Next, Step, View},
 };
-use crate::runtime::{Executor, ObservedTask, RuntimeKind, chain};
+use crate::{
+    error_chain::error_chain,
+    runtime::{Executor, ObservedTask, RuntimeKind},
+};
 
 /// How often everything is compared with the kernel though nothing rang.
 const FULL_SYNC: Duration = Duration::from_secs(10);
@@ -181,7 +184,7 @@ impl Agent {
                 faults.collect(close_connections(report.gone, links, &sandboxes).await)?;
             }
             for (task, fault) in &links.faults {
-                tracing::warn!(%task, error = chain(fault), "a task's links are not as they shall be");
+                tracing::warn!(%task, error = error_chain(fault), "a task's links are not as they shall be");
             }
         }
         self.links = links;
@@ -419,11 +422,11 @@ async fn close_connections(
                     tracing::debug!(count, sandbox = %sandbox.display(), "closed connections to dead tasks");
                 }
                 Ok(Err(error)) => {
-                    let error = chain(&error);
+                    let error = error_chain(&error);
                     tracing::warn!(error, "connections to dead tasks stay open until their next packet");
                 }
                 Err(error) => {
-                    tracing::debug!(error = chain(&error), "a task ended before its connections could be closed");
+                    tracing::debug!(error = error_chain(&error), "a task ended before its connections could be closed");
                 }
             }
         }

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    runtime::{ObservedTask, Phase, RuntimeError, chain, retry},
+    error_chain::error_chain,
+    runtime::{ObservedTask, Phase, RETRY_BACKOFF, RuntimeError},
 };
 
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl Progress {
         if matches!(error, RuntimeError::Unwanted) {
             return;
         }
-        let error = chain(error);
+        let error = error_chain(error);
         tracing::warn!(task = %finished.task, step = ?finished.step, error, "a step of a task failed");
         match finished.step {
             Step::Prepare => self.set(TaskState::Rejected, error, None),
@@ -121,7 +122,7 @@ impl Progress {
             Step::Listen | Step::Remove => {}
         }
         let failures = before.map_or(0, |rest| rest.failures).saturating_add(1);
-        self.rest = Some(Rest { step: finished.step, failures, until: now + retry::after(failures) });
+        self.rest = Some(Rest { step: finished.step, failures, until: now + RETRY_BACKOFF.delay(failures) });
     }
 
     pub(super) fn set(&mut self, state: TaskState, error: String, exit_code: Option<i32>) {

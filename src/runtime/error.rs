@@ -1,8 +1,8 @@
 //! Why a task cannot be prepared, started or stopped, and how that is told.
 
-use std::{error::Error, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
-/// What went wrong, to what. Causes are sources, and no part of the text: who shows an error shows its [`chain`], as
+/// What went wrong, to what. Causes are sources, and no part of the text: who shows an error shows its [`error_chain`](crate::error_chain::error_chain), as
 /// `service ps` does.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeError {
@@ -47,23 +47,10 @@ impl RuntimeError {
     }
 }
 
-/// An error with all its causes, each said once: some libraries put theirs into their own words, too.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error_chain::error_chain;
 
     const CAUSE: &str = "the one cause";
 
@@ -109,7 +96,7 @@ mod tests {
     #[test]
     fn each_error_tells_its_cause_once() {
         for error in every_kind() {
-            let (want, told) = (usize::from(has_cause(&error)), chain(&error));
+            let (want, told) = (usize::from(has_cause(&error)), error_chain(&error));
             assert_eq!(told.matches(CAUSE).count(), want, "{told}");
             // As the command line and the daemon's log show it.
             let told = format!("{:#}", anyhow::Error::from(error));
@@ -119,12 +106,9 @@ mod tests {
 
     #[test]
     fn a_cause_that_an_error_already_told_is_not_told_again() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("outer: {source}")]
-        struct Outer {
-            source: io::Error,
-        }
-        assert_eq!(chain(&Outer { source: io::Error::other(CAUSE) }), format!("outer: {CAUSE}"));
-        assert_eq!(chain(&RuntimeError::kernel("do it")(io::Error::other(CAUSE))), format!("cannot do it: {CAUSE}"));
+        assert_eq!(
+            error_chain(&RuntimeError::kernel("do it")(io::Error::other(CAUSE))),
+            format!("cannot do it: {CAUSE}")
+        );
     }
 }

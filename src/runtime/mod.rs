@@ -8,7 +8,7 @@
 //! - [`docker`]: containers of the local Docker engine.
 //!
 //! What is the same for both: [`mod@reference`] says what images are called, [`identity`] who a task is, [`mod@error`] what
-//! may go wrong, [`retry`] how soon to try again, [`logs`] which records a reader wants. [`whoami`] is the program of the
+//! may go wrong, [`logs`] which records a reader wants. [`whoami`] is the program of the
 //! built-in image `weft/whoami`, which both can run.
 
 pub(crate) mod process;
@@ -16,20 +16,21 @@ pub(crate) mod docker;
 pub(crate) mod reference;
 pub(crate) mod identity;
 mod error;
-pub(crate) mod retry;
 mod logs;
 pub(crate) mod whoami;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use weft_model::LogSource;
-use weft_model::{NodeName, TaskId, plan::TaskPlan};
+use weft_model::{Backoff, LogSource, NodeName, TaskId, plan::TaskPlan};
 
-pub(crate) use self::error::{RuntimeError, chain};
+pub(crate) use self::error::RuntimeError;
+
+/// Delays before a failed call to a runtime, or of a runtime to its engine, is retried.
+pub(crate) const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// What the agent needs of a runtime. Calls for one task must not overlap; calls for different tasks may.
 #[async_trait]

@@ -32,7 +32,8 @@ use tracing::{debug, warn};
 use weft_model::{LogError, LogOptions, LogRecord, LogSource};
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
-use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError, chain, retry};
+use super::{Executor, ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeError};
+use crate::error_chain::error_chain;
 use container::Part;
 
 /// The hidden subcommand: the sandbox's only process.
@@ -93,7 +94,7 @@ impl DockerRuntime {
         for task in container::leftovers(&self.list(None).await?) {
             match self.erase(&task).await {
                 Ok(()) => debug!(%task, "removed a sandbox that an earlier daemon left"),
-                Err(error) => warn!(%task, error = chain(&error), "cannot remove a sandbox that holds nothing"),
+                Err(error) => warn!(%task, error = error_chain(&error), "cannot remove a sandbox that holds nothing"),
             }
         }
         Ok(())
@@ -222,7 +223,7 @@ async fn stop_container(docker: &Docker, task: &TaskId, id: &str) {
             Err(error) if matches!(status(&error), Some(304 | 404)) => return,
             Err(error) => warn!(%task, error = reason(&error), "the engine did not stop the task; trying again"),
         }
-        tokio::time::sleep(retry::after(failures)).await;
+        tokio::time::sleep(RETRY_BACKOFF.delay(failures)).await;
     }
 }
 
@@ -262,7 +263,7 @@ impl Executor for DockerRuntime {
     async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         if let Err(error) = self.make_sandbox(task).await {
             if let Err(error) = self.erase(&task.id).await {
-                warn!(task = %task.id, error = chain(&error), "cannot clear up after a failure");
+                warn!(task = %task.id, error = error_chain(&error), "cannot clear up after a failure");
             }
             return Err(error);
         }

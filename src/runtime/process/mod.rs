@@ -34,8 +34,8 @@ use tracing::{debug, warn};
 use weft_model::{LogError, LogOptions, LogRecord, LogSource};
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
-use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError, chain};
-use crate::clock::now_ms;
+use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError};
+use crate::{clock::now_ms, error_chain::error_chain};
 use dir::{Record, TaskDir};
 use image::Image;
 use kernel::{
@@ -61,7 +61,7 @@ pub(super) fn shim(args: &[OsString]) -> ExitCode {
     match shim::run(&TaskDir::new(dir), Path::new(run_dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", chain(&error));
+            eprintln!("{}", error_chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -170,7 +170,7 @@ impl ProcessRuntime {
         };
         made().inspect_err(|_| {
             if let Err(error) = self.erase(&task.id) {
-                warn!(task = %task.id, error = chain(&error), "cannot clear up after a failure");
+                warn!(task = %task.id, error = error_chain(&error), "cannot clear up after a failure");
             }
         })
     }
@@ -290,7 +290,7 @@ fn phase(dir: &TaskDir, kill: impl FnOnce(&Path) -> Result<(), RuntimeError>) ->
     let group = dir.record()?.ok_or(RuntimeError::NotPrepared)?.cgroup;
     let ended = end(dir).map_err(RuntimeError::io("end the task in", dir.path())).and_then(|()| kill(&group));
     if let Err(error) = ended {
-        warn!(error = chain(&error), "a task without its shim does not end; trying again");
+        warn!(error = error_chain(&error), "a task without its shim does not end; trying again");
         return Ok(unended);
     }
     let words = fs::read_to_string(dir.join("shim.err")).unwrap_or_default();
@@ -364,7 +364,7 @@ impl LogSource for ProcessRuntime {
         match dir.record() {
             Ok(Some(_)) => {}
             Ok(None) => return Err(LogError::NoSuchTask(task.clone())),
-            Err(error) => return Err(LogError::Unreadable { task: task.clone(), reason: chain(&error) }),
+            Err(error) => return Err(LogError::Unreadable { task: task.clone(), reason: error_chain(&error) }),
         }
         let (sender, receiver) = tokio::sync::mpsc::channel(super::logs::STREAM_DEPTH);
         let (task, options) = (task.clone(), options.clone());

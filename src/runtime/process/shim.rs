@@ -43,7 +43,8 @@ use super::{
 };
 use crate::{
     clock::{now, now_ms},
-    runtime::{Exit, RuntimeError, chain},
+    error_chain::error_chain,
+    runtime::{Exit, RuntimeError},
 };
 
 /// Read from a pipe at a time: what a pipe holds by default.
@@ -75,7 +76,7 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
             if let Some(record) = dir.record()? {
                 cgroup::remove(&record.cgroup)?;
             }
-            dir.write_exit(&Exit { code: 127, at_ms: now_ms(), error: Some(chain(&error)) })?;
+            dir.write_exit(&Exit { code: 127, at_ms: now_ms(), error: Some(error_chain(&error)) })?;
             Err(error)
         }
     }
@@ -126,7 +127,7 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     let gone = || failed("the container ended at once".to_owned());
     let id = ProcessId::of(pid).map_err(RuntimeError::kernel("find the container"))?.ok_or_else(gone)?;
     let init = id.open().map_err(RuntimeError::kernel("hold the container"))?.ok_or_else(gone)?;
-    container.start().map_err(|error| failed(chain(&error)))?;
+    container.start().map_err(|error| failed(error_chain(&error)))?;
     running(&report.0).map_err(failed)?;
     Ok(Task {
         running: Running { init: id, since_ms: now_ms() },
@@ -158,7 +159,7 @@ fn create(
     ContainerBuilder::new("task".to_owned(), SyscallType::default())
         .with_executor(program)
         .with_root_path(dir.join("state"))
-        .map_err(|error| chain(&error))?
+        .map_err(|error| error_chain(&error))?
         .with_stdin(stdin)
         .with_stdout(stdout)
         .with_stderr(stderr)
@@ -166,7 +167,7 @@ fn create(
         .with_systemd(false)
         .with_detach(true)
         .build()
-        .map_err(|error| chain(&error))
+        .map_err(|error| error_chain(&error))
 }
 
 /// Waits until the program runs, or says why it does not.
