@@ -7,7 +7,7 @@ use weft_overlay::NodeFacts;
 
 use crate::runtime::RuntimeKind;
 
-pub(super) fn node(runtime: RuntimeKind, labels: &Labels, facts: &NodeFacts) -> NodeDescription {
+pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, facts: &NodeFacts) -> NodeDescription {
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     NodeDescription {
         os: std::env::consts::OS.to_owned(),
@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn a_node_is_described_with_the_labels_of_its_daemon() {
         let labels = Labels::from([("storage".to_owned(), "ssd".to_owned())]);
-        let told = node(RuntimeKind::Docker, &labels, &NodeFacts::default());
+        let told = describe_node(RuntimeKind::Docker, &labels, &NodeFacts::default());
         assert_eq!((told.runtime.as_str(), told.engine_labels), ("docker", labels));
     }
 

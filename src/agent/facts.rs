@@ -1,9 +1,12 @@
-//! What the overlay found and made, in the mesh's words.
+//! Translates the overlay's state into the facts that the mesh needs.
+//!
+//! Pure. The two crates do not import each other, so the agent translates between them.
 
 use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, Uplink};
 use weft_overlay::OverlayState;
 
-pub(super) fn of(links: &OverlayState) -> LocalFacts {
+/// The facts for [`weft_mesh::Mesh::reconcile`]. Links without an Ethernet address are left out: the programs read frames.
+pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
     let node = &links.facts;
     let uplink = |uplink: &weft_overlay::Uplink| Uplink {
         ifindex: uplink.ifindex,
@@ -41,11 +44,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_for_frames_get_links_that_carry_frames() {
+    fn leaves_out_uplinks_without_an_ethernet_address() {
         let uplink = |ifindex: u32, mac: Option<Mac>, address: &str| weft_overlay::Uplink {
             ifindex,
             mac,
-            addresses: vec![address.parse().unwrap()],
+            addresses: vec![address.parse().expect("an address with a prefix")],
         };
         let uplinks = vec![uplink(2, Some(Mac([2; 6])), "192.0.2.1/24"), uplink(3, None, "10.99.0.1/16")];
         let addresses: Vec<_> =
@@ -53,7 +56,7 @@ mod tests {
         let facts = NodeFacts { uplinks, addresses: addresses.clone(), ..NodeFacts::default() };
         let links =
             OverlayState { tunnel_ifindex: 4, mtu: 1450, endpoints: Vec::new(), facts, faults: BTreeMap::new() };
-        let facts = of(&links);
+        let facts = local_facts(&links);
         assert_eq!(facts.uplinks.iter().map(|uplink| uplink.ifindex).collect::<Vec<_>>(), [2]);
         assert_eq!(facts.addresses, addresses);
     }

@@ -1,48 +1,61 @@
-//! What the agent does about its tasks where the layers beneath them fail.
+//! What the agent does with its tasks when a layer below them fails.
 
-use std::sync::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Mutex,
+};
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use weft_control::swarm::SwarmConfig;
-use weft_model::state::TaskState;
-use weft_model::{LogError, LogOptions, LogRecord, LogSource};
+use weft_model::{
+    LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan, TaskId,
+    plan::{TaskGoal, TaskPlan},
+    state::TaskState,
+};
 
-use super::*;
-use crate::runtime::{Phase, RuntimeError, fixture};
+use super::{
+    blocking::run_blocking,
+    layer_errors::LayerErrors,
+    task::{FinishedStep, Step, TaskRecord},
+    *,
+};
+use crate::runtime::{ObservedTask, Phase, RuntimeError, fixture};
 
-/// Does all that it is asked, and notes it.
+/// Succeeds in every call, and records the calls.
 #[derive(Default)]
-struct Noting(Mutex<BTreeSet<(&'static str, TaskId)>>);
+struct Recording(Mutex<BTreeSet<(&'static str, TaskId)>>);
 
-impl Noting {
-    fn note(&self, call: &'static str, task: &TaskId) -> Result<(), RuntimeError> {
-        self.0.lock().unwrap().insert((call, task.clone()));
+impl Recording {
+    fn record(&self, call: &'static str, task: &TaskId) -> Result<(), RuntimeError> {
+        self.0.lock().expect("no test thread panicked").insert((call, task.clone()));
         Ok(())
     }
 }
 
 #[async_trait]
-impl Executor for Noting {
+impl Executor for Recording {
     async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
-        self.note("fetch", &task.id)
+        self.record("fetch", &task.id)
     }
 
     async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
-        self.note("prepare", &task.id)
+        self.record("prepare", &task.id)
     }
 
     async fn start(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
-        self.note("start", &task.id)
+        self.record("start", &task.id)
     }
 
     async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
-        self.note("stop", task)
+        self.record("stop", task)
     }
 
     async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
-        self.note("remove", task)
+        self.record("remove", task)
     }
 
     async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
@@ -62,28 +75,23 @@ impl LogSource for NoLogs {
     }
 }
 
-async fn agent(executor: Arc<Noting>, dir: &Path) -> Agent {
+async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
     let swarm = Swarm::open(SwarmConfig {
         data_dir: dir.join("data"),
-        hostname: "n1".parse().unwrap(),
+        hostname: "n1".parse().expect("a valid node name"),
         version: "0".to_owned(),
         logs: Arc::new(NoLogs),
     });
-    let names = weft_dns::ZoneHandle::default();
+    let swarm = swarm.await.expect("an empty data directory opens");
     Agent {
-        swarm: swarm.await.unwrap(),
+        reporter: Reporter::new(swarm.reports(), RuntimeKind::Process, Labels::new()),
+        swarm,
+        tasks: Tasks::new(executor.clone()),
         executor,
-        runtime: RuntimeKind::Process,
-        labels: Labels::new(),
-        overlay: Overlay::open().unwrap(),
-        mesh: None,
-        pin_dir: dir.join("pins"),
+        overlay: Overlay::open().expect("netlink is available"),
         links: None,
-        held: None,
-        dns: weft_dns::Server::new(names.clone(), vec![]),
-        names,
-        tasks: BTreeMap::new(),
-        steps: JoinSet::new(),
+        data_plane: DataPlane::new(None, dir.join("pins")),
+        resolvers: Resolvers::new(vec![]),
     }
 }
 
@@ -100,80 +108,85 @@ fn seen(task: &TaskId, phase: Phase) -> (TaskId, ObservedTask) {
     (task.clone(), observed)
 }
 
-#[tokio::test]
-async fn tasks_live_and_end_though_a_layer_fails() {
-    let (tmp, executor) = (tempfile::tempdir().unwrap(), Arc::new(Noting::default()));
-    let mut agent = agent(Arc::clone(&executor), tmp.path()).await;
-    let (unwanted, ending, coming) = (TaskId::from_random(1), task(2, TaskGoal::Stop), task(3, TaskGoal::Run));
-    let running = Phase::Running { pid: 7, since_ms: 1 };
-    let observed = [seen(&unwanted, Phase::Prepared), seen(&ending.id, running)].into();
-    let plan = plan(9, vec![ending.clone(), coming.clone()]);
+/// The errors of a pass in which one layer failed.
+fn one_error() -> LayerErrors {
+    let mut errors = LayerErrors::default();
+    let failed = errors.collect(Err::<(), _>(anyhow::anyhow!("no such link")));
+    assert_eq!(failed.expect("no panic"), None);
+    errors
+}
 
-    let mut faults = Faults::default();
-    assert_eq!(faults.collect(Err::<(), _>(anyhow::anyhow!("no such link"))).unwrap(), None);
-    agent.adopt(&plan, &observed);
-    agent.settle(&plan, &observed, &faults, Instant::now());
-    while let Some(done) = agent.steps.join_next().await {
-        agent.note(done);
+#[tokio::test]
+async fn tasks_are_prepared_stopped_removed_and_reported_though_a_layer_fails() {
+    let (tmp, executor) = (tempfile::tempdir().expect("a temporary directory"), Arc::new(Recording::default()));
+    let mut agent = agent(Arc::clone(&executor), tmp.path()).await;
+    let (unplanned, stopping, new) = (TaskId::from_random(1), task(2, TaskGoal::Stop), task(3, TaskGoal::Run));
+    let running = Phase::Running { pid: 7, since_ms: 1 };
+    let observed = [seen(&unplanned, Phase::Prepared), seen(&stopping.id, running)].into();
+    let plan = plan(9, vec![stopping.clone(), new.clone()]);
+
+    agent.tasks.track(&plan, &observed);
+    agent.step_tasks_and_report(&plan, &observed, &one_error(), Instant::now());
+    while let Some(finished) = agent.tasks.steps.join_next().await {
+        agent.tasks.finish_step(finished);
     }
 
-    let want =
-        [("remove", unwanted), ("stop", ending.id.clone()), ("fetch", coming.id.clone()), ("prepare", coming.id)];
-    assert_eq!(*executor.0.lock().unwrap(), want.into());
+    let want = [("remove", unplanned), ("stop", stopping.id.clone()), ("fetch", new.id.clone()), ("prepare", new.id)];
+    assert_eq!(*executor.0.lock().expect("no test thread panicked"), want.into());
     let reports = agent.swarm.reports();
     assert_eq!(reports.borrow().acked, 0, "the kernel does not hold the plan");
-    assert_eq!(reports.borrow().tasks.len(), 2, "what became of the tasks is told all the same");
+    assert_eq!(reports.borrow().tasks.len(), 2, "the tasks are reported");
 
-    agent.settle(&plan, &observed, &Faults::default(), Instant::now());
+    agent.step_tasks_and_report(&plan, &observed, &LayerErrors::default(), Instant::now());
     assert_eq!(reports.borrow().acked, 9);
     let later = NodePlan { generation: 10, ..plan };
-    agent.settle(&later, &observed, &faults, Instant::now());
-    assert_eq!(reports.borrow().acked, 9, "what the kernel held, it said already");
-    let elsewhere = NodePlan { node: NodeId::from_random(3), ..later };
-    agent.settle(&elsewhere, &observed, &faults, Instant::now());
-    assert_eq!(reports.borrow().acked, 0, "another membership's acks are not this one's");
+    agent.step_tasks_and_report(&later, &observed, &one_error(), Instant::now());
+    assert_eq!(reports.borrow().acked, 9, "the kernel still holds the earlier plan");
+    let other_membership = NodePlan { node: NodeId::from_random(3), ..later };
+    agent.step_tasks_and_report(&other_membership, &observed, &one_error(), Instant::now());
+    assert_eq!(reports.borrow().acked, 0, "a generation of another membership is not acknowledged");
 }
 
 #[tokio::test]
-async fn a_removal_that_failed_rests_and_wakes_the_agent_in_time() {
-    let (tmp, executor) = (tempfile::tempdir().unwrap(), Arc::new(Noting::default()));
+async fn a_removal_that_failed_is_retried_after_its_backoff() {
+    let (tmp, executor) = (tempfile::tempdir().expect("a temporary directory"), Arc::new(Recording::default()));
     let mut agent = agent(Arc::clone(&executor), tmp.path()).await;
-    let unwanted = TaskId::from_random(1);
-    let observed = [seen(&unwanted, Phase::Prepared)].into();
+    let unplanned = TaskId::from_random(1);
+    let observed = [seen(&unplanned, Phase::Prepared)].into();
     let plan = plan(9, vec![]);
-    agent.adopt(&plan, &observed);
+    agent.tasks.track(&plan, &observed);
     let now = Instant::now();
     let outcome = Err(RuntimeError::NotPrepared);
-    agent.note(Ok(Finished { task: unwanted.clone(), step: Step::Remove, outcome }));
-    agent.settle(&plan, &observed, &Faults::default(), now);
-    assert!(agent.steps.is_empty(), "it is not tried again at once");
-    let wait = agent.next_attempt(now);
-    assert!(wait <= RETRY && !wait.is_zero(), "{wait:?}");
+    agent.tasks.finish_step(Ok(FinishedStep { task: unplanned.clone(), step: Step::Remove, outcome }));
+    agent.step_tasks_and_report(&plan, &observed, &LayerErrors::default(), now);
+    assert!(agent.tasks.steps.is_empty(), "it is not tried again at once");
+    let delay = agent.delay_until_retry(now);
+    assert!(delay <= RETRY_DELAY && !delay.is_zero(), "{delay:?}");
 
-    agent.settle(&plan, &observed, &Faults::default(), now + FULL_SYNC);
-    assert_eq!(agent.steps.len(), 1);
+    agent.step_tasks_and_report(&plan, &observed, &LayerErrors::default(), now + FULL_RESYNC);
+    assert_eq!(agent.tasks.steps.len(), 1);
 }
 
 #[tokio::test]
-async fn an_image_is_not_waited_for_once_its_task_is_unwanted() {
-    let (tmp, executor) = (tempfile::tempdir().unwrap(), Arc::new(Noting::default()));
+async fn an_image_fetch_is_cancelled_once_the_task_has_to_stop() {
+    let (tmp, executor) = (tempfile::tempdir().expect("a temporary directory"), Arc::new(Recording::default()));
     let mut agent = agent(executor, tmp.path()).await;
     let wanted = task(1, TaskGoal::Run);
-    let mut progress = Progress::new();
-    let abort = progress.begin(Step::Prepare);
-    agent.tasks.insert(wanted.id.clone(), progress);
-    for (desired, cut_short) in [(TaskGoal::Run, false), (TaskGoal::Stop, true)] {
+    let mut record = TaskRecord::new();
+    let cancel = record.begin_step(Step::Prepare);
+    agent.tasks.records.insert(wanted.id.clone(), record);
+    for (desired, cancelled) in [(TaskGoal::Run, false), (TaskGoal::Stop, true)] {
         let plan = plan(9, vec![TaskPlan { desired, ..wanted.clone() }]);
-        agent.settle(&plan, &BTreeMap::new(), &Faults::default(), Instant::now());
-        assert_eq!(abort.is_cancelled(), cut_short, "{desired:?}");
+        agent.step_tasks_and_report(&plan, &BTreeMap::new(), &LayerErrors::default(), Instant::now());
+        assert_eq!(cancel.is_cancelled(), cancelled, "{desired:?}");
     }
-    assert_eq!(agent.tasks[&wanted.id].status.state, TaskState::Preparing);
+    assert_eq!(agent.tasks.records[&wanted.id].status.state, TaskState::Preparing);
 }
 
 #[tokio::test]
 async fn a_panic_in_the_data_plane_ends_the_agent_and_an_error_does_not() {
-    let panicked = aside::blocking("program the data plane", || panic!("a defect")).await;
-    assert!(pause(panicked.context("sync")).is_err());
-    assert_eq!(pause(Err(anyhow::anyhow!("no such link"))).unwrap(), RETRY);
-    assert_eq!(pause(Ok(())).unwrap(), FULL_SYNC);
+    let panicked = run_blocking("program the data plane", || panic!("a defect")).await;
+    assert!(delay_after(panicked.context("reconcile")).is_err());
+    assert_eq!(delay_after(Err(anyhow::anyhow!("no such link"))).expect("an error is retried"), RETRY_DELAY);
+    assert_eq!(delay_after(Ok(())).expect("no error"), FULL_RESYNC);
 }

@@ -28,8 +28,8 @@ pub(crate) enum RuntimeError {
     Start { reason: String },
     #[error("the task is not prepared")]
     NotPrepared,
-    #[error("the task is not wanted any more")]
-    Unwanted,
+    #[error("cancelled: the task is not wanted any more")]
+    Cancelled,
     #[error("weft panicked in this step: that is a defect of weft, and the daemon's log says where")]
     Panicked,
     #[error("cannot {action}: {reason}")]
@@ -69,7 +69,7 @@ mod tests {
             RuntimeError::kernel("make a pipe")(cause()),
             RuntimeError::Start { reason: CAUSE.to_owned() },
             RuntimeError::NotPrepared,
-            RuntimeError::Unwanted,
+            RuntimeError::Cancelled,
             RuntimeError::Panicked,
             RuntimeError::Engine { action: "list containers", reason: CAUSE.to_owned() },
         ]
@@ -88,7 +88,7 @@ mod tests {
             | RuntimeError::Signal { .. }
             | RuntimeError::Environment { .. }
             | RuntimeError::NotPrepared
-            | RuntimeError::Unwanted
+            | RuntimeError::Cancelled
             | RuntimeError::Panicked => false,
         }
     }

@@ -10,13 +10,20 @@ use weft_model::{NodePlan, plan::TaskPlan, spec::Protocol};
 use crate::runtime::{reference::Reference, whoami};
 
 /// A program that has not bound its published ports by then gets its traffic all the same, as it would elsewhere.
-const PATIENCE: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(5);
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// `TCP_LISTEN` (net/tcp_states.h), as proc_net_tcp shows it.
 const LISTEN: &str = "0A";
 
+/// The wait for the listeners of one task.
+pub(super) struct ListenCheck {
+    /// A process in the task's network namespace. Without one the check ends at once.
+    pub(super) pid: Option<u32>,
+    pub(super) ports: Vec<u16>,
+}
+
 /// The TCP ports that a task is known to listen on, once it is ready: those that its service publishes.
-pub(super) fn ports(plan: &NodePlan, task: &TaskPlan) -> Vec<u16> {
+pub(super) fn expected_ports(plan: &NodePlan, task: &TaskPlan) -> Vec<u16> {
     let meshes: Vec<_> = plan.services.iter().filter(|s| s.service == task.service).map(|s| s.mesh).collect();
     let published = plan.ports.iter().filter(|p| p.protocol == Protocol::Tcp && meshes.contains(&p.mesh));
     let built_in = Reference::parse(&task.container.image).is_whoami().then_some(whoami::HTTP_PORT);
@@ -26,20 +33,22 @@ pub(super) fn ports(plan: &NodePlan, task: &TaskPlan) -> Vec<u16> {
     ports
 }
 
-/// Waits until all of `ports` are listened on in the network namespace of process `pid`, the process is gone, or
-/// patience is over. Cancel-safe.
-pub(super) async fn wait(pid: u32, ports: &[u16]) {
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        let Ok(v4) = fs::read_to_string(format!("/proc/{pid}/net/tcp")) else { return };
-        // Missing where the kernel has no IPv6.
-        let v6 = fs::read_to_string(format!("/proc/{pid}/net/tcp6")).unwrap_or_default();
-        if ports.iter().all(|port| listens(&v4, *port) || listens(&v6, *port)) {
-            return;
+impl ListenCheck {
+    /// Waits until the task listens on all ports, its process is gone, or the timeout is over. Cancel-safe.
+    pub(super) async fn run(&self) {
+        let Some(pid) = self.pid else { return };
+        let deadline = Instant::now() + LISTEN_TIMEOUT;
+        while Instant::now() < deadline {
+            let Ok(v4) = fs::read_to_string(format!("/proc/{pid}/net/tcp")) else { return };
+            // The list is missing if the kernel has no IPv6.
+            let v6 = fs::read_to_string(format!("/proc/{pid}/net/tcp6")).unwrap_or_default();
+            if self.ports.iter().all(|port| listens(&v4, *port) || listens(&v6, *port)) {
+                return;
+            }
+            sleep(POLL_INTERVAL).await;
         }
-        sleep(POLL).await;
+        tracing::warn!(pid, ports = ?self.ports, "task does not listen on its published ports, it gets traffic anyway");
     }
-    tracing::warn!(pid, ?ports, "a task does not listen on its published ports; it gets traffic all the same");
 }
 
 /// Whether a table of /proc/net/tcp or tcp6 has a listener on `port` that others can reach.

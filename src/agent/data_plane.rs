@@ -1,0 +1,105 @@
+//! Drives the mesh: programs the data plane, closes connections to tasks that are gone, and takes all of it down.
+//!
+//! [`super::reconcile`] calls it. The mesh blocks in system calls, so each call runs on a thread of its own.
+//!
+//! Invariant: after a panic in the mesh the handle is gone, and the agent ends. No later call builds on the state that the
+//! panic left.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use weft_mesh::Mesh;
+use weft_model::{NodePlan, TaskId};
+use weft_overlay::{Endpoint, OverlayState};
+
+use super::{blocking::run_blocking, facts::local_facts};
+use crate::error_chain::error_chain;
+
+pub(super) struct DataPlane {
+    /// `None` during a call, and after this node left its cluster: then the next reconcile opens it again.
+    mesh: Option<Mesh>,
+    /// Where the mesh is opened, in the BPF file system.
+    pin_dir: PathBuf,
+}
+
+impl DataPlane {
+    /// Takes an open mesh, or opens it in `pin_dir` at the first reconcile.
+    pub(super) fn new(mesh: Option<Mesh>, pin_dir: PathBuf) -> Self {
+        Self { mesh, pin_dir }
+    }
+
+    /// Programs the kernel with the plan, for the links that the overlay made.
+    pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, links: &OverlayState) -> Result<weft_mesh::Report> {
+        let facts = local_facts(links);
+        let (open, pin_dir, plan) = (self.mesh.take(), self.pin_dir.clone(), Arc::clone(plan));
+        let (mesh, report) = run_blocking("program the data plane", move || {
+            let mut mesh = match open.map_or_else(|| Mesh::open(&pin_dir), Ok) {
+                Ok(mesh) => mesh,
+                Err(error) => return (None, Err(error)),
+            };
+            let report = mesh.reconcile(&plan, &facts);
+            (Some(mesh), report)
+        })
+        .await?;
+        self.mesh = mesh;
+        let report = report.context("cannot program the data plane")?;
+        if !report.is_unchanged() {
+            tracing::debug!(?report, "data plane updated");
+        }
+        Ok(report)
+    }
+
+    /// Removes all programs and maps.
+    pub(super) async fn teardown(&mut self) -> Result<()> {
+        let (mesh, pin_dir) = (self.mesh.take(), self.pin_dir.clone());
+        run_blocking("take the data plane down", move || {
+            drop(mesh);
+            Mesh::unpin_all(&pin_dir)
+        })
+        .await?
+        .context("cannot take the data plane down")
+    }
+}
+
+/// Closes the connections of this node's tasks to the addresses in `gone`, so that their programs get an error at once.
+///
+/// `gone` holds addresses of tasks that no longer exist, by VNI. A failure is only logged: such a connection ends with
+/// the next packet that its task sends.
+pub(super) async fn close_connections(
+    gone: BTreeMap<u32, BTreeSet<IpAddr>>,
+    links: &OverlayState,
+    sandboxes: &BTreeMap<TaskId, PathBuf>,
+) -> Result<()> {
+    let of_endpoint =
+        |endpoint: &Endpoint| Some((sandboxes.get(&endpoint.task)?.clone(), gone.get(&endpoint.vni.get())?.clone()));
+    let work: Vec<(PathBuf, BTreeSet<IpAddr>)> = links.endpoints.iter().filter_map(of_endpoint).collect();
+    if work.is_empty() {
+        return Ok(());
+    }
+    run_blocking("close connections to removed tasks", move || {
+        for (sandbox, gone) in work {
+            let closed = weft_overlay::netns::in_netns(&sandbox, || weft_mesh::close_connections(&gone));
+            match closed {
+                Ok(Ok(0)) => {}
+                Ok(Ok(count)) => {
+                    tracing::debug!(count, sandbox = %sandbox.display(), "closed connections to removed tasks");
+                }
+                Ok(Err(error)) => {
+                    let error = error_chain(&error);
+                    tracing::warn!(error, sandbox = %sandbox.display(), "cannot close connections to removed tasks");
+                }
+                // The task ended meanwhile, and its connections with it.
+                Err(error) => {
+                    let error = error_chain(&error);
+                    tracing::debug!(error, sandbox = %sandbox.display(), "cannot enter the sandbox to close connections");
+                }
+            }
+        }
+    })
+    .await
+}

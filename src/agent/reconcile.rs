@@ -1,0 +1,127 @@
+//! One pass over all layers of the node, and the teardown of all layers after the node left its cluster.
+//!
+//! [`Agent::run`] calls both. The order of a pass is: observe the tasks, make their links, program the data plane, start
+//! the resolvers, start the next step of each task, publish the report. A pass compares all that the plan wants with all
+//! that is there, so start-up, change and repair are the same code.
+//!
+//! Invariant: an error of one layer does not stop the pass. Tasks are stopped and reported even if the links fail.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::time::Instant;
+use weft_model::{NodePlan, TaskId};
+use weft_overlay::{Endpoint, OverlayState};
+
+use super::{Agent, data_plane::close_connections, layer_errors::LayerErrors};
+use crate::{error_chain::error_chain, runtime::ObservedTask};
+
+impl Agent {
+    /// Makes this node match `plan`, as far as one pass can. Task steps go on in the background.
+    ///
+    /// # Errors
+    /// All errors of the layers, as one. The caller tries again, unless a panic is among them.
+    pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
+        let observed = self.observe().await?;
+        self.tasks.track(plan, &observed);
+        let sandboxes: BTreeMap<TaskId, PathBuf> = observed
+            .values()
+            .filter(|o| plan.tasks.iter().any(|t| t.id == o.task))
+            .filter_map(|o| Some((o.task.clone(), o.netns.clone()?)))
+            .collect();
+        let mut errors = LayerErrors::default();
+        let linked = self.overlay.reconcile(plan, &sandboxes).await.context("cannot configure the links of the plan");
+        let links = match errors.collect(linked)? {
+            Some(links) => Some(links),
+            None => self.links.take().map(|last| without_removed_sandboxes(last, &sandboxes)),
+        };
+        if let Some(links) = &links {
+            let programmed = self.data_plane.reconcile(plan, links).await;
+            if let Some(report) = errors.collect(programmed)? {
+                errors.collect(close_connections(report.gone, links, &sandboxes).await)?;
+            }
+            for (task, error) in &links.faults {
+                tracing::warn!(%task, error = error_chain(error), "cannot configure task links");
+            }
+        }
+        self.links = links;
+        let linked_tasks = self.endpoints().iter().map(|e| e.task.clone()).collect();
+        self.resolvers.reconcile(plan, &linked_tasks, &sandboxes);
+        self.step_tasks_and_report(plan, &observed, &errors, now);
+        errors.into_result()
+    }
+
+    /// Starts the next step of each task and publishes the report: both depend on which layers failed.
+    pub(super) fn step_tasks_and_report(
+        &mut self,
+        plan: &NodePlan,
+        observed: &BTreeMap<TaskId, ObservedTask>,
+        errors: &LayerErrors,
+        now: Instant,
+    ) {
+        let network_ready = if errors.is_empty() { self.tasks_with_network(plan) } else { BTreeSet::new() };
+        self.tasks.start_next_steps(plan, observed, &network_ready, now);
+        if errors.is_empty() {
+            self.reporter.set_applied(plan);
+        }
+        self.reporter.publish(plan, self.links.as_ref().map(|links| &links.facts), self.tasks.statuses(plan));
+    }
+
+    /// The tasks that have all their links and a resolver.
+    fn tasks_with_network(&self, plan: &NodePlan) -> BTreeSet<TaskId> {
+        let mut links: BTreeMap<&TaskId, usize> = BTreeMap::new();
+        for endpoint in self.endpoints() {
+            *links.entry(&endpoint.task).or_default() += 1;
+        }
+        let serving = self.resolvers.serving();
+        plan.tasks
+            .iter()
+            .filter(|t| links.get(&t.id).copied().unwrap_or_default() == t.attachments.len())
+            .filter(|t| serving.contains(&t.id))
+            .map(|t| t.id.clone())
+            .collect()
+    }
+
+    fn endpoints(&self) -> &[Endpoint] {
+        self.links.as_ref().map_or(&[], |links| &links.endpoints)
+    }
+
+    async fn observe(&self) -> Result<BTreeMap<TaskId, ObservedTask>> {
+        let observed = self.executor.observe().await.context("cannot list the tasks of this node")?;
+        Ok(observed.into_iter().map(|o| (o.task.clone(), o)).collect())
+    }
+
+    /// Removes all tasks, links, programs and names: this node is in no cluster any more.
+    ///
+    /// If a task cannot be removed, the others are removed still, and the layers below the tasks stay until the next
+    /// attempt.
+    pub(super) async fn teardown(&mut self) -> Result<()> {
+        // A step in progress could create a task, or call the runtime for one, during its removal.
+        self.tasks.cancel_steps().await;
+        let mut errors = LayerErrors::default();
+        for task in self.observe().await?.into_keys() {
+            self.resolvers.stop(&task);
+            let removed = self.executor.remove(&task).await;
+            errors.collect(removed.with_context(|| format!("cannot remove task {task}")))?;
+        }
+        errors.into_result()?;
+        self.tasks.clear();
+        self.links = None;
+        self.reporter.clear_applied();
+        self.data_plane.teardown().await?;
+        self.overlay.teardown().await.context("cannot remove weft's links")?;
+        self.resolvers.clear_zone();
+        self.reporter.clear_report();
+        Ok(())
+    }
+}
+
+/// The last known links after a failed reconcile, less those whose sandbox is gone.
+fn without_removed_sandboxes(last: OverlayState, sandboxes: &BTreeMap<TaskId, PathBuf>) -> OverlayState {
+    let endpoints = last.endpoints.into_iter().filter(|e| sandboxes.contains_key(&e.task)).collect();
+    OverlayState { endpoints, faults: BTreeMap::new(), ..last }
+}

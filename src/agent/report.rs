@@ -1,0 +1,57 @@
+//! What this node reports to the leader: the plan generation that it has applied, what the machine is, and its tasks.
+//!
+//! [`super::reconcile`] calls it at the end of each pass. The session with the dispatcher sends the report whenever it
+//! changes.
+//!
+//! Invariant that the leader relies on: the acknowledged generation is one that all layers of this node have applied, for
+//! the membership that the plan belongs to.
+
+use tokio::sync::watch;
+use weft_model::{NodeId, NodePlan, NodeReport, TaskId, spec::Labels, state::TaskStatus};
+use weft_overlay::NodeFacts;
+
+use super::describe::describe_node;
+use crate::runtime::RuntimeKind;
+
+pub(super) struct Reporter {
+    reports: watch::Sender<NodeReport>,
+    runtime: RuntimeKind,
+    labels: Labels,
+    /// The latest plan that all layers applied: its node and its generation. A generation of an earlier membership, under
+    /// another node id, is not acknowledged to this one.
+    applied: Option<(NodeId, u64)>,
+}
+
+impl Reporter {
+    pub(super) fn new(reports: watch::Sender<NodeReport>, runtime: RuntimeKind, labels: Labels) -> Self {
+        Self { reports, runtime, labels, applied: None }
+    }
+
+    /// Notes that all layers have applied `plan`: the next report acknowledges it.
+    pub(super) fn set_applied(&mut self, plan: &NodePlan) {
+        self.applied = Some((plan.node.clone(), plan.generation));
+    }
+
+    /// Publishes a report if it differs from the last one. Without `facts` it repeats the last description.
+    pub(super) fn publish(&self, plan: &NodePlan, facts: Option<&NodeFacts>, tasks: Vec<(TaskId, TaskStatus)>) {
+        let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
+        let acked = applied.map_or(0, |(_, generation)| *generation);
+        let description = facts.map(|facts| describe_node(self.runtime, &self.labels, facts));
+        self.reports.send_if_modified(|last| {
+            let report = NodeReport { acked, description: description.or_else(|| last.description.clone()), tasks };
+            let changed = *last != report;
+            *last = report;
+            changed
+        });
+    }
+
+    /// The kernel no longer holds a plan: the next report acknowledges none.
+    pub(super) fn clear_applied(&mut self) {
+        self.applied = None;
+    }
+
+    /// Replaces the report by an empty one: this node is in no cluster any more.
+    pub(super) fn clear_report(&self) {
+        self.reports.send_replace(NodeReport::default());
+    }
+}

@@ -1,0 +1,66 @@
+//! The DNS servers inside the tasks' network namespaces: one at 127.0.0.11 in each sandbox whose links are up.
+//!
+//! [`super::reconcile`] calls it. The answers come from a zone that this module computes from the plan.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use weft_model::{NetworkId, NodePlan, TaskId};
+
+pub(super) struct Resolvers {
+    zone: weft_dns::Names,
+    server: weft_dns::Server,
+}
+
+impl Resolvers {
+    /// `upstreams` resolve the names that are not of the cluster.
+    pub(super) fn new(upstreams: Vec<SocketAddr>) -> Self {
+        let zone = weft_dns::Names::default();
+        let server = weft_dns::Server::new(zone.clone(), upstreams);
+        Self { zone, server }
+    }
+
+    /// Publishes the plan's names, starts the missing servers of the tasks in `linked`, and stops all others.
+    ///
+    /// A server that cannot start is only logged. Its task waits, and the next reconcile tries again.
+    pub(super) fn reconcile(&self, plan: &NodePlan, linked: &BTreeSet<TaskId>, sandboxes: &BTreeMap<TaskId, PathBuf>) {
+        self.zone.publish(weft_dns::Zone::from_plan(plan));
+        let serving = self.serving();
+        for task in serving.difference(linked) {
+            self.stop(task);
+        }
+        for task in plan.tasks.iter().filter(|t| linked.contains(&t.id) && !serving.contains(&t.id)) {
+            if let Some(netns) = sandboxes.get(&task.id) {
+                let networks = task.attachments.iter().map(|a| a.network.clone()).collect();
+                if let Err(error) = self.start(&task.id, networks, netns) {
+                    tracing::warn!(task = %task.id, error = format!("{error:#}"), "cannot start the task's resolver");
+                }
+            }
+        }
+    }
+
+    fn start(&self, task: &TaskId, networks: Vec<NetworkId>, netns: &Path) -> Result<()> {
+        let sockets = weft_overlay::netns::in_netns(netns, weft_dns::open_sockets)
+            .context("cannot enter the task's network namespace")?
+            .context("cannot listen on 127.0.0.11:53 there")?;
+        self.server.start(task.clone(), networks, sockets).context("cannot serve names there")
+    }
+
+    /// The tasks that have a server.
+    pub(super) fn serving(&self) -> BTreeSet<TaskId> {
+        self.server.serving().into_iter().collect()
+    }
+
+    pub(super) fn stop(&self, task: &TaskId) {
+        self.server.stop(task);
+    }
+
+    /// Forgets all names: this node is in no cluster any more.
+    pub(super) fn clear_zone(&self) {
+        self.zone.publish(weft_dns::Zone::default());
+    }
+}

@@ -1,0 +1,196 @@
+//! The tasks of this node: which step each one needs next, and the steps in progress.
+//!
+//! [`super::reconcile`] calls [`Tasks`] in each pass. A step is one call to the runtime, or the wait for a task's ports. It
+//! runs in the background, so that a slow task holds up no other. In reading order: [`next`] chooses a step (pure),
+//! [`record`] is what the agent remembers of a task, [`listening`] waits for ports, [`run`] runs a step.
+//!
+//! The life of a task on its node. Steps are in brackets, and the state that the node reports is on the right:
+//!
+//! ```text
+//!   the plan lists the task with the goal Ready or Run           Accepted
+//!       │
+//!   [Prepare]  fetch the image, create the network namespace     Preparing
+//!       │  ├── failed ─────────────────────────────────────────▶ Rejected
+//!       ▼
+//!   prepared, waits for its links, the data plane, its resolver  Ready
+//!       │      and for the goal Run
+//!   [Start]    start the program                                 Starting
+//!       │  ├── failed ─────────────────────────────────────────▶ Failed
+//!       ▼
+//!   [Listen]   wait for its published TCP ports, 5 s at most     Starting
+//!       │
+//!       ▼
+//!   running                                                      Running
+//!       │  ├── the program exits by itself, with 0 ────────────▶ Complete
+//!       │  ├── the program exits by itself, with another code ─▶ Failed
+//!       │  goal Stop
+//!   [Stop]     stop signal, grace period, kill
+//!       ▼
+//!   exited                                                       Shutdown
+//!       │  the plan does not list the task any more
+//!   [Remove]   remove all that the runtime keeps of the task
+//! ```
+//!
+//! Two shortcuts: a task that is only prepared when its goal becomes Stop goes to \[Remove\] at once. A task that the plan no
+//! longer lists goes to \[Remove\] from anywhere.
+//!
+//! Invariants that others rely on: a reported state never goes back, and a task has at most one call to the runtime at a
+//! time. Only \[Listen\] may still be in progress when another step starts.
+//!
+//! Tasks (tokio): one for each step in progress.
+
+mod next;
+mod record;
+mod listening;
+mod run;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future,
+    sync::Arc,
+};
+
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
+use weft_model::{
+    NodePlan, TaskId,
+    plan::{TaskGoal, TaskPlan},
+    state::TaskStatus,
+};
+
+use self::{
+    listening::ListenCheck,
+    next::{Next, TaskView},
+    run::StepCall,
+};
+pub(super) use self::{next::Step, record::TaskRecord, run::FinishedStep};
+use crate::runtime::{Executor, ObservedTask};
+
+/// All tasks of this node.
+pub(super) struct Tasks {
+    executor: Arc<dyn Executor>,
+    /// What the agent remembers between two passes. All of it can be found out again.
+    pub(super) records: BTreeMap<TaskId, TaskRecord>,
+    /// The steps in progress.
+    pub(super) steps: JoinSet<FinishedStep>,
+}
+
+impl Tasks {
+    pub(super) fn new(executor: Arc<dyn Executor>) -> Self {
+        Self { executor, records: BTreeMap::new(), steps: JoinSet::new() }
+    }
+
+    /// Creates a record for each task of the plan or the runtime, and drops the records of tasks in neither.
+    pub(super) fn track(&mut self, plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>) {
+        let planned: BTreeSet<&TaskId> = plan.tasks.iter().map(|t| &t.id).collect();
+        self.records.retain(|id, record| planned.contains(id) || observed.contains_key(id) || record.step.is_some());
+        for id in planned.into_iter().chain(observed.keys()) {
+            self.records.entry(id.clone()).or_insert_with(TaskRecord::new);
+        }
+    }
+
+    /// Chooses the next step of each task and starts it in the background. `network_ready` are the tasks whose links, data
+    /// plane and resolver are in place.
+    pub(super) fn start_next_steps(
+        &mut self,
+        plan: &NodePlan,
+        observed: &BTreeMap<TaskId, ObservedTask>,
+        network_ready: &BTreeSet<TaskId>,
+        now: Instant,
+    ) {
+        let plans: BTreeMap<&TaskId, &TaskPlan> = plan.tasks.iter().map(|t| (&t.id, t)).collect();
+        // A task becomes a backend only after it ran.
+        let backends: BTreeSet<&TaskId> =
+            plan.services.iter().flat_map(|s| &s.backends).map(|backend| &backend.task).collect();
+        for (id, record) in &mut self.records {
+            let planned = plans.get(id).copied();
+            let seen = observed.get(id);
+            // It took traffic under an earlier daemon already: no need to wait for its ports again.
+            record.listen_done |= backends.contains(id);
+            record.update_from_runtime(seen);
+            if planned.is_none_or(|task| task.desired == TaskGoal::Stop) {
+                record.cancel_prepare();
+            }
+            // The wait for ports does not delay the next step, which may be Stop.
+            if record.step.is_some_and(|step| step != Step::Listen) {
+                continue;
+            }
+            let view = TaskView {
+                goal: planned.map(|t| t.desired),
+                phase: seen.map(|o| &o.phase),
+                network_ready: planned.is_some() && network_ready.contains(id),
+                has_run: backends.contains(id),
+                listen_done: record.listen_done || record.step == Some(Step::Listen),
+                stop_requested: record.stop_requested,
+                reported: record.status.state,
+            };
+            match next::next(view) {
+                Next::Wait => {}
+                Next::Run(step) if record.is_backing_off(step, now) => {}
+                Next::End(end) => record.set_status(end.state, end.error, end.exit_code),
+                Next::Run(step) => {
+                    let cancel = record.begin_step(step);
+                    let ports = planned.map(|task| listening::expected_ports(plan, task)).unwrap_or_default();
+                    let call = StepCall {
+                        executor: Arc::clone(&self.executor),
+                        step,
+                        task: id.clone(),
+                        plan: planned.cloned(),
+                        cancel,
+                        listen_check: ListenCheck { pid: record.status.pid, ports },
+                    };
+                    self.steps.spawn(call.run());
+                }
+            }
+        }
+    }
+
+    /// Waits until a step has finished, and records the outcome of every step that has. Cancel-safe. Never returns if no
+    /// step is in progress.
+    pub(super) async fn step_finished(&mut self) {
+        match self.steps.join_next().await {
+            Some(finished) => {
+                self.finish_step(finished);
+                while let Some(finished) = self.steps.try_join_next() {
+                    self.finish_step(finished);
+                }
+            }
+            None => future::pending().await,
+        }
+    }
+
+    pub(super) fn finish_step(&mut self, finished: Result<FinishedStep, JoinError>) {
+        // The agent aborts no step, and a step catches its own panics: so there is no error to handle.
+        let Ok(finished) = finished else { return };
+        if let Some(record) = self.records.get_mut(&finished.task) {
+            record.finish_step(&finished, Instant::now());
+        }
+    }
+
+    /// Cancels the steps that can be cancelled, and waits until all steps have finished.
+    pub(super) async fn cancel_steps(&mut self) {
+        self.records.values().for_each(TaskRecord::cancel_step);
+        while let Some(finished) = self.steps.join_next().await {
+            self.finish_step(finished);
+        }
+    }
+
+    /// When the first failed step may be tried again, of those that had to wait at `now`.
+    pub(super) fn next_retry(&self, now: Instant) -> Option<Instant> {
+        self.records.values().filter_map(|record| record.retry_at(now)).min()
+    }
+
+    /// The states of the plan's tasks, for the report.
+    pub(super) fn statuses(&self, plan: &NodePlan) -> Vec<(TaskId, TaskStatus)> {
+        let planned: BTreeSet<&TaskId> = plan.tasks.iter().map(|t| &t.id).collect();
+        let records = self.records.iter().filter(|(id, _)| planned.contains(id));
+        records.map(|(id, record)| (id.clone(), record.status.clone())).collect()
+    }
+
+    /// Drops all records, after the runtime removed all tasks.
+    pub(super) fn clear(&mut self) {
+        self.records.clear();
+    }
+}
