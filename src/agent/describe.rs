@@ -1,7 +1,6 @@
-//! What this machine is, for the cluster's table. Reads /proc; must not change anything.
+//! Describes this machine for the cluster state. Only reads.
 
-use std::fs;
-
+use rustix::system::{Sysinfo, sysinfo, uname};
 use weft_model::{report::NodeDescription, spec::Labels};
 use weft_overlay::NodeFacts;
 
@@ -11,9 +10,9 @@ pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, facts: &NodeF
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     NodeDescription {
         os: std::env::consts::OS.to_owned(),
-        arch: std::env::consts::ARCH.to_owned(),
+        arch: uname().machine().to_string_lossy().into_owned(),
         nano_cpus: cpus * 1_000_000_000,
-        memory_bytes: memory_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        memory_bytes: memory_bytes(&sysinfo()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime: runtime.as_str().to_owned(),
         engine_labels: labels.clone(),
@@ -22,30 +21,28 @@ pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, facts: &NodeF
     }
 }
 
-/// `MemTotal` of proc_meminfo(5), given there in KiB. Zero where it cannot be read: unknown.
-fn memory_bytes(meminfo: &str) -> u64 {
-    meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
+/// Usable memory of the machine (sysinfo(2): `totalram` counts units of `mem_unit` bytes).
+fn memory_bytes(info: &Sysinfo) -> u64 {
+    info.totalram.saturating_mul(info.mem_unit.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use procfs::{Current as _, Meminfo};
+
     use super::*;
 
     #[test]
-    fn a_node_is_described_with_the_labels_of_its_daemon() {
+    fn describes_a_node_with_the_labels_of_its_daemon() {
         let labels = Labels::from([("storage".to_owned(), "ssd".to_owned())]);
-        let told = describe_node(RuntimeKind::Docker, &labels, &NodeFacts::default());
-        assert_eq!((told.runtime.as_str(), told.engine_labels), ("docker", labels));
+        let node = describe_node(RuntimeKind::Docker, &labels, &NodeFacts::default());
+        assert_eq!((node.runtime.as_str(), node.engine_labels), ("docker", labels));
+        assert_eq!((node.os.as_str(), node.arch.as_str()), (std::env::consts::OS, std::env::consts::ARCH));
     }
 
     #[test]
-    fn memory_is_read_in_bytes() {
-        assert_eq!(memory_bytes("MemTotal:       24689232 kB\nMemFree: 1 kB\n"), 24_689_232 * 1024);
-        assert_eq!(memory_bytes("nonsense"), 0);
+    fn memory_is_in_bytes_and_equals_mem_total() {
+        let meminfo = Meminfo::current().expect("/proc/meminfo is readable");
+        assert_eq!(memory_bytes(&sysinfo()), meminfo.mem_total);
     }
 }
