@@ -1,9 +1,11 @@
-//! Why a task cannot be prepared, started or stopped, and how that is told.
+//! The errors of both runtimes: why a task cannot be prepared, started, stopped or removed.
 
 use std::{io, path::PathBuf};
 
-/// What went wrong, to what. Causes are sources, and no part of the text: who shows an error shows its [`error_chain`](crate::error_chain::error_chain), as
-/// `service ps` does.
+/// A failed call to a runtime. `service ps` shows it to the user.
+///
+/// The text does not include the source. Callers that show an error use
+/// [`error_chain`](crate::error_chain::error_chain), which appends it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeError {
     #[error(
@@ -12,11 +14,11 @@ pub(crate) enum RuntimeError {
     NoSuchImage { image: String },
     #[error("cannot get image {image}: {reason}")]
     Image { image: String, reason: String },
-    #[error("image {image} names no command of its own: give one after the image")]
+    #[error("image {image} has no command of its own: give one after the image")]
     NoCommand { image: String },
     #[error("user {user:?}: {reason}")]
     User { user: String, reason: &'static str },
-    #[error("{signal:?} is no signal: use a name such as SIGTERM, or a number")]
+    #[error("{signal:?} is not a signal: use a name such as SIGTERM, or a number")]
     Signal { signal: String },
     #[error("environment {entry:?} is not of the form KEY=value")]
     Environment { entry: String },
@@ -30,18 +32,20 @@ pub(crate) enum RuntimeError {
     NotPrepared,
     #[error("cancelled: the task is not wanted any more")]
     Cancelled,
-    #[error("weft panicked in this step: that is a defect of weft, and the daemon's log says where")]
+    #[error("weft panicked in this step: this is a bug in weft, the daemon's log shows where")]
     Panicked,
     #[error("cannot {action}: {reason}")]
     Engine { action: &'static str, reason: String },
 }
 
 impl RuntimeError {
+    /// For `map_err`. `action` and `path` complete the text "cannot …".
     pub(crate) fn io<E: Into<io::Error>>(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
         let path = path.into();
         move |error| Self::Io { action, path, source: error.into() }
     }
 
+    /// For `map_err`. `action` completes the text "cannot …".
     pub(crate) fn kernel<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Kernel { action, source: error.into() }
     }
@@ -54,8 +58,8 @@ mod tests {
 
     const CAUSE: &str = "the one cause";
 
-    /// One of every kind; a kind that is missing here does not compile in [`has_cause`].
-    fn every_kind() -> Vec<RuntimeError> {
+    /// One error of each variant. A new variant does not compile in [`has_cause`] until it is added.
+    fn every_variant() -> Vec<RuntimeError> {
         let text = || "text".to_owned();
         let cause = || io::Error::other(CAUSE);
         vec![
@@ -94,21 +98,19 @@ mod tests {
     }
 
     #[test]
-    fn each_error_tells_its_cause_once() {
-        for error in every_kind() {
-            let (want, told) = (usize::from(has_cause(&error)), error_chain(&error));
-            assert_eq!(told.matches(CAUSE).count(), want, "{told}");
-            // As the command line and the daemon's log show it.
-            let told = format!("{:#}", anyhow::Error::from(error));
-            assert_eq!(told.matches(CAUSE).count(), want, "{told}");
+    fn each_error_shows_its_cause_once() {
+        for error in every_variant() {
+            let (want, text) = (usize::from(has_cause(&error)), error_chain(&error));
+            assert_eq!(text.matches(CAUSE).count(), want, "{text}");
+            // The command line and the daemon's log format errors with anyhow.
+            let text = format!("{:#}", anyhow::Error::from(error));
+            assert_eq!(text.matches(CAUSE).count(), want, "{text}");
         }
     }
 
     #[test]
-    fn a_cause_that_an_error_already_told_is_not_told_again() {
-        assert_eq!(
-            error_chain(&RuntimeError::kernel("do it")(io::Error::other(CAUSE))),
-            format!("cannot do it: {CAUSE}")
-        );
+    fn the_cause_follows_the_error() {
+        let error = RuntimeError::kernel("do it")(io::Error::other(CAUSE));
+        assert_eq!(error_chain(&error), format!("cannot do it: {CAUSE}"));
     }
 }

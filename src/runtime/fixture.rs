@@ -1,4 +1,4 @@
-//! A task's plan, for the tests of both runtimes and of the agent.
+//! A task plan for the tests of both runtimes and of the agent.
 
 use weft_model::{
     ServiceId, TaskId,
@@ -6,14 +6,14 @@ use weft_model::{
     spec::{ContainerSpec, Resources},
 };
 
-/// A task of weft/whoami, as `change` would have it.
+/// A task of the image weft/whoami, after `change` of its container.
 pub(crate) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
     let mut container = ContainerSpec::new("weft/whoami");
     change(&mut container);
     TaskPlan {
         id: TaskId::from_random(7),
         service: ServiceId::from_random(8),
-        service_name: "web".parse().unwrap(),
+        service_name: "web".parse().expect("a valid service name"),
         name: "web.1.x".to_owned(),
         container,
         resources: Resources::default(),

@@ -1,16 +1,18 @@
-//! Who a task is, as its program is told, whatever runs it: host name, variables, resolver.
+//! What a task's program sees of its own identity: its host name, its variables and its resolver. Pure.
+//!
+//! Both runtimes use it, so that a task sees the same in both.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use weft_model::{NodeName, plan::TaskPlan};
 
-/// The variables that every task has.
+/// Variables that each task has.
 pub(crate) const NODE_VARIABLE: &str = "WEFT_NODE";
 pub(crate) const TASK_NAME_VARIABLE: &str = "WEFT_TASK_NAME";
 const TASK_ID_VARIABLE: &str = "WEFT_TASK_ID";
-/// Where every task's resolver answers.
+/// Address of the resolver in each task's network namespace.
 pub(crate) const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
-/// How much of a task's id is its host name where it has none of its own.
+/// Length of the default host name: a prefix of the task's id.
 const HOSTNAME_LEN: usize = 12;
 
 pub(crate) fn hostname(task: &TaskPlan) -> String {
@@ -18,7 +20,7 @@ pub(crate) fn hostname(task: &TaskPlan) -> String {
     own.unwrap_or_else(|| task.id.as_str()[..HOSTNAME_LEN].to_owned())
 }
 
-/// To be put before the user's own variables: those win.
+/// weft's own variables. They come before the user's, which replace them.
 pub(crate) fn environment(task: &TaskPlan, node: &NodeName) -> [String; 3] {
     [
         format!("{NODE_VARIABLE}={node}"),
@@ -33,7 +35,7 @@ mod tests {
     use crate::runtime::fixture;
 
     #[test]
-    fn a_task_without_a_host_name_is_called_by_its_id() {
+    fn the_default_host_name_is_a_prefix_of_the_task_id() {
         let check = |given: Option<&str>, want: &str| {
             let task = fixture::task(|container| container.hostname = given.map(str::to_owned));
             assert_eq!(hostname(&task), want);
@@ -45,10 +47,10 @@ mod tests {
     }
 
     #[test]
-    fn a_task_knows_its_node_and_its_names() {
+    fn the_variables_name_the_node_and_the_task() {
         let task = fixture::task(|_| ());
         let want =
             ["WEFT_NODE=n1".to_owned(), format!("WEFT_TASK_ID={}", task.id), "WEFT_TASK_NAME=web.1.x".to_owned()];
-        assert_eq!(environment(&task, &"n1".parse().unwrap()), want);
+        assert_eq!(environment(&task, &"n1".parse().expect("a valid node name")), want);
     }
 }

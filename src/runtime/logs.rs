@@ -1,14 +1,17 @@
-//! Which log records a reader asked for: the part of reading logs that is the same for every runtime.
+//! Selects the log records that a reader asked for. Pure.
+//!
+//! The log readers of both runtimes call it.
 
 use std::collections::VecDeque;
 
 use weft_model::{LogOptions, LogRecord};
 
-/// Depth of the channel between a log's reader and the stream that it feeds: enough to keep both busy.
+/// Depth of the channel between the task that reads a log and the stream of records. It lets the reader read ahead while
+/// the receiver works on earlier records.
 pub(super) const STREAM_DEPTH: usize = 256;
 
-/// Whether time and stream of a record are what `options` ask for.
-pub(super) fn wanted(options: &LogOptions, record: &LogRecord) -> bool {
+/// Whether `options` ask for the time and the stream of a record.
+pub(super) fn is_requested(options: &LogOptions, record: &LogRecord) -> bool {
     let time_ms = record.time_ns / 1_000_000;
     let stream = if record.stderr { options.stderr } else { options.stdout };
     stream
@@ -16,7 +19,7 @@ pub(super) fn wanted(options: &LogOptions, record: &LogRecord) -> bool {
         && options.until_ms.is_none_or(|until_ms| time_ms <= until_ms)
 }
 
-/// The newest records, as many as asked for.
+/// Keeps the newest records, up to a fixed number.
 #[derive(Debug)]
 pub(super) struct Tail {
     len: usize,
@@ -51,9 +54,9 @@ mod tests {
     }
 
     #[test]
-    fn time_and_stream_select() {
+    fn selects_by_time_and_stream() {
         let options = LogOptions { stdout: true, since_ms: Some(10), until_ms: Some(20), ..LogOptions::default() };
-        let check = |time_ms, stderr, want| assert_eq!(wanted(&options, &record(time_ms, stderr)), want);
+        let check = |time_ms, stderr, want| assert_eq!(is_requested(&options, &record(time_ms, stderr)), want);
         check(9, false, false);
         check(10, false, true);
         check(20, false, true);
@@ -62,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_holds_the_newest() {
+    fn a_tail_keeps_the_newest_records() {
         let mut tail = Tail::new(2);
         (0..5).for_each(|time| tail.push(record(time, false)));
         let times: Vec<_> = tail.into_records().iter().map(|r| r.time_ns / 1_000_000).collect();

@@ -1,15 +1,18 @@
-//! Runs tasks. Owns what is on this node because of a task, but its links: its network namespace, processes, files, limits and
-//! logs. It must not know the cluster: it gets a [`TaskPlan`] and says what became of it.
+//! Runs the tasks of this node: their network namespaces, processes, files, limits and logs, but not their links.
 //!
-//! An [`Executor`] holds nothing in memory that it could not find again: a new one on the same directories, after a
-//! crash, adopts every task. Two of them:
+//! The daemon calls [`open`] once. The agent then calls the runtime through [`Executor`], and the control plane reads logs
+//! through [`LogSource`]. A runtime must not know the cluster: it gets a [`TaskPlan`] and shows what became of the task.
 //!
-//! - [`process`]: namespaced processes of this machine, each under a shim of its own; no engine needed;
+//! There are two runtimes:
+//!
+//! - [`process`]: processes of this machine in namespaces, each with a shim; needs no engine;
 //! - [`docker`]: containers of the local Docker engine.
 //!
-//! What is the same for both: [`mod@reference`] says what images are called, [`identity`] who a task is, [`mod@error`] what
-//! may go wrong, [`logs`] which records a reader wants. [`whoami`] is the program of the
-//! built-in image `weft/whoami`, which both can run.
+//! Both share [`mod@reference`] (names of images), [`identity`] (what a task sees of itself), [`mod@error`], and [`logs`] (which
+//! records a reader wants). [`whoami`] is the program of the built-in image `weft/whoami`, which both can run.
+//!
+//! Invariant that the agent relies on: a runtime keeps nothing only in memory. After a restart of the daemon a new
+//! runtime on the same directories adopts all tasks.
 
 pub(crate) mod process;
 pub(crate) mod docker;
@@ -29,35 +32,35 @@ use weft_model::{Backoff, LogSource, NodeName, TaskId, plan::TaskPlan};
 
 pub(crate) use self::error::RuntimeError;
 
-/// Delays before a failed call to a runtime, or of a runtime to its engine, is retried.
+/// Delays before a failed call is retried: of the agent to a runtime, and of a runtime to its engine.
 pub(crate) const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// What the agent needs of a runtime. Calls for one task must not overlap; calls for different tasks may.
+/// What the agent needs of a runtime. Calls for one task must not overlap. Calls for different tasks may.
 #[async_trait]
 pub(crate) trait Executor: Send + Sync {
-    /// Gets the task's image, unless it is there. Takes as long as it takes. Idempotent, and cancel-safe: dropped at any time, it
-    /// leaves no trace of the task.
+    /// Fetches the task's image if it is missing. Has no timeout of its own. Idempotent. Cancel-safe: a dropped call leaves
+    /// nothing of the task behind.
     async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
-    /// Of a task whose image is there: makes all that it needs but its process, its network namespace above all.
-    /// Idempotent. Leaves nothing behind when it fails.
+    /// Creates all that the task needs before its process, above all its network namespace. The image must have been fetched.
+    /// Idempotent. Leaves nothing behind if it fails.
     async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
-    /// Starts its process in the prepared namespace; returns when the program runs. Idempotent. A program that cannot run
-    /// is an error here and an ended task in [`Executor::observe`].
+    /// Starts the task's process in the prepared namespace, and returns when the program runs. Idempotent. If the program cannot
+    /// run, this is an error, and [`Executor::observe`] shows the task as exited.
     async fn start(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
-    /// Stop signal, grace, then kill, as its plan said when it was prepared. Returns when this has begun: the end shows in
-    /// [`Executor::observe`]. Nothing happens to a task that does not run.
+    /// Begins to stop the task: stop signal, grace period, then SIGKILL, with the values of the plan that it was prepared with.
+    /// Does not wait for the end, which [`Executor::observe`] shows. Does nothing if the task does not run.
     async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError>;
 
-    /// Forgets a task and everything that it left, killing it first if it runs. Idempotent.
+    /// Kills the task if it runs, and removes all that is left of it. Idempotent.
     async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError>;
 
-    /// Every task that exists on this node, those of an earlier daemon included, in the order of their ids.
+    /// All tasks on this node, those of an earlier daemon included, in the order of their ids.
     async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError>;
 
-    /// Rings when [`Executor::observe`] may answer differently.
+    /// Notifies when the result of [`Executor::observe`] may have changed.
     fn changed(&self) -> watch::Receiver<u64>;
 }
 
@@ -65,19 +68,20 @@ pub(crate) trait Executor: Send + Sync {
 pub(crate) struct ObservedTask {
     pub task: TaskId,
     pub phase: Phase,
-    /// The task's network namespace, to be opened; `None` once it is gone.
+    /// Path of the task's network namespace. `None` once it is gone.
     pub netns: Option<PathBuf>,
-    /// How people find it: the container's id, or the task's.
+    /// The container's id for the user; the task's id if the runtime has no containers.
     pub container: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Has its namespace, and no process yet.
+    /// The network namespace exists, and no process yet.
     Prepared,
     Running {
-        /// Of its first process, as this machine counts.
+        /// Pid of the task's first process, in the machine's PID namespace.
         pid: u32,
+        /// Unix milliseconds.
         since_ms: u64,
     },
     Exited(Exit),
@@ -86,10 +90,11 @@ pub(crate) enum Phase {
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Exit {
-    /// As a shell says it: 128 and the signal's number where a signal ended it.
+    /// The exit code, or 128 plus the number of the signal that ended the task.
     pub code: i32,
+    /// Unix milliseconds.
     pub at_ms: u64,
-    /// What kept it from running, where that was not the program's own doing.
+    /// Why the task ended, if the cause was not the program itself.
     pub error: Option<String>,
 }
 
@@ -113,15 +118,15 @@ impl RuntimeKind {
 #[derive(Debug, Clone)]
 pub(crate) struct RuntimeConfig {
     pub kind: RuntimeKind,
-    /// The node's directory for what does not survive a reboot; tasks live in `tasks/` beneath.
+    /// The node's directory for files that need not survive a reboot. Tasks are in its `tasks/`.
     pub run_dir: PathBuf,
-    /// Names the node in cgroups and container labels: two daemons of one machine must not share it.
+    /// Names the node in control groups and container labels. Two daemons on one machine must not share it.
     pub hostname: NodeName,
-    /// Where the Docker engine listens.
+    /// Socket of the Docker engine.
     pub docker_socket: PathBuf,
 }
 
-/// An open runtime, from its two sides.
+/// An open runtime, through its two interfaces.
 #[derive(Clone)]
 pub(crate) struct Runtime {
     pub executor: Arc<dyn Executor>,
@@ -134,7 +139,10 @@ impl std::fmt::Debug for Runtime {
     }
 }
 
-/// Opens the runtime, adopting the tasks that an earlier one left running.
+/// Opens the runtime, and adopts the tasks of an earlier daemon.
+///
+/// # Errors
+/// If the run directory cannot be used, or the engine cannot be reached.
 pub(crate) async fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError> {
     Ok(match config.kind {
         RuntimeKind::Process => {
@@ -148,8 +156,9 @@ pub(crate) async fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError>
     })
 }
 
-/// What weft runs itself as, inside tasks and beside them. `None`: an ordinary invocation. To be called first of all in
-/// `main`, before any thread exists: a shim must be single-threaded.
+/// Runs the hidden subcommands that weft starts itself with, inside tasks and beside them. `None` if `args` name none of them.
+///
+/// `main` must call it before anything else, while there is only one thread: a shim must be single-threaded.
 pub(crate) fn internal(args: &[OsString]) -> Option<ExitCode> {
     let code = match args.get(1)?.to_str()? {
         process::SHIM_COMMAND => process::shim(&args[2..]),

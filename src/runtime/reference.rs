@@ -1,14 +1,16 @@
-//! What an image is called: a name, and which of its versions. Must not know where images come from.
+//! Image references: a name and a version, as in `registry:5000/name:tag` or `name@sha256:…`. Pure.
+//!
+//! Both runtimes and the agent parse a task's image here. This module must not know where images come from.
 
 use super::whoami;
 
-/// The version that is meant where none is given.
+/// The version of a reference that has none.
 pub(crate) const LATEST: Version<'static> = Version::Tag("latest");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version<'a> {
     Tag(&'a str),
-    /// Such as `sha256:…`: what the image is, whatever it is called.
+    /// The hash of the image's content, as `sha256:…`.
     Digest(&'a str),
 }
 
@@ -22,27 +24,27 @@ impl<'a> Version<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reference<'a> {
-    /// With the registry, where it is of one.
+    /// Includes the registry, if there is one.
     pub(crate) name: &'a str,
     pub(crate) version: Version<'a>,
 }
 
 impl<'a> Reference<'a> {
-    /// `NAME[:TAG][@DIGEST]`. A digest says it all: the tag beside it is left out.
+    /// Parses `NAME[:TAG][@DIGEST]`. A tag beside a digest is ignored, because the digest identifies the image.
     pub(crate) fn parse(image: &'a str) -> Self {
         let (tagged, digest) = match image.split_once('@') {
             Some((tagged, digest)) => (tagged, Some(Version::Digest(digest))),
             None => (image, None),
         };
         let (name, version) = match tagged.rsplit_once(':') {
-            // A colon before a slash is the registry's port.
+            // A colon before a slash belongs to the registry's port.
             Some((name, tag)) if !tag.contains('/') => (name, Version::Tag(tag)),
             _ => (tagged, LATEST),
         };
         Self { name, version: digest.unwrap_or(version) }
     }
 
-    /// Whether it is the built-in image: its tags all mean the program of this very weft, and no digest does.
+    /// Whether this is the built-in image. Each of its tags means the program of this build of weft; a digest cannot.
     pub(crate) fn is_whoami(self) -> bool {
         self.name == whoami::IMAGE && matches!(self.version, Version::Tag(_))
     }
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_have_a_name_and_a_version() {
+    fn parses_the_name_and_the_version() {
         let check = |image, name, version| assert_eq!(Reference::parse(image), Reference { name, version }, "{image}");
         check("nginx", "nginx", LATEST);
         check("nginx:1.27", "nginx", Version::Tag("1.27"));
@@ -64,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_image_has_any_tag_and_no_digest() {
+    fn the_built_in_image_matches_any_tag_and_no_digest() {
         for image in ["weft/whoami", "weft/whoami:latest", "weft/whoami:v2"] {
             assert!(Reference::parse(image).is_whoami(), "{image}");
         }

@@ -1,5 +1,4 @@
-//! What is asked of the engine for a task, and what the engine's answers mean: pure translation between the plan's words
-//! and the engine's.
+//! Translates a task's plan into the engine's containers, and the engine's containers into the task's phase. Pure.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,14 +15,14 @@ use weft_model::{NodeName, TaskId, plan::TaskPlan};
 use super::{PAUSE_COMMAND, image};
 use crate::runtime::{Exit, Phase, identity};
 
-/// The node that a container belongs to.
+/// Label with the node that a container belongs to.
 pub(super) const NODE_LABEL: &str = "weft.node";
-/// The task that it belongs to.
+/// Label with the task that a container belongs to.
 pub(super) const TASK_LABEL: &str = "weft.task";
-/// Which of the task's two it is.
+/// Label with the [`Part`] that a container is.
 const PART_LABEL: &str = "weft.part";
 
-/// Which of a task's containers. In the order in which they are removed.
+/// One of a task's two containers. In the order in which they are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Task,
@@ -39,7 +38,7 @@ impl Part {
     }
 }
 
-/// Whose a container is; `None` for one that is not ours.
+/// Reads a container's labels. `None` if weft did not create it.
 pub(super) fn identify(labels: Option<&HashMap<String, String>>) -> Option<(TaskId, Part)> {
     let labels = labels?;
     let task = labels.get(TASK_LABEL)?.parse().ok()?;
@@ -52,7 +51,7 @@ pub(super) fn sandbox_name(task: &TaskPlan) -> String {
     format!("{}.sandbox", task.name)
 }
 
-/// A container that does nothing, in a network namespace with nothing in it.
+/// The sandbox: a container that only waits, in an empty network namespace.
 pub(super) fn sandbox(task: &TaskPlan, node: &NodeName) -> ContainerCreateBody {
     let hostname = identity::hostname(task);
     let addresses = task.attachments.first().map(|first| [first.addr.v4.to_string(), first.addr.v6.to_string()]);
@@ -71,13 +70,13 @@ pub(super) fn sandbox(task: &TaskPlan, node: &NodeName) -> ContainerCreateBody {
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            // A namespace without networks gets none of IPv6 from the engine; our links have it.
+            // The engine disables IPv6 in a namespace without networks, but weft's links use it.
             sysctls: Some(
                 ["all", "default", "lo"]
                     .map(|link| (format!("net.ipv6.conf.{link}.disable_ipv6"), "0".to_owned()))
                     .into(),
             ),
-            restart_policy: Some(never()),
+            restart_policy: Some(never_restart()),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
@@ -91,7 +90,7 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
     let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
     let limit = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX)).filter(|n| *n > 0);
     let env = identity::environment(task, node).into_iter().chain(container.env.iter().cloned()).collect();
-    // The user's first: the cluster's win over them, and ours over all.
+    // Later labels replace earlier ones: the cluster's those of the user, and weft's own all others.
     let labels = container.labels.clone().into_iter().chain(task.labels.clone());
     let labels = labels.chain(own_labels(task, node, Part::Task)).collect();
     ContainerCreateBody {
@@ -103,7 +102,7 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
         user: given(&container.user),
         labels: Some(labels),
         stop_signal: given(&container.stop_signal),
-        // The engine counts whole seconds.
+        // The engine takes whole seconds.
         stop_timeout: Some(i64::try_from(container.stop_grace_ms.div_ceil(1000)).unwrap_or(i64::MAX)),
         host_config: Some(HostConfig {
             network_mode: Some(format!("container:{sandbox}")),
@@ -113,19 +112,19 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
             memory: limit(task.resources.limit_memory_bytes),
             memory_reservation: limit(task.resources.reserve_memory_bytes),
             pids_limit: limit(task.resources.limit_pids),
-            restart_policy: Some(never()),
+            restart_policy: Some(never_restart()),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
     }
 }
 
-/// Restarting is the orchestrator's to decide.
-fn never() -> RestartPolicy {
+/// The engine must not restart containers: the orchestrator decides that.
+fn never_restart() -> RestartPolicy {
     RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }
 }
 
-/// What a new daemon knows a container by.
+/// The labels by which a new daemon finds a container.
 fn own_labels(task: &TaskPlan, node: &NodeName, part: Part) -> [(String, String); 3] {
     [
         (NODE_LABEL.to_owned(), node.to_string()),
@@ -138,13 +137,13 @@ pub(super) fn is_running(container: &ContainerInspectResponse) -> bool {
     container.state.as_ref().is_some_and(|state| state.running == Some(true))
 }
 
-/// How long it may take to end after its stop signal.
-pub(super) fn grace(container: &ContainerInspectResponse) -> Duration {
+/// The time between the stop signal and SIGKILL.
+pub(super) fn grace_period(container: &ContainerInspectResponse) -> Duration {
     let seconds = container.config.as_ref().and_then(|config| config.stop_timeout).unwrap_or_default();
     Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
 }
 
-/// Where its network namespace can be opened, for as long as its process lives.
+/// Path of the container's network namespace. It exists as long as the container's process.
 pub(super) fn netns(container: &ContainerInspectResponse) -> Option<PathBuf> {
     let pid = pid(container.state.as_ref()?)?;
     Some(PathBuf::from(format!("/proc/{pid}/ns/net")))
@@ -154,18 +153,19 @@ fn pid(state: &ContainerState) -> Option<u32> {
     u32::try_from(state.pid?).ok().filter(|pid| *pid > 0)
 }
 
-/// Where a task stands, by its containers; `None` where neither tells of one.
+/// The phase of a task by its two containers. `None` if there is no task to show: neither container exists, or only a sandbox
+/// that does not run.
 pub(super) fn phase(
     sandbox: Option<&ContainerInspectResponse>,
     own: Option<&ContainerInspectResponse>,
 ) -> Option<Phase> {
     let Some((own, state)) = own.and_then(|own| Some((own, own.state.as_ref()?))) else {
-        // Without its process a sandbox holds no namespace: to be prepared again, or removed.
+        // A sandbox that does not run has no namespace. The task has to be prepared again, or removed.
         return sandbox.filter(|sandbox| is_running(sandbox)).map(|_| Phase::Prepared);
     };
     let error = state.error.clone().filter(|error| !error.is_empty());
     let exit_code = state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
-    // One that could not be started has not finished either.
+    // A container that could not be started has no time of its end.
     let created_ms = || u64::try_from(own.created?.unix_timestamp_nanos() / 1_000_000).ok();
     let at_ms = time_ms(state.finished_at.as_deref()).or_else(created_ms).unwrap_or_default();
     let ended = |error| Phase::Exited(Exit { code: exit_code, at_ms, error });
@@ -180,17 +180,17 @@ pub(super) fn phase(
     })
 }
 
-/// The tasks of which there is only a sandbox that was never started, or has ended: [`phase`] shows none of them.
-pub(super) fn leftovers(containers: &[ContainerSummary]) -> BTreeSet<TaskId> {
+/// The tasks that have only a sandbox, which was never started or has ended. [`phase`] shows none of them.
+pub(super) fn dead_sandboxes(containers: &[ContainerSummary]) -> BTreeSet<TaskId> {
     use ContainerSummaryStateEnum::{CREATED, DEAD, EXITED};
     let ours: Vec<_> = containers.iter().filter_map(|c| Some((identify(c.labels.as_ref())?, c.state))).collect();
     let ended = |state: &Option<_>| matches!(state, Some(CREATED | EXITED | DEAD));
-    let kept: BTreeSet<&TaskId> =
+    let alive: BTreeSet<&TaskId> =
         ours.iter().filter(|((_, part), state)| *part == Part::Task || !ended(state)).map(|((id, _), _)| id).collect();
-    ours.iter().map(|((id, _), _)| id).filter(|id| !kept.contains(id)).cloned().collect()
+    ours.iter().map(|((id, _), _)| id).filter(|id| !alive.contains(id)).cloned().collect()
 }
 
-/// Unix milliseconds of the engine's time; `None` for its zero.
+/// Parses the engine's time to Unix milliseconds. `None` for the engine's zero time, year 1.
 fn time_ms(text: Option<&str>) -> Option<u64> {
     let time: jiff::Timestamp = text?.parse().ok()?;
     u64::try_from(time.as_millisecond()).ok()
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_follows_from_both_containers() {
+    fn computes_the_phase_from_both_containers() {
         use ContainerStateStatusEnum::{CREATED, EXITED, RUNNING};
         let running = inspected(RUNNING, 7, 0, "");
         let exit = |code, error: Option<&str>| {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sandbox_that_holds_nothing_is_left_over() {
+    fn finds_sandboxes_without_a_namespace_and_without_a_task() {
         use ContainerSummaryStateEnum::{CREATED, EXITED, RUNNING};
         let id = TaskId::from_random(7);
         let container = |part: Part, state| ContainerSummary {
@@ -247,13 +247,13 @@ mod tests {
             state: Some(state),
             ..ContainerSummary::default()
         };
-        let check = |containers: &[ContainerSummary], left: bool| {
-            assert_eq!(leftovers(containers).contains(&id), left, "{containers:?}");
+        let check = |containers: &[ContainerSummary], dead: bool| {
+            assert_eq!(dead_sandboxes(containers).contains(&id), dead, "{containers:?}");
         };
         check(&[container(Part::Sandbox, CREATED)], true);
         check(&[container(Part::Sandbox, EXITED)], true);
         check(&[container(Part::Sandbox, RUNNING)], false);
-        // An exit that is still to be reported.
+        // The exit of the task has to be reported first.
         check(&[container(Part::Sandbox, EXITED), container(Part::Task, EXITED)], false);
         check(&[container(Part::Task, CREATED)], false);
         let stranger = ContainerSummary { state: Some(EXITED), ..ContainerSummary::default() };
@@ -261,31 +261,31 @@ mod tests {
     }
 
     #[test]
-    fn the_engines_zero_is_no_time() {
+    fn the_engines_zero_time_is_no_time() {
         assert_eq!(time_ms(Some("0001-01-01T00:00:00Z")), None);
         assert_eq!(time_ms(None), None);
     }
 
     #[test]
-    fn a_tasks_container_has_the_users_the_clusters_and_our_labels() {
+    fn later_labels_replace_earlier_ones_on_a_tasks_container() {
         let plan = fixture::task(|container| {
             container.labels = [("team", "web"), ("com.docker.swarm.node.id", "forged"), ("weft.node", "forged")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into();
         });
-        let node: NodeName = "n1".parse().unwrap();
-        let labels = task(&plan, &node, "sandbox").labels.unwrap();
-        let swarms = &plan.labels["com.docker.swarm.node.id"];
-        assert_eq!((&*labels["team"], &labels["com.docker.swarm.node.id"]), ("web", swarms));
+        let node: NodeName = "n1".parse().expect("a valid node name");
+        let labels = task(&plan, &node, "sandbox").labels.expect("the container has labels");
+        let from_cluster = &plan.labels["com.docker.swarm.node.id"];
+        assert_eq!((&*labels["team"], &labels["com.docker.swarm.node.id"]), ("web", from_cluster));
         assert_eq!(labels[NODE_LABEL], "n1");
         assert_eq!(identify(Some(&labels)), Some((plan.id.clone(), Part::Task)));
-        let sandbox = sandbox(&plan, &node).labels.unwrap();
+        let sandbox = sandbox(&plan, &node).labels.expect("the sandbox has labels");
         assert_eq!(identify(Some(&sandbox)), Some((plan.id.clone(), Part::Sandbox)));
-        assert!(sandbox.keys().all(|key| key.starts_with("weft.")), "a sandbox is no task: {sandbox:?}");
+        assert!(sandbox.keys().all(|key| key.starts_with("weft.")), "a sandbox has only weft's labels: {sandbox:?}");
     }
 
     #[test]
-    fn only_our_labels_make_a_container_ours() {
+    fn identifies_a_container_by_its_labels() {
         let id = TaskId::from_random(7);
         let labels = |part: &str| {
             HashMap::from([(TASK_LABEL.to_owned(), id.to_string()), (PART_LABEL.to_owned(), part.to_owned())])

@@ -1,4 +1,6 @@
-//! Images for the engine: weft's own are made from this very program, all others are the engine's, pulled where missing.
+//! Provides the images of tasks. weft's own two images are built from the running program; the engine pulls all others.
+//!
+//! [`super::DockerRuntime`] calls it before it creates a task's containers.
 
 use std::{io, os::unix::fs::MetadataExt};
 
@@ -11,29 +13,29 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use tokio_util::io::ReaderStream;
 use tracing::{info, warn};
 
-use super::{engine, reason, status};
+use super::error::{engine_error, http_status, message};
 use crate::runtime::{
     RuntimeError,
     reference::{LATEST, Reference},
     whoami,
 };
 
-/// Where weft's own program stands in its images.
+/// Path of weft's own program in its images.
 pub(super) const PROGRAM: &str = "/weft";
-/// The image of sandboxes: the same as whoami's, by the name that people expect to see there.
+/// The image of sandboxes. It is the same as weft/whoami, under the name that users of containers know for this purpose.
 pub(super) const PAUSE: &str = "weft/pause:latest";
-/// Says which build of weft an image was made from.
+/// Label with the build of weft that an image was made from.
 const BUILD_LABEL: &str = "weft.build";
 
-/// Makes weft's own images unless they are there, of this very build.
-pub(super) async fn provide_own(docker: &Docker) -> Result<(), RuntimeError> {
+/// Builds weft's own images, unless the engine has them from this build of weft.
+pub(super) async fn ensure_own_images(docker: &Docker) -> Result<(), RuntimeError> {
     let metadata = std::fs::metadata("/proc/self/exe").map_err(RuntimeError::io("read", "/proc/self/exe"))?;
     let (size, seconds, nanos) = (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
     let build = format!("{}-{size}-{seconds}.{nanos}", env!("CARGO_PKG_VERSION"));
     for image in [PAUSE, whoami::IMAGE] {
         if build_of(docker, image).await?.as_ref() != Some(&build) {
-            info!(build, "making the images weft/whoami and weft/pause");
-            make(docker, &build).await?;
+            info!(build, "building the images weft/whoami and weft/pause");
+            import_own_program(docker, &build).await?;
             tag(docker, PAUSE).await?;
             return Ok(());
         }
@@ -41,21 +43,21 @@ pub(super) async fn provide_own(docker: &Docker) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// Gets an image, from wherever it is found first.
-pub(super) async fn provide(docker: &Docker, image: &str) -> Result<(), RuntimeError> {
+/// Makes an image available: tags the built-in one, or pulls an image that the engine does not have.
+pub(super) async fn ensure_image(docker: &Docker, image: &str) -> Result<(), RuntimeError> {
     let reference = Reference::parse(image);
     if reference.is_whoami() {
         return if reference.version == LATEST { Ok(()) } else { tag(docker, image).await };
     }
     match docker.inspect_image(image).await {
         Ok(_) => return Ok(()),
-        Err(error) if status(&error) == Some(404) => {}
-        Err(error) => return Err(engine("inspect the image")(error)),
+        Err(error) if http_status(&error) == Some(404) => {}
+        Err(error) => return Err(engine_error("inspect the image")(error)),
     }
     let options =
         CreateImageOptionsBuilder::default().from_image(reference.name).tag(reference.version.as_str()).build();
     let pulled = docker.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) }).await;
-    pulled.map_err(|error| RuntimeError::Image { image: image.to_owned(), reason: reason(&error) })
+    pulled.map_err(|error| RuntimeError::Image { image: image.to_owned(), reason: message(&error) })
 }
 
 async fn build_of(docker: &Docker, image: &str) -> Result<Option<String>, RuntimeError> {
@@ -63,19 +65,19 @@ async fn build_of(docker: &Docker, image: &str) -> Result<Option<String>, Runtim
         Ok(found) => {
             Ok(found.config.and_then(|config| config.labels).and_then(|mut labels| labels.remove(BUILD_LABEL)))
         }
-        Err(error) if status(&error) == Some(404) => Ok(None),
-        Err(error) => Err(engine("inspect weft's own image")(error)),
+        Err(error) if http_status(&error) == Some(404) => Ok(None),
+        Err(error) => Err(engine_error("inspect weft's own image")(error)),
     }
 }
 
 async fn tag(docker: &Docker, image: &str) -> Result<(), RuntimeError> {
     let reference = Reference::parse(image);
     let options = TagImageOptionsBuilder::default().repo(reference.name).tag(reference.version.as_str()).build();
-    docker.tag_image(whoami::IMAGE, Some(options)).await.map_err(engine("name weft's own image"))
+    docker.tag_image(whoami::IMAGE, Some(options)).await.map_err(engine_error("tag weft's own image"))
 }
 
-/// Imports this program as an image with nothing else in it.
-async fn make(docker: &Docker, build: &str) -> Result<(), RuntimeError> {
+/// Imports this program as an image that contains nothing else.
+async fn import_own_program(docker: &Docker, build: &str) -> Result<(), RuntimeError> {
     let archive = archive().await.map_err(RuntimeError::io("read", "/proc/self/exe"))?;
     let options = CreateImageOptionsBuilder::default()
         .from_src("-")
@@ -90,17 +92,17 @@ async fn make(docker: &Docker, build: &str) -> Result<(), RuntimeError> {
         .create_image(Some(options), Some(body_try_stream(archive)), None)
         .try_for_each(|_| async { Ok(()) })
         .await
-        .map_err(engine("make weft's own image"))?;
-    // An older build's image has lost its name to this one. One that still has containers stays.
+        .map_err(engine_error("build weft's own image"))?;
+    // Removes the images of older builds, which have lost their tag. The engine keeps those that containers use.
     let filters = [("dangling", vec!["true"]), ("label", vec![BUILD_LABEL])].into_iter().collect();
     if let Err(error) = docker.prune_images(Some(PruneImagesOptionsBuilder::default().filters(&filters).build())).await
     {
-        warn!(error = reason(&error), "cannot remove images of older builds");
+        warn!(error = message(&error), "cannot remove images of older builds");
     }
     Ok(())
 }
 
-/// This program as a tar archive, read as it is sent.
+/// This program as a tar archive, which is read while it is sent.
 async fn archive() -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
     let program = tokio::fs::File::open("/proc/self/exe").await?;
     let len = program.metadata().await?.len();
@@ -111,7 +113,7 @@ async fn archive() -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 
     header.set_entry_type(tar::EntryType::Regular);
     header.set_cksum();
     let header = Bytes::copy_from_slice(header.as_bytes());
-    // Contents are filled up to whole blocks of 512 bytes; two empty blocks end the archive.
+    // A file is padded to whole blocks of 512 bytes, and two empty blocks end the archive (tar(5)).
     let trailer = Bytes::from(vec![0; (len.next_multiple_of(512) - len) as usize + 1024]);
     let one = |bytes| futures_util::stream::once(async { Ok(bytes) });
     Ok(one(header).chain(ReaderStream::with_capacity(program, 1 << 20)).chain(one(trailer)))

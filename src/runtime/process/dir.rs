@@ -1,18 +1,19 @@
-//! A task's directory, `<run dir>/tasks/<task id>/`: the one place where the daemon and the task's shim meet, and where a new
-//! daemon finds what an earlier one started.
+//! One task's directory, `<run dir>/tasks/<task id>/`. The daemon and the task's shim share it, and a new daemon finds in it
+//! what an earlier daemon started.
 //!
-//! | file | writer | says |
+//! | file | writer | content |
 //! |---|---|---|
-//! | `record.json` | daemon | prepared; how to start and stop it. Written last, so a directory without it is half made |
-//! | `config.json`, `hosts`, `hostname`, `resolv.conf`, `rootfs/` | daemon | the bundle that the container is made from |
+//! | `record.json` | daemon | how to start and stop the task. Written last: a directory without it is incomplete |
+//! | `config.json`, `hosts`, `hostname`, `resolv.conf`, `rootfs/` | daemon | the bundle for the container |
 //! | `netns` | daemon | the network namespace, bind-mounted |
-//! | `shim.json` | shim | this process takes care of the task; written once |
-//! | `running.json` | shim | the program runs |
-//! | `exit.json` | shim, or the daemon for a dead shim | how it ended |
-//! | `log`, `log.1` | shim | what it wrote |
-//! | `state/` | shim | libcontainer's own |
+//! | `shim.json` | shim | the process id of the task's shim. Written once |
+//! | `running.json` | shim | the program runs: its process id and its start time |
+//! | `exit.json` | shim, or the daemon for a dead shim | how the task ended |
+//! | `log`, `log.1` | shim | the task's output |
+//! | `state/` | shim | libcontainer's own files |
 //!
-//! Each file appears whole or not at all. The directory is root's alone: variables and output of a task are nobody else's.
+//! Invariants that daemon and shim rely on: a JSON file is complete or missing, never partly written. Only root can read
+//! the directory, because it holds the variables and the output of the task.
 
 use std::{
     fs, io,
@@ -27,12 +28,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{image::Image, kernel::proc::ProcessId};
 use crate::runtime::{Exit, RuntimeError};
 
-/// What the daemon decided when it prepared the task, for the shim and for daemons to come.
+/// What the daemon decided when it prepared the task, for the shim and for later daemons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) name: String,
     pub(super) image: Image,
-    /// An init of ours stands above the program: it forwards signals and reaps.
+    /// Whether [`super::init`] runs above the program.
     pub(super) init: bool,
     /// The program's working directory.
     pub(super) dir: PathBuf,
@@ -40,9 +41,9 @@ pub(super) struct Record {
     pub(super) gid: u32,
     pub(super) stop_signal: i32,
     pub(super) stop_grace_ms: u64,
-    /// Relative to the root of each hierarchy.
+    /// The task's control group, relative to the root of each hierarchy.
     pub(super) cgroup: PathBuf,
-    /// Where shims live: the daemon's own group may be killed with the daemon.
+    /// The control group of the shims. They leave the daemon's group, because a supervisor may kill that with the daemon.
     pub(super) shim_cgroup: PathBuf,
 }
 
@@ -69,14 +70,14 @@ impl TaskDir {
         self.0.join(name)
     }
 
-    /// Makes the directory, and the empty root in it.
-    pub(super) fn make(&self) -> Result<(), RuntimeError> {
-        private_dir(&self.0)?;
+    /// Creates the directory, and in it the empty directory for the root file system.
+    pub(super) fn create(&self) -> Result<(), RuntimeError> {
+        create_private_dir(&self.0)?;
         fs::create_dir(self.rootfs()).map_err(RuntimeError::io("create", self.rootfs()))
     }
 
     pub(super) fn write_spec(&self, spec: &Spec) -> Result<(), RuntimeError> {
-        write_whole(&self.spec(), spec)
+        write_json(&self.spec(), spec)
     }
 
     pub(super) fn netns(&self) -> PathBuf {
@@ -103,10 +104,10 @@ impl TaskDir {
         self.read("shim.json")
     }
 
-    /// Says that `shim` takes care of this task. `false`: another one does already.
+    /// Makes `shim` the shim of this task. Returns `false` if the task has one already.
     pub(super) fn claim(&self, shim: ProcessId) -> Result<bool, RuntimeError> {
         let staged = self.join(&format!("shim.json.{}", shim.pid));
-        write_whole(&staged, &shim)?;
+        write_json(&staged, &shim)?;
         let claimed = match fs::hard_link(&staged, self.join("shim.json")) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
@@ -135,7 +136,7 @@ impl TaskDir {
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RuntimeError> {
         let path = self.join(name);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(RuntimeError::io("understand", path)),
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(RuntimeError::io("parse", path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(RuntimeError::io("read", path)(error)),
         }
@@ -144,27 +145,27 @@ impl TaskDir {
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), RuntimeError> {
         let path = self.join(name);
         let staged = self.join(&format!("{name}.new"));
-        write_whole(&staged, value)?;
+        write_json(&staged, value)?;
         fs::rename(&staged, &path).map_err(RuntimeError::io("write", path))
     }
 }
 
-/// Makes a directory that only its owner may enter; one that is there already is made so.
-pub(super) fn private_dir(path: &Path) -> Result<(), RuntimeError> {
+/// Creates a directory that only its owner may enter. Changes the mode of one that exists.
+pub(super) fn create_private_dir(path: &Path) -> Result<(), RuntimeError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
         .map_err(RuntimeError::io("create", path))
 }
 
-/// An empty file that only its owner may read.
-pub(super) fn private_file(path: &Path) -> io::Result<fs::File> {
+/// Creates an empty file that only its owner may read.
+pub(super) fn create_private_file(path: &Path) -> io::Result<fs::File> {
     fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(path)
 }
 
-fn write_whole<T: Serialize>(path: &Path, value: &T) -> Result<(), RuntimeError> {
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RuntimeError> {
     let text = serde_json::to_vec(value).map_err(RuntimeError::io("write", path))?;
     let write = || {
-        let mut file = private_file(path)?;
+        let mut file = create_private_file(path)?;
         file.write_all(&text)
     };
     write().map_err(RuntimeError::io("write", path))
@@ -175,41 +176,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_shim_claims_a_task() {
-        let tmp = tempfile::tempdir().unwrap();
+    fn only_one_shim_can_claim_a_task() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
         let dir = TaskDir::new(tmp.path());
         let (first, second) = (ProcessId { pid: 10, start: 1 }, ProcessId { pid: 11, start: 2 });
-        assert!(dir.claim(first).unwrap());
-        assert!(!dir.claim(second).unwrap());
-        assert_eq!(dir.shim().unwrap(), Some(first));
-        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 1, "no staged file is left");
+        assert!(dir.claim(first).expect("a writable directory"));
+        assert!(!dir.claim(second).expect("a writable directory"));
+        assert_eq!(dir.shim().expect("a readable file"), Some(first));
+        assert_eq!(fs::read_dir(tmp.path()).expect("a readable directory").count(), 1, "no staged file is left");
     }
 
     #[test]
-    fn what_a_task_is_given_is_nobody_elses_to_read() {
-        let tmp = tempfile::tempdir().unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    fn only_the_owner_can_read_a_task_directory() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let mode = |path: &Path| fs::metadata(path).expect("the file exists").permissions().mode() & 0o777;
         let dir = TaskDir::new(tmp.path().join("task"));
-        dir.make().unwrap();
-        dir.write_spec(&Spec::default()).unwrap();
-        dir.write_exit(&Exit { code: 0, at_ms: 5, error: None }).unwrap();
+        dir.create().expect("a new directory");
+        dir.write_spec(&Spec::default()).expect("a writable directory");
+        dir.write_exit(&Exit { code: 0, at_ms: 5, error: None }).expect("a writable directory");
         assert_eq!(mode(dir.path()), 0o700);
         for file in ["config.json", "exit.json"] {
             assert_eq!(mode(&dir.join(file)), 0o600, "{file}");
         }
-        assert_eq!(mode(&dir.rootfs()) & 0o055, 0o055, "a task of another user has to enter its own root");
-        fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        private_dir(tmp.path()).unwrap();
-        assert_eq!(mode(tmp.path()), 0o700, "what an earlier daemon left open is closed");
+        assert_eq!(mode(&dir.rootfs()) & 0o055, 0o055, "a task of another user must enter its own root");
+        fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o755)).expect("the mode can be changed");
+        create_private_dir(tmp.path()).expect("the mode can be changed");
+        assert_eq!(mode(tmp.path()), 0o700, "the mode of an existing directory is corrected");
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
-        let tmp = tempfile::tempdir().unwrap();
+    fn reads_what_was_written() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
         let dir = TaskDir::new(tmp.path());
-        assert_eq!(dir.exit().unwrap(), None);
+        assert_eq!(dir.exit().expect("a readable file, or none"), None);
         let exit = Exit { code: 137, at_ms: 5, error: Some("out of memory".into()) };
-        dir.write_exit(&exit).unwrap();
-        assert_eq!(dir.exit().unwrap(), Some(exit));
+        dir.write_exit(&exit).expect("a writable directory");
+        assert_eq!(dir.exit().expect("a readable file, or none"), Some(exit));
     }
 }

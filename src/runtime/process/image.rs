@@ -1,4 +1,6 @@
-//! The images that need no file: what they are called, what they run, and what their root file system is made of.
+//! The two images of the process runtime: their names, their default command, and how their root file system is mounted.
+//!
+//! The daemon finds an image here when it prepares a task; the shim mounts it. Neither needs an image file.
 
 use std::{fs, path::Path};
 
@@ -11,11 +13,12 @@ use crate::runtime::{
     whoami,
 };
 
-/// Where weft's own program stands in `weft/whoami`.
+/// Path of weft's own program in `weft/whoami`.
 const PROGRAM: &str = "/weft";
 const HOST: &str = "host";
-/// Where a task has mounts of its own, or none of the machine's: gone, those of the machine hold on to nothing.
-const COVERED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
+/// Directories of the host whose mounts a task does not get. A task has its own mounts there, and a copy of the host's would
+/// keep their file systems busy.
+const EXCLUDED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Image {
@@ -34,7 +37,7 @@ impl Image {
         }
     }
 
-    /// What runs where the user names no command.
+    /// The default command.
     pub(super) fn entrypoint(self) -> Vec<String> {
         match self {
             Self::Whoami => vec![PROGRAM.to_owned(), whoami::COMMAND.to_owned()],
@@ -42,13 +45,14 @@ impl Image {
         }
     }
 
-    /// Commands of a full machine expect an init above them: it reaps, and lets signals work that pid 1 would ignore.
+    /// Whether a task gets an init by default. Programs of a full machine expect one: it reaps orphans, and the kernel ignores
+    /// many signals to the first process of a PID namespace (pid_namespaces(7)).
     pub(super) fn wants_init(self) -> bool {
         self == Self::Host
     }
 
-    /// `/etc/passwd` and `/etc/group`, empty where it has none.
-    pub(super) fn accounts(self) -> (String, String) {
+    /// The texts of `/etc/passwd` and `/etc/group`; empty if the image has none.
+    pub(super) fn passwd_and_group(self) -> (String, String) {
         match self {
             Self::Whoami => Default::default(),
             Self::Host => {
@@ -58,23 +62,23 @@ impl Image {
         }
     }
 
-    /// Whether a file can be mounted over this path: in a read-only root none can be made for it.
-    pub(super) fn takes_file(self, path: &str) -> bool {
+    /// Whether a file can be mounted on this path. The root of [`Self::Host`] is read-only, so the file must exist there.
+    pub(super) fn can_mount_file(self, path: &str) -> bool {
         match self {
             Self::Whoami => true,
             Self::Host => fs::symlink_metadata(path).is_ok(),
         }
     }
 
-    /// Moves this process into a mount namespace of its own and mounts the image on `rootfs` there. `run_dir` holds the other
-    /// tasks' namespaces: this one's root must not hold on to them.
+    /// Moves this process into a mount namespace of its own and mounts the image on `rootfs` there. The mounts in `run_dir` are
+    /// left out: they are other tasks' network namespaces, and a copy would keep them alive.
     pub(super) fn mount(self, rootfs: &Path, run_dir: &Path) -> Result<(), RuntimeError> {
-        let program = root::enter()?;
+        let program = root::enter_mount_namespace()?;
         match self {
             Self::Whoami => root::mount_program(rootfs, &program, PROGRAM),
             Self::Host => {
-                let covered: Vec<&Path> = COVERED.iter().map(Path::new).chain([run_dir]).collect();
-                root::mount_host(rootfs, &covered)
+                let excluded: Vec<&Path> = EXCLUDED.iter().map(Path::new).chain([run_dir]).collect();
+                root::mount_host(rootfs, &excluded)
             }
         }
     }
@@ -85,17 +89,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_found_by_name() {
+    fn finds_an_image_by_its_name() {
         for name in ["weft/whoami", "weft/whoami:latest", "weft/whoami:v2"] {
-            assert_eq!(Image::find(name).unwrap(), Image::Whoami, "{name}");
+            assert_eq!(Image::find(name).expect("a built-in image"), Image::Whoami, "{name}");
         }
         for name in ["host", "host:latest"] {
-            assert_eq!(Image::find(name).unwrap(), Image::Host, "{name}");
+            assert_eq!(Image::find(name).expect("a built-in image"), Image::Host, "{name}");
         }
         for name in
             ["nginx", "host:v2", "registry:5000/host", "localhost:5000/weft/whoami", "weft/whoami@sha256:ab", ""]
         {
-            let error = Image::find(name).unwrap_err().to_string();
+            let error = Image::find(name).expect_err("not a built-in image").to_string();
             assert!(error.starts_with(&format!("no image {name} on this node: ")), "{error}");
             assert!(error.ends_with("start the daemon with --runtime docker to run other images"), "{error}");
         }

@@ -1,5 +1,8 @@
-//! A small init, first in its PID namespace: runs one program below, passes on every signal, reaps what is orphaned, and
-//! ends as the program ends. Single-threaded.
+//! A small init: the first process of a task's PID namespace, if the image or the user asks for one.
+//!
+//! [`super::program`] starts it in place of the task's program. It starts that program as its child, forwards every signal
+//! to it, reaps orphaned processes, and exits with the child's exit code. It must stay single-threaded, because it
+//! blocks signals for its thread.
 
 use std::{
     ffi::OsString,
@@ -18,7 +21,7 @@ use nix::{
     unistd::{Pid, dup2_stdin},
 };
 
-/// The hidden subcommand: `__init PROGRAM ARG0 [ARG…]`, with the shim's report as standard input.
+/// The hidden subcommand: `__init PROGRAM ARG0 [ARG…]`. Standard input is the pipe that the shim reads the start report from.
 pub(in crate::runtime) const COMMAND: &str = "__init";
 
 pub(in crate::runtime) fn main(args: &[OsString]) -> ExitCode {
@@ -39,30 +42,30 @@ pub(in crate::runtime) fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// The program's exit code.
+/// Runs the program to its end and returns its exit code.
 fn run(command: &mut Command) -> io::Result<u8> {
     let child = command.stdin(Stdio::null()).spawn()?;
     let child = Pid::from_raw(child.id().cast_signed());
-    // Only now: the program must start with none blocked. Blocked, a signal waits until it is looked at.
+    // After the start: the program must start without blocked signals. A blocked signal waits for `SigSet::wait`.
     let signals: SigSet = Signal::iterator().collect();
     signals.thread_block()?;
     report("");
     dup2_stdin(File::open("/dev/null")?)?;
     loop {
-        // Looked for before waiting: what ended before signals were blocked has told nobody.
+        // Before the wait: a child that ended before signals were blocked sent a SIGCHLD that is lost.
         if let Some(code) = reap(child)? {
             return Ok(code);
         }
         match signals.wait() {
             Ok(Signal::SIGCHLD) | Err(Errno::EINTR) => {}
-            // It may have ended meanwhile: then SIGCHLD is next.
+            // Fails if the child has ended meanwhile. Then SIGCHLD is next.
             Ok(signal) => drop(kill(child, signal)),
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// Reaps all that has ended; the exit code of `child` if it is among it.
+/// Reaps all processes that have ended. Returns the exit code of `child` if it is one of them.
 fn reap(child: Pid) -> io::Result<Option<u8>> {
     let mut code = None;
     loop {
@@ -79,7 +82,7 @@ fn reap(child: Pid) -> io::Result<Option<u8>> {
     }
 }
 
-/// The shim waits for this line.
+/// Sends the line that the shim waits for: why the program does not run, or an empty line if it runs.
 fn report(line: &str) {
     let _ = rustix::io::write(io::stdin(), format!("{line}\n").as_bytes());
 }

@@ -1,5 +1,8 @@
-//! Inside the container, right before the task's program: finding it, saying in plain words why it cannot run, and replacing
-//! this process by it, or by the init above it.
+//! The last code of weft inside a task's container: finds the task's program and replaces this process by it, or by the init
+//! that starts it.
+//!
+//! libcontainer calls [`Program`] in the container's first process. If the program cannot run, the reason goes to the shim
+//! through a pipe, in words for the user.
 
 use std::{
     collections::HashMap,
@@ -20,8 +23,8 @@ use oci_spec::runtime::{Process, Spec};
 
 use super::init;
 
-/// Starts the program. `report` reaches the shim: a line on it says what went wrong; an empty one, or its end, that the
-/// program runs.
+/// Starts the program. The shim reads `report`: a line with text is the reason why the program does not run. An empty line,
+/// or the end of the pipe, means that it runs.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
     pub(super) report: Arc<OwnedFd>,
@@ -31,35 +34,36 @@ pub(super) struct Program {
 
 impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        // The very same is looked at again right before it is done.
+        // The same check runs again in `exec`. Here it fails before the container is complete.
         std::env::set_current_dir(&self.dir)
             .map_err(|error| format!("working directory {}: {error}", self.dir.display()))
-            .and_then(|()| program(spec, &self.dir).map(|_| ()))
+            .and_then(|()| find_program(spec, &self.dir).map(|_| ()))
             .map_err(|reason| ExecutorValidationError::ArgValidationError(self.report(reason)))
     }
 
-    /// The environment is given to the program, and need not be this process's.
+    /// Sets nothing: `exec` passes the environment to the program directly.
     fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         Ok(())
     }
 
     /// Returns only on failure.
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let Err(reason) = self.replace(spec);
+        let Err(reason) = self.exec_program(spec);
         Err(ExecutorError::Other(self.report(reason)))
     }
 }
 
 impl Program {
-    /// The reason again, once the shim knows it.
+    /// Sends the reason to the shim, and returns it.
     fn report(&self, reason: String) -> String {
         let _ = rustix::io::write(&self.report, format!("{reason}\n").as_bytes());
         reason
     }
 
-    fn replace(&self, spec: &Spec) -> Result<Infallible, String> {
+    /// Replaces this process. Returns only the reason of a failure.
+    fn exec_program(&self, spec: &Spec) -> Result<Infallible, String> {
         let (process, args) = process(spec)?;
-        let program = program(spec, &self.dir)?;
+        let program = find_program(spec, &self.dir)?;
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => format!("{}: its interpreter or loader is missing", args[0]),
             _ => format!("{}: {error}", args[0]),
@@ -75,7 +79,7 @@ impl Program {
             command
         };
         command.env_clear().envs(environment(process));
-        // The shim blocks what it waits for. What it ignores (SIGPIPE), the standard library sets right.
+        // This process inherited the shim's blocked signals. The standard library resets the ignored SIGPIPE.
         SigSet::empty().thread_set_mask().map_err(|error| failed(error.into()))?;
         Err(failed(command.exec()))
     }
@@ -89,18 +93,18 @@ fn process(spec: &Spec) -> Result<(&Process, &[String]), String> {
     }
 }
 
-/// A later entry wins over an earlier one.
+/// The variables of the program. A later entry replaces an earlier one of the same name.
 fn environment(process: &Process) -> HashMap<&str, &str> {
     process.env().iter().flatten().filter_map(|entry| entry.split_once('=')).collect()
 }
 
-/// The file to execute: a name with a slash is a path, any other is searched for in PATH.
-fn program(spec: &Spec, dir: &Path) -> Result<PathBuf, String> {
+/// Finds the file to execute: a name with a slash is a path, any other name is searched for in PATH.
+fn find_program(spec: &Spec, dir: &Path) -> Result<PathBuf, String> {
     let (process, args) = process(spec)?;
     let name = &args[0];
     if name.contains('/') {
         let path = dir.join(name);
-        return match executable(&path) {
+        return match check_executable(&path) {
             Ok(()) => Ok(path),
             Err(reason) => Err(format!("{name}: {reason}")),
         };
@@ -110,7 +114,7 @@ fn program(spec: &Spec, dir: &Path) -> Result<PathBuf, String> {
     let mut refused = None;
     for dir in path.split(':').filter(|dir| !dir.is_empty()) {
         let path = Path::new(dir).join(name);
-        match executable(&path) {
+        match check_executable(&path) {
             Ok(()) => return Ok(path),
             Err("no such file") => {}
             Err(reason) => refused = Some(format!("{}: {reason}", path.display())),
@@ -119,7 +123,7 @@ fn program(spec: &Spec, dir: &Path) -> Result<PathBuf, String> {
     Err(refused.unwrap_or_else(|| format!("{name}: no such program in PATH")))
 }
 
-fn executable(path: &Path) -> Result<(), &'static str> {
+fn check_executable(path: &Path) -> Result<(), &'static str> {
     match fs::metadata(path) {
         Ok(file) if file.is_dir() => Err("is a directory"),
         Ok(file) if file.permissions().mode() & 0o111 == 0 => Err("is not executable"),
@@ -141,17 +145,17 @@ mod tests {
             .env(env.iter().map(|&e| e.to_owned()).collect::<Vec<_>>())
             .cwd("/")
             .build()
-            .unwrap();
-        SpecBuilder::default().process(process).build().unwrap()
+            .expect("a complete process");
+        SpecBuilder::default().process(process).build().expect("a complete spec")
     }
 
     #[test]
-    fn programs_are_found_or_refused_in_plain_words() {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = tmp.path().to_str().unwrap();
-        fs::write(tmp.path().join("text"), "").unwrap();
+    fn finds_a_program_or_says_why_it_cannot_run() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let dir = tmp.path().to_str().expect("a path in UTF-8");
+        fs::write(tmp.path().join("text"), "").expect("a writable directory");
         let check = |name: &str, want: Result<&str, &str>| {
-            let got = program(&spec(&[name], &[&format!("PATH={dir}:/bin")]), Path::new("/"));
+            let got = find_program(&spec(&[name], &[&format!("PATH={dir}:/bin")]), Path::new("/"));
             assert_eq!(got, want.map(PathBuf::from).map_err(str::to_owned), "{name}");
         };
         check("sh", Ok("/bin/sh"));
@@ -164,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn a_later_variable_wins() {
+    fn a_later_variable_replaces_an_earlier_one() {
         let spec = spec(&["x"], &["A=1", "B=x=y", "A=2"]);
-        let env = environment(spec.process().as_ref().unwrap());
+        let env = environment(spec.process().as_ref().expect("the spec has a process"));
         assert_eq!((env["A"], env["B"]), ("2", "x=y"));
     }
 }

@@ -1,8 +1,11 @@
-//! The shim: one small process beside each task, its parent in the machine's process tree. It makes the container, writes
-//! the task's log, stops it when told, and writes down how it ended; daemons come and go meanwhile.
+//! The shim: one small process for each task, and the parent of the task's first process. It starts the container, copies the
+//! task's output to its log, stops the task on SIGTERM, and writes down how the task ended. It outlives the daemon.
 //!
-//! Single-threaded, as libcontainer forks. Its standard output is the daemon's to wait on: closed as soon as the task runs or has
-//! failed to. SIGTERM means: stop the task.
+//! The daemon starts it as a hidden subcommand and waits until its standard output is closed: then the task runs, or has
+//! failed to start. The shim must stay single-threaded, because libcontainer forks.
+//!
+//! Invariants that the daemon relies on: `exit.json` is written after the last record of the log. A shim that ends without
+//! it was killed or failed, and the daemon then kills the task.
 
 use std::{
     fs::File,
@@ -38,7 +41,7 @@ use super::{
         cgroup,
         proc::{Process, ProcessId},
     },
-    logs::{Lines, Stream, Writer, encode},
+    logs::{LineSplitter, Stream, Writer, encode},
     program::Program,
 };
 use crate::{
@@ -47,14 +50,14 @@ use crate::{
     runtime::{Exit, RuntimeError},
 };
 
-/// Read from a pipe at a time: what a pipe holds by default.
+/// Bytes that are read from a pipe at once: the default capacity of a pipe (pipe(7)).
 const CHUNK_BYTES: usize = 64 << 10;
-/// Exit code of what SIGKILL ended.
-const KILLED: i32 = 128 + Signal::SIGKILL as i32;
+/// Exit code of a task that SIGKILL ended.
+const EXIT_CODE_KILLED: i32 = 128 + Signal::SIGKILL as i32;
 
-/// Takes care of the task in `dir` from its start to its end.
+/// Runs the task in `dir` from its start to its end. Returns at once if the task has a shim already.
 pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
-    // Before anything: a signal from now on waits for its turn.
+    // Before anything else: a blocked signal waits until `Task::supervise` reads it.
     let terminate: SigSet = [Signal::SIGTERM].into_iter().collect();
     terminate.thread_block().map_err(RuntimeError::kernel("block signals"))?;
     if !dir.claim(ProcessId::this().map_err(RuntimeError::kernel("find this process in /proc"))?)? {
@@ -66,13 +69,13 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
             let signals = SignalFd::with_flags(&terminate, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
                 .map_err(RuntimeError::kernel("listen for signals"))?;
             let log = Writer::open(dir).map_err(RuntimeError::io("open the log in", dir.path()))?;
-            tell_daemon()?;
+            close_stdout()?;
             let code = task.supervise(&signals, log).map_err(RuntimeError::kernel("watch the task"))?;
-            let starved = code == KILLED && cgroup::ran_out_of_memory(&task.cgroup)?;
-            dir.write_exit(&Exit { code, at_ms: now_ms(), error: starved.then(|| "out of memory".to_owned()) })
+            let out_of_memory = code == EXIT_CODE_KILLED && cgroup::ran_out_of_memory(&task.cgroup)?;
+            dir.write_exit(&Exit { code, at_ms: now_ms(), error: out_of_memory.then(|| "out of memory".to_owned()) })
         }
         Err(error) => {
-            // A container that was made, but does not run its program, must not outlive this.
+            // The container may exist without its program. It must not outlive the shim.
             if let Some(record) = dir.record()? {
                 cgroup::remove(&record.cgroup)?;
             }
@@ -82,13 +85,13 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
     }
 }
 
-/// Lets go of the pipe that the daemon waits on.
-fn tell_daemon() -> Result<(), RuntimeError> {
+/// Closes the pipe that the daemon waits on.
+fn close_stdout() -> Result<(), RuntimeError> {
     let null = File::options().write(true).open("/dev/null").map_err(RuntimeError::io("open", "/dev/null"))?;
     dup2_stdout(&null).map_err(RuntimeError::kernel("close standard output"))
 }
 
-/// A task whose program runs.
+/// A task with a running program.
 struct Task {
     running: Running,
     init: Process,
@@ -99,36 +102,37 @@ struct Task {
     stop_grace: Duration,
 }
 
+/// Creates the container and starts the task's program.
 fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     let record = dir.record()?.ok_or(RuntimeError::NotPrepared)?;
     let failed = |reason: String| RuntimeError::Start { reason };
-    // A session of its own, so that no terminal's signals reach it; and not one of the daemon's processes.
-    setsid().map_err(RuntimeError::kernel("make a session"))?;
-    raise_open_files();
+    // A session of its own, so that signals of a terminal, or for the daemon's process group, do not reach the shim.
+    setsid().map_err(RuntimeError::kernel("create a session"))?;
+    raise_open_files_limit();
     cgroup::join(&record.shim_cgroup)?;
     record.image.mount(&dir.rootfs(), run_dir)?;
 
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(RuntimeError::kernel("make a pipe"));
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(RuntimeError::kernel("create a pipe"));
     let (stdout, stderr, report) = (pipe()?, pipe()?, pipe()?);
     for write in [&stdout.1, &stderr.1] {
-        // So that a program of another user can open /dev/stdout.
+        // A program of another user can open /dev/stdout only if it owns the pipe.
         rustix::fs::fchown(
             write,
             Some(rustix::fs::Uid::from_raw(record.uid)),
             Some(rustix::fs::Gid::from_raw(record.gid)),
         )
-        .map_err(RuntimeError::kernel("give away a pipe"))?;
+        .map_err(RuntimeError::kernel("change the owner of a pipe"))?;
     }
     let stdin = File::open("/dev/null").map_err(RuntimeError::io("open", "/dev/null"))?;
     let created = create(dir, &record, stdin, (stdout.1, stderr.1, report.1));
-    // What our own part inside the container says is plainer than what libcontainer makes of it.
-    let mut container = created.map_err(|error| failed(running(&report.0).err().unwrap_or(error)))?;
+    // The report of `program` inside the container is clearer than libcontainer's error, so it comes first.
+    let mut container = created.map_err(|error| failed(read_report(&report.0).err().unwrap_or(error)))?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw().unsigned_abs());
-    let gone = || failed("the container ended at once".to_owned());
-    let id = ProcessId::of(pid).map_err(RuntimeError::kernel("find the container"))?.ok_or_else(gone)?;
-    let init = id.open().map_err(RuntimeError::kernel("hold the container"))?.ok_or_else(gone)?;
+    let gone = || failed("the container ended immediately".to_owned());
+    let id = ProcessId::of(pid).map_err(RuntimeError::kernel("find the container's process"))?.ok_or_else(gone)?;
+    let init = id.open().map_err(RuntimeError::kernel("open the container's process"))?.ok_or_else(gone)?;
     container.start().map_err(|error| failed(error_chain(&error)))?;
-    running(&report.0).map_err(failed)?;
+    read_report(&report.0).map_err(failed)?;
     Ok(Task {
         running: Running { init: id, since_ms: now_ms() },
         init,
@@ -140,15 +144,16 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     })
 }
 
-/// A task may hold as many descriptors as this machine lets it: what it inherits is often made for shells.
-fn raise_open_files() {
+/// Raises the limit of open files to what this machine allows. The inherited limit is often one for login shells.
+fn raise_open_files_limit() {
     let mut limits = getrlimit(Resource::Nofile);
     limits.current = limits.maximum;
-    // Lowering it, or raising it to what is allowed, never fails; and the task can live with less.
+    // Ignored: setting the soft limit to the hard limit does not fail, and a lower limit would do.
     let _ = setrlimit(Resource::Nofile, limits);
 }
 
-/// Makes the container, all but its program. The write ends are closed here when this returns: they are the task's then.
+/// Creates the container up to its program. The write ends of the pipes are closed in this process when it returns, and stay
+/// open in the container only.
 fn create(
     dir: &TaskDir,
     record: &Record,
@@ -170,8 +175,11 @@ fn create(
         .map_err(|error| error_chain(&error))
 }
 
-/// Waits until the program runs, or says why it does not.
-fn running(report: &OwnedFd) -> Result<(), String> {
+/// Waits for the report of `program`.
+///
+/// # Errors
+/// The reason why the program does not run.
+fn read_report(report: &OwnedFd) -> Result<(), String> {
     let mut line = Vec::new();
     let mut chunk = [0; 512];
     loop {
@@ -191,9 +199,9 @@ fn running(report: &OwnedFd) -> Result<(), String> {
 }
 
 impl Task {
-    /// Until the task has ended: its exit code.
+    /// Runs until the task has ended, and returns its exit code.
     fn supervise(&mut self, signals: &SignalFd, mut log: Writer) -> io::Result<i32> {
-        let mut stop = Stop::Never;
+        let mut stop = StopState::NotRequested;
         loop {
             let [signalled, ended, out, err] = self.wait(signals, stop)?;
             if out {
@@ -202,21 +210,22 @@ impl Task {
             if err {
                 self.stderr.copy(&mut log)?;
             }
-            if signalled && signals.read_signal()?.is_some() && stop == Stop::Never {
+            if signalled && signals.read_signal()?.is_some() && stop == StopState::NotRequested {
                 self.init.signal(self.stop_signal)?;
-                stop = Stop::KillAt(Instant::now() + self.stop_grace);
+                stop = StopState::KillAt(Instant::now() + self.stop_grace);
             }
-            if matches!(stop, Stop::KillAt(at) if at <= Instant::now()) {
-                // The first process of a PID namespace takes all others with it.
+            if matches!(stop, StopState::KillAt(at) if at <= Instant::now()) {
+                // With the first process of a PID namespace the kernel kills all others in it.
                 self.init.signal(Signal::SIGKILL)?;
-                stop = Stop::Killed;
+                stop = StopState::Killed;
             }
             if ended {
                 break;
             }
         }
         let code = self.reap()?;
-        // Its last words. Nobody else can hold the other ends, but a descriptor may have been passed out of the container.
+        // Copies what is left in the pipes, without waiting for their end: a process outside of the container may hold a write
+        // end that was passed to it.
         for output in [&mut self.stdout, &mut self.stderr] {
             while output.copy(&mut log)? {}
             output.finish(&mut log);
@@ -224,11 +233,12 @@ impl Task {
         Ok(code)
     }
 
-    /// Which of the signal, the end, and the two outputs is there.
-    fn wait(&self, signals: &SignalFd, stop: Stop) -> io::Result<[bool; 4]> {
+    /// Waits for the next event. Returns whether there is a signal, whether the task has ended, and whether its standard output
+    /// and its standard error can be read.
+    fn wait(&self, signals: &SignalFd, stop: StopState) -> io::Result<[bool; 4]> {
         let limit = match stop {
-            Stop::Never | Stop::Killed => None,
-            Stop::KillAt(at) => {
+            StopState::NotRequested | StopState::Killed => None,
+            StopState::KillAt(at) => {
                 let left = at.saturating_duration_since(Instant::now());
                 Some(Timespec::try_from(left).map_err(io::Error::other)?)
             }
@@ -253,33 +263,33 @@ impl Task {
     }
 }
 
-/// How far stopping has come.
+/// How far the stop of the task has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    Never,
+enum StopState {
+    NotRequested,
     KillAt(Instant),
     Killed,
 }
 
-/// One of the task's outputs, on its way into the log.
+/// Copies one of the task's outputs to the log.
 struct Output {
     /// `None` once the task has closed it.
     pipe: Option<OwnedFd>,
     stream: Stream,
-    lines: Lines,
+    lines: LineSplitter,
 }
 
 impl Output {
     fn new(pipe: OwnedFd, stream: Stream) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
-        Ok(Self { pipe: Some(pipe), stream, lines: Lines::default() })
+        Ok(Self { pipe: Some(pipe), stream, lines: LineSplitter::default() })
     }
 
     fn pipe(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Copies some of what is in the pipe; `false` where nothing is.
+    /// Copies one chunk from the pipe. Returns `false` if the pipe is empty or closed.
     fn copy(&mut self, log: &mut Writer) -> io::Result<bool> {
         let mut chunk = [0; CHUNK_BYTES];
         let len = match self.pipe.as_ref().map(|pipe| rustix::io::read(pipe, &mut chunk)) {
@@ -292,19 +302,20 @@ impl Output {
         }
         let (time_ns, stream, mut records) = (now().as_nanos(), self.stream, Vec::new());
         self.lines.feed(&chunk[..len], |line| encode(&mut records, time_ns, stream, line));
-        write(log, &records);
+        append(log, &records);
         Ok(len > 0)
     }
 
+    /// Writes the last line if it has no newline.
     fn finish(&mut self, log: &mut Writer) {
         let (time_ns, stream, mut records) = (now().as_nanos(), self.stream, Vec::new());
         self.lines.finish(|line| encode(&mut records, time_ns, stream, line));
-        write(log, &records);
+        append(log, &records);
     }
 }
 
-/// A task is not held up, let alone ended, because its log has no room: then a part of the log is missing.
-fn write(log: &mut Writer, records: &[u8]) {
+/// Appends to the log. Errors are ignored: if the disk is full the log misses records, but the task runs on.
+fn append(log: &mut Writer, records: &[u8]) {
     if !records.is_empty() {
         let _ = log.append(records);
     }

@@ -1,4 +1,6 @@
-//! Whom a task runs as: `user[:group]`, by name or number, looked up in the image's own `/etc/passwd` and `/etc/group`.
+//! Resolves the user of a task: `user[:group]`, by name or number, with the image's `/etc/passwd` and `/etc/group`.
+//!
+//! [`super::bundle`] calls [`resolve`]. Pure: the caller passes the texts of both files.
 
 use crate::runtime::RuntimeError;
 
@@ -6,12 +8,16 @@ use crate::runtime::RuntimeError;
 pub(super) struct Ids {
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// Further groups that list the user as a member.
+    /// Supplementary groups: those that list the user as a member.
     pub(super) groups: Vec<u32>,
     pub(super) home: String,
 }
 
-/// A number needs no entry; a name does; no user is root. Without `:group`, the user's own group and memberships hold.
+/// An empty user is root. A name must have an entry in `passwd`; a number need not. Without `:group` the task gets the user's
+/// own group and supplementary groups.
+///
+/// # Errors
+/// If a name has no entry.
 pub(super) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Ids, RuntimeError> {
     let user = if user.is_empty() { "0" } else { user };
     let refuse = |reason| RuntimeError::User { user: user.to_owned(), reason };
@@ -20,7 +26,7 @@ pub(super) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Ids, Runt
         None => (user, None),
     };
     let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-        // A name that looks like a number is a number to everyone else, too.
+        // A name that looks like a number counts as a number, as in every container engine.
         if user_part.parse::<u32>().is_ok() {
             fields.get(2) == Some(&user_part)
         } else {
@@ -68,10 +74,10 @@ mod tests {
     const GROUP: &str = "root:x:0:\nstaff:x:50:web,other\ndisk:x:6:\n";
 
     #[test]
-    fn users_are_names_or_numbers() {
+    fn a_user_is_a_name_or_a_number() {
         let check = |user: &str, uid, gid, groups: &[u32], home: &str| {
             let want = Ids { uid, gid, groups: groups.to_vec(), home: home.to_owned() };
-            assert_eq!(resolve(user, PASSWD, GROUP).unwrap(), want, "{user}");
+            assert_eq!(resolve(user, PASSWD, GROUP).expect("a known user"), want, "{user}");
         };
         check("root", 0, 0, &[], "/root");
         check("web", 33, 34, &[50], "/var/www");
@@ -82,9 +88,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_refused() {
+    fn refuses_unknown_names() {
         let check = |user: &str, want: &str| {
-            assert_eq!(resolve(user, PASSWD, GROUP).unwrap_err().to_string(), format!("user {user:?}: {want}"));
+            let error = resolve(user, PASSWD, GROUP).expect_err("an unknown user or group");
+            assert_eq!(error.to_string(), format!("user {user:?}: {want}"));
         };
         check("nobody", "the image has no such user");
         check("web:nogroup", "the image has no such group");

@@ -1,5 +1,7 @@
-//! Control groups of tasks and shims, over all mounted hierarchies of either version. Limits are libcontainer's to set;
-//! joining a group and removing one with all that is in it is here.
+//! Control groups of tasks and shims, in all mounted hierarchies of version 1 and 2.
+//!
+//! A shim joins its group here. The daemon and the shim remove groups here, with all processes in them. libcontainer creates
+//! a task's group and sets its limits; this module must not.
 
 use std::{
     fs, io,
@@ -12,14 +14,14 @@ use nix::sys::signal::Signal;
 use super::{mounts, proc::ProcessId};
 use crate::runtime::RuntimeError;
 
-/// How long killed processes may take to be gone: past this, one hangs in the kernel.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// The longest wait for killed processes to end. After that one of them hangs in the kernel.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn hierarchies() -> Result<Vec<PathBuf>, RuntimeError> {
     Ok(mounts::cgroups(&mounts::list()?))
 }
 
-/// Moves this process into `group` of each hierarchy, making the group where it is missing.
+/// Moves this process into `group` in each hierarchy. Creates the group if it is missing.
 pub(crate) fn join(group: &Path) -> Result<(), RuntimeError> {
     for hierarchy in hierarchies()? {
         let dir = hierarchy.join(group);
@@ -28,7 +30,7 @@ pub(crate) fn join(group: &Path) -> Result<(), RuntimeError> {
             inherit_cpuset(&hierarchy, group)?;
             fs::write(dir.join("cgroup.procs"), "0")
         };
-        // The daemon removes groups that are empty, perhaps just now.
+        // Tried twice: the daemon removes empty groups, and may do so before this process is in it.
         let joined = match join() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => join(),
             result => result,
@@ -38,7 +40,8 @@ pub(crate) fn join(group: &Path) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// In version 1 a new group has no processors and no memory nodes, and takes no process until it has.
+/// Gives a new group of version 1 the processors and the memory nodes of its parent (cpuset(7)). It starts without any, and
+/// accepts no process before it has some.
 fn inherit_cpuset(hierarchy: &Path, group: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let mut dir = hierarchy.to_owned();
@@ -58,7 +61,7 @@ fn inherit_cpuset(hierarchy: &Path, group: &Path) -> io::Result<()> {
 
 /// Whether the kernel killed a process of `group` because its memory limit was reached.
 pub(crate) fn ran_out_of_memory(group: &Path) -> Result<bool, RuntimeError> {
-    // Version 2 tells in the first file, version 1 in the second.
+    // Version 2 has the first file, version 1 the second.
     let files = ["memory.events", "memory.oom_control"];
     Ok(hierarchies()?.iter().flat_map(|hierarchy| files.map(|file| hierarchy.join(group).join(file))).any(|file| {
         let text = fs::read_to_string(file).unwrap_or_default();
@@ -66,23 +69,23 @@ pub(crate) fn ran_out_of_memory(group: &Path) -> Result<bool, RuntimeError> {
     }))
 }
 
-/// Kills whatever is in `group` and removes it from each hierarchy.
+/// Kills all processes in `group` and removes the group from each hierarchy.
 pub(crate) fn remove(group: &Path) -> Result<(), RuntimeError> {
-    let deadline = Instant::now() + KILL_LIMIT;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     for hierarchy in hierarchies()? {
         let dir = hierarchy.join(group);
-        remove_one(&dir, deadline).map_err(RuntimeError::io("remove control group", dir))?;
+        remove_from_hierarchy(&dir, deadline).map_err(RuntimeError::io("remove control group", dir))?;
     }
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the kernel tells nobody when a control group has become removable")]
-fn remove_one(dir: &Path, deadline: Instant) -> io::Result<()> {
+#[expect(clippy::disallowed_methods, reason = "the kernel does not report when a control group can be removed")]
+fn remove_from_hierarchy(dir: &Path, deadline: Instant) -> io::Result<()> {
     loop {
-        kill(dir, deadline)?;
+        kill_all(dir, deadline)?;
         match fs::remove_dir(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // A process was forked meanwhile, or one that has ended is not yet off the kernel's books.
+            // A process was forked meanwhile, or the kernel still counts one that has ended.
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -91,8 +94,8 @@ fn remove_one(dir: &Path, deadline: Instant) -> io::Result<()> {
     }
 }
 
-/// Kills every process of the group and waits for its end.
-fn kill(dir: &Path, deadline: Instant) -> io::Result<()> {
+/// Kills every process in the group and waits until all have ended.
+fn kill_all(dir: &Path, deadline: Instant) -> io::Result<()> {
     let listed = match fs::read_to_string(dir.join("cgroup.procs")) {
         Ok(listed) => listed,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -113,8 +116,8 @@ fn kill(dir: &Path, deadline: Instant) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes `group` and those above it, as far as they are empty.
-pub(crate) fn tidy(group: &Path) -> Result<(), RuntimeError> {
+/// Removes `group` and its parents, up to the first that is not empty.
+pub(crate) fn remove_empty(group: &Path) -> Result<(), RuntimeError> {
     for hierarchy in hierarchies()? {
         for group in group.ancestors().filter(|group| !group.as_os_str().is_empty()) {
             if fs::remove_dir(hierarchy.join(group)).is_err() {

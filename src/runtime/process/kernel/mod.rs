@@ -1,14 +1,13 @@
-//! What this runtime asks of the kernel beyond files: processes, namespaces, control groups and mounts. Must not know what
-//! a plan or an image is.
+//! What the process runtime asks of the kernel beyond files. Must not know what a plan or an image is.
 //!
-//! - [`proc`]: naming another process, waiting for its end, signalling it;
-//! - [`netns`]: network namespaces that outlive who made them;
-//! - [`root`]: a task's root file system, mounted;
-//! - [`cgroup`]: joining control groups, and removing them with all that is in them;
-//! - [`mounts`]: the list of mounts.
+//! - [`proc`]: naming another process, waiting for its end, sending it a signal;
+//! - [`mounts`]: the list of mounts;
+//! - [`netns`]: network namespaces that exist without a process;
+//! - [`root`]: mounting a task's root file system;
+//! - [`cgroup`]: joining control groups, and removing them with all processes in them.
 
 pub(super) mod proc;
+pub(super) mod mounts;
 pub(super) mod netns;
 pub(super) mod root;
 pub(super) mod cgroup;
-pub(super) mod mounts;

@@ -1,5 +1,5 @@
-//! A task's network namespace: made before the task, held by a bind mount on a file, so that it outlives daemons and
-//! shims alike.
+//! A task's network namespace. It exists before the task's program, and a bind mount on a file keeps it alive without any
+//! process. So it survives the end of the daemon and of the shim.
 
 use std::{fs, io, path::Path, thread};
 
@@ -9,14 +9,14 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use super::mounts;
 use crate::runtime::RuntimeError;
 
-/// Ports from which on a task needs no privilege: inside its own namespace every port is its own.
+/// The first port that needs no privilege (ip(7)). 0 lets a task bind every port: they all are its own.
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
-/// Makes a namespace and mounts it on `path`.
+/// Creates a namespace and mounts it on `path`.
 pub(crate) fn create(path: &Path) -> Result<(), RuntimeError> {
     fs::File::create(path).map_err(RuntimeError::io("create", path))?;
     thread::scope(|scope| {
-        // Only a thread that ends with this can give up the namespace it was born in.
+        // On a thread that ends here: unshare(2) moves the calling thread into the new namespace.
         scope
             .spawn(|| -> io::Result<()> {
                 unshare(CloneFlags::CLONE_NEWNET)?;
@@ -25,22 +25,22 @@ pub(crate) fn create(path: &Path) -> Result<(), RuntimeError> {
                 Ok(())
             })
             .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread that makes it panicked")))
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that creates it panicked")))
     })
-    .map_err(RuntimeError::io("make a network namespace at", path))
+    .map_err(RuntimeError::io("create a network namespace at", path))
 }
 
-pub(crate) fn is_there(path: &Path) -> Result<bool, RuntimeError> {
+pub(crate) fn exists(path: &Path) -> Result<bool, RuntimeError> {
     Ok(mounts::is_mounted(&mounts::list()?, path))
 }
 
-/// Lets go of the namespace: it ends with the last process and socket in it.
+/// Unmounts the namespace. The kernel frees it after the last process and the last socket in it.
 pub(crate) fn remove(path: &Path) -> Result<(), RuntimeError> {
     loop {
         match unmount(path, UnmountFlags::DETACH) {
-            // Once more: a crash between mount and record may have stacked two.
+            // Again: a crash between the mount and the record may have left two mounts on each other.
             Ok(()) => {}
-            // Not mounted, or not there at all.
+            // Not mounted, or no such file.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
             Err(error) => return Err(RuntimeError::io("unmount", path)(error)),
         }

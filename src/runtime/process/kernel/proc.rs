@@ -1,4 +1,4 @@
-//! Other processes: naming one so that a reused pid is never taken for it, waiting for its end, signalling it.
+//! Other processes: naming one so that a reused pid is not mistaken for it, waiting for its end, sending it a signal.
 
 use std::{
     io,
@@ -7,6 +7,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use procfs::{ProcError, process::Stat};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
@@ -14,11 +15,11 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// A process, for as long as the machine runs.
+/// The name of a process, unique until the machine reboots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
     pub(crate) pid: u32,
-    /// When it started, in clock ticks since boot (proc(5), `/proc/pid/stat` field 22): together with the pid, unique.
+    /// Start time in clock ticks since boot (proc_pid_stat(5), field 22). A later process with the same pid has another.
     pub(crate) start: u64,
 }
 
@@ -27,14 +28,13 @@ impl ProcessId {
         Self::of(std::process::id())?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The process that has this pid now; `None` where there is none, or only its corpse.
+    /// The process that has this pid now. `None` if there is none, or if it has ended and is not reaped yet.
     pub(crate) fn of(pid: u32) -> io::Result<Option<Self>> {
-        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-            Ok(stat) => Ok(start_of_live(&stat).map(|start| Self { pid, start })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            // ESRCH: it ended between open and read.
-            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(None),
-            Err(error) => Err(error),
+        let Ok(signed) = i32::try_from(pid) else { return Ok(None) };
+        match procfs::process::Process::new(signed).and_then(|process| process.stat()) {
+            Ok(stat) => Ok(start_if_alive(&stat).map(|start| Self { pid, start })),
+            Err(ProcError::NotFound(_)) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
         }
     }
 
@@ -42,7 +42,7 @@ impl ProcessId {
         Ok(Self::of(self.pid)? == Some(self))
     }
 
-    /// A handle on it; `None` once it has ended.
+    /// Opens a handle on the process. `None` if it has ended.
     pub(crate) fn open(self) -> io::Result<Option<Process>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         let fd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
@@ -50,17 +50,17 @@ impl ProcessId {
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // Only now is the pid held: what it names may have changed before.
+        // Checked after the open: only from then on the pid cannot be reused.
         Ok(self.is_alive()?.then_some(Process(fd)))
     }
 }
 
-/// A handle on a process (pidfd_open(2)): it never comes to mean another one.
+/// A handle on a process (pidfd_open(2)). It never refers to another process.
 #[derive(Debug)]
 pub(crate) struct Process(OwnedFd);
 
 impl Process {
-    /// Nothing happens where it has ended.
+    /// Sends a signal. Does nothing if the process has ended.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         let signal = rustix::process::Signal::from_named_raw(signal as i32).ok_or(io::ErrorKind::InvalidInput)?;
         match pidfd_send_signal(&self.0, signal) {
@@ -69,13 +69,14 @@ impl Process {
         }
     }
 
-    /// Blocks until it has ended; `false` where it has not within `limit`.
+    /// Blocks until the process has ended. Returns `false` if it has not after `limit`.
     pub(crate) fn wait(&self, limit: Duration) -> io::Result<bool> {
         let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit)))? > 0)
     }
 
+    /// Waits until the process has ended.
     pub(crate) async fn ended(self) -> io::Result<()> {
         readable(self.0)?.readable().await.map(|_| ())
     }
@@ -87,46 +88,73 @@ impl AsFd for Process {
     }
 }
 
-/// The descriptor, to be awaited until there is something to read.
+/// Registers a descriptor with tokio, so that a caller can await that it becomes readable.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    #[expect(unsafe_code, reason = "tokio offers no safe way for a descriptor of a kind that it does not know")]
+    #[expect(unsafe_code, reason = "tokio has no safe way to register a descriptor of a type that it does not know")]
     // SAFETY: an `OwnedFd` stays the same open descriptor for as long as the `AsyncFd` owns it.
     let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     Ok(fd?)
 }
 
-/// Start time from the text of `/proc/pid/stat`; `None` for a process that has ended and is not reaped yet.
-fn start_of_live(stat: &str) -> Option<u64> {
-    // The second field is the program's name in parentheses, and may itself hold spaces and parentheses.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?;
-    // The state is field 3, so field 22 is 18 further on.
-    let start = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(start)
+/// The start time of a process. `None` if it has ended and is not reaped yet.
+fn start_if_alive(stat: &Stat) -> Option<u64> {
+    (!matches!(stat.state, 'Z' | 'X' | 'x')).then_some(stat.starttime)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::unix::{fs::symlink, process::CommandExt as _},
+        process::{Command, Stdio},
+    };
+
+    use procfs::FromRead as _;
+
     use super::*;
 
+    /// No process takes as long to end.
+    const LIMIT: Duration = Duration::from_secs(10);
+
     #[test]
-    fn start_time_is_found_behind_any_name() {
+    fn finds_the_start_time_behind_any_program_name() {
+        let start = |text: &str| Stat::from_read(text.as_bytes()).ok().and_then(|stat| start_if_alive(&stat));
         let stat = |name: &str, state: &str| {
             format!(
-                "7 ({name}) {state} 1 7 7 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 4242 1000 10 18446744073709551615"
+                "7 ({name}) {state} 1 7 7 0 -1 4194560 100 0 0 0 1 2 0 0 20 0 1 0 4242 1000 10 18446744073709551615 \
+                 1 1 0 0 0 0 0 4096 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
             )
         };
-        assert_eq!(start_of_live(&stat("sleep", "S")), Some(4242));
-        assert_eq!(start_of_live(&stat("a) R 1 (b", "R")), Some(4242));
-        assert_eq!(start_of_live(&stat("sleep", "Z")), None);
-        assert_eq!(start_of_live("7 (sleep"), None);
+        assert_eq!(start(&stat("sleep", "S")), Some(4242));
+        assert_eq!(start(&stat("a) R 1 (b", "R")), Some(4242));
+        assert_eq!(start(&stat("sleep", "Z")), None);
+        assert_eq!(start("7 (sleep"), None);
     }
 
     #[test]
-    fn this_process_lives_and_another_start_is_another_process() {
-        let this = ProcessId::this().unwrap();
-        assert!(this.is_alive().unwrap());
-        assert!(!ProcessId { start: this.start + 1, ..this }.is_alive().unwrap());
+    fn finds_a_process_whose_name_has_spaces_and_parentheses() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let program = tmp.path().join("a) Z 1 (b");
+        symlink("/bin/sh", &program).expect("a symbolic link");
+        let mut child = Command::new(&program)
+            .arg0("sh")
+            .args(["-c", "read line"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell starts");
+        let id = ProcessId::of(child.id()).expect("/proc is readable").expect("the shell runs");
+        let process = id.open().expect("a handle opens").expect("the shell runs");
+        process.signal(Signal::SIGKILL).expect("the shell takes a signal");
+        assert!(process.wait(LIMIT).expect("poll works"));
+        assert_eq!(ProcessId::of(child.id()).expect("/proc is readable"), None, "it has ended and is not reaped");
+        child.wait().expect("the shell is reaped");
+        assert!(!id.is_alive().expect("/proc is readable"));
+    }
+
+    #[test]
+    fn another_start_time_is_another_process() {
+        let this = ProcessId::this().expect("/proc is readable");
+        assert!(this.is_alive().expect("/proc is readable"));
+        let other = ProcessId { start: this.start + 1, ..this };
+        assert!(!other.is_alive().expect("/proc is readable"));
     }
 }

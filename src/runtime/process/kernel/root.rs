@@ -1,4 +1,7 @@
-//! Mounting the root file system of a task, in the shim's own mount namespace: nothing of it is ever seen, or left, outside.
+//! Mounts the root file system of a task.
+//!
+//! The shim calls it. All mounts are in the shim's own mount namespace, so no other process sees them and the kernel
+//! removes them with the shim.
 
 use std::{
     ffi::CStr,
@@ -23,62 +26,61 @@ use rustix::{
 use super::mounts;
 use crate::runtime::RuntimeError;
 
-/// What a task may write outside its own mounts before it is full.
+/// Limits what a task can write to its root, outside of its own mounts.
 const ROOT_OPTIONS: &CStr = c"size=64m,mode=755";
 
-/// The program that this process was started from, held as a mount of its own.
+/// The program file of this process, as a detached mount (open_tree(2)).
 #[derive(Debug)]
 pub(crate) struct OwnProgram(OwnedFd);
 
-/// Moves this process into a mount namespace of its own, taking weft's program along.
-pub(crate) fn enter() -> Result<OwnProgram, RuntimeError> {
-    // Taken hold of first: the mount that this program was started from is not part of the new namespace. Through the link
-    // it is found even if a newer weft has taken its name.
+/// Moves this process into a mount namespace of its own, and keeps a mount of weft's program for it.
+pub(crate) fn enter_mount_namespace() -> Result<OwnProgram, RuntimeError> {
+    // Before unshare(2): a mount of the old namespace cannot be cloned from the new one. The link in /proc leads to this
+    // program even if a newer weft has replaced the file.
     let program = open_tree(CWD, "/proc/self/exe", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-        .map_err(RuntimeError::kernel("take hold of weft's own program"))?;
-    unshare(CloneFlags::CLONE_NEWNS).map_err(RuntimeError::kernel("make a mount namespace"))?;
+        .map_err(RuntimeError::kernel("clone the mount of weft's own program"))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(RuntimeError::kernel("create a mount namespace"))?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(RuntimeError::kernel("detach the mounts of the host"))?;
     Ok(OwnProgram(program))
 }
 
-/// An empty root on `rootfs`, with weft's own program at `at`.
+/// Mounts an empty root on `rootfs`, with weft's own program at `at`.
 pub(crate) fn mount_program(rootfs: &Path, OwnProgram(program): &OwnProgram, at: &str) -> Result<(), RuntimeError> {
     mount("tmpfs", rootfs, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(ROOT_OPTIONS))
         .map_err(RuntimeError::io("mount a root on", rootfs))?;
-    let path = below(rootfs, Path::new(at));
+    let path = in_root(rootfs, Path::new(at));
     fs::write(&path, b"").map_err(RuntimeError::io("create", &path))?;
     move_mount(program, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(RuntimeError::io("mount weft's own program on", &path))?;
-    make_read_only(&path, Depth::Itself)
+    make_read_only(&path, Depth::Mount)
 }
 
-/// This machine's root on `rootfs`, read-only, without what is mounted below the directories in `covered`.
-pub(crate) fn mount_host(rootfs: &Path, covered: &[&Path]) -> Result<(), RuntimeError> {
+/// Mounts this machine's root on `rootfs`, read-only, without the mounts in the directories of `excluded`.
+pub(crate) fn mount_host(rootfs: &Path, excluded: &[&Path]) -> Result<(), RuntimeError> {
     mount_bind_recursive("/", rootfs).map_err(RuntimeError::io("mount / on", rootfs))?;
     mount_change(rootfs, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(RuntimeError::io("make private", rootfs))?;
-    let covered: Vec<PathBuf> = covered.iter().map(|dir| below(rootfs, dir)).collect();
-    let mountinfo = mounts::list()?;
-    for point in mounts::points(&mountinfo).iter().rev() {
-        if covered.iter().any(|dir| point.starts_with(dir)) {
-            // Those beneath one that is already gone are gone, too.
-            let _ = unmount(point, UnmountFlags::DETACH);
+    let excluded: Vec<PathBuf> = excluded.iter().map(|dir| in_root(rootfs, dir)).collect();
+    for mount in mounts::list()?.iter().rev() {
+        if excluded.iter().any(|dir| mount.point.starts_with(dir)) {
+            // Fails for a mount that was unmounted together with the one above it.
+            let _ = unmount(&mount.point, UnmountFlags::DETACH);
         }
     }
     make_read_only(rootfs, Depth::Tree)
 }
 
-/// An absolute path, seen from outside of the root that it is meant for.
-fn below(rootfs: &Path, path: &Path) -> PathBuf {
+/// The path outside of a task for an absolute path inside of its root.
+fn in_root(rootfs: &Path, path: &Path) -> PathBuf {
     rootfs.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
     /// One mount.
-    Itself,
-    /// With all that are mounted beneath.
+    Mount,
+    /// A mount with all mounts below it.
     Tree,
 }
 
@@ -86,7 +88,7 @@ enum Depth {
 fn make_read_only(path: &Path, depth: Depth) -> Result<(), RuntimeError> {
     let attributes = MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = match depth {
-        Depth::Itself => 0,
+        Depth::Mount => 0,
         Depth::Tree => nix::libc::AT_RECURSIVE as u32,
     };
     create_syscall()

@@ -1,0 +1,134 @@
+//! All task directories of the node: prepares a task, observes the tasks, and removes a task.
+//!
+//! [`super::ProcessRuntime`] calls it. All calls block, so they run on threads that may.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use tracing::warn;
+use weft_model::{NodeName, TaskId, plan::TaskPlan};
+
+use super::{
+    bundle::{Bundle, cgroups},
+    dir::{Record, TaskDir, create_private_dir},
+    image::Image,
+    kernel::{cgroup, netns},
+    phase::{kill_task, read_phase},
+};
+use crate::{
+    error_chain::error_chain,
+    runtime::{ObservedTask, RuntimeError},
+};
+
+#[derive(Debug, Clone)]
+pub(super) struct TaskDirs {
+    root: PathBuf,
+    hostname: NodeName,
+}
+
+impl TaskDirs {
+    /// Creates `tasks/` in the run directory if it is missing.
+    pub(super) fn open(run_dir: &Path, hostname: NodeName) -> Result<Self, RuntimeError> {
+        let root = run_dir.join("tasks");
+        create_private_dir(&root)?;
+        // The kernel lists mounts by their canonical paths.
+        let root = root.canonicalize().map_err(RuntimeError::io("find", &root))?;
+        Ok(Self { root, hostname })
+    }
+
+    pub(super) fn dir(&self, task: &TaskId) -> TaskDir {
+        TaskDir::new(self.root.join(task.as_str()))
+    }
+
+    /// The directories of all tasks, in the order of their ids.
+    pub(super) fn list(&self) -> Result<Vec<(TaskId, TaskDir)>, RuntimeError> {
+        let listed = fs::read_dir(&self.root).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let mut dirs: Vec<_> = listed
+            .map_err(RuntimeError::io("list", &self.root))?
+            .into_iter()
+            .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, TaskDir::new(entry.path()))))
+            .collect();
+        dirs.sort_by(|(a, _): &(TaskId, _), (b, _)| a.cmp(b));
+        Ok(dirs)
+    }
+
+    pub(super) fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
+        let mut observed = Vec::new();
+        for (task, dir) in self.list()? {
+            if dir.record()?.is_none() {
+                continue;
+            }
+            observed.push(ObservedTask {
+                phase: read_phase(&dir, cgroup::remove)?,
+                netns: Some(dir.netns()).filter(|path| path.exists()),
+                container: task.to_string(),
+                task,
+            });
+        }
+        Ok(observed)
+    }
+
+    /// Creates a task's directory and network namespace. Idempotent; removes all of it again if a part fails.
+    pub(super) fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+        let dir = self.dir(&task.id);
+        if dir.record()?.is_some() && netns::exists(&dir.netns())? {
+            return Ok(());
+        }
+        let (cgroup, shim_cgroup) = cgroups(&self.hostname, &task.id);
+        let image = Image::find(&task.container.image)?;
+        let bundle = Bundle::new(task, image, &self.hostname, dir.path(), &cgroup)?;
+        // The rest of an interrupted attempt, or of the time before a reboot.
+        self.remove(&task.id)?;
+        let record = Record {
+            name: task.name.clone(),
+            image,
+            init: bundle.init,
+            dir: Path::new("/").join(task.container.dir.as_deref().unwrap_or_default()),
+            uid: bundle.ids.uid,
+            gid: bundle.ids.gid,
+            stop_signal: bundle.stop_signal as i32,
+            stop_grace_ms: task.container.stop_grace_ms,
+            cgroup,
+            shim_cgroup,
+        };
+        create(&dir, &bundle, &record).inspect_err(|_| {
+            if let Err(error) = self.remove(&task.id) {
+                warn!(task = %task.id, error = error_chain(&error), "cannot remove a task after its preparation failed");
+            }
+        })
+    }
+
+    /// Kills the task if it runs, and removes its control group, its network namespace and its directory. Idempotent.
+    pub(super) fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        let dir = self.dir(task);
+        if !dir.path().exists() {
+            return Ok(());
+        }
+        kill_task(&dir).map_err(RuntimeError::io("kill the task in", dir.path()))?;
+        let (cgroup, shim_cgroup) = cgroups(&self.hostname, task);
+        cgroup::remove(&cgroup)?;
+        netns::remove(&dir.netns())?;
+        fs::remove_dir_all(dir.path()).map_err(RuntimeError::io("remove", dir.path()))?;
+        if self.list()?.is_empty() {
+            cgroup::remove_empty(&shim_cgroup)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the record last: it marks the directory as complete.
+fn create(dir: &TaskDir, bundle: &Bundle, record: &Record) -> Result<(), RuntimeError> {
+    let write = |name: &str, text: &[u8]| {
+        let path = dir.join(name);
+        fs::write(&path, text).map_err(RuntimeError::io("write", path))
+    };
+    dir.create()?;
+    netns::create(&dir.netns())?;
+    write("hosts", bundle.hosts.as_bytes())?;
+    write("hostname", format!("{}\n", bundle.hostname).as_bytes())?;
+    write("resolv.conf", bundle.resolv_conf.as_bytes())?;
+    dir.write_spec(&bundle.spec)?;
+    dir.write_record(record)
+}
