@@ -1,4 +1,5 @@
-//! The text of an error together with all its causes, as logs, task statuses and the daemon's start-up show it.
+//! The text of an error together with all its causes, as logs, task statuses and the daemon's
+//! start-up show it.
 //!
 //! Pure. The agent, both runtimes and the daemon's start-up call this one function.
 
@@ -6,7 +7,8 @@ use std::error::Error;
 
 /// Joins an error and its causes with `: `.
 ///
-/// A cause is left out if the text already contains it, because some libraries repeat their cause in their own message.
+/// A cause is left out if the text already contains it, because some libraries repeat their cause
+/// in their own message.
 pub(crate) fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -2,9 +2,10 @@
 //!
 //! [`super::data_plane`] calls it for each call into the mesh.
 //!
-//! A layer that panicked half-way is in an unknown state. A retry on that state would fail again and again while the daemon
-//! still claims to be healthy. So a panic ends the agent, and the daemon with it. The supervisor then starts a new daemon,
-//! which adopts the kernel's state, the tasks and their traffic as they are.
+//! A layer that panicked half-way is in an unknown state. A retry on that state would fail again
+//! and again while the daemon still claims to be healthy. So a panic ends the agent, and the daemon
+//! with it. The supervisor then starts a new daemon, which adopts the kernel's state, the tasks and
+//! their traffic as they are.
 
 use anyhow::{Context as _, Result};
 

@@ -1,9 +1,11 @@
-//! Drives the mesh: programs the data plane, closes connections to tasks that are gone, and takes all of it down.
+//! Drives the mesh: programs the data plane, closes connections to tasks that are gone, and takes
+//! all of it down.
 //!
-//! [`super::reconcile`] calls it. The mesh blocks in system calls, so each call runs on a thread of its own.
+//! [`super::reconcile`] calls it. The mesh blocks in system calls, so each call runs on a thread of
+//! its own.
 //!
-//! Invariant: after a panic in the mesh the handle is gone, and the agent ends. No later call builds on the state that the
-//! panic left.
+//! Invariant: after a panic in the mesh the handle is gone, and the agent ends. No later call
+//! builds on the state that the panic left.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +23,8 @@ use super::{blocking::run_blocking, facts::local_facts};
 use crate::error_chain::error_chain;
 
 pub(super) struct DataPlane {
-    /// `None` during a call, and after this node left its cluster: then the next reconcile opens it again.
+    /// `None` during a call, and after this node left its cluster: then the next reconcile opens it
+    /// again.
     mesh: Option<Mesh>,
     /// Where the mesh is opened, in the BPF file system.
     pin_dir: PathBuf,
@@ -59,17 +62,18 @@ impl DataPlane {
         let (mesh, pin_dir) = (self.mesh.take(), self.pin_dir.clone());
         run_blocking("take the data plane down", move || {
             drop(mesh);
-            Mesh::unpin_all(&pin_dir)
+            Mesh::teardown(&pin_dir)
         })
         .await?
         .context("cannot take the data plane down")
     }
 }
 
-/// Closes the connections of this node's tasks to the addresses in `gone`, so that their programs get an error at once.
+/// Closes the connections of this node's tasks to the addresses in `gone`, so that their programs
+/// get an error at once.
 ///
-/// `gone` holds addresses of tasks that no longer exist, by VNI. A failure is only logged: such a connection ends with
-/// the next packet that its task sends.
+/// `gone` holds addresses of tasks that no longer exist, by VNI. A failure is only logged: such a
+/// connection ends with the next packet that its task sends.
 pub(super) async fn close_connections(
     gone: BTreeMap<u32, BTreeSet<IpAddr>>,
     links: &OverlayState,

@@ -1,7 +1,8 @@
 //! The errors of all layers in one reconcile.
 //!
-//! [`super::reconcile`] collects them here, so that an error of one layer does not keep the other layers from their work.
-//! While there is an error, the agent starts no task and does not acknowledge the plan, and it retries soon.
+//! [`super::reconcile`] collects them here, so that an error of one layer does not keep the other
+//! layers from their work. While there is an error, the agent starts no task and does not
+//! acknowledge the plan, and it retries soon.
 //!
 //! A panic is different: [`LayerErrors::collect`] returns it at once, and the agent ends.
 
@@ -13,7 +14,8 @@ use super::blocking;
 pub(super) struct LayerErrors(Vec<anyhow::Error>);
 
 impl LayerErrors {
-    /// Returns the value of a layer that succeeded. Keeps the error of one that failed, and returns `None`.
+    /// Returns the value of a layer that succeeded. Keeps the error of one that failed, and returns
+    /// `None`.
     ///
     /// # Errors
     /// Only if the layer panicked.

@@ -1,16 +1,19 @@
 //! The node agent: makes this node match its plan, layer by layer, and reports the result.
 //!
-//! The daemon creates one [`Agent`] and awaits [`Agent::run`]. That loop waits for an event: a new plan, a change in the
-//! runtime, a change of a link, the end of a task step, or a timeout. An event only wakes the loop. Each turn of the loop
-//! is one full pass over all layers ([`reconcile`]), or the teardown of all layers once the node has left its cluster.
+//! The daemon creates one [`Agent`] and awaits [`Agent::run`]. That loop waits for an event: a new
+//! plan, a change in the runtime, a change of a link, the end of a task step, or a timeout. An
+//! event only wakes the loop. Each turn of the loop is one full pass over all layers
+//! ([`reconcile`]), or the teardown of all layers once the node has left its cluster.
 //!
 //! The agent must not decide anything about the cluster: all decisions come in the plan.
 //!
 //! Invariants that others rely on:
-//! - A task's program starts only after its network namespace, its links, the data plane and its resolver are ready.
-//! - Nothing that the agent keeps in memory is needed after a restart: a new agent finds all of it in the kernel and in the
-//!   runtime.
-//! - Dropping the future of [`Agent::run`] leaves the kernel, the tasks and their traffic as they are.
+//! - A task's program starts only after its network namespace, its links, the data plane and its
+//!   resolver are ready.
+//! - Nothing that the agent keeps in memory is needed after a restart: a new agent finds all of it
+//!   in the kernel and in the runtime.
+//! - Dropping the future of [`Agent::run`] leaves the kernel, the tasks and their traffic as they
+//!   are.
 //!
 //! Tasks (tokio): the one that runs the loop, and one for each task step ([`task`]).
 
@@ -52,7 +55,8 @@ pub(crate) struct AgentConfig {
     pub(crate) labels: Labels,
     pub(crate) overlay: Overlay,
     pub(crate) mesh: Mesh,
-    /// Where the agent opens the mesh again after the node left a cluster and joined one: a directory in the BPF file system.
+    /// Where the agent opens the mesh again after the node left a cluster and joined one: a
+    /// directory in the BPF file system.
     pub(crate) pin_dir: PathBuf,
     /// Resolvers for names that are not of the cluster.
     pub(crate) upstreams: Vec<SocketAddr>,
@@ -104,7 +108,8 @@ impl Agent {
                     (was_member, torn_down) = (true, false);
                     self.reconcile(plan, now).await
                 }
-                // The node left or was removed, perhaps during an earlier daemon that did not finish the teardown.
+                // The node left or was removed, perhaps during an earlier daemon that did not
+                // finish the teardown.
                 None if !torn_down && (was_member || self.is_in_no_cluster()) => {
                     let outcome = self.teardown().await;
                     torn_down = outcome.is_ok();
@@ -123,7 +128,8 @@ impl Agent {
         }
     }
 
-    /// The time until the first retry of those task steps that were still waiting for theirs at `now`.
+    /// The time until the first retry of those task steps that were still waiting for theirs at
+    /// `now`.
     fn delay_until_retry(&self, now: Instant) -> Duration {
         let retry_at = self.tasks.next_retry(now);
         retry_at.map_or(FULL_RESYNC, |retry_at| retry_at.saturating_duration_since(Instant::now()))
@@ -134,7 +140,8 @@ impl Agent {
     }
 }
 
-/// The delay until the next pass without an event. A panic is an error here: no other pass may follow.
+/// The delay until the next pass without an event. A panic is an error here: no other pass may
+/// follow.
 fn delay_after(outcome: Result<()>) -> Result<Duration> {
     match outcome {
         Ok(()) => Ok(FULL_RESYNC),

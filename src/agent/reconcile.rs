@@ -1,10 +1,13 @@
-//! One pass over all layers of the node, and the teardown of all layers after the node left its cluster.
+//! One pass over all layers of the node, and the teardown of all layers after the node left its
+//! cluster.
 //!
-//! [`Agent::run`] calls both. The order of a pass is: observe the tasks, make their links, program the data plane, start
-//! the resolvers, start the next step of each task, publish the report. A pass compares all that the plan wants with all
-//! that is there, so start-up, change and repair are the same code.
+//! [`Agent::run`] calls both. The order of a pass is: observe the tasks, make their links, program
+//! the data plane, start the resolvers, start the next step of each task, publish the report. A
+//! pass compares all that the plan wants with all that is there, so start-up, change and repair are
+//! the same code.
 //!
-//! Invariant: an error of one layer does not stop the pass. Tasks are stopped and reported even if the links fail.
+//! Invariant: an error of one layer does not stop the pass. Tasks are stopped and reported even if
+//! the links fail.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,7 +58,8 @@ impl Agent {
         errors.into_result()
     }
 
-    /// Starts the next step of each task and publishes the report: both depend on which layers failed.
+    /// Starts the next step of each task and publishes the report: both depend on which layers
+    /// failed.
     pub(super) fn step_tasks_and_report(
         &mut self,
         plan: &NodePlan,
@@ -97,8 +101,8 @@ impl Agent {
 
     /// Removes all tasks, links, programs and names: this node is in no cluster any more.
     ///
-    /// If a task cannot be removed, the others are removed still, and the layers below the tasks stay until the next
-    /// attempt.
+    /// If a task cannot be removed, the others are removed still, and the layers below the tasks
+    /// stay until the next attempt.
     pub(super) async fn teardown(&mut self) -> Result<()> {
         // A step in progress could create a task, or call the runtime for one, during its removal.
         self.tasks.cancel_steps().await;

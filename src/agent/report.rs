@@ -1,10 +1,11 @@
-//! What this node reports to the leader: the plan generation that it has applied, what the machine is, and its tasks.
+//! What this node reports to the leader: the plan generation that it has applied, what the machine
+//! is, and its tasks.
 //!
-//! [`super::reconcile`] calls it at the end of each pass. The session with the dispatcher sends the report whenever it
-//! changes.
+//! [`super::reconcile`] calls it at the end of each pass. The session with the dispatcher sends the
+//! report whenever it changes.
 //!
-//! Invariant that the leader relies on: the acknowledged generation is one that all layers of this node have applied, for
-//! the membership that the plan belongs to.
+//! Invariant that the leader relies on: the acknowledged generation is one that all layers of this
+//! node have applied, for the membership that the plan belongs to.
 
 use tokio::sync::watch;
 use weft_model::{NodeId, NodePlan, NodeReport, TaskId, spec::Labels, state::TaskStatus};
@@ -17,8 +18,8 @@ pub(super) struct Reporter {
     reports: watch::Sender<NodeReport>,
     runtime: RuntimeKind,
     labels: Labels,
-    /// The latest plan that all layers applied: its node and its generation. A generation of an earlier membership, under
-    /// another node id, is not acknowledged to this one.
+    /// The latest plan that all layers applied: its node and its generation. A generation of an
+    /// earlier membership, under another node id, is not acknowledged to this one.
     applied: Option<(NodeId, u64)>,
 }
 
@@ -32,7 +33,8 @@ impl Reporter {
         self.applied = Some((plan.node.clone(), plan.generation));
     }
 
-    /// Publishes a report if it differs from the last one. Without `facts` it repeats the last description.
+    /// Publishes a report if it differs from the last one. Without `facts` it repeats the last
+    /// description.
     pub(super) fn publish(&self, plan: &NodePlan, facts: Option<&NodeFacts>, tasks: Vec<(TaskId, TaskStatus)>) {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
         let acked = applied.map_or(0, |(_, generation)| *generation);

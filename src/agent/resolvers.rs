@@ -1,6 +1,8 @@
-//! The DNS servers inside the tasks' network namespaces: one at 127.0.0.11 in each sandbox whose links are up.
+//! The DNS servers inside the tasks' network namespaces: one at 127.0.0.11 in each sandbox whose
+//! links are up.
 //!
-//! [`super::reconcile`] calls it. The answers come from a zone that this module computes from the plan.
+//! [`super::reconcile`] calls it. The answers come from a zone that this module computes from the
+//! plan.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,21 +14,23 @@ use anyhow::{Context as _, Result};
 use weft_model::{NetworkId, NodePlan, TaskId};
 
 pub(super) struct Resolvers {
-    zone: weft_dns::Names,
+    zone: weft_dns::ZoneHandle,
     server: weft_dns::Server,
 }
 
 impl Resolvers {
     /// `upstreams` resolve the names that are not of the cluster.
     pub(super) fn new(upstreams: Vec<SocketAddr>) -> Self {
-        let zone = weft_dns::Names::default();
+        let zone = weft_dns::ZoneHandle::default();
         let server = weft_dns::Server::new(zone.clone(), upstreams);
         Self { zone, server }
     }
 
-    /// Publishes the plan's names, starts the missing servers of the tasks in `linked`, and stops all others.
+    /// Publishes the plan's names, starts the missing servers of the tasks in `linked`, and stops
+    /// all others.
     ///
-    /// A server that cannot start is only logged. Its task waits, and the next reconcile tries again.
+    /// A server that cannot start is only logged. Its task waits, and the next reconcile tries
+    /// again.
     pub(super) fn reconcile(&self, plan: &NodePlan, linked: &BTreeSet<TaskId>, sandboxes: &BTreeMap<TaskId, PathBuf>) {
         self.zone.publish(weft_dns::Zone::from_plan(plan));
         let serving = self.serving();

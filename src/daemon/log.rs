@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use tracing_subscriber::EnvFilter;
 
-use crate::runtime::chain;
+use crate::error_chain::error_chain;
 
 /// Environment variable with the filter, such as `debug` or `weft_mesh=trace,info`.
 const VARIABLE: &str = "WEFT_LOG";
@@ -42,7 +42,7 @@ fn filter(value: Option<&OsStr>) -> Result<EnvFilter> {
     let value = value.filter(|text| !text.is_empty());
     let text = value.map_or(Cow::Borrowed(DEFAULT), OsStr::to_string_lossy);
     EnvFilter::try_new(&text).map_err(|error| {
-        let reason = chain(&error);
+        let reason = error_chain(&error);
         anyhow!("{VARIABLE}={text} is not a valid log filter ({reason}): give one like debug or weft_mesh=trace,info")
     })
 }

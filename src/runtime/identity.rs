@@ -1,4 +1,5 @@
-//! What a task's program sees of its own identity: its host name, its variables and its resolver. Pure.
+//! What a task's program sees of its own identity: its host name, its variables and its resolver.
+//! Pure.
 //!
 //! Both runtimes use it, so that a task sees the same in both.
 

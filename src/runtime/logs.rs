@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use weft_model::{LogOptions, LogRecord};
 
-/// Depth of the channel between the task that reads a log and the stream of records. It lets the reader read ahead while
-/// the receiver works on earlier records.
+/// Depth of the channel between the task that reads a log and the stream of records. It lets the
+/// reader read ahead while the receiver works on earlier records.
 pub(super) const STREAM_DEPTH: usize = 256;
 
 /// Whether `options` ask for the time and the stream of a record.

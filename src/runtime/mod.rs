@@ -1,18 +1,21 @@
-//! Runs the tasks of this node: their network namespaces, processes, files, limits and logs, but not their links.
+//! Runs the tasks of this node: their network namespaces, processes, files, limits and logs, but
+//! not their links.
 //!
-//! The daemon calls [`open`] once. The agent then calls the runtime through [`Executor`], and the control plane reads logs
-//! through [`LogSource`]. A runtime must not know the cluster: it gets a [`TaskPlan`] and shows what became of the task.
+//! The daemon calls [`open`] once. The agent then calls the runtime through [`Executor`], and the
+//! control plane reads logs through [`LogSource`]. A runtime must not know the cluster: it gets a
+//! [`TaskPlan`] and shows what became of the task.
 //!
 //! There are two runtimes:
 //!
 //! - [`process`]: processes of this machine in namespaces, each with a shim; needs no engine;
 //! - [`docker`]: containers of the local Docker engine.
 //!
-//! Both share [`mod@reference`] (names of images), [`identity`] (what a task sees of itself), [`mod@error`], and [`logs`] (which
-//! records a reader wants). [`whoami`] is the program of the built-in image `weft/whoami`, which both can run.
+//! Both share [`mod@reference`] (names of images), [`identity`] (what a task sees of itself),
+//! [`mod@error`], and [`logs`] (which records a reader wants). [`whoami`] is the program of the
+//! built-in image `weft/whoami`, which both can run.
 //!
-//! Invariant that the agent relies on: a runtime keeps nothing only in memory. After a restart of the daemon a new
-//! runtime on the same directories adopts all tasks.
+//! Invariant that the agent relies on: a runtime keeps nothing only in memory. After a restart of
+//! the daemon a new runtime on the same directories adopts all tasks.
 
 pub(crate) mod process;
 pub(crate) mod docker;
@@ -32,26 +35,30 @@ use weft_model::{Backoff, LogSource, NodeName, TaskId, plan::TaskPlan};
 
 pub(crate) use self::error::RuntimeError;
 
-/// Delays before a failed call is retried: of the agent to a runtime, and of a runtime to its engine.
+/// Delays before a failed call is retried: of the agent to a runtime, and of a runtime to its
+/// engine.
 pub(crate) const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// What the agent needs of a runtime. Calls for one task must not overlap. Calls for different tasks may.
+/// What the agent needs of a runtime. Calls for one task must not overlap. Calls for different
+/// tasks may.
 #[async_trait]
 pub(crate) trait Executor: Send + Sync {
-    /// Fetches the task's image if it is missing. Has no timeout of its own. Idempotent. Cancel-safe: a dropped call leaves
-    /// nothing of the task behind.
+    /// Fetches the task's image if it is missing. Has no timeout of its own. Idempotent.
+    /// Cancel-safe: a dropped call leaves nothing of the task behind.
     async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
-    /// Creates all that the task needs before its process, above all its network namespace. The image must have been fetched.
-    /// Idempotent. Leaves nothing behind if it fails.
+    /// Creates all that the task needs before its process, above all its network namespace. The
+    /// image must have been fetched. Idempotent. Leaves nothing behind if it fails.
     async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
-    /// Starts the task's process in the prepared namespace, and returns when the program runs. Idempotent. If the program cannot
-    /// run, this is an error, and [`Executor::observe`] shows the task as exited.
+    /// Starts the task's process in the prepared namespace, and returns when the program runs.
+    /// Idempotent. If the program cannot run, this is an error, and [`Executor::observe`] shows the
+    /// task as exited.
     async fn start(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
-    /// Begins to stop the task: stop signal, grace period, then SIGKILL, with the values of the plan that it was prepared with.
-    /// Does not wait for the end, which [`Executor::observe`] shows. Does nothing if the task does not run.
+    /// Begins to stop the task: stop signal, grace period, then SIGKILL, with the values of the
+    /// plan that it was prepared with. Does not wait for the end, which [`Executor::observe`]
+    /// shows. Does nothing if the task does not run.
     async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError>;
 
     /// Kills the task if it runs, and removes all that is left of it. Idempotent.
@@ -100,7 +107,8 @@ pub(crate) struct Exit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RuntimeKind {
-    /// Namespaces and processes of this machine: needs no engine, and runs the images weft/whoami and host
+    /// Namespaces and processes of this machine: needs no engine, and runs the images weft/whoami
+    /// and host
     Process,
     /// Containers of this machine's Docker engine, of any image
     Docker,
@@ -120,7 +128,8 @@ pub(crate) struct RuntimeConfig {
     pub kind: RuntimeKind,
     /// The node's directory for files that need not survive a reboot. Tasks are in its `tasks/`.
     pub run_dir: PathBuf,
-    /// Names the node in control groups and container labels. Two daemons on one machine must not share it.
+    /// Names the node in control groups and container labels. Two daemons on one machine must not
+    /// share it.
     pub hostname: NodeName,
     /// Socket of the Docker engine.
     pub docker_socket: PathBuf,
@@ -156,9 +165,11 @@ pub(crate) async fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError>
     })
 }
 
-/// Runs the hidden subcommands that weft starts itself with, inside tasks and beside them. `None` if `args` name none of them.
+/// Runs the hidden subcommands that weft starts itself with, inside tasks and beside them. `None`
+/// if `args` name none of them.
 ///
-/// `main` must call it before anything else, while there is only one thread: a shim must be single-threaded.
+/// `main` must call it before anything else, while there is only one thread: a shim must be
+/// single-threaded.
 pub(crate) fn internal(args: &[OsString]) -> Option<ExitCode> {
     let code = match args.get(1)?.to_str()? {
         process::SHIM_COMMAND => process::shim(&args[2..]),

@@ -1,6 +1,7 @@
 //! Image references: a name and a version, as in `registry:5000/name:tag` or `name@sha256:…`. Pure.
 //!
-//! Both runtimes and the agent parse a task's image here. This module must not know where images come from.
+//! Both runtimes and the agent parse a task's image here. This module must not know where images
+//! come from.
 
 use super::whoami;
 
@@ -30,7 +31,8 @@ pub(crate) struct Reference<'a> {
 }
 
 impl<'a> Reference<'a> {
-    /// Parses `NAME[:TAG][@DIGEST]`. A tag beside a digest is ignored, because the digest identifies the image.
+    /// Parses `NAME[:TAG][@DIGEST]`. A tag beside a digest is ignored, because the digest
+    /// identifies the image.
     pub(crate) fn parse(image: &'a str) -> Self {
         let (tagged, digest) = match image.split_once('@') {
             Some((tagged, digest)) => (tagged, Some(Version::Digest(digest))),
@@ -44,7 +46,8 @@ impl<'a> Reference<'a> {
         Self { name, version: digest.unwrap_or(version) }
     }
 
-    /// Whether this is the built-in image. Each of its tags means the program of this build of weft; a digest cannot.
+    /// Whether this is the built-in image. Each of its tags means the program of this build of
+    /// weft; a digest cannot.
     pub(crate) fn is_whoami(self) -> bool {
         self.name == whoami::IMAGE && matches!(self.version, Version::Tag(_))
     }

@@ -1,7 +1,8 @@
-//! Whether a started task accepts connections yet. A program that runs may not have bound its ports.
+//! Whether a started task accepts connections yet. A program that runs may not have bound its
+//! ports.
 //!
-//! [`super::run`] runs the check as the step after a task's start. The task counts as running, and gets traffic, after it.
-//! Only reads /proc.
+//! [`super::run`] runs the check as the step after a task's start. The task counts as running, and
+//! gets traffic, after it. Only reads /proc.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -15,10 +16,12 @@ use weft_model::{NodePlan, plan::TaskPlan, spec::Protocol};
 
 use crate::runtime::{reference::Reference, whoami};
 
-/// After this time a task gets traffic even if it does not listen. Other engines do not wait at all.
+/// After this time a task gets traffic even if it does not listen. Other engines do not wait at
+/// all.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between two polls. A poll reads both socket lists, and nearly all of its time is the kernel's, which walks its
-/// hash table of connections: 2.4 ms with 10 sockets in the namespace, 15 ms with 5,000 (with 262,144 buckets).
+/// Interval between two polls. A poll reads both socket lists, and nearly all of its time is the
+/// kernel's, which walks its hash table of connections: 2.4 ms with 10 sockets in the namespace, 15
+/// ms with 5,000 (with 262,144 buckets).
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The wait for the listeners of one task.
@@ -28,7 +31,8 @@ pub(super) struct ListenCheck {
     pub(super) ports: Vec<u16>,
 }
 
-/// The TCP ports that a task must listen on before it gets traffic: those that its service publishes.
+/// The TCP ports that a task must listen on before it gets traffic: those that its service
+/// publishes.
 pub(super) fn expected_ports(plan: &NodePlan, task: &TaskPlan) -> Vec<u16> {
     let meshes: Vec<_> = plan.services.iter().filter(|s| s.service == task.service).map(|s| s.mesh).collect();
     let published = plan.ports.iter().filter(|p| p.protocol == Protocol::Tcp && meshes.contains(&p.mesh));
@@ -40,7 +44,8 @@ pub(super) fn expected_ports(plan: &NodePlan, task: &TaskPlan) -> Vec<u16> {
 }
 
 impl ListenCheck {
-    /// Waits until the task listens on all ports, its process is gone, or the timeout is over. Cancel-safe.
+    /// Waits until the task listens on all ports, its process is gone, or the timeout is over.
+    /// Cancel-safe.
     pub(super) async fn run(&self) {
         let Some(pid) = self.pid else { return };
         let deadline = Instant::now() + LISTEN_TIMEOUT;
@@ -68,8 +73,8 @@ fn tcp_sockets(pid: u32) -> ProcResult<Vec<TcpNetEntry>> {
     Ok(sockets)
 }
 
-/// Whether one of the sockets listens on `port` for clients outside of the namespace. 127.0.0.0/8 is not for them: the
-/// task's resolver listens there.
+/// Whether one of the sockets listens on `port` for clients outside of the namespace. 127.0.0.0/8
+/// is not for them: the task's resolver listens there.
 fn listens(sockets: &[TcpNetEntry], port: u16) -> bool {
     sockets.iter().any(|socket| {
         let local = socket.local_address;

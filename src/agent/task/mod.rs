@@ -1,10 +1,12 @@
 //! The tasks of this node: which step each one needs next, and the steps in progress.
 //!
-//! [`super::reconcile`] calls [`Tasks`] in each pass. A step is one call to the runtime, or the wait for a task's ports. It
-//! runs in the background, so that a slow task holds up no other. In reading order: [`next`] chooses a step (pure),
-//! [`record`] is what the agent remembers of a task, [`listening`] waits for ports, [`run`] runs a step.
+//! [`super::reconcile`] calls [`Tasks`] in each pass. A step is one call to the runtime, or the
+//! wait for a task's ports. It runs in the background, so that a slow task holds up no other. In
+//! reading order: [`next`] chooses a step (pure), [`record`] is what the agent remembers of a task,
+//! [`listening`] waits for ports, [`run`] runs a step.
 //!
-//! The life of a task on its node. Steps are in brackets, and the state that the node reports is on the right:
+//! The life of a task on its node. Steps are in brackets, and the state that the node reports is on
+//! the right:
 //!
 //! ```text
 //!   the plan lists the task with the goal Ready or Run           Accepted
@@ -31,11 +33,12 @@
 //!   [Remove]   remove all that the runtime keeps of the task
 //! ```
 //!
-//! Two shortcuts: a task that is only prepared when its goal becomes Stop goes to \[Remove\] at once. A task that the plan no
-//! longer lists goes to \[Remove\] from anywhere.
+//! Two shortcuts: a task that is only prepared when its goal becomes Stop goes to \[Remove\] at
+//! once. A task that the plan no longer lists goes to \[Remove\] from anywhere.
 //!
-//! Invariants that others rely on: a reported state never goes back, and a task has at most one call to the runtime at a
-//! time. Only \[Listen\] may still be in progress when another step starts.
+//! Invariants that others rely on: a reported state never goes back, and a task has at most one
+//! call to the runtime at a time. Only \[Listen\] may still be in progress when another step
+//! starts.
 //!
 //! Tasks (tokio): one for each step in progress.
 
@@ -82,7 +85,8 @@ impl Tasks {
         Self { executor, records: BTreeMap::new(), steps: JoinSet::new() }
     }
 
-    /// Creates a record for each task of the plan or the runtime, and drops the records of tasks in neither.
+    /// Creates a record for each task of the plan or the runtime, and drops the records of tasks in
+    /// neither.
     pub(super) fn track(&mut self, plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>) {
         let planned: BTreeSet<&TaskId> = plan.tasks.iter().map(|t| &t.id).collect();
         self.records.retain(|id, record| planned.contains(id) || observed.contains_key(id) || record.step.is_some());
@@ -91,8 +95,8 @@ impl Tasks {
         }
     }
 
-    /// Chooses the next step of each task and starts it in the background. `network_ready` are the tasks whose links, data
-    /// plane and resolver are in place.
+    /// Chooses the next step of each task and starts it in the background. `network_ready` are the
+    /// tasks whose links, data plane and resolver are in place.
     pub(super) fn start_next_steps(
         &mut self,
         plan: &NodePlan,
@@ -147,8 +151,8 @@ impl Tasks {
         }
     }
 
-    /// Waits until a step has finished, and records the outcome of every step that has. Cancel-safe. Never returns if no
-    /// step is in progress.
+    /// Waits until a step has finished, and records the outcome of every step that has.
+    /// Cancel-safe. Never returns if no step is in progress.
     pub(super) async fn step_finished(&mut self) {
         match self.steps.join_next().await {
             Some(finished) => {
@@ -162,7 +166,8 @@ impl Tasks {
     }
 
     pub(super) fn finish_step(&mut self, finished: Result<FinishedStep, JoinError>) {
-        // The agent aborts no step, and a step catches its own panics: so there is no error to handle.
+        // The agent aborts no step, and a step catches its own panics: so there is no error to
+        // handle.
         let Ok(finished) = finished else { return };
         if let Some(record) = self.records.get_mut(&finished.task) {
             record.finish_step(&finished, Instant::now());

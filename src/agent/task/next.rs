@@ -1,7 +1,8 @@
-//! Chooses the next step of one task, from its goal in the plan, its phase in the runtime and the state reported so far.
+//! Chooses the next step of one task, from its goal in the plan, its phase in the runtime and the
+//! state reported so far.
 //!
-//! [`super::Tasks`] calls [`next`] in each pass. Pure: it must not call the runtime. The diagram in [`super`] shows the
-//! whole life of a task.
+//! [`super::Tasks`] calls [`next`] in each pass. Pure: it must not call the runtime. The diagram in
+//! [`super`] shows the whole life of a task.
 
 use weft_model::{
     plan::TaskGoal,
@@ -88,7 +89,8 @@ pub(super) fn next(view: TaskView<'_>) -> Next {
     }
 }
 
-/// An exit after a request to stop is a shutdown. Any other exit is complete or failed, by its code.
+/// An exit after a request to stop is a shutdown. Any other exit is complete or failed, by its
+/// code.
 fn end_of_exit(goal: TaskGoal, exit: &Exit) -> TaskEnd {
     let (state, error) = match (goal, exit.code, &exit.error) {
         (TaskGoal::Stop, _, _) => (TaskState::Shutdown, String::new()),

@@ -1,8 +1,10 @@
-//! What the agent remembers of one task: the status that it reports, the step in progress, and when to retry a failed step.
+//! What the agent remembers of one task: the status that it reports, the step in progress, and when
+//! to retry a failed step.
 //!
 //! [`super::Tasks`] owns one record for each task and calls its methods. Does no I/O.
 //!
-//! Invariant: a status that is terminal does not change any more, and no status goes back to an earlier state.
+//! Invariant: a status that is terminal does not change any more, and no status goes back to an
+//! earlier state.
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

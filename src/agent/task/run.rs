@@ -2,7 +2,8 @@
 //!
 //! [`super::Tasks`] chooses the step and spawns [`StepCall::run`]. Keeps no state.
 //!
-//! Invariant: [`StepCall::run`] always returns. A panic becomes an error of this step and reaches no other task.
+//! Invariant: [`StepCall::run`] always returns. A panic becomes an error of this step and reaches
+//! no other task.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -13,7 +14,8 @@ use weft_model::{TaskId, plan::TaskPlan};
 use super::{listening::ListenCheck, next::Step};
 use crate::runtime::{Executor, RuntimeError};
 
-/// The longest time that fetching an image may take. After that the registry hangs, or it is too slow to be of use.
+/// The longest time that fetching an image may take. After that the registry hangs, or it is too
+/// slow to be of use.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// A step of one task, with its arguments.

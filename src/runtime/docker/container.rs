@@ -1,4 +1,5 @@
-//! Translates a task's plan into the engine's containers, and the engine's containers into the task's phase. Pure.
+//! Translates a task's plan into the engine's containers, and the engine's containers into the
+//! task's phase. Pure.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -90,7 +91,8 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
     let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
     let limit = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX)).filter(|n| *n > 0);
     let env = identity::environment(task, node).into_iter().chain(container.env.iter().cloned()).collect();
-    // Later labels replace earlier ones: the cluster's those of the user, and weft's own all others.
+    // Later labels replace earlier ones: the cluster's those of the user, and weft's own all
+    // others.
     let labels = container.labels.clone().into_iter().chain(task.labels.clone());
     let labels = labels.chain(own_labels(task, node, Part::Task)).collect();
     ContainerCreateBody {
@@ -153,14 +155,15 @@ fn pid(state: &ContainerState) -> Option<u32> {
     u32::try_from(state.pid?).ok().filter(|pid| *pid > 0)
 }
 
-/// The phase of a task by its two containers. `None` if there is no task to show: neither container exists, or only a sandbox
-/// that does not run.
+/// The phase of a task by its two containers. `None` if there is no task to show: neither container
+/// exists, or only a sandbox that does not run.
 pub(super) fn phase(
     sandbox: Option<&ContainerInspectResponse>,
     own: Option<&ContainerInspectResponse>,
 ) -> Option<Phase> {
     let Some((own, state)) = own.and_then(|own| Some((own, own.state.as_ref()?))) else {
-        // A sandbox that does not run has no namespace. The task has to be prepared again, or removed.
+        // A sandbox that does not run has no namespace. The task has to be prepared again, or
+        // removed.
         return sandbox.filter(|sandbox| is_running(sandbox)).map(|_| Phase::Prepared);
     };
     let error = state.error.clone().filter(|error| !error.is_empty());
@@ -180,7 +183,8 @@ pub(super) fn phase(
     })
 }
 
-/// The tasks that have only a sandbox, which was never started or has ended. [`phase`] shows none of them.
+/// The tasks that have only a sandbox, which was never started or has ended. [`phase`] shows none
+/// of them.
 pub(super) fn dead_sandboxes(containers: &[ContainerSummary]) -> BTreeSet<TaskId> {
     use ContainerSummaryStateEnum::{CREATED, DEAD, EXITED};
     let ours: Vec<_> = containers.iter().filter_map(|c| Some((identify(c.labels.as_ref())?, c.state))).collect();

@@ -100,7 +100,8 @@ impl Engine {
         started.map_err(|error| RuntimeError::Start { reason: message(&error) })
     }
 
-    /// Creates and starts a task's sandbox, unless it runs. Removes what is left of an earlier one first.
+    /// Creates and starts a task's sandbox, unless it runs. Removes what is left of an earlier one
+    /// first.
     pub(super) async fn create_sandbox(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         if let Some(found) = self.find(&task.id, Part::Sandbox).await? {
             if container::is_running(&found) {
@@ -144,8 +145,8 @@ impl Engine {
         }
     }
 
-    /// Removes the sandboxes of tasks that have nothing else and that [`Engine::observe`] does not show: no later call would
-    /// remove them.
+    /// Removes the sandboxes of tasks that have nothing else and that [`Engine::observe`] does not
+    /// show: no later call would remove them.
     pub(super) async fn remove_dead_sandboxes(&self) -> Result<(), RuntimeError> {
         for task in container::dead_sandboxes(&self.list(None).await?) {
             match self.remove(&task).await {
@@ -194,9 +195,11 @@ impl Engine {
     }
 }
 
-/// Asks the engine to stop a container, and repeats the request until the container is stopped or gone.
+/// Asks the engine to stop a container, and repeats the request until the container is stopped or
+/// gone.
 ///
-/// Each request waits up to the container's grace period. The stop signal and the grace period are part of the container.
+/// Each request waits up to the container's grace period. The stop signal and the grace period are
+/// part of the container.
 pub(super) async fn stop_container(docker: Docker, grace: Duration, task: TaskId, id: String) {
     let docker = docker.with_timeout(grace + STOP_MARGIN);
     for failures in 1.. {
@@ -244,7 +247,8 @@ mod tests {
     /// No response takes as long.
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// An engine that sends these responses, one after the other. Returns the first lines of the requests.
+    /// An engine that sends these responses, one after the other. Returns the first lines of the
+    /// requests.
     async fn serve_responses(listener: UnixListener, responses: &[&str]) -> Vec<String> {
         let mut requests = Vec::new();
         for response in responses {

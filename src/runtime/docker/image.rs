@@ -1,4 +1,5 @@
-//! Provides the images of tasks. weft's own two images are built from the running program; the engine pulls all others.
+//! Provides the images of tasks. weft's own two images are built from the running program; the
+//! engine pulls all others.
 //!
 //! [`super::DockerRuntime`] calls it before it creates a task's containers.
 
@@ -22,7 +23,8 @@ use crate::runtime::{
 
 /// Path of weft's own program in its images.
 pub(super) const PROGRAM: &str = "/weft";
-/// The image of sandboxes. It is the same as weft/whoami, under the name that users of containers know for this purpose.
+/// The image of sandboxes. It is the same as weft/whoami, under the name that users of containers
+/// know for this purpose.
 pub(super) const PAUSE: &str = "weft/pause:latest";
 /// Label with the build of weft that an image was made from.
 const BUILD_LABEL: &str = "weft.build";
@@ -43,7 +45,8 @@ pub(super) async fn ensure_own_images(docker: &Docker) -> Result<(), RuntimeErro
     Ok(())
 }
 
-/// Makes an image available: tags the built-in one, or pulls an image that the engine does not have.
+/// Makes an image available: tags the built-in one, or pulls an image that the engine does not
+/// have.
 pub(super) async fn ensure_image(docker: &Docker, image: &str) -> Result<(), RuntimeError> {
     let reference = Reference::parse(image);
     if reference.is_whoami() {
@@ -93,7 +96,8 @@ async fn import_own_program(docker: &Docker, build: &str) -> Result<(), RuntimeE
         .try_for_each(|_| async { Ok(()) })
         .await
         .map_err(engine_error("build weft's own image"))?;
-    // Removes the images of older builds, which have lost their tag. The engine keeps those that containers use.
+    // Removes the images of older builds, which have lost their tag. The engine keeps those that
+    // containers use.
     let filters = [("dangling", vec!["true"]), ("label", vec![BUILD_LABEL])].into_iter().collect();
     if let Err(error) = docker.prune_images(Some(PruneImagesOptionsBuilder::default().filters(&filters).build())).await
     {

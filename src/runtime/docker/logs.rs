@@ -13,8 +13,8 @@ use super::{
 };
 use crate::runtime::{RuntimeError, logs::is_requested};
 
-/// Sends the records that `options` ask for. Returns after the last one, or once the receiver is closed. Sends none if the
-/// task has no container.
+/// Sends the records that `options` ask for. Returns after the last one, or once the receiver is
+/// closed. Sends none if the task has no container.
 pub(super) async fn read(
     engine: &Engine,
     task: &TaskId,
@@ -30,7 +30,8 @@ pub(super) async fn read(
         .stderr(options.stderr)
         .timestamps(true)
         .tail(&options.tail.map_or_else(|| "all".to_owned(), |tail| tail.to_string()));
-    // The engine takes whole seconds. `is_requested` drops the records that are too early or too late.
+    // The engine takes whole seconds. `is_requested` drops the records that are too early or too
+    // late.
     if let Some(since) = options.since_ms.and_then(|ms| i32::try_from(ms / 1000).ok()) {
         query = query.since(since);
     }

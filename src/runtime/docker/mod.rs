@@ -1,17 +1,19 @@
 //! The docker runtime: tasks as containers of the local Docker engine.
 //!
-//! [`super::open`] creates it, and the agent calls it through [`Executor`]. Each task has two containers: a sandbox, which holds
-//! the network namespace, the host name and the resolver's address, and the task's own, which shares them. The task's own
-//! container is created after the sandbox has its links, so no program of a task runs before its network is ready.
+//! [`super::open`] creates it, and the agent calls it through [`Executor`]. Each task has two
+//! containers: a sandbox, which holds the network namespace, the host name and the resolver's
+//! address, and the task's own, which shares them. The task's own container is created after the
+//! sandbox has its links, so no program of a task runs before its network is ready.
 //!
-//! All state is in the engine, as labels of containers. `weft.node` names the node that a container belongs to. The runtime
-//! must not touch containers of other nodes or of other programs.
+//! All state is in the engine, as labels of containers. `weft.node` names the node that a container
+//! belongs to. The runtime must not touch containers of other nodes or of other programs.
 //!
-//! In reading order: [`mod@error`] translates the engine's errors, [`image`] provides images, [`container`] translates between
-//! plans and the engine's types, [`engine`] calls the engine, [`logs`] reads logs.
+//! In reading order: [`mod@error`] translates the engine's errors, [`image`] provides images,
+//! [`container`] translates between plans and the engine's types, [`engine`] calls the engine,
+//! [`logs`] reads logs.
 //!
-//! Tasks (tokio): one that reads the engine's events; one for each container that is being stopped; one for each reader
-//! of a log.
+//! Tasks (tokio): one that reads the engine's events; one for each container that is being stopped;
+//! one for each reader of a log.
 
 mod error;
 mod image;

@@ -1,5 +1,5 @@
-//! One task's directory, `<run dir>/tasks/<task id>/`. The daemon and the task's shim share it, and a new daemon finds in it
-//! what an earlier daemon started.
+//! One task's directory, `<run dir>/tasks/<task id>/`. The daemon and the task's shim share it, and
+//! a new daemon finds in it what an earlier daemon started.
 //!
 //! | file | writer | content |
 //! |---|---|---|
@@ -12,8 +12,9 @@
 //! | `log`, `log.1` | shim | the task's output |
 //! | `state/` | shim | libcontainer's own files |
 //!
-//! Invariants that daemon and shim rely on: a JSON file is complete or missing, never partly written. Only root can read
-//! the directory, because it holds the variables and the output of the task.
+//! Invariants that daemon and shim rely on: a JSON file is complete or missing, never partly
+//! written. Only root can read the directory, because it holds the variables and the output of the
+//! task.
 
 use std::{
     fs, io,
@@ -43,7 +44,8 @@ pub(super) struct Record {
     pub(super) stop_grace_ms: u64,
     /// The task's control group, relative to the root of each hierarchy.
     pub(super) cgroup: PathBuf,
-    /// The control group of the shims. They leave the daemon's group, because a supervisor may kill that with the daemon.
+    /// The control group of the shims. They leave the daemon's group, because a supervisor may kill
+    /// that with the daemon.
     pub(super) shim_cgroup: PathBuf,
 }
 

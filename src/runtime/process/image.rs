@@ -1,6 +1,8 @@
-//! The two images of the process runtime: their names, their default command, and how their root file system is mounted.
+//! The two images of the process runtime: their names, their default command, and how their root
+//! file system is mounted.
 //!
-//! The daemon finds an image here when it prepares a task; the shim mounts it. Neither needs an image file.
+//! The daemon finds an image here when it prepares a task; the shim mounts it. Neither needs an
+//! image file.
 
 use std::{fs, path::Path};
 
@@ -16,8 +18,8 @@ use crate::runtime::{
 /// Path of weft's own program in `weft/whoami`.
 const PROGRAM: &str = "/weft";
 const HOST: &str = "host";
-/// Directories of the host whose mounts a task does not get. A task has its own mounts there, and a copy of the host's would
-/// keep their file systems busy.
+/// Directories of the host whose mounts a task does not get. A task has its own mounts there, and a
+/// copy of the host's would keep their file systems busy.
 const EXCLUDED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +47,9 @@ impl Image {
         }
     }
 
-    /// Whether a task gets an init by default. Programs of a full machine expect one: it reaps orphans, and the kernel ignores
-    /// many signals to the first process of a PID namespace (pid_namespaces(7)).
+    /// Whether a task gets an init by default. Programs of a full machine expect one: it reaps
+    /// orphans, and the kernel ignores many signals to the first process of a PID namespace
+    /// (pid_namespaces(7)).
     pub(super) fn wants_init(self) -> bool {
         self == Self::Host
     }
@@ -62,7 +65,8 @@ impl Image {
         }
     }
 
-    /// Whether a file can be mounted on this path. The root of [`Self::Host`] is read-only, so the file must exist there.
+    /// Whether a file can be mounted on this path. The root of [`Self::Host`] is read-only, so the
+    /// file must exist there.
     pub(super) fn can_mount_file(self, path: &str) -> bool {
         match self {
             Self::Whoami => true,
@@ -70,8 +74,9 @@ impl Image {
         }
     }
 
-    /// Moves this process into a mount namespace of its own and mounts the image on `rootfs` there. The mounts in `run_dir` are
-    /// left out: they are other tasks' network namespaces, and a copy would keep them alive.
+    /// Moves this process into a mount namespace of its own and mounts the image on `rootfs` there.
+    /// The mounts in `run_dir` are left out: they are other tasks' network namespaces, and a copy
+    /// would keep them alive.
     pub(super) fn mount(self, rootfs: &Path, run_dir: &Path) -> Result<(), RuntimeError> {
         let program = root::enter_mount_namespace()?;
         match self {

@@ -1,8 +1,9 @@
-//! A small init: the first process of a task's PID namespace, if the image or the user asks for one.
+//! A small init: the first process of a task's PID namespace, if the image or the user asks for
+//! one.
 //!
-//! [`super::program`] starts it in place of the task's program. It starts that program as its child, forwards every signal
-//! to it, reaps orphaned processes, and exits with the child's exit code. It must stay single-threaded, because it
-//! blocks signals for its thread.
+//! [`super::program`] starts it in place of the task's program. It starts that program as its
+//! child, forwards every signal to it, reaps orphaned processes, and exits with the child's exit
+//! code. It must stay single-threaded, because it blocks signals for its thread.
 
 use std::{
     ffi::OsString,
@@ -21,7 +22,8 @@ use nix::{
     unistd::{Pid, dup2_stdin},
 };
 
-/// The hidden subcommand: `__init PROGRAM ARG0 [ARG…]`. Standard input is the pipe that the shim reads the start report from.
+/// The hidden subcommand: `__init PROGRAM ARG0 [ARG…]`. Standard input is the pipe that the shim
+/// reads the start report from.
 pub(in crate::runtime) const COMMAND: &str = "__init";
 
 pub(in crate::runtime) fn main(args: &[OsString]) -> ExitCode {
@@ -46,13 +48,15 @@ pub(in crate::runtime) fn main(args: &[OsString]) -> ExitCode {
 fn run(command: &mut Command) -> io::Result<u8> {
     let child = command.stdin(Stdio::null()).spawn()?;
     let child = Pid::from_raw(child.id().cast_signed());
-    // After the start: the program must start without blocked signals. A blocked signal waits for `SigSet::wait`.
+    // After the start: the program must start without blocked signals. A blocked signal waits for
+    // `SigSet::wait`.
     let signals: SigSet = Signal::iterator().collect();
     signals.thread_block()?;
     report("");
     dup2_stdin(File::open("/dev/null")?)?;
     loop {
-        // Before the wait: a child that ended before signals were blocked sent a SIGCHLD that is lost.
+        // Before the wait: a child that ended before signals were blocked sent a SIGCHLD that is
+        // lost.
         if let Some(code) = reap(child)? {
             return Ok(code);
         }
@@ -82,7 +86,8 @@ fn reap(child: Pid) -> io::Result<Option<u8>> {
     }
 }
 
-/// Sends the line that the shim waits for: why the program does not run, or an empty line if it runs.
+/// Sends the line that the shim waits for: why the program does not run, or an empty line if it
+/// runs.
 fn report(line: &str) {
     let _ = rustix::io::write(io::stdin(), format!("{line}\n").as_bytes());
 }

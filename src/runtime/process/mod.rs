@@ -1,12 +1,15 @@
-//! The process runtime: tasks as processes of this machine in namespaces of their own, without a container engine.
+//! The process runtime: tasks as processes of this machine in namespaces of their own, without a
+//! container engine.
 //!
-//! [`super::open`] creates it, and the agent calls it through [`Executor`]. Each task has a directory ([`dir`]) and, once it
-//! is started, a shim ([`mod@shim`]): a small process of weft that starts the container with libcontainer, writes the
-//! task's log and waits for its end. The shims outlive the daemon.
+//! [`super::open`] creates it, and the agent calls it through [`Executor`]. Each task has a
+//! directory ([`dir`]) and, once it is started, a shim ([`mod@shim`]): a small process of weft that
+//! starts the container with libcontainer, writes the task's log and waits for its end. The shims
+//! outlive the daemon.
 //!
-//! In reading order: [`dir`] is what daemon and shim share; [`image`], [`user`] and [`bundle`] compute what a task is started
-//! with; [`kernel`] wraps the system calls; [`phase`] and [`task_dirs`] are the daemon's view of the tasks; [`logs`] writes
-//! and reads their output; [`mod@init`], [`program`] and [`mod@shim`] run beside and inside a task.
+//! In reading order: [`dir`] is what daemon and shim share; [`image`], [`user`] and [`bundle`]
+//! compute what a task is started with; [`kernel`] wraps the system calls; [`phase`] and
+//! [`task_dirs`] are the daemon's view of the tasks; [`logs`] writes and reads their output;
+//! [`mod@init`], [`program`] and [`mod@shim`] run beside and inside a task.
 //!
 //! Tasks (tokio): one for each shim, which waits for its end; one for each reader of a log.
 
@@ -122,7 +125,8 @@ impl ProcessRuntime {
         done.map_err(RuntimeError::kernel("run a blocking call"))?
     }
 
-    /// Starts the shim of a prepared task, and waits until the task's program runs or has failed to start.
+    /// Starts the shim of a prepared task, and waits until the task's program runs or has failed to
+    /// start.
     async fn spawn_shim(&self, task: &TaskId) -> Result<(), RuntimeError> {
         let dir = self.tasks.dir(task);
         let errors = dir.join("shim.err");
@@ -146,7 +150,8 @@ impl ProcessRuntime {
             notify(&changed);
         });
         if let Some(mut stdout) = stdout {
-            // The shim writes nothing. It closes the pipe when the program runs or has failed to start.
+            // The shim writes nothing. It closes the pipe when the program runs or has failed to
+            // start.
             let closed = tokio::time::timeout(START_TIMEOUT, stdout.read_to_end(&mut Vec::new())).await;
             closed
                 .map_err(|_| RuntimeError::Start { reason: format!("not started after {START_TIMEOUT:?}") })?

@@ -1,7 +1,8 @@
 //! The phase of a task, read from its directory, and the end of a task by force.
 //!
-//! [`super::task_dirs`] and the executor call it in the daemon. A task whose shim was killed has no process that would write
-//! down its end. [`read_phase`] then kills the rest of the task and writes `exit.json` in the shim's place.
+//! [`super::task_dirs`] and the executor call it in the daemon. A task whose shim was killed has no
+//! process that would write down its end. [`read_phase`] then kills the rest of the task and writes
+//! `exit.json` in the shim's place.
 //!
 //! Invariant: a task that is reported as exited has no process any more.
 
@@ -20,8 +21,9 @@ use crate::{
 /// The longest wait for a shim to write down the end of a task that was killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads the phase of a task. If its shim is dead and has not written down the end, this kills the task's processes, all of
-/// its control group with `kill_group`, and writes it. Until that succeeds the phase does not change.
+/// Reads the phase of a task. If its shim is dead and has not written down the end, this kills the
+/// task's processes, all of its control group with `kill_group`, and writes it. Until that succeeds
+/// the phase does not change.
 pub(super) fn read_phase(
     dir: &TaskDir,
     kill_group: impl FnOnce(&Path) -> Result<(), RuntimeError>,
@@ -61,8 +63,8 @@ pub(super) fn kill_task(dir: &TaskDir) -> io::Result<()> {
         init.signal(Signal::SIGKILL)?;
     }
     let Some(shim) = shim else { return Ok(()) };
-    // A shim that has not started its task yet does not notice any end, so it is killed itself. The caller then kills the
-    // rest of the task's control group.
+    // A shim that has not started its task yet does not notice any end, so it is killed itself. The
+    // caller then kills the rest of the task's control group.
     if init.is_none() || !shim.wait(KILL_TIMEOUT)? {
         shim.signal(Signal::SIGKILL)?;
         if !shim.wait(KILL_TIMEOUT)? {

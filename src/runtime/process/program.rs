@@ -1,8 +1,8 @@
-//! The last code of weft inside a task's container: finds the task's program and replaces this process by it, or by the init
-//! that starts it.
+//! The last code of weft inside a task's container: finds the task's program and replaces this
+//! process by it, or by the init that starts it.
 //!
-//! libcontainer calls [`Program`] in the container's first process. If the program cannot run, the reason goes to the shim
-//! through a pipe, in words for the user.
+//! libcontainer calls [`Program`] in the container's first process. If the program cannot run, the
+//! reason goes to the shim through a pipe, in words for the user.
 
 use std::{
     collections::HashMap,
@@ -23,8 +23,8 @@ use oci_spec::runtime::{Process, Spec};
 
 use super::init;
 
-/// Starts the program. The shim reads `report`: a line with text is the reason why the program does not run. An empty line,
-/// or the end of the pipe, means that it runs.
+/// Starts the program. The shim reads `report`: a line with text is the reason why the program does
+/// not run. An empty line, or the end of the pipe, means that it runs.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
     pub(super) report: Arc<OwnedFd>,
@@ -79,7 +79,8 @@ impl Program {
             command
         };
         command.env_clear().envs(environment(process));
-        // This process inherited the shim's blocked signals. The standard library resets the ignored SIGPIPE.
+        // This process inherited the shim's blocked signals. The standard library resets the
+        // ignored SIGPIPE.
         SigSet::empty().thread_set_mask().map_err(|error| failed(error.into()))?;
         Err(failed(command.exec()))
     }
@@ -98,7 +99,8 @@ fn environment(process: &Process) -> HashMap<&str, &str> {
     process.env().iter().flatten().filter_map(|entry| entry.split_once('=')).collect()
 }
 
-/// Finds the file to execute: a name with a slash is a path, any other name is searched for in PATH.
+/// Finds the file to execute: a name with a slash is a path, any other name is searched for in
+/// PATH.
 fn find_program(spec: &Spec, dir: &Path) -> Result<PathBuf, String> {
     let (process, args) = process(spec)?;
     let name = &args[0];

@@ -1,11 +1,13 @@
-//! The shim: one small process for each task, and the parent of the task's first process. It starts the container, copies the
-//! task's output to its log, stops the task on SIGTERM, and writes down how the task ended. It outlives the daemon.
+//! The shim: one small process for each task, and the parent of the task's first process. It starts
+//! the container, copies the task's output to its log, stops the task on SIGTERM, and writes down
+//! how the task ended. It outlives the daemon.
 //!
-//! The daemon starts it as a hidden subcommand and waits until its standard output is closed: then the task runs, or has
-//! failed to start. The shim must stay single-threaded, because libcontainer forks.
+//! The daemon starts it as a hidden subcommand and waits until its standard output is closed: then
+//! the task runs, or has failed to start. The shim must stay single-threaded, because libcontainer
+//! forks.
 //!
-//! Invariants that the daemon relies on: `exit.json` is written after the last record of the log. A shim that ends without
-//! it was killed or failed, and the daemon then kills the task.
+//! Invariants that the daemon relies on: `exit.json` is written after the last record of the log. A
+//! shim that ends without it was killed or failed, and the daemon then kills the task.
 
 use std::{
     fs::File,
@@ -55,7 +57,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// Exit code of a task that SIGKILL ended.
 const EXIT_CODE_KILLED: i32 = 128 + Signal::SIGKILL as i32;
 
-/// Runs the task in `dir` from its start to its end. Returns at once if the task has a shim already.
+/// Runs the task in `dir` from its start to its end. Returns at once if the task has a shim
+/// already.
 pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
     // Before anything else: a blocked signal waits until `Task::supervise` reads it.
     let terminate: SigSet = [Signal::SIGTERM].into_iter().collect();
@@ -106,7 +109,8 @@ struct Task {
 fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     let record = dir.record()?.ok_or(RuntimeError::NotPrepared)?;
     let failed = |reason: String| RuntimeError::Start { reason };
-    // A session of its own, so that signals of a terminal, or for the daemon's process group, do not reach the shim.
+    // A session of its own, so that signals of a terminal, or for the daemon's process group, do
+    // not reach the shim.
     setsid().map_err(RuntimeError::kernel("create a session"))?;
     raise_open_files_limit();
     cgroup::join(&record.shim_cgroup)?;
@@ -125,7 +129,8 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     }
     let stdin = File::open("/dev/null").map_err(RuntimeError::io("open", "/dev/null"))?;
     let created = create(dir, &record, stdin, (stdout.1, stderr.1, report.1));
-    // The report of `program` inside the container is clearer than libcontainer's error, so it comes first.
+    // The report of `program` inside the container is clearer than libcontainer's error, so it
+    // comes first.
     let mut container = created.map_err(|error| failed(read_report(&report.0).err().unwrap_or(error)))?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw().unsigned_abs());
     let gone = || failed("the container ended immediately".to_owned());
@@ -144,7 +149,8 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     })
 }
 
-/// Raises the limit of open files to what this machine allows. The inherited limit is often one for login shells.
+/// Raises the limit of open files to what this machine allows. The inherited limit is often one for
+/// login shells.
 fn raise_open_files_limit() {
     let mut limits = getrlimit(Resource::Nofile);
     limits.current = limits.maximum;
@@ -152,8 +158,8 @@ fn raise_open_files_limit() {
     let _ = setrlimit(Resource::Nofile, limits);
 }
 
-/// Creates the container up to its program. The write ends of the pipes are closed in this process when it returns, and stay
-/// open in the container only.
+/// Creates the container up to its program. The write ends of the pipes are closed in this process
+/// when it returns, and stay open in the container only.
 fn create(
     dir: &TaskDir,
     record: &Record,
@@ -224,8 +230,8 @@ impl Task {
             }
         }
         let code = self.reap()?;
-        // Copies what is left in the pipes, without waiting for their end: a process outside of the container may hold a write
-        // end that was passed to it.
+        // Copies what is left in the pipes, without waiting for their end: a process outside of the
+        // container may hold a write end that was passed to it.
         for output in [&mut self.stdout, &mut self.stderr] {
             while output.copy(&mut log)? {}
             output.finish(&mut log);
@@ -233,8 +239,8 @@ impl Task {
         Ok(code)
     }
 
-    /// Waits for the next event. Returns whether there is a signal, whether the task has ended, and whether its standard output
-    /// and its standard error can be read.
+    /// Waits for the next event. Returns whether there is a signal, whether the task has ended, and
+    /// whether its standard output and its standard error can be read.
     fn wait(&self, signals: &SignalFd, stop: StopState) -> io::Result<[bool; 4]> {
         let limit = match stop {
             StopState::NotRequested | StopState::Killed => None,
@@ -314,7 +320,8 @@ impl Output {
     }
 }
 
-/// Appends to the log. Errors are ignored: if the disk is full the log misses records, but the task runs on.
+/// Appends to the log. Errors are ignored: if the disk is full the log misses records, but the task
+/// runs on.
 fn append(log: &mut Writer, records: &[u8]) {
     if !records.is_empty() {
         let _ = log.append(records);

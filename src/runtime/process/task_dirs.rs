@@ -70,7 +70,8 @@ impl TaskDirs {
         Ok(observed)
     }
 
-    /// Creates a task's directory and network namespace. Idempotent; removes all of it again if a part fails.
+    /// Creates a task's directory and network namespace. Idempotent; removes all of it again if a
+    /// part fails.
     pub(super) fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         let dir = self.dir(&task.id);
         if dir.record()?.is_some() && netns::exists(&dir.netns())? {
@@ -100,7 +101,8 @@ impl TaskDirs {
         })
     }
 
-    /// Kills the task if it runs, and removes its control group, its network namespace and its directory. Idempotent.
+    /// Kills the task if it runs, and removes its control group, its network namespace and its
+    /// directory. Idempotent.
     pub(super) fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
         let dir = self.dir(task);
         if !dir.path().exists() {

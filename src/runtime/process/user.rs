@@ -1,4 +1,5 @@
-//! Resolves the user of a task: `user[:group]`, by name or number, with the image's `/etc/passwd` and `/etc/group`.
+//! Resolves the user of a task: `user[:group]`, by name or number, with the image's `/etc/passwd`
+//! and `/etc/group`.
 //!
 //! [`super::bundle`] calls [`resolve`]. Pure: the caller passes the texts of both files.
 
@@ -13,8 +14,8 @@ pub(super) struct Ids {
     pub(super) home: String,
 }
 
-/// An empty user is root. A name must have an entry in `passwd`; a number need not. Without `:group` the task gets the user's
-/// own group and supplementary groups.
+/// An empty user is root. A name must have an entry in `passwd`; a number need not. Without
+/// `:group` the task gets the user's own group and supplementary groups.
 ///
 /// # Errors
 /// If a name has no entry.

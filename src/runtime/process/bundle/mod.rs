@@ -1,9 +1,9 @@
-//! Computes what a task is started with from its plan, the node and the image: the container's OCI specification, and the
-//! files that are mounted into it.
+//! Computes what a task is started with from its plan, the node and the image: the container's OCI
+//! specification, and the files that are mounted into it.
 //!
-//! [`super::task_dirs`] calls it when it prepares a task, and writes the result to the task's directory. Pure, but for reading
-//! the host's account files. It validates everything that a user can get wrong, so that a task is refused before it
-//! exists.
+//! [`super::task_dirs`] calls it when it prepares a task, and writes the result to the task's
+//! directory. Pure, but for reading the host's account files. It validates everything that a user
+//! can get wrong, so that a task is refused before it exists.
 
 mod spec;
 
@@ -62,14 +62,16 @@ impl Bundle {
     }
 }
 
-/// The user's command replaces the image's entry point, and the user's arguments replace the image's arguments.
+/// The user's command replaces the image's entry point, and the user's arguments replace the
+/// image's arguments.
 fn command(container: &ContainerSpec, image: Image) -> Result<Vec<String>, RuntimeError> {
     let mut command = if container.command.is_empty() { image.entrypoint() } else { container.command.clone() };
     command.extend(container.args.iter().cloned());
     if command.is_empty() { Err(RuntimeError::NoCommand { image: container.image.clone() }) } else { Ok(command) }
 }
 
-/// The variables of the program. The user's come last, because a later entry replaces an earlier one.
+/// The variables of the program. The user's come last, because a later entry replaces an earlier
+/// one.
 fn environment(task: &TaskPlan, node: &NodeName, hostname: &str, home: &str) -> Result<Vec<String>, RuntimeError> {
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={hostname}"), format!("HOME={home}")];
     env.extend(identity::environment(task, node));

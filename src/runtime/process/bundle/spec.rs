@@ -1,4 +1,5 @@
-//! The OCI runtime specification of a task's container. Pure, but for the check which files exist in the host's root.
+//! The OCI runtime specification of a task's container. Pure, but for the check which files exist
+//! in the host's root.
 
 use std::{collections::HashSet, path::Path};
 
@@ -66,14 +67,16 @@ impl SpecInput<'_> {
             .build()?;
         let capabilities = CAPABILITIES.into_iter().collect::<HashSet<_>>();
         let none = HashSet::new();
-        // A program of another user than root starts without capabilities, as in every container engine.
+        // A program of another user than root starts without capabilities, as in every container
+        // engine.
         let granted = if self.ids.uid == 0 { capabilities.clone() } else { none.clone() };
         let process = ProcessBuilder::default()
             .terminal(false)
             .user(process_user(self.ids)?)
             .args(self.args)
             .env(self.env)
-            // `program` changes to the task's working directory, and reports to the user if that fails.
+            // `program` changes to the task's working directory, and reports to the user if that
+            // fails.
             .cwd("/")
             .capabilities(
                 LinuxCapabilitiesBuilder::default()

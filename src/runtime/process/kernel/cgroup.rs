@@ -1,7 +1,7 @@
 //! Control groups of tasks and shims, in all mounted hierarchies of version 1 and 2.
 //!
-//! A shim joins its group here. The daemon and the shim remove groups here, with all processes in them. libcontainer creates
-//! a task's group and sets its limits; this module must not.
+//! A shim joins its group here. The daemon and the shim remove groups here, with all processes in
+//! them. libcontainer creates a task's group and sets its limits; this module must not.
 
 use std::{
     fs, io,
@@ -40,8 +40,8 @@ pub(crate) fn join(group: &Path) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// Gives a new group of version 1 the processors and the memory nodes of its parent (cpuset(7)). It starts without any, and
-/// accepts no process before it has some.
+/// Gives a new group of version 1 the processors and the memory nodes of its parent (cpuset(7)). It
+/// starts without any, and accepts no process before it has some.
 fn inherit_cpuset(hierarchy: &Path, group: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let mut dir = hierarchy.to_owned();

@@ -1,4 +1,5 @@
-//! What the process runtime asks of the kernel beyond files. Must not know what a plan or an image is.
+//! What the process runtime asks of the kernel beyond files. Must not know what a plan or an image
+//! is.
 //!
 //! - [`proc`]: naming another process, waiting for its end, sending it a signal;
 //! - [`mounts`]: the list of mounts;

@@ -1,7 +1,7 @@
 //! The list of mounts that this process sees (proc_pid_mountinfo(5)).
 //!
-//! [`super::netns`], [`super::root`] and [`super::cgroup`] read it. procfs splits the fields of a line; it leaves the
-//! kernel's escapes in a mount point as they are, so this module decodes them.
+//! [`super::netns`], [`super::root`] and [`super::cgroup`] read it. procfs splits the fields of a
+//! line; it leaves the kernel's escapes in a mount point as they are, so this module decodes them.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -37,7 +37,8 @@ pub(crate) fn is_mounted(mounts: &[Mount], path: &Path) -> bool {
     mounts.iter().any(|mount| mount.point == path)
 }
 
-/// Skips lines that procfs does not understand: one unusual mount must not keep all tasks from running.
+/// Skips lines that procfs does not understand: one unusual mount must not keep all tasks from
+/// running.
 fn parse(mountinfo: &str) -> Vec<Mount> {
     mountinfo
         .lines()
@@ -46,7 +47,8 @@ fn parse(mountinfo: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// Decodes the three octal digits that the kernel writes for space, tab, newline and backslash (fs/proc_namespace.c).
+/// Decodes the three octal digits that the kernel writes for space, tab, newline and backslash
+/// (fs/proc_namespace.c).
 fn unescape(escaped: &OsStr) -> PathBuf {
     let mut path = Vec::with_capacity(escaped.len());
     let mut rest = escaped.as_bytes();

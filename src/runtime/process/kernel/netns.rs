@@ -1,5 +1,5 @@
-//! A task's network namespace. It exists before the task's program, and a bind mount on a file keeps it alive without any
-//! process. So it survives the end of the daemon and of the shim.
+//! A task's network namespace. It exists before the task's program, and a bind mount on a file
+//! keeps it alive without any process. So it survives the end of the daemon and of the shim.
 
 use std::{fs, io, path::Path, thread};
 
@@ -9,7 +9,8 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use super::mounts;
 use crate::runtime::RuntimeError;
 
-/// The first port that needs no privilege (ip(7)). 0 lets a task bind every port: they all are its own.
+/// The first port that needs no privilege (ip(7)). 0 lets a task bind every port: they all are its
+/// own.
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 /// Creates a namespace and mounts it on `path`.
@@ -38,7 +39,8 @@ pub(crate) fn exists(path: &Path) -> Result<bool, RuntimeError> {
 pub(crate) fn remove(path: &Path) -> Result<(), RuntimeError> {
     loop {
         match unmount(path, UnmountFlags::DETACH) {
-            // Again: a crash between the mount and the record may have left two mounts on each other.
+            // Again: a crash between the mount and the record may have left two mounts on each
+            // other.
             Ok(()) => {}
             // Not mounted, or no such file.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),

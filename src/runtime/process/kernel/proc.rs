@@ -1,4 +1,5 @@
-//! Other processes: naming one so that a reused pid is not mistaken for it, waiting for its end, sending it a signal.
+//! Other processes: naming one so that a reused pid is not mistaken for it, waiting for its end,
+//! sending it a signal.
 
 use std::{
     io,
@@ -19,7 +20,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
     pub(crate) pid: u32,
-    /// Start time in clock ticks since boot (proc_pid_stat(5), field 22). A later process with the same pid has another.
+    /// Start time in clock ticks since boot (proc_pid_stat(5), field 22). A later process with the
+    /// same pid has another.
     pub(crate) start: u64,
 }
 
@@ -28,7 +30,8 @@ impl ProcessId {
         Self::of(std::process::id())?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The process that has this pid now. `None` if there is none, or if it has ended and is not reaped yet.
+    /// The process that has this pid now. `None` if there is none, or if it has ended and is not
+    /// reaped yet.
     pub(crate) fn of(pid: u32) -> io::Result<Option<Self>> {
         let Ok(signed) = i32::try_from(pid) else { return Ok(None) };
         match procfs::process::Process::new(signed).and_then(|process| process.stat()) {

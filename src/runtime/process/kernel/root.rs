@@ -1,7 +1,7 @@
 //! Mounts the root file system of a task.
 //!
-//! The shim calls it. All mounts are in the shim's own mount namespace, so no other process sees them and the kernel
-//! removes them with the shim.
+//! The shim calls it. All mounts are in the shim's own mount namespace, so no other process sees
+//! them and the kernel removes them with the shim.
 
 use std::{
     ffi::CStr,
@@ -33,10 +33,11 @@ const ROOT_OPTIONS: &CStr = c"size=64m,mode=755";
 #[derive(Debug)]
 pub(crate) struct OwnProgram(OwnedFd);
 
-/// Moves this process into a mount namespace of its own, and keeps a mount of weft's program for it.
+/// Moves this process into a mount namespace of its own, and keeps a mount of weft's program for
+/// it.
 pub(crate) fn enter_mount_namespace() -> Result<OwnProgram, RuntimeError> {
-    // Before unshare(2): a mount of the old namespace cannot be cloned from the new one. The link in /proc leads to this
-    // program even if a newer weft has replaced the file.
+    // Before unshare(2): a mount of the old namespace cannot be cloned from the new one. The link
+    // in /proc leads to this program even if a newer weft has replaced the file.
     let program = open_tree(CWD, "/proc/self/exe", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .map_err(RuntimeError::kernel("clone the mount of weft's own program"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(RuntimeError::kernel("create a mount namespace"))?;
@@ -56,7 +57,8 @@ pub(crate) fn mount_program(rootfs: &Path, OwnProgram(program): &OwnProgram, at:
     make_read_only(&path, Depth::Mount)
 }
 
-/// Mounts this machine's root on `rootfs`, read-only, without the mounts in the directories of `excluded`.
+/// Mounts this machine's root on `rootfs`, read-only, without the mounts in the directories of
+/// `excluded`.
 pub(crate) fn mount_host(rootfs: &Path, excluded: &[&Path]) -> Result<(), RuntimeError> {
     mount_bind_recursive("/", rootfs).map_err(RuntimeError::io("mount / on", rootfs))?;
     mount_change(rootfs, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)

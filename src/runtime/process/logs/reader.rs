@@ -17,7 +17,8 @@ use crate::runtime::logs::{Tail, is_requested};
 /// Bytes of a log that are read at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Sends the records that `options` ask for. Returns after the last one, or once the receiver is closed.
+/// Sends the records that `options` ask for. Returns after the last one, or once the receiver is
+/// closed.
 pub(in crate::runtime::process) async fn read(
     dir: TaskDir,
     options: LogOptions,
@@ -46,7 +47,8 @@ pub(in crate::runtime::process) async fn read(
 /// Sends the requested records on. Its methods return `Break` once the receiver is closed.
 struct RecordSink<'a> {
     options: &'a LogOptions,
-    /// Keeps the newest records until all existing ones are read. `None` if no tail was asked for, and afterwards.
+    /// Keeps the newest records until all existing ones are read. `None` if no tail was asked for,
+    /// and afterwards.
     tail: Option<Tail>,
     out: &'a mpsc::Sender<LogRecord>,
 }

@@ -28,7 +28,8 @@ impl Writer {
         Ok(Self { dir: dir.path().to_owned(), file, len })
     }
 
-    /// Appends complete records, as [`super::encode`] writes them. Rotates the file first if it is full.
+    /// Appends complete records, as [`super::encode`] writes them. Rotates the file first if it is
+    /// full.
     pub(in crate::runtime::process) fn append(&mut self, records: &[u8]) -> io::Result<()> {
         if self.len >= MAX_FILE_BYTES {
             fs::rename(self.dir.join("log"), self.dir.join("log.1"))?;
