@@ -9,9 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The characters that a value in a query must encode: all but the unreserved ones (RFC 3986,
+/// section 2.3).
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A task as `GET /tasks` tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +82,7 @@ pub fn get(socket: &Path, path: &str) -> Result<Value> {
 /// The tasks of a service, ended ones too, in the order of their slots. `nodes` gives names to node ids.
 pub fn tasks(socket: &Path, service: &str) -> Result<Vec<Task>> {
     let filters = format!("{{\"service\":{{\"{service}\":true}}}}");
-    let tasks = get(socket, &format!("/tasks?filters={}", percent(&filters)))?;
+    let tasks = get(socket, &format!("/tasks?filters={}", utf8_percent_encode(&filters, QUERY)))?;
     let nodes = get(socket, "/nodes")?;
     let hostname = |id: &str| {
         let node = nodes.as_array().into_iter().flatten().find(|node| node["ID"] == id);
@@ -122,24 +126,12 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// Encodes what a query may not hold (RFC 3986, section 2.1).
-fn percent(text: &str) -> String {
-    let encode = |byte: u8| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            char::from(byte).to_string()
-        } else {
-            format!("%{byte:02X}")
-        }
-    };
-    text.bytes().map(encode).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn queries_are_encoded() {
-        assert_eq!(percent(r#"{"a":true}"#), "%7B%22a%22%3Atrue%7D");
+        assert_eq!(utf8_percent_encode(r#"{"a-b":true}"#, QUERY).to_string(), "%7B%22a-b%22%3Atrue%7D");
     }
 }

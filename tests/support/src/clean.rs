@@ -11,11 +11,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use procfs::process::{MountInfos, Process};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::{
     contract::{self, LAB_DATA, LAB_RUN, PINS, RUN, UNDERLAY},
-    docker, process, wait,
+    docker, process, tree, wait,
 };
 
 /// For the last killed process to vanish.
@@ -46,11 +47,12 @@ pub(crate) fn down() -> Result<()> {
     attempt("the container engine's helpers", kill_all(Of::Lab));
     attempt("mounts", unmount_all());
     attempt("namespaces", remove_namespaces());
-    attempt("pins", pins().iter().try_for_each(|path| remove_tree(path)));
-    attempt("control groups", cgroups().iter().try_for_each(|path| remove_cgroup(path)));
-    attempt("files", files().iter().try_for_each(|path| remove_tree(path)));
+    attempt("pins", pins().iter().try_for_each(|path| tree::remove(path)));
+    attempt("control groups", cgroups().and_then(|paths| paths.iter().try_for_each(|path| remove_cgroup(path))));
+    attempt("files", files().iter().try_for_each(|path| tree::remove(path)));
     // Parents only where nothing else lives in them.
-    for parent in [PINS, RUN, "/var/lib/weft"].map(PathBuf::from).into_iter().chain(cgroup_roots()) {
+    for parent in [PINS, RUN, "/var/lib/weft"].map(PathBuf::from).into_iter().chain(cgroup_roots().unwrap_or_default())
+    {
         let _not_empty = fs::remove_dir(parent);
     }
     if failures.is_empty() { Ok(()) } else { Err(anyhow!("cannot remove all of the lab: {}", failures.join("; "))) }
@@ -63,9 +65,15 @@ pub fn leftovers() -> Vec<String> {
         found.push(format!("process {pid}: {}", process::command_line(pid).join(" ").trim()));
     }
     found.extend(namespaces().iter().map(|name| format!("network namespace {name}")));
-    found.extend(mounts().iter().map(|path| format!("mount {}", path.display())));
+    match mounts() {
+        Ok(mounts) => found.extend(mounts.iter().map(|path| format!("mount {}", path.display()))),
+        Err(error) => found.push(format!("mounts cannot be listed: {error:#}")),
+    }
     found.extend(pins().iter().map(|path| format!("pin {}", path.display())));
-    found.extend(cgroups().iter().map(|path| format!("control group {}", path.display())));
+    match cgroups() {
+        Ok(cgroups) => found.extend(cgroups.iter().map(|path| format!("control group {}", path.display()))),
+        Err(error) => found.push(format!("control groups cannot be listed: {error:#}")),
+    }
     found.extend(files().iter().map(|path| format!("file {}", path.display())));
     found.extend(links().iter().map(|name| format!("link {name}")));
     if let Some(socket) = docker::socket() {
@@ -166,7 +174,7 @@ fn remove_namespaces() -> Result<()> {
 }
 
 /// Mount points below the lab's directories, the deepest first.
-fn mounts() -> Vec<PathBuf> {
+fn mounts() -> Result<Vec<PathBuf>> {
     let of_lab = |path: &Path| {
         path.starts_with(LAB_DATA)
             || path
@@ -175,24 +183,20 @@ fn mounts() -> Vec<PathBuf> {
                 .and_then(|rest| rest.iter().next()?.to_str())
                 .is_some_and(|first| first == "lab" || contract::is_node(first))
     };
-    let mut found: Vec<PathBuf> = mount_table().into_iter().map(|(path, _)| path).filter(|path| of_lab(path)).collect();
+    let mounts = mount_table()?.into_iter().map(|mount| mount.mount_point);
+    let mut found: Vec<PathBuf> = mounts.filter(|path| of_lab(path)).collect();
     found.reverse();
-    found
+    Ok(found)
 }
 
-/// Mount points with their file systems, in the order of mounting (proc(5), mountinfo).
-fn mount_table() -> Vec<(PathBuf, String)> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let entry = |line: &str| {
-        let (fields, file_system) = line.split_once(" - ")?;
-        let path = fields.split(' ').nth(4)?.replace("\\040", " ");
-        Some((PathBuf::from(path), file_system.split(' ').next()?.to_owned()))
-    };
-    text.lines().filter_map(entry).collect()
+/// The mounts of this process in the order of mounting. The kernel writes a space in a path as
+/// `\040`, which procfs leaves as it is: no path of a lab has one.
+fn mount_table() -> Result<MountInfos> {
+    Process::myself().and_then(|own| own.mountinfo()).context("cannot read the mounts of this process")
 }
 
 fn unmount_all() -> Result<()> {
-    for path in mounts() {
+    for path in mounts()? {
         unmount(&path, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {}", path.display()))?;
     }
     Ok(())
@@ -203,13 +207,14 @@ fn pins() -> Vec<PathBuf> {
 }
 
 /// weft's directory in each mounted control group hierarchy.
-fn cgroup_roots() -> Vec<PathBuf> {
-    let hierarchies = mount_table().into_iter().filter(|(_, kind)| kind == "cgroup" || kind == "cgroup2");
-    hierarchies.map(|(path, _)| path.join("weft")).filter(|path| path.exists()).collect()
+fn cgroup_roots() -> Result<Vec<PathBuf>> {
+    let hierarchies =
+        mount_table()?.into_iter().filter(|mount| mount.fs_type == "cgroup" || mount.fs_type == "cgroup2");
+    Ok(hierarchies.map(|mount| mount.mount_point.join("weft")).filter(|path| path.exists()).collect())
 }
 
-fn cgroups() -> Vec<PathBuf> {
-    cgroup_roots().iter().flat_map(|root| of_nodes(root)).collect()
+fn cgroups() -> Result<Vec<PathBuf>> {
+    Ok(cgroup_roots()?.iter().flat_map(|root| of_nodes(root)).collect())
 }
 
 fn files() -> Vec<PathBuf> {
@@ -230,15 +235,6 @@ fn links() -> Vec<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let names = text.lines().filter_map(|line| line.split(": ").nth(1));
     names.filter(|name| name.starts_with("weft")).map(str::to_owned).collect()
-}
-
-pub(crate) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// A control group's directory holds files that cannot be removed, and goes with `rmdir` once its children are gone.

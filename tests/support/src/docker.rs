@@ -11,9 +11,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    api, clean,
+    api,
     contract::{self, LAB_DATA, LAB_RUN},
-    process, wait,
+    process, tree, wait,
 };
 
 const SYSTEM_SOCKET: &str = "/var/run/docker.sock";
@@ -88,7 +88,7 @@ pub(crate) fn stop() -> Result<()> {
     }
     let made = fs::read_to_string(made_file()).unwrap_or_default();
     for path in made.lines().filter(|path| MADE.contains(path)) {
-        clean::remove_tree(Path::new(path))?;
+        tree::remove(Path::new(path))?;
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ pub mod packets;
 pub mod process;
 pub mod resolver;
 mod topology;
+mod tree;
 mod wait;
 mod witness;
 

@@ -3,6 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use procfs::process::{Process, Stat};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -46,13 +47,12 @@ fn end(pid: u32, signal: Signal, within: Duration) -> Result<()> {
 
 /// Whether the process runs: exists and is no zombie.
 pub fn runs(pid: u32) -> bool {
-    state(pid).is_some_and(|state| state != 'Z' && state != 'X')
+    stat(pid).is_some_and(|stat| stat.state != 'Z' && stat.state != 'X')
 }
 
-fn state(pid: u32) -> Option<char> {
-    // The name in parentheses may hold anything, a closing parenthesis too: the state follows the last one.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.trim_start().chars().next()
+/// `None` when there is no such process.
+fn stat(pid: u32) -> Option<Stat> {
+    Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()
 }
 
 /// Every process but this one and those that it descends from.
@@ -69,8 +69,7 @@ pub(crate) fn others() -> Vec<u32> {
 }
 
 fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok().filter(|parent| *parent != 0)
+    u32::try_from(stat(pid)?.ppid).ok().filter(|parent| *parent != 0)
 }
 
 pub(crate) fn command_line(pid: u32) -> Vec<String> {

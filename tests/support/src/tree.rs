@@ -1,0 +1,15 @@
+//! Folders and everything below them.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context, Result};
+
+/// Removes a folder with everything below it. One that does not exist is fine.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
