@@ -1,20 +1,23 @@
-//! The project's own tasks: `cargo xtask <task>`. One file for each; this one only knows their names.
+//! The tasks of this project: `cargo xtask <task>`. Each task is a module; this file only lists
+//! them.
 //!
-//! Everything that CI runs is a task, so that what passes here passes there.
+//! Everything that CI runs is a task, so that a developer's machine and CI run the same checks.
 
-mod apt;
-mod bench;
-mod cargo;
-mod demo;
-mod ebpf;
-mod interrupt;
-mod lab;
 mod machine;
-mod setup;
-mod story;
-mod test;
-mod tidy;
 mod ui;
+mod cargo;
+mod apt;
+mod interrupt;
+mod setup;
+mod outcome;
+mod tidy;
+mod check;
+mod test;
+mod lab;
+mod story;
+mod demo;
+mod bench;
+mod ebpf;
 
 use std::process::ExitCode;
 
@@ -29,20 +32,23 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Show what weft does: three nodes, a published service, names, isolation, scaling, a crash.
+    /// Show what weft does: three nodes, a published service, names, isolation, scaling, crashes.
     Demo(demo::Options),
-    /// Run everything that CI runs, and install what it lacks.
+    /// Check format, lints, tidy and docs, and run the unit and doc tests. Needs no root, and
+    /// installs nothing.
+    Check,
+    /// Run everything that CI runs. Installs what is missing, and needs root.
     Test(test::Options),
-    /// A cluster to play with, in network namespaces.
+    /// Run a cluster in network namespaces of this machine, to try things out.
     #[command(subcommand)]
     Lab(lab::Command),
-    /// Measure weft beside the limit of this machine and beside its peers.
+    /// Measure weft beside the limit of this machine and beside other programs.
     Bench(bench::Args),
-    /// Rebuild the eBPF object, or check that the committed one is what its source makes.
+    /// Rebuild the eBPF object, or check that the committed one is built from its source.
     Ebpf(ebpf::Options),
-    /// Install the programs that labs and the demo use, where they are missing; with --test all that `test` uses.
+    /// Install the programs that the lab and the demo need; with --test, those of `test` too.
     Setup(setup::Options),
-    /// Check the dependency edges between the crates, and that every source file says what it owns.
+    /// Check crate dependencies, imports, module docs and the width of comments.
     Tidy,
 }
 
@@ -60,6 +66,7 @@ fn run() -> anyhow::Result<()> {
     weft_lab::resolver::run_if_asked()?;
     match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
+        Task::Check => check::run(),
         Task::Test(options) => test::run(&options),
         Task::Lab(command) => lab::run(command),
         Task::Bench(args) => bench::run(&args),

@@ -1,5 +1,8 @@
-//! Everything that CI runs, in the order of what fails fastest. Each step runs even where one before it failed, so that
-//! one run tells all; the end counts.
+//! `test`: everything that CI runs, or the tests that a filter selects.
+//!
+//! It installs what is missing, and no more than the selected tests need: without an end-to-end
+//! test among them it needs neither the lab's programs nor root, and without a docker test no
+//! container engine.
 
 use std::{
     env,
@@ -10,198 +13,134 @@ use std::{
 use anyhow::{Result, bail, ensure};
 
 use crate::{
-    cargo, ebpf, machine, setup, tidy,
+    cargo,
+    check::{doc_tests, static_checks, unit_tests},
+    ebpf, machine,
+    outcome::Outcome,
+    setup,
     ui::{Step, Ui},
 };
 
-/// How long the demo may take where everything is built.
-const DEMO: Duration = Duration::from_secs(90);
+/// The time that the demo may take once everything is built.
+const DEMO_TIME: Duration = Duration::from_secs(90);
+/// How the names of end-to-end tests begin that use the engine or its client. Their harness
+/// (`tests/e2e/harness.rs`) sees to it.
+const DOCKER_TESTS: &str = "docker_";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only the tests whose names contain this, and no static checks.
+    /// Run only the tests whose names contain this, and no static checks.
     filter: Option<String>,
-}
-
-/// What the run found.
-#[derive(Debug, Default)]
-struct Outcome {
-    passed: u64,
-    failed: u64,
-    /// Steps that failed, with what they said.
-    failures: Vec<(String, String)>,
-    /// Steps that this machine cannot run, and why. They count as nothing.
-    skipped: Vec<(String, String)>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let ui = Ui::new();
-    setup::lab(&ui)?;
-    setup::docker(&ui)?;
-    let mut outcome = Outcome::default();
     match &options.filter {
-        None => {
-            setup::checks(&ui)?;
-            outcome.checks(&ui);
-            outcome.object(&ui);
-            outcome.tests(&ui, "unit tests", unit_tests());
-            outcome.tests(&ui, "end to end", end_to_end(None));
-            outcome.demo(&ui);
+        None => run_all(&ui),
+        Some(filter) => run_selected(&ui, filter),
+    }
+}
+
+fn run_all(ui: &Ui) -> Result<()> {
+    setup::lab(ui)?;
+    setup::docker(ui)?;
+    setup::checks(ui)?;
+    let mut outcome = Outcome::default();
+    static_checks(ui, &mut outcome);
+    check_dependencies(ui, &mut outcome);
+    check_object(ui, &mut outcome);
+    outcome.tests(ui, "unit tests", unit_tests());
+    outcome.tests(ui, "doc tests", doc_tests());
+    outcome.tests(ui, "end-to-end tests", as_root(end_to_end_tests()));
+    run_demo(ui, &mut outcome);
+    outcome.report()
+}
+
+fn run_selected(ui: &Ui, filter: &str) -> Result<()> {
+    let unit = ui.step("build and list the unit tests", |step| list(step, unit_tests(), filter))?;
+    let end_to_end = ui.step("build and list the end-to-end tests", |step| list(step, end_to_end_tests(), filter))?;
+    if unit.is_empty() && end_to_end.is_empty() {
+        bail!("no test has {filter:?} in its name: `cargo test -- --list` lists them all");
+    }
+    let mut outcome = Outcome::default();
+    if !unit.is_empty() {
+        let mut command = unit_tests();
+        command.args(["--", filter]);
+        outcome.tests(ui, "unit tests", command);
+    }
+    if !end_to_end.is_empty() {
+        setup::lab(ui)?;
+        if end_to_end.iter().any(|name| name.starts_with(DOCKER_TESTS)) {
+            setup::docker(ui)?;
         }
-        Some(filter) => {
-            let mut unit = unit_tests();
-            unit.arg(filter);
-            outcome.tests(&ui, "unit tests", unit);
-            outcome.tests(&ui, "end to end", end_to_end(Some(filter)));
-        }
+        let mut command = as_root(end_to_end_tests());
+        command.args(["--", filter]);
+        outcome.tests(ui, "end-to-end tests", command);
     }
     outcome.report()
 }
 
-fn unit_tests() -> Command {
-    // Every target but the end-to-end tests.
-    cargo::command(&["test", "--locked", "--workspace", "--lib", "--bins", "--no-fail-fast"])
+/// The names of the tests that a filter selects. Builds them, and runs none.
+fn list(step: &Step, mut command: Command, filter: &str) -> Result<Vec<String>> {
+    let (success, output) = step.capture(command.args(["--", "--list", filter]))?;
+    ensure!(success, "cannot list the tests:\n{output}");
+    Ok(listed(&output))
 }
 
-fn end_to_end(filter: Option<&str>) -> Command {
-    // The whole workspace, though one package has them: so its dependencies are those that the unit tests built.
-    let mut command = cargo::command(&["test", "--locked", "--workspace", "--test", "e2e"]);
+/// Reads the output of `--list`: a line `name: test` for each test.
+fn listed(output: &str) -> Vec<String> {
+    output.lines().filter_map(|line| line.trim().strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// One package has them, but all of the workspace is named: then cargo uses the dependencies that it
+/// built for the unit tests.
+fn end_to_end_tests() -> Command {
+    cargo::command(&["test", "--locked", "--workspace", "--test", "e2e"])
+}
+
+/// Makes cargo build as this user, and run what it built through sudo.
+fn as_root(mut command: Command) -> Command {
     if !machine::is_root() {
-        // Cargo builds as the user and runs what it built through sudo.
         command.args(["--config", "target.'cfg(unix)'.runner = ['sudo']"]);
     }
-    command.arg("--").args(filter);
     command
 }
 
-impl Outcome {
-    fn checks(&mut self, ui: &Ui) {
-        self.check(ui, "format", |step| step.run(&mut cargo::command(&["fmt", "--all", "--check"])));
-        self.check(ui, "tidy", |_| tidy::run());
-        self.check(ui, "lints", |step| {
-            let arguments = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-            step.run(&mut cargo::command(&arguments))
-        });
-        self.check(ui, "documentation", |step| {
-            let arguments = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
-            step.run(cargo::command(&arguments).env("RUSTDOCFLAGS", "--deny warnings"))
-        });
-        self.check(ui, "licences, bans and sources of dependencies", |step| {
-            step.run(&mut cargo::command(&["deny", "--log-level", "error", "check", "licenses", "bans", "sources"]))
-        });
-        self.check(ui, "unused dependencies", |step| {
-            // By this variable cargo-machete takes itself to be run by hand, and its own name for a folder.
-            step.run(cargo::command(&["machete", "--skip-target-dir"]).env_remove("CARGO_PKG_NAME"))
-        });
-    }
+fn check_dependencies(ui: &Ui, outcome: &mut Outcome) {
+    outcome.check(ui, "licences, bans and sources of dependencies", |step| {
+        step.run(&mut cargo::command(&["deny", "--log-level", "error", "check", "licenses", "bans", "sources"]))
+    });
+    outcome.check(ui, "unused dependencies", |step| {
+        // With this variable set, cargo-machete takes its own name for a folder to search.
+        step.run(cargo::command(&["machete", "--skip-target-dir"]).env_remove("CARGO_PKG_NAME"))
+    });
+}
 
-    /// The committed eBPF object against its source: the record everywhere, the bytes where its tools can be had.
-    fn object(&mut self, ui: &Ui) {
-        self.check(ui, "the eBPF object's source", |_| ebpf::source_is_the_recorded());
-        match ebpf::verify(ui) {
-            Ok(ebpf::Verdict::Same) => self.passed += 1,
-            Ok(ebpf::Verdict::NotCompared(why)) => self.skip("the eBPF object, rebuilt", why),
-            Err(error) => self.fail("the eBPF object, rebuilt", &format!("{error:#}"), 1),
-        }
-    }
-
-    /// The demo, as anybody runs it once it is built: told to its end, in time, with nothing left of it.
-    fn demo(&mut self, ui: &Ui) {
-        let weft = match cargo::build_weft(ui) {
-            Ok(weft) => weft,
-            Err(error) => return self.fail("the demo", &format!("{error:#}"), 1),
-        };
-        let started = Instant::now();
-        self.check(ui, "the demo", |step| {
-            step.run(Command::new(env::current_exe()?).args(["demo", "--replace", "--weft"]).arg(weft))?;
-            ensure!(started.elapsed() < DEMO, "it took {:?}, and should take less than {DEMO:?}", started.elapsed());
-            Ok(())
-        });
-    }
-
-    /// A step that passes or fails as one.
-    fn check(&mut self, ui: &Ui, name: &str, action: impl FnOnce(&Step) -> Result<()>) {
-        match ui.step(name, action) {
-            Ok(()) => self.passed += 1,
-            Err(error) => self.fail(name, &format!("{error:#}"), 1),
-        }
-    }
-
-    /// A step whose program counts its tests.
-    fn tests(&mut self, ui: &Ui, name: &str, mut command: Command) {
-        let mut counted = (0, 0);
-        let result = ui.step(name, |step| {
-            let (success, output) = step.capture(&mut command)?;
-            counted = counts(&output);
-            if !success || counted.1 > 0 {
-                bail!("{}", failing_part(&output));
-            }
-            Ok(())
-        });
-        self.passed += counted.0;
-        if let Err(error) = result {
-            // A build that fails counts as one failure.
-            self.fail(name, &format!("{error:#}"), counted.1.max(1));
-        }
-    }
-
-    fn fail(&mut self, name: &str, message: &str, count: u64) {
-        eprintln!("{message}");
-        self.failed += count;
-        self.failures.push((name.to_owned(), message.lines().next().unwrap_or_default().to_owned()));
-    }
-
-    fn skip(&mut self, name: &str, why: String) {
-        eprintln!("  - {name}: skipped: {why}");
-        self.skipped.push((name.to_owned(), why));
-    }
-
-    fn report(self) -> Result<()> {
-        for (name, message) in &self.failures {
-            eprintln!("failed: {name}: {message}");
-        }
-        for (name, why) in &self.skipped {
-            eprintln!("skipped: {name}: {why}");
-        }
-        println!("{}", self.counts());
-        if self.failed > 0 {
-            bail!("not everything passed");
-        }
-        Ok(())
-    }
-
-    /// The last line of a run.
-    fn counts(&self) -> String {
-        let skipped = match self.skipped.len() {
-            0 => String::new(),
-            count => format!(", {count} skipped"),
-        };
-        format!("{} passed, {} failed{skipped}", self.passed, self.failed)
+/// Compares the hash of the eBPF object's source on every machine, and the object's bytes where the
+/// tools that built it can be installed.
+fn check_object(ui: &Ui, outcome: &mut Outcome) {
+    outcome.check(ui, "source of the eBPF object", |_| ebpf::source_is_the_recorded());
+    let name = "rebuilt eBPF object";
+    match ebpf::verify(ui) {
+        Ok(ebpf::Verdict::Same) => outcome.pass(),
+        Ok(ebpf::Verdict::NotCompared(reason)) => outcome.skip(name, reason),
+        Err(error) => outcome.fail(name, &format!("{error:#}"), 1),
     }
 }
 
-/// Sums the `test result:` lines of a test program's output: passed and failed.
-fn counts(output: &str) -> (u64, u64) {
-    let mut total = (0, 0);
-    for line in output.lines().filter(|line| line.trim_start().starts_with("test result:")) {
-        let count = |word: &str| {
-            let before = line.split(word).next().filter(|before| before.len() < line.len())?;
-            before.split_whitespace().last()?.parse::<u64>().ok()
-        };
-        total.0 += count(" passed").unwrap_or_default();
-        total.1 += count(" failed").unwrap_or_default();
-    }
-    total
-}
-
-/// Without the lines of what passed.
-fn failing_part(output: &str) -> String {
-    let is_noise = |line: &str| {
-        let line = line.trim();
-        let passed = line.starts_with("test ") && line.ends_with("ok");
-        passed || line.starts_with("Compiling ") || line.starts_with("Running ")
+/// Runs the demo as a user does. It must succeed, in time, and leave nothing behind.
+fn run_demo(ui: &Ui, outcome: &mut Outcome) {
+    let weft = match cargo::build_weft(ui) {
+        Ok(weft) => weft,
+        Err(error) => return outcome.fail("demo", &format!("{error:#}"), 1),
     };
-    output.lines().filter(|line| !is_noise(line)).collect::<Vec<_>>().join("\n")
+    let started = Instant::now();
+    outcome.check(ui, "demo", |step| {
+        step.run(Command::new(env::current_exe()?).args(["demo", "--replace", "--weft"]).arg(weft))?;
+        let elapsed = started.elapsed();
+        ensure!(elapsed < DEMO_TIME, "the demo took {elapsed:?}, and must take less than {DEMO_TIME:?}");
+        Ok(())
+    });
 }
 
 #[cfg(test)]
@@ -209,26 +148,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_are_summed() {
-        let output = "test a ... ok\ntest result: ok. 12 passed; 0 failed; 0 ignored\n\
-                      noise\ntest result: FAILED. 3 passed; 2 failed; 1 ignored; finished in 0.1s\n";
-        assert_eq!(counts(output), (15, 2));
-        assert_eq!(counts("error: could not compile"), (0, 0));
-    }
-
-    #[test]
-    fn what_is_skipped_is_counted_as_such() {
-        let mut outcome = Outcome { passed: 7, ..Outcome::default() };
-        assert_eq!(outcome.counts(), "7 passed, 0 failed");
-        outcome.skip("a step", "no such tool".to_owned());
-        assert_eq!(outcome.counts(), "7 passed, 0 failed, 1 skipped");
-    }
-
-    #[test]
-    fn what_passed_is_left_out() {
-        assert_eq!(
-            failing_part("test a ... ok\ntest b ... FAILED\n   Compiling x v1\npanicked"),
-            "test b ... FAILED\npanicked"
-        );
+    fn test_names_are_read_from_the_list() {
+        let output = "   Compiling weft v0.1.0\n     Running unittests src/main.rs (target/debug/weft-1)\n\
+                      cli::tests::a_flag: test\nsome_bench: benchmark\n\n1 test, 1 benchmark\n\
+                      docker_client::lists_nodes: test\n";
+        assert_eq!(listed(output), ["cli::tests::a_flag", "docker_client::lists_nodes"]);
+        assert!(listed("0 tests, 0 benchmarks\n").is_empty());
     }
 }
