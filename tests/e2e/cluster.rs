@@ -1,14 +1,14 @@
-//! Forming a cluster, as the README tells it, and who may be in it.
+//! Forming a cluster as the README describes it, joining and leaving it, and node availability.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weft_lab::{Lab, Role, contract, eventually};
 
-use crate::harness::{Shape, Theme, tests};
+use crate::harness::{Group, Shape, tests};
 
-pub(crate) fn story() -> Theme {
-    Theme {
+pub(crate) fn story() -> Group {
+    Group {
         name: "story",
         shape: Shape { init: false, ..Shape::default() },
         setup: |_| Ok(()),
@@ -16,38 +16,38 @@ pub(crate) fn story() -> Theme {
     }
 }
 
-pub(crate) fn membership() -> Theme {
-    Theme {
+pub(crate) fn membership() -> Group {
+    Group {
         name: "membership",
         shape: Shape::default(),
         setup: |_| Ok(()),
         tests: tests![
             a_wrong_token_is_refused,
-            a_rotated_token_stops_working_and_disturbs_nobody,
+            a_rotated_token_is_refused_and_members_stay_connected,
             a_node_cannot_join_twice,
-            a_manager_leaves_only_when_forced,
+            a_manager_leaves_only_with_force,
             a_node_that_joins_again_is_a_new_node,
-            a_constraint_on_a_daemons_label_places_tasks_there,
-            a_drained_node_gives_its_tasks_away,
+            a_constraint_on_a_daemon_label_selects_the_node,
+            tasks_of_a_drained_node_move_to_other_nodes,
         ],
     }
 }
 
-/// The words after `swarm join` in a command that was printed for pasting.
-fn pasted(printed: &str) -> Result<Vec<String>> {
+/// The words of a printed `swarm join` command, from `swarm` on.
+fn join_command(printed: &str) -> Result<Vec<String>> {
     let line =
-        printed.lines().find(|line| line.contains("swarm join --token")).context("no join command was printed")?;
+        printed.lines().find(|line| line.contains("swarm join --token")).context("the output has a join command")?;
     let words = line.split_whitespace().skip_while(|word| *word != "swarm");
     Ok(words.map(str::to_owned).collect())
 }
 
 fn a_cluster_forms_from_the_printed_commands(lab: &Lab) -> Result<()> {
     let printed = lab.init()?;
-    let worker = pasted(&printed)?;
+    let worker = join_command(&printed)?;
     ensure!(worker.iter().any(|word| word.starts_with("SWMTKN-1-")), "{printed}");
     ensure!(worker.last().is_some_and(|addr| addr == "192.0.2.1:2377"), "{printed}");
-    let manager = pasted(&lab.weft_ok("n1", &["swarm", "join-token", "manager"])?)?;
-    ensure!(manager != worker, "one token for both roles");
+    let manager = join_command(&lab.weft_ok("n1", &["swarm", "join-token", "manager"])?)?;
+    ensure!(manager != worker, "both roles have the same token");
 
     for (node, command) in [("n2", &manager), ("n3", &worker)] {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -70,16 +70,19 @@ fn a_cluster_forms_from_the_printed_commands(lab: &Lab) -> Result<()> {
         let table = lab.weft_ok("n2", &["node", "ls"]).map_err(|error| format!("{error:#}"))?;
         if table.matches("Reachable").count() == 2 { Ok(()) } else { Err(table) }
     });
-    // Any manager takes a write, and all see it.
+    // A change through one manager is visible on all.
     lab.weft_ok("n3", &["network", "create", "--driver", "overlay", "app"])?;
-    ensure!(lab.weft_ok("n2", &["network", "ls"])?.contains("app"), "n2 does not know the network made on n3");
+    ensure!(
+        lab.weft_ok("n2", &["network", "ls"])?.contains("app"),
+        "n2 does not list the network that was created on n3"
+    );
     Ok(())
 }
 
 fn a_lab_left_up_is_in_use_while_a_daemon_runs(lab: &Lab) -> Result<()> {
     let used = Lab::in_use();
-    ensure!(used.is_empty(), "this test's own lab is nobody's: {used:?}");
-    lab.keep()?;
+    ensure!(used.is_empty(), "the lab of a test is in use: {used:?}");
+    lab.mark_in_use()?;
     let mut nodes: Vec<String> = lab.nodes().collect();
     while let Some(node) = nodes.last() {
         let used = Lab::in_use();
@@ -87,13 +90,13 @@ fn a_lab_left_up_is_in_use_while_a_daemon_runs(lab: &Lab) -> Result<()> {
         lab.kill_daemon(node)?;
         nodes.pop();
     }
-    ensure!(Lab::in_use().is_empty(), "no daemon runs");
+    ensure!(Lab::in_use().is_empty(), "the lab is in use, although no daemon is running");
     Ok(())
 }
 
 fn a_wrong_token_is_refused(lab: &Lab) -> Result<()> {
     let token = lab.join_token("n1", Role::Worker)?;
-    // n3 leaves, to have somebody who wants to join.
+    // n3 leaves, so that it can join.
     lab.weft_ok("n3", &["swarm", "leave"])?;
     let truncated = &token[..token.len() - 5];
     let current = "print the current one with \"weft swarm join-token\"";
@@ -103,39 +106,39 @@ fn a_wrong_token_is_refused(lab: &Lab) -> Result<()> {
         (&altered(&token, DIGEST)?, ["not the one that the join token names", "the token belongs to another swarm"]),
         (&altered(&token, SECRET)?, ["it is mistyped or was rotated", current]),
     ] {
-        let said = lab.weft_refused("n3", &["swarm", "join", "--token", bad, "192.0.2.1:2377"])?;
+        let message = lab.weft_refused("n3", &["swarm", "join", "--token", bad, "192.0.2.1:2377"])?;
         for word in words {
-            ensure!(said.contains(word), "{bad}: no {word:?} in: {said}");
+            ensure!(message.contains(word), "{bad}: no {word:?} in: {message}");
         }
     }
-    let said = lab.weft_refused("n3", &["swarm", "join", "--token", &token, "192.0.2.77:2377"])?;
-    ensure!(said.contains("192.0.2.77:2377") && said.contains("check the address"), "{said}");
-    // Nothing of it stayed.
+    let message = lab.weft_refused("n3", &["swarm", "join", "--token", &token, "192.0.2.77:2377"])?;
+    ensure!(message.contains("192.0.2.77:2377") && message.contains("check the address"), "{message}");
+    // The refused attempts have left nothing behind: n3 can join.
     lab.join("n3", &token)?;
-    eventually(Duration::from_secs(15), "n3 is back", || {
+    eventually(Duration::from_secs(15), "n3 is ready", || {
         let statuses = lab.node_statuses("n1").map_err(|error| format!("{error:#}"))?;
         let ready = statuses.iter().any(|(name, status)| name == "n3" && status == "ready");
         if ready { Ok(()) } else { Err(format!("{statuses:?}")) }
     });
-    forget_down_nodes(lab)
+    remove_down_nodes(lab)
 }
 
 /// The parts of `SWMTKN-1-<digest>-<secret>`.
 const DIGEST: usize = 2;
 const SECRET: usize = 3;
 
-/// A token with another last character in one of its parts.
+/// A token in which the last character of one part is another.
 fn altered(token: &str, part: usize) -> Result<String> {
     let mut parts: Vec<String> = token.split('-').map(str::to_owned).collect();
-    let part = parts.get_mut(part).context("a part of the token")?;
-    let last = part.pop().context("a character")?;
+    let part = parts.get_mut(part).context("the token has this part")?;
+    let last = part.pop().context("the part has a character")?;
     part.push(if last == '0' { '1' } else { '0' });
     Ok(parts.join("-"))
 }
 
-/// Removes the nodes that left, so that every test finds three.
-fn forget_down_nodes(lab: &Lab) -> Result<()> {
-    eventually(Duration::from_secs(20), "three nodes are left, all ready", || {
+/// Removes the nodes that are down, so that every test begins with three nodes.
+fn remove_down_nodes(lab: &Lab) -> Result<()> {
+    eventually(Duration::from_secs(20), "the cluster has three nodes, all ready", || {
         let nodes = weft_lab::api::get(&contract::socket("n1"), "/nodes").map_err(|error| format!("{error:#}"))?;
         let nodes = nodes.as_array().cloned().unwrap_or_default();
         for node in nodes.iter().filter(|node| node["Status"]["State"] == "down") {
@@ -143,60 +146,60 @@ fn forget_down_nodes(lab: &Lab) -> Result<()> {
             lab.weft_ok("n1", &["node", "rm", id]).map_err(|error| format!("{error:#}"))?;
         }
         let ready = nodes.iter().filter(|node| node["Status"]["State"] == "ready").count();
-        if (ready, nodes.len()) == (3, 3) { Ok(()) } else { Err(format!("{ready} of {} are ready", nodes.len())) }
+        if (ready, nodes.len()) == (3, 3) { Ok(()) } else { Err(format!("{ready} of {} nodes are ready", nodes.len())) }
     });
     Ok(())
 }
 
-fn a_rotated_token_stops_working_and_disturbs_nobody(lab: &Lab) -> Result<()> {
+fn a_rotated_token_is_refused_and_members_stay_connected(lab: &Lab) -> Result<()> {
     let old = lab.join_token("n1", Role::Worker)?;
     lab.weft_ok("n1", &["swarm", "join-token", "--rotate", "worker"])?;
     let new = lab.join_token("n1", Role::Worker)?;
-    ensure!(old != new, "the token is the same");
+    ensure!(old != new, "the token was not rotated");
     lab.wait_ready("n1", 3)?;
     lab.weft_ok("n3", &["swarm", "leave"])?;
-    let said = lab.weft_refused("n3", &["swarm", "join", "--token", &old, "192.0.2.1:2377"])?;
-    ensure!(said.contains("was rotated; print the current one"), "{said}");
+    let message = lab.weft_refused("n3", &["swarm", "join", "--token", &old, "192.0.2.1:2377"])?;
+    ensure!(message.contains("was rotated; print the current one"), "{message}");
     lab.join("n3", &new)?;
-    forget_down_nodes(lab)
+    remove_down_nodes(lab)
 }
 
 fn a_node_cannot_join_twice(lab: &Lab) -> Result<()> {
     let token = lab.join_token("n1", Role::Worker)?;
-    let said = lab.weft_refused("n2", &["swarm", "join", "--token", &token, "192.0.2.1:2377"])?;
-    ensure!(said.contains("already part of a swarm") && said.contains("leave"), "{said}");
-    let said = lab.weft_refused("n1", &["swarm", "init", "--advertise-addr", "192.0.2.1"])?;
-    ensure!(said.contains("already part of a swarm"), "{said}");
+    let message = lab.weft_refused("n2", &["swarm", "join", "--token", &token, "192.0.2.1:2377"])?;
+    ensure!(message.contains("already part of a swarm") && message.contains("leave"), "{message}");
+    let message = lab.weft_refused("n1", &["swarm", "init", "--advertise-addr", "192.0.2.1"])?;
+    ensure!(message.contains("already part of a swarm"), "{message}");
     Ok(())
 }
 
-fn a_manager_leaves_only_when_forced(lab: &Lab) -> Result<()> {
-    let said = lab.weft_refused("n1", &["swarm", "leave"])?;
-    ensure!(said.contains("--force"), "{said}");
+fn a_manager_leaves_only_with_force(lab: &Lab) -> Result<()> {
+    let message = lab.weft_refused("n1", &["swarm", "leave"])?;
+    ensure!(message.contains("--force"), "{message}");
     lab.wait_ready("n1", 3)
 }
 
 fn a_node_that_joins_again_is_a_new_node(lab: &Lab) -> Result<()> {
     let id = || -> Result<String> {
         let node = weft_lab::api::get(&contract::socket("n1"), "/nodes/n3")?;
-        Ok(node["ID"].as_str().context("an id")?.to_owned())
+        Ok(node["ID"].as_str().context("the node has an id")?.to_owned())
     };
     let before = id()?;
     lab.weft_ok("n3", &["swarm", "leave"])?;
-    eventually(Duration::from_secs(15), "n3 is seen to be gone", || {
+    eventually(Duration::from_secs(15), "n3 is down", || {
         let statuses = lab.node_statuses("n1").map_err(|error| format!("{error:#}"))?;
         let down = statuses.contains(&("n3".to_owned(), "down".to_owned()));
         if down { Ok(()) } else { Err(format!("{statuses:?}")) }
     });
     lab.weft_ok("n1", &["node", "rm", &before])?;
     lab.join("n3", &lab.join_token("n1", Role::Worker)?)?;
-    forget_down_nodes(lab)?;
-    ensure!(id()? != before, "the same id");
+    remove_down_nodes(lab)?;
+    ensure!(id()? != before, "n3 has the same id as before");
     Ok(())
 }
 
-/// The lab labels each daemon with the name of its node.
-fn a_constraint_on_a_daemons_label_places_tasks_there(lab: &Lab) -> Result<()> {
+/// In a lab the label `lab-node` of each daemon is the name of its node.
+fn a_constraint_on_a_daemon_label_selects_the_node(lab: &Lab) -> Result<()> {
     let node = weft_lab::api::get(&contract::socket("n1"), "/nodes/n2")?;
     ensure!(node["Description"]["Engine"]["Labels"]["lab-node"] == "n2", "{node}");
     let constraint = ["--constraint", "engine.labels.lab-node==n2"];
@@ -206,11 +209,11 @@ fn a_constraint_on_a_daemons_label_places_tasks_there(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn a_drained_node_gives_its_tasks_away(lab: &Lab) -> Result<()> {
+fn tasks_of_a_drained_node_move_to_other_nodes(lab: &Lab) -> Result<()> {
     let tasks = crate::fixtures::service(lab, "moving", 3, &[], &[crate::fixtures::WHOAMI])?;
-    ensure!(tasks.iter().any(|task| task.node == "n2"), "the tasks should be spread: {tasks:?}");
+    ensure!(tasks.iter().any(|task| task.node == "n2"), "no task is on n2: {tasks:?}");
     lab.weft_ok("n1", &["node", "update", "--availability", "drain", "n2"])?;
-    eventually(Duration::from_secs(30), "three tasks run, none of them on n2", || {
+    eventually(Duration::from_secs(30), "three tasks are running, none of them on n2", || {
         let tasks = lab.wait_running("n1", "moving", 3).map_err(|error| format!("{error:#}"))?;
         if tasks.iter().all(|task| task.node != "n2") { Ok(()) } else { Err(format!("{tasks:?}")) }
     });

@@ -1,4 +1,5 @@
-//! The standard docker client drives weft: the same story, typed with `docker`, read in its tables.
+//! The standard docker client controls weft: nodes, networks, services and logs, by its commands
+//! and its tables.
 
 use std::time::Duration;
 
@@ -7,22 +8,22 @@ use weft_lab::{CLIENT, Lab, eventually};
 
 use crate::{
     fixtures::{WHOAMI, all_answer},
-    harness::{Shape, Theme, tests},
+    harness::{Group, Shape, tests},
 };
 
-pub(crate) fn theme() -> Theme {
-    Theme {
+pub(crate) fn group() -> Group {
+    Group {
         name: "docker_client",
         shape: Shape { managers: 2, ..Shape::default() },
         setup,
         tests: tests![
-            docker_lists_and_changes_nodes,
+            docker_lists_and_updates_nodes,
             docker_prints_join_tokens,
             docker_creates_lists_and_removes_networks,
             docker_creates_a_service_and_shows_its_tasks,
             docker_scales_updates_and_removes_a_service,
             docker_reads_a_services_logs,
-            docker_is_told_what_was_wrong,
+            docker_prints_the_errors_of_weft,
         ],
     }
 }
@@ -34,14 +35,15 @@ fn setup(lab: &Lab) -> Result<()> {
     lab.wait_running("n1", "web", 3).map(|_| ())
 }
 
-/// The line of a table that has this word, taken apart at runs of two spaces or more.
+/// The cells of the row of a table that contains this word. Cells are separated by two spaces or
+/// more.
 fn row(table: &str, word: &str) -> Result<Vec<String>> {
     let line = table.lines().skip(1).find(|line| line.split_whitespace().any(|found| found == word));
-    let line = line.with_context(|| format!("no {word} in:\n{table}"))?;
+    let line = line.with_context(|| format!("no row with {word} in:\n{table}"))?;
     Ok(line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect())
 }
 
-fn docker_lists_and_changes_nodes(lab: &Lab) -> Result<()> {
+fn docker_lists_and_updates_nodes(lab: &Lab) -> Result<()> {
     let table = lab.docker_ok("n1", &["node", "ls"])?;
     ensure!(row(&table, "n1")?.iter().any(|cell| cell == "Leader"), "{table}");
     ensure!(row(&table, "n2")?.iter().any(|cell| cell == "Reachable"), "{table}");
@@ -66,9 +68,9 @@ fn docker_creates_lists_and_removes_networks(lab: &Lab) -> Result<()> {
     let cells = row(&table, "spare")?;
     ensure!(cells[2..] == ["overlay", "swarm"], "{table}");
     let subnet = ["network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", "spare"];
-    ensure!(lab.docker_ok("n1", &subnet)?.trim() == "10.77.0.0/24", "another subnet");
+    ensure!(lab.docker_ok("n1", &subnet)?.trim() == "10.77.0.0/24", "the network has another subnet");
     lab.docker_ok("n1", &["network", "rm", "spare"])?;
-    ensure!(row(&lab.docker_ok("n1", &["network", "ls"])?, "spare").is_err(), "it is still there");
+    ensure!(row(&lab.docker_ok("n1", &["network", "ls"])?, "spare").is_err(), "the network is still listed");
     Ok(())
 }
 
@@ -87,14 +89,18 @@ fn docker_creates_a_service_and_shows_its_tasks(lab: &Lab) -> Result<()> {
     ensure!(pretty.contains("Replicas:") && pretty.contains("PublishedPort = 8080"), "{pretty}");
     ensure!(
         row(&lab.docker_ok("n1", &["node", "ps", "n1"])?, &format!("web.{}", slot_on(lab, "n1")?)).is_ok(),
-        "node ps"
+        "node ps does not list the task on n1"
     );
     Ok(())
 }
 
 fn slot_on(lab: &Lab, node: &str) -> Result<u64> {
     let tasks = lab.wait_running("n1", "web", 3)?;
-    tasks.iter().find(|task| task.node == node).map(|task| task.slot).with_context(|| format!("no task on {node}"))
+    tasks
+        .iter()
+        .find(|task| task.node == node)
+        .map(|task| task.slot)
+        .with_context(|| format!("a task of web is on {node}"))
 }
 
 fn docker_scales_updates_and_removes_a_service(lab: &Lab) -> Result<()> {
@@ -104,34 +110,34 @@ fn docker_scales_updates_and_removes_a_service(lab: &Lab) -> Result<()> {
     lab.docker_ok("n2", &["service", "scale", "--detach", "brief=4"])?;
     let before = lab.wait_running("n1", "brief", 4)?;
     lab.docker_ok("n1", &["service", "update", "--detach", "--force", "--update-parallelism", "4", "brief"])?;
-    eventually(Duration::from_secs(60), "all tasks were replaced", || {
+    eventually(Duration::from_secs(60), "all tasks are replaced", || {
         let after = lab.wait_running("n1", "brief", 4).map_err(|error| format!("{error:#}"))?;
-        let kept = after.iter().filter(|task| before.iter().any(|old| old.id == task.id)).count();
-        if kept == 0 { Ok(()) } else { Err(format!("{kept} were not")) }
+        let old = after.iter().filter(|task| before.iter().any(|old| old.id == task.id)).count();
+        if old == 0 { Ok(()) } else { Err(format!("{old} tasks are not replaced")) }
     });
     lab.docker_ok("n1", &["service", "rm", "brief"])?;
     let missing = lab.docker("n1", &["service", "inspect", "brief"])?;
-    ensure!(!missing.status.success(), "it is still there");
+    ensure!(!missing.status.success(), "the service still exists");
     ensure!(String::from_utf8_lossy(&missing.stderr).contains("no such service: brief"), "{missing:?}");
     Ok(())
 }
 
 fn docker_reads_a_services_logs(lab: &Lab) -> Result<()> {
-    // Tasks on every node, read through one.
+    // The tasks are on all nodes, and one manager returns the logs of all.
     let logs = lab.docker_ok("n1", &["service", "logs", "web"])?;
     for slot in 1..=3 {
-        ensure!(logs.contains(&format!("web.{slot}.")), "no line of web.{slot}:\n{logs}");
+        ensure!(logs.contains(&format!("web.{slot}.")), "the logs have no line of web.{slot}:\n{logs}");
     }
     Ok(())
 }
 
-fn docker_is_told_what_was_wrong(lab: &Lab) -> Result<()> {
+fn docker_prints_the_errors_of_weft(lab: &Lab) -> Result<()> {
     let refused =
-        lab.docker("n1", &["service", "create", "--detach", "--name", "thief", "--publish", "8080:80", WHOAMI])?;
-    let said = String::from_utf8_lossy(&refused.stderr);
-    ensure!(!refused.status.success() && said.contains("8080") && said.contains("web"), "{said}");
+        lab.docker("n1", &["service", "create", "--detach", "--name", "second", "--publish", "8080:80", WHOAMI])?;
+    let message = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && message.contains("8080") && message.contains("web"), "{message}");
     let refused = lab.docker("n3", &["node", "ls"])?;
-    let said = String::from_utf8_lossy(&refused.stderr);
-    ensure!(!refused.status.success() && said.contains("not a swarm manager"), "{said}");
+    let message = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && message.contains("not a swarm manager"), "{message}");
     Ok(())
 }

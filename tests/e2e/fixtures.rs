@@ -1,4 +1,4 @@
-//! Services and networks that many tests want, and the waits that go with them.
+//! Services and networks that many tests use, and waiting for them.
 
 use std::{
     collections::BTreeSet,
@@ -12,15 +12,15 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use weft_lab::{CLIENT, Lab, Load, Runtime, Task, api, contract, dns, docker, eventually, http, netns};
 
-/// For a daemon that is back to serve names again.
-const NAMES_ARE_BACK: Duration = Duration::from_secs(5);
+/// The time in which a restarted daemon must resolve names again.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const WHOAMI: &str = "weft/whoami";
-/// Where whoami serves HTTP inside a task.
+/// The port of whoami's HTTP server in a task.
 pub(crate) const HTTP: u16 = 80;
-/// "Within a second": what the mesh and the names are allowed to lag behind.
-pub(crate) const SOON: Duration = Duration::from_secs(1);
-/// How long nothing must have come before it counts as never coming.
-pub(crate) const SILENCE: Duration = Duration::from_millis(500);
+/// The time in which the mesh and the names must follow a change.
+pub(crate) const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
+/// What has not arrived after this time counts as dropped.
+pub(crate) const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) fn network(lab: &Lab, name: &str, flags: &[&str]) -> Result<()> {
     let mut arguments = vec!["network", "create", "--driver", "overlay"];
@@ -39,13 +39,14 @@ pub(crate) fn service(lab: &Lab, name: &str, replicas: usize, flags: &[&str], im
     lab.wait_running("n1", name, replicas)
 }
 
-/// One idle task with the machine's tools in it, to ask from.
+/// Creates a service of one idle task with the machine's tools in it, to ask from. Returns the
+/// task.
 pub(crate) fn probe(lab: &Lab, name: &str, networks: &[&str]) -> Result<Task> {
     let flags: Vec<&str> = networks.iter().flat_map(|network| ["--network", *network]).collect();
     only(service(lab, name, 1, &flags, &[tools(lab), "sleep", "infinity"])?)
 }
 
-/// As [`probe`], on a node of the test's choice.
+/// Like [`probe`], on this node.
 pub(crate) fn probe_on(lab: &Lab, node: &str, name: &str, networks: &[&str]) -> Result<Task> {
     let constraint = format!("engine.labels.lab-node=={node}");
     let mut flags = vec!["--constraint", &constraint];
@@ -53,7 +54,7 @@ pub(crate) fn probe_on(lab: &Lab, node: &str, name: &str, networks: &[&str]) -> 
     only(service(lab, name, 1, &flags, &[tools(lab), "sleep", "infinity"])?)
 }
 
-/// The image that has the machine's tools in it.
+/// The image that contains the machine's tools.
 pub(crate) fn tools(lab: &Lab) -> &'static str {
     match lab.options().runtime {
         Runtime::Process => "host",
@@ -61,7 +62,8 @@ pub(crate) fn tools(lab: &Lab) -> &'static str {
     }
 }
 
-/// An image that no node has and none can get, without asking anybody far away.
+/// An image that no node has, and that no node can pull. No registry outside of the machine is
+/// asked.
 pub(crate) fn missing_image(lab: &Lab) -> &'static str {
     match lab.options().runtime {
         Runtime::Process => "weft/no-such-image",
@@ -69,42 +71,45 @@ pub(crate) fn missing_image(lab: &Lab) -> &'static str {
     }
 }
 
-/// Clients that open new connections all the while: from outside, and from a task to the VIP.
+/// Clients that open new connections in the background: from outside, and from a task to the VIP.
 pub(crate) struct Loads {
     outside: Load,
-    east_west: Load,
+    inside: Load,
 }
 
 impl Loads {
-    /// `probe` is a service whose task asks `whoami` at its VIP.
+    /// `probe` is the service whose task connects to the VIP of `whoami`.
     pub(crate) fn start(lab: &Lab, published: &[SocketAddr], probe: &str) -> Result<Self> {
         let probe = task_of(lab, probe)?;
-        // Names may pause while a daemon is away, and until it serves them again.
-        let vip = eventually(NAMES_ARE_BACK, "the probe finds whoami", || {
+        // Names do not resolve while a daemon restarts.
+        let vip = eventually(NAMES_TIMEOUT, "whoami resolves in the probe", || {
             vip(lab, &probe, "whoami").map_err(|error| format!("{error:#}"))
         });
         let vip = SocketAddr::new(vip, HTTP);
         Ok(Self {
             outside: Load::start(&contract::namespace_path(CLIENT), published),
-            east_west: Load::start(&lab.task_namespace(&probe)?, &[vip]),
+            inside: Load::start(&lab.task_namespace(&probe)?, &[vip]),
         })
     }
 
-    /// Ends the clients. None of them may have seen an error.
+    /// Ends the clients.
+    ///
+    /// # Panics
+    /// When a request failed.
     pub(crate) fn expect_no_errors(self) -> Result<()> {
-        let (outside, east_west) = (self.outside.stop(), self.east_west.stop());
+        let (outside, inside) = (self.outside.stop(), self.inside.stop());
         outside?.expect_no_errors();
-        east_west?.expect_no_errors();
+        inside?.expect_no_errors();
         Ok(())
     }
 }
 
 pub(crate) fn only(tasks: Vec<Task>) -> Result<Task> {
-    ensure!(tasks.len() == 1, "one task, not {tasks:?}");
-    tasks.into_iter().next().context("one task")
+    ensure!(tasks.len() == 1, "expected one task: {tasks:?}");
+    tasks.into_iter().next().context("the list has one task")
 }
 
-/// The one running task of a service that another test or the setup created.
+/// The only running task of a service that the setup or another test has created.
 pub(crate) fn task_of(lab: &Lab, service: &str) -> Result<Task> {
     only(lab.wait_running("n1", service, 1)?)
 }
@@ -118,49 +123,54 @@ pub(crate) fn v4_of(tasks: &[Task], network: &str) -> BTreeSet<IpAddr> {
     tasks.iter().map(|task| task.v4(network)).collect()
 }
 
-/// As [`v4_of`], the IPv6 addresses.
+/// The IPv6 addresses of tasks on a network.
 pub(crate) fn v6_of(tasks: &[Task], network: &str) -> BTreeSet<IpAddr> {
     tasks.iter().map(|task| task.v6(network)).collect()
 }
 
-/// The VIP that a service's name resolves to inside `probe`.
+/// The VIP of a service, as its name resolves in `probe`.
 pub(crate) fn vip(lab: &Lab, probe: &Task, service: &str) -> Result<IpAddr> {
     let answer = lab.within_task(probe, || dns::lookup(dns::IN_TASK, service, dns::RecordType::A))??;
-    ensure!(answer.records.len() == 1, "{service} should have one address: {answer:?}");
-    answer.addrs().first().copied().context("an address")
+    ensure!(answer.records.len() == 1, "{service} must resolve to one address: {answer:?}");
+    answer.addrs().first().copied().context("the answer has an address")
 }
 
-/// Waits until, at all of the addresses, all of these tasks have answered, and nobody else does. One deadline for all.
+/// Waits until exactly these tasks answer at each of the addresses. The deadline is for all
+/// addresses together.
 pub(crate) fn all_answer(host: &str, addrs: &[SocketAddr], tasks: &[Task], deadline: Duration) {
     all_answer_within(&contract::namespace_path(host), host, addrs, tasks, deadline);
 }
 
-/// As [`all_answer`], seen from a network namespace: `whose` names it.
-pub(crate) fn all_answer_within(netns: &Path, whose: &str, addrs: &[SocketAddr], tasks: &[Task], deadline: Duration) {
+/// Like [`all_answer`], from a network namespace. Errors contain its `name`.
+pub(crate) fn all_answer_within(netns: &Path, name: &str, addrs: &[SocketAddr], tasks: &[Task], deadline: Duration) {
     let expected = task_names(tasks);
     let rounds = expected.len() * 4;
-    at_once(addrs, |addr| {
-        let what = format!("all of {expected:?} answer {whose} at {addr}");
+    in_parallel(addrs, |addr| {
+        let what = format!("all of {expected:?} answer {name} at {addr}");
         eventually(deadline, &what, || {
-            let seen = netns::within(netns, || http::spread(*addr, rounds)).map_err(|error| error.to_string())?;
-            let seen: BTreeSet<String> = seen.map_err(|error| error.to_string())?.into_keys().collect();
-            if seen == expected { Ok(()) } else { Err(format!("answers came from {seen:?}")) }
+            let found =
+                netns::within(netns, || http::answers_by_task(*addr, rounds)).map_err(|error| error.to_string())?;
+            let found: BTreeSet<String> = found.map_err(|error| error.to_string())?.into_keys().collect();
+            if found == expected { Ok(()) } else { Err(format!("answers came from {found:?}")) }
         });
     });
 }
 
-/// Waits until `tasks.whoami`, asked from `probe`, gives the IPv4 addresses of exactly these tasks.
+/// Waits until `tasks.whoami` resolves in `probe` to the IPv4 addresses of exactly these tasks.
 pub(crate) fn names_follow(lab: &Lab, probe: &Task, tasks: &[Task], deadline: Duration) {
     let expected = v4_of(tasks, "app");
-    eventually(deadline, "tasks.whoami gives the addresses of the running tasks", || {
-        let answer = lab.ask(probe, "tasks.whoami", dns::RecordType::A).map_err(|error| format!("{error:#}"))?;
+    eventually(deadline, "tasks.whoami resolves to the addresses of the running tasks", || {
+        let answer = lab.lookup(probe, "tasks.whoami", dns::RecordType::A).map_err(|error| format!("{error:#}"))?;
         let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
         if found == expected { Ok(()) } else { Err(format!("{found:?} instead of {expected:?}")) }
     });
 }
 
-/// Does it for all at the same time; a panic of one is a panic here.
-pub(crate) fn at_once<T: Sync>(all: &[T], action: impl Fn(&T) + Sync) {
+/// Runs `action` for all values at the same time.
+///
+/// # Panics
+/// When one of them panics.
+pub(crate) fn in_parallel<T: Sync>(all: &[T], action: impl Fn(&T) + Sync) {
     thread::scope(|scope| {
         let threads: Vec<_> = all.iter().map(|one| scope.spawn(|| action(one))).collect();
         for thread in threads {
@@ -171,20 +181,23 @@ pub(crate) fn at_once<T: Sync>(all: &[T], action: impl Fn(&T) + Sync) {
     });
 }
 
-/// What is left of a second that began when something happened.
-pub(crate) fn soon_after(event: Instant) -> Duration {
-    SOON.saturating_sub(event.elapsed())
+/// What is left of [`FOLLOW_TIMEOUT`] since an event.
+pub(crate) fn time_left(event: Instant) -> Duration {
+    FOLLOW_TIMEOUT.saturating_sub(event.elapsed())
 }
 
-/// As [`Lab::spread_evenly`], which must find it so.
+/// Like [`Lab::check_even_spread`].
+///
+/// # Panics
+/// On its errors.
 #[track_caller]
 pub(crate) fn assert_even(lab: &Lab, host: &str, addr: SocketAddr, tasks: &[Task], count: usize) {
-    if let Err(error) = lab.spread_evenly(host, addr, tasks, count) {
+    if let Err(error) = lab.check_even_spread(host, addr, tasks, count) {
         panic!("{error:#}");
     }
 }
 
-/// A field of a service as the API tells it.
+/// A service, as the API describes it.
 pub(crate) fn inspect(via: &str, service: &str) -> Result<serde_json::Value> {
     api::get(&contract::socket(via), &format!("/services/{service}"))
 }

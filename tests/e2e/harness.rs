@@ -1,5 +1,6 @@
-//! Runs themes: lists of tests that share one lab. A theme's lab is made for its first test and removed after its last. A
-//! test that fails leaves its cluster to nobody: the next one gets a new lab.
+//! Runs groups of tests that share one lab. The lab of a group is created before its first test and
+//! removed after its last. A test that fails may leave its cluster in any state: its lab is
+//! removed, and the next test gets a new one.
 
 use std::{
     panic::{self, AssertUnwindSafe},
@@ -12,10 +13,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use weft_lab::{Lab, LabOptions, Runtime};
 
-/// Name and body of a test.
+/// The name and the body of a test.
 pub(crate) type Test = (&'static str, fn(&Lab) -> Result<()>);
 
-/// Lists functions as tests under their own names.
+/// Lists functions as tests. The name of a test is the name of its function.
 macro_rules! tests {
     ($($test:path),* $(,)?) => {
         vec![$((stringify!($test), $test as fn(&weft_lab::Lab) -> anyhow::Result<()>)),*]
@@ -23,14 +24,19 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
-pub(crate) struct Theme {
+/// How the names of groups begin that use the container engine or the docker client.
+/// `cargo xtask test FILTER` installs them only for tests of these groups.
+const DOCKER_GROUPS: &str = "docker_";
+
+pub(crate) struct Group {
     pub(crate) name: &'static str,
     pub(crate) shape: Shape,
-    /// What all tests of the theme find there.
+    /// Creates what all tests of the group use.
     pub(crate) setup: fn(&Lab) -> Result<()>,
     pub(crate) tests: Vec<Test>,
 }
 
+/// The shape of a group's lab.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) nodes: usize,
@@ -45,27 +51,35 @@ impl Default for Shape {
     }
 }
 
-/// The lab that is up, of the theme with this index.
+/// The lab that is up, and the index of its group.
 struct Current {
-    theme: usize,
+    group: usize,
     lab: Lab,
 }
 
-/// What the trials share.
-struct Stage {
-    themes: Vec<Theme>,
+/// What the tests share.
+struct Harness {
+    groups: Vec<Group>,
     current: Mutex<Option<Current>>,
-    /// Themes whose lab could not be made, and why: not tried again.
-    hopeless: Mutex<Vec<(usize, String)>>,
+    /// Groups whose lab could not be created, each with the error. It is not tried again.
+    failed_setups: Mutex<Vec<(usize, String)>>,
 }
 
-pub(crate) fn run(themes: Vec<Theme>) -> ExitCode {
+pub(crate) fn run(groups: Vec<Group>) -> ExitCode {
+    for group in &groups {
+        let uses_engine = group.shape.runtime == Runtime::Docker;
+        assert!(
+            !uses_engine || group.name.starts_with(DOCKER_GROUPS),
+            "{} must begin with {DOCKER_GROUPS}",
+            group.name
+        );
+    }
     let mut arguments = Arguments::from_args();
-    // The tests of a theme share a lab.
+    // The tests of a group share a lab.
     arguments.test_threads = Some(1);
     if !arguments.list && !is_root() {
         eprintln!(
-            "the end-to-end tests make network namespaces and load eBPF: run them as root (`cargo xtask test` asks sudo)"
+            "the end-to-end tests need root for network namespaces and eBPF: run `cargo xtask test`, which uses sudo"
         );
         return ExitCode::FAILURE;
     }
@@ -74,18 +88,18 @@ pub(crate) fn run(themes: Vec<Theme>) -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    // What a run that was killed left up would count as left behind by this one.
+    // Otherwise what a killed run left behind would count as left behind by this run.
     if !arguments.list
-        && let Err(error) = Lab::make_room()
+        && let Err(error) = Lab::remove_previous()
     {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    let stage = Arc::new(Stage { themes, current: Mutex::new(None), hopeless: Mutex::new(Vec::new()) });
-    let trials = trials(&stage);
+    let harness = Arc::new(Harness { groups, current: Mutex::new(None), failed_setups: Mutex::new(Vec::new()) });
+    let trials = trials(&harness);
     let conclusion = libtest_mimic::run(&arguments, trials);
-    // Where a filter left the last test of a theme out.
-    if let Err(error) = stage.clear() {
+    // A filter may have left out the last test of a group, which removes the lab.
+    if let Err(error) = harness.remove_lab() {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
@@ -96,66 +110,66 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn trials(stage: &Arc<Stage>) -> Vec<Trial> {
+fn trials(harness: &Arc<Harness>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for (index, theme) in stage.themes.iter().enumerate() {
-        for (name, test) in theme.tests.iter().copied() {
-            let stage = Arc::clone(stage);
+    for (index, group) in harness.groups.iter().enumerate() {
+        for (name, test) in group.tests.iter().copied() {
+            let harness = Arc::clone(harness);
             let short = name.rsplit("::").next().unwrap_or(name);
-            trials.push(Trial::test(format!("{}::{short}", theme.name), move || {
-                stage.run(index, test).map_err(|error| Failed::from(format!("{error:#}")))
+            trials.push(Trial::test(format!("{}::{short}", group.name), move || {
+                harness.run(index, test).map_err(|error| Failed::from(format!("{error:#}")))
             }));
         }
-        let stage = Arc::clone(stage);
-        trials.push(Trial::test(format!("{}::nothing_is_left_behind", theme.name), move || {
-            stage.clear().map_err(|error| Failed::from(format!("{error:#}")))
+        let harness = Arc::clone(harness);
+        trials.push(Trial::test(format!("{}::nothing_is_left_behind", group.name), move || {
+            harness.remove_lab().map_err(|error| Failed::from(format!("{error:#}")))
         }));
     }
     trials
 }
 
-impl Stage {
-    fn run(&self, theme: usize, test: fn(&Lab) -> Result<()>) -> Result<()> {
+impl Harness {
+    fn run(&self, group: usize, test: fn(&Lab) -> Result<()>) -> Result<()> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_none_or(|current| current.theme != theme) {
+        if current.as_ref().is_none_or(|current| current.group != group) {
             if current.is_some() {
-                // A filter left the last test of another theme out.
+                // A filter has left out the last test of another group.
                 remove(&mut current)?;
             }
-            *current = Some(Current { theme, lab: self.make(theme)? });
+            *current = Some(Current { group, lab: self.create_lab(group)? });
         }
-        let lab = &current.as_ref().context("a lab is up")?.lab;
-        let result = caught(|| test(lab)).map_err(|error| with_logs(&error, lab));
+        let lab = &current.as_ref().context("the lab was created")?.lab;
+        let result = catch_panic(|| test(lab)).map_err(|error| with_logs(&error, lab));
         if result.is_err() {
             remove(&mut current)?;
         }
         result
     }
 
-    fn make(&self, index: usize) -> Result<Lab> {
-        let mut hopeless = self.hopeless.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, why)) = hopeless.iter().find(|(theme, _)| *theme == index) {
-            return Err(anyhow!("this theme's lab could not be made: {}", why.lines().next().unwrap_or_default()));
+    fn create_lab(&self, index: usize) -> Result<Lab> {
+        let mut failed = self.failed_setups.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, error)) = failed.iter().find(|(group, _)| *group == index) {
+            return Err(anyhow!("the lab of this group failed before: {}", error.lines().next().unwrap_or_default()));
         }
-        let theme = &self.themes[index];
-        let made = caught(|| up(theme));
-        if let Err(error) = &made {
-            hopeless.push((index, format!("{error:#}")));
+        let group = &self.groups[index];
+        let created = catch_panic(|| up(group));
+        if let Err(error) = &created {
+            failed.push((index, format!("{error:#}")));
         }
-        made
+        created
     }
 
-    /// Removes the lab that is up, and proves it.
-    fn clear(&self) -> Result<()> {
+    /// Removes the lab that is up, if there is one, and checks that nothing is left.
+    fn remove_lab(&self) -> Result<()> {
         remove(&mut self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn up(theme: &Theme) -> Result<Lab> {
-    let Shape { nodes, managers, runtime, init } = theme.shape;
+fn up(group: &Group) -> Result<Lab> {
+    let Shape { nodes, managers, runtime, init } = group.shape;
     let weft = Path::new(env!("CARGO_BIN_EXE_weft")).to_owned();
     let lab = Lab::up(LabOptions { nodes, managers, runtime, init, weft })?;
-    if let Err(error) = caught(|| (theme.setup)(&lab)) {
+    if let Err(error) = catch_panic(|| (group.setup)(&lab)) {
         let error = with_logs(&error, &lab);
         lab.down()?;
         return Err(error);
@@ -172,8 +186,8 @@ fn remove(current: &mut Option<Current>) -> Result<()> {
     Ok(())
 }
 
-/// A panic becomes an error, so that both end the same way.
-fn caught<T>(action: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Turns a panic into an error, so that a test may fail either way.
+fn catch_panic<T>(action: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(action)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied());

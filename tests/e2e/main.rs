@@ -1,43 +1,43 @@
-//! End to end: the real binary on real network namespaces, driven as a user would drive it. One file for each theme; the
-//! names of the tests, read aloud, say what weft promises.
+//! End-to-end tests: the real binary in real network namespaces, used as a user uses it. Each file
+//! has a group of tests about one subject, and the name of each test says what weft promises.
 //!
-//! The tests of a theme share a running cluster ([`harness`]), run one after the other, and end with the proof that
-//! nothing of it is left. They need root, and say so.
+//! The tests of a group share a running cluster ([`harness`]) and run one after the other. The last
+//! test of each group checks that nothing of its lab is left. They need root.
 
-mod cluster;
-mod connections;
-mod docker_client;
-mod docker_runtime;
-mod errors;
-mod failure;
-mod fixtures;
 mod harness;
-mod isolation;
+mod fixtures;
+mod cluster;
 mod mesh;
 mod names;
+mod isolation;
 mod scaling;
 mod update;
+mod connections;
+mod failure;
+mod errors;
+mod docker_runtime;
+mod docker_client;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if let Err(error) = weft_lab::resolver::run_if_asked() {
+    if let Err(error) = weft_lab::resolver::run_if_requested() {
         eprintln!("resolver: {error:#}");
         return ExitCode::FAILURE;
     }
     harness::run(vec![
         cluster::story(),
         cluster::membership(),
-        mesh::theme(),
-        names::theme(),
-        isolation::theme(),
-        scaling::theme(),
-        update::theme(),
+        mesh::group(),
+        names::group(),
+        isolation::group(),
+        scaling::group(),
+        update::group(),
         failure::daemons(),
         failure::nodes(),
-        errors::theme(),
-        docker_runtime::theme(),
+        errors::group(),
+        docker_runtime::group(),
         docker_runtime::failures(),
-        docker_client::theme(),
+        docker_client::group(),
     ])
 }

@@ -1,4 +1,5 @@
-//! The routing mesh: a published port answers everywhere, evenly, and tells the truth about who asked.
+//! The routing mesh: published ports answer on every node, connections are spread evenly, and tasks
+//! see the client's own address.
 
 use std::{
     io::{self, Read, Write},
@@ -10,42 +11,43 @@ use anyhow::{Context, Result, ensure};
 use weft_lab::{CLIENT, Lab, Task, contract, http};
 
 use crate::{
-    fixtures::{SILENCE, WHOAMI, all_answer, assert_even, network, service},
-    harness::{Shape, Theme, tests},
+    fixtures::{DROP_TIMEOUT, WHOAMI, all_answer, assert_even, network, service},
+    harness::{Group, Shape, tests},
 };
 
 pub(crate) const PORT: u16 = 8080;
 pub(crate) const UDP_PORT: u16 = 9007;
 pub(crate) const TCP_ECHO_PORT: u16 = 9008;
-/// New connections to each address.
+/// How many new connections are opened to each address.
 const CONNECTIONS: usize = 300;
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-pub(crate) fn theme() -> Theme {
-    Theme {
+pub(crate) fn group() -> Group {
+    Group {
         name: "mesh",
         shape: Shape::default(),
         setup,
         tests: tests![
-            every_node_answers_evenly_by_ipv4_and_ipv6,
-            replies_show_the_clients_own_address,
+            every_node_spreads_connections_evenly_over_ipv4_and_ipv6,
+            tasks_see_the_clients_own_address,
             each_node_answers_on_localhost_and_on_its_own_addresses,
-            udp_reaches_the_tasks_evenly_through_every_node,
-            much_data_passes_unchanged_both_ways,
-            a_port_that_nobody_published_stays_closed,
-            a_service_without_a_network_is_published_too,
-            a_port_is_chosen_where_none_is_named,
-            tasks_reach_the_outside,
+            every_node_spreads_datagrams_evenly,
+            large_transfers_arrive_unchanged_in_both_directions,
+            an_unpublished_port_is_closed,
+            a_service_without_a_network_can_publish_a_port,
+            a_published_port_is_chosen_when_none_is_given,
+            tasks_reach_hosts_outside_of_the_cluster,
         ],
     }
 }
 
-/// The service of the story, with its echo ports published too.
+/// The network `app`, and the service `whoami` on it.
 pub(crate) fn setup(lab: &Lab) -> Result<()> {
     network(lab, "app", &[])?;
     setup_service(lab)
 }
 
+/// Three tasks of whoami, with their HTTP and echo ports published.
 pub(crate) fn setup_service(lab: &Lab) -> Result<()> {
     let ports = ["-p", "8080:80", "-p", "9007:7/udp", "-p", "9008:7"];
     let tasks = service(lab, "whoami", 3, &[&["--network", "app"], &ports[..]].concat(), &[WHOAMI])?;
@@ -53,7 +55,7 @@ pub(crate) fn setup_service(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn every_node_answers_evenly_by_ipv4_and_ipv6(lab: &Lab) -> Result<()> {
+pub(crate) fn every_node_spreads_connections_evenly_over_ipv4_and_ipv6(lab: &Lab) -> Result<()> {
     let tasks = lab.wait_running("n1", "whoami", 3)?;
     for addr in lab.published(PORT) {
         assert_even(lab, CLIENT, addr, &tasks, CONNECTIONS);
@@ -61,14 +63,14 @@ pub(crate) fn every_node_answers_evenly_by_ipv4_and_ipv6(lab: &Lab) -> Result<()
     Ok(())
 }
 
-pub(crate) fn replies_show_the_clients_own_address(lab: &Lab) -> Result<()> {
+pub(crate) fn tasks_see_the_clients_own_address(lab: &Lab) -> Result<()> {
     let own = contract::addrs(CLIENT);
     for addr in lab.published(PORT) {
-        // Enough for every task, local and remote, to be among those that answer.
+        // Enough requests that every task answers one, on this node and on others.
         for _ in 0..12 {
             let reply = lab.get(CLIENT, addr, "/")?;
-            let peer = reply.peer.with_context(|| format!("no peer in {reply:?}"))?;
-            ensure!(own.contains(&peer.ip()) && peer.is_ipv4() == addr.is_ipv4(), "{addr} showed {peer}");
+            let peer = reply.peer.with_context(|| format!("the reply has no peer: {reply:?}"))?;
+            ensure!(own.contains(&peer.ip()) && peer.is_ipv4() == addr.is_ipv4(), "a task behind {addr} saw {peer}");
         }
     }
     Ok(())
@@ -79,24 +81,24 @@ pub(crate) fn each_node_answers_on_localhost_and_on_its_own_addresses(lab: &Lab)
     for node in lab.nodes() {
         for ip in LOOPBACK.into_iter().chain(contract::addrs(&node)) {
             assert_even(lab, &node, SocketAddr::new(ip, PORT), &tasks, CONNECTIONS);
-            let answer = lab.within(&node, || http::udp((ip, UDP_PORT).into(), b"hello", SILENCE))?;
+            let answer = lab.within(&node, || http::udp((ip, UDP_PORT).into(), b"hello", DROP_TIMEOUT))?;
             let answer = answer.with_context(|| format!("UDP from {node} to {ip}"))?;
-            ensure!(answer == b"hello", "UDP from {node} to {ip} came back as {answer:?}");
+            ensure!(answer == b"hello", "{ip} echoed {answer:?} to {node}");
         }
     }
     Ok(())
 }
 
-pub(crate) fn udp_reaches_the_tasks_evenly_through_every_node(lab: &Lab) -> Result<()> {
+pub(crate) fn every_node_spreads_datagrams_evenly(lab: &Lab) -> Result<()> {
     let tasks = lab.wait_running("n1", "whoami", 3)?;
     for addr in lab.published(UDP_PORT) {
         let before = datagrams(lab, &tasks, addr.is_ipv4())?;
         lab.within(CLIENT, || {
             for number in 0..CONNECTIONS {
                 let payload = format!("datagram {number}");
-                let answer =
-                    http::udp(addr, payload.as_bytes(), SILENCE).with_context(|| format!("{payload} to {addr}"))?;
-                ensure!(answer == payload.as_bytes(), "{payload} to {addr} came back as {answer:?}");
+                let answer = http::udp(addr, payload.as_bytes(), DROP_TIMEOUT)
+                    .with_context(|| format!("{payload} to {addr}"))?;
+                ensure!(answer == payload.as_bytes(), "{addr} echoed {answer:?} instead of {payload}");
             }
             Ok(())
         })??;
@@ -107,100 +109,102 @@ pub(crate) fn udp_reaches_the_tasks_evenly_through_every_node(lab: &Lab) -> Resu
     Ok(())
 }
 
-/// As [`Lab::datagrams`], of each task.
+/// Like [`Lab::received_datagrams`], for each task.
 pub(crate) fn datagrams(lab: &Lab, tasks: &[Task], v4: bool) -> Result<Vec<u64>> {
-    tasks.iter().map(|task| lab.datagrams(task, v4)).collect()
+    tasks.iter().map(|task| lab.received_datagrams(task, v4)).collect()
 }
 
-pub(crate) fn much_data_passes_unchanged_both_ways(lab: &Lab) -> Result<()> {
-    // Longer than any window, of bytes that no shift leaves alike.
+pub(crate) fn large_transfers_arrive_unchanged_in_both_directions(lab: &Lab) -> Result<()> {
+    // Larger than any TCP window. No part of it is like another, so that misplaced data is
+    // detected.
     let payload: Vec<u8> = (0..4_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for addr in lab.published(TCP_ECHO_PORT) {
-        // Each backend in turn, local and remote.
+        // Enough for each backend, on this node and on others.
         for _ in 0..3 {
             let answer =
                 lab.within(CLIENT, || http::tcp_echo(addr, &payload))?.with_context(|| format!("to {addr}"))?;
-            ensure!(answer == payload, "{} of {} bytes came back from {addr}, or others", answer.len(), payload.len());
+            ensure!(answer == payload, "{addr} echoed {} of {} bytes, or other bytes", answer.len(), payload.len());
         }
     }
     Ok(())
 }
 
-pub(crate) fn a_port_that_nobody_published_stays_closed(lab: &Lab) -> Result<()> {
+pub(crate) fn an_unpublished_port_is_closed(lab: &Lab) -> Result<()> {
     for addr in lab.published(PORT + 1000) {
-        let error = lab.within(CLIENT, || http::connect(addr, SILENCE))?.err();
+        let error = lab.within(CLIENT, || http::connect(addr, DROP_TIMEOUT))?.err();
         let refused = error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        ensure!(refused, "{addr} should refuse, but: {error:?}");
+        ensure!(refused, "{addr} must refuse the connection: {error:?}");
     }
     Ok(())
 }
 
-pub(crate) fn a_service_without_a_network_is_published_too(lab: &Lab) -> Result<()> {
+pub(crate) fn a_service_without_a_network_can_publish_a_port(lab: &Lab) -> Result<()> {
     let tasks = service(lab, "plain", 2, &["-p", "8081:80"], &[WHOAMI])?;
     all_answer(CLIENT, &lab.published(8081), &tasks, Duration::from_secs(2));
     lab.weft_ok("n1", &["service", "rm", "plain"])?;
     Ok(())
 }
 
-pub(crate) fn a_port_is_chosen_where_none_is_named(lab: &Lab) -> Result<()> {
-    let tasks = service(lab, "anywhere", 1, &["-p", "80"], &[WHOAMI])?;
-    let inspected = crate::fixtures::inspect("n1", "anywhere")?;
-    let port = inspected["Endpoint"]["Ports"][0]["PublishedPort"].as_u64().context("a published port")?;
-    ensure!((30_000..=32_767).contains(&port), "{port} is outside of 30000 to 32767");
+pub(crate) fn a_published_port_is_chosen_when_none_is_given(lab: &Lab) -> Result<()> {
+    let tasks = service(lab, "any-port", 1, &["-p", "80"], &[WHOAMI])?;
+    let inspected = crate::fixtures::inspect("n1", "any-port")?;
+    let port =
+        inspected["Endpoint"]["Ports"][0]["PublishedPort"].as_u64().context("the service has a published port")?;
+    ensure!((30_000..=32_767).contains(&port), "{port} is not between 30000 and 32767");
     all_answer(CLIENT, &lab.published(port.try_into()?), &tasks, Duration::from_secs(2));
-    lab.weft_ok("n1", &["service", "rm", "anywhere"])?;
+    lab.weft_ok("n1", &["service", "rm", "any-port"])?;
     Ok(())
 }
 
-/// Servers of the outside world, which see the node's address and not the task's.
-pub(crate) fn tasks_reach_the_outside(lab: &Lab) -> Result<()> {
+/// The servers see the address of the task's node as the client's address.
+pub(crate) fn tasks_reach_hosts_outside_of_the_cluster(lab: &Lab) -> Result<()> {
     for task in lab.wait_running("n1", "whoami", 3)? {
         for own in contract::addrs(CLIENT) {
-            for (how, peer) in [("UDP", by_udp(lab, &task, own)), ("TCP", by_tcp(lab, &task, own))] {
-                let peer = peer.with_context(|| format!("by {how} from {} to {own}", task.node))?;
+            for (protocol, peer) in [("UDP", udp_source(lab, &task, own)), ("TCP", tcp_source(lab, &task, own))] {
+                let peer = peer.with_context(|| format!("{protocol} from {} to {own}", task.node))?;
                 ensure!(
                     contract::addrs(&task.node).contains(&peer.ip()),
-                    "by {how} {} shows itself as {peer}",
+                    "{protocol} from {} arrives from {peer}",
                     task.node
                 );
             }
-            let ping = lab.exec_beside(&task, &["ping", "-c", "1", "-W", "1", &own.to_string()])?;
+            let ping = lab.exec_in_task_netns(&task, &["ping", "-c", "1", "-W", "1", &own.to_string()])?;
             ensure!(ping.status.success(), "{} pings {own}: {}", task.node, String::from_utf8_lossy(&ping.stdout));
         }
     }
     Ok(())
 }
 
-/// A question and its answer; whom the server saw.
-fn by_udp(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
+/// Exchanges two datagrams between a task and the client. Returns the address that the client saw.
+fn udp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
     let server = lab.within(CLIENT, || UdpSocket::bind((own, 0)))??;
-    server.set_read_timeout(Some(SILENCE))?;
+    server.set_read_timeout(Some(DROP_TIMEOUT))?;
     let addr = server.local_addr()?;
     let socket = lab.within_task(task, || {
         let socket = UdpSocket::bind((if own.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
-        socket.set_read_timeout(Some(SILENCE))?;
+        socket.set_read_timeout(Some(DROP_TIMEOUT))?;
         socket.send_to(b"question", addr)?;
         io::Result::Ok(socket)
     })??;
     let mut packet = [0; 64];
-    let (_, peer) = server.recv_from(&mut packet).context("the question")?;
+    let (_, peer) = server.recv_from(&mut packet).context("receive the question")?;
     server.send_to(b"answer", peer)?;
-    let (length, from) = socket.recv_from(&mut packet).context("the answer")?;
-    ensure!(&packet[..length] == b"answer" && from == addr, "another answer, from {from}");
+    let (length, from) = socket.recv_from(&mut packet).context("receive the answer")?;
+    ensure!(&packet[..length] == b"answer" && from == addr, "received another answer from {from}");
     Ok(peer)
 }
 
-/// As [`by_udp`], over a connection.
-fn by_tcp(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
+/// Like [`udp_source`], over a TCP connection.
+fn tcp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
     let server = lab.within(CLIENT, || TcpListener::bind((own, 0)))??;
     let addr = server.local_addr()?;
-    let mut socket = lab.within_task(task, || TcpStream::connect_timeout(&addr, SILENCE))??;
+    let mut socket = lab.within_task(task, || TcpStream::connect_timeout(&addr, DROP_TIMEOUT))??;
     let (mut accepted, peer) = server.accept()?;
-    accepted.set_read_timeout(Some(SILENCE))?;
-    socket.set_read_timeout(Some(SILENCE))?;
+    accepted.set_read_timeout(Some(DROP_TIMEOUT))?;
+    socket.set_read_timeout(Some(DROP_TIMEOUT))?;
     socket.write_all(b"question")?;
-    accepted.read_exact(&mut [0; 8]).context("the question")?;
+    accepted.read_exact(&mut [0; 8]).context("receive the question")?;
     accepted.write_all(b"answer")?;
-    socket.read_exact(&mut [0; 6]).context("the answer")?;
+    socket.read_exact(&mut [0; 6]).context("receive the answer")?;
     Ok(peer)
 }

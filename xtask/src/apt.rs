@@ -1,5 +1,6 @@
-//! Debian's package tool: what it has installed, what it offers, and installing. Nothing else changes the machine's
-//! packages, and nothing here removes one.
+//! Debian's package tool: which versions of a package are installed and available, and installing
+//! packages. This is the only module that changes the packages of the machine, and it never removes
+//! one.
 
 use std::{collections::BTreeMap, process::Command};
 
@@ -10,59 +11,61 @@ use crate::{
     ui::Step,
 };
 
-/// The versions that apt knows of a package.
+/// The versions of a package that apt reports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Offer {
+pub(crate) struct Versions {
     pub(crate) installed: Option<String>,
-    /// What it would install now.
+    /// The version that apt would install now.
     pub(crate) candidate: Option<String>,
 }
 
 /// Whether this system has apt.
-pub(crate) fn is_there() -> bool {
+pub(crate) fn is_available() -> bool {
     find("apt-get").is_some()
 }
 
-/// What apt says of these packages. Those that it never heard of are absent.
-pub(crate) fn offers(packages: &[&str]) -> Result<BTreeMap<String, Offer>> {
+/// The versions of these packages. Packages that apt does not list are absent.
+pub(crate) fn versions(packages: &[&str]) -> Result<BTreeMap<String, Versions>> {
     let output = Command::new("apt-cache")
         .arg("policy")
         .args(packages)
-        // The words are translated elsewhere.
+        // Otherwise the output is in the user's language.
         .env("LC_ALL", "C")
         .output()
         .context("cannot run apt-cache")?;
-    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+    Ok(parse_policy(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Reads the answer of `apt-cache policy`: a package's name at the start of a line, what is known of it indented below.
-fn parse(policy: &str) -> BTreeMap<String, Offer> {
-    let mut offers = BTreeMap::new();
+/// Reads the output of `apt-cache policy`: the name of a package at the start of a line, its
+/// versions in indented lines below.
+fn parse_policy(policy: &str) -> BTreeMap<String, Versions> {
+    let mut packages = BTreeMap::new();
     let mut current = None;
     for line in policy.lines() {
         if let Some(name) = line.strip_suffix(':').filter(|name| !name.starts_with(' ')) {
-            current = Some(offers.entry(name.to_owned()).or_insert_with(Offer::default));
+            current = Some(packages.entry(name.to_owned()).or_insert_with(Versions::default));
             continue;
         }
-        let (Some(offer), Some((key, value))) = (&mut current, line.split_once(": ")) else { continue };
+        let (Some(versions), Some((key, value))) = (&mut current, line.split_once(": ")) else { continue };
         let version = Some(value.trim()).filter(|version| *version != "(none)").map(str::to_owned);
         match key.trim() {
-            "Installed" => offer.installed = version,
-            "Candidate" => offer.candidate = version,
+            "Installed" => versions.installed = version,
+            "Candidate" => versions.candidate = version,
             _ => {}
         }
     }
-    offers
+    packages
 }
 
-/// The upstream part of a package's version, without Debian's: `1.96.0` of `1:1.96.0+dfsg1-1~deb12u2`.
+/// The upstream part of a Debian version: `1.96.0` of `1:1.96.0+dfsg1-1~deb12u2`.
 pub(crate) fn upstream(version: &str) -> &str {
     let version = version.split_once(':').map_or(version, |(_epoch, rest)| rest);
     version.split(['+', '-', '~']).next().unwrap_or(version)
 }
 
-/// Why apt would not install these packages beside what is installed, if it would not. Changes nothing.
-pub(crate) fn objection(packages: &[&str]) -> Result<Option<String>> {
+/// The reason why apt cannot install these packages beside the installed ones. `None` when it can.
+/// Changes nothing.
+pub(crate) fn install_conflict(packages: &[&str]) -> Result<Option<String>> {
     let output = Command::new("apt-get")
         .args(["--simulate", "--no-remove", "--no-install-recommends", "install"])
         .args(packages)
@@ -72,26 +75,29 @@ pub(crate) fn objection(packages: &[&str]) -> Result<Option<String>> {
     if output.status.success() {
         return Ok(None);
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let reason = said.lines().find_map(|line| line.strip_prefix("E: ")).unwrap_or("no reason given");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let reason = stderr.lines().find_map(|line| line.strip_prefix("E: ")).unwrap_or("apt-get gives no reason");
     Ok(Some(reason.trim().to_owned()))
 }
 
-/// Fetches the lists of packages.
-pub(crate) fn refresh(step: &Step) -> Result<()> {
+/// Updates the lists of packages.
+pub(crate) fn update(step: &Step) -> Result<()> {
     run(step, &["update"])
 }
 
-/// Installs packages, as root or through sudo. Elsewhere says what to install.
+/// Installs packages, as root or through sudo.
+///
+/// # Errors
+/// Without apt or sudo: then the error says what to install.
 pub(crate) fn install(step: &Step, packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
-    if !is_there() {
-        bail!("please install {list} (the names are Debian's) with this system's package tool, then run this again");
+    if !is_available() {
+        bail!("install {list} (names of Debian packages) with the package tool of this system, then run this again");
     }
     if !is_root() && find("sudo").is_none() {
-        bail!("this needs root: run `apt-get install {list}` as root, then run this again");
+        bail!("installing packages needs root: run `apt-get install {list}` as root, then run this again");
     }
-    refresh(step)?;
+    update(step)?;
     let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
     arguments.extend(packages);
     run(step, &arguments)
@@ -123,19 +129,19 @@ zlib1g-dev:
 ";
 
     #[test]
-    fn policies_are_read() {
+    fn versions_are_read_from_a_policy() {
         let version = |text: &str| Some(text.to_owned());
-        let offers = parse(POLICY);
-        assert_eq!(offers.len(), 2, "{offers:?}");
-        let compiler = Offer { installed: None, candidate: version("1.96.0+dfsg1-1~deb12u2") };
-        assert_eq!(offers["rustc-web"], compiler);
-        let zlib = Offer { installed: version("1:1.2.13.dfsg-1"), candidate: version("1:1.2.13.dfsg-1") };
-        assert_eq!(offers["zlib1g-dev"], zlib);
-        assert!(parse("").is_empty());
+        let packages = parse_policy(POLICY);
+        assert_eq!(packages.len(), 2, "{packages:?}");
+        let compiler = Versions { installed: None, candidate: version("1.96.0+dfsg1-1~deb12u2") };
+        assert_eq!(packages["rustc-web"], compiler);
+        let zlib = Versions { installed: version("1:1.2.13.dfsg-1"), candidate: version("1:1.2.13.dfsg-1") };
+        assert_eq!(packages["zlib1g-dev"], zlib);
+        assert!(parse_policy("").is_empty());
     }
 
     #[test]
-    fn versions_lose_what_debian_added() {
+    fn the_upstream_version_has_no_debian_parts() {
         for (version, expected) in
             [("1.96.0+dfsg1-1~deb12u2", "1.96.0"), ("1:22.1.8-1~deb12u1", "22.1.8"), ("1.63.0", "1.63.0")]
         {

@@ -1,5 +1,8 @@
-//! `demo`: from a bare machine to the whole story in one command. Prepares, has [`crate::story`] told by a process of its
-//! own, cleans up whatever happened to it, and sums up.
+//! `demo`: shows what weft does, in one command on a bare machine.
+//!
+//! It prepares the machine, runs [`crate::story`] in a second process, and removes the lab when
+//! that process has ended, failed, or was interrupted. Two processes, because the story must not
+//! change the lab any more while it is removed ([`crate::interrupt`]).
 
 use std::{
     env,
@@ -14,7 +17,7 @@ use weft_lab::{Lab, LabOptions, Runtime};
 
 use crate::{
     cargo,
-    interrupt::{self, End, Watch},
+    interrupt::{self, End, SignalWatch},
     lab, machine, setup, story,
     ui::Ui,
 };
@@ -23,28 +26,28 @@ const NODES: usize = 3;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Leave the cluster up at the end, to play with.
+    /// Leave the cluster up at the end, to try things out.
     #[arg(long)]
     keep: bool,
-    /// Remove a lab that is up instead of refusing to.
+    /// Remove a lab that is up, instead of stopping with an error.
     #[arg(long)]
     replace: bool,
-    /// The binary to run; built where absent.
+    /// The binary to run. Without this option it is built.
     #[arg(long, hide = true)]
     weft: Option<PathBuf>,
-    /// Only tell the story, for the process that cleans up after it.
+    /// Run only the story, for the process that cleans up after it.
     #[arg(long, hide = true, requires = "weft")]
-    tell: bool,
+    story_only: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let ui = Ui::new();
     match &options.weft {
-        Some(weft) if options.tell => return tell(&ui, weft, options.keep),
+        Some(weft) if options.story_only => return run_story(&ui, weft, options.keep),
         Some(_) => {}
         None => {
-            refuse(options)?;
-            println!("weft demo: three nodes and a client on this machine, each in a network namespace of its own.\n");
+            check_not_in_use(options)?;
+            println!("weft demo: three nodes and a client on this machine, each in a network namespace.\n");
         }
     }
     setup::lab(&ui)?;
@@ -53,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => cargo::build_weft(&ui)?,
     };
     if !machine::is_root() {
-        // The build was the user's; what follows is root's.
+        // The user has built the binary. Root continues with it.
         let mut arguments = vec![OsStr::new("demo"), OsStr::new("--weft"), weft.as_os_str()];
         arguments.extend(options.keep.then_some(OsStr::new("--keep")));
         arguments.extend(options.replace.then_some(OsStr::new("--replace")));
@@ -61,65 +64,62 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let started = Instant::now();
     let _lock = Lab::lock()?;
-    refuse(options)?;
-    let watch = Watch::new(&interrupt::SIGNALS)?;
-    let mut teller = Command::new(env::current_exe()?);
-    teller.args(["demo", "--tell", "--weft"]).arg(&weft).args(options.keep.then_some("--keep"));
-    let (told, interrupted) = match watch.run(&mut teller)? {
-        End::Itself(status) => (status.success(), false),
-        End::Interrupted => (false, true),
-    };
+    check_not_in_use(options)?;
+    let watch = SignalWatch::new(&interrupt::SIGNALS)?;
+    let mut story = Command::new(env::current_exe()?);
+    story.args(["demo", "--story-only", "--weft"]).arg(&weft).args(options.keep.then_some("--keep"));
+    let end = watch.run(&mut story)?;
+    let interrupted = end == End::Interrupted;
     if interrupted {
-        eprintln!("\ninterrupted: cleaning up");
+        eprintln!("\ninterrupted: removing the lab");
     }
     if interrupted || !options.keep {
-        ui.step("remove it all", |_| lab::remove())?;
+        ui.step("remove the lab", |_| lab::remove())?;
     }
-    if interrupted {
-        bail!("interrupted");
-    }
-    if !told {
-        bail!("the story ended early, by the error above");
+    match end {
+        End::Interrupted => bail!("the demo was interrupted"),
+        End::Exited(status) if !status.success() => bail!("the demo stopped with the error above"),
+        End::Exited(_) => {}
     }
     if !options.keep {
-        println!("That took {:.0} s, and nothing is left of it.", started.elapsed().as_secs_f64());
-        println!("`cargo xtask demo --keep` leaves the cluster up to play with.");
+        println!("The demo took {:.0} s, and nothing of it is left.", started.elapsed().as_secs_f64());
+        println!("`cargo xtask demo --keep` leaves the cluster up, to try things out.");
     }
     Ok(())
 }
 
-/// Nobody's lab is taken away unasked.
-fn refuse(options: &Options) -> Result<()> {
+/// A lab that a user has up is not removed without the user's consent.
+fn check_not_in_use(options: &Options) -> Result<()> {
     let nodes = Lab::in_use();
     if options.replace || nodes.is_empty() {
         return Ok(());
     }
     bail!(
-        "a lab is up (nodes {}): remove it with `cargo xtask lab down`, or have it replaced with `cargo xtask demo --replace`",
+        "a lab is up (nodes {}): remove it with `cargo xtask lab down`, or run `cargo xtask demo --replace`",
         nodes.join(", ")
     )
 }
 
-/// Makes the lab and tells the story in it. The lab stays up.
-fn tell(ui: &Ui, weft: &Path, keep: bool) -> Result<()> {
+/// Creates the lab and runs the story in it. The lab stays up, also after an error.
+fn run_story(ui: &Ui, weft: &Path, keep: bool) -> Result<()> {
     let options =
         LabOptions { nodes: NODES, managers: 1, runtime: Runtime::Process, init: false, weft: weft.to_owned() };
     let lab = ui.step("start three nodes", |_| Lab::up(options))?;
-    let told = story::tell(ui, &lab);
-    if told.is_err() {
-        for node in lab.nodes() {
-            eprintln!("--- the end of {node}'s log\n{}", lab.log_tail(&node));
+    let result = story::run(ui, &lab);
+    match &result {
+        Ok(summary) => println!("\n{summary}"),
+        Err(_) => {
+            for node in lab.nodes() {
+                eprintln!("--- the end of the log of {node}\n{}", lab.log_tail(&node));
+            }
         }
-    }
-    if let Ok(summary) = &told {
-        println!("\n{summary}");
     }
     if keep {
-        if told.is_ok() {
-            story::again(ui, &lab)?;
+        if result.is_ok() {
+            story::prepare_for_user(ui, &lab)?;
         }
-        lab.keep()?;
-        println!("\n{}", lab::how_to_play(&lab, true));
+        lab.mark_in_use()?;
+        println!("\n{}", lab::next_commands(&lab, true));
     }
-    told.map(|_| ())
+    result.map(|_| ())
 }

@@ -1,7 +1,10 @@
-//! Being interrupted without leaving anything behind. What must be cleaned up after runs in a process of its own: an
-//! interruption ends that process for certain, whatever it is at, and the cleaning has nobody to race with.
+//! Runs a program so that an interruption leaves nothing behind: a signal kills the program and all
+//! processes of its group, and the caller cleans up after both ends.
 //!
-//! Threads: one waits for signals, one for the end of the process that runs.
+//! The demo runs its story in a process of its own for this reason: once that process is killed,
+//! nothing changes the lab any more while it is removed.
+//!
+//! Threads: one waits for signals, one for the end of the program.
 
 use std::{
     ffi::c_int,
@@ -21,66 +24,68 @@ use signal_hook::{
     iterator::Signals,
 };
 
-/// How a user, a service manager and a closed terminal end a program.
+/// The signals by which a user, a service manager and a closed terminal end a program.
 pub(crate) const SIGNALS: [c_int; 3] = [SIGINT, SIGTERM, SIGHUP];
-/// At most one end and one interruption wait to be read.
+/// Each thread sends at most one event.
 const EVENTS: usize = 2;
 
 #[derive(Debug)]
 enum Event {
-    Ended(std::io::Result<ExitStatus>),
+    Exited(std::io::Result<ExitStatus>),
     Interrupted,
 }
 
-/// How a process ended.
+/// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    Itself(ExitStatus),
+    Exited(ExitStatus),
+    /// It was killed after a signal to this process.
     Interrupted,
 }
 
-/// Waits for signals, which end nothing else from here on.
+/// Catches signals to this process from its creation on, also after it is dropped.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct SignalWatch {
     events: Receiver<Event>,
     sender: SyncSender<Event>,
 }
 
-impl Watch {
+impl SignalWatch {
     pub(crate) fn new(signals: &[c_int]) -> Result<Self> {
         let (sender, events) = mpsc::sync_channel(EVENTS);
-        let mut signals = Signals::new(signals).context("cannot watch for signals")?;
-        let bell = sender.clone();
+        let mut signals = Signals::new(signals).context("cannot catch signals")?;
+        let signal_sender = sender.clone();
         thread::spawn(move || {
-            // Told once: nobody may be left to read a second time.
+            // Only the first: the receiver may be gone after that.
             if signals.forever().next().is_some() {
-                drop(bell.send(Event::Interrupted));
+                drop(signal_sender.send(Event::Interrupted));
             }
         });
         Ok(Self { events, sender })
     }
 
-    /// Runs a program to its end, or to an interruption: then it and all that it started in its process group are killed.
+    /// Runs a program until it exits. A signal to this process kills it, and all processes of its
+    /// group.
     pub(crate) fn run(self, command: &mut Command) -> Result<End> {
-        // A group of its own, which the terminal does not interrupt.
+        // The terminal's Ctrl-C goes to this process's group only.
         command.stdin(Stdio::null()).process_group(0);
         let mut child =
             command.spawn().with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
-        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no process id")?;
-        let bell = self.sender;
-        let waiter = thread::spawn(move || drop(bell.send(Event::Ended(child.wait()))));
-        let end = match self.events.recv().context("nobody waits")? {
-            Event::Ended(status) => End::Itself(status.context("cannot wait for a program")?),
+        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a child has a process id")?;
+        let sender = self.sender;
+        let waiter = thread::spawn(move || drop(sender.send(Event::Exited(child.wait()))));
+        let end = match self.events.recv().context("both threads ended without an event")? {
+            Event::Exited(status) => End::Exited(status.context("cannot wait for the program")?),
             Event::Interrupted => {
                 match kill_process_group(group, Signal::KILL) {
-                    // It ended just before.
+                    // Without the group, it exited just before.
                     Ok(()) | Err(Errno::SRCH) => {}
-                    Err(error) => return Err(error).context("cannot end what was interrupted"),
+                    Err(error) => return Err(error).context("cannot kill the interrupted program"),
                 }
                 End::Interrupted
             }
         };
-        waiter.join().ok().context("waiting for a program failed")?;
+        waiter.join().ok().context("the thread that waits for the program panicked")?;
         Ok(end)
     }
 }
@@ -95,31 +100,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interruption_ends_the_program_and_what_it_started() -> Result<()> {
+    fn an_interruption_kills_the_program_and_its_children() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let pids = folder.path().join("pids");
-        let watch = Watch::new(&[SIGUSR1])?;
+        let watch = SignalWatch::new(&[SIGUSR1])?;
         let mut shell = Command::new("sh");
-        // Interrupts this process once both are up.
+        // Interrupts this process once the shell and its child run.
         shell.args(["-c", "sleep 60 & echo $$ $! > \"$0\"; kill -USR1 $PPID; wait"]).arg(&pids);
         assert_eq!(watch.run(&mut shell)?, End::Interrupted);
         let pids = std::fs::read_to_string(&pids)?;
         assert_eq!(pids.split_whitespace().count(), 2, "{pids}");
         for pid in pids.split_whitespace() {
             let pid = pid.parse()?;
-            weft_lab::eventually(std::time::Duration::from_secs(5), "it ends", || {
-                if weft_lab::process::runs(pid) { Err(format!("{pid} runs")) } else { Ok(()) }
+            weft_lab::eventually(std::time::Duration::from_secs(5), "the process ends", || {
+                if weft_lab::process::is_running(pid) { Err(format!("{pid} is running")) } else { Ok(()) }
             });
         }
         Ok(())
     }
 
     #[test]
-    fn an_end_without_interruption_is_told() -> Result<()> {
-        let watch = Watch::new(&[SIGUSR2])?;
+    fn an_exit_without_interruption_is_reported() -> Result<()> {
+        let watch = SignalWatch::new(&[SIGUSR2])?;
         let end = watch.run(Command::new("sh").args(["-c", "exit 3"]))?;
-        assert!(matches!(end, End::Itself(status) if status.code() == Some(3)), "{end:?}");
-        // The signal ends nobody, even though nobody waits for it any more.
+        assert!(matches!(end, End::Exited(status) if status.code() == Some(3)), "{end:?}");
+        // The signal stays caught after the watch is gone.
         raise(SIGUSR2)?;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `lab up|down|exec|status`: a cluster to play with.
+//! `lab up|down|exec|status`: a cluster in network namespaces, for a user to try things out.
 
 use std::{
     env,
@@ -9,13 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use weft_lab::{Lab, LabOptions, Runtime, contract, netns};
+use weft_lab::{Lab, LabOptions, Runtime, contract, docker, netns};
 
 use crate::{cargo, machine, setup, ui::Ui};
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum RuntimeName {
-    /// Tasks are processes in namespaces of their own; no container engine needed.
+    /// Tasks are processes in namespaces; no container engine is needed.
     Process,
     /// Tasks are containers of a docker engine.
     Docker,
@@ -32,9 +32,9 @@ impl From<RuntimeName> for Runtime {
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Start nodes and a client. A lab that is up is removed first; a test, demo or bench that runs is waited for.
+    /// Start nodes and a client. Removes a lab that is up; waits while a test, demo or bench runs.
     Up(UpOptions),
-    /// Remove the lab without a trace. A test, demo or bench that runs is waited for.
+    /// Remove the lab and everything that belongs to it. Waits while a test, demo or bench runs.
     Down,
     /// Run a command on a node or on the client: `lab exec n1 -- weft node ls`.
     Exec {
@@ -43,24 +43,24 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Say what is up.
+    /// List everything that belongs to the lab.
     Status,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpOptions {
-    /// How many nodes.
+    /// The number of nodes.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// How many of them are managers, with --init.
+    /// How many of the nodes are managers; used with --init.
     #[arg(long, default_value_t = 1)]
     managers: usize,
     #[arg(long, value_enum, default_value = "process")]
     runtime: RuntimeName,
-    /// Form the cluster too.
+    /// Also form the cluster.
     #[arg(long)]
     init: bool,
-    /// The binary to run; built where absent.
+    /// The binary to run. Without this option it is built.
     #[arg(long, hide = true)]
     weft: Option<PathBuf>,
 }
@@ -85,7 +85,7 @@ fn up(options: &UpOptions) -> Result<()> {
         None => cargo::build_weft(&ui)?,
     };
     if !machine::is_root() {
-        // The build was the user's; what follows is root's, with the same arguments and the binary built.
+        // The user has built the binary. Root continues with the same arguments and that binary.
         let arguments: Vec<OsString> = env::args_os().skip(1).collect();
         let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
         arguments.extend([OsStr::new("--weft"), weft.as_os_str()]);
@@ -98,27 +98,27 @@ fn up(options: &UpOptions) -> Result<()> {
         init: options.init,
         weft,
     };
-    // While this works, and no longer: a lab that is up is its user's.
+    // Released when this command ends: a lab that is up is marked as in use instead.
     let _lock = Lab::lock()?;
-    let lab = ui.step(&format!("{} nodes and a client", options.nodes), |_| Lab::up(lab_options))?;
-    lab.keep()?;
-    eprintln!("\n{}", how_to_play(&lab, options.init));
+    let lab = ui.step(&format!("start {} nodes and a client", options.nodes), |_| Lab::up(lab_options))?;
+    lab.mark_in_use()?;
+    eprintln!("\n{}", next_commands(&lab, options.init));
     Ok(())
 }
 
-/// What to type next.
-pub(crate) fn how_to_play(lab: &Lab, formed: bool) -> String {
-    let formed = if formed { "node ls" } else { "swarm init --advertise-addr 192.0.2.1" };
-    // The client is not among what a lab needs.
-    let docker = match machine::find("docker") {
+/// Commands that a user can run in a lab that is up.
+pub(crate) fn next_commands(lab: &Lab, has_cluster: bool) -> String {
+    let first = if has_cluster { "node ls" } else { "swarm init --advertise-addr 192.0.2.1" };
+    // A lab does not need the client, and does not install it.
+    let install = match machine::find("docker") {
         Some(_) => "",
-        None => "   # the docker client, which `cargo xtask setup --docker` installs",
+        None => "   # first install the docker client: `cargo xtask setup --docker`",
     };
     format!(
-        "The lab is up: nodes {} and a client, each in a network namespace of its own.\n\
-         \n  cargo xtask lab exec n1 -- weft {formed}\n\
+        "The lab is up: nodes {} and a client, each in a network namespace. Try:\n\
+         \n  cargo xtask lab exec n1 -- weft {first}\n\
          \x20 cargo xtask lab exec client -- curl http://192.0.2.1:8080/\n\
-         \x20 cargo xtask lab exec n1 -- docker service ls{docker}\n\
+         \x20 cargo xtask lab exec n1 -- docker service ls{install}\n\
          \x20 cargo xtask lab down\n",
         lab.nodes().collect::<Vec<_>>().join(", "),
     )
@@ -131,12 +131,12 @@ fn down() -> Result<()> {
     remove()
 }
 
-/// Removes whatever lab there is, and proves it.
+/// Removes the lab that exists, and checks that nothing of it is left.
 pub(crate) fn remove() -> Result<()> {
-    Lab::remove_any()?;
+    Lab::remove()?;
     let left = weft_lab::leftovers();
     if !left.is_empty() {
-        bail!("still there:\n  {}", left.join("\n  "));
+        bail!("not removed:\n  {}", left.join("\n  "));
     }
     Ok(())
 }
@@ -146,22 +146,22 @@ fn exec(host: &str, command: &[OsString]) -> Result<()> {
     machine::become_root(&arguments.iter().map(OsString::as_os_str).collect::<Vec<_>>())?;
     let namespace = contract::namespace_path(host);
     if !namespace.exists() {
-        bail!("there is no host {host:?} in the lab; see `cargo xtask lab status`");
+        bail!("the lab has no host {host:?}: `cargo xtask lab status` lists what is up");
     }
-    netns::enter(&namespace)?;
-    let (program, arguments) = command.split_first().context("no command")?;
+    netns::move_thread_to(&namespace)?;
+    let (program, arguments) = command.split_first().context("the command is empty")?;
     let mut command = process::Command::new(program);
     command.args(arguments).env("PATH", path_with_weft()?);
     if contract::is_node(host) {
-        // Both the weft and the docker client talk to this node.
-        let socket = format!("unix://{}", contract::socket(host).display());
+        // The weft client and the docker client use this node.
+        let socket = docker::docker_host(&contract::socket(host));
         command.env("WEFT_HOST", &socket).env("DOCKER_HOST", &socket);
     }
     let error = command.exec();
     Err(error).with_context(|| format!("cannot run {}", Path::new(program).display()))
 }
 
-/// The search path with the binaries of this build in front.
+/// The user's PATH with the folder of this build before it.
 fn path_with_weft() -> Result<OsString> {
     let own = env::current_exe()?;
     let folders = own.parent().map(Path::to_owned).into_iter();

@@ -1,10 +1,10 @@
-//! This machine: who runs us, and which programs it has.
+//! The machine that this runs on: whether this process is root, and which programs are installed.
 
 use std::{env, ffi::OsStr, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::{Result, bail};
 
-/// A program of the machine and the Debian package that holds it.
+/// A program, and the Debian package that contains it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tool {
     pub(crate) program: &'static str,
@@ -15,7 +15,7 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Where a program stands. System folders count even where a user's PATH leaves them out.
+/// The path of a program. Searches the system's folders too, which a user's PATH may leave out.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
@@ -26,17 +26,20 @@ pub(crate) fn missing(tools: &[Tool]) -> Vec<Tool> {
     tools.iter().filter(|tool| find(tool.program).is_none()).copied().collect()
 }
 
-/// Becomes root by running this program again through sudo, with these arguments. Returns at once where it is root, and
-/// otherwise only with an error.
+/// Replaces this process by itself under sudo, with these arguments. Returns `Ok` when this process
+/// is root already.
+///
+/// # Errors
+/// When the machine has no sudo, or sudo cannot be run.
 pub(crate) fn become_root(arguments: &[&OsStr]) -> Result<()> {
     if is_root() {
         return Ok(());
     }
-    let what = "network namespaces and eBPF need root";
+    let reason = "network namespaces and eBPF need root";
     if find("sudo").is_none() {
-        bail!("{what}, and this machine has no sudo: run it as root");
+        bail!("{reason}, and this machine has no sudo: run this command as root");
     }
-    eprintln!("  {what}: asking sudo");
+    eprintln!("  {reason}: running through sudo");
     let error = Command::new("sudo").arg(env::current_exe()?).args(arguments).exec();
-    bail!("{what}, and sudo does not run: {error}");
+    bail!("{reason}, but sudo cannot be run: {error}");
 }

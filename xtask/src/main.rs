@@ -63,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
-    weft_lab::resolver::run_if_asked()?;
+    weft_lab::resolver::run_if_requested()?;
     match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
         Task::Check => check::run(),

@@ -1,4 +1,4 @@
-//! Installing what the other tasks need, and only what is missing.
+//! Installs the programs that the other tasks need, and only those that are missing.
 
 use anyhow::Result;
 
@@ -8,7 +8,8 @@ use crate::{
     ui::Ui,
 };
 
-/// The lab is made with `ip`, its daemons are started with `setsid`; the demo and the tests ask with curl, ping and getent.
+/// The lab is built with `ip`, and starts daemons with `setsid`. The demo and the tests run curl,
+/// ping and getent in tasks.
 const LAB: &[Tool] = &[
     Tool { program: "ip", package: "iproute2" },
     Tool { program: "setsid", package: "util-linux" },
@@ -17,19 +18,19 @@ const LAB: &[Tool] = &[
     Tool { program: "getent", package: "libc-bin" },
 ];
 
-/// The tests of the docker runtime run Debian's engine, and its client.
+/// The engine for the tests of the docker runtime, and the docker client.
 const DOCKER: &[Tool] =
     &[Tool { program: "dockerd", package: "docker.io" }, Tool { program: "docker", package: "docker.io" }];
 
-/// cargo's own extensions: subcommand and crate.
-const EXTENSIONS: &[(&str, &str)] = &[("cargo-deny", "cargo-deny"), ("cargo-machete", "cargo-machete")];
+/// Subcommands of cargo that the static checks use. Each is in a crate of the same name.
+const EXTENSIONS: &[&str] = &["cargo-deny", "cargo-machete"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Also a container engine, for labs of the docker runtime.
+    /// Also install a container engine, for labs with the docker runtime.
     #[arg(long)]
     docker: bool,
-    /// All that `test` needs.
+    /// Install everything that `test` needs.
     #[arg(long)]
     test: bool,
 }
@@ -42,24 +43,25 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.test {
         checks(&ui)?;
-        if let Some(why) = ebpf::prepare(&ui)? {
-            eprintln!("  - the eBPF object cannot be rebuilt here: {why}");
+        if let Some(reason) = ebpf::prepare(&ui)? {
+            eprintln!("  - the eBPF object cannot be rebuilt on this machine: {reason}");
         }
     }
-    eprintln!("Everything is there.");
+    eprintln!("All programs are installed.");
     Ok(())
 }
 
-/// What a lab needs.
+/// Installs what a lab needs.
 pub(crate) fn lab(ui: &Ui) -> Result<()> {
     packages(ui, LAB)
 }
 
+/// Installs the container engine and its client.
 pub(crate) fn docker(ui: &Ui) -> Result<()> {
     packages(ui, DOCKER)
 }
 
-/// Installs the packages of those programs that are missing.
+/// Installs the packages of the tools that are missing.
 pub(crate) fn packages(ui: &Ui, tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<&str> = machine::missing(tools).iter().map(|tool| tool.package).collect();
     packages.dedup();
@@ -69,7 +71,7 @@ pub(crate) fn packages(ui: &Ui, tools: &[Tool]) -> Result<()> {
     ui.step(&format!("install {}", packages.join(" ")), |step| apt::install(step, &packages))
 }
 
-/// What the static checks need.
+/// Installs what the static checks need.
 pub(crate) fn checks(ui: &Ui) -> Result<()> {
     for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
         if machine::find(program).is_none() {
@@ -78,9 +80,9 @@ pub(crate) fn checks(ui: &Ui) -> Result<()> {
             })?;
         }
     }
-    for (program, package) in EXTENSIONS {
-        if machine::find(program).is_none() {
-            // Outside of the workspace's folder: its build flags are not for tools.
+    for package in EXTENSIONS {
+        if machine::find(package).is_none() {
+            // Not in the workspace's folder: its build flags are not for these tools.
             ui.step(&format!("install {package}"), |step| {
                 let mut command = cargo::command(&["install", "--locked", "--quiet", package]);
                 step.run(command.current_dir("/"))

@@ -92,8 +92,8 @@ fn listed(output: &str) -> Vec<String> {
     output.lines().filter_map(|line| line.trim().strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-/// One package has them, but all of the workspace is named: then cargo uses the dependencies that it
-/// built for the unit tests.
+/// One package has them, but all of the workspace is named: then cargo uses the dependencies that
+/// it built for the unit tests.
 fn end_to_end_tests() -> Command {
     cargo::command(&["test", "--locked", "--workspace", "--test", "e2e"])
 }
@@ -119,7 +119,7 @@ fn check_dependencies(ui: &Ui, outcome: &mut Outcome) {
 /// Compares the hash of the eBPF object's source on every machine, and the object's bytes where the
 /// tools that built it can be installed.
 fn check_object(ui: &Ui, outcome: &mut Outcome) {
-    outcome.check(ui, "source of the eBPF object", |_| ebpf::source_is_the_recorded());
+    outcome.check(ui, "source of the eBPF object", |_| ebpf::check_source_hash());
     let name = "rebuilt eBPF object";
     match ebpf::verify(ui) {
         Ok(ebpf::Verdict::Same) => outcome.pass(),

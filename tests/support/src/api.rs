@@ -1,4 +1,4 @@
-//! A node's API socket, read directly where a table for people would have to be taken apart.
+//! Reads a node's API socket. Tests use it where the command line prints only a table for users.
 
 use std::{
     io::{Read, Write},
@@ -12,31 +12,31 @@ use anyhow::{Context, Result, bail};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// The characters that a value in a query must encode: all but the unreserved ones (RFC 3986,
 /// section 2.3).
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A task as `GET /tasks` tells it.
+/// A task, as `GET /tasks` describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
     pub id: String,
     pub service: String,
     pub slot: u64,
-    /// The name of its node; empty where it has none yet.
+    /// The name of its node. Empty when the task has no node yet.
     pub node: String,
     pub state: String,
     pub desired: String,
     pub error: String,
-    /// In the order of its networks, each with the name of the network.
+    /// Names of networks with the task's addresses there, in the order of the task's networks.
     pub addrs: Vec<(String, IpAddr)>,
     pub container: String,
-    /// Of its first process.
+    /// The id of its first process.
     pub pid: Option<u32>,
 }
 
 impl Task {
-    /// What `weft/whoami` calls itself in it.
+    /// The name that `weft/whoami` prints when it runs as this task.
     pub fn name(&self) -> String {
         format!("{}.{}.{}", self.service, self.slot, self.id)
     }
@@ -45,12 +45,19 @@ impl Task {
         self.state == "running" && self.desired == "running"
     }
 
-    /// Its IPv4 address on a network. Panics where it has none.
+    /// Its IPv4 address on a network.
+    ///
+    /// # Panics
+    /// When it has none.
     #[track_caller]
     pub fn v4(&self, network: &str) -> IpAddr {
         self.addr(network, IpAddr::is_ipv4)
     }
 
+    /// Its IPv6 address on a network.
+    ///
+    /// # Panics
+    /// When it has none.
     #[track_caller]
     pub fn v6(&self, network: &str) -> IpAddr {
         self.addr(network, IpAddr::is_ipv6)
@@ -63,23 +70,28 @@ impl Task {
     }
 }
 
-/// `GET path`, which must answer 200 and JSON (`_ping` excepted: its text becomes a JSON string).
+/// Sends `GET path` and returns the JSON of the answer. The text of `/_ping` is returned as a JSON
+/// string.
+///
+/// # Errors
+/// When no daemon listens on the socket, or the status is not 200.
 pub fn get(socket: &Path, path: &str) -> Result<Value> {
-    let mut stream = UnixStream::connect(socket).with_context(|| format!("nobody serves {}", socket.display()))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    // HTTP/1.0: the answer comes unchunked and ends with the connection.
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("no daemon listens on {}", socket.display()))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    // With HTTP/1.0 the server sends no chunks, and closes the connection after the answer.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: weft\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).context("no whole answer")?;
-    let answer = String::from_utf8(answer).context("an answer that is no text")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer that is no HTTP")?;
+    stream.read_to_end(&mut answer).context("cannot read the whole answer")?;
+    let answer = String::from_utf8(answer).context("the answer is not UTF-8")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
     if head.split_whitespace().nth(1) != Some("200") {
         bail!("GET {path}: {}: {}", head.lines().next().unwrap_or_default(), body.trim());
     }
     Ok(serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
 }
 
-/// The tasks of a service, ended ones too, in the order of their slots. `nodes` gives names to node ids.
+/// The tasks of a service in the order of their slots, with those that have ended.
 pub fn tasks(socket: &Path, service: &str) -> Result<Vec<Task>> {
     let filters = format!("{{\"service\":{{\"{service}\":true}}}}");
     let tasks = get(socket, &format!("/tasks?filters={}", utf8_percent_encode(&filters, QUERY)))?;
@@ -88,13 +100,13 @@ pub fn tasks(socket: &Path, service: &str) -> Result<Vec<Task>> {
         let node = nodes.as_array().into_iter().flatten().find(|node| node["ID"] == id);
         node.map_or_else(|| id.to_owned(), |node| text(&node["Description"]["Hostname"]))
     };
-    let tasks = tasks.as_array().context("no list of tasks")?;
-    let mut tasks: Vec<Task> = tasks.iter().map(|task| read(task, service, &hostname)).collect();
+    let tasks = tasks.as_array().context("the answer is not a list of tasks")?;
+    let mut tasks: Vec<Task> = tasks.iter().map(|task| parse(task, service, &hostname)).collect();
     tasks.sort_by(|a, b| (a.slot, &a.id).cmp(&(b.slot, &b.id)));
     Ok(tasks)
 }
 
-fn read(task: &Value, service: &str, hostname: &impl Fn(&str) -> String) -> Task {
+fn parse(task: &Value, service: &str, hostname: &impl Fn(&str) -> String) -> Task {
     let attachments = task["NetworksAttachments"].as_array().cloned().unwrap_or_default();
     let addrs = attachments.iter().flat_map(|attachment| {
         let network = text(&attachment["Network"]["Spec"]["Name"]);

@@ -1,33 +1,36 @@
-//! The names and addresses that a lab is made of. Tests and tools outside rely on them: they do not change.
+//! The names, addresses and paths of a lab. Tests, and tools outside of this repository, rely on
+//! them: they must not change.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-/// The host that is no node: where requests come from.
+/// The host that is not a node. Requests from outside of the cluster come from it.
 pub const CLIENT: &str = "client";
-/// Namespace of the switch that joins all hosts. It has one of its own, so that no firewall of the machine sees a frame.
+/// The namespace of the switch that connects all hosts. The switch is not in the machine's own
+/// namespace, so that no firewall of the machine filters its frames.
 pub const UNDERLAY: &str = "weft-ul";
 pub const BRIDGE: &str = "weft-br";
 
-/// All that a lab writes outside of the nodes' data directories.
+/// The folder of the nodes' run directories. Outside of the nodes' data directories, a lab writes
+/// only below this folder.
 pub const RUN: &str = "/run/weft";
 pub const LAB_RUN: &str = "/run/weft/lab";
 pub const LAB_DATA: &str = "/var/lib/weft/lab";
 pub const PINS: &str = "/sys/fs/bpf/weft";
 
-/// The largest number of nodes: addresses below the client's.
+/// The largest number of nodes: their addresses end before the client's.
 pub const MAX_NODES: usize = 99;
 const CLIENT_OCTET: u8 = 100;
 
-/// The one name that the lab's upstream resolver knows, and its records.
-pub const OUTSIDE_NAME: &str = "example.test";
-pub const OUTSIDE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
-pub const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50);
-pub const OUTSIDE_TEXT: &str = "the world outside";
+/// The only name that the lab's upstream resolver resolves, and its records.
+pub const EXTERNAL_NAME: &str = "example.test";
+pub const EXTERNAL_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
+pub const EXTERNAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50);
+pub const EXTERNAL_TEXT: &str = "an external name";
 
-/// `n1`, `n2`, …: the name of node `index`, counted from 1.
+/// The name of node `index`, counted from 1: `n1`, `n2`, …
 pub fn node(index: usize) -> String {
     format!("n{index}")
 }
@@ -51,15 +54,24 @@ fn octet(host: &str) -> u8 {
     if host == CLIENT {
         return CLIENT_OCTET;
     }
-    host.strip_prefix('n').and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no host of a lab: {host:?}"))
+    host.strip_prefix('n')
+        .and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| panic!("{host:?} is not the name of a host in a lab"))
 }
 
-/// A host's address on the underlay. Panics on a name that is no host's: a mistake in the test.
+/// The IPv4 address of a host on the underlay.
+///
+/// # Panics
+/// On a name that is not a host's: the test is wrong.
 pub fn v4(host: &str) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, octet(host))
 }
 
-/// As [`v4`]. The node's number stands in the address as it reads: n3 is `2001:db8::3`, the client `2001:db8::100`.
+/// The IPv6 address of a host on the underlay. The decimal digits of the host's number are the last
+/// group of the address: n3 is `2001:db8::3`, and the client is `2001:db8::100`.
+///
+/// # Panics
+/// On a name that is not a host's: the test is wrong.
 pub fn v6(host: &str) -> Ipv6Addr {
     let digits = u16::from_str_radix(&octet(host).to_string(), 16).expect("decimal digits are hexadecimal digits");
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, digits)
@@ -69,7 +81,7 @@ pub fn addrs(host: &str) -> [IpAddr; 2] {
     [v4(host).into(), v6(host).into()]
 }
 
-/// Where the lab's upstream resolver listens.
+/// The address of the lab's upstream resolver.
 pub fn upstream() -> SocketAddr {
     (v4(CLIENT), 53).into()
 }
@@ -86,9 +98,9 @@ pub fn pid_file(node: &str) -> PathBuf {
     Path::new(LAB_RUN).join(format!("{node}.pid"))
 }
 
-/// Exists while a lab is left up for people.
-pub fn kept_file() -> PathBuf {
-    Path::new(LAB_RUN).join("kept")
+/// This file exists while the lab is left up for a user.
+pub fn in_use_file() -> PathBuf {
+    Path::new(LAB_RUN).join("in-use")
 }
 
 pub fn run_dir(node: &str) -> PathBuf {
@@ -109,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_read_as_their_hosts() {
+    fn addresses_end_with_the_number_of_the_host() {
         assert_eq!(v4("n2").to_string(), "192.0.2.2");
         assert_eq!(v6("n12").to_string(), "2001:db8::12");
         assert_eq!(v4(CLIENT).to_string(), "192.0.2.100");
@@ -117,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_labs_nodes_are_its_own() {
+    fn names_of_nodes_are_recognized() {
         for (name, expected) in
             [("n1", true), ("n42", true), ("n", false), ("n1x", false), ("node1", false), ("n123", false)]
         {

@@ -1,4 +1,5 @@
-//! Questions to a name server, as a resolver library would ask them. Call inside a namespace.
+//! A DNS client: sends a question to a name server as a resolver library does. Call it inside of a
+//! namespace.
 
 use std::{
     io::{Read, Write},
@@ -14,10 +15,10 @@ use hickory_proto::{
 
 pub use hickory_proto::{op::ResponseCode, rr::RecordType};
 
-/// Where every task finds its resolver.
+/// The address of the resolver in every task.
 pub const IN_TASK: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 11)), 53);
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
@@ -30,7 +31,7 @@ pub struct Question<'a> {
     pub name: &'a str,
     pub record: RecordType,
     pub transport: Transport,
-    /// The UDP payload size that EDNS offers; none: no EDNS.
+    /// The UDP payload size to announce by EDNS, in bytes. `None` sends no EDNS record.
     pub edns: Option<u16>,
 }
 
@@ -43,10 +44,10 @@ impl<'a> Question<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub code: ResponseCode,
-    /// The data of each answer record, as zone files write it, sorted.
+    /// The data of each answer record in the format of zone files, sorted.
     pub records: Vec<String>,
     pub truncated: bool,
-    /// The payload size of the answer's EDNS record.
+    /// The UDP payload size in the answer's EDNS record, in bytes.
     pub edns: Option<u16>,
 }
 
@@ -57,15 +58,16 @@ impl Answer {
     }
 }
 
-/// Asks for the addresses of a name: the short form.
+/// Asks one question over UDP, without EDNS.
 pub fn lookup(server: SocketAddr, name: &str, record: RecordType) -> Result<Answer> {
-    ask(server, &Question::new(name, record))
+    query(server, &Question::new(name, record))
 }
 
-pub fn ask(server: SocketAddr, question: &Question<'_>) -> Result<Answer> {
+/// Sends a question, and returns the answer. An answer with an error code is no error.
+pub fn query(server: SocketAddr, question: &Question<'_>) -> Result<Answer> {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
-    let mut name = Name::from_utf8(question.name).with_context(|| format!("no name: {}", question.name))?;
+    let mut name = Name::from_utf8(question.name).with_context(|| format!("not a DNS name: {}", question.name))?;
     name.set_fqdn(true);
     message.add_query(Query::query(name, question.record));
     if let Some(payload) = question.edns {
@@ -73,14 +75,14 @@ pub fn ask(server: SocketAddr, question: &Question<'_>) -> Result<Answer> {
         edns.set_max_payload(payload);
         message.set_edns(edns);
     }
-    let asked = message.to_vec()?;
+    let request = message.to_vec()?;
     let bytes = match question.transport {
-        Transport::Udp => over_udp(server, &asked),
-        Transport::Tcp => over_tcp(server, &asked),
+        Transport::Udp => exchange_udp(server, &request),
+        Transport::Tcp => exchange_tcp(server, &request),
     }
-    .with_context(|| format!("{server} does not answer for {}", question.name))?;
+    .with_context(|| format!("no answer from {server} for {}", question.name))?;
     let answer = Message::from_vec(&bytes)?;
-    ensure!(answer.metadata.id == message.metadata.id, "an answer to another question");
+    ensure!(answer.metadata.id == message.metadata.id, "the answer has the id of another question");
     let mut records: Vec<String> = answer.answers.iter().map(|record| data(&record.data)).collect();
     records.sort();
     Ok(Answer {
@@ -98,31 +100,32 @@ fn data(data: &RData) -> String {
     }
 }
 
-fn over_udp(server: SocketAddr, asked: &[u8]) -> Result<Vec<u8>> {
+fn exchange_udp(server: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
     let socket = UdpSocket::bind((if server.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
     socket.connect(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(asked)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.send(request)?;
     let mut answer = vec![0; 65_536];
     let length = socket.recv(&mut answer)?;
     answer.truncate(length);
     Ok(answer)
 }
 
-fn over_tcp(server: SocketAddr, asked: &[u8]) -> Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write_frame(&mut stream, asked)?;
+fn exchange_tcp(server: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    write_frame(&mut stream, request)?;
     read_frame(&mut stream)
 }
 
-/// A message over TCP is preceded by its length (RFC 1035, section 4.2.2).
+/// Writes a message over TCP, with its length before it (RFC 1035, section 4.2.2).
 pub(crate) fn write_frame(stream: &mut TcpStream, message: &[u8]) -> Result<()> {
-    let length = u16::try_from(message.len()).context("too long a message")?;
+    let length = u16::try_from(message.len()).context("the message is longer than 65535 bytes")?;
     stream.write_all(&[&length.to_be_bytes(), message].concat())?;
     Ok(())
 }
 
+/// Reads what [`write_frame`] writes.
 pub(crate) fn read_frame(stream: &mut TcpStream) -> Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;

@@ -1,5 +1,7 @@
-//! A container engine for labs of the docker runtime: the machine's own where one runs, else one that the lab starts,
-//! with all its state below the lab's directories and no network of its own.
+//! The container engine for labs with the docker runtime, and the docker client.
+//!
+//! A lab uses the machine's engine if one is running. Otherwise it starts one of its own, which
+//! keeps all state below the lab's directories, creates no network, and is stopped with the lab.
 
 use std::{
     fs,
@@ -17,50 +19,53 @@ use crate::{
 };
 
 const SYSTEM_SOCKET: &str = "/var/run/docker.sock";
-const START: Duration = Duration::from_secs(60);
-const STOP: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn own_socket() -> PathBuf {
     Path::new(LAB_RUN).join("docker.sock")
 }
 
-/// What an engine makes outside of the directories that it is told to use.
-const MADE: [&str; 3] = ["/etc/docker", "/run/docker", "/run/containerd"];
+/// Directories that an engine creates, although its options name others.
+const EXTRA_DIRS: [&str; 3] = ["/etc/docker", "/run/docker", "/run/containerd"];
 
-/// Lists those of [`MADE`] that were not there before the lab's engine.
-fn made_file() -> PathBuf {
-    Path::new(LAB_RUN).join("dockerd.made")
+/// Lists those of [`EXTRA_DIRS`] that did not exist before the lab's engine.
+fn new_dirs_file() -> PathBuf {
+    Path::new(LAB_RUN).join("dockerd.new-dirs")
 }
 
 fn own_pid_file() -> PathBuf {
     Path::new(LAB_RUN).join("dockerd.pid")
 }
 
-fn answers(socket: &Path) -> bool {
+fn is_serving(socket: &Path) -> bool {
     socket.exists() && api::get(socket, "/_ping").is_ok()
 }
 
-/// The socket of the engine that a lab would use now.
+/// The socket of the running engine that a lab uses: its own, or the machine's.
 pub fn socket() -> Option<PathBuf> {
-    [own_socket(), SYSTEM_SOCKET.into()].into_iter().find(|socket| answers(socket))
+    [own_socket(), SYSTEM_SOCKET.into()].into_iter().find(|socket| is_serving(socket))
 }
 
-/// For `DOCKER_HOST`.
-pub fn host(socket: &Path) -> String {
+/// The value of `DOCKER_HOST` for a socket.
+pub fn docker_host(socket: &Path) -> String {
     format!("unix://{}", socket.display())
 }
 
-/// Finds an engine or starts one.
-pub(crate) fn ensure() -> Result<PathBuf> {
+/// Returns the socket of a running engine, and starts one when there is none.
+///
+/// # Errors
+/// When dockerd is not installed, or does not serve within a minute.
+pub(crate) fn find_or_start() -> Result<PathBuf> {
     if let Some(socket) = socket() {
         return Ok(socket);
     }
-    let new: Vec<&str> = MADE.iter().copied().filter(|path| !Path::new(path).exists()).collect();
-    fs::write(made_file(), new.join("\n"))?;
+    let new: Vec<&str> = EXTRA_DIRS.iter().copied().filter(|path| !Path::new(path).exists()).collect();
+    fs::write(new_dirs_file(), new.join("\n"))?;
     let log = fs::File::create(Path::new(LAB_RUN).join("dockerd.log"))?;
     let child = Command::new("setsid")
         .arg("dockerd")
-        .args(["--host", &host(&own_socket())])
+        .args(["--host", &docker_host(&own_socket())])
         .args(["--data-root", &format!("{LAB_DATA}/docker")])
         .args(["--exec-root", &format!("{LAB_RUN}/docker")])
         .args(["--pidfile", &format!("{LAB_RUN}/docker/dockerd.pid")])
@@ -73,38 +78,40 @@ pub(crate) fn ensure() -> Result<PathBuf> {
         .context("cannot run dockerd: install the package docker.io, or run `cargo xtask setup --docker`")?;
     fs::write(own_pid_file(), child.id().to_string())?;
     let socket = own_socket();
-    match wait::until(START, || (answers(&socket) || !process::runs(child.id())).then(|| answers(&socket))) {
+    let is_done = || is_serving(&socket) || !process::is_running(child.id());
+    match wait::poll(START_TIMEOUT, || is_done().then(|| is_serving(&socket))) {
         Some(true) => Ok(socket),
-        _ => bail!("dockerd does not answer; see {LAB_RUN}/dockerd.log"),
+        _ => bail!("dockerd does not serve its socket: see {LAB_RUN}/dockerd.log"),
     }
 }
 
-/// Stops the engine that the lab started, if it did.
+/// Stops the engine that the lab started, and removes its directories. Does nothing when the lab
+/// uses the machine's engine.
 pub(crate) fn stop() -> Result<()> {
     let Ok(pid) = fs::read_to_string(own_pid_file()) else { return Ok(()) };
-    let pid = pid.trim().parse().context("no process id in the engine's pid file")?;
+    let pid = pid.trim().parse().with_context(|| format!("no process id in {}", own_pid_file().display()))?;
     if process::command_line(pid).first().is_some_and(|program| program.ends_with("dockerd")) {
-        process::terminate(pid, STOP)?;
+        process::terminate(pid, STOP_TIMEOUT)?;
     }
-    let made = fs::read_to_string(made_file()).unwrap_or_default();
-    for path in made.lines().filter(|path| MADE.contains(path)) {
+    let new = fs::read_to_string(new_dirs_file()).unwrap_or_default();
+    for path in new.lines().filter(|path| EXTRA_DIRS.contains(path)) {
         tree::remove(Path::new(path))?;
     }
     Ok(())
 }
 
-/// Containers of the lab's nodes, running or not, by id.
+/// The ids of the containers of all nodes of the lab, running or not.
 pub(crate) fn containers(socket: &Path) -> Result<Vec<String>> {
-    Ok(labelled(socket)?.into_iter().filter(|(_, node)| contract::is_node(node)).map(|(id, _)| id).collect())
+    Ok(weft_containers(socket)?.into_iter().filter(|(_, node)| contract::is_node(node)).map(|(id, _)| id).collect())
 }
 
-/// As [`containers`], of one node.
+/// Like [`containers`], for one node.
 pub(crate) fn containers_of(socket: &Path, node: &str) -> Result<Vec<String>> {
-    Ok(labelled(socket)?.into_iter().filter(|(_, of)| of == node).map(|(id, _)| id).collect())
+    Ok(weft_containers(socket)?.into_iter().filter(|(_, owner)| owner == node).map(|(id, _)| id).collect())
 }
 
-/// Containers of weft, with their nodes.
-fn labelled(socket: &Path) -> Result<Vec<(String, String)>> {
+/// The ids of weft's containers, each with its node.
+fn weft_containers(socket: &Path) -> Result<Vec<(String, String)>> {
     let format = "{{.ID}} {{.Label \"weft.node\"}}";
     let output = docker(socket, &["ps", "--all", "--filter", "label=weft.node", "--format", format])?;
     let pairs = output.lines().filter_map(|line| line.split_once(' '));
@@ -120,20 +127,23 @@ pub(crate) fn remove(socket: &Path, containers: &[String]) -> Result<()> {
     docker(socket, &arguments).map(|_| ())
 }
 
-/// The process id of a container's first process, in the machine's own numbering.
+/// The process id of a container's first process, in the machine's own PID namespace.
 pub(crate) fn pid(socket: &Path, container: &str) -> Result<u32> {
     let pid = docker(socket, &["inspect", "--format", "{{.State.Pid}}", container])?;
     pid.trim().parse().with_context(|| format!("container {container} has no process"))
 }
 
-/// The docker client, pointed at a socket and at nothing that a user configured.
+/// The docker client with a socket. It ignores the context and the host that the user has set.
 pub(crate) fn client(socket: &Path) -> Command {
     let mut command = Command::new("docker");
-    command.env_remove("DOCKER_CONTEXT").env_remove("DOCKER_HOST").args(["--host", &host(socket)]);
+    command.env_remove("DOCKER_CONTEXT").env_remove("DOCKER_HOST").args(["--host", &docker_host(socket)]);
     command
 }
 
-/// Runs the docker client against an engine; its standard output.
+/// Runs the docker client against an engine, and returns its standard output.
+///
+/// # Errors
+/// When the client fails, with its standard error.
 pub fn docker(socket: &Path, arguments: &[&str]) -> Result<String> {
     let output = client(socket)
         .args(arguments)
@@ -143,12 +153,13 @@ pub fn docker(socket: &Path, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// An image with a few programs of this machine, for tests to run inside of containers: no registry is needed.
+/// An image with some programs of this machine, which tests run in containers. It is created from
+/// local files, so that no registry is needed.
 pub const TOOLS_IMAGE: &str = "weft-lab/tools";
 const TOOLS: &[&str] = &["curl", "getent", "ping", "sleep"];
 
-/// Makes [`TOOLS_IMAGE`] from the programs and the libraries that they load.
-pub fn make_tools_image(socket: &Path) -> Result<()> {
+/// Creates [`TOOLS_IMAGE`] from the programs and the libraries that they load.
+pub fn create_tools_image(socket: &Path) -> Result<()> {
     let mut files: Vec<String> = Vec::new();
     for tool in TOOLS {
         let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output()?;
@@ -159,7 +170,7 @@ pub fn make_tools_image(socket: &Path) -> Result<()> {
         files.extend(libraries.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned));
         files.push(path);
     }
-    // What getent and curl load later, to resolve names.
+    // getent and curl read this file to resolve names.
     files.push("/etc/nsswitch.conf".to_owned());
     files.sort();
     files.dedup();
@@ -171,7 +182,7 @@ pub fn make_tools_image(socket: &Path) -> Result<()> {
         .stderr(Stdio::null())
         .spawn()
         .context("cannot run tar")?;
-    let archive = tar.stdout.take().context("tar has no output")?;
+    let archive = tar.stdout.take().context("the standard output of tar is piped")?;
     let imported = client(socket).args(["import", "-", TOOLS_IMAGE]).stdin(archive).output()?;
     ensure!(tar.wait()?.success(), "tar failed");
     ensure!(imported.status.success(), "docker import: {}", String::from_utf8_lossy(&imported.stderr));

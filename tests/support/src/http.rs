@@ -1,5 +1,6 @@
-//! A client of `weft/whoami` that counts exactly: one new connection for each request, every failure an error, no retries.
-//! Call it inside a namespace ([`crate::netns::within`]).
+//! A client of `weft/whoami` for tests that count. Each request uses a new connection, every
+//! failure is an error, and nothing is retried. Call it inside of a namespace
+//! ([`crate::netns::within`]).
 
 use std::{
     collections::BTreeMap,
@@ -9,19 +10,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// To connect, and between two bytes of an answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// An answer larger than this is no answer of ours.
+/// The limit for connecting, and for the time between two parts of an answer.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer in bytes: larger than any that the tests ask for.
 const MAX_REPLY: u64 = 16 << 20;
-/// whoami echoes what it gets on this port, TCP and UDP.
+/// The port, for TCP and UDP, on which whoami sends back what it receives.
 pub const ECHO_PORT: u16 = 7;
 
-/// What `weft/whoami` says of itself and of who asked.
+/// The answer of `weft/whoami`: about itself, and about the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
     pub body: String,
-    /// The task's name: `whoami.2.<task id>`.
+    /// The name of the task: `whoami.2.<task id>`.
     pub name: String,
     pub node: String,
     /// The client's address as the task sees it.
@@ -29,23 +30,27 @@ pub struct Reply {
     pub host: String,
 }
 
-/// Sends `GET path` on a new connection. Any answer but 200 is an error.
+/// Sends `GET path` on a new connection.
+///
+/// # Errors
+/// When the connection fails, the answer does not come within 5 s, or the status is not 200.
 pub fn get(addr: SocketAddr, path: &str) -> io::Result<Reply> {
-    get_within(addr, path, PATIENCE)
+    get_with_timeout(addr, path, TIMEOUT)
 }
 
-/// As [`get`], for an answer that may take longer.
-pub fn get_within(addr: SocketAddr, path: &str, patience: Duration) -> io::Result<Reply> {
-    get_timed(addr, path, patience).map(|(reply, _)| reply)
+/// Like [`get`], with another time limit for the answer.
+pub fn get_with_timeout(addr: SocketAddr, path: &str, timeout: Duration) -> io::Result<Reply> {
+    get_timed(addr, path, timeout).map(|(reply, _)| reply)
 }
 
-/// As [`get_within`], and says how long the connection took to stand: a lost SYN is sent again after a second, and shows.
-pub fn get_timed(addr: SocketAddr, path: &str, patience: Duration) -> io::Result<(Reply, Duration)> {
+/// Like [`get_with_timeout`]. Also returns how long connecting took, which shows whether the first
+/// SYN was lost: the kernel sends it again after a second.
+pub fn get_timed(addr: SocketAddr, path: &str, timeout: Duration) -> io::Result<(Reply, Duration)> {
     let start = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    let mut stream = TcpStream::connect_timeout(&addr, TIMEOUT)?;
     let connected = start.elapsed();
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut text)?;
@@ -57,8 +62,9 @@ pub fn get_timed(addr: SocketAddr, path: &str, patience: Duration) -> io::Result
     }
 }
 
-/// `count` requests, one after the other; the names of the tasks that answered, with how often.
-pub fn spread(addr: SocketAddr, count: usize) -> io::Result<BTreeMap<String, usize>> {
+/// Sends `count` requests, one after the other. Returns the names of the tasks that answered, each
+/// with its number of answers.
+pub fn answers_by_task(addr: SocketAddr, count: usize) -> io::Result<BTreeMap<String, usize>> {
     let mut by_task = BTreeMap::new();
     for reply in (0..count).map(|_| get(addr, "/")) {
         *by_task.entry(reply?.name).or_default() += 1;
@@ -66,12 +72,12 @@ pub fn spread(addr: SocketAddr, count: usize) -> io::Result<BTreeMap<String, usi
     Ok(by_task)
 }
 
-/// Sends one datagram from a new socket and returns the answer.
-pub fn udp(addr: SocketAddr, payload: &[u8], patience: Duration) -> io::Result<Vec<u8>> {
+/// Sends one datagram from a new socket, and returns the answer.
+pub fn udp(addr: SocketAddr, payload: &[u8], timeout: Duration) -> io::Result<Vec<u8>> {
     let socket = UdpSocket::bind((if addr.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
-    // Connected: an ICMP error becomes an error of `recv`.
+    // On a connected socket, `recv` returns an ICMP error as an error.
     socket.connect(addr)?;
-    socket.set_read_timeout(Some(patience))?;
+    socket.set_read_timeout(Some(timeout))?;
     socket.send(payload)?;
     let mut answer = vec![0; 65_536];
     let length = socket.recv(&mut answer)?;
@@ -79,11 +85,12 @@ pub fn udp(addr: SocketAddr, payload: &[u8], patience: Duration) -> io::Result<V
     Ok(answer)
 }
 
-/// Sends a payload over a new TCP connection while it reads what comes back, ends the stream, and returns the answer.
+/// Sends a payload over a new TCP connection, and reads the answer at the same time. Returns the
+/// answer after both directions are closed.
 pub fn tcp_echo(addr: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&addr, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut writer = stream.try_clone()?;
     thread::scope(|scope| {
         let sent = scope.spawn(move || {
@@ -97,10 +104,10 @@ pub fn tcp_echo(addr: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Connects, and says how long that took.
-pub fn connect(addr: SocketAddr, patience: Duration) -> io::Result<Duration> {
+/// Connects, and returns how long that took.
+pub fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<Duration> {
     let start = Instant::now();
-    TcpStream::connect_timeout(&addr, patience).map(|_| start.elapsed())
+    TcpStream::connect_timeout(&addr, timeout).map(|_| start.elapsed())
 }
 
 fn parse(text: &str) -> Option<Reply> {
@@ -131,7 +138,7 @@ mod tests {
     #[test]
     fn a_reply_is_read_line_by_line() {
         let text = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nname: whoami.2.abc\nnode: n1\npeer: [2001:db8::100]:51324\nhost: n1:8080\n";
-        let reply = parse(text).expect("an answer");
+        let reply = parse(text).expect("a reply");
         assert_eq!(reply.status, 200);
         assert_eq!(reply.name, "whoami.2.abc");
         assert_eq!(reply.node, "n1");
@@ -140,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_no_reply() {
+    fn text_that_is_not_http_is_no_reply() {
         for text in ["", "hello", "HTTP/1.1\r\n\r\n"] {
             assert_eq!(parse(text), None, "{text:?}");
         }

@@ -1,34 +1,34 @@
-//! A weft cluster on one machine: nodes and a client in network namespaces, joined by a bridge, running the real daemon.
-//! The demo, the end-to-end tests, the benchmarks and `cargo xtask lab` all stand on it.
+//! A weft cluster on one machine: nodes and a client in network namespaces, connected by a bridge,
+//! with the real daemon on each node. The demo, the end-to-end tests, the benchmarks and
+//! `cargo xtask lab` use it.
 //!
-//! It owns the namespaces, links, processes and files that [`contract`] names, makes them ([`Lab::up`]) and takes them
-//! away without a trace ([`Lab::down`], [`clean`]). It drives weft only as a user would: by its command line, its API
-//! socket and packets. It must not know anything of weft's inside.
+//! The crate owns the namespaces, links, processes and files that [`contract`] names. [`Lab::up`]
+//! creates them and [`Lab::down`] removes all of them. It controls weft only as a user can: by the
+//! command line, the API socket and packets. It must not use any crate of weft.
+//!
+//! Everything here needs root, except [`contract`].
 
-pub mod api;
-pub mod clean;
-mod cluster;
+mod wait;
+mod tree;
 pub mod contract;
-pub mod dns;
-pub mod docker;
-pub mod http;
-mod lab;
-pub mod load;
-mod lock;
 pub mod netns;
-pub mod packets;
 pub mod process;
+pub mod api;
+pub mod http;
+pub mod dns;
+pub mod packets;
 pub mod resolver;
 mod topology;
-mod tree;
-mod wait;
-mod witness;
+pub mod docker;
+mod lock;
+pub mod cleanup;
+mod lab;
+pub mod load;
 
 pub use api::Task;
-pub use clean::leftovers;
-pub use cluster::Role;
+pub use cleanup::leftovers;
 pub use contract::CLIENT;
-pub use lab::{Lab, LabOptions, Runtime};
+pub use lab::{Lab, LabOptions, Role, Runtime};
 pub use load::{Load, LoadReport};
 pub use lock::LabLock;
 pub use topology::Cable;

@@ -1,4 +1,5 @@
-//! The right to have a lab on this machine: one process has it at a time, and who waits for it is told for whom.
+//! The lock for the lab of this machine: only one process at a time may create, use or remove a
+//! lab. A process that waits for the lock prints which process holds it.
 
 use std::{
     fs::{self, File},
@@ -13,44 +14,44 @@ use rustix::{
 
 use crate::process;
 
-/// A directory that always exists: a lock on it leaves no file behind.
-const PLACE: &str = "/run";
+/// The directory to lock. It always exists, so that the lock leaves no file behind.
+const DIRECTORY: &str = "/run";
 
-/// The right to have a lab on this machine, for as long as it is held.
+/// The lock. Dropping the value releases it.
 #[derive(Debug)]
 pub struct LabLock {
     _file: File,
 }
 
-/// Takes the lock. Where another process has it, says so and waits.
-pub(crate) fn take() -> Result<LabLock> {
-    let file = File::open(PLACE).with_context(|| format!("cannot open {PLACE}"))?;
+/// Takes the lock. While another process holds it, prints which one and waits.
+pub(crate) fn acquire() -> Result<LabLock> {
+    let file = File::open(DIRECTORY).with_context(|| format!("cannot open {DIRECTORY}"))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => {
-            eprintln!("waiting for the lab of this machine: {} has it", holder(&file));
+            eprintln!("waiting for the lab of this machine: {} uses it", describe_holder(&file));
             flock(&file, FlockOperation::LockExclusive).context("cannot lock the lab")?;
         }
-        taken => taken.context("cannot lock the lab")?,
+        result => result.context("cannot lock the lab")?,
     }
     Ok(LabLock { _file: file })
 }
 
-/// Who has the lock, in words.
-fn holder(file: &File) -> String {
+fn describe_holder(file: &File) -> String {
     let found = fstat(file).map_err(io::Error::from).and_then(|stat| Ok((stat, fs::read_to_string("/proc/locks")?)));
-    match found.ok().and_then(|(stat, locks)| holder_in(&locks, &stat)) {
+    match found.ok().and_then(|(stat, locks)| holder(&locks, &stat)) {
         Some(pid) => format!("process {pid} (`{}`)", process::command_line(pid).join(" ").trim()),
         None => "another process".to_owned(),
     }
 }
 
-/// The process that has the lock on a whole file (proc(5), locks). Those that wait for it have an arrow before the kind.
-fn holder_in(locks: &str, file: &Stat) -> Option<u32> {
+/// The process that holds the lock on a whole file (proc(5), locks). The lines of processes that
+/// wait for it have an arrow before the kind of the lock.
+fn holder(locks: &str, file: &Stat) -> Option<u32> {
     let id = format!("{:02x}:{:02x}:{}", major(file.st_dev), minor(file.st_dev), file.st_ino);
     locks.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         match fields[..] {
-            [_, "FLOCK", _, "WRITE", pid, of, ..] if of == id => pid.parse().ok(),
+            [_, "FLOCK", _, "WRITE", pid, locked, ..] if locked == id => pid.parse().ok(),
             _ => None,
         }
     })
@@ -62,18 +63,18 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_lock_is_found() -> Result<()> {
-        // Any file will do: this program's own.
+        // Any file is fine: this program's own exists.
         let file = File::open(std::env::current_exe()?)?;
-        let found = || -> Result<Option<u32>> { Ok(holder_in(&fs::read_to_string("/proc/locks")?, &fstat(&file)?)) };
+        let found = || -> Result<Option<u32>> { Ok(holder(&fs::read_to_string("/proc/locks")?, &fstat(&file)?)) };
         assert_eq!(found()?, None);
         flock(&file, FlockOperation::LockExclusive)?;
         assert_eq!(found()?, Some(std::process::id()));
-        assert!(holder(&file).contains(&format!("process {}", std::process::id())));
+        assert!(describe_holder(&file).contains(&format!("process {}", std::process::id())));
         Ok(())
     }
 
     #[test]
-    fn who_waits_is_no_holder() -> Result<()> {
+    fn a_process_that_waits_is_not_the_holder() -> Result<()> {
         let stat = fstat(File::open("/")?)?;
         let id = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
         let locks = format!(
@@ -82,7 +83,7 @@ mod tests {
              2: -> FLOCK  ADVISORY  WRITE 13 {id} 0 EOF\n\
              3: FLOCK  ADVISORY  WRITE 14 {id} 0 EOF\n"
         );
-        assert_eq!(holder_in(&locks, &stat), Some(14));
+        assert_eq!(holder(&locks, &stat), Some(14));
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Packets by hand: a VXLAN frame that no honest host sends, and seeing what reaches a host whoever takes it.
+//! Packets that no ordinary socket sends, such as a forged VXLAN frame, and a socket that receives
+//! every UDP datagram for a host.
 
 use std::{
     io,
@@ -12,10 +13,11 @@ use rustix::{
     net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType, bind, ipproto, recv, sendto, socket},
 };
 
-/// The tunnel's port (RFC 7348, section 5).
+/// The UDP port of VXLAN (RFC 7348, section 5).
 pub const VXLAN_PORT: u16 = 4789;
 
-/// The payload of a VXLAN datagram that carries a UDP datagram (RFC 7348, section 5; RFC 791; RFC 768).
+/// The payload of a VXLAN datagram that carries a UDP datagram over IPv4 (RFC 7348, section 5; RFC
+/// 791; RFC 768).
 pub fn vxlan_udp(vni: u32, destination_mac: [u8; 6], from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let [_, v1, v2, v3] = vni.to_be_bytes();
     let mut frame = vec![0x08, 0, 0, 0, v1, v2, v3, 0];
@@ -27,10 +29,10 @@ pub fn vxlan_udp(vni: u32, destination_mac: [u8; 6], from: SocketAddrV4, to: Soc
 }
 
 fn ipv4_udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
-    let udp_length = u16::try_from(8 + payload.len()).expect("a small payload");
+    let udp_length = u16::try_from(8 + payload.len()).expect("a payload of less than 64 KiB");
     let mut header = vec![0x45, 0];
     header.extend((20 + udp_length).to_be_bytes());
-    // No identification, no fragments; 64 hops; UDP; the checksum follows.
+    // Identification 0, no fragments, 64 hops, UDP, and the checksum as 0 for now.
     header.extend([0, 0, 0, 0, 64, 17, 0, 0]);
     header.extend(from.ip().octets());
     header.extend(to.ip().octets());
@@ -41,31 +43,38 @@ fn ipv4_udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     packet.extend(from.port().to_be_bytes());
     packet.extend(to.port().to_be_bytes());
     packet.extend(udp_length.to_be_bytes());
-    // No UDP checksum: allowed over IPv4.
+    // Over IPv4 a UDP checksum of 0 means that there is none.
     packet.extend([0, 0]);
     packet.extend(payload);
     packet
 }
 
-/// Sends a UDP datagram through a raw socket, as [`Sniffer`] receives them: past all that looks at UDP sockets. Both
-/// addresses are of one family.
+/// Sends a UDP datagram through a raw socket, so that no hook on UDP sockets sees it.
+///
+/// # Errors
+/// When the addresses are of two families, or this process is not root.
 pub fn send_raw_udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
-    // The kernel takes no port here: that is in the packet.
+    // The kernel refuses a port here: the port is in the packet.
     let destination = SocketAddrAny::from(SocketAddr::new(to.ip(), 0));
     let (family, protocol, packet) = match (from, to) {
-        // The packet begins with its IP header (raw(7)).
+        // For this protocol the packet begins with the IP header (raw(7)).
         (SocketAddr::V4(from), SocketAddr::V4(to)) => (AddressFamily::INET, ipproto::RAW, ipv4_udp(from, to, payload)),
         (SocketAddr::V6(from), SocketAddr::V6(to)) => (AddressFamily::INET6, ipproto::UDP, udp6(from, to, payload)),
-        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{from} and {to} are of two families"))),
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{from} and {to} are of different families"),
+            ));
+        }
     };
     let socket = socket(family, SocketType::RAW, Some(protocol))?;
     sendto(&socket, &packet, SendFlags::empty(), &destination)?;
     Ok(())
 }
 
-/// A UDP datagram with the checksum that IPv6 wants (RFC 8200, section 8.1).
+/// A UDP datagram with the checksum that IPv6 requires (RFC 8200, section 8.1).
 fn udp6(from: SocketAddrV6, to: SocketAddrV6, payload: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(8 + payload.len()).expect("a small payload");
+    let length = u16::try_from(8 + payload.len()).expect("a payload of less than 64 KiB");
     let mut datagram = Vec::new();
     datagram.extend(from.port().to_be_bytes());
     datagram.extend(to.port().to_be_bytes());
@@ -78,7 +87,7 @@ fn udp6(from: SocketAddrV6, to: SocketAddrV6, payload: &[u8]) -> Vec<u8> {
     pseudo.extend(u32::from(length).to_be_bytes());
     pseudo.extend([0, 0, 0, 17]);
     pseudo.extend(&datagram);
-    // Odd payloads are summed as if a zero followed.
+    // A payload of odd length is summed with a zero byte after it.
     pseudo.resize(pseudo.len().next_multiple_of(2), 0);
     datagram[6..8].copy_from_slice(&checksum(&pseudo).to_be_bytes());
     datagram
@@ -88,14 +97,14 @@ fn udp6(from: SocketAddrV6, to: SocketAddrV6, payload: &[u8]) -> Vec<u8> {
 fn checksum(words: &[u8]) -> u16 {
     let sum = words.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded twice")
+    !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("a sum that is folded twice has 16 bits")
 }
 
-/// The largest datagram that the tests send, with its headers.
+/// The largest datagram that the tests send, with its headers, in bytes.
 const LARGEST: usize = 2048;
 
-/// Sees every UDP datagram that reaches an address of the host in whose namespace it was made, the kernel's own included:
-/// a raw socket gets a copy of each (raw(7)).
+/// Receives every UDP datagram for an address of the host in whose namespace it was created, also
+/// those for sockets of the kernel: a raw socket gets a copy of each datagram (raw(7)).
 #[derive(Debug)]
 pub struct Sniffer {
     socket: OwnedFd,
@@ -110,16 +119,23 @@ impl Sniffer {
         Ok(Self { socket, addr })
     }
 
-    /// The destination ports of the datagrams with this payload, in the order of their arrival, up to the one to `last`.
-    pub fn ports_until(&self, last: u16, payload: &[u8], deadline: Duration) -> io::Result<Vec<u16>> {
+    /// Returns the destination ports of the datagrams with this payload, in the order of their
+    /// arrival, up to and including the first to port `last`.
+    ///
+    /// # Errors
+    /// `TimedOut` when no such datagram to `last` arrives in time.
+    pub fn ports_until(&self, last: u16, payload: &[u8], timeout: Duration) -> io::Result<Vec<u16>> {
         let start = Instant::now();
         let mut ports = Vec::new();
         let mut packet = [0; LARGEST];
         while !ports.contains(&last) {
-            let left = deadline.saturating_sub(start.elapsed());
-            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-            if poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout))? == 0 {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing to port {last}, only {ports:?}")));
+            let left = timeout.saturating_sub(start.elapsed());
+            let left = Timespec::try_from(left).map_err(io::Error::other)?;
+            if poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&left))? == 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no datagram to port {last}, only to {ports:?}"),
+                ));
             }
             let (length, _) = recv(&self.socket, &mut packet, RecvFlags::empty())?;
             ports.extend(self.port_of(&packet[..length], payload));
@@ -127,7 +143,8 @@ impl Sniffer {
         Ok(ports)
     }
 
-    /// The port that a datagram with this payload goes to. IPv4's raw sockets give the IP header too (RFC 791; RFC 768).
+    /// The destination port of a datagram with this payload. Raw sockets of IPv4 return the IP
+    /// header as well (RFC 791; RFC 768).
     fn port_of(&self, packet: &[u8], payload: &[u8]) -> Option<u16> {
         let header = if self.addr.is_ipv4() { usize::from(packet.first()? & 0x0f) * 4 } else { 0 };
         let datagram = packet.get(header..)?;
@@ -138,8 +155,8 @@ impl Sniffer {
     }
 }
 
-/// Another address of the same /24.
-pub fn neighbour(addr: Ipv4Addr, last: u8) -> Ipv4Addr {
+/// The address of the same /24 with this last octet.
+pub fn with_last_octet(addr: Ipv4Addr, last: u8) -> Ipv4Addr {
     let [a, b, c, _] = addr.octets();
     Ipv4Addr::new(a, b, c, last)
 }

@@ -1,8 +1,9 @@
-//! The world outside: a small name server in the client's namespace, which the nodes use as their upstream. It knows one
-//! name, and that nothing else exists.
+//! The upstream resolver of the nodes: a small name server in the client's namespace. It resolves
+//! one name, and answers NXDOMAIN for every other.
 //!
-//! It is a process of its own, because a lab outlives the command that made it: programs that make labs call
-//! [`run_if_asked`] first thing, and are started again as resolvers.
+//! The resolver is a process of its own, because a lab stays up when the command that created it
+//! has ended. The lab starts the current program a second time for it. Therefore every program that
+//! creates labs must call [`run_if_requested`] before it does anything else.
 
 use std::{
     env,
@@ -23,32 +24,33 @@ use hickory_proto::{
 
 use crate::{contract, dns};
 
-/// The argument that makes a program a resolver.
-const ROLE: &str = "lab-resolver";
+/// The argument that turns a program into the resolver.
+const ARGUMENT: &str = "lab-resolver";
+/// In seconds.
 const TTL_S: u32 = 60;
-/// A TCP client that says nothing for this long is dropped.
-const IDLE: Duration = Duration::from_secs(10);
+/// The resolver closes a TCP connection without a question for this long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The command that starts this very program as a resolver.
+/// The program and the argument that start the resolver.
 pub(crate) fn command() -> Result<(OsString, &'static str)> {
-    Ok((env::current_exe().context("cannot find this program's file")?.into(), ROLE))
+    Ok((env::current_exe().context("cannot find the file of this program")?.into(), ARGUMENT))
 }
 
-/// Serves, and never returns, where this process was started as a resolver.
-pub fn run_if_asked() -> Result<()> {
-    if env::args_os().nth(1).is_some_and(|arg| arg == ROLE) {
+/// Runs the resolver, and does not return, if this process was started as one.
+pub fn run_if_requested() -> Result<()> {
+    if env::args_os().nth(1).is_some_and(|arg| arg == ARGUMENT) {
         serve(SocketAddr::from((Ipv4Addr::UNSPECIFIED, contract::upstream().port())))?;
     }
     Ok(())
 }
 
 fn serve(listen: SocketAddr) -> Result<()> {
-    let udp = UdpSocket::bind(listen).context("cannot listen for names")?;
-    let tcp = TcpListener::bind(listen).context("cannot listen for names")?;
+    let udp = UdpSocket::bind(listen).with_context(|| format!("cannot listen on UDP {listen}"))?;
+    let tcp = TcpListener::bind(listen).with_context(|| format!("cannot listen on TCP {listen}"))?;
     thread::spawn(move || {
-        // One client at a time is enough for a lab.
+        // A lab has few TCP clients: one after the other is enough.
         for mut stream in tcp.incoming().flatten() {
-            let served = stream.set_read_timeout(Some(IDLE)).map_err(anyhow::Error::from).and_then(|()| {
+            let served = stream.set_read_timeout(Some(IDLE_TIMEOUT)).map_err(anyhow::Error::from).and_then(|()| {
                 loop {
                     if let Some(reply) = answer(&dns::read_frame(&mut stream)?) {
                         dns::write_frame(&mut stream, &reply)?;
@@ -62,17 +64,17 @@ fn serve(listen: SocketAddr) -> Result<()> {
     loop {
         let (length, from) = udp.recv_from(&mut packet)?;
         if let Some(reply) = answer(&packet[..length]) {
-            // A client that is gone is no reason to end.
+            // The client may have ended: the resolver goes on with the next question.
             let _sent = udp.send_to(&reply, from);
         }
     }
 }
 
 fn answer(packet: &[u8]) -> Option<Vec<u8>> {
-    let asked = Message::from_vec(packet).ok()?;
-    let query = asked.queries.first()?.clone();
-    let mut reply = Message::response(asked.metadata.id, OpCode::Query);
-    reply.metadata.recursion_desired = asked.metadata.recursion_desired;
+    let request = Message::from_vec(packet).ok()?;
+    let query = request.queries.first()?.clone();
+    let mut reply = Message::response(request.metadata.id, OpCode::Query);
+    reply.metadata.recursion_desired = request.metadata.recursion_desired;
     reply.metadata.recursion_available = true;
     match records(&query) {
         Some(data) => {
@@ -82,7 +84,7 @@ fn answer(packet: &[u8]) -> Option<Vec<u8>> {
         }
         None => reply.metadata.response_code = ResponseCode::NXDomain,
     }
-    if let Some(edns) = &asked.edns {
+    if let Some(edns) = &request.edns {
         let mut own = Edns::new();
         own.set_max_payload(edns.max_payload().clamp(512, 1232));
         reply.set_edns(own);
@@ -91,24 +93,24 @@ fn answer(packet: &[u8]) -> Option<Vec<u8>> {
     reply.to_vec().ok()
 }
 
-/// `None`: there is no such name. Empty: it has no record of that type.
+/// `None` when the name does not exist. Empty when it has no record of that type.
 fn records(query: &Query) -> Option<Vec<RData>> {
     let mut name = query.name().to_lowercase();
     name.set_fqdn(false);
-    if name.to_string() != contract::OUTSIDE_NAME {
+    if name.to_string() != contract::EXTERNAL_NAME {
         return None;
     }
     Some(match query.query_type() {
-        RecordType::A => vec![RData::A(A(contract::OUTSIDE_V4))],
-        RecordType::AAAA => vec![RData::AAAA(AAAA(contract::OUTSIDE_V6))],
-        RecordType::TXT => vec![RData::TXT(TXT::new(vec![contract::OUTSIDE_TEXT.to_owned()]))],
+        RecordType::A => vec![RData::A(A(contract::EXTERNAL_V4))],
+        RecordType::AAAA => vec![RData::AAAA(AAAA(contract::EXTERNAL_V6))],
+        RecordType::TXT => vec![RData::TXT(TXT::new(vec![contract::EXTERNAL_TEXT.to_owned()]))],
         _ => Vec::new(),
     })
 }
 
-/// The addresses of the one name that exists outside.
-pub fn outside_addrs() -> [IpAddr; 2] {
-    [contract::OUTSIDE_V4.into(), contract::OUTSIDE_V6.into()]
+/// The addresses of the name that the resolver resolves.
+pub fn external_addrs() -> [IpAddr; 2] {
+    [contract::EXTERNAL_V4.into(), contract::EXTERNAL_V6.into()]
 }
 
 #[cfg(test)]
@@ -120,14 +122,14 @@ mod tests {
     fn check(name: &str, record: RecordType, code: ResponseCode, expected: usize) {
         let mut message = Message::query();
         message.add_query(Query::query(Name::from_utf8(name).expect("a name"), record));
-        let reply = answer(&message.to_vec().expect("encodes")).expect("an answer");
-        let reply = Message::from_vec(&reply).expect("decodes");
+        let reply = answer(&message.to_vec().expect("an encoded message")).expect("an answer");
+        let reply = Message::from_vec(&reply).expect("a decoded message");
         assert_eq!(reply.metadata.id, message.metadata.id);
         assert_eq!((reply.metadata.response_code, reply.answers.len()), (code, expected), "{name} {record}");
     }
 
     #[test]
-    fn one_name_exists_and_nothing_else() {
+    fn only_the_external_name_exists() {
         check("example.test.", RecordType::A, ResponseCode::NoError, 1);
         check("EXAMPLE.test.", RecordType::AAAA, ResponseCode::NoError, 1);
         check("example.test.", RecordType::TXT, ResponseCode::NoError, 1);

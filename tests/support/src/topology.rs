@@ -1,4 +1,4 @@
-//! The hosts' namespaces and the switch between them, made with iproute2.
+//! Creates the namespaces of the hosts and the switch between them, with iproute2.
 
 use std::{
     fs,
@@ -14,27 +14,27 @@ use crate::{
     netns,
 };
 
-/// Whether a host is joined to the switch.
+/// Whether a host is connected to the switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cable {
     Plugged,
-    Pulled,
+    Unplugged,
 }
 
-/// Makes the namespaces, the bridge, and one veth pair for each host.
-pub(crate) fn make(hosts: &[String]) -> Result<()> {
+/// Creates the namespaces, the bridge, and one veth pair for each host.
+pub(crate) fn create(hosts: &[String]) -> Result<()> {
     let names = hosts.iter().map(|host| contract::namespace(host)).chain([UNDERLAY.to_owned()]);
     let adds: Vec<String> = names.map(|name| format!("netns add {name}")).collect();
     ip(None, &adds)?;
     for namespace in hosts.iter().map(|host| contract::namespace_path(host)).chain([underlay_path()]) {
         let enabled = netns::within(&namespace, || {
-            // Some machines give new namespaces a switched-off IPv6.
+            // On some machines IPv6 is off in a new namespace.
             for scope in ["all", "default", "lo"] {
                 fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "0")?;
             }
             Ok::<(), std::io::Error>(())
         })?;
-        enabled.context("this kernel has no IPv6 (net.ipv6.conf.all.disable_ipv6): boot it with IPv6 enabled")?;
+        enabled.context("cannot enable IPv6 (net.ipv6.conf.all.disable_ipv6): boot the kernel with IPv6 enabled")?;
     }
 
     let mut underlay = vec![format!("link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0")];
@@ -58,11 +58,11 @@ pub(crate) fn make(hosts: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Pulls or plugs a host's cable.
+/// Connects a host to the switch, or disconnects it.
 pub(crate) fn set_cable(host: &str, cable: Cable) -> Result<()> {
     let state = match cable {
         Cable::Plugged => "up",
-        Cable::Pulled => "down",
+        Cable::Unplugged => "down",
     };
     ip(Some(UNDERLAY), &[format!("link set {host} {state}")])
 }
@@ -71,7 +71,7 @@ pub(crate) fn underlay_path() -> std::path::PathBuf {
     Path::new("/run/netns").join(UNDERLAY)
 }
 
-/// Runs lines of `ip` in one process, all or up to the first that fails.
+/// Runs lines of `ip` commands in one process. The first line that fails ends it.
 pub(crate) fn ip(namespace: Option<&str>, lines: &[String]) -> Result<()> {
     let mut command = Command::new("ip");
     if let Some(namespace) = namespace {
@@ -87,7 +87,11 @@ pub(crate) fn ip(namespace: Option<&str>, lines: &[String]) -> Result<()> {
     child.stdin.take().context("ip has no standard input")?.write_all((lines.join("\n") + "\n").as_bytes())?;
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!("ip refused: {}\n{}", String::from_utf8_lossy(&output.stderr).trim(), lines.join("\n"));
+        bail!(
+            "ip failed: {}\nThe commands were:\n{}",
+            String::from_utf8_lossy(&output.stderr).trim(),
+            lines.join("\n")
+        );
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! Folders and everything below them.
+//! Folders with everything below them.
 
 use std::{fs, io, path::Path};
 
 use anyhow::{Context, Result};
 
-/// Removes a folder with everything below it. One that does not exist is fine.
+/// Removes a folder with everything below it. A folder that does not exist is no error.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

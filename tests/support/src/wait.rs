@@ -1,4 +1,4 @@
-//! Waiting for a condition, never for a time.
+//! Waits until a condition is true, with a deadline. Nothing in the lab sleeps for a fixed time.
 
 use std::{
     thread,
@@ -7,10 +7,13 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Between two looks at a condition.
+/// The time between two checks of a condition.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Looks until `condition` answers with a value, and panics with its last objection when the deadline has passed.
+/// Checks `condition` until it returns `Ok`.
+///
+/// # Panics
+/// After the deadline, with the last error of the condition.
 #[track_caller]
 pub fn eventually<T>(deadline: Duration, what: &str, condition: impl FnMut() -> Result<T, String>) -> T {
     match try_eventually(deadline, what, condition) {
@@ -19,19 +22,19 @@ pub fn eventually<T>(deadline: Duration, what: &str, condition: impl FnMut() -> 
     }
 }
 
-/// As [`eventually`], for code that reports instead of panicking.
+/// Like [`eventually`], but returns an error after the deadline.
 pub fn try_eventually<T>(
     deadline: Duration,
     what: &str,
     mut condition: impl FnMut() -> Result<T, String>,
 ) -> anyhow::Result<T> {
-    let mut objection = String::new();
-    let found = until(deadline, || condition().map_err(|new| objection = new).ok());
-    found.with_context(|| format!("not within {deadline:?}: {what}: {objection}"))
+    let mut last_error = String::new();
+    let found = poll(deadline, || condition().map_err(|error| last_error = error).ok());
+    found.with_context(|| format!("not within {deadline:?}: {what}: {last_error}"))
 }
 
-/// Looks until `condition` answers with a value; nothing, when the deadline has passed.
-pub(crate) fn until<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+/// Checks `condition` until it returns a value. `None` after the deadline.
+pub(crate) fn poll<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
@@ -44,7 +47,7 @@ pub(crate) fn until<T>(deadline: Duration, mut condition: impl FnMut() -> Option
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that polls: between two looks at a bounded condition")]
+#[expect(clippy::disallowed_methods, reason = "the only place that polls: the pause between two checks")]
 fn pause() {
     thread::sleep(POLL);
 }

@@ -4,25 +4,25 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::ValueEnum;
 
-/// In the order of the table: the limit, the peers, weft.
+/// In the order of the table: the limit, the other programs, weft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub(super) enum Case {
-    /// One hop from client to server: the limit.
+    /// One link from client to server: the limit.
     Raw,
-    /// Routing, VXLAN and a bridge between two nodes, and no translation: what a packet's way costs by itself.
+    /// Routing, VXLAN and a bridge between two nodes, without translation: the cost of the path.
     Routed,
-    /// The same way, with destination and source translated by nftables on the first node.
+    /// The same path, with destination and source translated by nftables on the first node.
     Nftables,
-    /// The same way, with HAProxy on the first node.
+    /// The same path, with HAProxy on the first node.
     Haproxy,
-    /// weft, asked at a node without the task.
+    /// weft: the client connects to a node without the task.
     WeftSymmetric,
-    /// weft, asked at the task's own node.
+    /// weft: the client connects to the node with the task.
     WeftLocal,
 }
 
 impl Case {
-    /// As on the command line and in JSON.
+    /// The name on the command line and in JSON.
     pub(super) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
@@ -31,8 +31,8 @@ impl Case {
         matches!(self, Self::WeftSymmetric | Self::WeftLocal)
     }
 
-    /// One line for those who read the table.
-    pub(super) fn what(self) -> &'static str {
+    /// One line for the readers of the table.
+    pub(super) fn description(self) -> &'static str {
         match self {
             Self::Raw => "client → server, one veth pair and nothing else: the limit",
             Self::Routed => "client → node 1 → VXLAN → node 2 → bridge → task: kernel routing, no translation",
@@ -44,23 +44,23 @@ impl Case {
     }
 }
 
-/// A case that stands and can be asked.
+/// How the client reaches a case.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) case: Case,
     /// The client's network namespace.
     pub(super) client: PathBuf,
-    /// Where the client finds `weft/whoami`'s HTTP server.
+    /// The address of the HTTP server of `weft/whoami`.
     pub(super) http: SocketAddr,
-    /// Where the client finds iperf3's server.
+    /// The address of the iperf3 server.
     pub(super) stream: SocketAddr,
-    /// Names the task that must answer: the value of a line of whoami's answer.
-    pub(super) answers: Answer,
+    pub(super) server: ExpectedServer,
 }
 
-/// What whoami must say, so that a case measures what its name says.
+/// The server that must answer, so that a case measures what its name says. It is compared with the
+/// answer of whoami.
 #[derive(Debug, Clone)]
-pub(super) enum Answer {
+pub(super) enum ExpectedServer {
     Task(String),
     Node(String),
 }

@@ -1,4 +1,5 @@
-//! The loads and what is read off each: wrk for requests, iperf3 for streams, /proc/stat for the cost.
+//! The loads and their metrics: wrk sends requests, iperf3 sends streams, and /proc/stat has the
+//! time that the cores worked.
 
 use std::{
     fmt, fs,
@@ -13,15 +14,17 @@ use serde_json::Value;
 
 use super::{case::Target, programs::Runner};
 
-/// wrk's threads: one core for the client, so that one is left for everything else on a machine with two.
+/// The threads of wrk: one, so that on a machine with two cores one core is left for everything
+/// else.
 const THREADS: u32 = 1;
 const CONNECTIONS: u32 = 32;
 const MANY_STREAMS: u32 = 8;
-/// Ticks a second in /proc/stat, whatever the kernel's own frequency (USER_HZ, include/asm-generic/param.h).
+/// Ticks per second in /proc/stat. It does not depend on the kernel's own frequency (USER_HZ,
+/// include/asm-generic/param.h).
 const USER_HZ: f64 = 100.0;
-/// Long enough to see what else the machine does.
-const REST: Duration = Duration::from_secs(2);
-/// What a load may take beyond the time it was asked for.
+/// How long the machine is watched without load.
+const IDLE_TIME: Duration = Duration::from_secs(2);
+/// How much longer than planned a load may take.
 const SLACK: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub(super) enum Load {
     KeepAlive,
     /// A new connection for each request.
     NewConnections,
-    /// One request at a time, on a connection that stays open: nothing waits for anything but the path.
+    /// One request at a time, on a connection that stays open: no request waits for another.
     OneAtATime,
     OneStream,
     ManyStreams,
@@ -86,24 +89,24 @@ impl fmt::Display for Metric {
     }
 }
 
-/// What one run of a load gave.
+/// The result of one run of a load.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Measured {
     pub(super) values: Vec<(Metric, f64)>,
-    /// Requests that got no good answer, in the words of the program that counted them.
+    /// Lines of wrk about requests that failed.
     pub(super) failures: Vec<String>,
 }
 
-/// Puts a load on a target for `seconds`.
+/// Runs a load on a target for `seconds`.
 pub(super) fn measure(runner: &Runner, target: &Target, load: Load, seconds: u64) -> Result<Measured> {
     let limit = Duration::from_secs(seconds) + SLACK;
     let run = |command| runner.run(&target.client, command, limit);
     match load {
         Load::KeepAlive => {
             let before = busy_us()?;
-            let said = run(keep_alive(target, seconds))?;
+            let output = run(keep_alive(target, seconds))?;
             let busy = busy_us()? - before;
-            let requests = requests(&said)?;
+            let requests = parse_wrk(&output)?;
             let values = vec![
                 (Metric::KeepaliveRps, requests.per_second),
                 (Metric::P50Us, requests.p50_us),
@@ -113,25 +116,25 @@ pub(super) fn measure(runner: &Runner, target: &Target, load: Load, seconds: u64
             Ok(Measured { values, failures: requests.failures })
         }
         Load::NewConnections => {
-            let requests = requests(&run(wrk(target, seconds, CONNECTIONS, false))?)?;
+            let requests = parse_wrk(&run(wrk(target, seconds, CONNECTIONS, false))?)?;
             Ok(Measured { values: vec![(Metric::ConnsPerS, requests.per_second)], failures: requests.failures })
         }
         Load::OneAtATime => {
-            let requests = requests(&run(wrk(target, seconds, 1, true))?)?;
+            let requests = parse_wrk(&run(wrk(target, seconds, 1, true))?)?;
             Ok(Measured { values: vec![(Metric::IdleP50Us, requests.p50_us)], failures: requests.failures })
         }
         Load::OneStream => {
-            let rate = stream_gbps(&run(iperf3(target, seconds, 1))?)?;
+            let rate = parse_iperf3(&run(iperf3(target, seconds, 1))?)?;
             Ok(Measured { values: vec![(Metric::Stream1Gbps, rate)], failures: Vec::new() })
         }
         Load::ManyStreams => {
-            let rate = stream_gbps(&run(iperf3(target, seconds, MANY_STREAMS))?)?;
+            let rate = parse_iperf3(&run(iperf3(target, seconds, MANY_STREAMS))?)?;
             Ok(Measured { values: vec![(Metric::Stream8Gbps, rate)], failures: Vec::new() })
         }
     }
 }
 
-/// The load of [`Load::KeepAlive`], as a command.
+/// The command of [`Load::KeepAlive`].
 pub(super) fn keep_alive(target: &Target, seconds: u64) -> Command {
     wrk(target, seconds, CONNECTIONS, true)
 }
@@ -154,7 +157,7 @@ fn iperf3(target: &Target, seconds: u64, streams: u32) -> Command {
     command
 }
 
-/// What wrk reports.
+/// The report of wrk.
 #[derive(Debug, Clone, PartialEq)]
 struct Requests {
     count: f64,
@@ -164,9 +167,9 @@ struct Requests {
     failures: Vec<String>,
 }
 
-fn requests(said: &str) -> Result<Requests> {
-    let read = || {
-        let lines = || said.lines().map(str::trim);
+fn parse_wrk(output: &str) -> Result<Requests> {
+    let parse = || {
+        let lines = || output.lines().map(str::trim);
         let after = |prefix: &str| lines().find_map(|line| line.strip_prefix(prefix)).map(str::trim);
         let count = lines().find_map(|line| line.split_once(" requests in ")?.0.parse().ok())?;
         Some(Requests {
@@ -180,12 +183,12 @@ fn requests(said: &str) -> Result<Requests> {
                 .collect(),
         })
     };
-    let requests: Requests = read().with_context(|| format!("not what wrk should say:\n{said}"))?;
-    ensure!(requests.count > 0.0, "not one request was answered:\n{said}");
+    let requests: Requests = parse().with_context(|| format!("the output of wrk has an unknown format:\n{output}"))?;
+    ensure!(requests.count > 0.0, "no request was answered:\n{output}");
     Ok(requests)
 }
 
-/// wrk's times: `163.00us`, `1.20ms`, `1.01s`.
+/// A time of wrk, such as `163.00us`, `1.20ms` or `1.01s`, in microseconds.
 fn microseconds(text: &str) -> Option<f64> {
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(unit_at);
@@ -198,22 +201,22 @@ fn microseconds(text: &str) -> Option<f64> {
     Some(number.parse::<f64>().ok()? * factor)
 }
 
-/// What arrived, by iperf3's server.
-fn stream_gbps(said: &str) -> Result<f64> {
-    let report: Value = serde_json::from_str(said).context("iperf3 should print JSON")?;
+/// The rate of the data that arrived at the server, in Gbit/s.
+fn parse_iperf3(output: &str) -> Result<f64> {
+    let report: Value = serde_json::from_str(output).context("iperf3 printed no JSON")?;
     let rate = report.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
-    Ok(rate.with_context(|| format!("no rate in what iperf3 says:\n{said}"))? / 1e9)
+    Ok(rate.with_context(|| format!("the output of iperf3 has no rate:\n{output}"))? / 1e9)
 }
 
-/// How busy the machine is by itself: the share of all cores that work while `runner` rests, in percent.
+/// The share of all cores that work while there is no load, in percent.
 pub(super) fn background_percent(runner: &Runner) -> Result<f64> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let (start, before) = (Instant::now(), busy_us()?);
-    runner.pause(REST)?;
+    runner.pause(IDLE_TIME)?;
     Ok((busy_us()? - before) / (start.elapsed().as_secs_f64() * 1e6 * cores as f64) * 100.0)
 }
 
-/// Time that the machine's cores have worked so far, for whomever.
+/// The time that all cores of the machine have worked since it started, in microseconds.
 fn busy_us() -> Result<f64> {
     let path = Path::new("/proc/stat");
     let text = fs::read_to_string(path).context("cannot read /proc/stat")?;
@@ -221,7 +224,8 @@ fn busy_us() -> Result<f64> {
     Ok(ticks * 1e6 / USER_HZ)
 }
 
-/// User, nice, system, irq and softirq of proc(5)'s `cpu` line; neither idle, nor waiting, nor what the hypervisor stole.
+/// The sum of user, nice, system, irq and softirq in the `cpu` line of /proc/stat (proc(5)),
+/// without idle, iowait and the time that the hypervisor has stolen.
 fn busy_ticks(stat: &str) -> Option<f64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let fields: Vec<f64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
@@ -248,17 +252,17 @@ Transfer/sec:     31.96MB
 ";
 
     #[test]
-    fn wrk_is_understood() {
-        let found = requests(WRK).expect("a report");
+    fn the_report_of_wrk_is_read() {
+        let found = parse_wrk(WRK).expect("a report");
         let expected =
             Requests { count: 370_352.0, per_second: 176_360.96, p50_us: 163.0, p99_us: 1200.0, failures: Vec::new() };
         assert_eq!(found, expected);
     }
 
     #[test]
-    fn requests_without_a_good_answer_are_told() {
+    fn failed_requests_are_reported() {
         let errors = "  Socket errors: connect 0, read 3, write 0, timeout 1\n  Non-2xx or 3xx responses: 7\n";
-        let found = requests(&format!("{WRK}{errors}")).expect("a report");
+        let found = parse_wrk(&format!("{WRK}{errors}")).expect("a report");
         assert_eq!(
             found.failures,
             ["Socket errors: connect 0, read 3, write 0, timeout 1", "Non-2xx or 3xx responses: 7"]
@@ -266,20 +270,20 @@ Transfer/sec:     31.96MB
     }
 
     #[test]
-    fn a_run_without_an_answer_is_no_measurement() {
-        assert!(requests(&WRK.replace("370352 requests", "0 requests")).is_err());
-        assert!(requests("unable to connect to 192.0.2.1:8080 Connection refused").is_err());
+    fn a_run_without_an_answer_is_an_error() {
+        assert!(parse_wrk(&WRK.replace("370352 requests", "0 requests")).is_err());
+        assert!(parse_wrk("unable to connect to 192.0.2.1:8080 Connection refused").is_err());
     }
 
     #[test]
-    fn iperf3_is_understood() {
+    fn the_report_of_iperf3_is_read() {
         let report = r#"{"end": {"sum_sent": {"bits_per_second": 3e9}, "sum_received": {"bits_per_second": 2.5e9}}}"#;
-        assert_eq!(stream_gbps(report).ok(), Some(2.5));
-        assert!(stream_gbps(r#"{"error": "error - the server is busy"}"#).is_err());
+        assert_eq!(parse_iperf3(report).ok(), Some(2.5));
+        assert!(parse_iperf3(r#"{"error": "error - the server is busy"}"#).is_err());
     }
 
     #[test]
-    fn idle_time_is_not_work() {
+    fn idle_time_does_not_count_as_work() {
         let stat = "cpu  100 1 30 9000 50 2 7 99 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
         assert_eq!(busy_ticks(stat), Some(140.0));
         assert_eq!(busy_ticks("intr 1"), None);

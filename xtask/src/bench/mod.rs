@@ -1,16 +1,18 @@
-//! `bench`: what weft does beside the limit of the machine and beside the programs that people use instead, in one run.
+//! `bench`: measures weft beside the limit of the machine, and beside programs that people use
+//! instead, in one run.
 //!
-//! Everything runs on this machine in network namespaces, so all parties share its cores: the numbers compare the cases
-//! of one run with each other, and nothing else.
+//! Client, servers and nodes run in network namespaces of this machine and share its cores.
+//! Therefore the numbers compare the cases of one run with each other, and nothing else.
 
 mod case;
-mod load;
-mod mesh;
-mod peers;
-mod profile;
+mod settings;
 mod programs;
+mod load;
 mod report;
+mod profile;
+mod peers;
 mod swarm;
+mod mesh;
 
 use std::path::PathBuf;
 
@@ -18,7 +20,6 @@ use anyhow::Result;
 
 use self::case::Case;
 
-/// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Subject {
     /// A published port: from a client through one node to a task.
@@ -27,24 +28,25 @@ enum Subject {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// What to measure.
     #[arg(value_enum, default_value = "mesh")]
     subject: Subject,
-    /// One JSON object a line instead of the table.
+    /// Print one JSON object a line instead of the table.
     #[arg(long)]
     json: bool,
-    /// How long each measurement lasts.
+    /// How many seconds each measurement takes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=5))]
     seconds: u64,
-    /// How often each is taken; the cases take turns.
+    /// How many times each measurement is taken. All cases are measured once in each round.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=20))]
     rounds: u64,
-    /// Only this case, and raw, to which it is compared. May be given more than once.
+    /// Measure only this case, and raw, with which it is compared. Can be given more than once.
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
-    /// Instead of measuring, show where this case spends the machine's time while connections are kept alive.
+    /// Measure nothing: show on what this case spends the machine's time under keep-alive load.
     #[arg(long, value_enum, conflicts_with_all = ["json", "rounds", "cases"])]
     profile: Option<Case>,
-    /// The binary to run; a release build where absent.
+    /// The binary to run. Without this option a release build is made.
     #[arg(long, hide = true)]
     weft: Option<PathBuf>,
 }

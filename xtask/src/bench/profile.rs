@@ -1,4 +1,5 @@
-//! Where one case spends the machine's time: perf's samples of all cores while wrk asks on connections that stay open.
+//! `--profile`: on what one case spends the machine's time. perf samples all cores while wrk sends
+//! requests on connections that stay open.
 
 use std::{collections::BTreeMap, fmt::Write, path::Path, process::Command, time::Duration};
 
@@ -8,24 +9,26 @@ use tempfile::TempDir;
 use super::{
     case::Target,
     load,
-    programs::{HERE, Runner},
+    programs::{OWN_NETNS, Runner},
 };
 
-/// Samples a second and core; not a multiple of the timer's frequency, which would be in step with it.
+/// Samples per second and core. A multiple of the timer's frequency would always sample at the same
+/// point of the timer's period.
 const FREQUENCY: u32 = 1999;
-/// Beyond the time of the load: perf writes and reads its file.
+/// The additional time that perf needs to write and to read its file.
 const SLACK: Duration = Duration::from_secs(60);
-/// How many symbols each list has.
+/// The number of symbols in each list.
 const TOP: usize = 40;
 
-/// What the kernel's functions are for, by parts of their names; the first that fits counts. Rough: a function that many
-/// use is counted where its name belongs.
+/// The purposes of the kernel's functions, each with parts of function names. The first purpose
+/// that matches counts. This is rough: a function with many callers counts for the purpose of its
+/// name.
 const GROUPS: [(&str, &[&str]); 11] = [
     ("eBPF: the programs", &["bpf_prog_"]),
     ("eBPF: maps", &["htab", "lookup_nulls", "bpf_map", "array_map", "lru", "map_lookup", "map_update"]),
     ("eBPF: helpers and redirection", &["bpf_", "skb_do_redirect", "skb_scrub", "csum_replace", "tc_run"]),
     ("VXLAN and UDP", &["vxlan", "udp", "iptunnel", "metadata_dst", "gro_cells"]),
-    ("bridges (the underlay's among them)", &["br_", "fdb_"]),
+    ("bridges (also the switch between the nodes)", &["br_", "fdb_"]),
     ("netfilter and conntrack", &["nf_", "nft_", "conntrack"]),
     ("TCP", &["tcp", "bbr", "inet_", "sock_def", "sk_", "release_sock"]),
     (
@@ -57,13 +60,13 @@ const GROUPS: [(&str, &[&str]); 11] = [
 /// A symbol's share of all samples, in percent.
 #[derive(Debug, Clone, PartialEq)]
 struct Share {
-    /// With all that it calls.
+    /// Including the functions that it calls.
     total: f64,
     own: f64,
     symbol: String,
 }
 
-/// Puts the load on, and returns the lists for people.
+/// Runs the load under perf. Returns the lists as text.
 pub(super) fn record(runner: &Runner, target: &Target, seconds: u64) -> Result<String> {
     let files = TempDir::new().context("cannot make a temporary directory")?;
     let data = files.path().join("perf.data");
@@ -72,19 +75,19 @@ pub(super) fn record(runner: &Runner, target: &Target, seconds: u64) -> Result<S
     let mut command = Command::new("perf");
     command.args(["record", "--quiet", "-a", "-g", "--freq", &FREQUENCY.to_string(), "--output"]).arg(&data);
     command.arg("--").arg(wrk.get_program()).args(wrk.get_args());
-    let said = runner.run(&target.client, command, limit)?;
+    let wrk_output = runner.run(&target.client, command, limit)?;
     let report = |arguments: &[&str]| {
         let mut command = Command::new("perf");
         command.args(["report", "--stdio", "--call-graph", "none"]).args(arguments).arg("--input").arg(&data);
-        runner.run(Path::new(HERE), command, limit)
+        runner.run(Path::new(OWN_NETNS), command, limit)
     };
     let programs = report(&["--no-children", "--sort", "comm,symbol"])?;
     let symbols = report(&["--children", "--sort", "symbol", "--fields", "overhead_children,overhead,symbol"])?;
-    Ok(format!("{}\n{}\n{said}", grouped(&groups(&programs)), lists(&shares(&symbols))))
+    Ok(format!("{}\n{}\n{wrk_output}", print_groups(&groups(&programs)), lists(&shares(&symbols))))
 }
 
-/// Lines of `perf report` by program and symbol: `     4.56%  wrk  [k] name`. The kernel's part is grouped by what it is for,
-/// the rest by program.
+/// Reads lines of `perf report` by program and symbol: `     4.56%  wrk  [k] name`. Sums the
+/// kernel's functions by purpose, and the rest by program.
 fn groups(report: &str) -> BTreeMap<String, f64> {
     let mut groups = BTreeMap::new();
     for line in report.lines() {
@@ -95,13 +98,13 @@ fn groups(report: &str) -> BTreeMap<String, f64> {
         else {
             continue;
         };
-        let fits = |(_, parts): &&(&str, &[&str])| parts.iter().any(|part| symbol.contains(part));
+        let matches = |(_, parts): &&(&str, &[&str])| parts.iter().any(|part| symbol.contains(part));
         let program = if program.starts_with("ksoftirqd/") { "swapper" } else { program };
         let group = match (program, level) {
             ("wrk" | "weft", "[.]") => format!("user space: {program}"),
-            // In the idle task and in its own threads the kernel works for the others.
+            // The kernel also works for the two programs in the idle task and in its own threads.
             ("wrk" | "weft" | "swapper", _) => {
-                GROUPS.iter().find(fits).map_or("the rest of the kernel", |(name, _)| name).to_owned()
+                GROUPS.iter().find(matches).map_or("the rest of the kernel", |(name, _)| name).to_owned()
             }
             _ => "other programs".to_owned(),
         };
@@ -110,24 +113,24 @@ fn groups(report: &str) -> BTreeMap<String, f64> {
     groups
 }
 
-fn grouped(groups: &BTreeMap<String, f64>) -> String {
+fn print_groups(groups: &BTreeMap<String, f64>) -> String {
     let mut sorted: Vec<_> = groups.iter().collect();
     sorted.sort_by(|a, b| b.1.total_cmp(a.1));
     let mut text = "Share of all samples, by purpose:\n".to_owned();
     for (group, share) in sorted {
-        writeln!(text, "{share:>8.2} %  {group}").expect("a string takes all");
+        writeln!(text, "{share:>8.2} %  {group}").expect("writing to a string succeeds");
     }
     text
 }
 
-/// Lines of `perf report` by symbol: `    12.30%     4.56%  [k] name`.
+/// Reads lines of `perf report` by symbol: `    12.30%     4.56%  [k] name`.
 fn shares(report: &str) -> Vec<Share> {
     let line = |line: &str| {
         let mut fields = line.split_whitespace();
         let percent = |field: &str| field.strip_suffix('%')?.parse::<f64>().ok();
         let (total, own) = (percent(fields.next()?)?, percent(fields.next()?)?);
         let symbol = fields.collect::<Vec<_>>().join(" ");
-        // Some versions of perf fill columns that nobody asked for.
+        // Some versions of perf print more columns than were requested.
         Some(Share { total, own, symbol: symbol.trim_end_matches(" -").to_owned() })
     };
     report.lines().filter_map(line).collect()
@@ -136,12 +139,12 @@ fn shares(report: &str) -> Vec<Share> {
 fn lists(shares: &[Share]) -> String {
     let mut text = String::new();
     let mut list = |title: &str, key: fn(&Share) -> f64| {
-        // Frames without a name say nothing.
+        // A frame without a name cannot be looked up.
         let mut sorted: Vec<&Share> = shares.iter().filter(|share| !share.symbol.contains(" 0x")).collect();
         sorted.sort_by(|a, b| key(b).total_cmp(&key(a)));
-        writeln!(text, "{title}").expect("a string takes all");
+        writeln!(text, "{title}").expect("writing to a string succeeds");
         for share in sorted.into_iter().take(TOP) {
-            writeln!(text, "{:>8.2} %  {}", key(share), share.symbol).expect("a string takes all");
+            writeln!(text, "{:>8.2} %  {}", key(share), share.symbol).expect("writing to a string succeeds");
         }
         text.push('\n');
     };
@@ -155,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn perfs_report_is_understood() {
+    fn the_symbols_of_perf_are_read() {
         let report = "# To display the perf.data header info\n#\n# Children      Self  Symbol\n\n    \
                       12.30%     4.56%  [k] vxlan_xmit\n     0.50%     0.50%  [.] 0x0000000000123456 - -\n";
         let share = |total, own, symbol: &str| Share { total, own, symbol: symbol.to_owned() };
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_functions_are_grouped() {
+    fn functions_of_the_kernel_are_grouped_by_purpose() {
         let report = "     2.00%  wrk  [k] vxlan_xmit  - -\n     1.50%  swapper  [k] vxlan_rcv  - -\n     \
                       4.00%  weft  [.] http_parse  - -\n     3.00%  rustc  [k] clear_page  - -\n     \
                       0.50%  weft  [k] bpf_prog_877f88d414739809_F  - -\n     0.25%  wrk  [k] memcmp  - -\n";

@@ -1,7 +1,7 @@
-//! Running the programs that make and that carry load: each bounded in time, and all ended in order when the user
-//! interrupts.
+//! Runs the programs that generate load and that serve it. Each has a time limit, and an
+//! interruption ends them in order, so that the caller can clean up.
 //!
-//! Threads: one waits for signals, one for the end of the program that runs.
+//! Threads: one waits for signals, one for the end of the running program.
 
 use std::{
     io::Write,
@@ -17,21 +17,20 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    iterator::Signals,
-};
+use signal_hook::iterator::Signals;
 use weft_lab::{netns, process};
 
-/// This process's own network namespace.
-pub(super) const HERE: &str = "/proc/self/ns/net";
+use crate::interrupt::SIGNALS;
 
-/// At most one end and one interruption wait to be read.
+/// The network namespace of this process.
+pub(super) const OWN_NETNS: &str = "/proc/self/ns/net";
+
+/// At most one end and one interruption are in the channel.
 const EVENTS: usize = 2;
 
 #[derive(Debug)]
 enum Event {
-    Ended,
+    Exited,
     Interrupted,
 }
 
@@ -44,67 +43,76 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// From here on, SIGINT, SIGTERM and SIGHUP end what runs and make every later call fail, so that the caller cleans up.
+    /// From now on, a signal to this process ends the running program, and every later call of the
+    /// runner fails.
     pub(super) fn new() -> Result<Self> {
         let (sender, events) = mpsc::sync_channel(EVENTS);
         let interrupted = Arc::new(AtomicBool::new(false));
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot watch for signals")?;
-        let (flag, bell) = (Arc::clone(&interrupted), sender.clone());
+        let mut signals = Signals::new(SIGNALS).context("cannot catch signals")?;
+        let (flag, signal_sender) = (Arc::clone(&interrupted), sender.clone());
         thread::spawn(move || {
             for _ in signals.forever() {
-                // Told once: nobody may be left to read a second event.
+                // Only the first is sent: a second could fill the channel and block this thread.
                 if !flag.swap(true, Ordering::SeqCst) {
-                    drop(bell.send(Event::Interrupted));
+                    drop(signal_sender.send(Event::Interrupted));
                 }
             }
         });
         Ok(Self { events, sender, interrupted })
     }
 
-    /// Fails once the user has interrupted.
+    /// # Errors
+    /// After an interruption.
     pub(super) fn check(&self) -> Result<()> {
         ensure!(!self.interrupted.load(Ordering::SeqCst), "interrupted");
         Ok(())
     }
 
-    /// Lets the machine go on for a moment, between two looks at a condition.
-    pub(super) fn pause(&self, moment: Duration) -> Result<()> {
-        match self.events.recv_timeout(moment) {
+    /// Waits, between two checks of a condition.
+    ///
+    /// # Errors
+    /// At an interruption.
+    pub(super) fn pause(&self, duration: Duration) -> Result<()> {
+        match self.events.recv_timeout(duration) {
             Ok(Event::Interrupted) => bail!("interrupted"),
-            Ok(Event::Ended) | Err(_) => self.check(),
+            Ok(Event::Exited) | Err(_) => self.check(),
         }
     }
 
-    /// Runs a program inside a network namespace to its end, and returns its standard output. One that takes longer than
-    /// `limit` is killed.
+    /// Runs a program inside of a network namespace until it exits, and returns its standard
+    /// output.
+    ///
+    /// # Errors
+    /// When the program fails, takes longer than `limit`, or an interruption comes. In the last two
+    /// cases it is killed.
     pub(super) fn run(&self, netns: &Path, mut command: Command, limit: Duration) -> Result<String> {
         self.check()?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let name = command.get_program().to_string_lossy().into_owned();
         let child = netns::within(netns, || command.spawn())?.with_context(|| format!("cannot run {name}"))?;
-        let (pid, bell) = (child.id(), self.sender.clone());
+        let (pid, sender) = (child.id(), self.sender.clone());
         let waiter = thread::spawn(move || {
             let output = child.wait_with_output();
-            drop(bell.send(Event::Ended));
+            drop(sender.send(Event::Exited));
             output
         });
-        let cut_short = match self.events.recv_timeout(limit) {
-            Ok(Event::Ended) => None,
+        let problem = match self.events.recv_timeout(limit) {
+            Ok(Event::Exited) => None,
             Ok(Event::Interrupted) => Some("interrupted".to_owned()),
-            Err(RecvTimeoutError::Timeout) => Some(format!("{name} did not end within {limit:?}")),
-            Err(RecvTimeoutError::Disconnected) => unreachable!("a sender is kept"),
+            Err(RecvTimeoutError::Timeout) => Some(format!("{name} is still running after {limit:?}")),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("this value has a sender"),
         };
-        if cut_short.is_some() {
+        if problem.is_some() {
             process::kill(pid)?;
         }
-        let output = waiter.join().ok().context("waiting for a program failed")?;
-        if let Some(reason) = cut_short {
-            // The program's end has rung, too.
-            let _ended = self.events.try_recv();
-            bail!("{reason}");
+        let output = waiter.join().ok().context("the thread that waits for the program panicked")?;
+        if let Some(problem) = problem {
+            // The killed program has sent this event.
+            let _exited = self.events.try_recv();
+            bail!("{problem}");
         }
         let output = output.with_context(|| format!("cannot wait for {name}"))?;
-        // Ctrl-C on a terminal reaches the program as well.
+        // Ctrl-C on a terminal ends the program as well.
         self.check()?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
@@ -117,7 +125,7 @@ impl Runner {
     }
 }
 
-/// Runs a short program that configures something in a network namespace, with `input` as its standard input.
+/// Runs a program that configures something in a network namespace. `input` is its standard input.
 pub(super) fn configure(netns: &Path, command: &mut Command, input: &str) -> Result<()> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let name = command.get_program().to_string_lossy().into_owned();
@@ -129,12 +137,12 @@ pub(super) fn configure(netns: &Path, command: &mut Command, input: &str) -> Res
         child.wait_with_output()
     })?;
     let output = output.with_context(|| format!("cannot run {name}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{name} refused: {}\n{input}", said.trim());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name} failed: {}\nIts input was:\n{input}", stderr.trim());
     Ok(())
 }
 
-/// A server that runs until this value is dropped.
+/// A running server. Dropping the value kills it.
 #[derive(Debug)]
 pub(super) struct Server {
     name: String,
@@ -142,14 +150,14 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts a server in a network namespace, with `input` as its standard input. Whether it serves, the first request
-    /// tells; what it complains of is shown.
+    /// Starts a server in a network namespace. `input` is its standard input; its errors go to this
+    /// process's standard error. Returns before the server listens: the caller waits for an answer.
     pub(super) fn start(netns: &Path, mut command: Command, input: &str) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = netns::within(netns, || command.spawn())?.with_context(|| format!("cannot run {name}"))?;
         let server = Self { name, pid: child.id() };
-        let mut stdin = child.stdin.take().context("a server without standard input")?;
+        let mut stdin = child.stdin.take().context("the standard input of a server is piped")?;
         stdin.write_all(input.as_bytes()).with_context(|| format!("{} does not read its input", server.name))?;
         Ok(server)
     }
@@ -158,7 +166,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Err(error) = process::kill(self.pid) {
-            eprintln!("{}: {error:#}", self.name);
+            eprintln!("cannot end {}: {error:#}", self.name);
         }
     }
 }

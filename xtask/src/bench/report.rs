@@ -1,4 +1,5 @@
-//! From values to what is shown: medians, spread, ratios; a table for people, JSON lines for programs. Pure.
+//! Turns measured values into results: a table of medians and ratios, and JSON lines that have
+//! minima and maxima too. It neither measures nor prints.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +11,19 @@ use super::{case::Case, load::Metric};
 /// The values of all rounds.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
-    /// One value for each round, in order.
+    /// One value for each round, in the order of the rounds.
     values: BTreeMap<(Case, Metric), Vec<f64>>,
     failures: BTreeMap<(Case, String), u64>,
 }
 
-/// A case and metric over all rounds.
+/// The values of a case and a metric over all rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Summary {
     median: f64,
     min: f64,
     max: f64,
-    /// The median of the ratios to raw of the same round: what slows a whole round down does not show in it.
+    /// The median of the ratios to raw in the same round. A round in which everything was slower
+    /// does not change it.
     ratio_to_raw: f64,
 }
 
@@ -42,7 +44,7 @@ impl Samples {
         self.values.entry((case, metric)).or_default().push(value);
     }
 
-    /// Notes that requests of a measurement went wrong.
+    /// Records that requests of a measurement failed.
     pub(super) fn add_failure(&mut self, case: Case, failure: String) {
         *self.failures.entry((case, failure)).or_default() += 1;
     }
@@ -65,7 +67,7 @@ impl Samples {
         cases
     }
 
-    /// One line for each case and metric.
+    /// One JSON object for each case and metric, with median, minimum and maximum.
     pub(super) fn json(&self, bench: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for case in self.cases() {
@@ -73,13 +75,13 @@ impl Samples {
                 let Some(Summary { median, min, max, ratio_to_raw }) = self.summary(case, metric) else { continue };
                 let [median, min, max, ratio_to_raw] = [median, min, max, ratio_to_raw].map(three_decimals);
                 let line = Line { bench, case: case.name(), metric: metric.name(), median, min, max, ratio_to_raw };
-                lines.push(serde_json::to_string(&line).expect("numbers and names are JSON"));
+                lines.push(serde_json::to_string(&line).expect("names and numbers can be written as JSON"));
             }
         }
         lines
     }
 
-    /// In each cell: median and ratio to raw, and below them the smallest and the largest value.
+    /// In each cell the median with its ratio to raw, and below it minimum and maximum.
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -94,7 +96,7 @@ impl Samples {
         table.to_string()
     }
 
-    /// Requests that went wrong, a line each. Empty is good.
+    /// One line for each kind of failed requests. Empty when none failed.
     pub(super) fn failures(&self) -> Vec<String> {
         let line = |((case, failure), count): (&(Case, String), &u64)| {
             format!("{}: {failure} (in {count} of its measurements)", case.name())
@@ -108,7 +110,7 @@ fn cell(summary: Summary) -> String {
     format!("{} ×{ratio_to_raw:.2}\n{}–{}", number(median), number(min), number(max))
 }
 
-/// About three digits, thousands as `k`.
+/// A number with about three digits. From 10,000 on it is in thousands.
 fn number(value: f64) -> String {
     match value {
         v if v >= 10_000.0 => format!("{:.1}k", v / 1000.0),
@@ -122,7 +124,7 @@ fn three_decimals(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-/// Of an even number of values: the mean of the two in the middle.
+/// For an even number of values, the mean of the two in the middle. `None` without a value.
 fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -141,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_middle() {
+    fn the_median_is_the_value_in_the_middle() {
         check(&[], None);
         check(&[3.0], Some(3.0));
         check(&[9.0, 1.0, 2.0], Some(2.0));
         check(&[4.0, 1.0, 2.0, 9.0], Some(3.0));
     }
 
-    /// Raw halves in the second round, and so does the other: its ratio stays.
+    /// In the second round both cases are half as fast, so that the ratio stays the same.
     fn samples() -> Samples {
         let mut samples = Samples::default();
         for (raw, routed) in [(200_000.0, 120_000.0), (100_000.0, 60_000.0), (200_000.0, 140_000.0)] {
@@ -159,14 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_the_same_round() {
+    fn ratios_compare_values_of_the_same_round() {
         let expected = Summary { median: 120_000.0, min: 60_000.0, max: 140_000.0, ratio_to_raw: 0.6 };
         assert_eq!(samples().summary(Case::Routed, Metric::KeepaliveRps), Some(expected));
         assert_eq!(samples().summary(Case::Routed, Metric::P50Us), None);
     }
 
     #[test]
-    fn json_lines_have_their_fields_in_order() {
+    fn json_lines_have_minimum_and_maximum() {
         assert_eq!(
             samples().json("mesh"),
             [

@@ -1,6 +1,7 @@
-//! Rebuilding the eBPF object, and proving that the committed one is what its source makes.
+//! `ebpf`: rebuilds the eBPF object, and checks that the committed one is built from its source.
 //!
-//! Owns `ebpf/weft.bpf.o` and the record beside it; nothing else writes them.
+//! This module owns `ebpf/weft.bpf.o` and the record beside it: nothing else writes them. The
+//! record names the hash of the source and the tools of the build.
 
 mod toolchain;
 
@@ -22,22 +23,22 @@ use crate::{
 mod source_hash;
 
 const TARGET: &str = "bpfel-unknown-none";
-/// Those of the record that decide on the object's bytes.
+/// The entries of the record that determine the bytes of the object.
 const TOOLS: [&str; 2] = ["rustc", "linker"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Write nothing: rebuild, and compare with what is committed.
+    /// Write nothing: rebuild the object and compare it with the committed one.
     #[arg(long)]
     check: bool,
 }
 
-/// What a rebuild says of the committed object.
+/// The result of comparing a rebuilt object with the committed one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The same bytes.
+    /// The bytes are the same.
     Same,
-    /// Bytes of this machine would prove nothing, and why.
+    /// This machine has other tools, so that its bytes would prove nothing. Says which.
     NotCompared(String),
 }
 
@@ -45,61 +46,68 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let ui = Ui::new();
     if !options.check {
         let built = build(&ui)?;
-        fs::copy(&built.object, object()).context("cannot write the object")?;
-        fs::write(record(), built.record).context("cannot write the record")?;
+        fs::copy(&built.object, object()).with_context(|| format!("cannot write {}", object().display()))?;
+        fs::write(record(), built.record).with_context(|| format!("cannot write {}", record().display()))?;
         eprintln!("wrote {}", object().display());
         return Ok(());
     }
-    source_is_the_recorded()?;
+    check_source_hash()?;
     match rebuild(&ui)? {
-        Verdict::Same => eprintln!("The committed object is what its source makes."),
-        Verdict::NotCompared(why) => bail!("the committed object cannot be compared here: {why}"),
+        Verdict::Same => eprintln!("The committed object is built from its source."),
+        Verdict::NotCompared(reason) => bail!("the committed object cannot be checked on this machine: {reason}"),
     }
     Ok(())
 }
 
-/// Fails where the source is not the one that the committed object was made of. Needs no tools.
-pub(crate) fn source_is_the_recorded() -> Result<()> {
+/// Compares the hash of the source with the record. Needs no tools.
+///
+/// # Errors
+/// When the committed object was built from another source.
+pub(crate) fn check_source_hash() -> Result<()> {
     let source = source_hash::source_hash(&folder()).context("cannot read the source of the object")?;
     if source_hash::recorded(&committed()?, "source") != Some(source.as_str()) {
-        bail!("{} is older than its source: run `cargo xtask ebpf`", object().display());
+        bail!("{} was built from another source: run `cargo xtask ebpf`", object().display());
     }
     Ok(())
 }
 
-/// Gets the tools that the record names, for [`verify`]. Where this machine cannot have them, says why.
+/// Installs the tools that the record names, for [`verify`]. Returns the reason when this machine
+/// cannot have them.
 pub(crate) fn prepare(ui: &Ui) -> Result<Option<String>> {
     let committed = committed()?;
-    let rustc = source_hash::recorded(&committed, "rustc").context("the record names no compiler")?;
+    let rustc = source_hash::recorded(&committed, "rustc").context("the record beside the object names no compiler")?;
     toolchain::prepare(ui, rustc)
 }
 
-/// Rebuilds the object and compares it with the committed one, where this machine can have the same tools. An error where
-/// they make other bytes.
+/// Rebuilds the object and compares it with the committed one, if this machine can have the same
+/// tools.
+///
+/// # Errors
+/// When the same tools build other bytes.
 pub(crate) fn verify(ui: &Ui) -> Result<Verdict> {
     match prepare(ui)? {
-        Some(why) => Ok(Verdict::NotCompared(why)),
+        Some(reason) => Ok(Verdict::NotCompared(reason)),
         None => rebuild(ui),
     }
 }
 
 fn rebuild(ui: &Ui) -> Result<Verdict> {
     let built = build(ui)?;
-    if let Some(difference) = other_tools(&committed()?, &built.record) {
+    if let Some(difference) = tool_difference(&committed()?, &built.record) {
         return Ok(Verdict::NotCompared(difference));
     }
     if fs::read(object())? != fs::read(&built.object)? {
-        bail!("{} is not what its source makes: run `cargo xtask ebpf`", object().display());
+        bail!("{} is not built from its source: run `cargo xtask ebpf`", object().display());
     }
     Ok(Verdict::Same)
 }
 
-/// The first tool that is not the same in two records, in one line.
-fn other_tools(committed: &str, built: &str) -> Option<String> {
-    let tool = |record, name| source_hash::recorded(record, name).unwrap_or("an unknown one").to_owned();
+/// The first tool that differs between two records, in one line.
+fn tool_difference(committed: &str, built: &str) -> Option<String> {
+    let tool = |record, name| source_hash::recorded(record, name).unwrap_or("an unknown tool").to_owned();
     let mut pairs = TOOLS.into_iter().map(|name| (tool(committed, name), tool(built, name)));
-    let (was, is) = pairs.find(|(was, is)| was != is)?;
-    Some(format!("it was built with {was}, and here is {is}"))
+    let (then, now) = pairs.find(|(then, now)| then != now)?;
+    Some(format!("it was built with {then}, and this machine has {now}"))
 }
 
 struct Built {
@@ -123,13 +131,14 @@ fn committed() -> Result<String> {
     fs::read_to_string(record()).context("cannot read the record beside the object")
 }
 
-/// Installs what is missing and builds. The hash is taken before: a source that changes meanwhile stays stale.
+/// Installs what is missing, and builds. Computes the hash before the build: if the source changes
+/// during the build, the record does not match it.
 fn build(ui: &Ui) -> Result<Built> {
     let linker = toolchain::install(ui)?;
     let source = source_hash::source_hash(&folder()).context("cannot read the source of the object")?;
     let object = ui.step("build the eBPF object", |step| compile(step, &linker))?;
     let record = format!(
-        "# What weft.bpf.o was made of and with. Written by `cargo xtask ebpf`.\nsource = {source}\nrustc = {}\nlinker = {}\n",
+        "# The source and the tools of weft.bpf.o. Written by `cargo xtask ebpf`.\nsource = {source}\nrustc = {}\nlinker = {}\n",
         version(Path::new(RUSTC))?,
         version(&linker)?,
     );
@@ -138,7 +147,7 @@ fn build(ui: &Ui) -> Result<Built> {
 
 fn compile(step: &Step, linker: &Path) -> Result<PathBuf> {
     let target = cargo::root().join("target/ebpf");
-    // Panic locations name files: the same ones everywhere.
+    // Panic locations contain the names of files, which must be the same on every machine.
     let flags = [
         format!("--remap-path-prefix={}=/weft", cargo::root().display()),
         format!("--remap-path-prefix={}=/cargo", toolchain::cargo_home().display()),
@@ -149,7 +158,7 @@ fn compile(step: &Step, linker: &Path) -> Result<PathBuf> {
         .args(["build", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
         .arg(&target)
         .current_dir(folder().join("programs"))
-        // Debian's compiler is a release, which would not build `core` for a new target.
+        // Debian's compiler is a stable release: without this it refuses to build `core`.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTC", RUSTC)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
@@ -165,18 +174,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_tools_are_told_in_one_line() {
+    fn a_different_tool_is_described_in_one_line() {
         let record =
-            |rustc: &str, linker: &str| format!("# By hand.\nsource = 1\nrustc = {rustc}\nlinker = {linker}\n");
+            |rustc: &str, linker: &str| format!("# A comment.\nsource = 1\nrustc = {rustc}\nlinker = {linker}\n");
         let committed = record("rustc 1.96.0 (a)", "bpf-linker 0.13.0");
-        assert_eq!(other_tools(&committed, &committed), None);
+        assert_eq!(tool_difference(&committed, &committed), None);
         assert_eq!(
-            other_tools(&committed, &record("rustc 1.97.0 (b)", "bpf-linker 0.13.0")).as_deref(),
-            Some("it was built with rustc 1.96.0 (a), and here is rustc 1.97.0 (b)")
+            tool_difference(&committed, &record("rustc 1.97.0 (b)", "bpf-linker 0.13.0")).as_deref(),
+            Some("it was built with rustc 1.96.0 (a), and this machine has rustc 1.97.0 (b)")
         );
         assert_eq!(
-            other_tools(&committed, &record("rustc 1.96.0 (a)", "bpf-linker 0.14.0")).as_deref(),
-            Some("it was built with bpf-linker 0.13.0, and here is bpf-linker 0.14.0")
+            tool_difference(&committed, &record("rustc 1.96.0 (a)", "bpf-linker 0.14.0")).as_deref(),
+            Some("it was built with bpf-linker 0.13.0, and this machine has bpf-linker 0.14.0")
         );
     }
 }

@@ -1,6 +1,6 @@
-//! The tools that build the eBPF object: a compiler and an LLVM from packages of Debian alone, so that any machine that
-//! has them makes the same bytes, and a linker from cargo. Says whether this machine can have the ones that a record
-//! names, and gets them.
+//! The tools that build the eBPF object: a compiler and an LLVM from packages of Debian, and a
+//! linker from cargo. With the same packages every machine builds the same bytes. This module
+//! installs them, and says whether this machine can have the compiler that a record names.
 
 use std::{
     collections::BTreeMap,
@@ -12,104 +12,105 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    apt::{self, Offer},
+    apt::{self, Versions},
     cargo, machine,
     ui::{Step, Ui},
 };
 
-/// What the build needs of Debian. Its compiler decides on the bytes.
+/// The packages of Debian that the build needs. The compiler among them determines the bytes.
 const PACKAGES: [&str; 7] =
     [COMPILER, "cargo-web", "rust-web-src", "llvm-22-dev", "libpolly-22-dev", "zlib1g-dev", "libzstd-dev"];
 const COMPILER: &str = "rustc-web";
-/// Where [`COMPILER`] and its cargo are: beside rustup's, and never first in its users' PATH.
+/// The programs of [`COMPILER`]. Where rustup is installed too, they are not first in PATH.
 pub(super) const RUSTC: &str = "/usr/bin/rustc";
 pub(super) const CARGO: &str = "/usr/bin/cargo";
 const LLVM: &str = "/usr/lib/llvm-22";
-/// rustup does not install this one, and its LLVM must be the compiler's.
+/// It must use the same LLVM as the compiler, and rustup does not install it.
 const LINKER: &str = "bpf-linker";
 const LINKER_VERSION: &str = "0.13.0";
 
-/// What to do to have the packages.
+/// What must be installed.
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
     Install(Vec<&'static str>),
-    /// Why they cannot be had.
+    /// The packages cannot be installed, for this reason.
     Impossible(String),
 }
 
-/// Installs what is missing, whatever version Debian has of it. The path of the linker.
+/// Installs what is missing, in any version that Debian has. Returns the path of the linker.
 pub(super) fn install(ui: &Ui) -> Result<PathBuf> {
-    if !apt::is_there() {
-        bail!("the eBPF object is built with packages of Debian 12, and this system has no apt: run this there");
+    if !apt::is_available() {
+        bail!("the eBPF object is built with packages of Debian 12, and this system has no apt: run this on Debian 12");
     }
-    match look(ui, None)? {
-        Plan::Install(packages) => get(ui, &packages)?,
-        Plan::Impossible(why) => {
-            bail!("the eBPF object is built with packages of Debian 12, but {why}: run this there")
+    match make_plan(ui, None)? {
+        Plan::Install(packages) => install_packages(ui, &packages)?,
+        Plan::Impossible(reason) => {
+            bail!("the eBPF object is built with packages of Debian 12, but {reason}: run this on Debian 12")
         }
     }
-    match linker() {
+    match find_linker() {
         Some(found) => Ok(found),
         None => ui.step(&format!("install {LINKER} {LINKER_VERSION}"), install_linker),
     }
 }
 
-/// Gets the packages with the compiler that made the object, `rustc` being its recorded version. Where this machine cannot
-/// have them, says why and changes nothing.
+/// Installs the packages, with the compiler that built the object. `rustc` is its recorded version.
+/// Returns the reason when this machine cannot have them, and then installs nothing.
 pub(super) fn prepare(ui: &Ui, rustc: &str) -> Result<Option<String>> {
-    let release = release(rustc).with_context(|| format!("the record names no version of the compiler: {rustc}"))?;
-    if !apt::is_there() {
+    let release = release(rustc).with_context(|| format!("the record has no version of rustc: {rustc}"))?;
+    if !apt::is_available() {
         return Ok(Some("this system has no apt, and the object was built with Debian's packages".to_owned()));
     }
-    let packages = match look(ui, Some(release))? {
+    let packages = match make_plan(ui, Some(release))? {
         Plan::Install(packages) if packages.is_empty() => return Ok(None),
         Plan::Install(packages) => packages,
-        Plan::Impossible(why) => return Ok(Some(why)),
+        Plan::Impossible(reason) => return Ok(Some(reason)),
     };
-    // A compiler of another package, say, which it would replace.
-    if let Some(objection) = apt::objection(&packages)? {
-        return Ok(Some(format!("apt would not install {}: {objection}", packages.join(" "))));
+    // For example, apt would have to remove the compiler of another package.
+    if let Some(conflict) = apt::install_conflict(&packages)? {
+        return Ok(Some(format!("apt cannot install {}: {conflict}", packages.join(" "))));
     }
-    get(ui, &packages)?;
+    install_packages(ui, &packages)?;
     Ok(None)
 }
 
-fn get(ui: &Ui, packages: &[&str]) -> Result<()> {
+fn install_packages(ui: &Ui, packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
     ui.step(&format!("install {}", packages.join(" ")), |step| apt::install(step, packages))
 }
 
-/// What is to be installed. Lists that are old or absent are fetched before anything is called impossible.
-fn look(ui: &Ui, release: Option<&str>) -> Result<Plan> {
-    let known = plan(&apt::offers(&PACKAGES)?, release);
-    if let Plan::Install(_) = known {
-        return Ok(known);
+/// Plans with the lists of packages that this machine has. If they do not offer everything, updates
+/// them and plans again.
+fn make_plan(ui: &Ui, release: Option<&str>) -> Result<Plan> {
+    let first = plan(&apt::versions(&PACKAGES)?, release);
+    if let Plan::Install(_) = first {
+        return Ok(first);
     }
-    // Without a network the old lists are all there is, and the plan says what they lack.
-    let _step_says_why = ui.step("fetch the lists of packages", apt::refresh);
-    Ok(plan(&apt::offers(&PACKAGES)?, release))
+    // Without a network the update fails. Then the plan says what the old lists do not offer.
+    let _update = ui.step("update the lists of packages", apt::update);
+    Ok(plan(&apt::versions(&PACKAGES)?, release))
 }
 
-/// With a `release`, the compiler must be that one.
-fn plan(offers: &BTreeMap<String, Offer>, release: Option<&str>) -> Plan {
+/// With a `release`, the compiler must have that version.
+fn plan(versions: &BTreeMap<String, Versions>, release: Option<&str>) -> Plan {
     let mut missing = Vec::new();
     for package in PACKAGES {
         let fits = |version: &&String| {
             package != COMPILER || release.is_none_or(|release| apt::upstream(version.as_str()) == release)
         };
-        let offer = offers.get(package).cloned().unwrap_or_default();
-        if offer.installed.as_ref().filter(fits).is_some() {
+        let found = versions.get(package).cloned().unwrap_or_default();
+        if found.installed.as_ref().filter(fits).is_some() {
             continue;
         }
-        if offer.candidate.as_ref().filter(fits).is_some() {
+        if found.candidate.as_ref().filter(fits).is_some() {
             missing.push(package);
             continue;
         }
-        return Plan::Impossible(match (offer.installed.or(offer.candidate), release) {
+        return Plan::Impossible(match (found.installed.or(found.candidate), release) {
             (Some(version), Some(release)) => {
-                format!("it was built with rustc {release}, and {package} is {version} here")
+                format!("it was built with rustc {release}, and this system has {package} {version}")
             }
             _ => format!("this system has no package {package}"),
         });
@@ -122,8 +123,8 @@ fn release(rustc: &str) -> Option<&str> {
     rustc.strip_prefix("rustc ")?.split(' ').next()
 }
 
-/// The linker, where it is installed in the right version.
-fn linker() -> Option<PathBuf> {
+/// The path of the linker, if it is installed in the right version.
+fn find_linker() -> Option<PathBuf> {
     let installed = cargo_home().join("bin").join(LINKER);
     let found = machine::find(LINKER).into_iter().chain([installed]).find(|file| file.is_file())?;
     version(&found).ok().filter(|version| version.split(' ').any(|word| word == LINKER_VERSION)).map(|_| found)
@@ -143,15 +144,16 @@ fn install_linker(step: &Step) -> Result<PathBuf> {
         "--features",
         "llvm-22",
     ];
-    // Outside of the workspace's folder: its build flags are not for tools. The first variable is for the linker's own
-    // build script, which else takes the directory above the first llvm-config in PATH; the second for llvm-sys.
+    // Not in the workspace's folder: its build flags are not for these tools. The first variable is
+    // for the linker's build script, which would otherwise use the first llvm-config in PATH. The
+    // second is for llvm-sys.
     step.run(cargo::command(&arguments).current_dir("/").env("LLVM_PREFIX", LLVM).env("LLVM_SYS_221_PREFIX", LLVM))?;
-    linker().with_context(|| {
+    find_linker().with_context(|| {
         format!("cargo installed {LINKER}, but it is neither in PATH nor in {}", cargo_home().display())
     })
 }
 
-/// The first line of what a program says of its version.
+/// The first line that a program prints about its version.
 pub(super) fn version(program: &Path) -> Result<String> {
     let output =
         Command::new(program).arg("--version").output().with_context(|| format!("cannot run {}", program.display()))?;
@@ -167,18 +169,18 @@ pub(super) fn cargo_home() -> PathBuf {
 mod tests {
     use super::*;
 
-    /// Plans with everything installed but the compiler, which is as given.
+    /// Plans with all packages installed, except for the compiler, which has these versions.
     fn check(installed: Option<&str>, candidate: Option<&str>, release: Option<&str>, expected: &Plan) {
         let text = |version: Option<&str>| version.map(str::to_owned);
-        let there = Offer { installed: text(Some("1.0-1")), candidate: text(Some("1.0-1")) };
-        let mut offers: BTreeMap<String, Offer> =
-            PACKAGES.iter().map(|package| ((*package).to_owned(), there.clone())).collect();
-        offers.insert(COMPILER.to_owned(), Offer { installed: text(installed), candidate: text(candidate) });
-        assert_eq!(plan(&offers, release), *expected, "{installed:?} {candidate:?} {release:?}");
+        let other = Versions { installed: text(Some("1.0-1")), candidate: text(Some("1.0-1")) };
+        let mut versions: BTreeMap<String, Versions> =
+            PACKAGES.iter().map(|package| ((*package).to_owned(), other.clone())).collect();
+        versions.insert(COMPILER.to_owned(), Versions { installed: text(installed), candidate: text(candidate) });
+        assert_eq!(plan(&versions, release), *expected, "{installed:?} {candidate:?} {release:?}");
     }
 
     #[test]
-    fn the_recorded_compiler_is_had_or_nothing_is_installed() {
+    fn nothing_is_installed_without_the_recorded_compiler() {
         let (old, recorded, new) = ("1.85.0+dfsg3-1", "1.96.0+dfsg1-1~deb12u2", "1.97.0+dfsg1-1");
         let release = Some("1.96.0");
         let nothing = Plan::Install(Vec::new());
@@ -186,12 +188,13 @@ mod tests {
         check(Some(recorded), Some(new), release, &nothing);
         check(None, Some(recorded), release, &compiler);
         check(Some(old), Some(recorded), release, &compiler);
-        let other =
-            |version| Plan::Impossible(format!("it was built with rustc 1.96.0, and rustc-web is {version} here"));
+        let other = |version| {
+            Plan::Impossible(format!("it was built with rustc 1.96.0, and this system has rustc-web {version}"))
+        };
         check(None, Some(old), release, &other(old));
         check(Some(new), Some(new), release, &other(new));
         check(None, None, release, &Plan::Impossible("this system has no package rustc-web".to_owned()));
-        // To build a new object, any will do.
+        // For a new object the compiler may have any version.
         check(Some(new), Some(new), None, &nothing);
         check(None, Some(old), None, &compiler);
         check(None, None, None, &Plan::Impossible("this system has no package rustc-web".to_owned()));

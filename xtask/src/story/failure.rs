@@ -1,4 +1,4 @@
-//! Things break: a daemon, the leader, a whole node.
+//! Failures: a killed daemon, a killed leader, and a lost node.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
@@ -7,98 +7,102 @@ use weft_lab::{CLIENT, Cable, Lab, Task, contract, try_eventually};
 
 use super::{
     CONNECTIONS, PORT,
-    stage::{counts, outcome, show, under_load},
+    show::{counts, outcome, show, under_load},
 };
 use crate::ui::Ui;
 
-/// Until the managers that are left have elected one of them.
-const ELECTED: Duration = Duration::from_secs(15);
-/// Until a lost node counts as down and its tasks run elsewhere.
-const REPLACED: Duration = Duration::from_secs(30);
+/// The time in which the other managers must elect a new leader.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// The time in which a lost node must count as down, and its tasks must be replaced.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// n3 loses its daemon, and gets it back.
-pub(super) fn crashed(ui: &Ui, lab: &Lab, friend: &Task) -> Result<u64> {
+/// Kills the daemon of n3 under load, and restarts it. Returns the number of requests.
+pub(super) fn kill_daemon(ui: &Ui, lab: &Lab, probe: &Task) -> Result<u64> {
     let tasks = lab.wait_running("n1", "whoami", 3)?;
-    under_load(lab, friend, || {
+    under_load(lab, probe, || {
         println!("  n3$ kill -9 {}", lab.daemon_pid("n3")?);
         lab.kill_daemon("n3")?;
         for addr in contract::addrs("n3") {
-            let addr = SocketAddr::new(addr, PORT);
-            let what = format!("{CONNECTIONS} connections to {addr}");
-            let by_task = ui.quiet(&what, |_| lab.spread_evenly(CLIENT, addr, &tasks, CONNECTIONS))?;
-            outcome(&what, &counts(&by_task));
+            check_spread(ui, lab, SocketAddr::new(addr, PORT), &tasks)?;
         }
-        ui.step("n3's daemon starts again", |_| {
+        ui.step("restart the daemon of n3", |_| {
             lab.start("n3")?;
             lab.wait_ready("n1", 3)
         })?;
         let after = lab.wait_running("n1", "whoami", 3)?;
-        ensure!(ids(&tasks) == ids(&after), "the tasks should be the same ones");
-        outcome("the tasks", "are the ones that ran before");
+        ensure!(ids(&tasks) == ids(&after), "tasks were replaced: {tasks:?} became {after:?}");
+        outcome("the tasks", "are the same as before");
         Ok(())
     })
 }
 
-pub(super) fn led_by_another(ui: &Ui, lab: &Lab, friend: &Task) -> Result<u64> {
+/// Kills the daemon of the leader under load, and restarts it. Returns the number of requests.
+pub(super) fn kill_leader(ui: &Ui, lab: &Lab, probe: &Task) -> Result<u64> {
     let leader = lab.leader("n1")?;
-    let other = lab.nodes().find(|node| *node != leader).context("a second node")?;
-    under_load(lab, friend, || {
+    let other = lab.nodes().find(|node| *node != leader).context("the lab has another node")?;
+    under_load(lab, probe, || {
         println!("  {leader}$ kill -9 {}", lab.daemon_pid(&leader)?);
         lab.kill_daemon(&leader)?;
-        let new = ui.step("another manager leads", |_| {
-            try_eventually(ELECTED, "another manager leads", || match lab.leader(&other) {
+        let new = ui.step("wait until another manager is the leader", |_| {
+            try_eventually(ELECTION_TIMEOUT, "another manager is the leader", || match lab.leader(&other) {
                 Ok(new) if new != leader => Ok(new),
-                Ok(_) => Err("the old one still counts".to_owned()),
+                Ok(_) => Err(format!("{other} still reports {leader}")),
                 Err(error) => Err(format!("{error:#}")),
             })
         })?;
-        show(lab, &other, &["network", "create", "made-meanwhile"])?;
+        show(lab, &other, &["network", "create", "made-by-new-leader"])?;
         show(lab, &other, &["node", "ls"])?;
-        ui.step(&format!("{leader} comes back, and follows {new}"), |_| {
+        ui.step(&format!("restart the daemon of {leader}, which follows {new}"), |_| {
             lab.start(&leader)?;
             lab.wait_ready(&other, 3)?;
             lab.wait_managers(&other, 3)
         })?;
-        show(lab, &leader, &["network", "rm", "made-meanwhile"]).map(|_| ())
+        show(lab, &leader, &["network", "rm", "made-by-new-leader"]).map(|_| ())
     })
 }
 
-/// n3 is lost, unless it leads: then n2 is. n1 remains, to be asked. Returns where the service is reached from then on.
-pub(super) fn lost(ui: &Ui, lab: &Lab) -> Result<Vec<SocketAddr>> {
+/// Takes n3 away, or n2 when n3 is the leader, so that n1 can be asked. Returns the published
+/// addresses of the other nodes.
+pub(super) fn lose_node(ui: &Ui, lab: &Lab) -> Result<Vec<SocketAddr>> {
     let leader = lab.leader("n1")?;
-    let lost = if leader == "n3" { "n2" } else { "n3" };
-    println!("  {lost}: cable pulled, daemon and tasks killed");
-    lab.power_off(lost)?;
-    let tasks = ui.step("three tasks run on the nodes that are left", |_| {
-        try_eventually(REPLACED, "three tasks run on the nodes that are left", || {
+    let failed = if leader == "n3" { "n2" } else { "n3" };
+    println!("  {failed}: network cable unplugged, daemon and tasks killed");
+    lab.power_off(failed)?;
+    let tasks = ui.step("wait until three tasks are running on the other nodes", |_| {
+        try_eventually(REPLACE_TIMEOUT, "three tasks are running on the other nodes", || {
             let tasks = lab.tasks("n1", "whoami").map_err(|error| format!("{error:#}"))?;
-            let running: Vec<Task> = tasks.iter().filter(|t| t.is_running() && t.node != lost).cloned().collect();
+            let running: Vec<Task> = tasks.iter().filter(|t| t.is_running() && t.node != failed).cloned().collect();
             if running.len() == 3 { Ok(running) } else { Err(format!("{tasks:?}")) }
         })
     })?;
     show(lab, "n1", &["node", "ls"])?;
     show(lab, "n1", &["service", "ps", "whoami"])?;
-    let rest = lab.nodes().filter(|node| node != lost).flat_map(|node| contract::addrs(&node));
-    let rest: Vec<SocketAddr> = rest.map(|addr| SocketAddr::new(addr, PORT)).collect();
-    for addr in &rest {
-        let what = format!("{CONNECTIONS} connections to {addr}");
-        let by_task = ui.quiet(&what, |_| lab.spread_evenly(CLIENT, *addr, &tasks, CONNECTIONS))?;
-        outcome(&what, &counts(&by_task));
+    let addrs = lab.nodes().filter(|node| node != failed).flat_map(|node| contract::addrs(&node));
+    let published: Vec<SocketAddr> = addrs.map(|addr| SocketAddr::new(addr, PORT)).collect();
+    for addr in &published {
+        check_spread(ui, lab, *addr, &tasks)?;
     }
-    Ok(rest)
+    Ok(published)
 }
 
-/// The lost node comes back, without the tasks that it lost.
-pub(super) fn found_again(ui: &Ui, lab: &Lab) -> Result<()> {
+fn check_spread(ui: &Ui, lab: &Lab, addr: SocketAddr, tasks: &[Task]) -> Result<()> {
+    let what = format!("{CONNECTIONS} connections to {addr}");
+    let by_task = ui.step_without_result(&what, |_| lab.check_even_spread(CLIENT, addr, tasks, CONNECTIONS))?;
+    outcome(&what, &counts(&by_task));
+    Ok(())
+}
+
+/// Connects the lost node again, and starts its daemon.
+pub(super) fn repair_nodes(ui: &Ui, lab: &Lab) -> Result<()> {
     for node in lab.nodes() {
         let statuses = lab.node_statuses("n1")?;
         if statuses.contains(&(node.clone(), "down".to_owned())) {
-            println!("  {node}: cable plugged, daemon started");
+            println!("  {node}: network cable plugged in, daemon started");
             lab.set_cable(&node, Cable::Plugged)?;
             lab.start(&node)?;
         }
     }
-    ui.step("all nodes are ready", |_| lab.wait_ready("n1", lab.options().nodes))
+    ui.step("wait until all nodes are ready", |_| lab.wait_ready("n1", lab.options().nodes))
 }
 
 fn ids(tasks: &[Task]) -> BTreeSet<&str> {

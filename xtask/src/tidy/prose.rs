@@ -10,8 +10,9 @@ use super::Complaint;
 /// Columns that a comment line may have. Code has rustfmt's width.
 const WIDTH: usize = 100;
 
-/// Words that say nothing to an engineer who reads them as a name. The house style gives the field's
-/// word for each. An identifier is refused when it is such a word as a whole, in any spelling.
+/// Words that say nothing to an engineer who reads them as a name. The house style gives the
+/// field's word for each. An identifier is refused when it is such a word as a whole, in any
+/// spelling.
 const WORDS: &[&str] = &[
     "desk", "book", "heard", "home", "seat", "outlets", "begun", "keeper", "trouble", "tend", "cover", "roll", "ears",
     "aside", "carryout", "way", "go", "on", "enter", "lost",

@@ -1,15 +1,17 @@
-//! Making one cluster of a lab's nodes, as an operator would, and waiting until it stands.
+//! Forms a cluster of a lab's nodes as an operator does, and waits until its nodes are ready.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{Lab, api, contract, wait};
+use super::Lab;
+use crate::{api, contract, wait};
 
-/// The lab notices a lost node sooner than a cluster over real links should: 1 s, and down after 5.
+/// A lab must detect a lost node sooner than a cluster over real links: each node sends a heartbeat
+/// every second, and is down after 5 s without one.
 const INIT_FLAGS: [&str; 4] = ["--dispatcher-heartbeat", "1s", "--down-after", "5"];
-const JOIN: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -27,12 +29,12 @@ impl Role {
 }
 
 impl Lab {
-    /// Forms the cluster on n1. Returns what the command printed.
+    /// Initializes the cluster on n1. Returns the output of the command.
     pub fn init(&self) -> Result<String> {
         self.weft_ok("n1", &as_strs(&Self::init_arguments()))
     }
 
-    /// What forms the cluster on n1.
+    /// The arguments of the command that initializes the cluster on n1.
     pub fn init_arguments() -> Vec<String> {
         let addr = contract::v4("n1").to_string();
         let mut arguments = vec!["swarm", "init", "--advertise-addr", &addr];
@@ -44,19 +46,20 @@ impl Lab {
         Ok(self.weft_ok(via, &["swarm", "join-token", "--quiet", role.as_str()])?.trim().to_owned())
     }
 
-    /// Joins a node to the cluster of n1.
+    /// Lets a node join the cluster of n1. Returns the output of the command.
     pub fn join(&self, node: &str, token: &str) -> Result<String> {
         self.weft_ok(node, &as_strs(&Self::join_arguments(node, token)))
     }
 
-    /// What joins a node to the cluster of n1.
+    /// The arguments of the command by which a node joins the cluster of n1.
     pub fn join_arguments(node: &str, token: &str) -> Vec<String> {
         let (addr, manager) = (contract::v4(node).to_string(), format!("{}:2377", contract::v4("n1")));
         ["swarm", "join", "--token", token, "--advertise-addr", &addr, &manager].map(str::to_owned).to_vec()
     }
 
-    /// All of it: n1 to `managers` as managers, the others as workers, until every node is ready.
-    pub(crate) fn form(&self, managers: usize) -> Result<()> {
+    /// Forms a cluster of all nodes: the first `managers` nodes are managers, the others are
+    /// workers. Returns when every node is ready.
+    pub(super) fn form_cluster(&self, managers: usize) -> Result<()> {
         self.init()?;
         let worker = self.join_token("n1", Role::Worker)?;
         let manager = self.join_token("n1", Role::Manager)?;
@@ -66,43 +69,44 @@ impl Lab {
         self.wait_ready("n1", self.nodes().count())
     }
 
-    /// Waits until `count` nodes are ready, as a manager sees them.
+    /// Waits until `count` nodes are ready, as the manager `via` reports.
     pub fn wait_ready(&self, via: &str, count: usize) -> Result<()> {
-        let mut seen = String::new();
-        let ready = wait::until(JOIN, || {
+        let mut last = String::new();
+        let ready = wait::poll(TIMEOUT, || {
             let statuses = self.node_statuses(via).ok()?;
-            seen = format!("{statuses:?}");
+            last = format!("{statuses:?}");
             (statuses.iter().filter(|(_, status)| status == "ready").count() == count).then_some(())
         });
-        ready.with_context(|| format!("{count} nodes should be ready within {JOIN:?}, but they are {seen}"))
+        ready.with_context(|| format!("{count} nodes are not ready within {TIMEOUT:?}: {last}"))
     }
 
-    /// Waits until `count` managers take part in decisions.
+    /// Waits until `count` managers are reachable, as the manager `via` reports.
     pub fn wait_managers(&self, via: &str, count: usize) -> Result<()> {
-        let mut seen = 0;
-        let reachable = wait::until(JOIN, || {
+        let mut last = 0;
+        let reachable = wait::poll(TIMEOUT, || {
             let nodes = api::get(&contract::socket(via), "/nodes").ok()?;
             let managers = nodes.as_array().into_iter().flatten();
-            seen = managers.filter(|node| node["ManagerStatus"]["Reachability"] == "reachable").count();
-            (seen == count).then_some(())
+            last = managers.filter(|node| node["ManagerStatus"]["Reachability"] == "reachable").count();
+            (last == count).then_some(())
         });
-        reachable.with_context(|| format!("{count} managers should be reachable within {JOIN:?}, but {seen} are"))
+        reachable.with_context(|| format!("{last} managers instead of {count} are reachable after {TIMEOUT:?}"))
     }
 
-    /// Host name and status of every node.
+    /// The host name and the status of every node.
     pub fn node_statuses(&self, via: &str) -> Result<Vec<(String, String)>> {
         let nodes = api::get(&contract::socket(via), "/nodes")?;
-        let nodes = nodes.as_array().context("no list of nodes")?;
-        ensure!(!nodes.is_empty(), "no nodes");
+        let nodes = nodes.as_array().context("the answer is not a list of nodes")?;
+        ensure!(!nodes.is_empty(), "the list of nodes is empty");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(nodes.iter().map(|node| (text(&node["Description"]["Hostname"]), text(&node["Status"]["State"]))).collect())
     }
 
-    /// The manager that leads, as `via` sees it.
+    /// The host name of the leader, as the manager `via` reports.
     pub fn leader(&self, via: &str) -> Result<String> {
         let nodes = api::get(&contract::socket(via), "/nodes")?;
         let leader = nodes.as_array().into_iter().flatten().find(|node| node["ManagerStatus"]["Leader"] == true);
-        leader.and_then(|node| node["Description"]["Hostname"].as_str()).map(str::to_owned).context("nobody leads")
+        let name = leader.and_then(|node| node["Description"]["Hostname"].as_str());
+        name.map(str::to_owned).context("the cluster has no leader")
     }
 }
 

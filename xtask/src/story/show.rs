@@ -1,4 +1,5 @@
-//! How the story is told: headings, commands with what they print, and clients that ask all the while.
+//! What all chapters use: headings, commands with their output, results, a task to ask from, and
+//! load while something happens.
 
 use std::{
     collections::BTreeMap,
@@ -12,94 +13,94 @@ use weft_lab::{CLIENT, Lab, Load, Task, contract, dns::RecordType, try_eventuall
 use super::PORT;
 use crate::ui::Ui;
 
-/// For a daemon that is back to serve names again.
-const NAMES_ARE_BACK: Duration = Duration::from_secs(5);
+/// The time in which a restarted daemon must resolve names again.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn chapter(title: &str) {
     println!("\n{title}");
 }
 
-/// Runs a weft command and shows it with what it printed.
+/// Runs a weft command on a node, and prints it with its output. Returns the output.
 pub(super) fn show(lab: &Lab, node: &str, arguments: &[&str]) -> Result<String> {
     println!("  {node}$ weft {}", arguments.join(" "));
     let output = lab.weft_ok(node, arguments)?;
-    quote(&output);
+    print_indented(&output);
     Ok(output)
 }
 
-/// As [`show`], where nobody needs what it printed.
-pub(super) fn run(lab: &Lab, node: &str, arguments: &[String]) -> Result<()> {
-    show(lab, node, &arguments.iter().map(String::as_str).collect::<Vec<_>>()).map(|_| ())
-}
-
-/// Runs a program of the machine in a host's namespace and shows it with what it printed.
+/// Runs a program of this machine on a host, and prints it with its output.
 pub(super) fn show_exec(lab: &Lab, host: &str, command: &[&str]) -> Result<()> {
     println!("  {host}$ {}", command.join(" "));
-    quote(&lab.exec_ok(host, command)?);
+    print_indented(&lab.exec_ok(host, command)?);
     Ok(())
 }
 
-/// As [`show_exec`], inside a task.
+/// Runs a program inside of a task, and prints it with its output.
 pub(super) fn show_in_task(lab: &Lab, task: &Task, command: &[&str]) -> Result<()> {
     println!("  {}$ {}", task.service, command.join(" "));
-    quote(&lab.task_exec_ok(task, command)?);
+    print_indented(&lab.task_exec_ok(task, command)?);
     Ok(())
 }
 
-pub(super) fn quote(output: &str) {
+fn print_indented(output: &str) {
     for line in output.lines().filter(|line| !line.trim().is_empty()) {
         println!("      {}", line.trim_end());
     }
 }
 
-/// What was done on the left, what came of it on the right.
+/// Prints what was done in the left column, and its result in the right one.
 pub(super) fn outcome(what: &str, result: &str) {
-    println!("  {what:<50} {result}");
+    println!("  {what:<52} {result}");
 }
 
-/// `whoami.1 ×101`, without the tasks' ids.
+/// `whoami.1 ×101`: the tasks without their ids, each with its number.
 pub(super) fn counts(by_task: &BTreeMap<String, usize>) -> String {
     let short = |name: &String| name.rsplit_once('.').map_or(name.as_str(), |(short, _)| short).to_owned();
     by_task.iter().map(|(name, count)| format!("{} ×{count}", short(name))).collect::<Vec<_>>().join("  ")
 }
 
-/// A service of one task with this machine's programs in it.
-pub(super) fn probe(ui: &Ui, lab: &Lab, name: &str, networks: &[&str]) -> Result<Task> {
+/// Creates a service of one idle task with the programs of this machine, to ask from.
+pub(super) fn create_probe(ui: &Ui, lab: &Lab, name: &str, networks: &[&str]) -> Result<Task> {
     let mut arguments = vec!["service", "create", "--detach", "--name", name];
     arguments.extend(networks.iter().flat_map(|network| ["--network", *network]));
     arguments.extend(["host", "sleep", "infinity"]);
     show(lab, "n1", &arguments)?;
-    let tasks = ui.quiet("the task starts", |_| lab.wait_running("n1", name, 1))?;
-    tasks.into_iter().next().context("one task")
+    let what = format!("wait until the task of {name} is running");
+    let tasks = ui.step_without_result(&what, |_| lab.wait_running("n1", name, 1))?;
+    tasks.into_iter().next().context("one task is running")
 }
 
-/// Where a task finds a service, by its name. Names may pause while a daemon is away, and until it serves them again.
+/// The VIP of a service, as its name resolves in a task. Waits, because names do not resolve while
+/// a daemon restarts.
 pub(super) fn vip(lab: &Lab, task: &Task, service: &str) -> Result<IpAddr> {
-    try_eventually(NAMES_ARE_BACK, &format!("{} finds {service}", task.service), || {
-        let answer = lab.ask(task, service, RecordType::A).map_err(|error| format!("{error:#}"))?;
+    try_eventually(NAMES_TIMEOUT, &format!("{service} resolves in {}", task.service), || {
+        let answer = lab.lookup(task, service, RecordType::A).map_err(|error| format!("{error:#}"))?;
         answer.addrs().first().copied().ok_or_else(|| format!("{service} has no address: {answer:?}"))
     })
 }
 
-/// Runs `action` while clients open new connections: one from outside to every node, one from a task to the VIP. How many
-/// there were, all of them answered.
-pub(super) fn under_load(lab: &Lab, friend: &Task, action: impl FnOnce() -> Result<()>) -> Result<u64> {
-    let vip = SocketAddr::new(vip(lab, friend, "whoami")?, 80);
+/// Runs `action` while clients open new connections: some from outside to every node, some from a
+/// task to the VIP. Returns the number of requests.
+///
+/// # Errors
+/// When `action` or any request fails.
+pub(super) fn under_load(lab: &Lab, probe: &Task, action: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let vip = SocketAddr::new(vip(lab, probe, "whoami")?, 80);
     let outside = Load::start(&contract::namespace_path(CLIENT), &lab.published(PORT));
-    let inside = Load::start(&lab.task_namespace(friend)?, &[vip]);
+    let inside = Load::start(&lab.task_namespace(probe)?, &[vip]);
     let result = action();
     let reports = [outside.stop()?, inside.stop()?];
     result?;
     for report in &reports {
         ensure!(
             report.errors == 0,
-            "{} of {} requests failed; {:?}",
+            "{} of {} requests failed; the first error: {:?}",
             report.errors,
             report.requests,
             report.first_error
         );
     }
     let [outside, inside] = reports.map(|report| report.requests);
-    println!("  meanwhile {outside} requests through all nodes, {inside} from the friend to the VIP: 0 errors");
+    println!("  at the same time: {outside} requests to all nodes, {inside} from the probe to the VIP, 0 errors");
     Ok(outside + inside)
 }

@@ -1,0 +1,137 @@
+//! The nodes' daemons: starting, stopping, killing, and their logs.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::Lab;
+use crate::{
+    api, cleanup,
+    contract::{self, CLIENT},
+    docker, netns, process, resolver,
+    topology::{self, Cable},
+    wait,
+};
+
+/// The time in which a daemon must serve its API socket, or end.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How many lines of a daemon's log an error contains.
+const LOG_LINES: usize = 30;
+
+impl Lab {
+    /// Starts the upstream resolver and all daemons. Returns when every API socket answers.
+    pub(super) fn start_all(&self) -> Result<()> {
+        let (program, argument) = resolver::command()?;
+        self.spawn(CLIENT, Command::new(program).arg(argument), &contract::log("resolver"))?;
+        for node in self.nodes() {
+            self.spawn_daemon(&node)?;
+        }
+        self.nodes().try_for_each(|node| self.wait_api(&node))
+    }
+
+    /// Starts a node's daemon. Returns when its API socket answers.
+    pub fn start(&self, node: &str) -> Result<()> {
+        self.spawn_daemon(node)?;
+        self.wait_api(node)
+    }
+
+    fn spawn_daemon(&self, node: &str) -> Result<()> {
+        let mut command = Command::new(&self.options.weft);
+        command
+            .arg("daemon")
+            .args(["--hostname", node])
+            .args([OsStr::new("--data-dir"), contract::data_dir(node).as_os_str()])
+            .args([OsStr::new("--run-dir"), contract::run_dir(node).as_os_str()])
+            .args([OsStr::new("--socket"), contract::socket(node).as_os_str()])
+            .args(["--runtime", self.options.runtime.as_str()])
+            .args(["--dns-upstream", &contract::upstream().to_string()])
+            .args(["--label", &format!("lab-node={node}")]);
+        if let Some(engine) = &self.engine {
+            command.args(["--docker-host", &docker::docker_host(engine)]);
+        }
+        let pid = self.spawn(node, &command, &contract::log(node))?;
+        fs::write(contract::pid_file(node), pid.to_string()).context("cannot write the daemon's pid file")
+    }
+
+    /// Starts a program in a host's namespace. It has a session of its own, so that it does not end
+    /// with this process.
+    fn spawn(&self, host: &str, command: &Command, log: &Path) -> Result<u32> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("cannot open {}", log.display()))?;
+        let mut session = Command::new("setsid");
+        session.arg(command.get_program()).args(command.get_args());
+        session.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = netns::within(&contract::namespace_path(host), || session.spawn())?;
+        Ok(child.with_context(|| format!("cannot run {}", command.get_program().display()))?.id())
+    }
+
+    fn wait_api(&self, node: &str) -> Result<()> {
+        let pid = self.daemon_pid(node)?;
+        let socket = contract::socket(node);
+        let is_serving = wait::poll(TIMEOUT, || {
+            if api::get(&socket, "/_ping").is_ok() {
+                return Some(true);
+            }
+            (!process::is_running(pid)).then_some(false)
+        });
+        let problem = match is_serving {
+            Some(true) => return Ok(()),
+            Some(false) => "ended".to_owned(),
+            None => format!("does not answer within {TIMEOUT:?}"),
+        };
+        bail!("the daemon of {node} {problem}. The end of its log:\n{}", self.log_tail(node))
+    }
+
+    pub fn daemon_pid(&self, node: &str) -> Result<u32> {
+        let file = contract::pid_file(node);
+        let text = fs::read_to_string(&file).with_context(|| format!("the daemon of {node} was not started"))?;
+        text.trim().parse().with_context(|| format!("no process id in {}", file.display()))
+    }
+
+    /// Kills a node's daemon with SIGKILL. Its tasks go on running.
+    pub fn kill_daemon(&self, node: &str) -> Result<()> {
+        process::kill(self.daemon_pid(node)?)
+    }
+
+    /// Stops a node's daemon with SIGTERM, as a service manager does.
+    pub fn stop_daemon(&self, node: &str) -> Result<()> {
+        process::terminate(self.daemon_pid(node)?, TIMEOUT)
+    }
+
+    /// Simulates the loss of a machine: disconnects the node first, then kills its daemon and its
+    /// tasks.
+    pub fn power_off(&self, node: &str) -> Result<()> {
+        topology::set_cable(node, Cable::Unplugged)?;
+        self.kill_daemon(node)?;
+        if let Some(engine) = &self.engine {
+            docker::remove(engine, &docker::containers_of(engine, node)?)?;
+        }
+        let ended = wait::poll(TIMEOUT, || {
+            let pids = cleanup::processes_of(node);
+            pids.iter().for_each(|pid| drop(process::kill(*pid)));
+            pids.is_empty().then_some(())
+        });
+        ended.with_context(|| format!("processes of {node} are still running"))
+    }
+
+    /// Connects a host to the switch, or disconnects it.
+    pub fn set_cable(&self, host: &str, cable: Cable) -> Result<()> {
+        topology::set_cable(host, cable)
+    }
+
+    /// The last lines of a daemon's log.
+    pub fn log_tail(&self, node: &str) -> String {
+        let text = fs::read_to_string(contract::log(node)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+}

@@ -1,0 +1,101 @@
+//! Checks what reaches hosts and tasks: which tasks answer, which datagrams arrive, and which names
+//! resolve.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Lab;
+use crate::{Task, dns, http};
+
+impl Lab {
+    /// Opens `count` connections from a host, and returns how many each task answered.
+    ///
+    /// # Errors
+    /// When a connection fails, when other tasks than these answer, or when the number of a task
+    /// differs from the mean by more than 20 %.
+    pub fn check_even_spread(
+        &self,
+        host: &str,
+        addr: SocketAddr,
+        tasks: &[Task],
+        count: usize,
+    ) -> Result<BTreeMap<String, usize>> {
+        let by_task =
+            self.within(host, || http::answers_by_task(addr, count))?.with_context(|| format!("{host} to {addr}"))?;
+        let expected: BTreeSet<String> = tasks.iter().map(Task::name).collect();
+        let mean = count / tasks.len();
+        let range = mean * 8 / 10..=mean * 12 / 10;
+        let is_even = by_task.values().all(|answers| range.contains(answers));
+        ensure!(by_task.keys().eq(&expected) && is_even, "{host} to {addr}, {count} connections: {by_task:?}");
+        Ok(by_task)
+    }
+
+    /// The number of UDP datagrams that a task's kernel has received, for IPv4 or IPv6 (proc(5),
+    /// net/snmp and net/snmp6).
+    pub fn received_datagrams(&self, task: &Task, v4: bool) -> Result<u64> {
+        let file = if v4 { "/proc/thread-self/net/snmp" } else { "/proc/thread-self/net/snmp6" };
+        let text = self.within_task(task, || fs::read_to_string(file))??;
+        let line = if v4 {
+            // Two lines begin with "Udp:": the first has the names, the second the numbers.
+            text.lines().filter_map(|line| line.strip_prefix("Udp: ")).nth(1)
+        } else {
+            text.lines().find_map(|line| line.strip_prefix("Udp6InDatagrams"))
+        };
+        let number = line.and_then(|line| line.split_whitespace().next());
+        Ok(number.with_context(|| format!("no number of UDP datagrams in {file}"))?.parse()?)
+    }
+
+    /// Whether a datagram that `send` sends arrives at a port of the task within the timeout.
+    pub fn datagram_arrives(
+        &self,
+        task: &Task,
+        port: u16,
+        timeout: Duration,
+        send: impl FnOnce() -> Result<()>,
+    ) -> Result<bool> {
+        let listener = self.within_task(task, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))??;
+        listener.set_read_timeout(Some(timeout))?;
+        send()?;
+        match listener.recv(&mut [0; 64]) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends one datagram from a task. With `source`, the task first gets that address, and sends
+    /// from it.
+    pub fn send_datagram(&self, task: &Task, source: Option<Ipv4Addr>, to: SocketAddr) -> Result<()> {
+        if let Some(source) = source {
+            let add = ["ip", "address", "replace", &format!("{source}/32"), "dev", "eth0"];
+            let output = self.exec_in_task_netns(task, &add)?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        self.within_task(task, || {
+            let socket = UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0))?;
+            socket.send_to(b"hello", to)
+        })??;
+        Ok(())
+    }
+
+    /// The MAC address of a task on its first network.
+    pub fn mac_of(&self, task: &Task) -> Result<[u8; 6]> {
+        let output = self.exec_in_task_netns(task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mac = text.split("link/ether ").nth(1).and_then(|after| after.split(' ').next());
+        let mac = mac.with_context(|| format!("eth0 of {} has no MAC address", task.name()))?;
+        let bytes: Result<Vec<u8>, _> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+        bytes?.try_into().ok().with_context(|| format!("{mac} has not 6 bytes"))
+    }
+
+    /// Asks the resolver inside of a task for a name.
+    pub fn lookup(&self, task: &Task, name: &str, record: dns::RecordType) -> Result<dns::Answer> {
+        self.within_task(task, || dns::lookup(dns::IN_TASK, name, record))?
+    }
+}
