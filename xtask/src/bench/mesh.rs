@@ -61,8 +61,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Some(weft) => weft.clone(),
         None => build(&ui)?,
     };
+    fs::create_dir_all(results_folder()).with_context(|| format!("cannot create {}", results_folder().display()))?;
     if !machine::is_root() {
-        // The user has built the binary. Root continues with the same
+        // The user has built the binary, and owns the folder. Root continues with the same
         // arguments.
         let arguments: Vec<OsString> = env::args_os().skip(1).collect();
         let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
@@ -75,7 +76,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let runner = Runner::new()?;
     let outcome = TestBed::up(&ui, &runner, &weft, &chosen(args)).and_then(|bed| match args.profile {
         Some(case) => bed.profile(&ui, case, args.seconds).map(|text| println!("{text}")),
-        None => bed.measure(&ui, args).map(|(samples, background)| report(&samples, background, args)),
+        None => bed.measure(&ui, args).and_then(|(samples, background)| report(&samples, background, args)),
     });
     let cleaned = ui.step("remove all cases", |_| remove());
     outcome.and(cleaned)
@@ -200,18 +201,27 @@ fn check_server(target: &Target) -> Result<()> {
     Ok(())
 }
 
-/// Prints the table or the JSON lines.
-fn report(samples: &Samples, background: f64, args: &Args) {
+/// The folder for the JSON files.
+fn results_folder() -> PathBuf {
+    cargo::root().join("target/bench")
+}
+
+/// Prints the table or the JSON lines, and writes the JSON file.
+fn report(samples: &Samples, background: f64, args: &Args) -> Result<()> {
+    let json = samples.json("mesh");
+    let file = results_folder().join("mesh.jsonl");
     let machine = machine_lines(background);
     if args.json {
         machine.iter().for_each(|line| eprintln!("{line}"));
-        samples.json("mesh").iter().for_each(|line| println!("{line}"));
+        json.iter().for_each(|line| println!("{line}"));
     } else {
         println!("{}\n", samples.table());
         println!(
-            "Medians of {} rounds of {} s each, with their ratio to raw (the median of the ratios within each round); \
-             below, minima and maxima.",
-            args.rounds, args.seconds
+            "Medians of {} rounds of {} s each, with their ratio to raw (the median of the ratios within each round). Minima \
+             and maxima are in {}.",
+            args.rounds,
+            args.seconds,
+            file.display()
         );
         for case in samples.cases() {
             println!("  {:<15} {}", case.name(), case.description());
@@ -224,6 +234,8 @@ fn report(samples: &Samples, background: f64, args: &Args) {
     for failure in samples.failures() {
         eprintln!("failed requests: {failure}");
     }
+    // Last, so that an error does not lose what was printed.
+    fs::write(&file, json.join("\n") + "\n").with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Describes the machine, the programs and the metrics, on which the numbers depend.

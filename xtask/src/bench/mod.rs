@@ -27,11 +27,13 @@ enum Subject {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Prints a table of medians. Writes medians, minima and maxima to target/bench/mesh.jsonl, \
+                        one JSON object for each case and metric.")]
 pub(crate) struct Args {
     /// What to measure.
     #[arg(value_enum, default_value = "mesh")]
     subject: Subject,
-    /// Print one JSON object a line instead of the table.
+    /// Print the lines of target/bench/mesh.jsonl instead of the table.
     #[arg(long)]
     json: bool,
     /// How many seconds each measurement takes.
