@@ -42,13 +42,13 @@ enum Task {
     /// Run a cluster in network namespaces of this machine, to try things out.
     #[command(subcommand)]
     Lab(lab::Command),
-    /// Measure weft beside the limit of this machine and beside other programs.
+    /// Measure weft, the limit of this machine, and other programs, to compare them.
     Bench(bench::Args),
     /// Rebuild the eBPF object, or check that the committed one is built from its source.
     Ebpf(ebpf::Options),
     /// Install the programs that the lab and the demo need; with --test, those of `test` too.
     Setup(setup::Options),
-    /// Check crate dependencies, imports, module docs and the width of comments.
+    /// Check crate dependencies, imports, module docs, names and the width of comments.
     Tidy,
 }
 

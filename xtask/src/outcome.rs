@@ -1,5 +1,5 @@
-//! What a run of checks and tests found: it runs steps, counts what passed, failed and was skipped,
-//! and reports at the end. A step that fails does not stop the steps after it.
+//! Runs the steps of `check` and `test`, counts what passed, failed or was skipped, and reports it
+//! at the end. A step that fails does not stop the steps after it.
 
 use std::process::Command;
 

@@ -1,8 +1,7 @@
 //! `test`: everything that CI runs, or the tests that a filter selects.
 //!
-//! It installs what is missing, and no more than the selected tests need: without an end-to-end
-//! test among them it needs neither the lab's programs nor root, and without a docker test no
-//! container engine.
+//! It installs what is missing, and no more than the selected tests need: the lab's programs only
+//! for end-to-end tests, and a container engine only for docker tests. Unit tests need no root.
 
 use std::{
     env,
@@ -23,8 +22,8 @@ use crate::{
 
 /// The time that the demo may take once everything is built.
 const DEMO_TIME: Duration = Duration::from_secs(90);
-/// How the names of end-to-end tests begin that use the engine or its client. Their harness
-/// (`tests/e2e/harness.rs`) sees to it.
+/// Names of end-to-end tests that use the engine or the docker client begin with this. Their
+/// harness (`tests/e2e/harness.rs`) checks that.
 const DOCKER_TESTS: &str = "docker_";
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +59,7 @@ fn run_selected(ui: &Ui, filter: &str) -> Result<()> {
     let unit = ui.step("build and list the unit tests", |step| list(step, unit_tests(), filter))?;
     let end_to_end = ui.step("build and list the end-to-end tests", |step| list(step, end_to_end_tests(), filter))?;
     if unit.is_empty() && end_to_end.is_empty() {
-        bail!("no test has {filter:?} in its name: `cargo test -- --list` lists them all");
+        bail!("no test has {filter:?} in its name: `cargo test --workspace -- --list` lists all tests");
     }
     let mut outcome = Outcome::default();
     if !unit.is_empty() {
@@ -92,8 +91,8 @@ fn listed(output: &str) -> Vec<String> {
     output.lines().filter_map(|line| line.trim().strip_suffix(": test")).map(str::to_owned).collect()
 }
 
-/// One package has them, but all of the workspace is named: then cargo uses the dependencies that
-/// it built for the unit tests.
+/// Only one package has these tests. The command names the whole workspace, so that cargo uses the
+/// dependencies that it built for the unit tests.
 fn end_to_end_tests() -> Command {
     cargo::command(&["test", "--locked", "--workspace", "--test", "e2e"])
 }
@@ -111,7 +110,7 @@ fn check_dependencies(ui: &Ui, outcome: &mut Outcome) {
         step.run(&mut cargo::command(&["deny", "--log-level", "error", "check", "licenses", "bans", "sources"]))
     });
     outcome.check(ui, "unused dependencies", |step| {
-        // With this variable set, cargo-machete takes its own name for a folder to search.
+        // If this variable is set, cargo-machete searches a folder with its own name.
         step.run(cargo::command(&["machete", "--skip-target-dir"]).env_remove("CARGO_PKG_NAME"))
     });
 }

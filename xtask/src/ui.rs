@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// The time between two pictures of the spinner.
+/// The time between two frames of the spinner.
 const TICK: Duration = Duration::from_millis(100);
 /// How many characters of a program's last line are beside the spinner.
 const LAST_LINE_CHARS: usize = 60;

@@ -1,5 +1,5 @@
-//! `bench`: measures weft beside the limit of the machine, and beside programs that people use
-//! instead, in one run.
+//! `bench`: measures weft, the limit of the machine, and programs that people use instead of weft,
+//! in one run.
 //!
 //! Client, servers and nodes run in network namespaces of this machine and share its cores.
 //! Therefore the numbers compare the cases of one run with each other, and nothing else.

@@ -1,8 +1,9 @@
-//! Modules that are beside each other must not import each other, neither directly nor in a ring.
+//! Modules of one folder must not import each other in a circle, neither directly nor through other
+//! modules.
 //!
-//! At each folder, its modules form a graph: `a` has an edge to `b` where any module of `a` imports
-//! any module of `b`. The folder's own `mod.rs` is no node of that graph: it may import all of its
-//! modules, and they may import it.
+//! The modules of a folder are the nodes of a graph. `a` has an edge to `b` if any module inside of
+//! `a` imports any module inside of `b`. The folder's own `mod.rs` is not a node: it may import all
+//! of its modules, and they may import it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -48,7 +49,7 @@ fn graphs(krate: &Crate) -> BTreeMap<ModulePath, Graph<'_>> {
     graphs
 }
 
-/// The shortest way from one module to another along imports, both included.
+/// The shortest chain of imports from one module to another, with both at its ends.
 fn path<'a>(graph: &'a Graph<'_>, from: &'a str, to: &str) -> Option<Vec<&'a str>> {
     let mut seen = BTreeSet::from([from]);
     let mut queue = VecDeque::from([vec![from]]);
@@ -106,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_modules_is_a_circle() {
-        let ring = ["a → b → c → a", "b → c → a → b", "c → a → b → c"];
-        check_modules("use crate::b::B;", "", "use crate::c::C;", "use crate::a::A;", &ring);
+    fn three_modules_that_import_each_other_are_a_circle() {
+        let circle = ["a → b → c → a", "b → c → a → b", "c → a → b → c"];
+        check_modules("use crate::b::B;", "", "use crate::c::C;", "use crate::a::A;", &circle);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use super::Complaint;
 use crate::cargo;
 
 /// Every crate of ours, with the crates of ours that it may depend on. Dependencies point one way:
-/// no crate sees those above it, and overlay, mesh and dns do not see each other.
+/// no crate depends on one that is built on it, and overlay, mesh and dns do not depend on each
+/// other.
 const EDGES: &[(&str, &[&str])] = &[
     ("weft-model", &[]),
     ("weft-ebpf-common", &[]),
@@ -79,7 +80,7 @@ pub(super) fn check(packages: &[Package]) -> Vec<Complaint> {
     for Package { name, manifest, dependencies, .. } in packages {
         let mut complain = |advice| complaints.push(Complaint { file: manifest.clone(), line: 0, advice });
         let Some(may_use) = allowed.get(name.as_str()) else {
-            complain(format!("{name} has no place among the crates: add it to EDGES in xtask/src/tidy/edges.rs"));
+            complain(format!("{name} is not in the list of crates: add it to EDGES in xtask/src/tidy/edges.rs"));
             continue;
         };
         for dependency in dependencies.iter().filter(|name| ours(name) && !may_use.contains(&name.as_str())) {

@@ -1,4 +1,5 @@
-//! Imports that a crate's dependencies allow, and that its structure forbids.
+//! Imports that the compiler allows, and that the structure of the code forbids: folders that may
+//! import only some of our crates, and the order of the rooms in weft-control.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use super::{
 
 /// Folders that may import only these of our crates, although their crate depends on more.
 const FOLDERS: &[(&str, &[&str])] = &[("src/cli", &[]), ("src/runtime", &["weft_model"])];
-/// How the names of our crates begin in code.
+/// The names of our crates begin with this.
 const OURS: &str = "weft_";
 
 /// The root file of the crate that [`ROOMS`] are in.

@@ -2,12 +2,12 @@
 //!
 //! `cargo xtask tidy`, `check` and `test` call it. It only reads files and `cargo metadata`: it
 //! builds nothing, changes nothing and needs no network. Every rule returns complaints, and each
-//! complaint names the place and says what to do there.
+//! complaint says where the rule is broken and what to do.
 //!
 //! - [`edges`]: which crate of ours may depend on which.
 //! - [`docs`]: every source file begins with module docs.
 //! - [`imports`]: folders that may import only some crates, and the order of control's rooms.
-//! - [`circles`]: modules that are beside each other must not import each other.
+//! - [`circles`]: modules of one folder must not import each other in a circle.
 //! - [`prose`]: the width of comments, and words that must not be identifiers.
 
 mod edges;

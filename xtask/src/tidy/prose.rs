@@ -10,9 +10,9 @@ use super::Complaint;
 /// Columns that a comment line may have. Code has rustfmt's width.
 const WIDTH: usize = 100;
 
-/// Words that say nothing to an engineer who reads them as a name. The house style gives the
-/// field's word for each. An identifier is refused when it is such a word as a whole, in any
-/// spelling.
+/// Words that are unclear as names. The house style has the word of the field for each. An
+/// identifier is refused if the whole of it is such a word, in any case and with or without
+/// underscores.
 const WORDS: &[&str] = &[
     "desk", "book", "heard", "home", "seat", "outlets", "begun", "keeper", "trouble", "tend", "cover", "roll", "ears",
     "aside", "carryout", "way", "go", "on", "enter", "lost",
@@ -49,8 +49,8 @@ fn wide_comments(text: &str) -> Vec<(usize, usize)> {
     numbered.filter(|(_, line)| is_wide(line)).map(|(index, line)| (index + 1, line.chars().count())).collect()
 }
 
-/// Appends the first place of each of [`WORDS`] in a file. A name after `.` or `::` is left out: it
-/// is reported where it is defined, and other crates may name their items as they like.
+/// Appends the first place of each of [`WORDS`] in a file. A name after `.` or `::` is left out:
+/// one of our own is reported where it is defined, and one of another crate cannot be changed.
 fn find_words(tokens: TokenStream, found: &mut Vec<(usize, String)>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let is_punct = |index: Option<usize>, punct: char| {
