@@ -1,4 +1,5 @@
-//! Generates the node RPC's code from its protocol file, with a compiler in Rust: no protoc is needed.
+//! Generates the node RPC's code from its protocol file, with a compiler in Rust: no protoc is
+//! needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/node.proto");

@@ -182,8 +182,8 @@ mod tests {
 
     #[test]
     fn a_task_that_ran_and_is_missing_has_failed() {
-        let lost = TaskView { has_run: true, ..view(Some(TaskGoal::Run), None) };
-        assert!(matches!(next(lost), Next::End(TaskEnd { state: TaskState::Failed, .. })));
+        let missing = TaskView { has_run: true, ..view(Some(TaskGoal::Run), None) };
+        assert!(matches!(next(missing), Next::End(TaskEnd { state: TaskState::Failed, .. })));
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(super) async fn run(context: Arc<Context>) {
                 continue;
             }
             SessionEnd::Redirected(_) => tracing::debug!(%addr, "this manager does not lead"),
-            SessionEnd::Lost(reason) => tracing::debug!(%addr, reason, "session with the leader lost"),
+            SessionEnd::Disconnected(reason) => tracing::debug!(%addr, reason, "session with the leader lost"),
             SessionEnd::Removed(reason) => {
                 let text =
                     format!("{reason}: its tasks are stopped; run \"weft swarm leave --force\", then join again");

@@ -36,7 +36,7 @@ pub(super) enum SessionEnd {
     /// This manager does not lead. The leader's address, if the manager knows one.
     Redirected(Option<SocketAddr>),
     /// There was no connection, or it broke.
-    Lost(String),
+    Disconnected(String),
     /// The cluster state no longer contains this node.
     Removed(String),
 }
@@ -68,7 +68,7 @@ impl<'a> Session<'a> {
         match self.connect(addr).await {
             Ok(end) => end,
             Err(status) if status.code() == Code::PermissionDenied => SessionEnd::Removed(status.message().to_owned()),
-            Err(status) => SessionEnd::Lost(status.message().to_owned()),
+            Err(status) => SessionEnd::Disconnected(status.message().to_owned()),
         }
     }
 
@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
     /// Handles one message of the leader. Returns how the session ended, if the message ends it.
     fn handle_message(&mut self, message: Option<LeaderMessage>) -> Result<Option<SessionEnd>, Status> {
         let Some(message) = message else {
-            return Ok(Some(SessionEnd::Lost("the leader closed the session".to_owned())));
+            return Ok(Some(SessionEnd::Disconnected("the leader closed the session".to_owned())));
         };
         match message.message {
             Some(Message::Redirect(redirect)) => return Ok(Some(SessionEnd::Redirected(redirect.addr.parse().ok()))),

@@ -73,13 +73,13 @@ pub(super) async fn run(manager: Manager, stop: CancellationToken) {
             },
         };
         let Some(term) = term else { continue };
-        let lost = async {
+        let term_end = async {
             // An error means that the log has stopped, which ends the term too.
             let _ = metrics.wait_for(|m| led_term(m) != Some(term)).await;
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = lost => tracing::info!(term, "this manager no longer leads"),
+            () = term_end => tracing::info!(term, "this manager no longer leads"),
             () = lead(&manager, term) => {}
         }
         manager.inner.tracker.end_term();

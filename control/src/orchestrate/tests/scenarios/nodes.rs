@@ -13,15 +13,15 @@ use crate::fixture::service_spec;
 fn tasks_of_a_lost_node_move_and_the_node_returns_without_tasks() {
     let mut sim = Sim::new(2);
     let service = create_serving(&mut sim, 6);
-    let lost = sim.node_ids()[1].clone();
-    sim.kill_node(&lost);
+    let failed = sim.node_ids()[1].clone();
+    sim.kill_node(&failed);
     sim.run_until("all replicas to serve again", |sim| sim.active(&service).len() == 6);
-    assert!(sim.active(&service).iter().all(|t| t.node.as_ref() != Some(&lost)));
-    let orphans = sim.state().tasks_on(&lost).filter(|t| t.status.state == TaskState::Orphaned).count();
+    assert!(sim.active(&service).iter().all(|t| t.node.as_ref() != Some(&failed)));
+    let orphans = sim.state().tasks_on(&failed).filter(|t| t.status.state == TaskState::Orphaned).count();
     assert_eq!(orphans, 2);
-    sim.revive_node(&lost);
+    sim.revive_node(&failed);
     sim.run(5_000);
-    assert!(sim.task_processes(&lost).is_empty());
+    assert!(sim.task_processes(&failed).is_empty());
     assert_eq!(sim.active(&service).len(), 6);
 }
 
@@ -74,11 +74,11 @@ fn a_global_service_has_one_task_on_each_available_node() {
     sim.run_until("one task on each node", |sim| sim.active(&service).len() == 3);
     sim.cluster.update_service(&service, |spec| spec.task.force_update = 1);
     await_update(&mut sim, &service, 2);
-    let lost = sim.node_ids()[2].clone();
-    sim.kill_node(&lost);
+    let failed = sim.node_ids()[2].clone();
+    sim.kill_node(&failed);
     sim.run(10_000);
     assert_eq!(sim.active(&service).len(), 2);
-    sim.revive_node(&lost);
+    sim.revive_node(&failed);
     sim.run_until("one task on each node", |sim| sim.active(&service).len() == 3);
     sim.submit(Command::RemoveService { id: service.clone() });
     sim.run_until("everything to be deleted", |sim| sim.state().tasks.is_empty() && sim.state().services.is_empty());
