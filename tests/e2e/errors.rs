@@ -99,7 +99,7 @@ fn a_port_that_another_service_publishes_is_refused(lab: &Lab) -> Result<()> {
 
 fn a_malformed_subnet_is_refused(lab: &Lab) -> Result<()> {
     for (subnet, hint) in [
-        ("10.1.2.0", "want something like 10.1.2.0/24"),
+        ("10.1.2.0", "such as 10.1.2.0/24"),
         ("10.1.2.0/33", "such as 10.1.2.0/24"),
         ("ten/8", "such as 10.1.2.0/24"),
         ("10.1.2.3/24", "did you mean 10.1.2.0/24?"),
@@ -173,7 +173,7 @@ fn unsupported_options_are_refused_by_name(lab: &Lab) -> Result<()> {
         &["network", "create", "--driver", "overlay", "--opt", "encrypted", "x"],
         &["leave --opt encrypted out"],
     )?;
-    check(lab, "n1", &["network", "create", "--driver", "macvlan", "x"], &["use overlay"])
+    check(lab, "n1", &["network", "create", "--driver", "macvlan", "x"], &["use --driver overlay"])
 }
 
 fn an_unknown_flag_is_refused(lab: &Lab) -> Result<()> {
