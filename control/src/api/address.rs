@@ -1,5 +1,7 @@
-//! Addresses of `swarm init` and `swarm join`: an address with or without a port, or the name of an
-//! interface.
+//! Parses and resolves the addresses in requests of `swarm init` and `swarm join`. A user gives an
+//! address with or without a port, or the name of a network interface.
+//!
+//! The handlers of `swarm` call it. It reads the interfaces and asks DNS, and changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -8,7 +10,7 @@ use weft_model::CONTROL_PORT;
 
 use super::{error::ApiError, features};
 
-/// Reads the address on which the node RPC listens. Empty: all IPv4 addresses.
+/// Parses the address on which the node RPC listens. An empty text means all IPv4 addresses.
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, ApiError> {
     let (host, port) = split(text)?;
     let ip = match host {
@@ -18,8 +20,8 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, ApiError> {
     Ok(SocketAddr::new(ip, port.unwrap_or(CONTROL_PORT)))
 }
 
-/// Reads the address at which other nodes reach this one. `None` if the text is empty: the daemon
-/// then finds an address. The port is always that of `listen`.
+/// Parses the address at which other nodes reach this node. The port is always that of `listen`.
+/// Returns `None` if the text is empty; the daemon then chooses an address itself.
 pub(super) fn parse_advertise(text: &str, listen: SocketAddr) -> Result<Option<IpAddr>, ApiError> {
     if text.is_empty() {
         return Ok(None);
@@ -36,7 +38,7 @@ pub(super) fn parse_advertise(text: &str, listen: SocketAddr) -> Result<Option<I
     Ok(Some(ip))
 }
 
-/// Resolves the address of a manager, through which a node joins.
+/// Resolves the address of the manager through which this node joins.
 pub(super) async fn resolve_manager(text: &str) -> Result<SocketAddr, ApiError> {
     let (host, port) = split(text)?;
     let port = port.unwrap_or(CONTROL_PORT);
@@ -50,7 +52,7 @@ fn invalid(what: &str, text: &str, why: &str) -> ApiError {
     ApiError::Invalid(format!("invalid {what} address {text:?}: {why}"))
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
+/// Splits `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address into host and port.
 fn split(text: &str) -> Result<(&str, Option<u16>), ApiError> {
     if text.parse::<IpAddr>().is_ok() {
         return Ok((text, None));
@@ -69,7 +71,7 @@ fn split(text: &str) -> Result<(&str, Option<u16>), ApiError> {
     Ok((host, port.transpose()?))
 }
 
-/// The address `host`, or the address of the interface with this name.
+/// Parses `host` as an address, or returns the address of the interface with this name.
 fn ip_of(host: &str) -> Result<IpAddr, String> {
     if let Ok(ip) = host.parse() {
         return Ok(ip);

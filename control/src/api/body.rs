@@ -1,8 +1,12 @@
-//! Bodies of requests: handlers read them here, and what a handler does not read is discarded here.
+//! Reads the bodies of requests, and discards the part of a body that a handler did not read.
 //!
-//! If a connection closes while the client still sends, the client gets a broken pipe instead of
-//! the answer. So each body is read to its end, within bounds, before the answer is sent: [`track`]
-//! wraps the body of each request, and [`Unread::discard`] reads what the handler left of it.
+//! Handlers call [`read`] or use [`JsonBody`]; `serve` calls [`track`] and [`Unread::discard`].
+//!
+//! If the server closes a connection while the client still sends, the client gets a broken pipe
+//! instead of the answer. So the server reads each body to its end before it sends the answer:
+//! [`track`] wraps the body of each request, and [`Unread::discard`] reads the part that the
+//! handler did not read. Both the size and the time of this are limited, so that a client cannot
+//! keep the server busy without end.
 
 use std::{
     pin::Pin,
@@ -22,17 +26,17 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::error::ApiError;
 
-/// Largest body that is held in memory. Requests about the cluster are far smaller.
+/// Largest body that is kept in memory, in bytes. Requests about the cluster are much smaller.
 const MAX_BODY: usize = 4 << 20;
-/// Most bytes of an unread body that are read before the answer is sent. If a client sends more,
-/// for example a large build context, it may get a broken pipe.
+/// How many bytes of an unread body are read at most before the answer is sent. A client that sends
+/// more, for example a large build context, may get a broken pipe.
 const MAX_DISCARDED: u64 = 64 << 20;
 /// Longest time for reading an unread body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The body of a request: a JSON object.
 ///
-/// Unlike axum's `Json`, it answers with the API's form of errors and needs no content type.
+/// Unlike axum's `Json`, it returns errors in the form of the API and needs no content type.
 #[derive(Debug)]
 pub(super) struct JsonBody(pub(super) Value);
 
@@ -45,8 +49,8 @@ impl<S: Sync> FromRequest<S> for JsonBody {
     }
 }
 
-/// Reads a body as a JSON object. An empty body and `null` are an empty object: clients send them
-/// where they have nothing to ask for.
+/// Reads a body as a JSON object. An empty body and `null` become an empty object: some clients
+/// send them if a request has no options.
 pub(super) fn parse(body: &[u8]) -> Result<Value, ApiError> {
     if body.is_empty() {
         return Ok(Value::Object(Map::new()));
@@ -54,12 +58,13 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, ApiError> {
     match serde_json::from_slice(body) {
         Ok(Value::Null) => Ok(Value::Object(Map::new())),
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(ApiError::Invalid("the request's body must be a JSON object".into())),
-        Err(error) => Err(ApiError::Invalid(format!("the request's body is not JSON: {error}"))),
+        Ok(_) => Err(ApiError::Invalid("the request body must be a JSON object".into())),
+        Err(error) => Err(ApiError::Invalid(format!("the request body is not JSON: {error}"))),
     }
 }
 
-/// Reads the whole body. Handlers that may forward the request put head and body together again.
+/// Reads the whole body, and returns it beside the head. A handler that forwards the request to the
+/// engine builds the request from both again.
 ///
 /// # Errors
 /// If the body is larger than 4 MiB, or the connection breaks.
@@ -68,7 +73,7 @@ pub(super) async fn read(request: Request) -> Result<(Parts, Bytes), ApiError> {
     match axum::body::to_bytes(body, MAX_BODY).await {
         Ok(bytes) => Ok((parts, bytes)),
         Err(error) if is_too_large(&error) => Err(ApiError::TooLarge { limit_bytes: MAX_BODY }),
-        Err(error) => Err(ApiError::Invalid(format!("the request's body cannot be read: {error}"))),
+        Err(error) => Err(ApiError::Invalid(format!("the request body cannot be read: {error}"))),
     }
 }
 
@@ -76,7 +81,8 @@ fn is_too_large(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>)
 }
 
-/// Wraps the body of `request`, so that the rest can be read when the handler drops it.
+/// Wraps the body of `request`, so that [`Unread::discard`] can read the rest of it after the
+/// handler has dropped it.
 pub(super) fn track(request: Request) -> (Request, Unread) {
     let expects_continue = request.headers().contains_key(header::EXPECT);
     let (sender, receiver) = oneshot::channel();
@@ -87,7 +93,7 @@ pub(super) fn track(request: Request) -> (Request, Unread) {
 /// A body that is sent to `dropped` if it is dropped before its end.
 struct Tracked {
     body: Body,
-    /// Whether anything of it was read.
+    /// Whether a part of the body was read.
     polled: bool,
     dropped: Option<oneshot::Sender<Dropped>>,
 }
@@ -122,7 +128,7 @@ impl Drop for Tracked {
         }
         if let Some(sender) = self.dropped.take() {
             let body = std::mem::take(&mut self.body);
-            // The receiver is gone if the client is. Then the rest of the body does not matter.
+            // This fails if the client has disconnected. The rest of the body is then not needed.
             drop(sender.send(Dropped { body, polled: self.polled }));
         }
     }
@@ -131,14 +137,14 @@ impl Drop for Tracked {
 /// The part of a body that the handler did not read.
 pub(super) struct Unread {
     receiver: oneshot::Receiver<Dropped>,
-    /// The client sends its body only after "100 Continue" (RFC 9110, section 10.1.1), which the
-    /// first read of the body causes.
+    /// The client sends its body only after it gets "100 Continue" (RFC 9110, section 10.1.1).
+    /// hyper sends this when the body is read for the first time.
     expects_continue: bool,
 }
 
 impl Unread {
-    /// Reads the rest of a body that the handler has dropped. A body that is still in use, because
-    /// it is being forwarded to the container engine, is not touched.
+    /// Reads the rest of a body that the handler has dropped. It does not touch a body that
+    /// is still in use because it is being forwarded to the container engine.
     pub(super) async fn discard(mut self) {
         let Ok(Dropped { body, polled }) = self.receiver.try_recv() else { return };
         if self.expects_continue && !polled {
@@ -150,7 +156,7 @@ impl Unread {
     }
 }
 
-/// Whether the body ended within [`MAX_DISCARDED`].
+/// Reads the body. Returns whether it ended within [`MAX_DISCARDED`] bytes.
 async fn read_to_end(mut body: Body) -> bool {
     let mut left = MAX_DISCARDED;
     while let Some(frame) = body.frame().await {
@@ -201,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn discarding_has_a_bound() {
+    async fn stops_discarding_at_the_limit() {
         let (body, read) = endless();
         let (request, unread) = track(post(body));
         drop(request);
@@ -211,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_in_use_is_not_touched() {
+    async fn does_not_discard_a_body_that_is_in_use() {
         let (body, read) = endless();
         let (request, unread) = track(post(body));
         unread.discard().await;

@@ -1,7 +1,8 @@
-//! What the API needs of the cluster: this node's membership and, on managers, the cluster state.
+//! The traits through which the API uses the cluster: [`Member`] for the membership of this node,
+//! and [`ClusterHandle`] for the cluster state, which only managers have.
 //!
-//! The handlers use these two traits. [`Swarm`] and [`Manager`] implement them, and tests implement
-//! them in memory. The implementations below only forward calls.
+//! The handlers call these traits. [`Swarm`] and [`Manager`] implement them below; these
+//! implementations only forward calls. Tests implement the traits in memory.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -16,7 +17,7 @@ use crate::swarm::{InitOptions, JoinOptions, Manager, Membership, ProposeError, 
 #[async_trait]
 pub(crate) trait Member: Send + Sync {
     fn membership(&self) -> Membership;
-    /// The managers that this node knows.
+    /// The ids and RPC addresses of the managers that this node knows.
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)>;
     async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError>;
     async fn join(&self, options: JoinOptions) -> Result<(), SwarmError>;
@@ -33,7 +34,7 @@ pub(crate) trait Member: Send + Sync {
 pub(crate) trait ClusterHandle: Send + Sync {
     fn state(&self) -> watch::Receiver<Arc<ClusterState>>;
     /// Waits until [`Self::state`] has all changes that any manager confirmed before this call.
-    /// `false` if no leader can tell which these are.
+    /// Returns `false` if no leader confirms that the state is up to date.
     async fn catch_up(&self) -> bool;
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError>;
     fn leader(&self) -> Option<NodeId>;

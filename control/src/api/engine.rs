@@ -1,9 +1,10 @@
-//! The node's container engine: requests that are not about the cluster are forwarded to it.
+//! Forwards requests that are not about the cluster to the container engine of this node.
 //!
-//! Containers, images, volumes and exec belong to the engine. Their requests are forwarded
-//! unchanged, hijacked connections included; only the API version in the path is lowered to what
-//! the engine speaks. Handlers also ask the engine for its `info` and its networks, to show them
-//! beside weft's.
+//! The router calls [`forward`] for each path that weft does not handle, such as containers,
+//! images, volumes and exec. It forwards the request unchanged and supports hijacked connections.
+//! Only the API version in the path changes: it is lowered to the version of the engine. Handlers
+//! also get the engine's [`info`] and [`networks`] here, and show them together with those of weft.
+//! This module must never answer a request about the cluster.
 
 use std::{path::Path, time::Duration};
 
@@ -27,15 +28,15 @@ use super::{
     version::{ApiVersion, ClientVersion},
 };
 
-/// Longest time for the engine to answer `_ping` and weft's own requests. Requests of clients have
-/// no limit: an image pull may take minutes.
+/// How long weft waits for the engine to answer `_ping` and weft's own requests. Requests of
+/// clients have no time limit, because an image pull may take minutes.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is encoded in the value of a query: all but the unreserved characters of RFC 3986, section
-/// 2.3.
+/// The characters that are percent-encoded in the value of a query: all except the unreserved
+/// characters of RFC 3986, section 2.3.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A connection to the engine for one request, and for the hijacked stream that may follow it.
+/// A connection to the engine. It carries one request, and the hijacked stream that may follow it.
 struct Engine {
     sender: http1::SendRequest<Body>,
     version: Option<ApiVersion>,
@@ -47,23 +48,23 @@ impl Engine {
     }
 
     async fn connect_without_timeout(socket: &Path) -> Result<Self, ApiError> {
-        let silent = |error: &dyn std::fmt::Display| {
+        let no_answer = |error: &dyn std::fmt::Display| {
             ApiError::Unavailable(format!("the container engine at {} does not answer: {error}", socket.display()))
         };
-        let stream = UnixStream::connect(socket).await.map_err(|error| silent(&error))?;
+        let stream = UnixStream::connect(socket).await.map_err(|error| no_answer(&error))?;
         let (mut sender, connection) =
-            http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(|error| silent(&error))?;
+            http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(|error| no_answer(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to the container engine failed");
             }
         });
-        let ping = get("/_ping").map_err(|error| silent(&error))?;
-        let pong = sender.send_request(ping).await.map_err(|error| silent(&error))?;
+        let ping = get("/_ping").map_err(|error| no_answer(&error))?;
+        let pong = sender.send_request(ping).await.map_err(|error| no_answer(&error))?;
         let version = pong.headers().get("api-version").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-        // The connection takes the next request only after the answer was read.
-        pong.into_body().collect().await.map_err(|error| silent(&error))?;
-        sender.ready().await.map_err(|error| silent(&error))?;
+        // The next request can be sent only after this answer has been read.
+        pong.into_body().collect().await.map_err(|error| no_answer(&error))?;
+        sender.ready().await.map_err(|error| no_answer(&error))?;
         Ok(Self { sender, version })
     }
 
@@ -75,7 +76,8 @@ impl Engine {
     }
 }
 
-/// The outcome of `work`, or an error that says that the engine at `socket` hangs.
+/// Runs `work`. After `limit`, returns an error that says that the engine at `socket` did not
+/// answer.
 async fn with_timeout<T>(
     socket: &Path,
     limit: Duration,
@@ -83,7 +85,7 @@ async fn with_timeout<T>(
 ) -> Result<T, ApiError> {
     timeout(limit, work).await.unwrap_or_else(|_| {
         Err(ApiError::Unavailable(format!(
-            "the container engine at {} did not answer within {limit:?}: see whether it hangs",
+            "the container engine at {} did not answer within {limit:?}: check whether it hangs",
             socket.display()
         )))
     })
@@ -122,7 +124,7 @@ pub(super) async fn forward(State(api): State<Api>, mut request: Request) -> Res
     Ok(response.map(Body::new))
 }
 
-/// The path with the lower of the client's version and the engine's.
+/// Adds the lower of the two API versions to the path.
 fn versioned(uri: &Uri, client: Option<ApiVersion>, engine: Option<ApiVersion>) -> Result<Uri, ApiError> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let version = match (client, engine) {
@@ -133,13 +135,13 @@ fn versioned(uri: &Uri, client: Option<ApiVersion>, engine: Option<ApiVersion>) 
     path.parse().map_err(|error| ApiError::Invalid(format!("invalid path: {error}")))
 }
 
-/// The engine's own `info`.
+/// The answer of the engine to `GET /info`.
 pub(super) async fn info(socket: &Path) -> Result<Value, ApiError> {
     get_json(socket, "/info").await
 }
 
-/// The engine's own networks. Networks of a Swarm that the engine may have been in are left out:
-/// they are not this cluster's.
+/// The networks of the engine. Networks of scope `swarm` are left out: they belong to a Docker
+/// Swarm of which the engine is a member, and not to this cluster.
 pub(super) async fn networks(socket: &Path, filters: &str) -> Result<Vec<Value>, ApiError> {
     match get_json(socket, &networks_path(filters)).await? {
         Value::Array(networks) => Ok(networks.into_iter().filter(|network| network["Scope"] != "swarm").collect()),
@@ -188,10 +190,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_that_hangs_is_not_waited_for() {
+    async fn a_request_to_an_engine_that_hangs_times_out() {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("engine.sock");
-        // It takes connections, and never answers.
+        // The listener accepts connections and never answers.
         let _hangs = tokio::net::UnixListener::bind(&socket).expect("a socket");
         let connecting = Engine::connect_without_timeout(&socket);
         let outcome = with_timeout(&socket, Duration::from_millis(50), connecting).await;

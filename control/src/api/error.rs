@@ -1,4 +1,7 @@
-//! Errors of requests. A client gets a status and `{"message": "…"}`.
+//! The errors of API requests. A client gets an HTTP status and the body `{"message": "…"}`.
+//!
+//! All handlers return [`ApiError`]. The conversions below choose the status that the docker client
+//! expects for each error of the cluster.
 
 use axum::{
     Json,
@@ -21,7 +24,8 @@ pub(crate) enum ApiError {
     Ambiguous { kind: ObjectKind, name: String, matches: usize },
     #[error("{0}")]
     Conflict(String),
-    /// The request asks for something that weft does not have. `features` makes these.
+    /// The request asks for a feature that weft does not have. `features` and `wire::unsupported`
+    /// create this error.
     #[error("{0}")]
     Unsupported(String),
     #[error(
@@ -32,7 +36,7 @@ pub(crate) enum ApiError {
         "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager."
     )]
     Worker,
-    #[error("the request's body is larger than {} MiB, the most that this request may have", limit_bytes >> 20)]
+    #[error("the request body is larger than {} MiB, which is the limit: send a smaller one", limit_bytes >> 20)]
     TooLarge { limit_bytes: usize },
     #[error("{0}")]
     Unavailable(String),

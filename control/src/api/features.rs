@@ -1,22 +1,22 @@
-//! Features that clients of the Engine API can ask for and weft does not have.
+//! The features of the Engine API that weft does not support.
 //!
-//! One list has a plain name for each feature, the fields of request bodies that ask for it, and
-//! what to do instead. All refusals come from it: `wire::unsupported` finds a feature by its field,
-//! and a handler uses its constant where a path, a query or a header asks for it.
+//! For each feature, the list below has a name, the fields of request bodies that ask for it, and
+//! what to do instead. All refusals are built from this list: `wire::unsupported` finds a feature
+//! by its field. If a path, a query or a header asks for a feature, the handler uses its constant.
 //!
 //! README.md lists the same features. A test below compares the two lists, so change both together.
 
 use super::error::ApiError;
 
-/// Something that weft does not have.
+/// A feature that weft does not support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Feature {
-    /// What users call it, with the docker client's flags and commands.
+    /// The name for users, with the flags and commands of the docker client.
     name: &'static str,
-    /// Where request bodies ask for it: paths of fields, `[]` for the items of a list. A path
-    /// covers the fields below it too.
+    /// Paths of the fields by which request bodies ask for it. `[]` means the items of a list. A
+    /// path includes all fields below it.
     fields: &'static [&'static str],
-    /// What to do instead. Empty: leave the fields out.
+    /// What to do instead. If it is empty, the advice is to leave the fields out.
     advice: &'static str,
 }
 
@@ -29,12 +29,12 @@ impl Feature {
         Self { advice, ..self }
     }
 
-    /// The refusal of a request for this feature.
+    /// The error for a request for this feature.
     pub(crate) fn refusal(&self) -> ApiError {
         self.refusal_of(self.name)
     }
 
-    /// The refusal of `subject`, the form of the feature that this request asked for.
+    /// The error for `subject`, which says more exactly what the request asked for.
     pub(crate) fn refusal_of(&self, subject: &str) -> ApiError {
         ApiError::Unsupported(format!(
             "weft does not support {subject}: {}",
@@ -42,7 +42,7 @@ impl Feature {
         ))
     }
 
-    /// The refusal of the field at `path`.
+    /// The error for the field at `path`.
     pub(crate) fn refusal_at(&self, path: &str) -> ApiError {
         ApiError::Unsupported(format!("weft does not support {}: {}", self.name, self.advice_for(path)))
     }
@@ -52,13 +52,14 @@ impl Feature {
     }
 }
 
-/// The feature that the field at `path` asks for. If several match, the first in the list counts.
+/// The feature that the field at `path` asks for. If several features match, the first
+/// one in the list is returned.
 pub(crate) fn of_field(path: &str) -> Option<&'static Feature> {
     let covers = |field: &&str| path.strip_prefix(*field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     UNSUPPORTED.iter().find(|feature| feature.fields.iter().any(covers))
 }
 
-/// Declares each feature as a constant, and all of them as a list.
+/// Declares a constant for each feature, and a list of all features.
 macro_rules! features {
     ($($id:ident = $feature:expr;)*) => {
         $(pub(crate) const $id: Feature = $feature;)*
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_is_found_by_its_fields_and_by_those_below_them() {
+    fn finds_a_feature_by_its_fields_and_by_the_fields_below_them() {
         for (path, name) in [
             ("TaskTemplate.ContainerSpec.Mounts", Some("mounts (--mount)")),
             (
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_features_have_a_name_or_a_field_in_common() {
+    fn names_and_fields_of_features_are_unique() {
         let names: BTreeSet<_> = UNSUPPORTED.iter().map(|feature| feature.name).collect();
         assert_eq!(names.len(), UNSUPPORTED.len());
         let fields: Vec<_> = UNSUPPORTED.iter().flat_map(|feature| feature.fields).collect();

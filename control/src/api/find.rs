@@ -1,5 +1,7 @@
-//! Finds the object that a user means by a text. The text is the whole id, the name, or a beginning
-//! of the id that no other object has. They are tried in this order.
+//! Finds an object by the text that a user gave. The text may be the whole id, the name, or a
+//! prefix of the id that only one object has. They are tried in this order.
+//!
+//! The handlers call it for each `{id}` in a path and for each name in a body.
 
 use weft_model::{
     ClusterState, NodeId, TaskId,
@@ -9,7 +11,7 @@ use weft_model::{
 
 use super::error::ApiError;
 
-/// The object of `all` that `text` means.
+/// Finds the object in `all` by id, name or unique prefix of the id.
 fn find_one<'a, T>(
     kind: ObjectKind,
     text: &str,
@@ -38,7 +40,7 @@ fn find_one<'a, T>(
     matches(&|object| id(object).starts_with(text))?.ok_or_else(missing)
 }
 
-/// A service. A service that is being removed is not found.
+/// Finds a service. A service that is being removed is not found.
 pub(super) fn service<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Service, ApiError> {
     let all = state.services.values().filter(|service| !service.removing);
     find_one(ObjectKind::Service, text, &all, |s| s.id.as_str(), |s| s.spec.name.as_str())
@@ -48,13 +50,13 @@ pub(super) fn network<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Net
     find_one(ObjectKind::Network, text, &state.networks.values(), |n| n.id.as_str(), |n| n.spec.name.as_str())
 }
 
-/// A node; `self` is the local one.
+/// Finds a node. The text `self` means the local node.
 pub(super) fn node<'a>(state: &'a ClusterState, text: &str, local: Option<&NodeId>) -> Result<&'a Node, ApiError> {
     let text = if text == "self" { local.map_or(text, NodeId::as_str) } else { text };
     find_one(ObjectKind::Node, text, &state.nodes.values(), |n| n.id.as_str(), |n| n.hostname.as_str())
 }
 
-/// A task. Its name is the name of its container.
+/// Finds a task. The name of a task is the name of its container.
 pub(super) fn task<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Task, ApiError> {
     if let Some(task) = text.parse::<TaskId>().ok().and_then(|id| state.tasks.get(&id)) {
         return Ok(task);

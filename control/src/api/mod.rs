@@ -1,14 +1,17 @@
-//! The Engine API server: the `docker` client, its SDKs and `weft` itself drive the cluster through
-//! it.
+//! The server of the Engine API. The `docker` client, its SDKs and the `weft` command line control
+//! the cluster through it.
 //!
-//! The daemon builds [`router`] and gives it a socket with [`serve()`]. This module alone knows the
-//! API's paths, bodies, statuses and error texts. It decides nothing: a write becomes a
-//! [`weft_model::Command`], a read shows the cluster state. It must never ignore what a client asks
-//! for: a field, flag or path that weft does not support is refused by name. Paths of the cluster
-//! are answered here; all others are forwarded to the node's container engine, if there is one.
+//! The daemon builds [`router`] and serves it on a socket with [`serve()`]. Only this module knows
+//! the paths, bodies, statuses and error texts of the API. It makes no decisions about the cluster:
+//! it converts a write to a [`weft_model::Command`], and answers a read from the cluster state. It
+//! answers requests about the cluster, and forwards all other requests to the container engine of
+//! the node, if there is one.
 //!
-//! `wire` converts between JSON and weft's types and does nothing else. Each kind of object has a
-//! file with its handlers. `engine` forwards, `serve` listens.
+//! It must never ignore a part of a request: it refuses each field, flag or path that weft does not
+//! support, and names it in the error.
+//!
+//! `wire` only converts between JSON and weft's types. Each kind of object has a file with its
+//! handlers. `engine` forwards requests, and `serve` accepts connections.
 
 mod cluster;
 mod error;
@@ -53,10 +56,10 @@ use crate::swarm::{Membership, Swarm};
 
 pub use serve::serve;
 
-/// Longest time that a request waits until a manager that was just promoted has the cluster state.
+/// How long a request waits at most until a newly promoted manager has the cluster state.
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the API says about the node that it runs on.
+/// What the API reports about the node that it runs on.
 #[derive(Debug, Clone)]
 pub struct LocalNode {
     pub hostname: NodeName,
@@ -69,7 +72,7 @@ pub struct LocalNode {
     pub engine: Option<PathBuf>,
 }
 
-/// What every handler gets.
+/// The state that each handler gets.
 #[derive(Clone)]
 struct Api {
     member: Arc<dyn Member>,
@@ -77,10 +80,10 @@ struct Api {
 }
 
 impl Api {
-    /// The handle to the cluster state, which only managers have.
+    /// The handle to the cluster state. Only managers have it.
     ///
     /// # Errors
-    /// The reason why this node does not have it.
+    /// If this node does not have the cluster state. The error says why.
     fn cluster(&self) -> Result<Arc<dyn ClusterHandle>, ApiError> {
         if let Some(cluster) = self.member.cluster() {
             return Ok(cluster);
@@ -154,7 +157,8 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
         .route("/plugins/{*rest}", any(unsupported::plugins))
         .route("/distribution/{*rest}", any(unsupported::distribution))
         .route_layer(middleware::from_fn_with_state(api.clone(), catch_up))
-        // Clients send these to any node at any time: they must not wait for the cluster.
+        // Clients send these requests to any node at any time. They must not wait for the cluster,
+        // so they are added after `catch_up`.
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
         .fallback(engine::forward)
@@ -162,8 +166,9 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
     serve::wrap(routes)
 }
 
-/// Lets each request see what was written before it, through whichever manager it was written.
-/// Without a leader, the request sees the state that this manager has.
+/// Waits before each request until this manager has all earlier writes, including those that
+/// clients sent to other managers. If there is no leader, the request sees the state that this
+/// manager has.
 async fn catch_up(State(api): State<Api>, request: Request, next: Next) -> Response {
     let is_manager = matches!(api.member.membership(), Membership::Active { role: Role::Manager, .. });
     if is_manager

@@ -1,5 +1,6 @@
-//! Handlers of `network`: the cluster's overlay networks and, beside them, the networks of the
-//! local container engine.
+//! Handlers of `network`: list, inspect, create and remove networks. They answer for the overlay
+//! networks of the cluster, and forward requests about other networks to the local container
+//! engine.
 
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ use super::{
 };
 use crate::swarm::ProposeError;
 
-/// Longest time that the removal of a network waits until the tasks of removed services have left
-/// it: their stop grace period, and some more.
+/// How long the removal of a network waits at most for the tasks of removed services to release
+/// their addresses. A task needs up to its stop grace period for this, and some time more.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
@@ -46,7 +47,7 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
             && filters.labels("label", |key| network.spec.labels.get(key))
     };
     // Clients list networks before they know whether the node is a manager. So workers and nodes
-    // outside a cluster list the networks of their engine.
+    // outside a cluster answer with the networks of their engine.
     let mut listed: Vec<Value> = match api.state() {
         Ok(state) => {
             let networks = state.networks.values().filter(matches);
@@ -71,7 +72,7 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
         if api.node.engine.is_some() {
             return engine::forward(State(api), Request::from_parts(parts, Body::from(bytes))).await;
         }
-        let subject = "other networks than overlays on a node without a container engine";
+        let subject = "networks other than overlays on a node without a container engine";
         return Err(features::NETWORK_DRIVERS.refusal_of(subject));
     }
     let cluster = api.cluster()?;
@@ -122,8 +123,9 @@ pub(super) async fn remove(
     }
 }
 
-/// Removes a network. If only removed services still use it, waits until their last tasks have left
-/// it: `docker stack rm` removes services and networks right after each other.
+/// Removes a network. If only removed services still use it, it waits until their last tasks have
+/// released their addresses: `docker stack rm` removes the services and immediately after that the
+/// networks.
 async fn remove_when_released(cluster: &dyn ClusterHandle, id: NetworkId) -> Result<(), ApiError> {
     let remove = || cluster.propose(Command::RemoveNetwork { id: id.clone() });
     if let Err(error) = remove().await {
@@ -133,7 +135,8 @@ async fn remove_when_released(cluster: &dyn ClusterHandle, id: NetworkId) -> Res
             return Err(error.into());
         }
         let settled = state.wait_for(|state| is_used_by_a_service(state, &id) || !has_addresses_in_use(state, &id));
-        // After a timeout too: the second attempt decides whether the network can be removed.
+        // The result of the wait does not matter, not even a timeout: the second attempt decides
+        // whether the network can be removed.
         drop(timeout(RELEASE_TIMEOUT, settled).await);
         remove().await?;
     }
@@ -160,7 +163,7 @@ pub(super) async fn prune(State(api): State<Api>, request: Request) -> Result<Re
     Err(features::NETWORK_PRUNE.refusal())
 }
 
-/// `connect` and `disconnect`: the networks of the cluster are for services only.
+/// `connect` and `disconnect`: refuses networks of the cluster, because only services can use them.
 pub(super) async fn connect(
     State(api): State<Api>,
     Path(id): Path<String>,

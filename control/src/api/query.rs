@@ -1,8 +1,8 @@
-//! The query of a request: booleans, versions, times and filters.
+//! Reads the query of a request: booleans, versions, times and filters.
 //!
-//! All handlers read their queries here, so that each kind of parameter has one meaning on all
-//! routes. Clients were written against moby, so texts mean true or false as they do there
-//! (`daemon/server/httputils/form.go` and the routers beside it): docker-py, for example, writes
+//! All handlers read their queries here, so that each kind of parameter has the same meaning on all
+//! routes. Clients were written for moby, so a text means true or false exactly as in moby
+//! (`daemon/server/httputils/form.go` and the routers beside it). For example, docker-py writes
 //! `force=False`.
 
 use std::{
@@ -18,7 +18,8 @@ use serde::Deserialize;
 
 use super::error::ApiError;
 
-/// The decoded query of a request. If a parameter has several values, the first counts, as in moby.
+/// The decoded query of a request. If a parameter has several values, the first one is used, as
+/// in moby.
 #[derive(Debug, Default)]
 pub(super) struct Params(HashMap<String, String>);
 
@@ -43,23 +44,23 @@ impl FromIterator<(String, String)> for Params {
 }
 
 impl Params {
-    /// The parameter's text; empty where it is absent.
+    /// The text of the parameter. Empty if the parameter is absent.
     pub(super) fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
 
-    /// A boolean: some texts mean false, all others mean true (moby's `BoolValue`). False where it
-    /// is absent.
+    /// A boolean as moby's `BoolValue` reads it: some texts mean false, and all others mean true.
+    /// False if the parameter is absent.
     pub(super) fn flag(&self, name: &str) -> bool {
-        !is_false(&folded(self.text(name)))
+        !is_false(&normalized(self.text(name)))
     }
 
-    /// A boolean that moby reads with Go's `strconv.ParseBool`. False where it is absent.
+    /// A boolean that moby reads with Go's `strconv.ParseBool`. False if the parameter is absent.
     ///
     /// # Errors
     /// If the text means neither true nor false.
     pub(super) fn strict_flag(&self, name: &str) -> Result<bool, ApiError> {
-        match folded(self.text(name)).as_str() {
+        match normalized(self.text(name)).as_str() {
             "f" => Ok(false),
             value if is_false(value) => Ok(false),
             "1" | "t" | "true" => Ok(true),
@@ -67,7 +68,7 @@ impl Params {
         }
     }
 
-    /// A point in time, in milliseconds since the Unix epoch. `None` where it is absent.
+    /// A point in time, in milliseconds since the Unix epoch. `None` if the parameter is absent.
     ///
     /// # Errors
     /// If the text is neither Unix seconds, with or without a fraction, nor a time of RFC 3339.
@@ -82,22 +83,24 @@ impl Params {
         }
     }
 
-    /// The version of the object that an update was made from.
+    /// The version of the object that the client read before it made this update.
     pub(super) fn version(&self) -> Result<u64, ApiError> {
         let text = self.text("version");
         text.parse().map_err(|_| {
-            ApiError::Invalid(format!("invalid version {text:?}: give the Version.Index of what you read (?version=N)"))
+            ApiError::Invalid(format!(
+                "invalid version {text:?}: give the Version.Index of the object that you read (?version=N)"
+            ))
         })
     }
 }
 
-/// Booleans are compared without regard to case and to white space around them.
-fn folded(text: &str) -> String {
+/// Removes white space around a boolean and makes it lower case, because moby ignores both.
+fn normalized(text: &str) -> String {
     text.trim().to_lowercase()
 }
 
-fn is_false(folded: &str) -> bool {
-    matches!(folded, "" | "0" | "no" | "false" | "none")
+fn is_false(normalized: &str) -> bool {
+    matches!(normalized, "" | "0" | "no" | "false" | "none")
 }
 
 fn parse_time_ms(text: &str) -> Option<u64> {
@@ -118,7 +121,7 @@ fn parse_time_ms(text: &str) -> Option<u64> {
 pub(super) struct Filters(BTreeMap<String, Vec<String>>);
 
 impl Filters {
-    /// Refuses every filter that is not one of `known`.
+    /// Reads the parameter `filters`. Refuses each filter that is not one of `known`.
     pub(super) fn read(params: &Params, known: &[&str]) -> Result<Self, ApiError> {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -147,13 +150,13 @@ impl Filters {
         self.0.get(filter).is_none_or(|values| values.is_empty() || values.iter().any(|value| accepts(value)))
     }
 
-    /// The value of a filter that is a boolean; `None` where the filter is absent.
+    /// The value of a boolean filter. `None` if the filter is absent.
     ///
     /// # Errors
-    /// If its values mean neither true nor false, or both.
+    /// If a value means neither true nor false, or if one value means true and another means false.
     pub(super) fn flag(&self, filter: &str) -> Result<Option<bool>, ApiError> {
         let values = self.values(filter);
-        let mut meanings = values.iter().map(|value| match folded(value).as_str() {
+        let mut meanings = values.iter().map(|value| match normalized(value).as_str() {
             "1" | "true" => Some(true),
             "0" | "false" => Some(false),
             _ => None,
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_in_both_forms() {
+    fn reads_times_in_both_forms() {
         for (text, ms) in [
             ("1700000000", 1_700_000_000_000),
             ("1700000000.123456789", 1_700_000_000_123),
@@ -255,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_value_of_a_parameter_counts() {
+    fn uses_the_first_value_of_a_parameter() {
         let pairs = [("f", "0"), ("f", "1")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert!(!Params::from_iter(pairs).flag("f"));
     }
 
     #[test]
-    fn a_filter_that_is_a_boolean_has_one_meaning() {
+    fn reads_a_boolean_filter() {
         for (text, meaning) in [
             (r#"{"dangling":{"true":true}}"#, Some(Some(true))),
             (r#"{"dangling":["False"]}"#, Some(Some(false))),

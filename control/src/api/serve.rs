@@ -1,4 +1,7 @@
-//! The listener of the API: accepts connections, and does what all requests have in common.
+//! Accepts connections of API clients, and does the steps that all requests have in common.
+//!
+//! The daemon calls [`serve()`] with its socket, and `router` calls [`wrap`]. A failed connection
+//! must never end the listener.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -22,19 +25,19 @@ use super::{
     version::{self, API_VERSION},
 };
 
-/// Connections that are served at once; more wait in the listener's queue. Each may carry a stream
-/// of logs or events.
+/// How many connections are served at the same time. More connections wait in the queue of the
+/// listener. Each connection may carry a long stream of logs or events.
 const MAX_CONNECTIONS: usize = 1024;
-/// A connection without a request for this long is closed.
+/// A connection is closed after this time without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The pause before the next attempt when the process has no more descriptors or memory.
+/// The pause after a failed `accept`, for example when the process has no free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` on `listener`, until the future is dropped.
 ///
 /// # Errors
-/// Neither a single connection nor a temporary lack of resources is an error, so in practice it
-/// does not return.
+/// In practice it does not return. It logs a connection that fails and a failed `accept`, and
+/// continues.
 pub async fn serve(listener: UnixListener, router: Router) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -60,8 +63,8 @@ async fn serve_connection(stream: UnixStream, router: Router) {
         let router = router.clone();
         async move { Ok::<_, Infallible>(answer(router, request.map(Body::new)).await) }
     });
-    // Clients close their sending side before they have read the answer (attach, logs). With
-    // half_close the connection stays open for the answer.
+    // Some clients close their sending side before they have read the answer (attach, logs). With
+    // half_close, the connection stays open for the answer.
     let served = http1::Builder::new()
         .half_close(true)
         .timer(TokioTimer::new())
@@ -78,8 +81,9 @@ async fn answer(router: Router, request: Request) -> Response {
     router.oneshot(request).await.unwrap_or_else(|never| match never {})
 }
 
-/// Adds to `routes` what all requests have in common: the version is taken off the path, the body
-/// is read to its end, and every answer has the headers by which clients recognise the API.
+/// Adds to `routes` the steps that all requests have in common: it removes the version from the
+/// path, adds the headers by which clients recognise the API to each answer, and reads the rest of
+/// the body.
 pub(super) fn wrap(routes: Router) -> Router {
     let service = tower::service_fn(move |request: Request| {
         let routes = routes.clone();

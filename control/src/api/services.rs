@@ -21,7 +21,8 @@ use super::{
     wire,
 };
 
-/// How many letters of its id are in the name of a service that was given no name: 36^8 names.
+/// A service that was created without a name gets a name from this many characters of its id, which
+/// makes 36^8 possible names.
 const NAME_LEN: usize = 8;
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
@@ -49,7 +50,7 @@ pub(super) async fn inspect(
     Path(id): Path<String>,
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
-    // A spec is always shown with its defaults, so the value makes no difference.
+    // A spec is always shown with its defaults, so the value has no effect.
     params.strict_flag("insertDefaults")?;
     let state = api.state()?;
     Ok(Json(wire::service::show(&state, find::service(&state, &id)?, false)))
@@ -107,7 +108,7 @@ pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Re
     Ok(())
 }
 
-/// Reads a spec whose networks are named as the user named them.
+/// Reads a spec, and replaces the names of its networks by their ids.
 fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
     let resolve = |text: &str| -> Result<NetworkId, ApiError> {
         let network = find::network(state, text)?;
@@ -121,8 +122,8 @@ fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
     wire::service::read(body, &resolve)
 }
 
-/// Clients send the credentials of a registry in a header, as JSON in base 64. Without credentials
-/// they send `{}`, `null` or no header.
+/// Refuses credentials of a registry. Clients send them in a header, as JSON in base64. A client
+/// without credentials sends `{}`, `null` or no header.
 fn refuse_credentials(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get("x-registry-auth").map(HeaderValue::as_bytes) {
         None | Some(b"" | b"e30=" | b"e30" | b"bnVsbA==") => Ok(()),

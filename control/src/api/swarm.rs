@@ -1,4 +1,4 @@
-//! Handlers of `swarm`: form, join, leave, read and change the cluster.
+//! Handlers of `swarm`: create, join, leave, inspect and update the cluster.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the node says about itself: `_ping`, `version` and `info`.
+//! Handlers of `_ping`, `version` and `info`: what the node reports about itself.
 
 use std::{env::consts, fs};
 
@@ -33,7 +33,7 @@ pub(super) async fn ping(State(api): State<Api>) -> Response {
         (HeaderName::from_static("swarm"), swarm),
         (HeaderName::from_static("cache-control"), "no-cache, no-store, must-revalidate"),
         (HeaderName::from_static("pragma"), "no-cache"),
-        // 1 is the classic builder. 2 would promise BuildKit, which not every engine has.
+        // 1 means the classic builder. 2 means BuildKit, which not every engine has.
         (HeaderName::from_static("builder-version"), "1"),
     ];
     (headers, "OK").into_response()
@@ -67,8 +67,8 @@ pub(super) async fn version(State(api): State<Api>) -> Json<models::SystemVersio
     })
 }
 
-/// `GET /info`: the answer of the local container engine with weft's version and cluster in it.
-/// Without an engine, what weft itself can say.
+/// `GET /info`: the answer of the local container engine, with the version and the cluster of weft
+/// added. Without an engine, the answer has only what weft itself knows.
 pub(super) async fn info(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
     let mut info = match &api.node.engine {
         Some(socket) => engine::info(socket).await.unwrap_or_else(|error| {
@@ -94,8 +94,8 @@ fn info_without_engine(api: &Api) -> Value {
         containers_running: Some(tasks),
         plugins: Some(models::PluginsInfo { network: Some(vec!["overlay".into()]), ..Default::default() }),
         docker_root_dir: Some(api.node.data_dir.display().to_string()),
-        // Clients print a warning for each limit that is false. The runtime applies the limits of
-        // services.
+        // The docker client prints a warning for each limit that is false here. The runtime applies
+        // the limits of services, so they are true.
         memory_limit: Some(true),
         swap_limit: Some(true),
         cpu_cfs_period: Some(true),
@@ -141,7 +141,7 @@ fn kernel_version() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// The architecture by Go's name for it, which clients use.
+/// The architecture under the name that Go uses for it, because clients expect this name.
 fn architecture() -> &'static str {
     match consts::ARCH {
         "x86_64" => "amd64",
@@ -150,7 +150,7 @@ fn architecture() -> &'static str {
     }
 }
 
-/// `PRETTY_NAME` of os-release(5).
+/// The value of `PRETTY_NAME` in os-release(5).
 fn operating_system() -> String {
     let file = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = file.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));

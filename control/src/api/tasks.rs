@@ -1,4 +1,4 @@
-//! Handlers of `task`: list and inspect the tasks of services, those that have ended included.
+//! Handlers of `task`: list and inspect the tasks of services, including tasks that have ended.
 
 use axum::{
     Json,
@@ -32,7 +32,7 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
     Ok(Json(tasks.map(|task| wire::task::show(&state, task)).collect()))
 }
 
-/// Whether the task passes the filters. `up_to_date` is the value of the filter of this name.
+/// Whether the task matches the filters. `up_to_date` is the value of the filter `_up-to-date`.
 fn matches(state: &ClusterState, filters: &Filters, up_to_date: Option<bool>, task: &Task) -> bool {
     let service = state.services.get(&task.service);
     let node = task.node.as_ref().and_then(|node| state.nodes.get(node));

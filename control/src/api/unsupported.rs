@@ -1,7 +1,8 @@
-//! Paths of objects that weft does not have: secrets, configs and plugins, and digests of images.
+//! Handlers for objects that weft does not support: secrets, configs, plugins, and the digests of
+//! images.
 //!
-//! A list of them is empty, so that clients that only list them (`docker stack rm`) continue. All
-//! other requests for them are refused by the name of the feature.
+//! A request for a list gets an empty list, so that clients that only list such objects (`docker
+//! stack rm`) continue. All other requests get an error that names the feature.
 
 use axum::{
     Json,
@@ -16,31 +17,31 @@ use super::{
     features::{self, Feature},
 };
 
-fn none_of(feature: &Feature, request: &Request) -> Result<Response, ApiError> {
+fn empty_list_or_refusal(feature: &Feature, request: &Request) -> Result<Response, ApiError> {
     let is_list = request.method() == Method::GET && request.uri().path().matches('/').count() == 1;
     if is_list { Ok(Json([(); 0]).into_response()) } else { Err(feature.refusal()) }
 }
 
 pub(super) async fn secrets(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     api.cluster()?;
-    none_of(&features::SECRETS, &request)
+    empty_list_or_refusal(&features::SECRETS, &request)
 }
 
 pub(super) async fn configs(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     api.cluster()?;
-    none_of(&features::CONFIGS, &request)
+    empty_list_or_refusal(&features::CONFIGS, &request)
 }
 
-/// Plugins belong to the local container engine, where there is one.
+/// Plugins belong to the local container engine. Without an engine, there are none.
 pub(super) async fn plugins(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     match &api.node.engine {
         Some(_) => engine::forward(State(api), request).await,
-        None => none_of(&features::PLUGINS, &request),
+        None => empty_list_or_refusal(&features::PLUGINS, &request),
     }
 }
 
-/// Clients ask for an image's digest before they create a service. They print a warning when this
-/// fails, and continue.
+/// Clients ask for the digest of an image before they create a service. If this fails, they print a
+/// warning and continue.
 pub(super) async fn distribution() -> ApiError {
     features::IMAGE_DIGESTS.refusal()
 }

@@ -1,15 +1,17 @@
-//! Versions of the Engine API, and the version that clients put before a path.
+//! Versions of the Engine API. Clients write the version at the start of a path.
+//!
+//! `serve` calls [`strip`] for each request before it is routed.
 
 use axum::{extract::Request, http::Uri};
 
 use super::error::ApiError;
 
-/// The newest version of the Engine API that weft speaks.
+/// The newest version of the Engine API that weft supports.
 pub(super) const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 53 };
-/// The oldest: the first in which services have today's form.
+/// The oldest version that weft supports: the first in which services have their present form.
 pub(super) const MIN_API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 24 };
 
-/// `1.53`.
+/// A version such as `1.53`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ApiVersion {
     major: u32,
@@ -36,10 +38,10 @@ impl std::str::FromStr for ApiVersion {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientVersion(pub(super) Option<ApiVersion>);
 
-/// Takes the version off the path of a request.
+/// Removes the version from the path of a request.
 ///
 /// # Errors
-/// If weft does not speak this version.
+/// If weft does not support this version.
 pub(super) fn strip(mut request: Request) -> Result<Request, ApiError> {
     let (version, rest) = split(request.uri());
     if let Some(version) = version {
@@ -61,7 +63,7 @@ pub(super) fn strip(mut request: Request) -> Result<Request, ApiError> {
     Ok(request)
 }
 
-/// `/v1.44/info?x` as 1.44 and `/info?x`.
+/// Splits `/v1.44/info?x` into 1.44 and `/info?x`.
 fn split(uri: &Uri) -> (Option<ApiVersion>, Option<Uri>) {
     let path = uri.path_and_query().map_or("", |path| path.as_str());
     let parts = path.strip_prefix("/v").and_then(|rest| rest.split_once('/'));
@@ -77,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_taken_off_the_path() {
+    fn the_version_is_removed_from_the_path() {
         for (path, version, rest) in [
             ("/v1.44/info?a=b", Some("1.44"), Some("/info?a=b")),
             ("/volumes/x", None, None),

@@ -1,4 +1,6 @@
-//! The events between two cluster states. Pure.
+//! Compares two cluster states and returns the events that clients get for the difference. Pure.
+//!
+//! The handler of `events` calls it for each new cluster state.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +13,7 @@ use weft_model::{
 
 type Attributes = Vec<(String, String)>;
 
-/// What happened from `before` to `after`, at the time of `after`.
+/// The events for all differences between `before` and `after`. Their time is that of `after`.
 pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMessage> {
     let event = |kind: Type, action: &str, id: &str, attributes: Attributes| EventMessage {
         typ: Some(kind),
@@ -29,7 +31,7 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
         };
         Some(event(Type::NETWORK, action, id.as_str(), network_attributes(network)))
     });
-    // For clients, a service is removed as soon as its removal begins.
+    // Clients get the event `remove` when the removal of a service begins, not when it ends.
     let visible = |services: &BTreeMap<_, Service>| -> BTreeMap<_, Service> {
         services.iter().filter(|(_, s)| !s.removing).map(|(id, s)| (Clone::clone(id), s.clone())).collect()
     };
@@ -64,14 +66,14 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
     events
 }
 
-/// In which of two cluster states an object is.
+/// Which of the two cluster states has an object.
 enum Presence<'a, T> {
     Before(&'a T),
     After(&'a T),
     Both(&'a T, &'a T),
 }
 
-/// All objects of either state: first those that are only in the earlier one.
+/// All objects of both states. The objects that only the earlier state has come first.
 fn compare<'a, K: Ord, T>(
     before: &'a BTreeMap<K, T>,
     after: &'a BTreeMap<K, T>,
@@ -82,7 +84,8 @@ fn compare<'a, K: Ord, T>(
     removed.chain(present)
 }
 
-/// `name`, and `key.old` and `key.new` for each attribute that differs.
+/// The attributes of an update event: `name`, and `key.old` and `key.new` for each attribute that
+/// differs.
 fn changed_attributes(old: &Attributes, new: Attributes) -> Attributes {
     let mut attributes = Attributes::new();
     for (key, value) in new {

@@ -1,7 +1,7 @@
-//! The handler of `events`: changes of the cluster state, as they happen.
+//! The handler of `events`: sends an event to the client for each change of the cluster state.
 //!
-//! Past events are not stored: a client gets those that happen while it listens. Each listener has
-//! a task that compares each cluster state with the one before it.
+//! weft does not store past events. A client gets only the events that happen while its request is
+//! open. Each such request has a task that compares each new cluster state with the one before it.
 
 mod diff;
 
@@ -29,12 +29,13 @@ use super::{
     query::{Filters, Params},
 };
 
-/// Events that wait for one client.
+/// How many events wait for one client at most. If the client is slow, its task waits too, and
+/// later compares with a newer cluster state.
 const QUEUE: usize = 256;
 const FILTERS: &[&str] = &["event", "label", "network", "node", "scope", "service", "type"];
 
-/// `GET /events`: the events of the cluster, and those of the local container engine if there is
-/// one.
+/// `GET /events`: streams the events of the cluster, and those of the local container engine if the
+/// node has one.
 pub(super) async fn stream(State(api): State<Api>, params: Params, request: Request) -> Result<Response, ApiError> {
     let has_engine = api.node.engine.is_some();
     let cluster = match api.cluster() {
@@ -49,7 +50,8 @@ pub(super) async fn stream(State(api): State<Api>, params: Params, request: Requ
     let listen_for = params.time_ms("until")?.map(|until| Duration::from_millis(until.saturating_sub(now_ms)));
     let (sender, receiver) = mpsc::channel(QUEUE);
     let mut state = cluster.state();
-    // The task may start later. The state is read here, so that no change from now on is missed.
+    // The state is read before the task starts, so that the task misses no change after the
+    // request.
     let before = Arc::clone(&state.borrow_and_update());
     tokio::spawn(async move {
         let sending = send_changes(before, state, filters, sender);
@@ -64,7 +66,8 @@ pub(super) async fn stream(State(api): State<Api>, params: Params, request: Requ
         if !local.status().is_success() {
             return Ok(local);
         }
-        // Both streams end at `until`. If one of them fails before, the client gets the error.
+        // Both streams end at `until`. If the engine's stream fails earlier, the client gets the
+        // error.
         select(lines, local.into_body().into_data_stream()).boxed()
     } else {
         lines.boxed()
@@ -76,7 +79,7 @@ fn unix_now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
-/// Sends the events that pass the filters, until the client is gone.
+/// Sends the events that match the filters, until the client disconnects.
 async fn send_changes(
     mut before: Arc<ClusterState>,
     mut state: watch::Receiver<Arc<ClusterState>>,

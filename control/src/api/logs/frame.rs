@@ -1,15 +1,16 @@
-//! The frames in which clients read log records: one line each.
+//! Encodes log records as the frames that clients read. Each frame holds one line. Pure.
 
 use axum::body::Bytes;
 use weft_model::{LogRecord, ServiceId, TaskId, state::Task};
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// What a line has before the text of its record.
+/// What a line contains before the text of its record.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LineFormat {
     pub(super) timestamps: bool,
-    /// Node, service and task. Clients make the prefix of the line from them.
+    /// The ids of node, service and task, and the name of the task. Clients build the prefix of the
+    /// line from them.
     pub(super) details: bool,
 }
 
@@ -29,8 +30,8 @@ impl LogSource {
     }
 }
 
-/// `[stream, 0, 0, 0, length (big endian, 4 bytes)]` and one line: clients take each frame for a
-/// whole line.
+/// Encodes a record as the header `[stream, 0, 0, 0, length (big endian, 4 bytes)]` and one line.
+/// Clients expect that each frame is a whole line.
 pub(super) fn frame(record: &LogRecord, source: &LogSource, format: LineFormat) -> Bytes {
     let mut line = Vec::with_capacity(record.line.len() + 160);
     if format.timestamps {
@@ -56,7 +57,8 @@ pub(super) fn frame(record: &LogRecord, source: &LogSource, format: LineFormat) 
     Bytes::from(frame)
 }
 
-/// RFC 3339 with nine digits of the second, so that lines are aligned.
+/// The time in the format of RFC 3339. Seconds always have nine decimals, so that lines are
+/// aligned.
 fn timestamp(unix_ns: u64) -> String {
     let seconds = i64::try_from(unix_ns / NANOS_PER_SECOND).unwrap_or(i64::MAX);
     let whole = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S");

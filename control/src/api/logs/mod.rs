@@ -1,7 +1,8 @@
-//! Handlers of `service logs`: the records of one task, or of all tasks of a service.
+//! Handlers of `service logs`: send the log records of one task, or of all tasks of a service.
 //!
-//! A handler starts a task that copies records from the nodes to the client, and answers with the
-//! stream of frames. The copying ends when the records end or the client is gone.
+//! A handler starts a tokio task that copies records from the nodes to the client, and answers with
+//! the stream of frames. The tokio task ends when there are no more records or when the client
+//! disconnects.
 
 mod frame;
 
@@ -21,7 +22,8 @@ use weft_model::{ClusterState, LogError, LogOptions, LogRecord, ServiceId, state
 use self::frame::{LineFormat, LogSource, frame};
 use super::{Api, cluster::ClusterHandle, error::ApiError, find, query::Params};
 
-/// Frames that wait for a client, of all tasks together. If the client is slow, the nodes wait.
+/// How many frames of all tasks together wait for one client at most. If the client is slow, the
+/// nodes wait before they send more.
 const QUEUE: usize = 256;
 
 pub(super) async fn of_service(
@@ -84,8 +86,8 @@ fn read_query(params: &Params) -> Result<(LogOptions, LineFormat), ApiError> {
     Ok((options, LineFormat { timestamps: params.flag("timestamps"), details: params.flag("details") }))
 }
 
-/// Copies the logs of all tasks of the service. With `follow` it also copies those of tasks that
-/// start later, until the service is removed or the client is gone.
+/// Copies the logs of all tasks of the service. With `follow` it also copies the logs of tasks that
+/// start later, until the service is removed or the client disconnects.
 async fn copy_service(
     cluster: Arc<dyn ClusterHandle>,
     service: ServiceId,
@@ -98,7 +100,7 @@ async fn copy_service(
     let mut copies = JoinSet::new();
     loop {
         let now: Arc<ClusterState> = Arc::clone(&state.borrow_and_update());
-        // A task that does not run yet has no logs, and its node may not have the task yet.
+        // A task that has not started yet has no logs, and its node may not know the task yet.
         let started = |state: TaskState| state >= TaskState::Running;
         for task in now.tasks_of(&service).filter(|task| task.node.is_some() && started(task.status.state)) {
             if known.insert(task.id.clone()) {
@@ -106,7 +108,7 @@ async fn copy_service(
                 copies.spawn(copy_task(Arc::clone(&cluster), source, options.clone(), format, sender.clone()));
             }
         }
-        // Ids are never used again, so removed tasks can be forgotten.
+        // Ids are never reused, so ids of removed tasks are not needed any more.
         known.retain(|task| now.tasks.contains_key(task));
         if !options.follow || !now.services.contains_key(&service) {
             break;
@@ -129,13 +131,13 @@ async fn copy_task(
 ) {
     match cluster.task_logs(&source.task, options).await {
         Ok(records) => copy_records(records, &source, format, &sender).await,
-        // The logs of the other tasks are shown. A line in the place of the missing ones says why
-        // they are missing.
+        // The logs of the other tasks are still sent. Instead of the missing logs, the client gets
+        // a line that says why they are missing.
         Err(error @ (LogError::NodeUnreachable { .. } | LogError::Unreadable { .. })) => {
             let line = Bytes::from(format!("weft: {error}"));
             let time_ns = u64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(0);
             let record = LogRecord { time_ns, stderr: true, line };
-            // It fails if the client is gone.
+            // This fails if the client has disconnected.
             drop(sender.send(frame(&record, &source, format)).await);
         }
         Err(LogError::NoSuchTask(_) | LogError::NotAssigned(_)) => {}

@@ -1,4 +1,4 @@
-//! Bodies that a handler does not read to their end, sent over a real socket.
+//! Tests of bodies that a handler does not read to their end. They use a real socket.
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -7,7 +7,7 @@ use tokio::{
 
 use super::*;
 
-/// Far more bytes than the buffers of a socket hold.
+/// Many more bytes than the buffers of a socket can hold.
 const SIZE: usize = 6 << 20;
 
 /// Serves the API on a socket in a new folder.

@@ -1,4 +1,4 @@
-//! The boolean query parameters of all routes, in the spellings that clients use.
+//! Tests of the boolean query parameters of all routes, in all spellings that clients use.
 
 use weft_model::spec::ServiceMode;
 
@@ -7,7 +7,7 @@ use super::*;
 /// The effect of a request with a boolean parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
-    /// What the parameter stands for was done.
+    /// The action that the parameter asks for was done.
     Done,
     NotDone,
     /// Status 400.
@@ -58,14 +58,14 @@ async fn cluster() -> Fixture {
     api
 }
 
-/// Sends the request with `parameter=value` to a new cluster and says what it did. `value` is
-/// percent-encoded.
+/// Sends the request with `parameter=value` to a new cluster and returns its effect. The caller
+/// must percent-encode `value`.
 async fn effect_of(path: &str, parameter: &str, value: &str) -> Effect {
     let api = cluster().await;
     let done = match path {
         "/swarm/leave" => {
             let status = api.call(Method::POST, &format!("{path}?{parameter}={value}"), None).await.0;
-            // Without force, the refusal says that the last manager needs force.
+            // Without force, the error says that the last manager needs force.
             assert!(matches!(status, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE), "{status}");
             status == StatusCode::OK
         }
@@ -108,7 +108,8 @@ async fn effect_of(path: &str, parameter: &str, value: &str) -> Effect {
         logs => {
             let task = api.change(|t| t.state.tasks.keys().next().expect("a task").clone());
             let path = logs.replace("web.1", task.as_str());
-            // A request must choose a stream. If the parameter chooses one, this is the other.
+            // A request must choose a stream. If the parameter chooses one, `other` is the
+            // other one.
             let other = if parameter == "stdout" { "stderr" } else { "stdout" };
             let uri = format!("{path}?{other}=1&{parameter}={value}");
             let request = Request::get(uri).body(Body::empty()).expect("a request");
@@ -167,7 +168,7 @@ async fn other_texts_are_true_or_refused_as_in_moby() {
 }
 
 #[tokio::test]
-async fn a_python_client_that_leaves_without_force_keeps_its_cluster() {
+async fn a_python_client_without_force_does_not_leave_as_last_manager() {
     // These are the queries of docker-py's `swarm.leave()` and `swarm.update()`.
     let api = Fixture::manager();
     api.refused(Method::POST, "/v1.41/swarm/leave?force=False", None, 503, "Use --force").await;

@@ -1,4 +1,4 @@
-//! Requests that are forwarded to the local container engine.
+//! Tests of requests that are forwarded to the local container engine.
 
 use axum::{
     extract::Request as AnyRequest,
@@ -12,7 +12,7 @@ use tokio::{
 
 use super::*;
 
-/// An engine that speaks API 1.41 and answers with the request that it got.
+/// The handler of an engine with API version 1.41. It answers with the request that it got.
 async fn old_engine(mut request: AnyRequest) -> Response {
     if request.uri().path() == "/_ping" {
         return ([("api-version", "1.41")], "OK").into_response();
@@ -38,7 +38,7 @@ async fn old_engine(mut request: AnyRequest) -> Response {
     (StatusCode::IM_A_TEAPOT, axum::Json(json!({"request": request}))).into_response()
 }
 
-/// A node outside of any cluster, with an engine. The engine's socket is in the directory.
+/// A node with an engine that is not in a cluster. The socket of the engine is in the directory.
 async fn with_engine() -> (tempfile::TempDir, Fixture) {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("engine.sock");
@@ -85,7 +85,7 @@ async fn a_hijacked_connection_is_forwarded_to_the_engine() {
     }
     assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
     client.write_all(b"hello").await.expect("a connection");
-    // The client closes its sending side, and still reads.
+    // The client closes its sending side, and continues to read.
     client.shutdown().await.expect("a connection");
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.expect("the engine's answer");

@@ -1,9 +1,9 @@
-//! Names of fields in bodies, in upper and lower case.
+//! Tests of bodies whose field names are in another case.
 
 use super::*;
 
-/// The body with the names of all fields in lower case. Fields start with a capital letter, labels
-/// in these tests do not.
+/// Returns the body with the names of all fields in lower case. A name is a field if it starts with
+/// a capital letter. In these tests, the keys of labels do not.
 fn lower_case(body: Value) -> Value {
     match body {
         Value::Object(map) => {

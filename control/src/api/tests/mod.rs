@@ -1,4 +1,5 @@
-//! Tests of the routes with a cluster in memory: requests of clients, and the answers to them.
+//! Tests of the routes with a cluster in memory. They send the requests that clients send, and
+//! check the answers.
 
 mod bodies;
 mod booleans;
@@ -44,11 +45,11 @@ use crate::{
 struct TestMember {
     membership: Membership,
     cluster: Option<Arc<InMemoryCluster>>,
-    /// The options of each init and join.
+    /// The options of each init and join request.
     requests: Mutex<Vec<String>>,
 }
 
-/// The cluster state of a manager that needs no other managers.
+/// The cluster state of a single manager.
 struct InMemoryCluster {
     cluster: Mutex<fixture::TestCluster>,
     state: watch::Sender<Arc<ClusterState>>,

@@ -83,7 +83,7 @@ async fn networks_are_created_shown_and_removed() {
 }
 
 #[tokio::test]
-async fn a_network_is_removed_once_the_tasks_of_a_removed_service_have_left_it() {
+async fn a_network_is_removed_after_the_tasks_of_a_removed_service_release_their_addresses() {
     let api = Fixture::manager();
     api.network("app").await;
     let mut web = service("web");

@@ -47,7 +47,7 @@ async fn a_service_is_shown_as_it_was_requested() {
 async fn networks_beside_the_template_are_used_or_refused() {
     let api = Fixture::manager();
     let network = api.network("app").await;
-    // As clients of API 1.24 write them.
+    // Clients of API 1.24 write the networks beside the template.
     let mut old = service("old");
     old["EndpointSpec"]["Ports"] = json!([]);
     old["Networks"] = json!([{"Target": "app"}]);

@@ -1,8 +1,8 @@
-//! The cluster: its settings in both directions, and the cluster as the API shows it.
+//! Converts the settings of the cluster in both directions, and the cluster to JSON.
 //!
-//! One field is weft's own: `Dispatcher.HeartbeatMisses`, the number of heartbeats that a node may
-//! miss before it is down. Only weft's clients send it. Where it is absent, the setting stays as it
-//! is.
+//! One field is an extension of weft: `Dispatcher.HeartbeatMisses`, the number of heartbeats that a
+//! node may miss before it is down. Only weft's own client sends it. If it is absent, the setting
+//! does not change.
 
 use bollard_stubs::models;
 use serde_json::{Value, json};
@@ -19,8 +19,8 @@ const SPEC_NAME: &str = "default";
 /// The shortest lifetime of a node certificate, as in Swarm.
 const MIN_CERT_EXPIRY_MS: u64 = 3_600_000;
 
-/// Reads settings. A setting that is absent or zero stays as it is in `current`. Labels replace the
-/// current ones unless they are absent.
+/// Reads the settings. A setting that is absent or zero keeps its value from `current`. Labels
+/// replace all labels of `current`, unless they are absent.
 pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpec, ApiError> {
     let requested: models::SwarmSpec = fields::read(body)?;
     if let Some(dispatcher) = body.get_mut("Dispatcher") {
@@ -78,7 +78,7 @@ fn write(spec: &ClusterSpec) -> Value {
     shown
 }
 
-/// The cluster as `GET /swarm` and `info` show it to managers.
+/// The cluster in the form that managers return for `GET /swarm` and in `info`.
 pub(crate) fn show(cluster: &Cluster) -> Value {
     let mut shown = to_json(models::ClusterInfo {
         id: Some(cluster.id.to_string()),
@@ -96,7 +96,7 @@ pub(crate) fn show(cluster: &Cluster) -> Value {
     shown
 }
 
-/// The join tokens that `GET /swarm` adds.
+/// The join tokens, which `GET /swarm` returns with the cluster.
 pub(crate) fn show_tokens(worker: String, manager: String) -> Value {
     to_json(models::JoinTokens { worker: Some(worker), manager: Some(manager) })
 }

@@ -1,9 +1,9 @@
-//! Names of fields in request bodies. Upper and lower case make no difference.
+//! Reads request bodies, in which the names of fields may be in upper or lower case.
 //!
-//! Clients were written against Go's `encoding/json`, which accepts a name in another case if no
-//! field has exactly this name. docker-py, for example, writes `Mode: {"global": {}}`. Every reader
-//! of a body starts with [`read`], which changes the names to those of the wire's types. Keys of
-//! maps (labels, options) belong to the user and stay as they are.
+//! Clients were written for Go's `encoding/json`, which accepts a name in another case if no field
+//! has exactly this name. For example, docker-py writes `Mode: {"global": {}}`. Every reader of a
+//! body calls [`read`] first. It changes the names to those of the Engine API's types. It must not
+//! change the keys of maps (labels, options), because users choose them.
 
 use serde::{
     Deserialize, Deserializer,
@@ -16,24 +16,24 @@ use serde_json::{Error, Map, Value};
 
 use crate::api::error::ApiError;
 
-/// Reads `body` as `T`, whatever the case of its fields' names. Afterwards the names in `body` are
-/// those of `T`, except for fields that `T` does not have.
+/// Reads `body` as `T`. Names of fields match in any case. `read` also renames the fields in `body`
+/// to the names in `T`; fields that `T` does not have keep their names.
 ///
 /// # Errors
-/// If a value has another type, or a field is there twice.
+/// If a value has the wrong type, or if a field is given twice.
 pub(crate) fn read<'de, T: Deserialize<'de>>(body: &'de mut Value) -> Result<T, ApiError> {
     T::deserialize(Renaming(body))
-        .map_err(|error| ApiError::Invalid(format!("the request's body cannot be read: {error}")))
+        .map_err(|error| ApiError::Invalid(format!("the request body cannot be read: {error}")))
 }
 
-/// Gives a field its name if it is there in another case. For fields that the wire's types do not
-/// have.
+/// Renames a field that is given in another case to `field`. It is for fields that the Engine API's
+/// types do not have.
 ///
 /// # Errors
-/// If the field is there twice.
+/// If the field is given twice.
 pub(crate) fn rename(object: &mut Value, field: &'static str) -> Result<(), ApiError> {
     let Value::Object(map) = object else { return Ok(()) };
-    rename_all(map, &[field]).map_err(|twice| ApiError::Invalid(format!("the request's body cannot be read: {twice}")))
+    rename_all(map, &[field]).map_err(|twice| ApiError::Invalid(format!("the request body cannot be read: {twice}")))
 }
 
 /// The values of all fields with this name, in any case.
@@ -59,8 +59,8 @@ fn rename_all(map: &mut Map<String, Value>, fields: &[&'static str]) -> Result<(
     Ok(())
 }
 
-/// A deserializer that renames fields. For each struct, serde passes the names of its fields; the
-/// object that the struct is read from gets these names.
+/// A deserializer that renames fields. serde passes the field names of each struct to it. It
+/// renames the fields of the JSON object from which the struct is read.
 struct Renaming<'de>(&'de mut Value);
 
 impl<'de> Deserializer<'de> for Renaming<'de> {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_field_that_is_there_twice() {
+    fn refuses_a_field_that_is_given_twice() {
         for body in [json!({"Role": "worker", "role": "manager"}), json!({"ROLE": "worker", "role": "manager"})] {
             let error = read::<wire::NodeSpec>(&mut body.clone()).expect_err("two roles").to_string();
             assert!(error.contains("field Role is there twice, once as "), "{error}");

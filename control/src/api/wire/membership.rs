@@ -1,5 +1,5 @@
-//! Membership of this node: the requests to form and to join a cluster, and what `info` shows of
-//! it.
+//! Converts the membership of this node: the requests to create and to join a cluster from JSON,
+//! and the membership in `info` to JSON.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::api::{error::ApiError, features};
 
-/// What `swarm init` asks for. Addresses are still as the user wrote them.
+/// The request of `swarm init`. The addresses are not parsed yet.
 #[derive(Debug)]
 pub(crate) struct InitRequest {
     pub(crate) spec: ClusterSpec,
@@ -26,7 +26,7 @@ pub(crate) struct InitRequest {
     pub(crate) availability: Availability,
 }
 
-/// What `swarm join` asks for. Addresses are still as the user wrote them.
+/// The request of `swarm join`. The addresses are not parsed yet.
 #[derive(Debug)]
 pub(crate) struct JoinRequest {
     pub(crate) managers: Vec<String>,
@@ -128,11 +128,11 @@ pub(crate) struct LocalMember {
     pub(crate) node: String,
     pub(crate) addr: Option<IpAddr>,
     pub(crate) error: String,
-    /// Ids and addresses of the managers.
+    /// The ids and addresses of the managers.
     pub(crate) managers: Vec<(String, String)>,
 }
 
-/// The `Swarm` part of `info`. Only managers have the cluster state.
+/// The field `Swarm` of `info`. `state` is `None` on nodes that are not managers.
 pub(crate) fn show(member: &LocalMember, state: Option<&ClusterState>) -> Value {
     let count = |managers_only: bool| {
         state.map(|s| signed(s.nodes.values().filter(|n| !managers_only || n.is_manager()).count() as u64))

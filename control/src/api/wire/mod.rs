@@ -1,12 +1,14 @@
-//! Conversion between the Engine API's JSON and weft's own types, in both directions. Pure.
+//! Converts between the Engine API's JSON and weft's own types, in both directions. Pure.
 //!
-//! The handlers call it. It alone knows what the wire looks like: names of fields, units
-//! (nanoseconds on the wire, milliseconds in weft), and the difference between zero and absent. It
-//! must not use the network or the clock, and it gets bodies, not requests.
+//! The handlers call it. Only this module knows the format on the wire, which is the JSON of the
+//! Engine API: the names of fields, the units (nanoseconds on the wire, milliseconds in weft), and
+//! the difference between zero and absent. It must not use the network or the clock. It gets
+//! bodies, never whole requests.
 //!
-//! Reading starts with [`fields::read`], which accepts names of fields in any case. It ends with
-//! [`unsupported::refuse`], which refuses by name what weft's types cannot hold. So weft
-//! does everything that an accepted body asks for.
+//! Each reader of a body calls [`fields::read`] first, which accepts names of fields in any case.
+//! It calls [`unsupported::refuse`] last, which refuses each value that weft's types cannot hold
+//! and names it in the error. This guarantees that weft does everything that an accepted body asks
+//! for.
 
 mod values;
 pub(crate) mod fields;

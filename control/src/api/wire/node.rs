@@ -1,4 +1,4 @@
-//! Nodes: the spec in both directions, and a node as the API shows it.
+//! Converts nodes: the spec in both directions, and a node to JSON.
 
 use bollard_stubs::models;
 use serde_json::Value;
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::api::error::ApiError;
 
-/// Reads a spec. A role or availability that is absent stays as it is in `current`. Name and labels
-/// do not: clients always send them.
+/// Reads a spec. If the role or the availability is absent, it keeps its value from `current`. If
+/// the name or the labels are absent, they become empty, because clients always send them.
 pub(crate) fn read(body: &mut Value, current: &NodeSpec) -> Result<NodeSpec, ApiError> {
     use models::{NodeSpecAvailabilityEnum as A, NodeSpecRoleEnum as R};
     let requested: models::NodeSpec = fields::read(body)?;
@@ -53,14 +53,14 @@ fn write(spec: &NodeSpec) -> models::NodeSpec {
     }
 }
 
-/// What the local manager knows about another one. It is not in the cluster state.
+/// What the local manager knows about a manager. This is not part of the cluster state.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ManagerView {
     pub(crate) is_leader: bool,
     pub(crate) is_reachable: bool,
 }
 
-/// A node as `GET /nodes/{id}` shows it.
+/// A node in the form of `GET /nodes/{id}`.
 pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
     to_json(models::Node {
         id: Some(node.id.to_string()),

@@ -1,10 +1,11 @@
-//! Constraints and spread preferences: texts on the wire, attributes and values in weft's types.
+//! Converts constraints and spread preferences. They are texts on the wire, and attributes with
+//! values in weft's types.
 
 use weft_model::spec::{Constraint, NodeAttribute};
 
 use crate::api::error::ApiError;
 
-/// Reads `node.labels.storage==ssd` or `node.role != manager`.
+/// Reads a constraint such as `node.labels.storage==ssd` or `node.role != manager`.
 pub(crate) fn read_constraint(text: &str) -> Result<Constraint, ApiError> {
     let (equal, (attribute, value)) = match (text.split_once("=="), text.split_once("!=")) {
         (Some(parts), None) => (true, parts),
@@ -34,7 +35,7 @@ pub(crate) fn write_constraint(constraint: &Constraint) -> String {
     format!("{}{operator}{}", write_attribute(&constraint.attribute), constraint.value)
 }
 
-/// Reads the attribute that tasks are spread over: `node.labels.zone`.
+/// Reads the attribute over which tasks are spread, such as `node.labels.zone`.
 pub(crate) fn read_spread(text: &str) -> Result<NodeAttribute, ApiError> {
     match read_attribute(text.trim()) {
         Some(attribute @ (NodeAttribute::Label(_) | NodeAttribute::EngineLabel(_))) => Ok(attribute),

@@ -1,5 +1,5 @@
-//! A client reads a spec, sends it back, and nothing changes. This holds for all specs that the
-//! cluster state can hold.
+//! Property tests: if a client reads a spec and sends it back, the spec does not change. They test
+//! this for all specs that the cluster state can hold.
 
 use proptest::{collection::vec, option, prelude::*};
 use weft_model::{
@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{service, to_json};
 use crate::api::error::ApiError;
 
-/// Durations and counts that fit the wire's signed nanoseconds.
+/// Durations and counts that fit into the signed nanoseconds of the wire.
 fn amount() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), 1..100_000_u64]
 }
@@ -142,8 +142,8 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
     )
 }
 
-/// `value` with the names of its fields in other cases. Fields start with a capital letter, the
-/// keys of labels do not.
+/// Returns `value` with the names of its fields in upper or lower case. A name is a field if it
+/// starts with a capital letter. In these tests, the keys of labels do not.
 fn change_case(value: Value, upper: &mut impl Iterator<Item = bool>) -> Value {
     let mut change = |c: char| if upper.next() == Some(true) { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
     match value {

@@ -1,26 +1,28 @@
-//! Refuses what a client requested and weft's types cannot hold. Every reader of a body calls it
+//! Refuses values in a request body that weft's types cannot hold. Every reader of a body calls it
 //! last.
 //!
-//! The body is read into weft's types and written out again, and the two are compared. A value that
-//! was not written out again is refused, by the name of its feature if it has one. Absent, `null`,
-//! zero, `false` and empty all mean "the default" on this wire, so these need not be written out.
+//! The reader converts the body to weft's types and back to JSON. This module compares the result
+//! with the body, and refuses a value that is missing in the result or different. If the value
+//! belongs to a known feature, the error names the feature. On the wire, absent, `null`, zero,
+//! `false` and empty all mean "the default", so such values may be missing in the result.
 
 use serde_json::Value;
 
 use crate::api::{error::ApiError, features};
 
-/// Refuses what is in `requested` and not in `honoured`, which is what weft wrote out again.
+/// Refuses values that are in `requested` but not in `honoured`, which is the body after conversion
+/// to weft's types and back.
 ///
 /// # Errors
-/// The refusal of the first value that is missing or different.
+/// For the first value that is missing or different.
 pub(crate) fn refuse(requested: &Value, honoured: &Value) -> Result<(), ApiError> {
     compare("", requested, honoured)
 }
 
-/// Refuses the fields of `body` that are not among `known`.
+/// Refuses the fields of `body` that are not in `known`.
 ///
 /// # Errors
-/// The refusal of the first such field that does not mean "the default".
+/// For the first such field whose value does not mean "the default".
 pub(crate) fn refuse_all_but(known: &[&str], body: &Value) -> Result<(), ApiError> {
     let unknown = body.as_object().into_iter().flatten().filter(|(field, _)| !known.contains(&field.as_str()));
     unknown.into_iter().try_for_each(|(field, value)| compare(field, value, &Value::Null))
@@ -44,7 +46,7 @@ fn compare(path: &str, requested: &Value, honoured: &Value) -> Result<(), ApiErr
     }
 }
 
-/// The refusal of the value at `path`.
+/// The error for the value at `path`.
 fn refusal(path: &str, requested: &Value, honoured: &Value) -> ApiError {
     if let Some(feature) = features::of_field(&without_indices(path)) {
         return feature.refusal_at(path);
@@ -59,7 +61,7 @@ fn refusal(path: &str, requested: &Value, honoured: &Value) -> ApiError {
     ))
 }
 
-/// `Ports[3].Name` as `Ports[].Name`.
+/// Removes the indices from a path: `Ports[3].Name` becomes `Ports[].Name`.
 fn without_indices(path: &str) -> String {
     path.split('[').map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit())).collect::<Vec<_>>().join("[")
 }
@@ -76,7 +78,7 @@ fn is_default(value: &Value) -> bool {
     }
 }
 
-/// Whether the values are the same number, as `1` and `1.0`.
+/// Whether the values are the same number, such as `1` and `1.0`.
 fn same_number(a: &Value, b: &Value) -> bool {
     matches!((a.as_f64(), b.as_f64()), (Some(a), Some(b)) if (a - b).abs() < 1e-9)
 }
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_may_be_missing() {
+    fn fields_with_default_values_may_be_missing() {
         check(&json!({"A": null, "B": 0, "C": "", "D": [], "E": {}, "F": false, "G": {"H": null}}), &json!({}), None);
         check(&json!({"A": 1}), &json!({"A": 1.0, "B": "more"}), None);
     }
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_fields_that_are_not_known() {
+    fn refuses_unknown_fields() {
         let body = json!({"Known": 1, "Other": 2, "Default": ""});
         assert_eq!(refuse_all_but(&["Known", "Other"], &body), Ok(()));
         assert!(refuse_all_but(&["Known"], &body).is_err_and(|error| error.to_string().contains("field Other")));

@@ -1,4 +1,5 @@
-//! Values on the wire: dates, durations, counts and texts, and the JSON around them.
+//! Converts single values: dates, durations, counts, texts and lists. The other files of `wire`
+//! call it.
 
 use std::collections::HashMap;
 
@@ -11,19 +12,19 @@ use crate::api::{error::ApiError, features};
 
 const NANOS_PER_MS: i64 = 1_000_000;
 
-/// A point in time, in milliseconds since the Unix epoch, as the wire's date.
+/// Converts a point in time, in milliseconds since the Unix epoch, to the date type of the API.
 pub(crate) fn date(unix_ms: u64) -> Option<BollardDate> {
     BollardDate::from_unix_timestamp_nanos(i128::from(unix_ms) * i128::from(NANOS_PER_MS)).ok()
 }
 
-/// Milliseconds as the wire's nanoseconds. A duration that does not fit becomes the longest that
-/// does.
+/// Converts milliseconds to the nanoseconds of the wire. A duration that is too long becomes the
+/// longest possible one.
 pub(crate) fn nanos(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(NANOS_PER_MS)
 }
 
-/// The wire's nanoseconds as milliseconds, the smallest unit that weft keeps. The error names
-/// `field`.
+/// Converts the nanoseconds of the wire to milliseconds, the smallest unit that weft stores. The
+/// error text contains `field`.
 ///
 /// # Errors
 /// If the duration is negative, or not a whole number of milliseconds.
@@ -36,13 +37,14 @@ pub(crate) fn millis(field: &str, nanos: i64) -> Result<u64, ApiError> {
     if rest == 0 {
         return Ok(ms);
     }
-    // Never zero: it means "the default" in some fields.
+    // The suggestion is never zero, because zero means "the default" in some fields.
     let nearest = if rest < NANOS_PER_MS / 2 && ms > 0 { ms } else { ms + 1 };
     let nearest = format!("the nearest that it can honour is {} ns ({nearest} ms)", self::nanos(nearest));
     Err(features::FINE_DURATIONS.refusal_of(&format!("{field} of {nanos} ns, {nearest}")))
 }
 
-/// A count, which is a signed number on the wire; zero if it is absent. The error names `field`.
+/// Reads a count, which is a signed number on the wire. It is zero if it is absent. The error text
+/// contains `field`.
 ///
 /// # Errors
 /// If the number is negative.
@@ -50,7 +52,8 @@ pub(crate) fn count(field: &str, value: Option<i64>) -> Result<u64, ApiError> {
     u64::try_from(value.unwrap_or(0)).map_err(|_| ApiError::Invalid(format!("{field} is negative: give zero or more")))
 }
 
-/// A count as the wire's signed number. A number that does not fit becomes the largest that does.
+/// Converts a count to a signed number of the wire. A number that is too large becomes the largest
+/// possible one.
 pub(crate) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -59,12 +62,12 @@ pub(crate) fn version(meta: &Meta) -> Option<ObjectVersion> {
     Some(ObjectVersion { index: Some(meta.version) })
 }
 
-/// `None` if the text is empty: the wire leaves empty texts out.
+/// Returns `None` if the text is empty, because the JSON does not contain empty texts.
 pub(crate) fn text(value: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-/// `None` if there are no values: the wire leaves empty lists out.
+/// Returns `None` if there are no values, because the JSON does not contain empty lists.
 pub(crate) fn list<T: Clone>(values: &[T]) -> Option<Vec<T>> {
     (!values.is_empty()).then(|| values.to_vec())
 }
@@ -73,7 +76,8 @@ pub(crate) fn labels(labels: &Labels) -> HashMap<String, String> {
     labels.clone().into_iter().collect()
 }
 
-/// One of the wire's types as JSON, so that fields that the type does not have can be added.
+/// Converts a type of the Engine API to JSON, so that the caller can add fields that the type
+/// lacks.
 pub(crate) fn to_json(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }

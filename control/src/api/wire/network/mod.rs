@@ -1,4 +1,4 @@
-//! Networks: the request to create one, and a network as the API shows it.
+//! Converts networks: the request to create a network from JSON, and a network to JSON.
 
 mod show;
 
@@ -24,18 +24,18 @@ use crate::api::{error::ApiError, features};
 
 pub(crate) use show::{show, show_attached};
 
-/// Whether the body asks for a network of the cluster, and not for one of the local engine.
+/// Whether the body asks for a network of the cluster. If not, the request is for the local engine.
 pub(crate) fn is_overlay(body: &Value) -> bool {
     fields::values(body, "Driver").any(|driver| driver == "overlay")
         || fields::values(body, "Scope").any(|scope| scope == "swarm")
 }
 
-/// Reads the request for an overlay network.
+/// Reads the request to create an overlay network.
 pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
     let requested: models::NetworkCreateRequest = fields::read(&mut body)?;
     fields::rename(&mut body, "CheckDuplicate")?;
     if let Some(body) = body.as_object_mut() {
-        // Older clients ask for a unique name. Names are always unique.
+        // Older clients ask for a unique name. In weft, names are always unique.
         body.remove("CheckDuplicate");
     }
     if let Some(driver) = requested.driver.as_deref().filter(|driver| *driver != "overlay") {
@@ -123,7 +123,7 @@ fn check_host_bits(subnet: &str, clean: bool, network: impl Display, prefix: u8)
     }))
 }
 
-/// Parses an address or range that must lie inside `subnet`.
+/// Parses an address or an address range that must be inside `subnet`.
 fn parse_inside<T: FromStr>(
     text: Option<String>,
     what: &str,
@@ -140,7 +140,7 @@ fn parse_inside<T: FromStr>(
     }
 }
 
-/// The spec in the form of the request. Subnets are in the order of the request.
+/// The spec in the form of a request. The subnets have the same order as in `requested`.
 fn write(spec: &NetworkSpec, requested: &Value) -> Value {
     let v4 = spec.v4.as_ref().map(|s| ipam_config(&s.subnet, s.gateway.as_ref(), s.ip_range.as_ref()));
     let v6 = spec.v6.as_ref().map(|s| ipam_config(&s.subnet, s.gateway.as_ref(), s.ip_range.as_ref()));

@@ -1,4 +1,4 @@
-//! A network as the API shows it: as an object, and as an attachment of a task.
+//! Converts a network to JSON: as an object, and as an attachment of a task.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use weft_model::{
 use super::ipam_config;
 use crate::api::wire::values::{date, labels, set, to_json};
 
-/// The overlay driver's option that has a network's VNI, as in Docker.
+/// The option of the overlay driver that has the VNI of the network, as in Docker.
 const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
 
-/// A network as `GET /networks/{id}` shows it, with the tasks of `local`, the node that shows it.
-/// `verbose` adds the services with all their tasks.
+/// A network in the form of `GET /networks/{id}`, with the tasks of the node `local`. `verbose`
+/// adds the services with all their tasks.
 pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeId>, verbose: bool) -> Value {
     let subnets = &network.subnets;
     let range = network.spec.v4.and_then(|s| s.ip_range);
@@ -105,8 +105,8 @@ fn show_service(state: &ClusterState, network: &Network, service: &Service) -> V
     })
 }
 
-/// A network as an attachment of a task shows it. Swarm's form differs from that of `GET
-/// /networks`.
+/// A network in the form that an attachment of a task contains. As in Swarm, it differs from the
+/// form of `GET /networks`.
 pub(crate) fn show_attached(network: &Network) -> Value {
     let labels: BTreeMap<_, _> = network.spec.labels.iter().collect();
     json!({

@@ -1,4 +1,4 @@
-//! The endpoint of a service: its mode and its published ports.
+//! Converts the endpoint of a service: its mode and its published ports.
 
 use bollard_stubs::models;
 use weft_model::spec::{EndpointMode, EndpointSpec, PortSpec, Protocol};
@@ -51,7 +51,7 @@ fn read_port(i: usize, config: &models::EndpointPortConfig) -> Result<PortSpec, 
     Ok(PortSpec { protocol, target, published })
 }
 
-/// `None` for zero.
+/// Checks the range of a port. Returns `None` for zero, which means that no port is given.
 fn port_number(field: &str, port: i64) -> Result<Option<u16>, ApiError> {
     u16::try_from(port)
         .map(|port| (port != 0).then_some(port))

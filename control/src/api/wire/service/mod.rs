@@ -1,4 +1,4 @@
-//! Services: the spec in both directions, and a service as the API shows it.
+//! Converts services: the spec in both directions, and a service to JSON.
 
 mod endpoint;
 mod rollout;
@@ -19,13 +19,13 @@ use crate::api::{error::ApiError, features};
 
 pub(crate) use show::show;
 
-/// Reads a spec. `resolve` finds a network by the name or id that the user gave.
+/// Reads a spec. `resolve` finds the id of a network by the name or id that the user gave.
 pub(crate) fn read(
     mut body: Value,
     resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>,
 ) -> Result<ServiceSpec, ApiError> {
-    // Only for the names of the fields. An error comes again below, unless `normalise` finds a
-    // better one.
+    // This read only renames the fields. Its error is dropped, because the read below returns the
+    // same error, unless `normalise` returns a more exact one.
     drop(fields::read::<models::ServiceSpec>(&mut body));
     normalise(&mut body, resolve)?;
     let requested: models::ServiceSpec = fields::read(&mut body)?;
@@ -43,10 +43,12 @@ pub(crate) fn read(
     Ok(spec)
 }
 
-/// Brings what clients may write in several forms into the form that [`write()`] uses.
+/// Some values can be written in several forms. This changes them to the form that [`write()`]
+/// uses.
 fn normalise(body: &mut Value, resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>) -> Result<(), ApiError> {
-    // Clients of API 1.24 have the networks beside the template. If a client has them in both
-    // places, those beside the template stay where they are and are refused.
+    // Clients of API 1.24 write the networks beside the task template. If a client writes networks
+    // in both places, those beside the template are not moved, and `unsupported::refuse` refuses
+    // them.
     if body["TaskTemplate"]["Networks"].as_array().is_none_or(Vec::is_empty)
         && let Some(networks) = body.as_object_mut().and_then(|b| b.remove("Networks")).filter(|n| !n.is_null())
     {

@@ -1,4 +1,5 @@
-//! The settings of updates and rollbacks. The wire has two types for them, with the same fields.
+//! Converts the settings of updates and rollbacks. The Engine API has two types for them, with the
+//! same fields.
 
 use bollard_stubs::models;
 use weft_model::spec::{FailureAction, UpdateConfig, UpdateOrder};
@@ -53,7 +54,7 @@ pub(super) fn rollback_of_update(config: &models::ServiceSpecUpdateConfig) -> mo
     }
 }
 
-/// Reads the settings. Errors name `field`.
+/// Reads the settings. Error texts contain `field`, the name of the field in the body.
 pub(super) fn read(field: &str, config: Option<models::ServiceSpecUpdateConfig>) -> Result<UpdateConfig, ApiError> {
     use models::{ServiceSpecUpdateConfigFailureActionEnum as Action, ServiceSpecUpdateConfigOrderEnum as Order};
     let default = UpdateConfig::default();
@@ -86,7 +87,7 @@ pub(super) fn read(field: &str, config: Option<models::ServiceSpecUpdateConfig>)
     })
 }
 
-/// A ratio from 0 to 1 in thousandths.
+/// Converts a ratio from 0 to 1 to thousandths.
 fn permille(ratio: f64) -> u32 {
     (ratio * 1_000.0).round() as u32
 }

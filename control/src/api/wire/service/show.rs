@@ -1,4 +1,4 @@
-//! A service as the API shows it.
+//! Converts a service to JSON.
 
 use bollard_stubs::models;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use weft_model::{
 use super::endpoint;
 use crate::api::wire::values::{date, set, text, to_json, version};
 
-/// A service as `GET /services/{id}` shows it. `with_status` adds the numbers of its tasks.
+/// A service in the form of `GET /services/{id}`. `with_status` adds the numbers of its tasks.
 pub(crate) fn show(state: &ClusterState, service: &Service, with_status: bool) -> Value {
     let mut shown = to_json(models::Service {
         id: Some(service.id.to_string()),
@@ -64,7 +64,7 @@ fn update_status(status: &UpdateStatus) -> models::ServiceUpdateStatus {
     }
 }
 
-/// The numbers in the column REPLICAS of `service ls`.
+/// The numbers of tasks that `service ls` prints in the column REPLICAS.
 fn count_tasks(state: &ClusterState, service: &Service) -> models::ServiceServiceStatus {
     let wanted = |id: &TaskId| state.tasks.get(id).is_some_and(|t| t.desired <= TaskState::Running);
     let live = || state.tasks_of(&service.id).filter(|t| wanted(&t.id));

@@ -1,4 +1,4 @@
-//! Tasks: the template of a service's tasks in both directions, and a task as the API shows it.
+//! Converts tasks: the task template of a service in both directions, and a task to JSON.
 
 mod show;
 
@@ -19,7 +19,7 @@ use crate::api::error::ApiError;
 
 pub(crate) use show::show;
 
-/// Reads a task template. Its networks must be ids.
+/// Reads a task template. The caller must replace the names of networks by ids before.
 pub(super) fn read(template: models::TaskSpec) -> Result<TaskSpec, ApiError> {
     Ok(TaskSpec {
         container: read_container(template.container_spec.unwrap_or_default())?,
@@ -204,7 +204,7 @@ fn read_networks(attachments: Vec<models::NetworkAttachmentConfig>) -> Result<Ve
     Ok(networks)
 }
 
-/// Whether the alias can be a name in DNS (RFC 1035, section 2.3.4), underscores included.
+/// Whether the alias can be a name in DNS (RFC 1035, section 2.3.4). Underscores are allowed too.
 fn is_alias(alias: &str) -> bool {
     alias.len() <= 253
         && alias.split('.').all(|label| {

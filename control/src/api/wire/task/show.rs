@@ -1,4 +1,4 @@
-//! A task as the API shows it.
+//! Converts a task to JSON.
 
 use bollard_stubs::models;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::api::wire::{
     values::{date, labels, set, signed, text, to_json, version},
 };
 
-/// A task as `GET /tasks/{id}` shows it.
+/// A task in the form of `GET /tasks/{id}`.
 pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
     let mut shown = to_json(models::Task {
         id: Some(task.id.to_string()),
@@ -52,8 +52,8 @@ pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
 fn show_attachment(state: &ClusterState, attachment: &Attachment) -> Value {
     let network = state.networks.get(&attachment.network);
     let prefix = network.map_or((32, 128), |n| (n.subnets.v4.prefix(), n.subnets.v6.prefix()));
-    // A task always has both addresses. On networks without IPv6, DNS does not answer with the
-    // second.
+    // A task always has an IPv4 and an IPv6 address. On networks without IPv6, DNS does not answer
+    // with the IPv6 address.
     let addresses = [format!("{}/{}", attachment.addr.v4, prefix.0), format!("{}/{}", attachment.addr.v6, prefix.1)];
     json!({
         "Network": network.map_or_else(|| json!({"ID": attachment.network.as_str()}), network::show_attached),
