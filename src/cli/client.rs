@@ -1,6 +1,7 @@
-//! A small client of the Engine API, and functions that read fields of its answers. The client
-//! opens one connection for each request, sends and receives JSON, and returns the daemon's error
-//! messages as they are.
+//! A small client of the Engine API, and functions that read fields of its answers.
+//!
+//! All commands use it. The client opens one connection for each request, sends and receives JSON,
+//! and returns the error messages of the daemon unchanged. It must not print.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -14,12 +15,13 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
 const DEFAULT_HOST: &str = "unix:///run/weft/weft.sock";
-/// The connection ended before the answer did.
+/// The error if the connection ends before the answer is complete.
 pub(super) const INCOMPLETE_ANSWER: &str = "the daemon's answer is incomplete";
-/// Every ASCII character that is not unreserved (RFC 3986, section 2.3).
+/// The ASCII characters that are percent-encoded: all except the unreserved characters of RFC 3986,
+/// section 2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Where a daemon listens.
+/// The address on which a daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum DaemonAddress {
     Unix(PathBuf),
@@ -31,7 +33,7 @@ pub(super) struct Client {
     address: DaemonAddress,
 }
 
-/// An answer whose status is not a success.
+/// The error for an answer whose HTTP status is not a success.
 #[derive(Debug, thiserror::Error)]
 #[error("Error response from daemon: {message}")]
 pub(super) struct DaemonError {
@@ -40,9 +42,9 @@ pub(super) struct DaemonError {
 }
 
 impl Client {
-    /// A client of the daemon at `host`, which is the value of `--host`. Without it, the
-    /// environment variable `WEFT_HOST` has the address, or else `DOCKER_HOST`; the last choice is
-    /// the default socket. This does not connect yet.
+    /// Makes a client of the daemon at `host`, which is the value of `--host`. If it is `None`, the
+    /// client uses the environment variable `WEFT_HOST`, else `DOCKER_HOST`, else the default
+    /// socket. This does not connect yet.
     ///
     /// # Errors
     ///
@@ -65,7 +67,7 @@ impl Client {
         self.call(Method::DELETE, path, None).await
     }
 
-    /// A body that is read while the daemon sends it.
+    /// Sends a GET request, and returns the body while the daemon still sends it.
     pub(super) async fn stream(&self, path: &str) -> Result<Incoming> {
         Ok(self.request(Method::GET, path, None).await?.into_body())
     }
@@ -127,7 +129,7 @@ where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-    // This task ends when the body of the response ends. The caller gets the errors of the
+    // This tokio task ends when the body of the response ends. The caller gets the errors of the
     // connection when it reads the body.
     tokio::spawn(connection);
     sender.send_request(request).await.context("the daemon did not answer")
@@ -160,8 +162,8 @@ pub(super) fn filters(pairs: &[String]) -> Result<String> {
     Ok(format!("filters={}", percent_encode(&serde_json::to_string(&filters)?)))
 }
 
-/// Percent-encodes all characters that are not unreserved, for a path segment or a query value (RFC
-/// 3986, section 2.3).
+/// Percent-encodes a path segment or a query value: all characters except the unreserved characters
+/// of RFC 3986, section 2.3.
 pub(super) fn percent_encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }

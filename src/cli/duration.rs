@@ -1,14 +1,14 @@
-//! Durations as the docker client reads and prints them, which is how Go's `time.ParseDuration` and
-//! `Duration.String` do. Pure.
+//! Parses and prints durations as the docker client does, which uses Go's `time.ParseDuration` and
+//! `Duration.String`. Pure.
 //!
-//! jiff is used for the values, but not to parse and print them. Its format has days and whole
-//! words, which Go refuses. It also needs the units in descending order and a fraction in the last
-//! unit only, while Go accepts `1.5h30m` and `1s1h`.
+//! jiff holds the values, but it does not parse and print them. Its format allows days and units
+//! written as words, which Go refuses. It also requires units in descending order and a fraction
+//! only in the last unit, while Go accepts `1.5h30m` and `1s1h`.
 
 use jiff::SignedDuration;
 
-/// The units of Go's durations. Micro is written with the micro sign (U+00B5) or with the Greek
-/// letter (U+03BC).
+/// The units of Go's durations. The prefix micro is the micro sign (U+00B5) or the Greek letter mu
+/// (U+03BC).
 const UNITS: [(&str, SignedDuration); 8] = [
     ("ns", SignedDuration::from_nanos(1)),
     ("us", SignedDuration::from_micros(1)),
@@ -19,16 +19,16 @@ const UNITS: [(&str, SignedDuration); 8] = [
     ("m", SignedDuration::from_mins(1)),
     ("h", SignedDuration::from_hours(1)),
 ];
-/// How many digits of a fraction are read. Those after them are less than a nanosecond, even of an
-/// hour.
+/// How many digits of a fraction are read. All further digits together are less than a nanosecond,
+/// even if the unit is an hour.
 const FRACTION_DIGITS: usize = 18;
 
-/// Reads a duration such as `1h30m`, `-1.5h` or `300ms`. Fractions of a nanosecond are dropped. The
-/// number of nanoseconds fits an `i64`.
+/// Parses a duration such as `1h30m`, `-1.5h` or `300ms`. Fractions of a nanosecond are dropped.
+/// The number of nanoseconds of the result fits into an `i64`.
 ///
 /// # Errors
 ///
-/// If the text is not a duration, or if the duration is too long. The message is Go's.
+/// If the text is not a duration, or if the duration is too long. The message is the same as in Go.
 pub(super) fn parse(text: &str) -> Result<SignedDuration, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (is_negative, mut rest) = match text.strip_prefix('-') {
@@ -68,7 +68,7 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// `whole.fraction` units, in nanoseconds. `None` if the number is too large.
+/// Converts `whole.fraction` units to nanoseconds. `None` if the number is too large.
 fn multiply(whole: &str, fraction: &str, unit: SignedDuration) -> Option<i128> {
     let number = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<i128>().ok() };
     let fraction = &fraction[..fraction.len().min(FRACTION_DIGITS)];
@@ -99,7 +99,7 @@ pub(super) fn format(duration: SignedDuration) -> String {
     format!("{sign}{text}")
 }
 
-/// `whole` and `nanos / 10^digits`, as a decimal number without zeros at the end.
+/// Prints the sum of `whole` and `nanos / 10^digits` as a decimal number without zeros at the end.
 fn decimal(whole: u64, nanos: u32, digits: u32) -> String {
     let scale = 10_u32.pow(digits);
     let whole = whole + u64::from(nanos / scale);
@@ -108,7 +108,7 @@ fn decimal(whole: u64, nanos: u32, digits: u32) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// The duration in nanoseconds, as the API counts.
+/// The duration in nanoseconds, the unit of the API.
 pub(super) fn nanos(duration: SignedDuration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(if duration.is_negative() { i64::MIN } else { i64::MAX })
 }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_other_texts_in_the_words_of_go() {
+    fn refuses_other_texts_with_the_messages_of_go() {
         check_parse("", Err("time: invalid duration \"\""));
         check_parse("-", Err("time: invalid duration \"-\""));
         check_parse("s", Err("time: invalid duration \"s\""));

@@ -4,7 +4,7 @@ use std::any::TypeId;
 
 use clap::{Arg, ArgAction, Args, Command, ValueEnum};
 
-/// The flags of every `ls`.
+/// The flags that each `ls` command has.
 #[derive(Debug, Args)]
 pub(super) struct Listing {
     /// Print only the ids
@@ -54,9 +54,9 @@ impl Availability {
     }
 }
 
-/// Makes all boolean flags of a command and its subcommands accept what the docker client accepts:
-/// `--flag`, `--flag=true` and `--flag=false`, repeated, with the last one deciding. The next word
-/// is never the value of a boolean flag.
+/// Changes all boolean flags of a command and its subcommands, so that they accept what the docker
+/// client accepts: `--flag`, `--flag=true` and `--flag=false`. A flag may be repeated; the last one
+/// is used. The next word is never the value of a boolean flag.
 pub(super) fn with_docker_booleans(command: Command) -> Command {
     command.mut_args(docker_boolean).mut_subcommands(with_docker_booleans)
 }

@@ -1,5 +1,5 @@
-//! Ids, errors, states, ages and sizes in the docker client's form. Pure, except that [`time_ago`]
-//! reads the clock.
+//! Formats ids, errors, states, ages and sizes as the docker client does. Pure, except that
+//! [`time_ago`] reads the clock.
 
 use jiff::Timestamp;
 
@@ -11,7 +11,8 @@ pub(super) enum Truncation {
 }
 
 impl Truncation {
-    /// Lengths of a shortened id and a shortened error in characters, as in the docker client.
+    /// The lengths of a shortened id and a shortened error, in characters. They are the same as in
+    /// the docker client.
     const ID_LEN: usize = 12;
     const ERROR_LEN: usize = 30;
 
@@ -39,7 +40,7 @@ impl Truncation {
     }
 }
 
-/// The word with a capital first letter: `ready` becomes `Ready`.
+/// Makes the first letter a capital letter: `ready` becomes `Ready`.
 pub(super) fn capitalize(word: &str) -> String {
     let mut chars = word.chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_that_of_a_time() {
+    fn formats_the_age_of_a_time() {
         let five_minutes_ago = Timestamp::now() - jiff::SignedDuration::from_secs(300);
         assert_eq!(time_ago(&five_minutes_ago.to_string()), "5 minutes ago");
         assert_eq!(time_ago("2999-01-01T00:00:00Z"), "Less than a second ago");
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_the_words_of_the_docker_client() {
+    fn formats_durations_as_the_docker_client_does() {
         for (seconds, words) in [
             (0, "Less than a second"),
             (1, "1 second"),
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_binary_units() {
+    fn formats_sizes_with_binary_units() {
         assert_eq!(human_size(512), "512B");
         assert_eq!(human_size(3 << 29), "1.5GiB");
     }

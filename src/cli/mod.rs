@@ -1,17 +1,18 @@
-//! The command line. It turns flags into Engine API calls, and the answers into tables and lines.
+//! The command line. It converts flags to Engine API requests, and prints the answers as tables and
+//! lines.
 //!
-//! The `main` of the binary calls [`main`] once. The command line gets everything about a cluster
-//! from the daemon, over the same API as any other client; it must not use any crate of the control
-//! plane or the data plane. `weft daemon` is the one command that does not call the API: it runs
+//! The `main` function of the binary calls [`main`] once. The command line gets all data about a
+//! cluster from the daemon, over the same API as any other client. It must not use any crate of the
+//! control plane or the data plane. Only `weft daemon` does not call the API: it runs
 //! [`daemon::run`] in this process.
 //!
-//! There is one file for each group of commands. [`client`] talks to the daemon and [`output`]
-//! prints; nothing else does. Wording, columns and flags are those of the docker client, so that
+//! Each group of commands has a file. Only [`client`] sends requests to the daemon, and only
+//! [`output`] prints. Texts, columns and flags are the same as in the docker client, so that
 //! scripts for it work with weft. Each flag of the docker client is either implemented or refused
 //! with a reason; [`unsupported`] has the reasons.
 
-// `println!` and `eprintln!` panic if the reader of a pipe has closed it; `output` returns an
-// error.
+// `println!` and `eprintln!` panic if the reader of a pipe has closed it. The functions of `output`
+// return an error instead.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod client;
@@ -46,8 +47,8 @@ use crate::daemon;
 struct Cli {
     /// Daemon to connect to: unix:///PATH or tcp://HOST:PORT; by default $WEFT_HOST, else
     /// $DOCKER_HOST
-    // It is accepted before the command only, as in the docker client: `service create --host` is
-    // another flag there.
+    // As in the docker client, this flag is accepted only before the command: `service create
+    // --host` is a different flag.
     #[arg(short = 'H', long = "host", value_name = "URL")]
     host: Option<String>,
     #[command(subcommand)]
@@ -76,7 +77,7 @@ enum Command {
     Version,
 }
 
-/// Exit status of a program that SIGPIPE ended, as shells report it: 128 and the number of the
+/// The exit status that shells report for a program that SIGPIPE ended: 128 plus the number of the
 /// signal.
 const EXIT_SIGPIPE: u8 = 128 + 13;
 /// Exit status for a command line that is not valid.
@@ -95,8 +96,8 @@ pub(crate) fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(run(cli)));
     match outcome {
         Ok(code) => code,
-        // The reader has read as much as it wants, as in `weft node ls | head -1`. That is not an
-        // error to print.
+        // The reader of the pipe does not want more output, as in `weft node ls | head -1`. The
+        // user does not need an error message for this.
         Err(error) if error.is::<output::ClosedPipe>() => ExitCode::from(EXIT_SIGPIPE),
         Err(error) => {
             output::print_to_stderr(format_args!("{error:#}"));
@@ -123,7 +124,7 @@ fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     Ok(cli)
 }
 
-/// Prints what the parser has for the user: an error, help or a version.
+/// Prints a message of the parser: an error, help or a version.
 fn print_parser_message(message: &clap::Error) -> ExitCode {
     match message.print() {
         Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(EXIT_SIGPIPE),
@@ -149,8 +150,8 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Calls `action` for each name, in order. As in the docker client, an error does not stop the
-/// names after it, and all errors are returned together. Only a closed pipe stops at once.
+/// Calls `action` for each name, in order. As in the docker client, it continues with the next name
+/// after an error, and returns all errors together. It stops at once only if the pipe is closed.
 async fn for_each_name<'a, F>(names: &'a [String], mut action: impl FnMut(&'a str) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>>,

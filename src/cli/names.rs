@@ -1,4 +1,5 @@
-//! The names of nodes, services and networks. The API refers to them by id; tables show names.
+//! Gets the names of nodes, services and networks. Answers of the API contain ids, and the commands
+//! print names.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ pub(super) async fn networks(client: &Client) -> Result<NamesById> {
     fetch(client, "/networks", "/Id", "/Name").await
 }
 
-/// `path` lists objects; `id` and `name` are JSON pointers into each of them.
+/// Gets the list at `path`. `id` and `name` are JSON pointers into each object of the list.
 async fn fetch(client: &Client, path: &str, id: &str, name: &str) -> Result<NamesById> {
     let objects = client.get(path).await?;
     let names = list(&objects, "").iter().map(|object| (text(object, id).to_owned(), text(object, name).to_owned()));

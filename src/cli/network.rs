@@ -46,7 +46,7 @@ pub(super) struct Create {
     /// Part of the subnet that tasks get addresses from, as ADDRESS/PREFIX
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     ip_range: Vec<String>,
-    /// Give the names on this network IPv6 addresses too
+    /// Let the names on this network also resolve to IPv6 addresses
     #[arg(long)]
     ipv6: bool,
     /// Do not connect the network to the outside
@@ -135,7 +135,7 @@ async fn create(client: &Client, options: &Create) -> Result<()> {
     print_line(text(&created, "/Id"))
 }
 
-/// The subnets, each with the gateway and the range of its address family.
+/// The subnets, each with the gateway and the address range of its family.
 ///
 /// # Errors
 ///

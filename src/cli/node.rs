@@ -209,8 +209,8 @@ fn pretty(node: &Value) -> Vec<String> {
     lines
 }
 
-/// Reads a node's spec, edits it and writes it back. The request has the version that was read; the
-/// daemon refuses it if someone changed the node in between.
+/// Gets the spec of a node, edits it and sends it back. The request contains the version that was
+/// read. The daemon refuses the request if the node has changed since then.
 async fn change(client: &Client, node: &str, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<()> {
     let found = get(client, node).await?;
     let mut spec = found["Spec"].clone();
@@ -220,7 +220,7 @@ async fn change(client: &Client, node: &str, edit: impl FnOnce(&mut Value) -> Re
     Ok(())
 }
 
-/// Writes the flags of `node update` into a node's spec.
+/// Applies the flags of `node update` to the spec of a node.
 fn apply(options: &Update, spec: &mut Value) -> Result<()> {
     if let Some(availability) = options.availability {
         spec["Availability"] = availability.as_str().into();

@@ -1,5 +1,5 @@
-//! Writes to standard output and standard error. Nothing else in the command line does, except that
-//! the parser prints help.
+//! Writes to standard output and standard error. All commands print through this module; only the
+//! parser prints its help itself.
 
 use std::{
     fmt::Display,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 
-/// The output is a pipe, and its reader has closed it.
+/// The error if the output is a pipe that its reader has closed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot print: the reader of the output closed the pipe")]
 pub(super) struct ClosedPipe;
@@ -27,8 +27,8 @@ pub(super) fn print_line(text: impl Display) -> Result<()> {
     print(format_args!("{text}\n"))
 }
 
-/// Prints the text and a newline to standard error. There is no place left to report that this
-/// failed.
+/// Prints the text and a newline to standard error. It ignores errors, because there is no other
+/// output on which to report them.
 pub(super) fn print_to_stderr(text: impl Display) {
     drop(writeln!(io::stderr().lock(), "{text}"));
 }

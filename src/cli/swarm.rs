@@ -1,4 +1,4 @@
-//! `weft swarm`: create, join and leave a cluster; its join tokens and its settings.
+//! `weft swarm`: create, join and leave a cluster, print its join tokens, and change its settings.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -17,7 +17,7 @@ use super::{
 pub(super) enum Command {
     /// Create a cluster with this node as its first manager
     Init(Init),
-    /// Join a cluster; the token decides whether as a worker or a manager
+    /// Join a cluster as a worker or a manager, depending on the token
     Join(Join),
     /// Leave the cluster
     Leave(Leave),
@@ -116,7 +116,7 @@ struct Settings {
 }
 
 impl Settings {
-    /// Writes the flags that were given into a swarm spec.
+    /// Applies the given flags to the spec of a swarm.
     fn apply(&self, spec: &mut Value) {
         if let Some(limit) = self.task_history_limit {
             spec["Orchestration"]["TaskHistoryRetentionLimit"] = limit.into();

@@ -1,4 +1,4 @@
-//! `weft info` and `weft version`.
+//! `weft info` and `weft version`: show this node, its cluster, and the versions.
 
 use anyhow::Result;
 use clap::Args;

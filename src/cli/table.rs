@@ -1,4 +1,4 @@
-//! The tables that `ls` and `ps` print, in the docker client's form. Pure.
+//! Formats the tables that `ls` and `ps` print. They have the form of the docker client. Pure.
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
@@ -16,8 +16,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The table as `--format` asks for it: padded columns if it is absent or `table`, JSON objects
-    /// if it is `json`, else a template such as `{{.ID}} {{.Name}}` that is filled in for each row.
+    /// Formats the table as `--format` says. If it is absent or `table`, the table has padded
+    /// columns. If it is `json`, each row is a JSON object. All other values are a template for
+    /// each row, such as `{{.ID}} {{.Name}}`.
     ///
     /// # Errors
     ///
@@ -78,7 +79,7 @@ impl Table {
     }
 }
 
-/// Shells do not turn `\t` and `\n` in a template into tabs and newlines, so the client does.
+/// Replaces `\t` and `\n` in a template by tabs and newlines, because shells do not do it.
 fn unescape(text: &str) -> String {
     text.replace("\\t", "\t").replace("\\n", "\n")
 }

@@ -27,7 +27,7 @@ pub(super) struct Options {
     no_resolve: bool,
 }
 
-/// Prints the tasks that match the filters in `pairs` and those that the user gave.
+/// Prints the tasks that match both the filters in `pairs` and the filters of the user.
 pub(super) async fn print_tasks(client: &Client, pairs: &[String], options: &Options) -> Result<()> {
     let pairs: Vec<String> = pairs.iter().chain(&options.listing.filter).cloned().collect();
     let tasks = client.get(&format!("/tasks?{}", filters(&pairs)?)).await?;
@@ -43,7 +43,7 @@ pub(super) async fn print_tasks(client: &Client, pairs: &[String], options: &Opt
     print(table(&tasks, &names, Truncation::new(options.no_trunc)).render(options.listing.format.as_deref())?)
 }
 
-/// Names to show. An id without a name is shown as it is.
+/// The names to show. If an id has no name here, the id is shown.
 struct Names {
     services: NamesById,
     nodes: NamesById,
@@ -62,7 +62,7 @@ fn sort(tasks: &mut [&Value]) {
     });
 }
 
-/// `tasks` are sorted.
+/// Builds the table. The caller must sort `tasks`.
 fn table(tasks: &[&Value], names: &Names, truncation: Truncation) -> Table {
     let mut rows = Vec::new();
     let mut previous = String::new();

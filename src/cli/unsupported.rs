@@ -1,9 +1,9 @@
-//! The commands and flags of the docker client that weft does not have. Each is refused by its
-//! name, with the reason and with what to do instead. Pure.
+//! The commands and flags of the docker client that weft does not support. The error for each names
+//! the command or flag, the reason, and what to do instead. Pure.
 //!
-//! The command line asks here only after its parser has refused a word. If weft gains a command or
-//! a flag, the parser accepts it, and its line here has no effect; a test demands that the line is
-//! removed.
+//! The command line calls [`explain`] only after its parser has refused a word. If weft later
+//! supports a command or a flag, the parser accepts it, and its line here has no effect any more. A
+//! test then fails until the line is removed.
 
 use std::ffi::OsString;
 
@@ -20,7 +20,8 @@ const NO_CONFIGS: &str = "tasks cannot use configs yet: set environment variable
 const NO_UNLOCK: &str = "weft cannot lock managers yet, so no manager needs to be unlocked";
 const NOT_ATTACHABLE: &str = "only services can use networks of the cluster yet: run the container as a service";
 
-/// Commands, with all words that lead to them. Each reason is for the commands before it.
+/// Commands, each with all its words, such as `network prune`. Each reason is for the commands of
+/// its entry.
 pub(super) const COMMANDS: &[(&[&str], &str)] = &[
     (
         &[
@@ -69,9 +70,9 @@ pub(super) const COMMANDS: &[(&[&str], &str)] = &[
     (&["network prune"], "remove each network with \"weft network rm\""),
 ];
 
-/// Flags. A name without a command is refused on every command; a name after the words of a command
-/// is refused on that one. The first match counts, so the flags of one command come before the same
-/// flags of all commands.
+/// Flags. A flag without a command is refused for all commands. A flag after the words of a command
+/// is refused for this command only. The first match is used, so a flag of one command must come
+/// before the same flag of all commands.
 pub(super) const FLAGS: &[(&[&str], &str)] = &[
     (&["--mount", "--mount-add", "--mount-rm"], "tasks cannot use mounts yet"),
     (&["--secret", "--secret-add", "--secret-rm"], NO_SECRETS),
@@ -133,8 +134,8 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
     ),
     (&["--autolock"], "weft cannot lock managers yet"),
     (&["--external-ca"], "weft cannot use an external certificate authority yet"),
-    (&["--max-snapshots", "--snapshot-interval"], "the snapshots of Raft need no settings: leave the flag out"),
-    (&["--force-new-cluster"], "weft cannot make a new cluster from the state of a lost one yet"),
+    (&["--max-snapshots", "--snapshot-interval"], "Raft snapshots cannot be configured: leave the flag out"),
+    (&["--force-new-cluster"], "weft cannot create a new cluster from one that has lost its quorum yet"),
     (&["--data-path-addr"], "tunnels use the address of --advertise-addr: leave the flag out"),
     (&["--data-path-port"], "tunnels always use UDP port 4789: leave the flag out"),
     (&["--attachable"], NOT_ATTACHABLE),
@@ -174,7 +175,7 @@ pub(super) fn explain(parser: &Command, args: &[OsString], error: clap::Error) -
     let with_command = [command_words(parser, args), vec![word.clone()]].concat().join(" ");
     let matches_flag = |name: &&str| *name == with_command || *name == word.as_str();
     let (shown, found) = match kind {
-        // A command matches with all of its words only: "rm" is not "swarm rm".
+        // A command matches only with all its words: "rm" does not match "swarm rm".
         ErrorKind::InvalidSubcommand => {
             (&with_command, reasons.iter().find(|(names, _)| names.contains(&with_command.as_str())))
         }
@@ -186,8 +187,8 @@ pub(super) fn explain(parser: &Command, args: &[OsString], error: clap::Error) -
     }
 }
 
-/// The words of `args` that name commands, such as `service` and `create`. Flags before the command
-/// are skipped.
+/// The words of `args` that are names of commands, such as `service` and `create`. Skips the flags
+/// before the command.
 fn command_words(parser: &Command, args: &[OsString]) -> Vec<String> {
     let mut words = args.iter().skip(1).filter_map(|arg| arg.to_str());
     let (mut command, mut path) = (parser, Vec::new());

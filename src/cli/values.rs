@@ -1,4 +1,4 @@
-//! Parsers for the values of flags: command lines, durations, sizes, numbers of CPUs, ratios and
+//! Parses the values of flags: command lines, durations, sizes, numbers of CPUs, ratios and
 //! `KEY=value` pairs. Pure, except that [`environment`] reads the environment of this process.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use super::duration;
 
-/// The words of a command that the user gave as one string.
+/// The words of a command that the user wrote as one string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ShellWords(pub Vec<String>);
 
@@ -49,7 +49,7 @@ pub(super) fn bytes(text: &str) -> Result<i64, String> {
     Ok((number * (1_u64 << shift) as f64) as i64)
 }
 
-/// Reads a number of CPUs such as `0.5`, in units of 1e-9, as the API counts.
+/// Reads a number of CPUs such as `0.5`. Returns it in units of 1e-9 CPUs, as the API expects.
 pub(super) fn nano_cpus(text: &str) -> Result<i64, String> {
     match text.parse::<f64>() {
         Ok(cpus) if (0.0..=1e6).contains(&cpus) => Ok((cpus * 1e9).round() as i64),
@@ -65,7 +65,7 @@ pub(super) fn ratio(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("invalid ratio {text:?}: give a number from 0 to 1"))
 }
 
-/// Splits each `KEY=value`. A text without `=` is a key with an empty value.
+/// Splits each text `KEY=value`. A text without `=` is a key with an empty value.
 pub(super) fn pairs(texts: &[String]) -> BTreeMap<String, String> {
     texts
         .iter()
@@ -76,8 +76,8 @@ pub(super) fn pairs(texts: &[String]) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Completes entries of an environment. `KEY` without a value gets the value that the variable has
-/// in this process, and is left out if this process does not have it.
+/// Completes environment variables. `KEY` without a value gets the value of this variable in the
+/// environment of this process. If this process does not have the variable, it is left out.
 pub(super) fn environment(texts: &[String]) -> Vec<String> {
     texts
         .iter()
@@ -91,8 +91,8 @@ pub(super) fn environment(texts: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The entries of a file of variables, one on each line. Empty lines and lines that begin with `#`
-/// are skipped.
+/// Reads a file that has one environment variable on each line. Skips empty lines and lines that
+/// begin with `#`.
 pub(super) fn environment_file(content: &str) -> Vec<String> {
     let lines = content.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(str::to_owned).collect()
@@ -122,13 +122,13 @@ mod tests {
         }
     }
 
-    /// The comment of each line is what google/shlex e7afc7fbc510 makes of the text; docker/cli
-    /// uses that version.
+    /// The comment above each line shows the result of google/shlex e7afc7fbc510, the version that
+    /// docker/cli uses.
     #[test]
     fn splits_as_a_shell_where_the_docker_client_does_not() {
-        // ["cdn"]: a backslash in double quotes takes any next character as it is, and disappears.
+        // ["cdn"]: in double quotes, a backslash before any character is removed.
         check_words(r#""c\d\n""#, &[r"c\d\n"]);
-        // ["a\nb"]: a backslash keeps a newline, instead of joining the two lines.
+        // ["a\nb"]: a newline after a backslash is kept. A shell removes both.
         check_words("a\\\nb", &["ab"]);
         check_words("\"a\\\nb\"", &["ab"]);
         // ["a", "b"]: a carriage return separates words.
@@ -136,19 +136,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_variables_has_one_on_each_line() {
+    fn reads_one_variable_from_each_line_of_a_file() {
         assert_eq!(environment_file("# note\n\nA=1\n  B=x y\nC\n"), ["A=1", "B=x y", "C"]);
     }
 
     #[test]
-    fn a_duration_has_the_form_of_go() {
+    fn reads_durations_in_the_form_of_go() {
         assert_eq!(duration("1h30m"), Ok(SignedDuration::from_mins(90)));
         let error = duration("10").expect_err("it has no unit");
         assert!(error.contains("missing unit in duration \"10\"") && error.contains("give one like"), "{error}");
     }
 
     #[test]
-    fn a_size_has_a_unit_or_is_in_bytes() {
+    fn reads_sizes_in_bytes_or_with_a_unit() {
         for (text, n) in [("1024", 1024), ("512m", 512 << 20), ("1g", 1 << 30), ("1.5GiB", 3 << 29), ("2TB", 2 << 40)] {
             assert_eq!(bytes(text), Ok(n), "{text}");
         }

@@ -33,8 +33,8 @@ impl std::str::FromStr for ApiVersion {
     }
 }
 
-/// The version in the path of a request. [`strip`] adds it to the request's extensions; `engine`
-/// needs it when it forwards the request.
+/// The version in the path of a request, if it has one. [`strip`] adds it to the extensions of the
+/// request, and `engine` reads it there to forward the request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientVersion(pub(super) Option<ApiVersion>);
 

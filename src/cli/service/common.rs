@@ -1,5 +1,5 @@
-//! The flags that `service create` and `service update` share, and the fields of a spec that they
-//! set.
+//! The flags that both `service create` and `service update` have, and the fields of a spec that
+//! these flags set.
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -146,7 +146,7 @@ impl RestartCondition {
 }
 
 impl Common {
-    /// Writes the flags that were given into a service's spec.
+    /// Applies the given flags to the spec of a service.
     ///
     /// # Errors
     ///
@@ -211,7 +211,7 @@ impl Common {
     }
 }
 
-/// The flags about how an update or a rollback replaces tasks.
+/// The flags that say how an update or a rollback replaces tasks.
 struct UpdateFlags<'a> {
     parallelism: Option<u64>,
     delay: Option<SignedDuration>,
@@ -230,8 +230,8 @@ impl UpdateFlags<'_> {
         put_within(spec, path, "MaxFailureRatio", self.max_failure_ratio);
         put_within(spec, path, "FailureAction", self.failure_action);
         put_within(spec, path, "Order", self.order);
-        // Without a parallelism, the API replaces all tasks at once. The docker client sends 1
-        // then.
+        // If the spec has no parallelism, the API replaces all tasks at once. As in the docker
+        // client, the default of the command line is 1.
         if let Some(section) = spec.get_mut(section).filter(|section| section.is_object())
             && section.get("Parallelism").is_none()
         {
@@ -247,8 +247,8 @@ pub(super) fn put(object: &mut Value, field: &str, value: Option<impl Into<Value
     }
 }
 
-/// Sets a field of the object at `path` below `object`, if there is a value. Missing objects on the
-/// path are added.
+/// Sets a field of the object at `path` below `object`, if there is a value. Adds the objects on
+/// the path that are missing.
 fn put_within(object: &mut Value, path: &[&str], field: &str, value: Option<impl Into<Value>>) {
     if value.is_some() {
         let inner = path.iter().fold(object, |object, name| &mut object[*name]);
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_section_always_has_a_parallelism() {
+    fn a_changed_section_always_has_a_parallelism() {
         let nothing = UpdateFlags {
             parallelism: None,
             delay: None,

@@ -1,5 +1,7 @@
-//! Waits until a service has converged: all tasks of its spec run, and no others do. Shows the
-//! progress.
+//! Waits until a service has converged, and shows the progress. A service has converged if all
+//! tasks of its spec run and no older task runs.
+//!
+//! The commands that create, update, scale or roll back a service call [`wait`].
 
 use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
@@ -15,15 +17,15 @@ use super::super::{
 
 /// How often the client asks the daemon. The Engine API has no request that waits for a change.
 const POLL: Duration = Duration::from_millis(200);
-/// How long all tasks must run before the service counts as converged. The docker client waits for
-/// the update's monitor period, 5 s by default.
+/// How long all tasks must run before the service counts as converged. The docker client uses the
+/// monitor period of the update instead, which is 5 s by default.
 const STABLE: Duration = Duration::from_secs(1);
 
-/// What a service is like at one moment, compared with what the user asked for.
+/// The state of a service, compared with the goal of the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Progress {
-    /// `running` of `wanted` tasks run, or old tasks still do. `reason` is the error of a task; it
-    /// may be empty.
+    /// Only `running` of `wanted` tasks run, or old tasks still run, or the update has not ended.
+    /// `reason` is the error of a task; it may be empty.
     Waiting {
         running: u64,
         wanted: u64,
@@ -32,16 +34,16 @@ enum Progress {
     Converged {
         wanted: u64,
     },
-    /// The update was paused or rolled back, for the reason in the text.
+    /// The update was paused or rolled back. The text is the reason.
     Failed(String),
 }
 
-/// What the user asked for.
+/// The goal of the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goal {
-    /// The present spec. A rollback is a failure.
+    /// The service runs the tasks of its present spec. A rollback is a failure.
     Spec,
-    /// A rollback.
+    /// The service returns to its previous spec.
     Rollback,
 }
 
@@ -99,7 +101,7 @@ pub(super) async fn wait(client: &Client, id: &str, goal: Goal, flags: Wait) -> 
     }
 }
 
-/// A bar on a terminal. It is hidden if there is none, or if the user wants no progress.
+/// A progress bar. It is hidden if standard error is not a terminal, or with `--quiet`.
 fn progress_bar(flags: Wait) -> ProgressBar {
     if flags.quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -123,8 +125,8 @@ fn is_global(service: &Value) -> bool {
     service.pointer("/Spec/Mode/Global").is_some_and(|mode| !mode.is_null())
 }
 
-/// `current` are the tasks of the service's present spec, `tasks` are all of its tasks. `nodes` are
-/// needed for a global service only.
+/// Computes the progress. `current` are the tasks of the present spec of the service, and `tasks`
+/// are all its tasks. `nodes` is used only for a global service.
 fn progress(service: &Value, current: &[Value], tasks: &[Value], nodes: &[Value], goal: Goal) -> Progress {
     let update = text(service, "/UpdateStatus/State");
     if matches!(update, "paused" | "rollback_paused") || (update == "rollback_completed" && goal == Goal::Spec) {
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_update_has_failed_and_a_rollback_has_if_the_user_did_not_ask_for_it() {
+    fn a_paused_update_and_an_automatic_rollback_are_failures() {
         let new = [task("running", "running"), task("running", "running")];
         let failed = Progress::Failed("why".into());
         assert_eq!(progress(&service("paused"), &new, &new, &[], Goal::Spec), failed);

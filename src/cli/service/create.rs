@@ -1,4 +1,4 @@
-//! The flags of `service create`, and the spec that they describe.
+//! The flags of `service create`, and the spec that is built from them.
 
 use std::fs;
 
@@ -54,8 +54,8 @@ pub(crate) struct Create {
     common: Common,
     #[command(flatten)]
     pub(super) wait: Wait,
-    // This is one list, so that all words after the image are part of the command, even if they
-    // look like flags.
+    // The image and its command are one list, so that all words after the image are part of the
+    // command, even if they begin with `-`.
     /// Image of the tasks; the words after it replace the command of the image
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     image_and_args: Vec<String>,
@@ -77,7 +77,7 @@ fn mode(text: &str) -> Result<Mode, String> {
 }
 
 impl Create {
-    /// The spec of the new service.
+    /// Builds the spec of the new service.
     ///
     /// # Errors
     ///
@@ -124,7 +124,7 @@ impl Create {
     }
 }
 
-/// A name that is easy to remember, such as `calm_loom42`.
+/// A random name that is easy to remember, such as `calm_loom42`.
 fn random_name() -> String {
     const FIRST: [&str; 8] = ["brisk", "calm", "deft", "eager", "fine", "keen", "plain", "swift"];
     const SECOND: [&str; 8] = ["bobbin", "heddle", "loom", "reed", "shuttle", "thread", "treadle", "warp"];

@@ -39,17 +39,17 @@ pub(crate) struct Options {
     raw: bool,
 }
 
-/// What the lines of the stream begin with.
+/// What comes before the text in the lines of the stream.
 #[derive(Debug, Clone, Copy)]
 struct LineFormat {
     timestamps: bool,
     raw: bool,
 }
 
-/// Number of the stream for standard error in a frame's header.
+/// The number of the stream for standard error in the header of a frame.
 const STDERR: u8 = 2;
-/// A frame's header: `[stream, 0, 0, 0, length]`, with the length as 32 bits, big-endian (Engine
-/// API, "Attach to a container", stream format).
+/// The length in bytes of the header of a frame: `[stream, 0, 0, 0, length]`, with the length as 32
+/// bits in big-endian order (Engine API, "Attach to a container", stream format).
 const HEADER_LEN: usize = 8;
 
 pub(super) async fn print_logs(client: &Client, options: &Options) -> Result<()> {
@@ -66,8 +66,8 @@ pub(super) async fn print_logs(client: &Client, options: &Options) -> Result<()>
     let name = percent_encode(&options.service);
     let mut body = match client.stream(&format!("/services/{name}/logs?{query}")).await {
         Err(error) if error.downcast_ref::<DaemonError>().is_some_and(|e| e.status == hyper::StatusCode::NOT_FOUND) => {
-            // There is no such service, but there may be such a task. If there is neither, the
-            // first error is the one to show.
+            // No service has this name, but a task may have it. If there is no such task either,
+            // the user gets the error about the service.
             client.stream(&format!("/tasks/{name}/logs?{query}")).await.map_err(|_| error)?
         }
         other => other?,
@@ -100,11 +100,11 @@ fn take_frame(buffer: &mut BytesMut) -> Option<(u8, Bytes)> {
     Some((stream, buffer.split_to(length).freeze()))
 }
 
-/// The line as it is printed.
+/// Formats a line for printing.
 ///
-/// The client asks for details unless `raw` is set. A line with details begins with its time, if
-/// the user asked for it, and then with `key=value,…` about its origin. The task and the node are
-/// printed from these, followed by a bar.
+/// Unless `raw` is set, the client asks the daemon for details. A line with details begins with its
+/// time, if the user asked for it. The next part has pairs `key=value,…`, which name the task
+/// and the node of the line. The client prints the task, the node, a bar, and the text of the line.
 fn format_line(line: &[u8], format: LineFormat, nodes: &NamesById) -> Vec<u8> {
     if format.raw {
         return line.to_vec();

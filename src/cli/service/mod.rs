@@ -1,5 +1,5 @@
 //! `weft service`: create, change, scale, list, inspect and remove services, and read their logs.
-//! The commands are here; their larger parts have a file each.
+//! This file has the commands; each larger part has its own file.
 
 mod converge;
 mod publish;
@@ -153,7 +153,7 @@ async fn update(client: &Client, options: &Update) -> Result<ExitCode> {
     converge::wait(client, text(&found, "/ID"), Goal::Spec, options.wait).await
 }
 
-/// The path of a request that updates the service. `query` is appended to its query.
+/// The path of the request that updates the service. `query` is appended to the query of the path.
 fn update_path(service: &Value, query: &str) -> String {
     format!("/services/{}/update?version={}{query}", text(service, "/ID"), number(service, "/Version/Index"))
 }

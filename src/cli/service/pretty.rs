@@ -1,4 +1,5 @@
-//! The lines that `weft service inspect --pretty` prints, as the docker client does. Pure.
+//! Formats the lines that `weft service inspect --pretty` prints. They have the form of the docker
+//! client. Pure.
 
 use jiff::SignedDuration;
 use serde_json::Value;
@@ -10,10 +11,10 @@ use super::super::{
     names::NamesById,
 };
 
-/// Units in which the API counts CPUs.
+/// How many of the API's units of CPU time (1e-9 CPUs) are one CPU.
 const NANO_CPUS_PER_CPU: f64 = 1e9;
 
-/// `networks` gives the names of networks by their ids.
+/// Formats the lines about `service`. `networks` has the names of networks by their ids.
 pub(super) fn lines(service: &Value, networks: &NamesById) -> Vec<String> {
     let mut out = vec![
         String::new(),
@@ -66,7 +67,7 @@ pub(super) fn lines(service: &Value, networks: &NamesById) -> Vec<String> {
     out
 }
 
-/// The section about how tasks are replaced. `at` is the JSON pointer to it.
+/// Formats the section about how tasks are replaced. `at` is the JSON pointer to its settings.
 fn update_config(out: &mut Vec<String>, service: &Value, title: &str, at: &str) {
     let Some(config) = service.pointer(at).filter(|c| c.is_object()) else { return };
     out.push(format!("{title}:"));

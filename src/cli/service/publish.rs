@@ -1,4 +1,4 @@
-//! Reads `--publish` in its short and its long form. Pure.
+//! Parses the value of `--publish`, which has a short and a long form. Pure.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Publish {
     pub target: u16,
-    /// If it is `None`, the cluster chooses a port.
+    /// The port on each node. If it is `None`, the cluster chooses a port.
     pub published: Option<u16>,
     pub protocol: String,
     pub mode: String,
@@ -23,12 +23,12 @@ impl Publish {
     }
 }
 
-/// Reads a port such as `8080:80`, `80`, `8080:80/udp` or
+/// Parses a port such as `8080:80`, `80`, `8080:80/udp` or
 /// `published=8080,target=80,protocol=udp,mode=ingress`.
 ///
 /// # Errors
 ///
-/// If a part of the text is missing or not valid; if the text names an address of the host.
+/// If a part of the text is missing or not valid, or if the text contains an address of the host.
 pub(super) fn parse(text: &str) -> Result<Publish, String> {
     if text.contains('=') { long(text) } else { short(text) }
 }

@@ -19,7 +19,7 @@ use super::{
 pub(crate) struct Update {
     /// Return to the spec that the service had before the last update; excludes all flags that
     /// change the spec
-    // These are the groups of all flags that change the spec.
+    // The argument groups of these two structs contain all flags that change the spec.
     #[arg(long, conflicts_with_all = ["Changes", "Common"])]
     pub rollback: bool,
     #[command(flatten)]
@@ -89,12 +89,12 @@ struct Changes {
 }
 
 impl Update {
-    /// Makes the changes in `spec`, the present spec of the service.
+    /// Applies the changes to `spec`, the present spec of the service.
     ///
     /// # Errors
     ///
-    /// If a flag does not fit the service, such as `--network-rm` with a network that the service
-    /// is not connected to.
+    /// If a flag cannot be applied to the service, such as `--network-rm` with a network that the
+    /// service is not connected to.
     pub(super) async fn apply(&self, client: &Client, spec: &mut Value) -> Result<()> {
         self.common.apply(spec)?;
         let changes = &self.changes;
@@ -108,7 +108,7 @@ impl Update {
 }
 
 impl Changes {
-    /// `networks` gives the names of networks by their ids.
+    /// Applies the changes. `networks` has the names of networks by their ids.
     fn apply(&self, spec: &mut Value, networks: &NamesById) -> Result<()> {
         let task = &mut spec["TaskTemplate"];
         if self.force {
@@ -183,8 +183,8 @@ fn change_preferences(value: &mut Value, add: &[String], remove: &[String]) -> R
     Ok(())
 }
 
-/// The spec holds ids of networks, and users give names or ids: `names` gives the names by their
-/// ids.
+/// Adds and removes networks. The spec contains the ids of networks, and users give names or ids.
+/// `names` has the names by their ids.
 fn change_networks(value: &mut Value, add: &[String], remove: &[String], names: &NamesById) -> Result<()> {
     if add.is_empty() && remove.is_empty() {
         return Ok(());
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn items_are_added_and_removed_one_by_one() {
+    fn adds_and_removes_single_items() {
         let mut env = json!(["A=1", "B=2"]);
         change_env(&mut env, &["A=3".into()], &["B".into()]);
         assert_eq!(env, json!(["A=3"]));

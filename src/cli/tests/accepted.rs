@@ -1,4 +1,4 @@
-//! Command lines of the docker client that weft accepts, for each group of commands.
+//! Tests of command lines of the docker client that weft accepts, for each group of commands.
 
 use super::parse_line;
 
@@ -58,7 +58,7 @@ fn accepts_service_create() {
         "service create --rollback-max-failure-ratio 0.1 --rollback-failure-action continue x",
         "service create --stop-grace-period 10s --stop-signal SIGINT --user 1:1 --workdir / --read-only --init x",
         "service create --network a --network name=b,alias=c --endpoint-mode dnsrr --hostname h --entrypoint sh x",
-        // The daemon refuses the host mode.
+        // The command line accepts the mode `host`, but the daemon refuses it.
         "service create --publish published=8080,target=80,protocol=udp,mode=host x",
         "service create -p 80 x",
         "service create -p 53:53/sctp x",
@@ -89,7 +89,7 @@ fn accepts_the_other_commands_of_service() {
 fn accepts_the_commands_of_network() {
     check(&[
         "network create --driver overlay --subnet 10.1.0.0/24 --gateway 10.1.0.1 --ip-range 10.1.0.128/25 app",
-        // The daemon refuses encryption.
+        // The command line accepts encryption, but the daemon refuses it.
         "network create --driver overlay --opt encrypted --internal --ipv6 --label a=b app",
         "network create --subnet 10.1.0.0/24,2001:db8::/64 --ipv6 app",
         "network ls",

@@ -1,4 +1,5 @@
-//! The command line as a whole: which command lines it accepts, and what it says about the others.
+//! Tests of the whole command line: which command lines it accepts, and which errors it prints for
+//! the others.
 
 mod accepted;
 mod unsupported;
@@ -9,13 +10,13 @@ use clap::{Arg, ArgAction, Command};
 
 use super::{Cli, for_each_name, output::ClosedPipe, parse, parser};
 
-/// Parses a line such as `node ls`, without the name of the program. Words have no quotes or spaces
-/// in them.
+/// Parses a line such as `node ls`, without the name of the program. The words must not contain
+/// quotes or spaces.
 fn parse_line(line: &str) -> Result<Cli, clap::Error> {
     parse(&["weft"].into_iter().chain(line.split_whitespace()).map(OsString::from).collect::<Vec<_>>())
 }
 
-/// Calls `check` for each command, with all words that lead to it.
+/// Calls `check` for each command, with the whole path of its words, such as `service create`.
 fn for_each_command(command: &Command, path: &str, check: &mut impl FnMut(&Command, &str)) {
     let path = format!("{path} {}", command.get_name());
     check(command, path.trim_start());
@@ -75,7 +76,7 @@ fn every_boolean_flag_has_the_form_of_the_docker_client() {
 }
 
 #[tokio::test]
-async fn an_error_does_not_stop_the_names_after_it_but_a_closed_pipe_does() {
+async fn continues_with_the_next_name_after_an_error_but_not_after_a_closed_pipe() {
     let names = ["a", "bad", "closed", "z"].map(str::to_owned);
     let check = async |names: &[String], expected_calls: usize, message: &str, is_closed_pipe: bool| {
         let calls = Cell::new(0);

@@ -1,5 +1,5 @@
-//! Command lines of the docker client that weft refuses, for each group of commands, and what the
-//! error says.
+//! Tests of command lines of the docker client that weft refuses, for each group of commands. They
+//! check the text of the error.
 
 use clap::{Arg, error::ErrorKind};
 
@@ -84,12 +84,13 @@ fn refuses_a_host_for_the_daemon() {
 
 #[test]
 fn nothing_is_both_unsupported_and_accepted() {
-    // A reason for an accepted command or flag has no effect: remove it.
+    // If this fails, a command or flag with a reason is accepted. The reason has no effect: remove
+    // it.
     let mut accepted = Vec::new();
     for_each_command(&built_parser(), "", &mut |command, path| {
         let path = path.trim_start_matches("weft").trim_start();
         if path.is_empty() {
-            // The flags of weft itself are accepted before the command only.
+            // The flags of weft itself are accepted only before the command.
             return;
         }
         accepted.push(path.to_owned());
