@@ -5,7 +5,7 @@ use std::io;
 
 use weft_model::TaskId;
 
-/// Why a task cannot have its resolver.
+/// Why the resolver of a task cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot use the resolver sockets of task {task}")]

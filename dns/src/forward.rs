@@ -1,10 +1,10 @@
 //! Questions about names that are not in the zone: upstream resolvers answer them.
 //!
-//! `server` calls [`Forwarder::query`]. A request is forwarded as it came, and the reply is
-//! returned as it came, so every record type, flag and TTL is preserved.
+//! `server` calls [`Forwarder::query`]. It forwards a request and returns the reply without
+//! changes, so every record type, flag and TTL is preserved.
 //!
-//! The sockets are opened in the network namespace of the process. This is the node's namespace and
-//! never a task's. A bounded number of questions is forwarded at the same time.
+//! The sockets are opened in the network namespace of the process. This is the node's namespace,
+//! never the namespace of a task. A bounded number of questions is forwarded at the same time.
 //!
 //! Equal questions that are waiting at the same time share one reply. This also ends a loop, in
 //! which an upstream resolver asks a task and that task asks this server: the second question joins
@@ -38,7 +38,7 @@ use crate::message::{MAX_UDP_OCTETS, Transport};
 const TIMEOUT: Duration = Duration::from_secs(4);
 /// How long one upstream resolver has to reply before the next one is asked too.
 const NEXT_UPSTREAM_AFTER: Duration = Duration::from_millis(800);
-/// How often each upstream resolver is asked: a datagram can be lost.
+/// How many times each upstream resolver is asked, because a datagram can be lost.
 const ATTEMPTS: usize = 2;
 /// Upstream resolvers that are used, as many as by the C library (resolv.conf(5)).
 const MAX_UPSTREAMS: usize = 3;
@@ -55,7 +55,7 @@ const REFUSED: u8 = 5;
 /// A reply without its id. `None` if no upstream resolver replied.
 type Reply = Option<Arc<[u8]>>;
 type PendingReply = Shared<BoxFuture<'static, Reply>>;
-/// By transport, and by the request without its id.
+/// The key of a pending question: the transport, and the request without its id.
 type PendingReplies = HashMap<(Transport, Vec<u8>), WeakShared<BoxFuture<'static, Reply>>>;
 
 /// The client of the upstream resolvers. Cheap to clone.

@@ -4,7 +4,7 @@
 //! The agent publishes a new [`Zone`] for each plan, and starts and stops the resolver of each
 //! task.
 //!
-//! This crate owns what a name means, and the sockets on which tasks ask. It must not enter a
+//! This crate owns the resolution of names and the use of the resolver sockets. It must not enter a
 //! namespace (the agent passes it the sockets), and it does not decide where packets go.
 //!
 //! Modules in reading order:

@@ -41,7 +41,7 @@ pub(crate) struct Question {
 #[derive(Debug, Clone)]
 pub(crate) enum Incoming {
     Question(Box<Question>),
-    /// A request that cannot be answered, and the reply that says why.
+    /// A request that cannot be answered, with the error reply for the client.
     Rejected(Vec<u8>),
     /// Not a request. It gets no reply: otherwise two servers could reply to each other endlessly.
     Ignored,
@@ -137,7 +137,7 @@ fn encode(mut reply: Message, request: &Message, transport: Transport) -> Option
         (Transport::Udp, None) => PLAIN_UDP_OCTETS,
     };
     let limit = usize::from(limit);
-    // Answers that can never fit are left out first: encoding more than 65,535 of them would fail.
+    // First leave out answers that cannot fit: encoding more than 65,535 answers would fail.
     reply.metadata.truncation = reply.answers.len() > limit / MIN_RECORD_OCTETS;
     reply.answers.truncate(limit / MIN_RECORD_OCTETS);
     loop {

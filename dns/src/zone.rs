@@ -129,8 +129,8 @@ impl NetworkNames {
         if !service.removing {
             self.add_forward_names(service);
         }
-        // The reverse names of a service that is being removed stay: its flows go on, and programs
-        // may look up the addresses of their peers.
+        // The reverse names of a service that is being removed stay, because its flows continue and
+        // programs may look up the addresses of their peers.
         if let Some(vip) = service.vip {
             self.add_reverse_name(vip, service.name.as_str());
         }

@@ -56,7 +56,7 @@ impl Attachment {
         }
     }
 
-    /// The attachment with the pin `name`. `None` if `name` is no name of a pin.
+    /// The attachment with the pin `name`. `None` if `name` is not the name of a pin.
     pub fn from_pin(name: &str) -> Option<Self> {
         if let Some(program) = SOCKET_PROGRAMS.into_iter().find(|program| *program == name) {
             return Some(Self::Cgroup(program));

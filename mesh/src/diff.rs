@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_union_of_both_key_sets_decides() {
+    fn covers_the_keys_of_both_sides() {
         let ops = diff_tables(&tables(&[(1, 1), (2, 2)], &[5, 6]), &tables(&[(2, 9), (3, 1)], &[6, 7]));
         assert_eq!(ops.own, [Op::Put(key(1), 1), Op::Put(key(2), 2), Op::Delete(key(3))]);
         assert_eq!(ops.counted_services, [Op::Put(5, ()), Op::Delete(7)]);

@@ -1,7 +1,7 @@
 //! The state of this machine that the plan cannot contain: links, addresses, routes and namespace
 //! cookies.
 //!
-//! The agent fills [`LocalFacts`] in from what the overlay reports; [`crate::desired`] reads it.
+//! The agent fills [`LocalFacts`] from the report of the overlay; [`crate::desired`] reads it.
 //! Pure data.
 
 use std::net::IpAddr;
@@ -22,12 +22,13 @@ pub struct LocalFacts {
     /// Every Ethernet link with a global address, except weft's own links. A link without Ethernet
     /// (WireGuard, tun, ppp) is left out, because the programs read Ethernet frames.
     pub uplinks: Vec<Uplink>,
-    /// Every address at which other machines can reach the node: those of the uplinks, of all other
-    /// links, and of `lo`.
+    /// Every address at which other machines can reach the node: the addresses of the uplinks, of
+    /// all other links, and of `lo`.
     pub addresses: Vec<IpAddr>,
-    /// The main routing table: where packets of tasks to the outside leave, and with which source
-    /// address. The node's own addresses need not be in it. Tasks cannot use a route by a link that
-    /// is no uplink, because no program could deliver the replies to them.
+    /// The routes of the main routing table. They select the link and the source address of packets
+    /// that tasks send to the outside. The node's own addresses need not be in it. A task cannot
+    /// use a route through a link that is not an uplink, because no program is attached there that
+    /// could deliver the replies.
     pub routes: Vec<HostRoute>,
     /// The links of this node's tasks.
     pub endpoints: Vec<LocalEndpoint>,

@@ -4,9 +4,9 @@
 //! The agent calls [`Mesh::reconcile`] after the overlay has made the links. The programs
 //! themselves are in `ebpf/`.
 //!
-//! This crate owns the life of the eBPF programs (load, attach, pin) and the contents of their
-//! maps. It must not create a link, an address or a namespace. Every function blocks: call it from
-//! a thread that may block and that is in the node's network namespace.
+//! This crate owns the life cycle of the eBPF programs (load, attach, pin) and the contents of
+//! their maps. It must not create a link, an address or a namespace. Every function blocks: call it
+//! from a thread that may block and that is in the node's network namespace.
 //!
 //! Modules in reading order. The crate `weft-overlay` has the same ones, except those marked with
 //! *:
@@ -23,8 +23,8 @@
 //! - `reconcile`: reads, compares and applies, in an order that is safe for traffic;
 //! - `mesh`: the handle that the agent holds.
 //!
-//! Invariant: the data plane serves without this crate. Maps and attachments are pinned, so they
-//! survive the daemon, and the next daemon adopts them.
+//! Invariant: the data plane works while no daemon is running. Maps and attachments are pinned, so
+//! they survive the daemon, and the next daemon adopts them.
 
 pub mod facts;
 pub mod tables;

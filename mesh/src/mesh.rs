@@ -34,7 +34,7 @@ impl Mesh {
     /// `pin_dir`, if they have the same layout. `pin_dir` is a directory on a BPF file system, for
     /// example `/sys/fs/bpf/weft/<node>`.
     ///
-    /// Attaches nothing: the programs of the earlier daemon serve until the first
+    /// Attaches nothing: the programs of the earlier daemon stay attached until the first
     /// [`Self::reconcile`] replaces them.
     ///
     /// # Errors
@@ -57,10 +57,11 @@ impl Mesh {
     ///
     /// # Errors
     ///
-    /// The first step that the kernel refuses. The next call continues from what the kernel holds
-    /// then.
+    /// The error of the first step that the kernel refuses. The next call continues from the state
+    /// that the kernel has then.
     pub fn reconcile(&mut self, plan: &NodePlan, facts: &LocalFacts) -> Result<Report, Error> {
-        // First: if this fails, nothing is deleted, and the next report still has what is gone.
+        // Log before the reconcile: if this fails, no entry is deleted, so the next report still
+        // lists the addresses that are gone.
         self.log_drops()?;
         reconcile::reconcile(&mut self.kernel, plan, facts)
     }
@@ -71,7 +72,7 @@ impl Mesh {
     ///
     /// # Errors
     ///
-    /// [`Error::Teardown`] with every operation that failed. The others were carried out.
+    /// [`Error::Teardown`] with every operation that failed. All other operations were done.
     pub fn teardown(pin_dir: &Path) -> Result<(), Error> {
         let errors = kernel::teardown(pin_dir);
         if errors.is_empty() { Ok(()) } else { Err(Error::Teardown(errors)) }

@@ -25,7 +25,7 @@ use crate::{
     tables::ip,
 };
 
-/// What a reconcile did.
+/// The result of a reconcile: what it changed, and what it found missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Map entries that were written or deleted.
@@ -34,15 +34,15 @@ pub struct Report {
     pub attached: usize,
     /// Programs that were detached.
     pub detached: usize,
-    /// Indexes of links that the facts name and that do not exist any more.
+    /// Indexes of links that are in the facts but do not exist any more.
     pub vanished: Vec<u32>,
-    /// Addresses of tasks that are in no plan any more, by VNI. The caller passes them to
+    /// Addresses of tasks that are not in the plan any more, by VNI. The caller passes them to
     /// [`crate::close_connections`] in the namespaces of the tasks of that network.
     pub gone: BTreeMap<u32, BTreeSet<IpAddr>>,
 }
 
 impl Report {
-    /// Whether the kernel's state was the desired one already.
+    /// Whether the kernel already had the desired state.
     pub fn is_unchanged(&self) -> bool {
         self.changed == 0 && self.attached == 0 && self.detached == 0
     }

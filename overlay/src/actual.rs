@@ -1,7 +1,7 @@
 //! What the kernel holds, in weft's own types. The counterpart of [`crate::desired`].
 //!
 //! `kernel` fills these values from netlink dumps and `/proc/sys`; [`crate::diff`],
-//! [`crate::facts`] and `endpoint` read them. Pure data: nothing here decides what is right.
+//! [`crate::facts`] and `endpoint` read them. Pure data: this module decides nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ pub struct ActualNetns {
     pub links: BTreeMap<String, ActualLink>,
     /// The unicast routes of the main table.
     pub routes: Vec<ActualRoute>,
-    /// The sysctls that were asked for and exist, by their path below `/proc/sys`.
+    /// The requested sysctls that exist, by their path below `/proc/sys`.
     pub sysctls: BTreeMap<String, String>,
 }
 

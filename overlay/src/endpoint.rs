@@ -1,4 +1,4 @@
-//! The links by which the tasks of this node can be reached. Pure.
+//! The links through which the tasks of this node can be reached. Pure.
 //!
 //! `reconcile` computes them after each pass; the agent gives them to the mesh. A link that was
 //! never configured completely is no endpoint, so that no traffic reaches a task too early.
@@ -30,9 +30,9 @@ pub struct Endpoint {
 /// Computes the endpoints of a node whose namespace holds `node`. `cookies` has the namespace
 /// cookies of the tasks whose links are configured.
 ///
-/// A task that is not in `cookies` keeps those of its endpoints in `previous` that have not
-/// changed. So a task whose links cannot be read or repaired for a moment keeps its traffic as long
-/// as its host sides exist.
+/// A task that is not in `cookies` keeps its endpoints in `previous` that have not changed. So a
+/// task whose links cannot be read or repaired for a moment keeps its traffic as long as its host
+/// sides exist.
 pub(crate) fn endpoints(
     desired: &Desired,
     node: &ActualNetns,

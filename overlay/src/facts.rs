@@ -25,7 +25,7 @@ pub struct NodeFacts {
     /// The destinations of the node's routes except the default routes, sorted. No network of the
     /// cluster may overlap them.
     pub routes: Vec<IpNetwork>,
-    /// The routes by which packets to the outside leave, default routes included. If several routes
+    /// The routes for packets to the outside, including the default routes. If several routes
     /// have the same destination, only the preferred one is listed.
     pub egress_routes: Vec<EgressRoute>,
     /// `SO_NETNS_COOKIE` of the node's network namespace.
@@ -42,7 +42,7 @@ pub struct EgressRoute {
     pub source: IpAddr,
 }
 
-/// A link by which other machines reach the node.
+/// A link through which other machines reach the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
     pub ifindex: u32,
@@ -99,7 +99,8 @@ fn egress_routes(node: &ActualNetns, uplinks: &[Uplink]) -> Vec<EgressRoute> {
     preferred.into_values().map(|(_, route)| route).collect()
 }
 
-/// Every link has routes to these addresses, so they do not say where packets to the outside leave.
+/// Every link has routes to these addresses, so these routes do not show which link leads to the
+/// outside.
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback() || v4.is_multicast(),

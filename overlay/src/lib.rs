@@ -4,9 +4,9 @@
 //! The agent calls [`Overlay::reconcile`] when the plan or the links of the node change. The mesh
 //! attaches its programs to the links that this crate makes.
 //!
-//! This crate owns what routing netlink describes, and network namespaces. It must not decide where
-//! a packet goes: that is the mesh's job. It needs no bridge, no netfilter rule and no
-//! `ip_forward`.
+//! This crate owns links, addresses, routes and their sysctls, and how code enters a network
+//! namespace. It must not decide where a packet goes: that is the mesh's job. It needs no bridge,
+//! no netfilter rule and no `ip_forward`.
 //!
 //! Modules in reading order. The crate `weft-mesh` has the same ones, except those marked with *:
 //!
@@ -15,7 +15,7 @@
 //! - [`actual`]: what the kernel holds (pure data);
 //! - [`diff`]: the operations that turn `actual` into `desired` (pure);
 //! - [`facts`]: the node's uplinks, addresses and routes, for other layers (pure);
-//! - `endpoint`*: the links by which tasks can be reached (pure);
+//! - `endpoint`*: the links through which tasks can be reached (pure);
 //! - `error`: the one error type, with hints for the operator;
 //! - `kernel`: netlink, sysctls and namespaces; the only code that makes system calls;
 //! - `reconcile`: reads, compares and applies until nothing is left to do;

@@ -29,7 +29,7 @@ use crate::{
     reconcile::{self, Faults, Pass},
 };
 
-/// MTU of the links that [`Overlay::check`] creates, in octets. Any valid value would do.
+/// MTU of the links that [`Overlay::check`] creates, in octets. Any valid value works.
 const PROBE_MTU: u32 = 1280;
 
 /// The links after a reconcile.
@@ -41,8 +41,8 @@ pub struct OverlayState {
     /// Every link of every task, sorted by task id and then in the order of the task's links.
     pub endpoints: Vec<Endpoint>,
     pub facts: NodeFacts,
-    /// The tasks whose links could not be read or configured. Of their endpoints, only those remain
-    /// that were configured before and whose links are still the same.
+    /// The tasks whose links could not be read or configured. Such a task keeps only the endpoints
+    /// that were configured before and whose links have not changed.
     pub faults: BTreeMap<TaskId, Error>,
 }
 
@@ -52,7 +52,7 @@ pub struct Overlay(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// The endpoints of the last reconcile. An operation that changes links holds the lock.
+    /// The endpoints of the last reconcile. Every operation that changes links holds this lock.
     endpoints: Mutex<Vec<Endpoint>>,
     changed: watch::Receiver<u64>,
     follower: JoinHandle<()>,
@@ -104,15 +104,15 @@ impl Overlay {
         netlink.delete_link(name::PROBE).await
     }
 
-    /// Changes when the node's links, addresses or routes may have changed, whatever changed them.
-    /// The agent must reconcile then.
+    /// The value changes when the node's links, addresses or routes may have changed, no matter
+    /// which program changed them. Then the agent must reconcile.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.clone()
     }
 
-    /// Configures the links of `plan` for those of its tasks that have a sandbox (the path of a
-    /// network namespace). Idempotent: it creates, repairs, adopts and removes by comparing the
-    /// whole plan with the whole state of the kernel.
+    /// Configures the links for the tasks of `plan` that have a sandbox (the path of a network
+    /// namespace). Idempotent: it creates, repairs, adopts and removes by comparing the whole plan
+    /// with the whole state of the kernel.
     ///
     /// A task whose links cannot be configured is a fault in the result, and does not delay the
     /// other tasks.
@@ -136,7 +136,7 @@ impl Overlay {
     ///
     /// # Errors
     ///
-    /// [`Error::Teardown`] with every operation that failed. The others were carried out.
+    /// [`Error::Teardown`] with every operation that failed. All other operations were done.
     pub async fn teardown(&self) -> Result<(), Error> {
         let mut endpoints = self.0.endpoints.lock().await;
         endpoints.clear();
@@ -173,7 +173,10 @@ async fn follow(mut watch: Watch, changed: watch::Sender<u64>) {
         match watch.changed().await {
             Ok(()) => changed.send_modify(|count| *count += 1),
             Err(error) => {
-                warn!(error = error_chain(&error), "link changes are only repaired by the full resync from now on");
+                warn!(
+                    error = error_chain(&error),
+                    "cannot follow link changes: from now on only the full resync repairs them"
+                );
                 return;
             }
         }

@@ -1,11 +1,11 @@
 //! Reads the kernel's state, compares it with the plan, and applies the difference, until nothing
 //! is left to do.
 //!
-//! `overlay` calls [`reconcile`], one call at a time. What can fail for one task fails for that
-//! task only: it becomes a fault of the task, and the other tasks are served. This module does not
-//! decide what is desired or different: `desired` and `diff` do.
+//! `overlay` calls [`reconcile`], one call at a time. If an operation fails for one task, the
+//! failure is recorded as a fault of that task, and the other tasks are still configured. This
+//! module does not decide what is desired or different: `desired` and `diff` do.
 //!
-//! Each sandbox is read and changed on a thread of its own, a bounded number of them at a time.
+//! Each sandbox is read and changed on its own thread. The number of these threads is bounded.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,15 +26,16 @@ use crate::{
 
 /// Sandboxes that are read or changed at the same time. Each of them needs a thread.
 const MAX_CONCURRENT_SANDBOXES: usize = 8;
-/// Passes of one reconcile. The first pass does the work. The second repairs what the first removed
-/// with it, for example the routes that the kernel removes together with an address. The third
-/// finds nothing to do. If a fourth one does, another program reverts weft's changes.
+/// Passes of one reconcile. The first pass does the work. The second pass repairs the side effects
+/// of the first one: for example, the kernel removes routes together with an address. The third
+/// pass finds nothing to do. The last pass only reads. If it still finds something to change,
+/// another program reverts weft's changes.
 const MAX_PASSES: usize = 4;
 
 /// The tasks whose links could not be read or configured, and why.
 pub(crate) type Faults = BTreeMap<TaskId, Error>;
 
-/// The kernel's state as it was read last, and what was desired then.
+/// The last state that was read from the kernel, and the desired state at that time.
 #[derive(Debug)]
 pub(crate) struct Pass {
     pub(crate) desired: Desired,
@@ -43,7 +44,7 @@ pub(crate) struct Pass {
 }
 
 /// Configures the links of `plan` for the tasks that have a sandbox. Returns the last pass, and the
-/// tasks that could not be served.
+/// tasks that could not be configured.
 ///
 /// # Errors
 ///

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// How many connections are opened to each address, or more until one reaches the task to be
 /// killed.
 const MIN_CONNECTIONS: usize = 6;
-/// With so many connections each task is reached.
+/// So many connections that every task answers at least one of them.
 const MAX_CONNECTIONS: usize = 60;
 
 /// Both VIPs of a service, as its name resolves in a task on a network with IPv6.
@@ -48,7 +48,7 @@ impl KeepAlive {
         Ok(Self { from: format!("{from} to {addr}"), stream, task })
     }
 
-    /// Reads without a request before it. An error when the connection is reset.
+    /// Reads data without sending a request first. Returns an error when the connection is reset.
     fn read(&mut self, timeout: Duration) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
         self.stream.read(&mut [0; 64])
@@ -144,8 +144,8 @@ pub(crate) fn connections_to_a_killed_task_are_reset_and_others_continue(lab: &L
     Ok(())
 }
 
-/// Connected UDP sockets of the client to every address. At each address some of them reach this
-/// task.
+/// Connected UDP sockets of the client to every address. At each address some of the sockets reach
+/// this task.
 fn connected_datagrams(lab: &Lab, victim: &Task) -> Result<Vec<(SocketAddr, UdpSocket)>> {
     let mut sockets = Vec::new();
     for addr in lab.published(9095) {
@@ -174,8 +174,8 @@ fn echo_once(socket: &UdpSocket) -> io::Result<()> {
     if &answer[..length] == b"hello" { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// One direction of a connection, or a connection to an echo server: what is written to one end is
-/// read at the other.
+/// One direction of a connection, or a connection to an echo server: data that is written to one
+/// end is read at the other end.
 struct Pipe {
     name: String,
     write: TcpStream,

@@ -123,7 +123,7 @@ pub(crate) fn changed_links_are_repaired(lab: &Lab) -> Result<()> {
     let node = follower(lab)?;
     let tasks = lab.wait_running("n1", "whoami", 3)?;
     lab.kill_daemon(&node)?;
-    // While the daemon is down, someone deletes the tunnel device.
+    // Delete the tunnel device while the daemon is down.
     let links = lab.exec_ok(&node, &["ip", "-oneline", "link", "show", "type", "vxlan"])?;
     let tunnel = links
         .split(": ")
@@ -205,7 +205,7 @@ pub(crate) fn tasks_of_a_lost_node_are_replaced_and_get_no_traffic(lab: &Lab) ->
     }
     let statuses = lab.node_statuses(&via)?;
     ensure!(statuses.contains(&(failed.clone(), "down".to_owned())), "{statuses:?}");
-    // The node returns. Its old tasks do not.
+    // The node returns, but its old tasks do not run again.
     lab.set_cable(&failed, Cable::Plugged)?;
     lab.start(&failed)?;
     lab.wait_ready(&via, 3)?;

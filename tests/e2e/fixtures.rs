@@ -19,7 +19,7 @@ pub(crate) const WHOAMI: &str = "weft/whoami";
 pub(crate) const HTTP: u16 = 80;
 /// The time in which the mesh and the names must follow a change.
 pub(crate) const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
-/// What has not arrived after this time counts as dropped.
+/// A packet that has not arrived after this time counts as dropped.
 pub(crate) const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) fn network(lab: &Lab, name: &str, flags: &[&str]) -> Result<()> {
@@ -39,8 +39,8 @@ pub(crate) fn service(lab: &Lab, name: &str, replicas: usize, flags: &[&str], im
     lab.wait_running("n1", name, replicas)
 }
 
-/// Creates a service of one idle task with the machine's tools in it, to ask from. Returns the
-/// task.
+/// Creates a service with one idle probe task that contains the machine's tools. Tests send
+/// requests from it. Returns the task.
 pub(crate) fn probe(lab: &Lab, name: &str, networks: &[&str]) -> Result<Task> {
     let flags: Vec<&str> = networks.iter().flat_map(|network| ["--network", *network]).collect();
     only(service(lab, name, 1, &flags, &[tools(lab), "sleep", "infinity"])?)
@@ -62,8 +62,8 @@ pub(crate) fn tools(lab: &Lab) -> &'static str {
     }
 }
 
-/// An image that no node has, and that no node can pull. No registry outside of the machine is
-/// asked.
+/// An image that no node has, and that no node can pull. The test contacts no registry outside of
+/// the machine.
 pub(crate) fn missing_image(lab: &Lab) -> &'static str {
     match lab.options().runtime {
         Runtime::Process => "weft/no-such-image",
@@ -181,7 +181,7 @@ pub(crate) fn in_parallel<T: Sync>(all: &[T], action: impl Fn(&T) + Sync) {
     });
 }
 
-/// What is left of [`FOLLOW_TIMEOUT`] since an event.
+/// The part of [`FOLLOW_TIMEOUT`] that remains since an event.
 pub(crate) fn time_left(event: Instant) -> Duration {
     FOLLOW_TIMEOUT.saturating_sub(event.elapsed())
 }

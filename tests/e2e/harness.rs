@@ -88,7 +88,8 @@ pub(crate) fn run(groups: Vec<Group>) -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    // Otherwise what a killed run left behind would count as left behind by this run.
+    // Remove the lab of a killed run first. Otherwise the check after the tests would report its
+    // remains as remains of this run.
     if !arguments.list
         && let Err(error) = Lab::remove_previous()
     {

@@ -1,5 +1,6 @@
-//! Isolation of networks: a task that is not on a network reaches nothing of it, neither by name,
-//! nor by address, nor with forged packets. Tasks do not reach the ports of the nodes either.
+//! Isolation of networks: a task cannot reach the tasks and services of a network that it is not
+//! on, neither by name, nor by address, nor with forged packets. Tasks cannot reach the ports of
+//! the nodes either.
 
 use std::{
     io,
@@ -24,7 +25,7 @@ const SUBNET: &str = "10.99.0.0/24";
 const LISTEN_PORT: u16 = 9999;
 /// The TCP port on which managers listen.
 const CONTROL_PORT: u16 = 2377;
-/// The time in which a packet that must arrive arrives.
+/// The time limit for the arrival of a packet.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) fn group() -> Group {
@@ -199,8 +200,8 @@ pub(crate) fn tasks_cannot_reach_the_tunnel_port(lab: &Lab) -> Result<()> {
             let sniffer = lab.within(&node, || packets::Sniffer::new(addr))??;
             let send = |port| UdpSocket::bind((any_like(addr), 0))?.send_to(PAYLOAD, (addr, port));
             let (tunnel, next) = (packets::VXLAN_PORT, NEXT_TO_TUNNEL);
-            // Datagrams of the client to the tunnel's port arrive: the sniffer would see those of a
-            // task.
+            // First show that the sniffer works: it sees the client's datagrams to the tunnel's
+            // port, so it would also see those of a task.
             lab.within(CLIENT, || send(tunnel).and(send(next)))??;
             let found =
                 sniffer.ports_until(next, PAYLOAD, ARRIVAL_TIMEOUT).with_context(|| format!("{CLIENT} to {addr}"))?;

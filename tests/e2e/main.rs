@@ -1,5 +1,6 @@
-//! End-to-end tests: the real binary in real network namespaces, used as a user uses it. Each file
-//! has a group of tests about one subject, and the name of each test says what weft promises.
+//! End-to-end tests: the tests run the real binary in real network namespaces and control it only
+//! as a user can. Each file has a group of tests about one subject, and the name of each test is a
+//! property that weft guarantees.
 //!
 //! The tests of a group share a running cluster ([`harness`]) and run one after the other. The last
 //! test of each group checks that nothing of its lab is left. They need root.

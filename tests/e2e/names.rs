@@ -49,7 +49,7 @@ pub(crate) fn setup(lab: &Lab) -> Result<()> {
     setup_ipv6(lab)
 }
 
-/// A second network, with IPv6, and a task on both networks to ask from.
+/// A second network, with IPv6, and a probe task on both networks that sends the requests.
 pub(crate) fn setup_ipv6(lab: &Lab) -> Result<()> {
     network(lab, "six", &["--ipv6"])?;
     service(lab, "dual", 2, &["--network", "six"], &[WHOAMI])?;
@@ -103,7 +103,7 @@ pub(crate) fn a_vip_answers_ping(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// With sockets that are not connected.
+/// Uses sockets that are not connected.
 pub(crate) fn datagrams_to_a_vip_are_answered_from_its_address(lab: &Lab) -> Result<()> {
     let probe = task_of(lab, "probe")?;
     for vip in dual_vips(lab, &probe)? {

@@ -85,7 +85,7 @@ pub(crate) fn scaling_down_fails_no_request(lab: &Lab) -> Result<()> {
     prepare(lab, 5)?;
     let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
     let addrs = lab.published(mesh::PORT);
-    // More requests than there are tasks, so that tasks which are stopped have some of them.
+    // More requests than tasks, so that also the tasks that will be stopped have open requests.
     let slow = thread::scope(|scope| -> Result<Vec<http::Reply>> {
         let requests: Vec<_> = (0..12)
             .map(|n| {

@@ -1,4 +1,4 @@
-//! Running cargo, and where it puts what it builds.
+//! Runs cargo, and finds the programs that it builds.
 
 use std::{
     env,

@@ -18,7 +18,7 @@ pub(crate) fn run() -> Result<()> {
     outcome.report()
 }
 
-/// Format, tidy, lints and documentation. What fails fastest comes first.
+/// Format, tidy, lints and documentation. The fastest steps come first.
 pub(crate) fn static_checks(ui: &Ui, outcome: &mut Outcome) {
     outcome.check(ui, "format", |step| step.run(&mut cargo::command(&["fmt", "--all", "--check"])));
     outcome.check(ui, "tidy", |_| tidy::run());
@@ -33,7 +33,7 @@ pub(crate) fn static_checks(ui: &Ui, outcome: &mut Outcome) {
 }
 
 pub(crate) fn unit_tests() -> Command {
-    // Every target but the end-to-end tests.
+    // Every target except the end-to-end tests.
     cargo::command(&["test", "--locked", "--workspace", "--lib", "--bins", "--no-fail-fast"])
 }
 

@@ -1,8 +1,8 @@
 //! `demo`: shows what weft does, in one command on a bare machine.
 //!
 //! It prepares the machine, runs [`crate::story`] in a second process, and removes the lab when
-//! that process has ended, failed, or was interrupted. Two processes, because the story must not
-//! change the lab any more while it is removed ([`crate::interrupt`]).
+//! that process has ended, failed, or was interrupted. Two processes are needed, because the story
+//! must not change the lab while the lab is removed ([`crate::interrupt`]).
 
 use std::{
     env,
@@ -82,13 +82,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         End::Exited(_) => {}
     }
     if !options.keep {
-        println!("The demo took {:.0} s, and nothing of it is left.", started.elapsed().as_secs_f64());
+        println!("The demo took {:.0} s. Its lab is removed.", started.elapsed().as_secs_f64());
         println!("`cargo xtask demo --keep` leaves the cluster up, to try things out.");
     }
     Ok(())
 }
 
-/// A lab that a user has up is not removed without the user's consent.
+/// Fails when a lab of a user is up: the demo removes such a lab only with `--replace`.
 fn check_not_in_use(options: &Options) -> Result<()> {
     let nodes = Lab::in_use();
     if options.replace || nodes.is_empty() {

@@ -1,8 +1,8 @@
 //! Runs a program so that an interruption leaves nothing behind: a signal kills the program and all
 //! processes of its group, and the caller cleans up after both ends.
 //!
-//! The demo runs its story in a process of its own for this reason: once that process is killed,
-//! nothing changes the lab any more while it is removed.
+//! For this reason the demo runs its story in a separate process: when that process is killed, no
+//! code changes the lab while it is removed.
 //!
 //! Threads: one waits for signals, one for the end of the program.
 
@@ -56,7 +56,7 @@ impl SignalWatch {
         let mut signals = Signals::new(signals).context("cannot catch signals")?;
         let signal_sender = sender.clone();
         thread::spawn(move || {
-            // Only the first: the receiver may be gone after that.
+            // Send only the first signal: the receiver may be dropped after that.
             if signals.forever().next().is_some() {
                 drop(signal_sender.send(Event::Interrupted));
             }
@@ -78,7 +78,7 @@ impl SignalWatch {
             Event::Exited(status) => End::Exited(status.context("cannot wait for the program")?),
             Event::Interrupted => {
                 match kill_process_group(group, Signal::KILL) {
-                    // Without the group, it exited just before.
+                    // If the group does not exist, the program has exited just before.
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(error) => return Err(error).context("cannot kill the interrupted program"),
                 }

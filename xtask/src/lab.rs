@@ -1,4 +1,5 @@
-//! `lab up|down|exec|status`: a cluster in network namespaces, for a user to try things out.
+//! `lab up|down|exec|status`: creates, shows and removes a cluster in network namespaces, in which
+//! a user can try commands.
 
 use std::{
     env,
@@ -98,7 +99,8 @@ fn up(options: &UpOptions) -> Result<()> {
         init: options.init,
         weft,
     };
-    // Released when this command ends: a lab that is up is marked as in use instead.
+    // The lock is released when this command ends. From then on a mark in the lab says that it is
+    // in use.
     let _lock = Lab::lock()?;
     let lab = ui.step(&format!("start {} nodes and a client", options.nodes), |_| Lab::up(lab_options))?;
     lab.mark_in_use()?;

@@ -1,4 +1,5 @@
-//! The machine that this runs on: whether this process is root, and which programs are installed.
+//! Finds out whether this process is root and which programs are installed, and restarts the
+//! process as root. It never installs a program: `setup` and `apt` do.
 
 use std::{env, ffi::OsStr, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
@@ -26,8 +27,8 @@ pub(crate) fn missing(tools: &[Tool]) -> Vec<Tool> {
     tools.iter().filter(|tool| find(tool.program).is_none()).copied().collect()
 }
 
-/// Replaces this process by itself under sudo, with these arguments. Returns `Ok` when this process
-/// is root already.
+/// Restarts this program under sudo, with these arguments, in place of this process. Returns `Ok`
+/// when this process is root already.
 ///
 /// # Errors
 /// When the machine has no sudo, or sudo cannot be run.

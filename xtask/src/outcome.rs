@@ -1,5 +1,5 @@
-//! Runs the steps of `check` and `test`, counts what passed, failed or was skipped, and reports it
-//! at the end. A step that fails does not stop the steps after it.
+//! Runs the steps of `check` and `test`, counts those that passed, failed or were skipped, and
+//! reports the counts at the end. A step that fails does not stop the steps after it.
 
 use std::process::Command;
 
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn skipped_steps_are_counted_apart() {
+    fn skipped_steps_are_counted_separately() {
         let mut outcome = Outcome { passed: 7, ..Outcome::default() };
         assert_eq!(outcome.counts(), "7 passed, 0 failed");
         outcome.skip("a step", "no such tool".to_owned());

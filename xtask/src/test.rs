@@ -1,6 +1,6 @@
 //! `test`: everything that CI runs, or the tests that a filter selects.
 //!
-//! It installs what is missing, and no more than the selected tests need: the lab's programs only
+//! It installs only missing programs that the selected tests need: the lab's programs only
 //! for end-to-end tests, and a container engine only for docker tests. Unit tests need no root.
 
 use std::{

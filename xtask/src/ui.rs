@@ -1,6 +1,6 @@
-//! Shows progress: the name of each step and how long it took. On a terminal a running step has a
-//! spinner; elsewhere each step is two lines. The output of a step's programs is shown only when
-//! one fails.
+//! Shows the progress of every task: the name of each step and how long it took. On a terminal a
+//! running step has a spinner; elsewhere each step is two lines. The output of a step's programs is
+//! shown only when one fails.
 
 use std::{
     io::{BufRead, BufReader, IsTerminal, Read},
@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// The time between two frames of the spinner.
 const TICK: Duration = Duration::from_millis(100);
-/// How many characters of a program's last line are beside the spinner.
+/// How many characters of a program's last line are shown beside the spinner.
 const LAST_LINE_CHARS: usize = 60;
 
 #[derive(Debug)]

@@ -105,13 +105,14 @@ fn rotated<T>(items: &[T], rotation: usize) -> impl Iterator<Item = &T> {
 }
 
 /// The address of a name below in-addr.arpa or ip6.arpa (RFC 1035, section 3.5; RFC 3596, section
-/// 2.5). `None` if the name is not that of a single address.
+/// 2.5). `None` if the name is not the reverse name of a single address.
 fn address_of_reverse_name(name: &Name) -> Option<IpAddr> {
     let network = name.parse_arpa_name().ok()?;
     (network.prefix_len() == network.max_prefix_len()).then(|| network.addr())
 }
 
-/// Converts a name into the form of the zone. `None` if it has an octet that no name of a zone has.
+/// Converts a name into the form of the zone. `None` if it contains an octet that names of a zone
+/// cannot contain.
 fn zone_name(name: &Name) -> Option<String> {
     let mut text = String::with_capacity(name.len());
     for label in name {
@@ -129,8 +130,8 @@ fn zone_name(name: &Name) -> Option<String> {
 }
 
 fn dns_name(name: &str) -> Answer {
-    // This cannot fail: the names of services, tasks and networks are validated when they are
-    // created, and an alias is never the name of an address.
+    // This does not fail, because the names of services, tasks and networks are validated when they
+    // are created, and an alias is never the name of an address.
     Name::from_labels(name.split('.').map(str::as_bytes)).map_or(Answer::NoData, Answer::Name)
 }
 

@@ -2,9 +2,9 @@
 //!
 //! The agent calls [`Server::start`] and [`Server::stop`]. Each task has one loop for datagrams and
 //! one for connections. A loop answers from the zone at once. Only forwarded questions and
-//! connections wait, in a bounded number of tokio tasks. So nothing that a task does can use up the
-//! daemon's memory or file descriptors. hickory's own server loops have no such bounds: they start
-//! a tokio task for every datagram and keep every connection.
+//! connections wait, in a bounded number of tokio tasks. So a task cannot exhaust the daemon's
+//! memory or file descriptors. hickory's own server loops have no such bounds: they start a tokio
+//! task for every datagram and keep every connection.
 //!
 //! Cancel-safety: dropping a loop drops the questions that wait in it. The client asks again.
 
@@ -59,7 +59,7 @@ pub struct Sockets {
 ///
 /// # Errors
 ///
-/// Those of bind(2), for example if the task has a resolver of its own on that address.
+/// The errors of bind(2), for example if the task runs its own resolver on that address.
 pub fn open_sockets() -> io::Result<Sockets> {
     Ok(Sockets { udp: std::net::UdpSocket::bind(ADDRESS)?, tcp: std::net::TcpListener::bind(ADDRESS)? })
 }
@@ -82,12 +82,12 @@ impl Drop for Inner {
     }
 }
 
-/// What the loops of one task share.
+/// The data that the loops of one task share.
 #[derive(Debug)]
 struct Resolver {
     zone: ZoneHandle,
     forwarder: Forwarder,
-    /// The networks of the task. The first one that has a name answers.
+    /// The networks of the task. The resolver looks a name up on them in this order.
     networks: Vec<NetworkId>,
     rotation: AtomicUsize,
     forwarded: Semaphore,
@@ -100,7 +100,7 @@ impl Server {
         Self(Arc::new(Inner { zone, forwarder: Forwarder::new(upstreams), tasks: Mutex::default() }))
     }
 
-    /// Starts to answer a task that is on `networks`. Replaces the sockets that the task had
+    /// Starts the resolver of a task that is on `networks`. Replaces the sockets that the task had
     /// before.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl Server {
         Ok(())
     }
 
-    /// Stops answering a task. A task without a resolver is no error.
+    /// Stops the resolver of a task. A task without a resolver is not an error.
     pub fn stop(&self, task: &TaskId) {
         let stopped = self.tasks().remove(task);
         stopped.iter().flatten().for_each(AbortHandle::abort);

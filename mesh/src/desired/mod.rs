@@ -187,8 +187,8 @@ fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
     }
 }
 
-/// The node's address in the cluster if it is of the family; otherwise an address of the same link;
-/// otherwise any address.
+/// Returns the node's cluster address if it belongs to the family. Otherwise returns an address of
+/// the same link, or, if there is none, any address of the family.
 fn advertised_addr(cluster_addr: IpAddr, facts: &LocalFacts, is_family: fn(&IpAddr) -> bool) -> Addr {
     if is_family(&cluster_addr) {
         return addr(cluster_addr);
@@ -206,7 +206,7 @@ fn add_routes(facts: &LocalFacts, tables: &mut Tables) {
         let value = if facts.uplinks.iter().any(|uplink| uplink.ifindex == route.ifindex) {
             Route { source: addr(route.source), ifindex: route.ifindex }
         } else if route.destination.prefix() == 0 {
-            // Without any entry a packet has no route either.
+            // No entry is needed: a packet without an entry has no route either.
             continue;
         } else {
             unreachable_route(route.destination)
@@ -227,7 +227,7 @@ fn add_own_addresses(facts: &LocalFacts, tables: &mut Tables) {
 
 /// A route that no packet can use, because its source address is of the other family. It must
 /// exist: without it, a less specific route would match, and packets for a private link would leave
-/// by a public one.
+/// through a public one.
 fn unreachable_route(destination: IpNetwork) -> Route {
     let other_family = if destination.is_ipv4() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     Route { source: addr(other_family), ifindex: 0 }

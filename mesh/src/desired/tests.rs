@@ -276,7 +276,7 @@ fn only_other_nodes_are_trusted_tunnel_endpoints() {
 }
 
 #[test]
-fn addresses_of_links_that_are_no_uplinks_are_the_nodes_own_too() {
+fn addresses_of_other_links_also_belong_to_the_node() {
     let facts = LocalFacts { addresses: vec!["198.51.100.7".parse().expect("an address")], ..facts() };
     let tables = tables_of(&plan(), &facts);
     for own in ["192.0.2.1", "2001:db8::1", "198.51.100.7"] {
@@ -286,7 +286,7 @@ fn addresses_of_links_that_are_no_uplinks_are_the_nodes_own_too() {
 }
 
 #[test]
-fn a_route_by_a_link_without_ethernet_is_unreachable() {
+fn a_route_through_a_link_without_ethernet_is_unreachable() {
     let route = |destination: &str, source: &str| HostRoute {
         destination: destination.parse().expect("a network"),
         ifindex: 7,

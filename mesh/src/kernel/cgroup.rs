@@ -1,5 +1,6 @@
-//! The root of the cgroup2 hierarchy. The kernel runs the programs that are attached there for the
-//! sockets of every process on the machine.
+//! The root of the cgroup2 hierarchy, to which `programs` attaches the programs for sockets. The
+//! kernel runs the programs that are attached there for the sockets of every process on the
+//! machine.
 
 use std::{
     ffi::OsString,

@@ -1,4 +1,5 @@
 //! The maps with the types of their keys and values, and the order in which their entries change.
+//! `kernel` calls it. It does not decide which entries must exist: `diff` does.
 //!
 //! Invariant: an entry never refers to an entry that does not exist. So entries are inserted before
 //! those that refer to them, and deleted in the opposite order, after all insertions.
@@ -61,7 +62,7 @@ trait Entries<K, V> {
         Ok(())
     }
 
-    /// Deletes entries. An entry that does not exist is no error.
+    /// Deletes entries. An entry that does not exist is not an error.
     fn delete(&mut self, ops: &[Op<K, V>]) -> Result<(), Error> {
         for op in ops {
             let Op::Delete(key) = op else { continue };

@@ -7,7 +7,7 @@
 //! - `cgroup`: the root of the cgroup2 hierarchy;
 //! - `maps`: the maps, and the order in which their entries change;
 //! - `programs`: the programs, and their attachments to links and to the cgroup;
-//! - `sockets`: closing connections to tasks that are gone.
+//! - `sockets`: closes connections to tasks that do not exist any more.
 
 mod pins;
 mod cgroup;
@@ -91,8 +91,8 @@ pub(crate) fn missing_mounts() -> Vec<Error> {
     [pins::mount_bpffs().err(), cgroup::root().err()].into_iter().flatten().collect()
 }
 
-/// Detaches every program that is pinned under `pin_dir`, and removes all pins. Continues after
-/// errors and returns all of them.
+/// Detaches every program that is pinned under `pin_dir`, and removes all pins. Continues after an
+/// error, and returns all errors.
 pub(crate) fn teardown(pin_dir: &Path) -> Vec<Error> {
     let mut errors = programs::detach_all(&pins::attachments_dir(pin_dir));
     errors.extend(pins::remove(pin_dir).err());

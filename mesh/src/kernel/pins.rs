@@ -1,5 +1,7 @@
-//! The directories of the pins, which keep maps and attachments alive without the daemon: `<pin
-//! dir>/v<layout>/<map>` and `<pin dir>/links/<attachment>`.
+//! The directories of the pins: `<pin dir>/v<layout>/<map>` and `<pin dir>/links/<attachment>`. A
+//! pin keeps a map or an attachment alive after the daemon has ended.
+//!
+//! `kernel` and `programs` call it. It must remove nothing outside of the pin directory.
 
 use std::{
     fs, io,
@@ -91,7 +93,7 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// Removes a directory and its contents. A directory that does not exist is no error.
+/// Removes a directory and its contents. A directory that does not exist is not an error.
 pub(super) fn remove(dir: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(dir) {
         Ok(()) => Ok(()),

@@ -1,7 +1,8 @@
-//! The programs for links and for sockets, and their attachments.
+//! The programs for links and for sockets, and their attachments. `kernel` calls it. It does not
+//! decide where a program must be attached: `desired` does.
 //!
 //! Each attachment has a pin, so it survives the daemon. The next daemon replaces the program of an
-//! attachment without a gap in service.
+//! attachment without interrupting traffic.
 //!
 //! Linux before 6.6 has no tcx. There, a program for links is a filter of the clsact qdisc, which
 //! survives the daemon without a pin. The pin then holds the program and only records where it is
@@ -157,13 +158,13 @@ impl Programs {
         let (id, attached) = if let Some(id) = replaced {
             (id, Attached::Unchanged)
         } else {
-            // This fails if the qdisc exists already, which is no error. If the qdisc cannot be
-            // made, the next call reports why.
+            // This call fails if the qdisc already exists, which is fine. If the kernel cannot
+            // create the qdisc, the next call returns the reason.
             let _ = qdisc_add_clsact(name);
             let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
             (program.attach_with_options(name, TcAttachType::Ingress, options).map_err(error)?, Attached::Changed)
         };
-        // If this value were dropped, aya would detach the program.
+        // Never drop this value: aya would detach the program.
         std::mem::forget(program.take_link(id).map_err(error)?);
         if !is_pinned {
             program.pin(&path).map_err(|source| Error::Pin { path, source })?;
@@ -171,9 +172,9 @@ impl Programs {
         Ok(attached)
     }
 
-    /// Attaches a program for sockets and then detaches that of an earlier daemon. For a moment
-    /// both are attached. This does no harm, because an address that the first one has translated
-    /// is no VIP for the second one.
+    /// Attaches a program for sockets, and then detaches the program of an earlier daemon. For a
+    /// moment both are attached. This is safe: after the first program has translated an address,
+    /// the address is not a VIP any more, so the second program does not translate it again.
     fn attach_socket_program(&mut self, ebpf: &mut Ebpf, name: &'static str) -> Result<Attached, Error> {
         let root = cgroup::root()?;
         let cgroup = File::open(&root).map_err(|source| Error::Io { verb: "open", path: root, source })?;
@@ -202,7 +203,8 @@ fn pinned(dir: &Path) -> Result<Vec<Attachment>, Error> {
     Ok(paths.iter().filter_map(|path| Attachment::from_pin(path.file_name()?.to_str()?)).collect())
 }
 
-/// Detaches every program that has a pin in `dir`. Continues after errors and returns all of them.
+/// Detaches every program that has a pin in `dir`. Continues after an error, and returns all
+/// errors.
 pub(super) fn detach_all(dir: &Path) -> Vec<Error> {
     let has_tcx = has_tcx();
     match pinned(dir) {
@@ -229,7 +231,7 @@ fn clsact_link(name: &str) -> std::io::Result<SchedClassifierLink> {
     SchedClassifierLink::attached(name, TcAttachType::Ingress, PRIORITY, HANDLE, None)
 }
 
-/// Removes a pin. A pin that does not exist is no error.
+/// Removes a pin. A pin that does not exist is not an error.
 fn unpin(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Ok(()) => Ok(()),

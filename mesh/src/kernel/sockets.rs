@@ -1,4 +1,4 @@
-//! Closing connections to tasks that are gone for good, so that programs get an error at once
+//! Closes connections to tasks that do not exist any more, so that programs get an error at once
 //! instead of a timeout.
 //!
 //! The agent calls [`close_connections`] in the namespaces of the tasks that may have such
@@ -31,7 +31,7 @@ const STATES: StateFlags =
 /// # Errors
 ///
 /// [`Error::Sockets`] if the netlink socket fails. A kernel without `CONFIG_INET_DIAG_DESTROY`
-/// closes nothing, which is no error.
+/// closes nothing, which is not an error.
 pub fn close_connections(gone: &BTreeSet<IpAddr>) -> Result<usize, Error> {
     let open = || -> io::Result<Socket> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
@@ -73,7 +73,8 @@ fn list_connections(socket: &Socket, family: u8, protocol: u8) -> io::Result<Vec
     }
 }
 
-/// Destroys a socket. Returns whether the kernel did it: the socket may have been closed meanwhile.
+/// Destroys a socket. Returns `false` if the kernel did not, for example because the socket was
+/// closed meanwhile.
 fn destroy(socket: &Socket, family: u8, protocol: u8, id: SocketId) -> io::Result<bool> {
     let request = SockDiagDestroy::new(request(family, protocol, id));
     socket.send(&encode(NLM_F_ACK, request), 0)?;
@@ -141,8 +142,8 @@ mod tests {
         octets
     }
 
-    /// What the kernel says of a connection to `remote`: `struct inet_diag_msg` with odd values in
-    /// all fields of the socket's id.
+    /// The kernel's message about a connection to `remote`: `struct inet_diag_msg` with unusual
+    /// values in all fields of the socket's id.
     fn connection(family: u8, remote: IpAddr) -> [u8; INET_DIAG_MSG] {
         let mut octets = [0; INET_DIAG_MSG];
         octets[0] = family;

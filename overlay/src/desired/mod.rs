@@ -216,8 +216,9 @@ fn task_side_link(attachment: &AttachmentPlan, mtu: u32) -> DesiredLink {
     }
 }
 
-/// The addresses of the network are static and its only neighbour is the mesh's router. So the link
-/// learns nothing, probes nothing and makes no addresses of its own.
+/// All addresses of the link are static, and its only neighbour is the mesh's router. So the kernel
+/// must not accept router advertisements, probe for duplicate addresses, or generate addresses for
+/// the link.
 fn set_task_side_sysctls(sandbox: &mut DesiredNetns, link: &str) {
     sandbox.set_sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "0");
     for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "1")] {

@@ -1,16 +1,17 @@
-//! The MTU of the tasks' links: what fits through a tunnel to any peer.
+//! The MTU of the tasks' links: the largest packet that fits through a tunnel to every peer.
+//! `reconcile` fills [`Underlay`], and `desired` reads it. Pure.
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
 /// Octets that VXLAN over IPv4 adds to a packet: IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC
 /// 7348, section 5).
 const OVERHEAD_V4: u32 = 50;
-/// The same over IPv6, whose header has 40 octets.
+/// Octets that VXLAN over IPv6 adds to a packet: the same with an IPv6 header of 40 octets.
 const OVERHEAD_V6: u32 = 70;
 /// IPv6 needs links of at least 1280 octets (RFC 8200, section 5). A veth takes at most 65,535. If
 /// the underlay carries less, it has to fragment.
 const LINK_MTU: RangeInclusive<u32> = 1280..=65_535;
-/// The MTU of Ethernet, used if nothing is known of the underlay.
+/// The MTU of Ethernet, used if the MTU of the underlay is unknown.
 const DEFAULT_UNDERLAY_MTU: u32 = 1500;
 
 /// The smallest MTU of the routes to the peers, for each address family, in octets. `None` if there

@@ -1,5 +1,5 @@
 //! Sysctls of the node that depend on what the administrator has set: the reserved ports, and the
-//! values that teardown restores.
+//! values that teardown restores. `desired` and `overlay` call it. Pure.
 
 use std::ops::RangeInclusive;
 
@@ -24,9 +24,9 @@ pub struct NodeSettings {
 }
 
 impl NodeSettings {
-    /// The reserved ports, with the ports of egress translation added to them: otherwise the kernel
-    /// could choose such a port for a socket of the node. `None` if nothing has to be added,
-    /// because the kernel chooses from lower ports anyway, or the ports are reserved already.
+    /// The reserved ports together with the ports of egress translation. Without the reservation,
+    /// the kernel could choose such a port for a socket of the node. `None` if nothing has to be
+    /// added: the kernel chooses only lower ports, or the ports are already reserved.
     pub(super) fn reserved_ports_with_egress(&self) -> Option<String> {
         let last = self.local_ports.split_whitespace().nth(1)?.parse::<u16>().ok()?;
         let egress = egress_ports();

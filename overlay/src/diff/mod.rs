@@ -90,7 +90,7 @@ pub struct LinkChange {
     pub up: bool,
 }
 
-/// All steps: first those of the node, then those of each task.
+/// All steps: first the steps for the node, then the steps for each task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ops {
     /// In the node's namespace, in this order.

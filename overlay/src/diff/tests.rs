@@ -215,7 +215,7 @@ fn deletes_the_links_of_removed_tasks() {
 }
 
 #[test]
-fn never_deletes_links_of_others() {
+fn never_deletes_links_that_do_not_belong_to_weft() {
     let mut model = Model::reconciled(&[]);
     let other = ActualLink { index: 90, ..ActualLink::default() };
     for name in ["eth0", "docker0", "vethabcdefg-0", "wvabcdefghijk-0"] {
@@ -223,7 +223,7 @@ fn never_deletes_links_of_others() {
     }
     let before = model.clone();
     model.reconcile(&desired_for(vec![]));
-    assert_eq!(model, before, "not even a link that has a name of weft's but is no veth");
+    assert_eq!(model, before, "a link that has a name of weft but is not a veth stays too");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Decodes netlink messages into the types of [`crate::actual`]. Pure.
+//! Decodes netlink messages into the types of [`crate::actual`]. `netlink` calls it. Pure.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use weft_model::Mac;
 
 use crate::actual::{ActualLink, ActualLinkKind, ActualRoute, VxlanSettings};
 
-/// Decodes a link and its name. Its addresses come in messages of their own.
+/// Decodes a link and its name. The kernel sends its addresses in separate messages.
 pub(crate) fn link(message: &LinkMessage) -> Option<(String, ActualLink)> {
     let mut name = None;
     let mut peer = None;

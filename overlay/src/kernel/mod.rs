@@ -50,7 +50,7 @@ pub(crate) async fn apply(netlink: &Netlink, op: &Op) -> Result<(), Error> {
 }
 
 /// Runs `work` inside the network namespace that `path` names, with a netlink socket opened there.
-/// It uses a thread and a tokio runtime of its own, because `/proc/sys/net` shows the namespace of
+/// It uses a new thread with its own tokio runtime, because `/proc/sys/net` shows the namespace of
 /// the calling thread.
 pub(crate) async fn run_in_netns<T, W, F>(path: PathBuf, work: W) -> Result<T, Error>
 where

@@ -1,7 +1,7 @@
 //! One routing netlink socket (rtnetlink(7)), with one method for each request that weft sends.
 //!
-//! Arguments and results are the types of `actual`, `desired` and `diff`. A removal of what does
-//! not exist is no error, so that every operation can be repeated.
+//! Arguments and results are the types of `actual`, `desired` and `diff`. Removing an object that
+//! does not exist is not an error, so every operation can be repeated.
 
 use std::{
     collections::BTreeMap,
@@ -69,7 +69,7 @@ impl Netlink {
         Ok(messages.iter().filter_map(decode::route).collect())
     }
 
-    /// Reads how long a packet to `peer` may be, in octets, by the node's current routes. `None` if
+    /// Reads the MTU of the node's current route to `peer`, in octets. `None` if
     /// there is no route.
     pub(crate) async fn path_mtu(
         &self,
@@ -97,8 +97,8 @@ impl Netlink {
         }))
     }
 
-    /// Creates the tunnel, one VXLAN device for all networks. Its own VNI is 0, because with any
-    /// other VNI a device in collect_metadata mode receives nothing.
+    /// Creates the tunnel, one VXLAN device for all networks. Its own VNI is 0, because a device in
+    /// collect_metadata mode receives no packets with any other VNI.
     pub(crate) async fn create_tunnel(&self, name: &str, mtu: u32) -> Result<(), Error> {
         let tunnel = LinkVxlan::new(name, 0)
             .collect_metadata(true)
@@ -219,7 +219,7 @@ fn check(verb: &'static str, object: impl Display, result: Result<(), rtnetlink:
     result.map_err(|error| Error::netlink(verb, object, &error))
 }
 
-/// Ignores the error that the object of a removal does not exist.
+/// Ignores the error which says that the object to remove does not exist.
 fn ignore_missing(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ESRCH | Errno::EADDRNOTAVAIL)) => Ok(()),

@@ -1,4 +1,4 @@
-//! Running code inside another network namespace.
+//! Runs code inside another network namespace.
 //!
 //! This crate and the agent call [`in_netns`]. A socket belongs for its whole life to the namespace
 //! in which it was opened. So code that serves another namespace opens its socket inside and keeps

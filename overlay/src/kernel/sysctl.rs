@@ -1,4 +1,5 @@
-//! Sysctls below `/proc/sys/net`: those of the calling thread's network namespace.
+//! Reads and writes the sysctls of the calling thread's network namespace, which are below
+//! `/proc/sys/net`. `kernel`, `reconcile` and `overlay` call it.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -11,7 +12,7 @@ pub(crate) fn read(key: &str) -> Option<String> {
     fs::read_to_string(Path::new(ROOT).join(key)).ok().map(|value| value.trim().to_owned())
 }
 
-/// Reads those of `keys` that exist.
+/// Reads the sysctls in `keys` that exist.
 pub(crate) fn read_all<'a>(keys: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
     keys.filter_map(|key| Some((key.clone(), read(key)?))).collect()
 }

@@ -1,7 +1,7 @@
 //! Notifications of changes of the node's links, addresses and routes.
 //!
-//! `overlay` waits for them and wakes the agent. What a notification says is not read: each one
-//! only means that the agent has to reconcile again.
+//! `overlay` waits for them and wakes the agent. The content of a notification is not read: each
+//! one only means that the agent has to reconcile again.
 
 use std::io;
 

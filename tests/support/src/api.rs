@@ -91,7 +91,7 @@ pub fn get(socket: &Path, path: &str) -> Result<Value> {
     Ok(serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
 }
 
-/// The tasks of a service in the order of their slots, with those that have ended.
+/// The tasks of a service in the order of their slots, including those that have ended.
 pub fn tasks(socket: &Path, service: &str) -> Result<Vec<Task>> {
     let filters = format!("{{\"service\":{{\"{service}\":true}}}}");
     let tasks = get(socket, &format!("/tasks?filters={}", utf8_percent_encode(&filters, QUERY)))?;

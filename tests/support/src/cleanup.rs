@@ -1,7 +1,7 @@
-//! Removes a lab, in whatever state its creator left it, and lists what is left of one.
+//! Removes a lab, also one whose creator was killed at any point, and lists the remains of a lab.
 //!
-//! Only things with a lab's names are touched: a weft that runs on this machine outside of a lab is
-//! not.
+//! It removes only objects with the names of a lab, and the folders above them if they are empty.
+//! It must not change a weft that runs on this machine outside of a lab.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 enum Scope {
     /// Daemons, tasks and their helper processes.
     Nodes,
-    /// Those, and the container engine that the lab started.
+    /// The processes of `Nodes`, and the container engine that the lab started.
     Lab,
 }
 
@@ -53,13 +53,13 @@ pub(crate) fn remove_lab() -> Result<()> {
     attempt("files", files().iter().try_for_each(|path| tree::remove(path)));
     let parents = [PINS, RUN, "/var/lib/weft"].map(PathBuf::from);
     for parent in parents.into_iter().chain(cgroup_roots().unwrap_or_default()) {
-        // A folder that a weft outside of the lab uses is not empty, and stays.
+        // A folder that a weft outside of the lab uses is not empty, so it stays.
         let _not_empty = fs::remove_dir(parent);
     }
     if failures.is_empty() { Ok(()) } else { Err(anyhow!("cannot remove all of the lab: {}", failures.join("; "))) }
 }
 
-/// Everything of a lab that exists, one line each. Empty after [`crate::Lab::down`].
+/// Lists all existing objects of a lab, one line for each. Empty after [`crate::Lab::down`].
 pub fn leftovers() -> Vec<String> {
     let mut found = Vec::new();
     for pid in processes(Scope::Lab) {
@@ -148,7 +148,7 @@ fn kill_all(scope: Scope) -> Result<()> {
     // A helper may start one more process before it is killed: repeat until there is none.
     let clean = wait::poll(TIMEOUT, || {
         let found = processes(scope);
-        // A process that cannot be killed is found again.
+        // The next check finds a process that cannot be killed.
         found.iter().for_each(|pid| drop(process::kill(*pid)));
         found.is_empty().then_some(())
     });

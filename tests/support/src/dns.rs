@@ -1,5 +1,5 @@
-//! A DNS client: sends a question to a name server as a resolver library does. Call it inside of a
-//! namespace.
+//! A DNS client for the tests and the demo: sends a question to a name server as a resolver library
+//! does. Call it inside of a namespace.
 
 use std::{
     io::{Read, Write},
@@ -63,7 +63,7 @@ pub fn lookup(server: SocketAddr, name: &str, record: RecordType) -> Result<Answ
     query(server, &Question::new(name, record))
 }
 
-/// Sends a question, and returns the answer. An answer with an error code is no error.
+/// Sends a question, and returns the answer. An answer with an error code is not an error.
 pub fn query(server: SocketAddr, question: &Question<'_>) -> Result<Answer> {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;

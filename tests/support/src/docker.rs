@@ -1,6 +1,7 @@
-//! The container engine for labs with the docker runtime, and the docker client.
+//! Finds, starts and stops the container engine of labs with the docker runtime, and runs the
+//! docker client. [`crate::Lab`] and the tests of the docker runtime call it.
 //!
-//! A lab uses the machine's engine if one is running. Otherwise it starts one of its own, which
+//! A lab uses the machine's engine if one is running. Otherwise it starts its own engine, which
 //! keeps all state below the lab's directories, creates no network, and is stopped with the lab.
 
 use std::{
@@ -26,10 +27,10 @@ fn own_socket() -> PathBuf {
     Path::new(LAB_RUN).join("docker.sock")
 }
 
-/// Directories that an engine creates, although its options name others.
+/// Directories that an engine always creates, even if its options name other directories.
 const EXTRA_DIRS: [&str; 3] = ["/etc/docker", "/run/docker", "/run/containerd"];
 
-/// Lists those of [`EXTRA_DIRS`] that did not exist before the lab's engine.
+/// Lists the directories of [`EXTRA_DIRS`] that did not exist before the lab's engine was started.
 fn new_dirs_file() -> PathBuf {
     Path::new(LAB_RUN).join("dockerd.new-dirs")
 }

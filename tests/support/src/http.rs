@@ -1,5 +1,5 @@
-//! A client of `weft/whoami` for tests that count. Each request uses a new connection, every
-//! failure is an error, and nothing is retried. Call it inside of a namespace
+//! A client of `weft/whoami` for tests that count answers. Each request uses a new connection,
+//! every failure is an error, and the client never retries. Call it inside of a namespace
 //! ([`crate::netns::within`]).
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The limit for connecting, and for the time between two parts of an answer.
+/// The time limit for connecting, and for the wait between two parts of an answer.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer in bytes: larger than any that the tests ask for.
 const MAX_REPLY: u64 = 16 << 20;

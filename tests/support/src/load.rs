@@ -1,4 +1,5 @@
-//! Background load: clients that open new connections at a constant rate, and count every failure.
+//! Background load for the tests and the demo: clients that open new connections at a constant
+//! rate, and count every failure.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,8 @@ use crate::{http, netns};
 /// connections a second, which leaves time for the nodes on a machine with few cores.
 const PAUSE: Duration = Duration::from_millis(10);
 const WORKERS: usize = 4;
-/// With fewer connections a second the load would prove nothing. A slow machine opens more.
+/// The smallest number of connections a second that makes the load meaningful. Even a slow machine
+/// opens more.
 const MIN_PER_S: u64 = 20;
 /// A connection that takes longer has lost its SYN: the kernel sends it again after a second (RFC
 /// 6298, section 2).
@@ -90,7 +92,7 @@ impl LoadReport {
     /// Checks that the load had a sufficient rate, no request failed, and no SYN was lost.
     ///
     /// # Panics
-    /// When one of them is not true.
+    /// When one of these conditions is false.
     #[track_caller]
     pub fn expect_no_errors(&self) {
         assert_eq!(self.errors, 0, "failed of {} requests; the first error: {:?}", self.requests, self.first_error);

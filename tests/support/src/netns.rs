@@ -1,7 +1,7 @@
 //! Runs code inside of a network namespace.
 //!
 //! Only the calling thread, or a thread of this module, moves. Only the network namespace changes:
-//! mounts stay those of the machine, and with them /sys/fs/bpf and /sys/fs/cgroup.
+//! the mounts of the machine stay visible, including /sys/fs/bpf and /sys/fs/cgroup.
 
 use std::{collections::BTreeSet, fs::File, os::fd::AsFd, os::linux::fs::MetadataExt, panic, path::Path, thread};
 

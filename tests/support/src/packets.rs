@@ -1,5 +1,5 @@
-//! Packets that no ordinary socket sends, such as a forged VXLAN frame, and a socket that receives
-//! every UDP datagram for a host.
+//! Sends packets that no ordinary socket sends, such as a forged VXLAN frame, and receives every
+//! UDP datagram for a host. The tests and the demo call it. It needs root.
 
 use std::{
     io,

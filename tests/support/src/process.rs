@@ -1,4 +1,4 @@
-//! Processes by their ids: whether they are running, and ending them.
+//! Finds and ends processes by their ids.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -14,7 +14,7 @@ use rustix::{
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Kills a process, and returns when it has ended. A child of this process is reaped. A process
-/// that does not exist is no error.
+/// that does not exist is not an error.
 pub fn kill(pid: u32) -> Result<()> {
     end(pid, Signal::KILL, KILL_TIMEOUT)
 }
@@ -49,7 +49,7 @@ fn end(pid: u32, signal: Signal, timeout: Duration) -> Result<()> {
     }
 }
 
-/// Whether a process exists and is no zombie.
+/// Whether a process exists and is not a zombie.
 pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.state != 'Z' && stat.state != 'X')
 }

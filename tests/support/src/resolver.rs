@@ -1,8 +1,8 @@
 //! The upstream resolver of the nodes: a small name server in the client's namespace. It resolves
 //! one name, and answers NXDOMAIN for every other.
 //!
-//! The resolver is a process of its own, because a lab stays up when the command that created it
-//! has ended. The lab starts the current program a second time for it. Therefore every program that
+//! The resolver is a separate process, because a lab stays up when the command that created it has
+//! ended. The lab starts the current program a second time for it. Therefore every program that
 //! creates labs must call [`run_if_requested`] before it does anything else.
 
 use std::{
@@ -26,7 +26,7 @@ use crate::{contract, dns};
 
 /// The argument that turns a program into the resolver.
 const ARGUMENT: &str = "lab-resolver";
-/// In seconds.
+/// The TTL of every answer, in seconds.
 const TTL_S: u32 = 60;
 /// The resolver closes a TCP connection without a question for this long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ fn serve(listen: SocketAddr) -> Result<()> {
     loop {
         let (length, from) = udp.recv_from(&mut packet)?;
         if let Some(reply) = answer(&packet[..length]) {
-            // The client may have ended: the resolver goes on with the next question.
+            // The client may have ended: the resolver continues with the next question.
             let _sent = udp.send_to(&reply, from);
         }
     }

@@ -1,4 +1,5 @@
-//! Creates the namespaces of the hosts and the switch between them, with iproute2.
+//! Creates the namespaces of the hosts and the switch between them, with iproute2. Only
+//! [`crate::Lab`] and `cleanup` call it.
 
 use std::{
     fs,

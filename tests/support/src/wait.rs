@@ -1,4 +1,5 @@
-//! Waits until a condition is true, with a deadline. Nothing in the lab sleeps for a fixed time.
+//! Waits until a condition is true, with a deadline. The lab and the tests call it; no other code
+//! may sleep for a fixed time.
 
 use std::{
     thread,

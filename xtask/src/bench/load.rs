@@ -1,5 +1,5 @@
-//! The loads and their metrics: wrk sends requests, iperf3 sends streams, and /proc/stat has the
-//! time that the cores worked.
+//! The loads and their metrics: wrk sends requests, iperf3 sends streams, and /proc/stat counts the
+//! busy time of the cores.
 
 use std::{
     fmt, fs,

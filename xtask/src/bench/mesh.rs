@@ -43,7 +43,7 @@ const PROFILER: &[Tool] = &[Tool { program: "perf", package: "linux-perf" }];
 
 /// The time in which a case must answer its first request.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
-/// The share of the cores that other programs may use. More than that distorts the numbers.
+/// The share of the cores that other programs may use. A larger share distorts the numbers.
 const MAX_BACKGROUND_PERCENT: f64 = 5.0;
 const POLL: Duration = Duration::from_millis(50);
 /// How long each load runs on each case before the first round, so that caches and neighbour
@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 fn build(ui: &Ui) -> Result<PathBuf> {
     let mut build = cargo::command(&["build", "--locked", "--release", "--package", "weft", "--bin", "weft"]);
     ui.step("build weft for release", |step| step.run(&mut build))?;
-    // The folder of the release profile is beside that of this program's profile.
+    // The folder of the release profile is beside the folder of this program's profile.
     let own = env::current_exe().context("cannot find the file of this program")?;
     let weft = own.parent().and_then(Path::parent).map(|target| target.join("release/weft"));
     let weft = weft.context("the file of this program is not in a target folder")?;
@@ -103,7 +103,7 @@ fn chosen(args: &Args) -> Vec<Case> {
     Case::value_variants().iter().copied().filter(is_selected).collect()
 }
 
-/// Removes everything that a run creates, also that of an earlier run.
+/// Removes everything that this run or an earlier run has created.
 fn remove() -> Result<()> {
     let peers = peers::remove();
     let lab = Lab::remove();
@@ -234,7 +234,7 @@ fn report(samples: &Samples, background: f64, args: &Args) -> Result<()> {
     for failure in samples.failures() {
         eprintln!("failed requests: {failure}");
     }
-    // Last, so that an error does not lose what was printed.
+    // Write the file last, so that the results are printed even if this fails.
     fs::write(&file, json.join("\n") + "\n").with_context(|| format!("cannot write {}", file.display()))
 }
 

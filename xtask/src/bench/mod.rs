@@ -1,5 +1,4 @@
-//! `bench`: measures weft, the limit of the machine, and programs that people use instead of weft,
-//! in one run.
+//! `bench`: measures weft, the limit of the machine, and alternatives to weft, in one run.
 //!
 //! Client, servers and nodes run in network namespaces of this machine and share its cores.
 //! Therefore the numbers compare the cases of one run with each other, and nothing else.
@@ -45,7 +44,7 @@ pub(crate) struct Args {
     /// Measure only this case, and raw, with which it is compared. Can be given more than once.
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
-    /// Measure nothing: show on what this case spends the machine's time under keep-alive load.
+    /// Profile this case under keep-alive load instead of measuring: show where it spends CPU time.
     #[arg(long, value_enum, conflicts_with_all = ["json", "rounds", "cases"])]
     profile: Option<Case>,
     /// The binary to run. Without this option a release build is made.

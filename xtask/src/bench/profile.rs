@@ -1,4 +1,4 @@
-//! `--profile`: on what one case spends the machine's time. perf samples all cores while wrk sends
+//! `--profile`: shows where one case spends CPU time. perf samples all cores while wrk sends
 //! requests on connections that stay open.
 
 use std::{collections::BTreeMap, fmt::Write, path::Path, process::Command, time::Duration};

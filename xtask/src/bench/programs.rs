@@ -43,8 +43,8 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// From now on, a signal to this process ends the running program, and every later call of the
-    /// runner fails.
+    /// Catches signals. A signal to this process ends the running program, and then every later
+    /// call of the runner fails.
     pub(super) fn new() -> Result<Self> {
         let (sender, events) = mpsc::sync_channel(EVENTS);
         let interrupted = Arc::new(AtomicBool::new(false));

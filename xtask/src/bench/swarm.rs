@@ -1,4 +1,5 @@
-//! The cases of weft: a lab of two nodes. A constraint fixes the task of each case to one node.
+//! The cases of weft: a lab of two nodes. A placement constraint puts the task of each case on one
+//! node.
 
 use std::path::Path;
 

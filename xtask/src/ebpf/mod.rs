@@ -38,7 +38,8 @@ pub(crate) struct Options {
 pub(crate) enum Verdict {
     /// The bytes are the same.
     Same,
-    /// This machine has other tools, so that its bytes would prove nothing. Says which.
+    /// This machine has other tools, so its bytes cannot be compared. The text names the different
+    /// tool.
     NotCompared(String),
 }
 

@@ -1,6 +1,7 @@
 //! The tools that build the eBPF object: a compiler and an LLVM from packages of Debian, and a
 //! linker from cargo. With the same packages every machine builds the same bytes. This module
-//! installs them, and says whether this machine can have the compiler that a record names.
+//! installs them. It reports whether the compiler that a record names can be installed on this
+//! machine.
 
 use std::{
     collections::BTreeMap,
@@ -88,7 +89,8 @@ fn make_plan(ui: &Ui, release: Option<&str>) -> Result<Plan> {
     if let Plan::Install(_) = first {
         return Ok(first);
     }
-    // Without a network the update fails. Then the plan says what the old lists do not offer.
+    // Without a network the update fails. Then the plan reports which package the old lists do not
+    // have.
     let _update = ui.step("update the lists of packages", apt::update);
     Ok(plan(&apt::versions(&PACKAGES)?, release))
 }

@@ -44,7 +44,8 @@ fn scale_down(ui: &Ui, lab: &Lab, probe: &Task) -> Result<()> {
     let addrs = lab.published(PORT);
     let slow = || lab.within(CLIENT, || http::get_with_timeout(addrs[0], SLOW_REQUEST, Duration::from_secs(10)));
     thread::scope(|scope| {
-        // Twice the number of tasks, so that tasks which are stopped have some of them.
+        // Twice the number of tasks, so that also the tasks that will be stopped have open
+        // requests.
         let requests: Vec<_> = (0..10).map(|_| scope.spawn(slow)).collect();
         // When this later request is answered, the slow ones have reached their tasks.
         lab.get(CLIENT, addrs[0], "/?delay=300ms")?;

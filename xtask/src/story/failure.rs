@@ -13,7 +13,7 @@ use crate::ui::Ui;
 
 /// The time in which the other managers must elect a new leader.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(15);
-/// The time in which a lost node must count as down, and its tasks must be replaced.
+/// The time limit within which the cluster marks a lost node as down and replaces its tasks.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Kills the daemon of n3 under load, and restarts it. Returns the number of requests.
@@ -61,8 +61,8 @@ pub(super) fn kill_leader(ui: &Ui, lab: &Lab, probe: &Task) -> Result<u64> {
     })
 }
 
-/// Takes n3 away, or n2 when n3 is the leader, so that n1 can be asked. Returns the published
-/// addresses of the other nodes.
+/// Simulates the loss of n3, or of n2 when n3 is the leader, because later commands use n1. Returns
+/// the published addresses of the other nodes.
 pub(super) fn lose_node(ui: &Ui, lab: &Lab) -> Result<Vec<SocketAddr>> {
     let leader = lab.leader("n1")?;
     let failed = if leader == "n3" { "n2" } else { "n3" };

@@ -1,5 +1,6 @@
-//! The story of the demo: shows what weft does by doing it. Every statement is checked, and the
-//! first that is false ends the demo with an error. Text after a `$` is a command that was run.
+//! The story of the demo: shows what weft does by doing it. The demo checks every statement that it
+//! prints, and the first false one ends it with an error. Text after a `$` is a command that was
+//! run.
 //!
 //! Only the demo's second process calls it. It creates the cluster in a lab that is up, changes it,
 //! and breaks it; it never removes the lab.
@@ -33,7 +34,7 @@ pub(crate) fn run(ui: &Ui, lab: &Lab) -> Result<String> {
     let connections = traffic::use_published_ports(ui, lab, &tasks)?;
     chapter("Inside of a network, tasks find services by name");
     let probe = networks::use_names(ui, lab, &tasks)?;
-    chapter("Tasks of another network reach nothing of it, even if both networks have the same subnet");
+    chapter("Tasks of another network cannot reach the service, even if both networks have the same subnet");
     networks::check_isolation(ui, lab, &tasks, &probe)?;
     chapter("The service is scaled and updated: no request fails");
     let changed = changes::scale(ui, lab, &probe)? + changes::update(ui, lab, &probe)?;

@@ -1,5 +1,5 @@
-//! Inside of a network: names and virtual addresses. From another network: nothing of it can be
-//! reached.
+//! Shows names and virtual addresses inside of a network, and that a task on another network cannot
+//! reach them.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use crate::ui::Ui;
 
 /// A packet that has not arrived after this time counts as dropped.
 const DROP_TIMEOUT: Duration = Duration::from_millis(300);
-/// The time in which a packet that must arrive arrives.
+/// The time limit for the arrival of a packet.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The UDP port on which a task listens for forged packets.
 const LISTEN_PORT: u16 = 9999;
@@ -82,7 +82,7 @@ pub(super) fn check_isolation(ui: &Ui, lab: &Lab, tasks: &[Task], probe: &Task) 
 }
 
 /// A datagram with a source address that is not its sender's, and a VXLAN frame from a host that is
-/// not a node: neither arrives, although the same packets from an honest sender do.
+/// not a node: neither arrives, although the same packets from a permitted sender do.
 fn check_forged_packets(lab: &Lab, tasks: &[Task], probe: &Task, other: &Task) -> Result<()> {
     let target = tasks.first().context("whoami has tasks")?;
     let addr = SocketAddrV4::new(v4(target.v4("app"))?, LISTEN_PORT);

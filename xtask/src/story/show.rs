@@ -1,5 +1,5 @@
-//! What all chapters use: headings, commands with their output, results, a task to ask from, and
-//! load while something happens.
+//! Functions that all chapters call: they print headings, commands with their output and results,
+//! create a probe task, and run load during an action.
 
 use std::{
     collections::BTreeMap,
@@ -59,7 +59,8 @@ pub(super) fn counts(by_task: &BTreeMap<String, usize>) -> String {
     by_task.iter().map(|(name, count)| format!("{} ×{count}", short(name))).collect::<Vec<_>>().join("  ")
 }
 
-/// Creates a service of one idle task with the programs of this machine, to ask from.
+/// Creates a service with one idle probe task that has the programs of this machine. The story
+/// sends requests from it.
 pub(super) fn create_probe(ui: &Ui, lab: &Lab, name: &str, networks: &[&str]) -> Result<Task> {
     let mut arguments = vec!["service", "create", "--detach", "--name", name];
     arguments.extend(networks.iter().flat_map(|network| ["--network", *network]));

@@ -20,7 +20,7 @@ const UDP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Enough requests that every task answers one of them.
 const REQUESTS: usize = 12;
 
-/// Returns the number of connections and datagrams.
+/// Sends requests and datagrams to every node. Returns their number.
 pub(super) fn use_published_ports(ui: &Ui, lab: &Lab, tasks: &[Task]) -> Result<usize> {
     show_exec(lab, CLIENT, &["curl", "-sS", "-m", "5", &format!("http://{}:{PORT}/", contract::v4("n1"))])?;
     let mut total = 0;

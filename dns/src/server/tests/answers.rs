@@ -97,7 +97,8 @@ async fn a_request_that_is_no_question_is_rejected_or_ignored() {
     broken.truncate(15);
     assert_eq!(code(&broken).await, ResponseCode::FormErr);
 
-    // Messages that are no request get no reply, so the next reply is that of the next question.
+    // The server sends no reply to a message that is not a request, so the next reply belongs to
+    // the next question.
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a socket");
     let mut reply = query("web.", RecordType::A);
     reply.metadata.message_type = MessageType::Response;

@@ -113,7 +113,7 @@ async fn an_upstream_resolver_that_does_not_reply_delays_only_forwarded_question
             tokio::spawn(async move { exchange_udp(udp, &octets(&request)).await })
         })
         .collect();
-    // Names of the zone are answered meanwhile.
+    // Meanwhile the server still answers names of the zone.
     assert_eq!(addresses(&ask(&server, &query("web.", RecordType::A)).await).len(), 1);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     for reply in waiting {

@@ -88,7 +88,7 @@ async fn exchange_tcp(stream: &mut TcpStream, request: &[u8]) -> Vec<u8> {
     timeout(DEADLINE, read_request(stream)).await.expect("a reply in time").expect("a reply")
 }
 
-/// Asks by UDP, and checks what is the same in every reply.
+/// Sends a request by UDP, and checks the fields that are the same in every reply.
 async fn ask(server: &TestServer, request: &Message) -> Message {
     let reply = exchange_udp(server.udp, &octets(request)).await;
     let reply = Message::from_vec(&reply).expect("a reply that can be read");

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::Lab;
 use crate::{api, contract, wait};
 
-/// A lab must detect a lost node sooner than a cluster over real links: each node sends a heartbeat
-/// every second, and is down after 5 s without one.
+/// A lab must detect a lost node sooner than a cluster on real machines does. Each node sends a
+/// heartbeat every second, and is down after 5 s without one.
 const INIT_FLAGS: [&str; 4] = ["--dispatcher-heartbeat", "1s", "--down-after", "5"];
 const TIMEOUT: Duration = Duration::from_secs(30);
 

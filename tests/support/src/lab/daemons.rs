@@ -59,8 +59,8 @@ impl Lab {
         fs::write(contract::pid_file(node), pid.to_string()).context("cannot write the daemon's pid file")
     }
 
-    /// Starts a program in a host's namespace. It has a session of its own, so that it does not end
-    /// with this process.
+    /// Starts a program in a host's namespace. The program gets its own session, so it continues
+    /// after this process has ended.
     fn spawn(&self, host: &str, command: &Command, log: &Path) -> Result<u32> {
         let log = File::options()
             .create(true)
@@ -97,7 +97,7 @@ impl Lab {
         text.trim().parse().with_context(|| format!("no process id in {}", file.display()))
     }
 
-    /// Kills a node's daemon with SIGKILL. Its tasks go on running.
+    /// Kills a node's daemon with SIGKILL. Its tasks continue to run.
     pub fn kill_daemon(&self, node: &str) -> Result<()> {
         process::kill(self.daemon_pid(node)?)
     }

@@ -57,7 +57,7 @@ pub struct LabOptions {
     pub weft: PathBuf,
 }
 
-/// A lab that is up. It stays up when the value is dropped.
+/// A lab that is up. Dropping the value does not remove the lab.
 #[derive(Debug)]
 pub struct Lab {
     options: LabOptions,
@@ -109,8 +109,8 @@ impl Lab {
         Self::remove_previous()?;
         let mut lab = Self { options, engine: None };
         lab.create().inspect_err(|_| {
-            // The first error is the one to return. What cannot be removed now is an error of the
-            // next lab.
+            // Return the first error. If a part cannot be removed now, the creation of the next lab
+            // fails and reports it.
             drop(Self::remove());
         })?;
         Ok(lab)

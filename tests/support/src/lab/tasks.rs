@@ -14,12 +14,13 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Lab {
-    /// The tasks of a service, with those that have ended. `via` is the manager to ask.
+    /// The tasks of a service, including those that have ended. `via` is the manager to ask.
     pub fn tasks(&self, via: &str, service: &str) -> Result<Vec<Task>> {
         api::tasks(&contract::socket(via), service)
     }
 
-    /// Waits until exactly `count` tasks of the service shall run and are running. Returns them.
+    /// Waits until the service has exactly `count` tasks with the desired state `running`, and all
+    /// these tasks are running. Returns them.
     pub fn wait_running(&self, via: &str, service: &str, count: usize) -> Result<Vec<Task>> {
         let mut last = String::new();
         let converged = wait::poll(TIMEOUT, || {
@@ -31,7 +32,7 @@ impl Lab {
         converged.with_context(|| format!("{count} tasks of {service} are not running within {TIMEOUT:?}: {last}"))
     }
 
-    /// Waits until no task of the service is running that shall be stopped.
+    /// Waits until every task of the service with another desired state than `running` has stopped.
     pub fn wait_stopped(&self, via: &str, service: &str) -> Result<()> {
         let mut last = String::new();
         let stopped = wait::poll(TIMEOUT, || {

@@ -1,5 +1,6 @@
 //! Everything that weft is compared with: a client and a server with one link between them, and
-//! paths over two nodes. Each path has a first node of its own, so that no case slows another down.
+//! paths over two nodes. Each path has its own first node, so that a case cannot slow down another
+//! case.
 //!
 //! ```text
 //! client ─┬─ server                                    raw
@@ -122,8 +123,8 @@ impl Peers {
     }
 }
 
-/// Removes every namespace of this benchmark and the processes inside, also those of an earlier
-/// run.
+/// Removes every namespace of this benchmark and the processes inside, including those that an
+/// earlier run left.
 pub(super) fn remove() -> Result<()> {
     for name in netns_names() {
         let output = Command::new("ip").args(["netns", "pids", &name]).output().context("cannot run ip")?;

@@ -14,7 +14,7 @@ use crate::bench::{
     settings::{disable_bridge_netfilter, sysctl, widen_port_range},
 };
 
-/// Addresses on the underlay (RFC 5737, TEST-NET-1), which is built like that of the lab.
+/// Addresses on the underlay (RFC 5737, TEST-NET-1), which is built like the underlay of a lab.
 const UNDERLAY_CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const UNDERLAY_SECOND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// The overlay network on VXLAN.

@@ -26,8 +26,8 @@ pub(super) fn start(weft: &Path) -> Result<Vec<Server>> {
     Ok(servers)
 }
 
-/// Each case has an iperf3 server of its own: a server has one client at a time, and needs a moment
-/// between two clients.
+/// Each case has its own iperf3 server, because a server accepts one client at a time and needs a
+/// moment between two clients.
 fn start_iperf3(host: &str, port: u16) -> Result<Server> {
     let mut command = Command::new("iperf3");
     command.args(["--server", "--port", &port.to_string()]);
