@@ -1,4 +1,4 @@
-//! Which crate of ours may depend on which. ARCHITECTURE.md gives the reasons.
+//! Checks the dependencies between the crates of this workspace. ARCHITECTURE.md gives the reasons.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::Complaint;
 use crate::cargo;
 
-/// Every crate of ours, with the crates of ours that it may depend on. Dependencies point one way:
-/// no crate depends on one that is built on it, and overlay, mesh and dns do not depend on each
-/// other.
+/// Every crate of this workspace, with the workspace crates that it may depend on. Dependencies
+/// point one way: no crate depends on one that is built on it, and overlay, mesh and dns do not
+/// depend on each other.
 const EDGES: &[(&str, &[&str])] = &[
     ("weft-model", &[]),
     ("weft-ebpf-common", &[]),
@@ -27,7 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("xtask", &["weft-lab"]),
 ];
 
-/// A package of ours, as `cargo metadata` describes it.
+/// A package of this workspace, as `cargo metadata` describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Package {
     name: String,

@@ -1,5 +1,5 @@
-//! Imports that the compiler allows, and that the structure of the code forbids: folders that may
-//! import only some of our crates, and the order of the rooms in weft-control.
+//! Finds imports that the compiler allows and that the structure of the code forbids. It checks
+//! folders that may import only some workspace crates, and the order of the layers in weft-control.
 
 use std::path::Path;
 
@@ -8,16 +8,17 @@ use super::{
     modules::{Crate, Import},
 };
 
-/// Folders that may import only these of our crates, although their crate depends on more.
+/// Folders that may import only these workspace crates, although the crate of the folder depends on
+/// more.
 const FOLDERS: &[(&str, &[&str])] = &[("src/cli", &[]), ("src/runtime", &["weft_model"])];
-/// The names of our crates begin with this.
+/// The prefix of the names of the workspace crates.
 const OURS: &str = "weft_";
 
-/// The root file of the crate that [`ROOMS`] are in.
+/// The root file of the crate that [`LAYERS`] are in.
 const CONTROL: &str = "control/src/lib.rs";
 /// Modules of weft-control in the order of their layers: each may import only those before it.
-/// Modules that are not in the list may import all of them, and be imported by all of them.
-const ROOMS: &[&str] = &[
+/// A module that is not in the list may import every module, and every module may import it.
+const LAYERS: &[&str] = &[
     "codec",
     "files",
     "pki",
@@ -38,7 +39,7 @@ const ROOMS: &[&str] = &[
 pub(super) fn check(krate: &Crate) -> Vec<Complaint> {
     let mut complaints: Vec<Complaint> = krate.imports.iter().filter_map(forbidden_crate).collect();
     if krate.root == Path::new(CONTROL) {
-        complaints.extend(check_rooms(krate, ROOMS));
+        complaints.extend(check_layers(krate, LAYERS));
     }
     complaints
 }
@@ -55,21 +56,21 @@ fn forbidden_crate(import: &Import) -> Option<Complaint> {
     )))
 }
 
-fn check_rooms(krate: &Crate, rooms: &[&str]) -> Vec<Complaint> {
-    let rooms: Vec<Vec<String>> = rooms.iter().map(|room| room.split("::").map(str::to_owned).collect()).collect();
-    let room_of = |module: &[String]| rooms.iter().position(|room| module.starts_with(room));
-    let missing = rooms.iter().filter(|room| !krate.modules.contains(*room)).map(|room| Complaint {
+fn check_layers(krate: &Crate, layers: &[&str]) -> Vec<Complaint> {
+    let layers: Vec<Vec<String>> = layers.iter().map(|layer| layer.split("::").map(str::to_owned).collect()).collect();
+    let layer_of = |module: &[String]| layers.iter().position(|layer| module.starts_with(layer));
+    let missing = layers.iter().filter(|layer| !krate.modules.contains(*layer)).map(|layer| Complaint {
         file: krate.root.clone(),
         line: 0,
-        advice: format!("there is no module {}: correct ROOMS in xtask/src/tidy/imports.rs", room.join("::")),
+        advice: format!("there is no module {}: correct LAYERS in xtask/src/tidy/imports.rs", layer.join("::")),
     });
     let out_of_order = krate.imports.iter().filter_map(|import| {
-        let (from, to) = (room_of(&import.module)?, room_of(&krate.target(import)?)?);
-        let (from_name, to_name) = (rooms[from].join("::"), rooms[to].join("::"));
+        let (from, to) = (layer_of(&import.module)?, layer_of(&krate.target(import)?)?);
+        let (from_name, to_name) = (layers[from].join("::"), layers[to].join("::"));
         (to > from).then(|| {
             import.complaint(format!(
-                "{from_name} must not import {to_name}, which comes after it in ROOMS of xtask/src/tidy/imports.rs: \
-                 move what {from_name} needs into an earlier room"
+                "{from_name} must not import {to_name}, which comes after it in LAYERS of xtask/src/tidy/imports.rs: \
+                 move what {from_name} needs into an earlier layer"
             ))
         })
     });
@@ -110,7 +111,7 @@ mod tests {
         files.push(("src/middle/high.rs", if module == "high" { text } else { "" }));
         files.push(("src/middle/other.rs", ""));
         let krate = krate(&files).expect("a crate");
-        let found = check_rooms(&krate, &["low", "middle::other", "middle::high"]);
+        let found = check_layers(&krate, &["low", "middle::other", "middle::high"]);
         let found: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(found.len(), complaints.len(), "{found:?}");
         for (found, expected) in found.iter().zip(complaints) {
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_import_only_rooms_before_them() {
+    fn layers_import_only_layers_before_them() {
         check_order("high", "use crate::low::X; use super::other::Y;", &[]);
         check_order("low", "use crate::middle::high::X;", &["src/low.rs:1: low must not import middle::high"]);
         check_order("low", "use crate::free::X;", &[]);
@@ -127,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_does_not_exist_is_a_complaint() -> anyhow::Result<()> {
+    fn a_layer_that_does_not_exist_is_a_complaint() -> anyhow::Result<()> {
         let krate = krate(&[("src/main.rs", "mod low;"), ("src/low.rs", "")])?;
-        assert!(check_rooms(&krate, &["low"]).is_empty());
-        assert_eq!(check_rooms(&krate, &["low", "gone"]).len(), 1);
+        assert!(check_layers(&krate, &["low"]).is_empty());
+        assert_eq!(check_layers(&krate, &["low", "gone"]).len(), 1);
         Ok(())
     }
 }

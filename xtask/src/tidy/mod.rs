@@ -4,17 +4,18 @@
 //! builds nothing, changes nothing and needs no network. Every rule returns complaints, and each
 //! complaint says where the rule is broken and what to do.
 //!
-//! - [`edges`]: which crate of ours may depend on which.
+//! - [`edges`]: which crates of this workspace may depend on each other.
 //! - [`docs`]: every source file begins with module docs.
-//! - [`imports`]: folders that may import only some crates, and the order of control's rooms.
-//! - [`circles`]: modules of one folder must not import each other in a circle.
+//! - [`imports`]: folders that may import only some crates, and the order of the layers in
+//!   weft-control.
+//! - [`cycles`]: modules of one folder must not import each other in a cycle.
 //! - [`prose`]: the width of comments, and words that must not be identifiers.
 
 mod edges;
 mod modules;
 mod docs;
 mod imports;
-mod circles;
+mod cycles;
 mod prose;
 
 use std::{
@@ -27,7 +28,7 @@ use anyhow::{Context, Result, bail};
 use self::modules::Crate;
 use crate::cargo;
 
-/// Folders without source of ours.
+/// Folders that contain no source of this project.
 const SKIPPED: &[&str] = &["target", ".git"];
 
 /// A broken rule: where, and what to do.
@@ -50,16 +51,16 @@ impl fmt::Display for Complaint {
     }
 }
 
-/// Checks the whole repository. Fails with all complaints, sorted by place.
+/// Checks the whole repository. Fails with all complaints, sorted by file and line.
 pub(crate) fn run() -> Result<()> {
     let mut packages = edges::packages(Path::new("Cargo.toml"))?;
-    // The programs are built for another target, and are no member of the workspace.
+    // The eBPF programs are built for another target, and are not members of the workspace.
     packages.extend(edges::packages(Path::new("ebpf/programs/Cargo.toml"))?);
     let mut complaints = edges::check(&packages);
     for root in packages.iter().flat_map(|package| &package.roots) {
         let krate = Crate::read(cargo::root(), root)?;
         complaints.extend(imports::check(&krate));
-        complaints.extend(circles::check(&krate));
+        complaints.extend(cycles::check(&krate));
     }
     for file in sources(cargo::root())? {
         let text =

@@ -4,7 +4,7 @@
 //! name, or a path in code that begins with `crate`, `super`, `self`, a module beside the code, or
 //! another crate. Paths inside of macro calls count too.
 //!
-//! Test code is left out: items under `#[cfg(test)]`, and modules with a name of [`TEST_MODULES`].
+//! Test code is ignored: items under `#[cfg(test)]`, and modules with a name of [`TEST_MODULES`].
 //! Modules with a `#[path]` are left out as well, since another package owns their files.
 
 use std::{
@@ -118,7 +118,7 @@ struct Reader<'a> {
     folder: PathBuf,
     /// The current module: the file's own, or one that is written inside of it.
     module: ModulePath,
-    /// Modules in files of their own, each with the folder of that file.
+    /// Modules that have their own file, each with the folder of that file.
     children: Vec<(ModulePath, PathBuf)>,
 }
 
@@ -227,7 +227,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         self.record_tokens(call.tokens.clone());
     }
 
-    /// `pub(in crate::swarm)` says who may import, and imports nothing.
+    /// `pub(in crate::swarm)` restricts who may import, and is not an import itself.
     fn visit_visibility(&mut self, _: &'ast Visibility) {}
 }
 

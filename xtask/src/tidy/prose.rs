@@ -10,7 +10,7 @@ use super::Complaint;
 /// Columns that a comment line may have. Code has rustfmt's width.
 const WIDTH: usize = 100;
 
-/// Words that are unclear as names. The house style has the word of the field for each. An
+/// Words that are unclear as names. CONTRIBUTING.md asks for the usual technical term instead. An
 /// identifier is refused if the whole of it is such a word, in any case and with or without
 /// underscores.
 const WORDS: &[&str] = &[
@@ -31,7 +31,7 @@ pub(super) fn check(file: &Path, text: &str) -> Result<Vec<Complaint>> {
     let words = words.into_iter().map(|(line, word)| {
         complaint(
             line,
-            format!("`{word}` must not be an identifier: use the word of the field (CONTRIBUTING.md, section Code)"),
+            format!("`{word}` must not be an identifier: use the usual technical term (CONTRIBUTING.md, section Code)"),
         )
     });
     Ok(wide.chain(words).collect())
@@ -49,8 +49,9 @@ fn wide_comments(text: &str) -> Vec<(usize, usize)> {
     numbered.filter(|(_, line)| is_wide(line)).map(|(index, line)| (index + 1, line.chars().count())).collect()
 }
 
-/// Appends the first place of each of [`WORDS`] in a file. A name after `.` or `::` is left out:
-/// one of our own is reported where it is defined, and one of another crate cannot be changed.
+/// Appends the first place of each of [`WORDS`] in a file. A name after `.` or `::` is left out: a
+/// name of this project is reported where it is defined, and a name of another crate cannot be
+/// changed.
 fn find_words(tokens: TokenStream, found: &mut Vec<(usize, String)>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let is_punct = |index: Option<usize>, punct: char| {

@@ -1,4 +1,4 @@
-//! Modules of one folder must not import each other in a circle, neither directly nor through other
+//! Modules of one folder must not import each other in a cycle, neither directly nor through other
 //! modules.
 //!
 //! The modules of a folder are the nodes of a graph. `a` has an edge to `b` if any module inside of
@@ -15,7 +15,7 @@ use super::{
 /// The modules of a folder, each with those that it imports, and where.
 type Graph<'a> = BTreeMap<String, BTreeMap<String, Vec<&'a Import>>>;
 
-/// One complaint for each import that is part of a circle.
+/// One complaint for each import that is part of a cycle.
 pub(super) fn check(krate: &Crate) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     for (folder, graph) in graphs(krate) {
@@ -23,10 +23,10 @@ pub(super) fn check(krate: &Crate) -> Vec<Complaint> {
             for (to, imports) in targets {
                 let Some(back) = path(&graph, to, from) else { continue };
                 let folder = if folder.is_empty() { "the crate".to_owned() } else { folder.join("::") };
-                let circle = [&[from.as_str()], &back[..]].concat().join(" → ");
+                let cycle = [&[from.as_str()], &back[..]].concat().join(" → ");
                 complaints.extend(imports.iter().map(|import| {
                     import.complaint(format!(
-                        "the modules of {folder} import each other in a circle ({circle}): move what {from} needs of \
+                        "the modules of {folder} import each other in a cycle ({cycle}): move what {from} needs of \
                          {to} into a module that both may import"
                     ))
                 }));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn one_direction_is_no_circle() {
+    fn one_direction_is_no_cycle() {
         check_modules("use crate::b::B;", "use super::A;", "use crate::c::C;", "", &[]);
         // From a folder's module to its mod.rs and back.
         check_modules("use x::X;", "use super::A;", "", "", &[]);
@@ -99,26 +99,26 @@ mod tests {
     }
 
     #[test]
-    fn two_modules_that_import_each_other_are_a_circle() {
-        let circle = ["src/a/x.rs:1: the modules of the crate", "src/b.rs:1:"];
-        check_modules("", "use crate::b::B;", "use crate::a::A;", "", &circle);
+    fn two_modules_that_import_each_other_are_a_cycle() {
+        let cycle = ["src/a/x.rs:1: the modules of the crate", "src/b.rs:1:"];
+        check_modules("", "use crate::b::B;", "use crate::a::A;", "", &cycle);
         let (to_b, to_a) = ("a → b → a", "b → a → b");
         check_modules("fn f() { crate::b::g(); }", "", "fn f() { super::a::g(); }", "", &[to_b, to_a]);
     }
 
     #[test]
-    fn three_modules_that_import_each_other_are_a_circle() {
-        let circle = ["a → b → c → a", "b → c → a → b", "c → a → b → c"];
-        check_modules("use crate::b::B;", "", "use crate::c::C;", "use crate::a::A;", &circle);
+    fn three_modules_that_import_each_other_are_a_cycle() {
+        let cycle = ["a → b → c → a", "b → c → a → b", "c → a → b → c"];
+        check_modules("use crate::b::B;", "", "use crate::c::C;", "use crate::a::A;", &cycle);
     }
 
     #[test]
-    fn test_code_makes_no_circle() {
+    fn test_code_makes_no_cycle() {
         check_modules("use crate::b::B;", "", "#[cfg(test)] mod tests { use crate::a::A; }", "", &[]);
     }
 
     #[test]
-    fn circles_inside_of_a_folder_are_found() -> anyhow::Result<()> {
+    fn cycles_inside_of_a_folder_are_found() -> anyhow::Result<()> {
         let files = [
             ("src/main.rs", "mod outer;"),
             ("src/outer/mod.rs", "mod a; mod b;"),
