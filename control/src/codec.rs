@@ -1,8 +1,8 @@
 //! Encodes values of the model as bytes: one version byte, then postcard.
 //!
-//! The node RPC uses it for messages, the Raft log and the data directory for what they store.
-//! Every user reads with [`decode`], so that bytes of another version of weft are refused by name
-//! and are never misread.
+//! The node RPC encodes its messages with it, and the Raft store and the membership store encode
+//! what they write. All callers read with [`decode`]. It refuses bytes of another version of weft
+//! with an error that contains the version, and never interprets them as the current format.
 
 use serde::{Serialize, de::DeserializeOwned};
 use weft_model::state::STATE_VERSION;
@@ -10,8 +10,8 @@ use weft_model::state::STATE_VERSION;
 /// The format version that this build writes and reads.
 const VERSION: u8 = STATE_VERSION as u8;
 
-/// Why bytes cannot be decoded, or a value cannot be encoded. The texts continue a sentence that
-/// names the file or the message.
+/// Why bytes cannot be decoded, or a value cannot be encoded. The caller puts the file or the
+/// message in front of these texts.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CodecError {
     #[error("it is empty")]
@@ -25,14 +25,18 @@ pub(crate) enum CodecError {
     Damaged(#[from] postcard::Error),
 }
 
+/// Encodes `value`, with the version byte in front.
+///
 /// # Errors
 /// [`CodecError::Damaged`] if postcard cannot express the value. No type of the model causes this.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
     Ok(postcard::to_extend(value, vec![VERSION])?)
 }
 
+/// Decodes what [`encode`] has written.
+///
 /// # Errors
-/// [`CodecError`] if the bytes are empty, have another version, or do not hold a `T`.
+/// [`CodecError`] if the bytes are empty, have another version, or do not encode a `T`.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let (&found, body) = bytes.split_first().ok_or(CodecError::Empty)?;
     if found != VERSION {

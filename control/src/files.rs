@@ -1,9 +1,9 @@
 //! Reads and writes the small files of the data directory.
 //!
-//! A file is replaced as a whole or stays as it was, also if the machine loses power. The swarm's
-//! membership store uses this module for its files; the Raft store, which is one redb file, only
-//! uses [`advice`]. All functions block: async callers run them on a blocking thread, or accept
-//! that they wait for the disk.
+//! A file is replaced as a whole or stays unchanged, even if the machine loses power. The swarm's
+//! membership store uses this module for its files. The Raft store, which is one redb file, uses
+//! only [`advice`]. All functions block: an async caller runs them on a blocking thread, or accepts
+//! that it waits for the disk.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,15 +12,15 @@ use std::{
     path::Path,
 };
 
-/// Only the owner may read and write: some of these files hold private keys, no other user needs
-/// any of them.
+/// Only the owner may read and write: some of these files contain private keys, and no other user
+/// needs to read them.
 const MODE: u32 = 0o600;
 
-/// Replaces the content of `path`. A reader, or a restart after a crash, sees the old content or
-/// the new content, never a part.
+/// Replaces the content of `path`. A reader, or a restart after a crash, reads either the complete
+/// old content or the complete new content.
 ///
 /// # Errors
-/// Whatever the file system reports, and `InvalidInput` if `path` has no parent directory.
+/// The error of the file system, or `InvalidInput` if `path` has no parent directory.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut staged = path.as_os_str().to_owned();
@@ -38,7 +38,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     none_if_absent(fs::read(path))
 }
 
-/// Removes a file. It is no error if the file does not exist.
+/// Removes a file. Returns no error if the file does not exist.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     none_if_absent(fs::remove_file(path)).map(|_| ())
 }
@@ -55,7 +55,7 @@ fn none_if_absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 pub(crate) fn advice(error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free some space there; nothing that was confirmed is lost"
+            "free some space on this file system; changes that were confirmed are still stored"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             "make it writable (mount -o remount,rw), or choose another directory with --data-dir"

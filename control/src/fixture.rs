@@ -1,6 +1,6 @@
-//! A cluster state for tests: a cluster of one manager, and short methods that add nodes, networks,
-//! services and tasks to it. It checks that each refused command changes only the index and the
-//! clock of the cluster state.
+//! A cluster state for the tests of this crate: a cluster of one manager, and short methods that
+//! add nodes, networks, services and tasks to it. It checks that each refused command changes only
+//! the index and the clock of the cluster state.
 
 use std::{
     fmt::Debug,
@@ -128,7 +128,7 @@ impl TestCluster {
         self.state.network_by_name("ingress").expect("the ingress network")
     }
 
-    /// The node describes itself, with these routes, and is ready.
+    /// Records the description of a node, with these routes, and sets its status to ready.
     pub(crate) fn ready(&mut self, id: &NodeId, routes: &[&str]) {
         self.ok(Command::DescribeNode { node: id.clone(), description: Box::new(description(routes)) });
         self.status(id, NodeStatus::Ready);
@@ -203,7 +203,7 @@ impl TestCluster {
         id
     }
 
-    /// The node of the task reports this state.
+    /// Applies a report of this state from the task's node.
     pub(crate) fn observe(&mut self, id: &TaskId, state: TaskState) {
         let node = self.state.tasks[id].node.clone().expect("a task with a node");
         let tasks = vec![(id.clone(), observed(state, self.now_ms))];

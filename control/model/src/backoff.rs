@@ -1,6 +1,7 @@
 //! Exponential backoff: how long a caller waits before it retries an operation that failed.
 //!
-//! Pure: the caller counts the failures and waits.
+//! The agent, the runtimes and the control plane use it for their retries. It is pure: the caller
+//! counts the failures and waits.
 
 use std::time::Duration;
 

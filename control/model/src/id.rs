@@ -1,9 +1,9 @@
 //! Identifiers of objects, networks and backends.
 //!
-//! Ids of objects that users can name have Swarm's form: 25 characters, each `a-z` or `0-9`. They
-//! are chosen before a command is proposed and are part of it, so that applying the command stays
-//! deterministic. Identifiers that only the data plane uses are numbers. They are assigned in order
-//! when a command is applied.
+//! Ids of objects that users can name have Swarm's form: 25 characters, each `a-z` or `0-9`. The
+//! proposer of a command chooses them and puts them into the command, so that applying the command
+//! stays deterministic. Identifiers that only the data plane uses are numbers. `apply` in
+//! weft-control assigns them in ascending order.
 
 use std::fmt;
 
@@ -126,7 +126,7 @@ pub struct MeshServiceId(pub u32);
 /// Identifies one task on one network in the maps of the data plane. Zero means "no backend".
 ///
 /// Never reused: an id that a map does not contain belongs to a task that has ended. Less than
-/// 2^40, because it travels in the inner destination MAC of tunnelled packets.
+/// 2^40, because tunnelled packets carry it in their inner destination MAC address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BackendId(pub u64);
 

@@ -3,12 +3,12 @@
 //!
 //! Every type that more than one crate uses is defined here, with the rules that make its values
 //! valid. All other crates of weft depend on this one, and it depends on none of them. It contains
-//! plain data and pure functions: it does no I/O, reads no clock, and does not know how its types
-//! are stored, sent or programmed. In reading order:
+//! plain data and pure functions: it does no I/O, reads no clock, and does not define how its types
+//! are stored, sent or written to the kernel. In reading order:
 //!
 //! - [`id`] and [`name`]: types for ids and names, whose values are always valid;
 //! - [`net`]: IP addresses, MAC addresses and subnets;
-//! - [`spec`]: what users ask for;
+//! - [`spec`]: what users request;
 //! - [`state`]: the cluster state, which the managers replicate with Raft;
 //! - [`command`]: the only way to change the cluster state;
 //! - [`plan`]: what one node must put into effect, computed from the cluster state;
@@ -48,9 +48,10 @@ pub const EGRESS_PORTS: std::ops::RangeInclusive<u16> = 61000..=65535;
 /// The first VNI that a network can have. The tunnel itself uses VNI 1 for requests to published
 /// ports and VNI 2 for their replies.
 pub const FIRST_VNI: u32 = 4096;
-/// Published ports that are chosen for `-p 80` without a published port, and for `-P`.
+/// For `-P`, and for `-p 80` without a published port, the published port is chosen from this
+/// range.
 pub const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
-/// The most networks of one task that the data plane can store.
+/// The maximum number of networks of a service. The data plane cannot store more for one task.
 pub const MAX_NETWORKS_PER_SERVICE: usize = 8;
-/// Name of the built-in network of services that name no network.
+/// Name of the built-in network. Services whose spec lists no network are attached to it.
 pub const INGRESS_NETWORK: &str = "ingress";

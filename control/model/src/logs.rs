@@ -1,4 +1,5 @@
-//! Task logs, as the node that stores them sends them to the manager that received the request.
+//! Task logs: the format in which the node that stores them sends them to the manager that received
+//! the request.
 //!
 //! These types and the trait connect the control plane, which requests logs, and the runtime, which
 //! reads them. They do not depend on where and how a runtime stores logs.
@@ -49,10 +50,10 @@ pub struct LogRecord {
 pub enum LogError {
     #[error("no such task: {0}")]
     NoSuchTask(TaskId),
-    #[error("task {0} has no node yet: nothing was written")]
+    #[error("task {0} is not assigned to a node yet: it has no logs")]
     NotAssigned(TaskId),
-    #[error("node {node}, which holds the logs of task {task}, cannot be reached: {reason}")]
+    #[error("cannot reach node {node}, which stores the logs of task {task}: {reason}")]
     NodeUnreachable { node: NodeId, task: TaskId, reason: String },
-    #[error("the logs of task {task} cannot be read: {reason}")]
+    #[error("cannot read the logs of task {task}: {reason}")]
     Unreadable { task: TaskId, reason: String },
 }

@@ -1,4 +1,4 @@
-//! Names that users choose for services, networks and nodes.
+//! Types for the names of services, networks and nodes. A value is always a valid name.
 
 use crate::newtype::string_newtype;
 

@@ -1,4 +1,4 @@
-//! Addresses that more than one layer uses.
+//! Types for MAC addresses, IP addresses and subnets that more than one layer uses.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ pub struct Mac(pub [u8; 6]);
 
 impl Mac {
     /// The address with which the data plane (`task_out`) answers every ARP and neighbour discovery
-    /// request of a task. So a task sees all its neighbours behind this one address.
+    /// request of a task. So in the neighbour table of a task every neighbour has this address.
     pub const ROUTER: Self = Self([0x02, 0x77, 0x65, 0x66, 0x74, 0x01]);
 
     /// The address of the task interface that has the address `v4`: `02:42`, followed by the IPv4

@@ -3,8 +3,8 @@
 /// Defines a type that wraps a `String` and holds only valid text.
 ///
 /// The arguments are the documentation and name of the type, the error for invalid text, and a
-/// `fn(&str) -> Result<(), Error>` that checks the text. All ways to make a value, deserialization
-/// included, go through this check.
+/// `fn(&str) -> Result<(), Error>` that checks the text. Every constructor makes this check, and so
+/// does deserialization.
 macro_rules! string_newtype {
     ($(#[$attribute:meta])* $name:ident, $error:ty, $check:expr) => {
         $(#[$attribute])*

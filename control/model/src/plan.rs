@@ -2,7 +2,7 @@
 //! (`plan` in weft-control) and streams it to the node's agent.
 //!
 //! The agent gives each layer of the node (overlay, mesh, DNS, runtime) its part of the plan. No
-//! layer sees the cluster state. All lists are ordered by id, unless stated otherwise, so that
+//! layer reads the cluster state. All lists are ordered by id, unless stated otherwise, so that
 //! plans can be compared for equality.
 
 use std::net::{IpAddr, SocketAddr};
@@ -43,8 +43,8 @@ pub struct NodePlan {
     pub cluster: ClusterId,
     pub node: NodeId,
     pub hostname: NodeName,
-    /// The role that the node's certificate must have. The node renews its certificate if it has
-    /// another one. After a demotion the role stays `Manager` until the node has left the Raft
+    /// The role that the node's certificate must have. If the certificate has another role, the
+    /// node renews it. After a demotion the role stays `Manager` until the node has left the Raft
     /// membership.
     pub role: Role,
     /// The address of this node, at which its tunnels end.
@@ -55,14 +55,14 @@ pub struct NodePlan {
     /// All other nodes of the cluster, including those that are down. Only they may send tunnel
     /// packets to this node.
     pub peers: Vec<PeerPlan>,
-    /// All networks, because a published port of this node can lead to any of them.
+    /// All networks, because a published port of this node can send to a service on any network.
     pub networks: Vec<NetworkPlan>,
     /// All services, one entry for each network of a service, ordered by [`ServicePlan::mesh`].
     pub services: Vec<ServicePlan>,
     /// All published ports, ordered by port and protocol.
     pub ports: Vec<PortPlan>,
-    /// All addresses of live tasks in the cluster, those of this node included. They say where
-    /// packets to these addresses must be sent.
+    /// All addresses of live tasks in the cluster, including the tasks of this node. The data plane
+    /// sends packets for one of these addresses to the node of its entry.
     pub endpoints: Vec<EndpointPlan>,
     /// The tasks of this node.
     pub tasks: Vec<TaskPlan>,
@@ -130,10 +130,10 @@ pub struct ServicePlan {
     /// `None`: the name resolves to the addresses of the tasks.
     pub vip: Option<DualAddr>,
     /// A user has removed the service. Existing flows continue, but its name and aliases no longer
-    /// resolve, because another service may have them.
+    /// resolve, because a new service may use them.
     pub removing: bool,
-    /// The backends that this node may send to, ordered by id. A task of another node is missing
-    /// until that node can deliver to it.
+    /// The backends that this node may send to, ordered by id. A task of another node is not in
+    /// this list until that node can deliver packets to it.
     pub backends: Vec<BackendPlan>,
 }
 
@@ -146,7 +146,7 @@ pub struct BackendPlan {
     pub task_name: String,
     pub node: NodeId,
     pub addr: DualAddr,
-    /// The backend keeps its flows and gets no new ones, and no name resolves to it.
+    /// The backend keeps its existing flows and gets no new flows. No name resolves to it.
     pub draining: bool,
 }
 
@@ -155,8 +155,8 @@ pub struct BackendPlan {
 pub struct PortPlan {
     pub port: u16,
     pub protocol: Protocol,
-    /// The service on the network of the tasks' eth0. While an update moves the service to another
-    /// network, on a network where it has backends.
+    /// The mesh id of the service on the network of the tasks' eth0. While an update moves the
+    /// service to another network, this is the mesh id on a network where the service has backends.
     pub mesh: MeshServiceId,
     /// The port of the tasks.
     pub target: u16,
@@ -203,8 +203,9 @@ pub struct AttachmentPlan {
 
 /// What the agent must do with a task.
 ///
-/// A task that is in no plan any more is stopped at once and deleted. A task that has ended stays
-/// in the plan with `Stop` while it is in the task history, so that its logs can be read.
+/// If a task is no longer in the plan, the agent stops it at once and deletes it. A task that has
+/// ended stays in the plan with `Stop` while it is in the task history, so that its logs can be
+/// read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskGoal {
     /// Prepare the task, but do not start it.

@@ -1,4 +1,4 @@
-//! Which plan generations the nodes have acknowledged.
+//! The plan generations that the nodes have acknowledged.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use weft_model::{ClusterState, NodeId, state::NodeStatus};
 pub struct Acks {
     /// The newest plan generation that is in effect in the kernel of each node.
     pub acked: BTreeMap<NodeId, u64>,
-    /// When this leader started to collect acknowledgements, in Unix milliseconds. No wait for an
-    /// acknowledgement began before that.
+    /// When this leader started to collect acknowledgements, in Unix milliseconds. Every wait for
+    /// an acknowledgement starts at this time or later.
     pub since_ms: u64,
 }
 

@@ -1,5 +1,4 @@
-//! What every part of a decision works with: its inputs, and the list of the commands that it
-//! proposes.
+//! The context of one part of a decision: its inputs, and the commands that it proposes.
 
 use weft_model::{
     ClusterState, Command, TaskId,
@@ -8,7 +7,8 @@ use weft_model::{
 
 use super::{acks::Acks, restart::Restart};
 
-/// The most commands of one decision. They become one log entry, which must fit one RPC message.
+/// The maximum number of commands in one decision. They become one log entry, which must fit one
+/// RPC message.
 pub(super) const MAX_COMMANDS: usize = 512;
 
 /// The inputs of one part, and the commands that it proposes.
@@ -17,14 +17,14 @@ pub(super) struct Context<'a> {
     pub(super) state: &'a ClusterState,
     pub(super) now_ms: u64,
     pub(super) acks: &'a Acks,
-    /// The earliest time that [`Context::is_due`] was asked about and that has not come yet.
+    /// The earliest future time that was passed to [`Context::is_due`].
     pub(super) wake_at_ms: Option<u64>,
     pub(super) random: &'a mut dyn FnMut() -> u128,
     pub(super) commands: Vec<Command>,
 }
 
 impl Context<'_> {
-    /// Whether this time has come. If it has not, the leader decides again at this time.
+    /// Whether the clock has reached `at_ms`. If not, the leader decides again at `at_ms`.
     pub(super) fn is_due(&mut self, at_ms: u64) -> bool {
         if self.now_ms >= at_ms {
             return true;
@@ -43,7 +43,8 @@ impl Context<'_> {
     }
 
     /// Creates a task in a slot. With `desired` [`TaskState::Ready`] the task is prepared and then
-    /// held, until the earlier tasks of the slot have ended and `restart.not_before_ms` has come.
+    /// held, until the earlier tasks of the slot have ended and the clock has reached
+    /// `restart.not_before_ms`.
     pub(super) fn create_task(&mut self, service: &Service, slot: &Slot, desired: TaskState, restart: Restart) {
         let id = TaskId::from_random((self.random)());
         self.propose(Command::CreateTask {

@@ -2,24 +2,25 @@
 //! and the plan generations that the nodes have acknowledged.
 //!
 //! The leader ([`crate::swarm`]) calls [`decide`] when one of these inputs changes, and at the time
-//! that the last decision asked for ([`Decision::wake_at_ms`]). This module does no I/O, reads no
-//! clock, and does not change the cluster state that it is given.
+//! that the last decision returned ([`Decision::wake_at_ms`]). This module does no I/O, reads no
+//! clock, and does not change the cluster state that the caller passes.
 //!
 //! The leader relies on two properties:
 //!
 //! - The cluster state that a decision was made from accepts every command of the decision.
-//! - A decision goes as far as it can before a node has to act or to report. When its commands have
-//!   been applied, a second call at the same time returns no commands. The exception is a decision
-//!   that reached its limit of commands or rounds: it sets `wake_at_ms` to now.
+//! - A decision contains all commands that are possible before a node acts or reports. When its
+//!   commands have been applied, a second call at the same time returns no commands. The exception
+//!   is a decision that reached its limit of commands or rounds: it sets `wake_at_ms` to now.
 //!
 //! [`decide`] runs the parts below in rounds. Each part reads the cluster state and proposes
 //! commands in a `Context`. A `Preview` applies these commands to a copy of the cluster state
 //! before the next part reads it. The decision is complete when a round adds no command. In reading
 //! order:
 //!
-//! - `acks`, `slot_tasks`, `restart`, `context` and `preview`: what the parts are made of;
-//! - `orphans`: ends the tasks of nodes that are lost;
-//! - `service`: how many tasks a service has and which of them must be replaced;
+//! - `acks`, `slot_tasks`, `restart`, `context` and `preview`: types and functions that the parts
+//!   use;
+//! - `orphans`: ends the tasks of nodes that are down or were removed;
+//! - `service`: how many tasks a service has, and which tasks must be replaced;
 //! - `traffic`: when nodes may send traffic to a task, and when the task may stop;
 //! - `placement`: which node runs a task, chosen by [`crate::schedule`];
 //! - `reaper`: deletes old tasks and removed services, and ends the quarantine of addresses.
@@ -44,8 +45,8 @@ use weft_model::{ClusterState, Command, Rejection};
 
 pub use acks::Acks;
 
-/// The most rounds of one decision. A few are enough for a task to be created, placed and
-/// connected.
+/// The maximum number of rounds in one decision. A few rounds are enough to create a task, to place
+/// it and to start its traffic.
 const MAX_ROUNDS: usize = 16;
 
 /// What the leader should do now.
@@ -55,8 +56,8 @@ pub struct Decision {
     pub commands: Vec<Command>,
     /// When to decide again even if nothing changes, in Unix milliseconds.
     pub wake_at_ms: Option<u64>,
-    /// Commands that the cluster state refused although they were decided from it, and were
-    /// dropped. Each one is a bug in this module. The leader logs them.
+    /// Why commands of this decision were refused and dropped, although the decision was made from
+    /// the same cluster state. Each refusal is a bug in this module. The leader logs them.
     pub refused: Vec<Rejection>,
 }
 

@@ -1,5 +1,5 @@
-//! Ends the tasks of nodes that are down or were removed. Such a node can no longer report their
-//! end.
+//! Ends the tasks of nodes that are down or were removed. Such a node can no longer report that its
+//! tasks have ended.
 
 use weft_model::{
     Command, NodeId,

@@ -8,8 +8,8 @@ use weft_model::{
 use super::{Context, Preview};
 use crate::schedule::{self, Load};
 
-/// Places one task after the other, because each assignment takes resources and addresses that
-/// the next tasks cannot use.
+/// Places the tasks one by one, because each assignment uses resources and addresses that are then
+/// not available for the next task.
 pub(super) fn place_tasks(preview: &mut Preview<'_>) {
     let waiting = preview.run(waiting_tasks);
     if waiting.is_empty() {
@@ -37,7 +37,7 @@ fn waiting_tasks(ctx: &mut Context<'_>) -> Vec<TaskId> {
     let waits = |t: &&Task| t.status.state < TaskState::Assigned && t.desired <= TaskState::Running;
     let mut waiting: Vec<_> = state.tasks.values().filter(waits).collect();
     // A node prepares a task as soon as it is assigned. Without this delay, a task that cannot be
-    // prepared would be rejected and replaced again and again without a pause.
+    // prepared would be rejected and replaced repeatedly without a pause.
     waiting.retain(|t| !follows_rejected_task(state, t) || ctx.is_due(t.not_before_ms));
     waiting.sort_by_key(|t| (t.meta.version, &t.id));
     waiting.into_iter().map(|t| t.id.clone()).collect()

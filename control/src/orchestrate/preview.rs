@@ -1,4 +1,4 @@
-//! The cluster state as it will be when the commands of a decision have been applied.
+//! A preview of the cluster state: a copy to which the commands of a decision are applied.
 
 use std::borrow::Cow;
 
@@ -57,12 +57,12 @@ impl Preview<'_> {
         self.commands.len() >= MAX_COMMANDS
     }
 
-    /// Forgets the wake-up time of the last round: every round determines it again.
+    /// Clears the wake-up time of the last round: every round computes it again.
     pub(super) fn start_round(&mut self) {
         self.wake_at_ms = None;
     }
 
-    /// Runs one part of the decision on the present state, then executes the commands that it
+    /// Runs one part of the decision on the current copy, then executes the commands that the part
     /// proposed.
     pub(super) fn run<T>(&mut self, part: impl FnOnce(&mut Context<'_>) -> T) -> T {
         let mut ctx = Context {
@@ -85,8 +85,8 @@ impl Preview<'_> {
         result
     }
 
-    /// Executes a command that cannot be refused. If it is refused, the decision reports it as a
-    /// bug.
+    /// Executes a command that the cluster state must accept. If the command is refused, the
+    /// decision reports it as a bug.
     pub(super) fn execute_or_report(&mut self, command: Command) {
         if let Err(refused) = self.execute(command) {
             self.refused.push(refused);

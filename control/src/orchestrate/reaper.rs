@@ -56,8 +56,8 @@ fn obsolete_tasks<'a>(state: &ClusterState, slot: &SlotTasks<'a>, removing: bool
     obsolete
 }
 
-/// Ends the quarantine of addresses that every ready node has removed from its kernel, once their
-/// quarantine time has passed.
+/// Ends the quarantine of addresses when every ready node has removed them from its kernel and
+/// their quarantine time has passed.
 pub(super) fn release_addresses(ctx: &mut Context<'_>) {
     let acked_index = ctx.acks.lowest_acked(ctx.state);
     let unused = ctx.state.allocated.quarantine.iter().filter(|freed| freed.freed_index <= acked_index);

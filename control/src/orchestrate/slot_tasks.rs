@@ -1,4 +1,4 @@
-//! The tasks of one slot of a service: those that run, those that stop, and those that have ended.
+//! The tasks of one slot of a service: live tasks, stopping tasks and ended tasks.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ impl<'a> SlotTasks<'a> {
     }
 
     /// Whether the service still uses this slot. A slot whose last task ended and is not restarted
-    /// is still used. A slot that was scaled away is not.
+    /// is still used. A slot that scaling down has removed is not.
     pub(super) fn is_occupied(&self) -> bool {
         self.live().next().is_some() || self.newest().is_some_and(|t| t.desired != TaskState::Remove)
     }
@@ -41,7 +41,7 @@ pub(super) fn is_live(task: &Task) -> bool {
     !task.status.state.is_terminal() && task.desired <= TaskState::Running
 }
 
-/// Whether the task exited, or failed to start, without being told to stop.
+/// Whether the task exited or failed to start. False for a task that the leader stopped.
 pub(super) fn ended_by_itself(task: &Task) -> bool {
     matches!(task.status.state, TaskState::Complete | TaskState::Failed | TaskState::Rejected)
 }

@@ -1,8 +1,9 @@
-//! When nodes start and stop sending traffic to a task, so that no request is lost.
+//! Decides when nodes start and stop sending traffic to a task. The order of the steps ensures that
+//! no request is lost.
 //!
-//! Other nodes send new flows to a task only after its own node can deliver them. A task is told to
-//! stop only after no node sends new flows to it. The steps ([`Traffic`]) and what each one waits
-//! for:
+//! Other nodes send new flows to a task only after its own node can deliver them. The task's node
+//! stops it only after no node sends new flows to it. These are the steps ([`Traffic`]), and the
+//! condition of each step:
 //!
 //! ```text
 //!   None ───(1)──▶ Local ───(2)──▶ Active ───(3)──▶ Draining ───(4)──▶ Drained
@@ -11,23 +12,23 @@
 //!
 //!   (1) the task is running
 //!   (2) the task's own node has acknowledged the plan with Local
-//!   (3) the task must stop
+//!   (3) the desired state is Shutdown or Remove
 //!   (4) every ready node has acknowledged the plan with Draining
 //! ```
 //!
 //! The waits (2) and (4) end after [`ACK_WAIT_MS`] at the latest, so that a node that does not
-//! answer cannot block a service. A new leader waits that long once more, because it starts without
-//! acknowledgements. A task never goes back to an earlier step, and its node may stop it in the
-//! steps `None` and `Drained` only ([`Task::must_stop`]).
+//! acknowledge cannot block a service. A new leader starts these waits again, because it has no
+//! acknowledgements yet. A task never returns to an earlier step. Its node may stop it only in the
+//! steps `None` and `Drained` ([`Task::must_stop`]).
 
 use weft_model::state::{Task, TaskState, Traffic};
 
 use super::Context;
 
-/// The longest time that a step waits for acknowledgements.
+/// The maximum time that a step waits for acknowledgements.
 pub(super) const ACK_WAIT_MS: u64 = 5_000;
 
-/// Moves every placed task to its next step if the step may be taken now.
+/// Moves every placed task to its next step if the condition of this step holds.
 pub(super) fn advance(ctx: &mut Context<'_>) {
     let state = ctx.state;
     for task in state.tasks.values().filter(|t| t.node.is_some() && !t.status.state.is_terminal()) {

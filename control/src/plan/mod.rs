@@ -1,10 +1,11 @@
 //! Computes the plan of one node from the cluster state: a pure function.
 //!
 //! The leader ([`crate::swarm`]) calls [`plan()`] for each node and streams the result to the
-//! node's agent. The plan is all that a node learns about the cluster.
+//! node's agent. A node gets no other information about the cluster.
 //!
-//! Others rely on this: equal cluster states give equal plans, and the plan of a node does not
-//! depend on the time. Only the generation differs when nothing changes for the node.
+//! Callers rely on these properties: equal cluster states give equal plans, and the plan of a node
+//! does not depend on the time. If a change of the cluster state does not concern the node, only
+//! the generation of its plan changes.
 
 pub(crate) mod template;
 #[cfg(test)]
@@ -110,7 +111,7 @@ fn services(state: &ClusterState, node: &Node, live: &BTreeMap<&ServiceId, Vec<&
     services
 }
 
-/// The backends of a service on one network, as far as `node` may send to them.
+/// The backends of a service on one network that `node` may send to.
 fn backends(tasks: &[&Task], network: &NetworkId, node: &Node) -> Vec<BackendPlan> {
     let mut backends = Vec::new();
     for task in tasks {
@@ -141,8 +142,8 @@ fn ports(state: &ClusterState, plans: &[ServicePlan]) -> Vec<PortPlan> {
         plans.iter().filter(|s| s.backends.iter().any(|b| !b.draining)).map(|s| s.mesh).collect();
     let mut ports = BTreeMap::<(u16, Protocol), PortPlan>::new();
     // A later entry for the same port replaces an earlier one.
-    let (removing, present): (Vec<_>, Vec<_>) = state.services.values().partition(|s| s.removing);
-    for service in removing.into_iter().chain(present) {
+    let (removing, remaining): (Vec<_>, Vec<_>) = state.services.values().partition(|s| s.removing);
+    for service in removing.into_iter().chain(remaining) {
         let Some(mesh) = published_mesh(service, &active) else { continue };
         for port in &service.ports {
             let (published, protocol) = (port.published, port.spec.protocol);
@@ -152,9 +153,9 @@ fn ports(state: &ClusterState, plans: &[ServicePlan]) -> Vec<PortPlan> {
     ports.into_values().collect()
 }
 
-/// The mesh id that the published ports of a service lead to: that of its first network, which is
-/// eth0 of its tasks. While an update moves the service to other networks, that of a network with
-/// active backends.
+/// The mesh id to which the published ports of a service send: the mesh id on its first network,
+/// which is eth0 of its tasks. While an update moves the service to other networks, it is the mesh
+/// id on a network with active backends.
 fn published_mesh(service: &Service, active: &BTreeSet<MeshServiceId>) -> Option<MeshServiceId> {
     let meshes = || service.endpoints.iter().map(|e| e.mesh);
     meshes().find(|mesh| active.contains(mesh)).or_else(|| meshes().next())

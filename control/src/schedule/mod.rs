@@ -22,12 +22,13 @@ use weft_model::{
     state::{Node, Slot, Task, TaskState},
 };
 
-/// A node comes last for a service of which this many tasks have failed on it. Only tasks of the
-/// present spec count, and only failures within [`FAILURE_WINDOW_MS`].
+/// If this many tasks of a service have failed on a node, the scheduler prefers other nodes for
+/// this service. Only tasks of the current spec count, and only failures within the last
+/// [`FAILURE_WINDOW_MS`].
 const MANY_FAILURES: u64 = 5;
 const FAILURE_WINDOW_MS: u64 = 300_000;
 
-/// The tasks and reservations that each node has already.
+/// The tasks of each node and the resources that they reserve.
 #[derive(Debug, Default)]
 pub struct Load {
     nodes: BTreeMap<NodeId, NodeLoad>,
@@ -71,7 +72,8 @@ impl Load {
         }
     }
 
-    /// How often the service has failed on this node. Less than [`MANY_FAILURES`] count as none.
+    /// How often the service has failed on this node. Fewer than [`MANY_FAILURES`] failures count
+    /// as zero.
     fn failures(&self, node: &NodeId, service: &ServiceId) -> u64 {
         let failures = self.nodes.get(node).and_then(|load| load.failures.get(service)).copied().unwrap_or(0);
         if failures < MANY_FAILURES { 0 } else { failures }
@@ -102,9 +104,9 @@ impl Load {
 }
 
 fn has_failed_recently(state: &ClusterState, task: &Task) -> bool {
-    let present = state.services.get(&task.service).is_some_and(|s| s.task_version == task.version);
-    let recently = task.state_since_ms.saturating_add(FAILURE_WINDOW_MS) > state.now_ms;
-    present && recently && matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
+    let current = state.services.get(&task.service).is_some_and(|s| s.task_version == task.version);
+    let recent = task.state_since_ms.saturating_add(FAILURE_WINDOW_MS) > state.now_ms;
+    current && recent && matches!(task.status.state, TaskState::Failed | TaskState::Rejected)
 }
 
 /// Why a node is not suitable, in the order of the checks.
@@ -128,11 +130,11 @@ impl Unsuitable {
     }
 }
 
-/// The best node for a task. A task that has a node already (of a global service) can only get this
-/// one.
+/// The best node for a task. A task of a global service has its node from the start, and can only
+/// get this node.
 ///
 /// # Errors
-/// Why no node is suitable, in Swarm's words. Users see this text in the status of the task.
+/// Why no node is suitable, with Swarm's wording. Users see this text in the status of the task.
 pub fn place(state: &ClusterState, load: &Load, task: &Task) -> Result<NodeId, String> {
     let mut unsuitable = BTreeMap::<Unsuitable, usize>::new();
     let mut suitable = Vec::new();
@@ -186,8 +188,8 @@ pub fn satisfies(node: &Node, constraints: &[Constraint]) -> bool {
     constraints.iter().all(|c| (attribute(node, &c.attribute).as_deref() == Some(c.value.as_str())) == c.equal)
 }
 
-/// The value of an attribute of a node. `None` if the node has no such label or has not described
-/// itself.
+/// The value of an attribute of a node. `None` if the node has no such label or has not sent its
+/// description.
 fn attribute(node: &Node, attribute: &NodeAttribute) -> Option<String> {
     let machine = node.description.as_ref();
     match attribute {
@@ -201,9 +203,9 @@ fn attribute(node: &Node, attribute: &NodeAttribute) -> Option<String> {
     }
 }
 
-/// How many tasks of the service each branch of the placement preferences has already. A branch is
-/// the list of a node's values for the first preference, the first two preferences, and so on.
-/// Nodes without a value form a branch of their own.
+/// How many tasks of the service each branch of the placement preferences has. A branch is a list
+/// of values: of the first preference, of the first two preferences, and so on. The nodes with
+/// these values belong to the branch. Nodes without a value form a separate branch.
 type BranchTasks = BTreeMap<Vec<Option<String>>, u64>;
 
 fn count_branch_tasks(state: &ClusterState, load: &Load, task: &Task, suitable: &[&Node]) -> BranchTasks {
@@ -220,7 +222,8 @@ fn count_branch_tasks(state: &ClusterState, load: &Load, task: &Task, suitable: 
     counts
 }
 
-/// The branches that a node belongs to, from the first preference to all of them.
+/// The branches that a node belongs to: the branch of the first preference, of the first two, and
+/// so on.
 fn branches(placement: &Placement, node: &Node) -> impl Iterator<Item = Vec<Option<String>>> {
     let values: Vec<_> = placement.spread.iter().map(|key| attribute(node, key)).collect();
     (1..=values.len()).map(move |depth| values[..depth].to_vec())

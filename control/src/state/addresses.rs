@@ -1,6 +1,6 @@
 //! Allocates the addresses of a network. VIPs and tasks get addresses from the same range.
 //!
-//! The search for a free address starts behind the one that was allocated last. A freed address
+//! The search for a free address starts after the address that was allocated last. A freed address
 //! stays in quarantine until no node can have it in its maps.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,8 +12,8 @@ use weft_model::{
     state::{AddressCursor, Allocations, Attachment, FreedAddress, Network},
 };
 
-/// The shortest quarantine of a freed address, by the clock of the cluster state. Packets that were
-/// sent to the last owner of the address have arrived or are lost by then.
+/// The minimum quarantine of a freed address, by the clock of the cluster state. After this time no
+/// packet to the last owner of the address is still in the network.
 pub const QUARANTINE_MS: u64 = 30_000;
 
 /// The addresses of one network that cannot be allocated, in ascending order.
@@ -54,8 +54,8 @@ impl<'a> Allocator<'a> {
     }
 
     /// The next free IPv4 and IPv6 address of a network. Must be called at most once for each
-    /// network in one command, because the addresses that it returned before are not among the used
-    /// ones yet.
+    /// network in one command, because it does not treat the addresses that it returned before as
+    /// used.
     pub(super) fn allocate_address(&mut self, network: &Network) -> Result<DualAddr, Rejection> {
         let used = UsedAddresses::of(self.state, &self.allocated, network);
         let cursor = self.allocated.cursors.get(&network.id);
@@ -105,9 +105,9 @@ fn ranges(network: &Network) -> ((u128, u128), (u128, u128)) {
     )
 }
 
-/// The first number of the range for which `take` returns a value. Starts behind the cursor, and
-/// continues at the beginning of the range. The number of steps is bounded by the number of used
-/// addresses, because `take` fails only for these.
+/// The first number of the range for which `take` returns a value. The search starts after the
+/// cursor, and continues at the beginning of the range. The number of used addresses limits the
+/// number of steps, because `take` fails only for used addresses.
 fn next_free<A>((first, last): (u128, u128), cursor: Option<u128>, take: impl Fn(u128) -> Option<A>) -> Option<A> {
     let start = cursor.map_or(first, |c| c.saturating_add(1)).clamp(first, last);
     let start = if cursor.is_some_and(|c| c >= last) { first } else { start };

@@ -10,8 +10,8 @@
 //!
 //! Invariants that others rely on:
 //!
-//! - All replicas compute the same result. This module reads no clock, no random numbers and no
-//!   unordered collection. What it needs from outside is in the command.
+//! - All replicas compute the same result. This module reads no clock and no random numbers, and
+//!   iterates over no unordered collection. Everything else that it needs is in the command.
 //! - A refused command changes only the index and the clock of the cluster state. So each function
 //!   checks and allocates everything before it changes anything.
 //!
@@ -59,7 +59,7 @@ pub fn apply(state: &mut ClusterState, index: u64, entry: Entry) -> Result<Appli
     }
 }
 
-/// Applies one command at the present index and clock of the cluster state. A refused command
+/// Applies one command at the current index and clock of the cluster state. A refused command
 /// changes nothing.
 pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Applied, Rejection> {
     if let Command::InitCluster(init) = command {
@@ -70,7 +70,7 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
     }
     match command {
         Command::InitCluster(_) => Err(Rejection::AlreadyInitialised),
-        Command::Batch(_) => Err(Rejection::Invalid("a batch cannot hold a batch".to_owned())),
+        Command::Batch(_) => Err(Rejection::Invalid("a batch cannot contain another batch".to_owned())),
 
         Command::UpdateCluster { version, spec } => cluster::update(state, version, spec),
         Command::RotateToken { role, secret } => cluster::rotate_token(state, role, secret),

@@ -70,8 +70,8 @@ fn find_user(state: &ClusterState, id: &NetworkId) -> Option<String> {
     service.map(|s| format!("service {}", s.spec.name)).or_else(|| task().map(|t| format!("task {}", t.name)))
 }
 
-/// The next VNI that no network has. The VNI of a removed network is used again only after all
-/// others have been used.
+/// The next VNI that no network has. The VNI of a removed network is reused only after all other
+/// VNIs have been used.
 fn free_vni(state: &ClusterState) -> Result<Vni, Rejection> {
     let next = state.allocated.next_vni;
     let free = |vni: &Vni| !state.networks.values().any(|n| n.vni == *vni);
@@ -81,9 +81,9 @@ fn free_vni(state: &ClusterState) -> Result<Vni, Rejection> {
         .ok_or_else(|| Rejection::Invalid("no VXLAN network identifier left: remove networks".to_owned()))
 }
 
-/// Gives the ingress network another subnet if a node's route overlaps the present one and nothing
-/// uses the network yet. The nodes report their routes only after the cluster has been initialised,
-/// so the first subnet is chosen without them.
+/// Gives the ingress network another subnet if a node's route overlaps the current one and no
+/// service or task uses the network yet. The nodes report their routes only after the cluster has
+/// been initialised, so the first subnet is chosen without them.
 pub(super) fn move_ingress(state: &mut ClusterState) {
     let Some(cluster) = &state.cluster else { return };
     let Some(ingress) = state.networks.values().find(|n| n.ingress) else { return };

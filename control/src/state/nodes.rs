@@ -1,4 +1,4 @@
-//! Nodes: how they join and leave, their settings, and what is observed of them.
+//! Nodes: joining and removal, their settings, their status and their description.
 
 use weft_model::{
     Applied, ClusterState, NodeId, Rejection,
@@ -61,7 +61,7 @@ pub(super) fn update(
     Ok(Applied::Done)
 }
 
-/// Removes a node. Its tasks become orphans, like those of a lost node.
+/// Removes a node. Its tasks become orphans, like the tasks of a node that is down.
 pub(super) fn remove(state: &mut ClusterState, id: &NodeId, force: bool) -> Result<Applied, Rejection> {
     let node = node_mut(state, id)?;
     if node.in_raft_config {

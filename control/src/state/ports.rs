@@ -56,7 +56,7 @@ pub(super) fn publish(
             if !taken.insert((published, port.protocol)) {
                 let protocol = port.protocol.as_str();
                 return Err(Rejection::Invalid(format!(
-                    "port {published}/{protocol} is published twice: name it once"
+                    "port {published}/{protocol} is published twice: publish it once"
                 )));
             }
         } else if port.target == 0 {

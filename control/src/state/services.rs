@@ -12,7 +12,7 @@ use super::{
     addresses::Allocator, check_version, network_by_id, new_meta, not_found, ports, service_mut, subnets, updated_meta,
 };
 
-/// The ingress network (a /16) has no room for the tasks of a larger service.
+/// The ingress network (a /16) does not have enough addresses for the tasks of a larger service.
 const MAX_REPLICAS: u64 = 60_000;
 
 pub(super) fn create(state: &mut ClusterState, id: ServiceId, spec: ServiceSpec) -> Result<Applied, Rejection> {
@@ -152,23 +152,23 @@ pub(super) fn set_update_status(
     Ok(Applied::Done)
 }
 
-/// Removes the endpoints of the service on networks that its spec does not name any more, unless a
-/// live task is attached to the network or will be.
+/// Removes the endpoints of the service on networks that are no longer in its spec. An endpoint
+/// stays while a live task is attached to the network or will be attached to it.
 pub(super) fn drop_unused_endpoints(state: &mut ClusterState, id: &ServiceId) {
     let Some(service) = state.services.get(id) else { return };
-    let stays = |endpoint: &ServiceEndpoint| {
+    let is_used = |endpoint: &ServiceEndpoint| {
         spec_networks(&service.spec, state).any(|network| network.id == endpoint.network)
             || state
                 .tasks_of(id)
                 .filter(|t| !t.status.state.is_terminal())
                 .any(|t| task_networks(state, &t.spec.networks).contains(&endpoint.network))
     };
-    let (endpoints, left): (Vec<_>, Vec<_>) = service.endpoints.iter().cloned().partition(stays);
-    if left.is_empty() {
+    let (endpoints, unused): (Vec<_>, Vec<_>) = service.endpoints.iter().cloned().partition(is_used);
+    if unused.is_empty() {
         return;
     }
     let mut allocator = Allocator::new(state);
-    for endpoint in left {
+    for endpoint in unused {
         if let Some(vip) = endpoint.vip {
             allocator.free_address(&endpoint.network, vip);
         }
@@ -205,17 +205,18 @@ fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
     }
 }
 
-/// The networks of the spec, in its order, or the ingress network if it names none.
+/// The networks of the spec, in its order, or the ingress network if the spec lists none.
 fn spec_networks<'a>(spec: &'a ServiceSpec, state: &'a ClusterState) -> impl Iterator<Item = &'a Network> {
     let ingress = state.networks.values().filter(|n| n.ingress && spec.task.networks.is_empty());
     spec.task.networks.iter().filter_map(|a| state.networks.get(&a.network)).chain(ingress)
 }
 
-/// Refuses networks that do not exist, are named twice or overlap, and the ingress network.
+/// Refuses networks that do not exist, are listed twice or overlap. Also refuses the ingress
+/// network.
 fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Result<(), Rejection> {
     if attachments.len() > MAX_NETWORKS_PER_SERVICE {
         return Err(Rejection::Invalid(format!(
-            "a service can be on {MAX_NETWORKS_PER_SERVICE} networks at most, and this one names {}",
+            "a service can be on {MAX_NETWORKS_PER_SERVICE} networks at most, and this one lists {}",
             attachments.len()
         )));
     }
@@ -224,12 +225,12 @@ fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Re
         let name = &network.spec.name;
         if network.ingress {
             return Err(Rejection::Invalid(format!(
-                "network {name} cannot be named: services that name no network are attached to it"
+                "network {name} cannot be chosen: services without a network option are attached to it"
             )));
         }
         for earlier in &attachments[..nth] {
             if earlier.network == attachment.network {
-                return Err(Rejection::Invalid(format!("network {name} is named twice: name it once")));
+                return Err(Rejection::Invalid(format!("network {name} is listed twice: list it once")));
             }
             let first = network_by_id(state, &earlier.network)?;
             if subnets::overlap_v4(first.subnets.v4, network.subnets.v4)
@@ -246,7 +247,7 @@ fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Re
 }
 
 /// The endpoints of a service with this spec. A network that the service is already on keeps its
-/// mesh id and VIP. Endpoints on networks that the spec does not name any more follow at the end,
+/// mesh id and VIP. Endpoints on networks that are no longer in the spec are appended at the end,
 /// until [`drop_unused_endpoints`] removes them.
 fn endpoints(
     state: &ClusterState,

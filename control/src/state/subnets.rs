@@ -11,13 +11,15 @@ use weft_model::{
     spec::{ClusterSpec, NetworkSpec, SubnetSpec},
 };
 
-/// Prefix length of the ingress network in a large pool. All replicas of all services that name no
-/// network have an address in this network, so the /24 of other networks would be too small.
+/// Prefix length of the ingress network in a large pool. All tasks of all services whose spec lists
+/// no network have an address in this network, so a /24, as other networks have, would be too
+/// small.
 const INGRESS_PREFIX: u8 = 16;
 /// In a smaller pool the ingress network gets a sixteenth of the pool: this many bits more than the
 /// pool's prefix.
 const INGRESS_SHARE_BITS: u8 = 4;
-/// The longest prefix of an IPv4 network. A longer one has no room for a gateway and a task.
+/// The longest prefix of an IPv4 network. A longer prefix leaves no addresses for a gateway and a
+/// task.
 const MAX_V4_PREFIX: u8 = 30;
 /// The longest prefix of an IPv6 network, for the same reason.
 const MAX_V6_PREFIX: u8 = 126;
@@ -59,8 +61,8 @@ pub(super) fn with_v4(cluster: &ClusterId, vni: Vni, v4: Ipv4Network) -> Subnets
     Subnets { v4, v4_gateway: first_v4(v4), v6, v6_gateway: first_v6(v6) }
 }
 
-/// The subnets that the spec of a network asks for. Where it asks for none, the IPv4 subnet comes
-/// from the pool, and the IPv6 subnet is the unique local one.
+/// The subnets of a network with this spec. Without an IPv4 subnet in the spec, the subnet comes
+/// from the pool. Without an IPv6 subnet in the spec, it is the unique local one.
 pub(super) fn from_spec(
     state: &ClusterState,
     cluster: &ClusterId,
@@ -116,7 +118,7 @@ fn allocate_v4(state: &ClusterState, spec: &ClusterSpec, prefix: u8) -> Result<I
         let subnet = network_v4(base, prefix);
         match taken.iter().filter(|other| overlap_v4(subnet, **other)).map(Ipv4Network::broadcast).max() {
             None => return Ok(subnet),
-            // Continue behind the overlapping subnets, at the next multiple of the subnet's size.
+            // Continue after the overlapping subnets, at the next multiple of the subnet's size.
             Some(last) => base = (u64::from(u32::from(last)) + 1).next_multiple_of(size),
         }
     }
@@ -126,8 +128,9 @@ fn allocate_v4(state: &ClusterState, spec: &ClusterSpec, prefix: u8) -> Result<I
 /// The subnet of the ingress network: the highest one of the pool that does not overlap a network
 /// or a route. Other networks get their subnets from the beginning of the pool.
 ///
-/// If all subnets overlap something, the highest one is used nevertheless. Then published ports
-/// work, and only traffic from tasks on the ingress network to the overlapped routes is lost.
+/// If every subnet of the pool overlaps a network or a route, the highest one is used. Then
+/// published ports work. Only traffic from tasks on the ingress network to the overlapped routes
+/// fails.
 pub(super) fn allocate_ingress(state: &ClusterState, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
     let prefix = spec.pool_prefix.min(INGRESS_PREFIX.max(spec.pool.prefix() + INGRESS_SHARE_BITS));
     let size = 1_u64 << (32 - prefix);
@@ -174,7 +177,7 @@ fn check_v4(state: &ClusterState, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) ->
     }
 }
 
-/// As [`check_v4`].
+/// Checks an IPv6 subnet that a user has chosen, and returns its gateway.
 fn check_v6(state: &ClusterState, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) -> Result<Ipv6Addr, Rejection> {
     let subnet = wanted.subnet;
     let (address, first) = (subnet.ip(), subnet.network());

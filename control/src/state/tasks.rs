@@ -9,7 +9,7 @@ use weft_model::{
 
 use super::{addresses::Allocator, network_by_id, new_meta, not_found, services, task_mut};
 
-/// The longest text in a node's report of a task, in bytes. Longer ones are truncated.
+/// The maximum length in bytes of a text in a node's report of a task. Longer texts are truncated.
 const MAX_TEXT_LEN: usize = 1024;
 
 /// The fields of [`weft_model::Command::CreateTask`].
@@ -109,7 +109,7 @@ pub(super) fn delay(state: &mut ClusterState, id: &TaskId, error: String) -> Res
     Ok(Applied::Done)
 }
 
-/// Raises the desired state. A smaller state has no effect: it was decided before the present one.
+/// Raises the desired state. A smaller state has no effect: it comes from an older decision.
 pub(super) fn set_desired(state: &mut ClusterState, id: &TaskId, desired: TaskState) -> Result<Applied, Rejection> {
     let task = task_mut(state, id)?;
     task.desired = task.desired.max(desired);
@@ -128,7 +128,7 @@ pub(super) fn set_traffic(state: &mut ClusterState, id: &TaskId, traffic: Traffi
     Ok(Applied::Done)
 }
 
-/// Ends a task whose node is lost.
+/// Ends a task whose node is down or was removed.
 pub(super) fn orphan(state: &mut ClusterState, id: &TaskId) -> Result<Applied, Rejection> {
     let now_ms = state.now_ms;
     let task = task_mut(state, id)?;
@@ -136,7 +136,7 @@ pub(super) fn orphan(state: &mut ClusterState, id: &TaskId) -> Result<Applied, R
         return Ok(Applied::Done);
     }
     task.desired = task.desired.max(TaskState::Shutdown);
-    task.status.message = "its node was lost".to_owned();
+    task.status.message = "the node is down or was removed".to_owned();
     task.status.pid = None;
     set_state(task, TaskState::Orphaned, now_ms, now_ms);
     free_attachments(state, id);
@@ -156,8 +156,8 @@ pub(super) fn forget(state: &mut ClusterState, id: &TaskId) -> Result<Applied, R
     Ok(Applied::Done)
 }
 
-/// Records what a node has observed. Reports about tasks of other nodes and about ended tasks are
-/// outdated, and are ignored.
+/// Records the task states that a node reports. Reports about tasks of other nodes and about ended
+/// tasks are outdated, and are ignored.
 pub(super) fn report(
     state: &mut ClusterState,
     node: &NodeId,
@@ -190,9 +190,9 @@ pub(super) fn report(
     Ok(Applied::Done)
 }
 
-/// The state that a reported state counts as. If the task must stop, `Complete` and `Failed` count
-/// as `Shutdown`. If it must not, `Shutdown` counts as `Complete` or `Failed`, depending on the
-/// exit code.
+/// The state to record for a reported state. If the task must stop, `Complete` and `Failed` are
+/// recorded as `Shutdown`. If it must not stop, `Shutdown` is recorded as `Complete` or `Failed`,
+/// depending on the exit code.
 fn interpret_state(task: &Task, status: &TaskStatus) -> TaskState {
     match status.state {
         TaskState::Complete | TaskState::Failed if task.must_stop() => TaskState::Shutdown,

@@ -49,7 +49,7 @@ pub struct Entry {
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// Applies all of the commands, or none if one of them is refused. Cannot contain another
+    /// Applies all commands, or none if one command is refused. Cannot contain another
     /// batch.
     Batch(Vec<Command>),
 
@@ -118,14 +118,14 @@ pub enum Command {
         id: NodeId,
         voter: bool,
     },
-    /// Records that the Raft membership does not contain the node any more. Has no effect if the
-    /// node has become a manager again.
+    /// Records that the Raft membership no longer contains the node. Has no effect if the
+    /// node is a manager again.
     ClearRaftConfig {
         id: NodeId,
     },
     /// Creates a task. A task of a global service has its node from the start. A task with
-    /// `desired` `Ready` is held until the earlier tasks of the slot have ended and `not_before_ms`
-    /// has come.
+    /// `desired` `Ready` is prepared and then held, until the earlier tasks of the slot have ended
+    /// and the clock has reached `not_before_ms`.
     CreateTask {
         id: TaskId,
         service: ServiceId,
@@ -144,19 +144,19 @@ pub enum Command {
         id: TaskId,
         error: String,
     },
-    /// Raises the desired state of a task. A state that is not greater than the present one has no
+    /// Raises the desired state of a task. A state that is not greater than the current one has no
     /// effect.
     SetDesired {
         id: TaskId,
         desired: TaskState,
     },
-    /// Raises the traffic state of a task. A state that is not greater than the present one has no
+    /// Raises the traffic state of a task. A state that is not greater than the current one has no
     /// effect.
     SetTraffic {
         id: TaskId,
         traffic: Traffic,
     },
-    /// Ends a task whose node is lost.
+    /// Ends a task whose node is down or was removed.
     OrphanTask {
         id: TaskId,
     },
@@ -218,7 +218,7 @@ pub struct JoinNode {
     pub availability: Availability,
 }
 
-/// What an accepted command has created or changed.
+/// The object that an accepted command has created or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Applied {
     Done,

@@ -1,9 +1,10 @@
-//! Why a command was refused.
+//! The errors of commands that were refused. `apply` in weft-control returns them, and the API
+//! shows their text to the user.
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-/// The reason why a command was refused. Users read its text.
+/// The reason why a command was refused. The text is shown to users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Rejection {
     #[error("this cluster is already initialised")]
@@ -22,13 +23,13 @@ pub enum Rejection {
     PortInUse { port: u16, protocol: String, by: String },
     #[error("port {port}/{protocol} is reserved for the cluster itself: choose another port")]
     PortReserved { port: u16, protocol: String },
-    #[error("no free port left in 30000-32767: name one with --publish published=PORT,target=PORT")]
+    #[error("no free port left in 30000-32767: choose another port with --publish published=PORT,target=PORT")]
     NoFreePort,
     #[error("subnet {subnet} overlaps with route {route} on node {node}: choose another subnet")]
     SubnetOverlapsRoute { subnet: IpNetwork, route: IpNetwork, node: String },
     #[error("networks {first} and {second} have overlapping subnets: one service cannot be on both")]
     OverlappingNetworks { first: String, second: String },
-    #[error("no subnet left in the address pool {pool}: name one with --subnet")]
+    #[error("no subnet left in the address pool {pool}: choose a subnet with --subnet")]
     PoolExhausted { pool: IpNetwork },
     #[error("no address left in network {network} ({subnet}): remove services or use a larger subnet")]
     AddressesExhausted { network: String, subnet: IpNetwork },

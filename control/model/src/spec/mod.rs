@@ -1,7 +1,9 @@
-//! What users ask for. Only users change specs. What the cluster decides is in [`crate::state`].
+//! The specs: what users request. Only users change specs. The decisions of the cluster are in
+//! [`crate::state`].
 //!
 //! Fields have Swarm's meaning and defaults. A Swarm option that weft does not support has no field
-//! here: the API refuses it and names it.
+//! here: the API refuses a request that sets such an option, and the error contains the name of the
+//! option.
 
 mod cluster;
 mod node;

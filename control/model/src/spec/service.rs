@@ -8,7 +8,7 @@ use super::{
 };
 use crate::ServiceName;
 
-/// What a service should be.
+/// The desired state of a service.
 ///
 /// ```
 /// use weft_model::spec::{ContainerSpec, PortSpec, Protocol, ServiceMode, ServiceSpec};
@@ -141,7 +141,8 @@ impl Protocol {
     }
 }
 
-/// `-p published:target/protocol`: a port of every node that leads to a port of the tasks.
+/// `-p published:target/protocol`: a port of every node, whose connections are balanced over a port
+/// of the tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortSpec {
     pub protocol: Protocol,

@@ -5,15 +5,16 @@ use serde::{Deserialize, Serialize};
 use super::Labels;
 use crate::NetworkId;
 
-/// What a task of a service should be. A change here replaces the tasks of the service in a rolling
-/// update.
+/// The desired tasks of a service. If a user changes this spec, a rolling update replaces the tasks
+/// of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
     pub container: ContainerSpec,
     pub resources: Resources,
     pub restart: RestartPolicy,
     pub placement: Placement,
-    /// In the user's order: the first network becomes eth0. Empty: the ingress network.
+    /// In the order that the user has chosen: the first network becomes eth0. Empty: the ingress
+    /// network.
     pub networks: Vec<NetworkAttachment>,
     /// Incremented by `service update --force`, so that the spec differs and the tasks are
     /// replaced.
@@ -117,7 +118,7 @@ pub struct RestartPolicy {
     pub condition: RestartCondition,
     /// The time between the end of a task and the start of the next one.
     pub delay_ms: u64,
-    /// The most restarts in a row. Zero: no limit.
+    /// The maximum number of consecutive restarts. Zero: no limit.
     pub max_attempts: u64,
     /// A task that ran for at least this long is a success: the count of restarts starts again.
     /// Zero: the count never starts again.
@@ -133,7 +134,7 @@ impl Default for RestartPolicy {
 /// Which nodes may run a task, and how tasks are spread over them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// A node must satisfy all of them.
+    /// A node must satisfy all constraints.
     pub constraints: Vec<Constraint>,
     /// `spread=node.labels.zone`: tasks are spread over the values of these attributes, the most
     /// significant one first.
@@ -150,7 +151,7 @@ pub struct Constraint {
     pub value: String,
 }
 
-/// A property of a node that constraints and preferences name.
+/// A property of a node. Constraints and placement preferences refer to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeAttribute {
     Id,

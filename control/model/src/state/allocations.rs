@@ -1,4 +1,5 @@
-//! What was allocated and may not be allocated again.
+//! Counters and addresses that decide what may be allocated next. Only `apply` in weft-control
+//! changes them.
 
 use std::{
     collections::BTreeMap,
@@ -9,15 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DualAddr, NetworkId};
 
-/// Counters of ids, and addresses that may not be used yet. The addresses in use are not here: they
-/// follow from the tasks and services.
+/// Counters of ids, and addresses that may not be used yet. Addresses in use are not stored here:
+/// they are computed from the tasks and services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocations {
     pub next_raft_id: u64,
     pub next_mesh_service: u32,
     pub next_backend: u64,
     pub next_vni: u32,
-    /// For each network the addresses that were allocated last. The next search starts behind them.
+    /// For each network the addresses that were allocated last. The next search starts after these
+    /// addresses.
     pub cursors: BTreeMap<NetworkId, AddressCursor>,
     /// Freed addresses that may not be used yet, because some node may still have them in its maps.
     pub quarantine: Vec<FreedAddress>,

@@ -1,4 +1,5 @@
-//! The cluster state: what the cluster has decided, and what was observed of its nodes and tasks.
+//! The cluster state: what users have requested, what the leader has decided, and what the nodes
+//! have reported.
 //!
 //! The managers replicate this state with Raft. Only `apply` in weft-control changes it, by
 //! applying a [`Command`](crate::Command). The plans of the nodes, the decisions of the leader and
@@ -49,11 +50,11 @@ pub struct ClusterState {
     pub allocated: Allocations,
 }
 
-/// Version and times of an object. For a task these are the values of its creation, because no user
-/// changes a task.
+/// Version and times of an object. For a task these are the values at its creation, because users
+/// cannot change a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// Raft log index at which a user last changed the object. An update request must name it.
+    /// Raft log index at which a user last changed the object. An update request must contain it.
     pub version: u64,
     /// Unix milliseconds.
     pub created_ms: u64,
@@ -62,8 +63,8 @@ pub struct Meta {
 }
 
 impl ClusterState {
-    /// The service with this name, compared without regard to case, as in DNS. A service that is
-    /// being removed has no name any more.
+    /// The service with this name, compared without regard to case, as in DNS. Services that are
+    /// being removed are not found.
     pub fn service_by_name(&self, name: &str) -> Option<&Service> {
         self.services.values().find(|s| !s.removing && s.spec.name.as_str().eq_ignore_ascii_case(name))
     }

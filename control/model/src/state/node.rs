@@ -1,4 +1,4 @@
-//! Nodes: their settings, and what was observed of them.
+//! Nodes: their settings, and what the leader and the agents observe.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,24 +32,24 @@ pub struct Node {
     /// changed.
     pub voter: bool,
     /// Whether the Raft membership may contain the node, as a voter or a learner: true from the
-    /// moment when the node becomes a manager until the membership no longer contains it. The node
-    /// keeps its log for this time, because membership changes may need its vote.
+    /// moment when the node becomes a manager until the membership no longer contains it. During
+    /// this time the node keeps its Raft log, because membership changes may need its vote.
     pub in_raft_config: bool,
 }
 
-/// Whether the leader hears from a node.
+/// Whether the leader receives heartbeats from a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeStatus {
     /// The node has joined and has not reported yet.
     Unknown,
-    /// The node sends heartbeats and has described itself.
+    /// The node sends heartbeats and has sent its description.
     Ready,
     /// The node has missed too many heartbeats.
     Down,
 }
 
-/// What kind of machine a node is. The node's agent measures it, and the scheduler places tasks by
-/// it. It changes rarely.
+/// The properties of the node's machine. The node's agent reads them, and the scheduler uses them
+/// to place tasks. They change rarely.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeDescription {
     pub os: String,

@@ -18,8 +18,8 @@ pub struct Service {
     /// The log index at which `spec.task` last changed. A task with a smaller version may be
     /// outdated ([`super::Task::is_current`]).
     pub task_version: u64,
-    /// The networks of the spec, in its order. They are followed by networks that an earlier spec
-    /// named, as long as a live task is attached to them.
+    /// The networks of the spec, in its order. Networks of an earlier spec follow at the end, as
+    /// long as a live task is attached to them.
     pub endpoints: Vec<ServiceEndpoint>,
     /// `spec.endpoint.ports`, each with its published port.
     pub ports: Vec<PublishedPort>,
@@ -38,7 +38,8 @@ pub struct ServiceEndpoint {
     pub vip: Option<DualAddr>,
 }
 
-/// A port of the spec, and the port of every node that leads to it.
+/// A port of the spec, with its published port: the port of every node whose connections are sent
+/// to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
     pub spec: PortSpec,
@@ -53,12 +54,12 @@ pub struct UpdateStatus {
     pub started_ms: u64,
     /// Unix milliseconds. `None` until the update or rollback is completed.
     pub completed_ms: Option<u64>,
-    /// A text for the user, in Swarm's words.
+    /// A text for the user, with Swarm's wording.
     pub message: String,
 }
 
-/// The state of a service's update. The leader makes all transitions but the one that a user asks
-/// for with `service rollback`.
+/// The state of a service's update. The leader makes all transitions except `service rollback`,
+/// which a user requests.
 ///
 /// ```text
 ///    tasks have an outdated spec
@@ -82,9 +83,8 @@ pub struct UpdateStatus {
 ///   (3) too many new tasks failed, and on_failure of the rollback config is not Continue
 /// ```
 ///
-/// A user who changes the spec removes the status, whatever its state. If tasks are outdated after
-/// that, a new update starts. With on_failure Continue, an update goes on regardless of failed
-/// tasks.
+/// When a user changes the spec, the status is removed in every state. If tasks are outdated after
+/// that, a new update starts. With on_failure Continue, failed tasks do not stop an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpdateState {
     Updating,

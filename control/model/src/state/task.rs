@@ -31,7 +31,7 @@ pub struct Task {
     pub desired: TaskState,
     /// The task may not start before this time, in Unix milliseconds: the delay of a restart.
     pub not_before_ms: u64,
-    /// How many restarts in a row led to this task (see [`crate::spec::RestartPolicy`]).
+    /// The number of consecutive restarts before this task (see [`crate::spec::RestartPolicy`]).
     pub attempts: u64,
     pub status: TaskStatus,
     /// [`super::ClusterState::now_ms`] when `status.state` last changed. `status.since_ms` is the
@@ -45,7 +45,8 @@ pub struct Task {
     pub traffic_since_ms: u64,
 }
 
-/// The place of a task in its service. Tasks of one slot follow each other.
+/// The position of a task in its service. When the task of a slot has ended or is replaced, the
+/// next task gets the same slot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Slot {
     /// A slot of a replicated service. The first one has number 1.
@@ -75,8 +76,8 @@ pub struct Attachment {
 ///                                          ▼                      ▼            ▼
 ///                                      Rejected                Failed   Complete or Failed
 ///
-///   agent:    from Accepted to Running, when told to stop ──▶ Shutdown
-///   leader:   from Assigned to Running, when the node is lost ──▶ Orphaned
+///   agent:    from Accepted to Running, when the plan says Stop ──▶ Shutdown
+///   leader:   from Assigned to Running, when the node is down or removed ──▶ Orphaned
 /// ```
 ///
 /// The leader assigns the task. From then on the node's agent reports the state, and a report may
@@ -101,9 +102,9 @@ pub enum TaskState {
     /// Started, but not yet listening on the TCP ports that its service publishes.
     Starting,
     Running,
-    /// Exited without error, without being told to stop.
+    /// Exited without an error. The agent did not stop it.
     Complete,
-    /// Stopped because it was told to.
+    /// Stopped by the agent, because the plan said so.
     Shutdown,
     /// Exited with an error, or could not be started.
     Failed,
@@ -111,7 +112,7 @@ pub enum TaskState {
     Rejected,
     /// A desired state only: stop the task, then delete it.
     Remove,
-    /// The node was lost before the task ended.
+    /// The node went down or was removed before the task ended.
     Orphaned,
 }
 
@@ -157,7 +158,7 @@ pub struct TaskStatus {
 }
 
 /// Which nodes send traffic to a task. Never decreases. `orchestrate::traffic` in weft-control
-/// makes the transitions, in an order in which no request is lost.
+/// makes the transitions. Their order ensures that no request is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Traffic {
     /// No node has the task as a backend, because it has not run yet.
@@ -168,7 +169,7 @@ pub enum Traffic {
     Active,
     /// All nodes keep the existing flows of the task, and send no new flows to it.
     Draining,
-    /// All ready nodes have acknowledged that the task drains: it may be told to stop.
+    /// All ready nodes have acknowledged that the task drains. The task's node may stop it.
     Drained,
 }
 
@@ -178,9 +179,9 @@ impl Task {
         !self.attachments.is_empty() && !self.status.state.is_terminal()
     }
 
-    /// Whether the task has the spec that its service asks for now. Such a task can be older than
-    /// the last change of the spec: a rollback returns to the spec of tasks that the update had not
-    /// replaced.
+    /// Whether the task has the current spec of its service. Such a task can be older than the last
+    /// change of the spec: after a rollback, the tasks that the update had not replaced have the
+    /// current spec again.
     pub fn is_current(&self, service: &Service) -> bool {
         self.spec == service.spec.task
     }

@@ -10,15 +10,15 @@ use super::{
 };
 
 /// Creates a task on each eligible node that has none, and stops tasks on nodes that are down or
-/// may not run the service. Leaves the slots to reconcile in `slots`, and returns how many these
-/// are.
+/// may not run the service. Keeps in `slots` only the slots that must be reconciled, and returns
+/// their number.
 pub(super) fn reconcile_global(
     service: &Service,
     slots: &mut BTreeMap<&Slot, SlotTasks<'_>>,
     ctx: &mut Context<'_>,
 ) -> usize {
     let state = ctx.state;
-    let mut covered = BTreeSet::new();
+    let mut with_slot = BTreeSet::new();
     slots.retain(|slot, tasks| {
         let Slot::Node(id) = slot else { return true };
         let node = state.nodes.get(id);
@@ -27,13 +27,14 @@ pub(super) fn reconcile_global(
             tasks.live().for_each(|task| ctx.stop_task(task, TaskState::Shutdown));
             return false;
         }
-        covered.insert(id.clone());
-        // A node that takes no new tasks keeps the one that it has. When that one ends, the node
-        // gets no other.
+        with_slot.insert(id.clone());
+        // A node that takes no new tasks keeps its task. When this task ends, the node gets no new
+        // one.
         tasks.live().next().is_some() || node.is_some_and(Node::takes_tasks)
     });
-    let open = state.nodes.values().filter(|n| n.takes_tasks() && may_stay(n, service) && !covered.contains(&n.id));
-    for node in open.take(MAX_COMMANDS) {
+    let without_slot =
+        state.nodes.values().filter(|n| n.takes_tasks() && may_stay(n, service) && !with_slot.contains(&n.id));
+    for node in without_slot.take(MAX_COMMANDS) {
         ctx.create_task(service, &Slot::Node(node.id.clone()), TaskState::Running, Restart::default());
     }
     slots.len()

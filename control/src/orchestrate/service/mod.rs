@@ -1,15 +1,14 @@
-//! Brings the tasks of each service in line with its spec: one task in each slot, of the current
+//! Reconciles the tasks of each service with its spec: each slot has one task, with the current
 //! task spec, on a node where it may run.
 //!
-//! A replicated service has numbered slots, a global service has one slot for each node. After that
-//! both are handled alike. A task that must be replaced is handed to the [`Rollout`], which
-//! starts the new task before or after it stops the old one, as the update config says. In reading
-//! order:
+//! A replicated service has numbered slots, a global service has one slot for each node. The slots
+//! of both are then reconciled in the same way. The [`Rollout`] replaces tasks: it starts the new
+//! task before or after it stops the old one, as the update config says. In reading order:
 //!
 //! - `rollout`: replaces one task;
 //! - `update`: decides how many tasks are replaced at a time, and when an update pauses or rolls
 //!   back;
-//! - `slot`: what one slot needs;
+//! - `slot`: reconciles one slot;
 //! - `replicated` and `global`: which slots the service has.
 
 mod rollout;

@@ -31,7 +31,8 @@ pub(super) fn reconcile_replicated(
 }
 
 /// Chooses `count` slots to stop: first slots without a running task, then slots on the nodes that
-/// run most tasks of the service. Among equals the highest slot number comes first.
+/// run the most tasks of the service. If several slots are equal, the highest slot number comes
+/// first.
 fn surplus_slots(slots: &BTreeMap<&Slot, SlotTasks<'_>>, count: usize) -> Vec<Slot> {
     let mut idle = Vec::new();
     let mut running = BTreeMap::<&NodeId, Vec<&Slot>>::new();

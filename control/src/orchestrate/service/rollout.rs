@@ -1,4 +1,4 @@
-//! Replaces the tasks of one service, and keeps at least one of them serving meanwhile.
+//! Replaces the tasks of one service. At least one task keeps serving during the replacement.
 
 use weft_model::{
     spec::UpdateOrder,
@@ -50,8 +50,8 @@ impl<'a> Rollout<'a> {
     /// Starts to replace the task of a slot, and returns whether it did.
     ///
     /// With [`UpdateOrder::StopFirst`] it does nothing if this would stop the last serving task
-    /// while another task is starting: a later round replaces the task. So an update of a service
-    /// with more than one slot always leaves a task that serves, unless the new tasks fail.
+    /// while another task is starting: a later round replaces the task. So during an update of a
+    /// service with more than one slot, at least one task always serves, unless the new tasks fail.
     pub(super) fn replace(&mut self, replacement: &Replacement<'_>, order: UpdateOrder, ctx: &mut Context<'_>) -> bool {
         let Replacement { slot, old, restart } = *replacement;
         if order == UpdateOrder::StartFirst {

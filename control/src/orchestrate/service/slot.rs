@@ -1,5 +1,5 @@
-//! What one slot needs: a new task, the start of a task that is held, or the replacement of its
-//! task.
+//! Reconciles one slot: creates a new task, starts a task that is held, or replaces the task of the
+//! slot.
 
 use weft_model::state::{Service, Task, TaskState, Traffic};
 
@@ -25,7 +25,7 @@ pub(super) fn reconcile_slot<'a>(
     rollout: &mut Rollout<'a>,
     ctx: &mut Context<'_>,
 ) {
-    // A task that ended by itself must not start again: its successor is a new task.
+    // A task that ended by itself must not start again: a new task replaces it.
     for task in slot.tasks.iter().filter(|t| t.status.state.is_terminal() && t.desired <= TaskState::Running) {
         ctx.set_desired(task, TaskState::Shutdown);
     }
@@ -60,7 +60,8 @@ pub(super) fn reconcile_slot<'a>(
     }
 }
 
-/// Stops all of these tasks but the one that has progressed furthest, and returns that one.
+/// Keeps the task that has progressed furthest and stops the others. Returns the task that it
+/// keeps.
 fn keep_best<'a>(tasks: &[&'a Task], ctx: &mut Context<'_>) -> Option<&'a Task> {
     let best = tasks.iter().copied().max_by_key(|t| (t.traffic, t.status.state, &t.id))?;
     tasks.iter().filter(|t| t.id != best.id).for_each(|t| ctx.stop_task(t, TaskState::Shutdown));
@@ -78,10 +79,10 @@ fn next_attempt(service: &Service, slot: &SlotTasks<'_>, old: &Task) -> Option<R
 fn is_blocked(slot: &SlotTasks<'_>, ctx: &mut Context<'_>) -> bool {
     let mut blocked = false;
     for task in slot.stopping() {
-        let told_to_stop = task.must_stop();
+        let node_must_stop = task.must_stop();
         let timeout_ms = task.spec.container.stop_grace_ms.saturating_add(STOP_OVERRUN_MS);
         let since_ms = task.traffic_since_ms.max(task.state_since_ms);
-        blocked |= !told_to_stop || !ctx.is_due(since_ms.saturating_add(timeout_ms));
+        blocked |= !node_must_stop || !ctx.is_due(since_ms.saturating_add(timeout_ms));
     }
     blocked
 }

@@ -1,4 +1,4 @@
-//! Rolling updates: replaces a few slots at a time and watches the new tasks. If too many of them
+//! Rolling updates: replaces a few slots at a time and watches the new tasks. If too many new tasks
 //! fail, the update pauses or rolls back. [`UpdateState`] shows the states and their transitions.
 //!
 //! The messages copy Swarm's wording, because scripts search for it.
@@ -17,7 +17,7 @@ use super::{
     rollout::Rollout,
 };
 
-/// The config of the present update: the rollback config while the service rolls back.
+/// The config of the current update. During a rollback this is the rollback config.
 pub(super) fn config(service: &Service) -> &UpdateConfig {
     match service.update.as_ref().map(|u| u.state) {
         Some(UpdateState::RollbackStarted | UpdateState::RollbackPaused) => &service.spec.rollback,
@@ -25,7 +25,7 @@ pub(super) fn config(service: &Service) -> &UpdateConfig {
     }
 }
 
-/// Takes the update of the service one step further: starts it, replaces the next tasks, pauses it,
+/// Advances the update of the service by one step: starts it, replaces the next tasks, pauses it,
 /// rolls it back or completes it.
 pub(super) fn advance<'a>(
     service: &Service,

@@ -1,4 +1,4 @@
-//! Tests what decisions achieve, in a simulated cluster whose nodes are slow, crash and return.
+//! Tests the effect of decisions in a simulated cluster, whose nodes are slow, fail and return.
 
 mod properties;
 mod scenarios;

@@ -1,5 +1,5 @@
-//! Random events, in a random order. The simulator checks that they violate no invariant. When the
-//! events are over, the cluster must converge to what its users have asked for.
+//! Applies random events in a random order. The simulator checks that they violate no invariant.
+//! After the last event the cluster must converge to the specs of its services.
 
 use proptest::prelude::*;
 use weft_model::{
@@ -22,7 +22,7 @@ enum Event {
     Activate { node: usize },
     Recreate { service: usize },
     ChangeLeader,
-    // Only in disturbed clusters.
+    // Only in clusters with faults.
     Break { service: usize },
     Crash { task: usize },
     Kill { node: usize },
@@ -47,7 +47,7 @@ fn update() -> impl Strategy<Value = UpdateConfig> {
     )
 }
 
-/// What users do, and a change of the leader.
+/// Requests of users, and a change of the leader.
 fn user_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (0..8_000_u64).prop_map(Event::Wait),
@@ -62,7 +62,7 @@ fn user_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// The same, and failures of tasks and nodes.
+/// The events of [`user_event`], and failures of tasks and nodes.
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => user_event(),
@@ -126,7 +126,7 @@ impl Scenario {
                 self.update(service, |spec| spec.task.networks = networks);
             }
             Event::Break { service } => {
-                sim.disturbed = true;
+                sim.fault_injected = true;
                 self.update(service, |spec| spec.task.container.image = "broken".to_owned());
             }
             Event::Rollback { service } => {
@@ -171,8 +171,8 @@ impl Scenario {
         self.sim.submit(Command::UpdateNode { id, version, spec });
     }
 
-    /// Repairs all nodes and images, and checks that the services then become what their specs say,
-    /// and that the cluster state stops changing.
+    /// Repairs all nodes and images, and checks that the services then converge to their specs, and
+    /// that the cluster state stops changing.
     fn check_convergence(mut self) {
         for node in 0..NODES {
             self.apply(Event::Revive { node });
@@ -218,7 +218,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn undisturbed_clusters_lose_no_request_and_converge(
+    fn clusters_without_faults_lose_no_request_and_converge(
         delays in prop::collection::vec(delays(), NODES),
         events in prop::collection::vec(user_event(), 1..20),
     ) {
@@ -230,7 +230,7 @@ proptest! {
     }
 
     #[test]
-    fn disturbed_clusters_converge(
+    fn clusters_with_faults_converge(
         delays in prop::collection::vec(delays(), NODES),
         events in prop::collection::vec(any_event(), 1..25),
     ) {

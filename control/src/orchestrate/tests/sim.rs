@@ -19,7 +19,7 @@ use crate::{
 /// The simulated time advances in steps of this length.
 pub(super) const TICK_MS: u64 = 100;
 
-/// How long a node takes for its work.
+/// How long a node takes to apply a plan and to start or stop a task.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Delays {
     /// From a change of the cluster state until the plan is in effect in the node's kernel.
@@ -66,9 +66,10 @@ pub(super) struct Sim {
     pub(super) broken_images: BTreeSet<String>,
     /// Images that cannot be prepared.
     pub(super) missing_images: BTreeSet<String>,
-    /// Whether a task or node has failed without warning. Then requests may be lost, and the
-    /// simulator does not check that backends answer.
-    pub(super) disturbed: bool,
+    /// Whether a test has injected a fault (a crash, a failed node, or a node that does not
+    /// acknowledge). Then requests may be lost, and the simulator does not check that backends
+    /// answer.
+    pub(super) fault_injected: bool,
     /// All backend ids that were ever used, with their task.
     backends: BTreeMap<BackendId, TaskId>,
 }
@@ -85,7 +86,7 @@ impl Sim {
             nodes: BTreeMap::new(),
             broken_images: BTreeSet::new(),
             missing_images: BTreeSet::new(),
-            disturbed: false,
+            fault_injected: false,
             backends: BTreeMap::new(),
             cluster,
         };
@@ -136,9 +137,9 @@ impl Sim {
         self.settle();
     }
 
-    /// The machine of the node fails: its tasks are gone, and the leader considers it down.
+    /// The machine of the node fails: its processes end, and the leader considers the node down.
     pub(super) fn kill_node(&mut self, id: &NodeId) {
-        self.disturbed = true;
+        self.fault_injected = true;
         let node = self.node_mut(id);
         node.disconnected = true;
         node.processes.clear();
@@ -157,7 +158,7 @@ impl Sim {
 
     /// The process of a task dies.
     pub(super) fn crash(&mut self, id: &TaskId) {
-        self.disturbed = true;
+        self.fault_injected = true;
         for node in self.nodes.values_mut() {
             if let Some(process) = node.processes.get_mut(id)
                 && *process == Process::Running
@@ -173,7 +174,7 @@ impl Sim {
         self.acks = Acks { acked: BTreeMap::new(), since_ms: self.cluster.now_ms };
     }
 
-    /// Lets time pass.
+    /// Advances the simulated time by `duration_ms`.
     pub(super) fn run(&mut self, duration_ms: u64) {
         let end_ms = self.cluster.now_ms + duration_ms;
         while self.cluster.now_ms < end_ms {
@@ -181,7 +182,7 @@ impl Sim {
         }
     }
 
-    /// Lets time pass until the condition holds.
+    /// Advances the simulated time until the condition holds.
     pub(super) fn run_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let end_ms = self.cluster.now_ms + 300_000;
         while !holds(self) {
@@ -272,7 +273,7 @@ impl Sim {
         }
     }
 
-    /// No address is allocated twice, and each is inside its subnet.
+    /// Checks that no address is allocated twice and that each is inside its subnet.
     fn check_addresses(&self) {
         let state = &self.cluster.state;
         let mut seen = BTreeSet::new();
@@ -288,9 +289,9 @@ impl Sim {
         }
     }
 
-    /// The states of a task never decrease, and a task never moves to another node. All nodes get
-    /// it as a backend only after its own node delivers to it, and it is told to stop only after no
-    /// ready node sends new flows to it.
+    /// Checks that the states of a task never decrease and that a task never moves to another node.
+    /// All nodes get it as a backend only after its own node delivers to it. Its node stops it only
+    /// after no ready node sends new flows to it.
     fn check_step(&self, old: &Task, new: &Task) {
         assert!(new.status.state >= old.status.state, "a state of {} decreased", new.name);
         assert!(new.desired >= old.desired && new.traffic >= old.traffic, "a state of {} decreased", new.name);
@@ -307,15 +308,15 @@ impl Sim {
             for (id, node) in &self.nodes {
                 let ready = self.cluster.state.nodes.get(id).is_some_and(|n| n.status == NodeStatus::Ready);
                 let sends = node.plan.as_ref().is_some_and(|p| backend_states(p, &new.id).any(|draining| !draining));
-                assert!(!(ready && sends), "{} was told to stop while node {id} sends new flows to it", new.name);
+                assert!(!(ready && sends), "{} must stop while node {id} sends new flows to it", new.name);
             }
         }
     }
 
-    /// Each backend that gets new flows from any node can answer: its process runs, and its own
-    /// node delivers to it.
+    /// Checks that each backend that gets new flows from any node can answer: its process runs, and
+    /// its own node delivers to it.
     fn check_backends_answer(&self) {
-        if self.disturbed {
+        if self.fault_injected {
             return;
         }
         for plan in self.nodes.values().filter_map(|n| n.plan.as_ref()) {

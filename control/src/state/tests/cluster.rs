@@ -164,7 +164,7 @@ fn a_batch_is_applied_completely_or_not_at_all() {
     let unknown = TaskId::from_random(cluster.random());
     let forget = Command::ForgetTask { id: unknown.clone() };
     check_refused(&mut cluster, Command::Batch(vec![create.clone(), forget]), &format!("no such task: {unknown}"));
-    check_refused(&mut cluster, Command::Batch(vec![Command::Batch(vec![])]), "a batch cannot hold a batch");
+    check_refused(&mut cluster, Command::Batch(vec![Command::Batch(vec![])]), "a batch cannot contain another batch");
     cluster.ok(Command::Batch(vec![create]));
     assert!(cluster.state.services.contains_key(&service));
 }

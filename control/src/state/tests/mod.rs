@@ -11,7 +11,7 @@ use weft_model::{Command, Rejection};
 
 use crate::fixture::TestCluster;
 
-/// Checks that the command is refused with this text. Users read these texts.
+/// Checks that the command is refused with this text. These texts are shown to users.
 fn check_refused(cluster: &mut TestCluster, command: Command, text: &str) {
     match cluster.apply(command) {
         Err(refused) => assert_eq!(refused.to_string(), text),

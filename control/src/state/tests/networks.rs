@@ -32,7 +32,7 @@ fn reports_an_exhausted_pool() {
         cluster.add_network(network_spec(name));
     }
     let refused = refusal(cluster.network(network_spec("d")));
-    assert_eq!(refused, "no subnet left in the address pool 10.20.0.0/22: name one with --subnet");
+    assert_eq!(refused, "no subnet left in the address pool 10.20.0.0/22: choose a subnet with --subnet");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Applies random commands, most of which make no sense, and checks that the cluster state stays
-//! consistent and that the plan of each node depends on nothing else.
+//! Applies random commands, many of which are invalid, and checks that the cluster state stays
+//! consistent and that the plan of each node depends only on the cluster state.
 
 use std::collections::BTreeSet;
 

@@ -78,7 +78,7 @@ fn refuses_ports_that_cannot_be_published() {
     check(&[tcp(Some(80), 0)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(Some(0), 80)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(None, 0)], "port 0 cannot be published: use 1 to 65535");
-    check(&[tcp(Some(80), 80), tcp(Some(80), 81)], "port 80/tcp is published twice: name it once");
+    check(&[tcp(Some(80), 80), tcp(Some(80), 81)], "port 80/tcp is published twice: publish it once");
     TestCluster::new().add_service(with_ports("web", &[udp(2377), tcp(Some(4789), 80)]));
 }
 
@@ -97,9 +97,12 @@ fn unspecified_ports_are_chosen_and_kept_by_updates() {
 fn reports_that_no_dynamic_port_is_free() {
     let mut cluster = TestCluster::new();
     let all: Vec<_> = (30000..=32767).map(|port| tcp(Some(port), 80)).collect();
-    cluster.add_service(with_ports("greedy", &all));
+    cluster.add_service(with_ports("all", &all));
     let refused = refusal(cluster.service(with_ports("late", &[tcp(None, 80)])));
-    assert_eq!(refused, "no free port left in 30000-32767: name one with --publish published=PORT,target=PORT");
+    assert_eq!(
+        refused,
+        "no free port left in 30000-32767: choose another port with --publish published=PORT,target=PORT"
+    );
 }
 
 #[test]
@@ -138,11 +141,11 @@ fn refuses_networks_that_one_service_cannot_be_on() {
         assert_eq!(refusal(cluster.service(service_spec("web", 1, networks))), expected);
     };
     check(&mut cluster, &[&a, &b], "networks a and b have overlapping subnets: one service cannot be on both");
-    check(&mut cluster, &[&a, &a], "network a is named twice: name it once");
+    check(&mut cluster, &[&a, &a], "network a is listed twice: list it once");
     check(
         &mut cluster,
         &[&ingress],
-        "network ingress cannot be named: services that name no network are attached to it",
+        "network ingress cannot be chosen: services without a network option are attached to it",
     );
     cluster.ok(Command::RemoveNetwork { id: b.clone() });
     check(&mut cluster, &[&a, &b], &format!("no such network: {b}"));
@@ -284,7 +287,7 @@ fn refuses_more_networks_than_the_data_plane_can_store() {
     let refs: Vec<_> = networks.iter().collect();
     cluster.add_service(service_spec("fits", 1, &refs[..MAX_NETWORKS_PER_SERVICE]));
     let refused = cluster.service(service_spec("many", 1, &refs)).expect_err("too many networks");
-    assert_eq!(refused.to_string(), "a service can be on 8 networks at most, and this one names 9");
+    assert_eq!(refused.to_string(), "a service can be on 8 networks at most, and this one lists 9");
 }
 
 #[test]

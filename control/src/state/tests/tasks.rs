@@ -133,7 +133,7 @@ fn a_freed_address_is_reused_only_after_acks_and_quarantine() {
     release(&mut cluster, freed_index);
     assert!(cluster.state.allocated.quarantine.is_empty());
     cluster.ok(assign);
-    assert_eq!(v4(&cluster, &next), first, "the search continues behind the last address");
+    assert_eq!(v4(&cluster, &next), first, "the search continues after the last address");
     let after = cluster.running_task(&service, 2, &node);
     assert_eq!(v4(&cluster, &after), second);
     assert_eq!(cluster.state.tasks[&next].attachments[0].backend.0, backends, "backend ids are not reused");
@@ -173,7 +173,7 @@ fn traffic_never_decreases_and_records_when_it_changed() {
 }
 
 #[test]
-fn the_final_state_depends_on_whether_the_task_was_told_to_stop() {
+fn the_final_state_depends_on_whether_the_task_must_stop() {
     let check = |must_stop: bool, reported: TaskState, expected: TaskState| {
         let (mut cluster, service, node) = web();
         let id = cluster.running_task(&service, 1, &node);

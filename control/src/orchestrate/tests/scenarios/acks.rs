@@ -13,7 +13,7 @@ fn a_node_that_never_acks_delays_a_step_by_the_ack_wait_only() {
     let service = create_serving(&mut sim, 3);
     let slow = sim.node_ids()[0].clone();
     sim.set_delays(&slow, Delays { plan_ms: 1_000_000, ..Delays::default() });
-    sim.disturbed = true;
+    sim.fault_injected = true;
     scale(&mut sim, &service, 1);
     sim.run(4_000);
     assert_eq!(sim.state().tasks_of(&service).filter(|t| t.must_stop()).count(), 0);
@@ -28,7 +28,7 @@ fn a_new_leader_restarts_the_ack_wait() {
     for node in sim.node_ids() {
         sim.set_delays(&node, Delays { plan_ms: 1_000_000, ..Delays::default() });
     }
-    sim.disturbed = true;
+    sim.fault_injected = true;
     scale(&mut sim, &service, 1);
     sim.run(4_000);
     sim.change_leader();

@@ -1,4 +1,4 @@
-//! Scenarios: each test submits a few changes and checks what the cluster becomes.
+//! Scenarios: each test submits a few changes and checks the resulting cluster state.
 
 mod scaling;
 mod updates;
@@ -26,7 +26,7 @@ fn create_serving(sim: &mut Sim, replicas: u64) -> ServiceId {
     id
 }
 
-/// Lets time pass until all replicas serve, on all nodes.
+/// Advances the simulated time until all replicas serve, on all nodes.
 fn await_serving(sim: &mut Sim, service: &ServiceId, replicas: u64) {
     let wanted = usize::try_from(replicas).expect("a small number");
     sim.run_until("all replicas to serve", |sim| {
@@ -43,8 +43,8 @@ fn set_availability(sim: &mut Sim, hostname: &str, availability: Availability) {
     sim.update_node(hostname, |spec| spec.availability = availability);
 }
 
-/// Lets time pass until the update of the service has ended. At least `at_least` backends must
-/// serve all the time.
+/// Advances the simulated time until the update of the service has ended. At every step at least
+/// `at_least` backends must serve.
 fn await_update(sim: &mut Sim, service: &ServiceId, at_least: usize) {
     while !sim.state().services[service].update.as_ref().is_some_and(|u| u.state != UpdateState::Updating) {
         sim.tick();
