@@ -71,7 +71,7 @@ impl Ca {
     /// Opens the CA from the certificate and the sealed key that the cluster state holds.
     ///
     /// # Errors
-    /// If `kek` does not fit the sealed key, or the certificate cannot be read.
+    /// If `kek` is not the key that encrypted the sealed key, or the certificate cannot be read.
     pub fn open(cluster: &ClusterId, cert_pem: &str, key_sealed: &[u8], kek: &Kek) -> Result<Self, PkiError> {
         let failed = |e: rcgen::Error| PkiError::new("read the certificate authority", e);
         let key = kek.open(cluster.as_str(), key_sealed)?;

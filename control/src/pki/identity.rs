@@ -85,8 +85,9 @@ impl Identity {
     }
 
     /// How long after `now_ms` (Unix milliseconds) the node should renew its certificate: between
-    /// 50 % and 80 % of the certificate's life. `spread` (0 to 1, drawn at random by the caller)
-    /// chooses the point, so that the nodes of a cluster do not renew at the same time.
+    /// 50 % and 80 % of the certificate's life. `spread` (a random number from 0 to 1 that the
+    /// caller provides) chooses the point, so that the nodes of a cluster do not renew at the same
+    /// time.
     pub fn renew_in(&self, now_ms: u64, spread: f64) -> Duration {
         let signed_s = self.not_before_s + BACKDATED.as_secs() as i64;
         let life_ms = (self.not_after_s - signed_s).max(0) as f64 * 1000.0;

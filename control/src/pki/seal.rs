@@ -74,7 +74,7 @@ impl Kek {
 }
 
 fn fill(bytes: &mut [u8]) -> Result<(), PkiError> {
-    SystemRandom::new().fill(bytes).map_err(|e| PkiError::new("draw random bytes", e))
+    SystemRandom::new().fill(bytes).map_err(|e| PkiError::new("generate random bytes", e))
 }
 
 #[cfg(test)]

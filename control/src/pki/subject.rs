@@ -1,6 +1,7 @@
 //! The subject of a node's certificate: the cluster, the node and its role.
 //!
-//! The CA writes it, and every TLS peer reads it. Both directions are here, so that they agree.
+//! The CA writes it, and every TLS peer reads it. This module contains both directions, so that
+//! they use the same format.
 
 use std::time::Duration;
 

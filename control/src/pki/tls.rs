@@ -68,7 +68,7 @@ impl Credentials {
 
         let mut client = client_builder()?.with_root_certificates(roots).with_client_cert_resolver(live.clone());
         client.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would carry the certificate of an earlier role.
+        // A resumed session would use the certificate of the node's earlier role.
         client.resumption = Resumption::disabled();
         Ok(Self { live, server: Arc::new(server), client: Arc::new(client) })
     }

@@ -15,7 +15,7 @@ const DIGEST_LEN: usize = 50;
 const SECRET_LEN: usize = 25;
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// A well-formed join token. Only a manager can tell whether it is valid now.
+/// A well-formed join token. Only a manager can check whether it is valid now.
 ///
 /// ```
 /// use weft_control::pki::{JoinToken, random_secret};
@@ -60,7 +60,7 @@ impl fmt::Display for JoinToken {
     }
 }
 
-/// Leaves the secret out, so that tokens do not get into logs.
+/// Omits the secret, so that log lines do not contain it.
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinToken").field("digest", &self.digest).finish_non_exhaustive()

@@ -1,5 +1,6 @@
 //! The state machine: applies committed entries to the cluster state, publishes each new state, and
-//! writes snapshots.
+//! writes snapshots. openraft calls it. Applying an entry must depend on nothing but the entry and
+//! the state, so that all managers get the same state.
 #![expect(clippy::result_large_err, reason = "openraft's error type")]
 
 use std::{collections::VecDeque, sync::Arc};
@@ -140,7 +141,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 }
 
-/// Writes the state of one position, while the state machine goes on applying.
+/// Writes the state at one position of the log, while the state machine continues to apply entries.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     store: Store,

@@ -2,8 +2,8 @@
 //!
 //! `swarm::manager` starts it on managers and proposes changes to it. This module owns the log
 //! entries, how they are stored and how they are sent. It must not know what a command means
-//! ([`crate::state`] does) nor choose the voters ([`crate::swarm`] does). Others rely on this: an
-//! entry is on disk before it is confirmed, and a proposal is applied at most once.
+//! ([`crate::state`] does) nor choose the voters ([`crate::swarm`] does). Other modules rely on two
+//! invariants: an entry is on disk before it is confirmed, and a proposal is applied at most once.
 //!
 //! openraft's own tasks do the work; [`Store`] writes on tokio's blocking threads.
 
@@ -35,10 +35,10 @@ const HEARTBEAT_MS: u64 = 250;
 /// heartbeats in a row cause no election.
 const ELECTION_MIN_MS: u64 = 500;
 const ELECTION_MAX_MS: u64 = 1_000;
-/// Limit for sending a whole snapshot.
+/// Time limit for sending a whole snapshot.
 const SNAPSHOT_TIMEOUT_MS: u64 = 30_000;
-/// Entries between two snapshots, and entries that stay in the log after one for voters that lag
-/// behind.
+/// Number of entries between two snapshots, and number of entries that stay in the log after a
+/// snapshot. A voter that lags behind by fewer entries does not need the snapshot.
 const SNAPSHOT_EVERY: u64 = 2_000;
 const KEPT_ENTRIES: u64 = 1_000;
 /// Limit of entries in one append request.
@@ -56,7 +56,7 @@ openraft::declare_raft_types!(
         AsyncRuntime = TokioRuntime
 );
 
-/// A handle to the running log. Cheap to clone.
+/// A handle to the running Raft instance. Cheap to clone.
 pub type Raft = openraft::Raft<TypeConfig>;
 /// openraft's metrics.
 pub type Metrics = openraft::RaftMetrics<u64, Voter>;
@@ -65,7 +65,7 @@ pub type ServerMetrics = openraft::metrics::RaftServerMetrics<u64, Voter>;
 /// The Raft configuration: voters and learners.
 pub type Voters = openraft::Membership<u64, Voter>;
 
-/// A log entry: a change that is applied once, however often it is sent.
+/// A log entry: a change that is applied once, even if it is sent several times.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Proposal {
     pub id: ProposalId,
@@ -78,7 +78,7 @@ impl Proposal {
     }
 }
 
-/// Identifies a change. The proposer draws it at random and repeats it in each retry.
+/// Identifies a change. The proposer chooses a random id and uses the same id in each retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProposalId(pub u128);
 
@@ -100,7 +100,7 @@ pub struct Voter {
     pub rpc_addr: SocketAddr,
 }
 
-/// No real manager: openraft's test suite for the store needs some value.
+/// Not a real manager: openraft's test suite for the store needs a default value.
 impl Default for Voter {
     fn default() -> Self {
         Self { node: NodeId::from_random(0), rpc_addr: (Ipv4Addr::UNSPECIFIED, 0).into() }

@@ -138,8 +138,8 @@ impl RaftNetwork<TypeConfig> for Link {
         if let Some(fewer) = smaller_append(append.entries.len(), request.body.len()) {
             return Err(PayloadTooLarge::new_entries_hint(fewer).into());
         }
-        // The soft limit: at the hard one openraft drops this future, and the failure would not be
-        // logged.
+        // Use the soft time limit. At the hard limit openraft drops this future, and then the
+        // failure would not be logged.
         let request = with_timeout(request, option.soft_ttl());
         let reply = decode_reply(self.client()?.append(request).await);
         self.log_change(reply.as_ref().err());
@@ -203,14 +203,14 @@ pub async fn receive_snapshot(
     admit: impl FnOnce(&RaftRequest) -> Result<(), Status>,
 ) -> Result<(Vote<u64>, Snapshot<TypeConfig>), Status> {
     let invalid = |what: String| Status::new(Code::InvalidArgument, what);
-    let first = parts.message().await?.ok_or_else(|| invalid("an empty snapshot".to_owned()))?;
-    let request = first.request.ok_or_else(|| invalid("a snapshot without its request".to_owned()))?;
+    let first = parts.message().await?.ok_or_else(|| invalid("the snapshot has no parts".to_owned()))?;
+    let request = first.request.ok_or_else(|| invalid("the first part of the snapshot has no request".to_owned()))?;
     admit(&request)?;
     let header: SnapshotHeader = codec::decode(&request.body).map_err(|e| invalid(e.to_string()))?;
     let mut bytes = first.data.to_vec();
     while let Some(part) = parts.message().await? {
         if bytes.len() + part.data.len() > MAX_SNAPSHOT_BYTES {
-            return Err(invalid(format!("a snapshot of more than {MAX_SNAPSHOT_BYTES} bytes")));
+            return Err(invalid(format!("the snapshot has more than {MAX_SNAPSHOT_BYTES} bytes")));
         }
         bytes.extend_from_slice(&part.data);
     }

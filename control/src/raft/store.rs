@@ -1,8 +1,8 @@
 //! The log on disk: one redb file with the entries, the vote, the committed position and the latest
 //! snapshot.
 //!
-//! Raft relies on this: what the store has confirmed is on disk. Every append and every vote is one
-//! write transaction, which is flushed before the call returns.
+//! Raft relies on one invariant: an entry or a vote that the store has confirmed is on disk. Every
+//! append and every vote is one write transaction, which is flushed before the call returns.
 #![expect(clippy::result_large_err, reason = "openraft's error type")]
 
 use std::{
@@ -46,7 +46,7 @@ struct Inner {
     /// `None` once closed.
     open: RwLock<Option<Arc<Open>>>,
     path: PathBuf,
-    /// Why the first failed write failed, as a message for users.
+    /// The cause of the first failed write, as a message for users.
     failure: Mutex<Option<String>>,
 }
 
@@ -62,7 +62,7 @@ struct Open {
 #[error("the log is closed")]
 struct Closed;
 
-/// The log cannot be used, with the reason and what to do.
+/// The log cannot be used. `reason` says why, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the log {path}: {reason}")]
 pub struct StoreError {

@@ -62,7 +62,7 @@ async fn a_change_that_is_sent_twice_is_applied_once() {
     let replies = machine.apply(entries).await.expect("applied");
     let made = Reply(Some(Ok(Applied::Network(NetworkId::from_random(7)))));
     assert_eq!(replies[1], made);
-    assert_eq!(replies[2], made, "the same change, the same answer");
+    assert_eq!(replies[2], made, "the repeated change gets the same answer");
     assert!(matches!(replies[3], Reply(Some(Err(_)))), "another change of the same name is refused");
     let state = machine.state().borrow().clone();
     assert_eq!(state.index, 4);
@@ -82,12 +82,12 @@ async fn a_snapshot_holds_the_state_and_the_outcomes() {
     let mut resumed = Machine::open(store).expect("a machine from the snapshot");
     assert_eq!(*resumed.state().borrow(), state);
     assert_eq!(resumed.apply([entry(3, create.clone())]).await.expect("applied").len(), 1);
-    assert_eq!(resumed.state().borrow().networks.len(), 2, "still once");
+    assert_eq!(resumed.state().borrow().networks.len(), 2, "the repeated change is not applied again");
 
     let mut other = Machine::open(Store::with_backend(InMemoryBackend::new()).expect("a log")).expect("a machine");
     let mut states = other.state();
     other.install_snapshot(&snapshot.meta, snapshot.snapshot).await.expect("installed");
-    assert!(states.has_changed().expect("the machine lives"));
+    assert!(states.has_changed().expect("the machine exists"));
     assert_eq!(*states.borrow_and_update(), state);
 }
 

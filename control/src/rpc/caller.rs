@@ -1,12 +1,13 @@
-//! The caller of an RPC, as its certificate identifies it. Every service checks it on every call.
+//! The caller of an RPC, as its certificate identifies it. Every service checks the caller on every
+//! call.
 
 use tonic::{Extensions, Status};
 use weft_model::{NodeId, id::ClusterId, spec::Role};
 
 use crate::pki::PeerIdentity;
 
-/// The peer of a connection, `None` if it showed no certificate. The server attaches it to each
-/// request.
+/// The peer of a connection, `None` if the peer presented no certificate. The server attaches the
+/// caller to each request.
 #[derive(Debug, Clone)]
 pub struct Caller(Option<PeerIdentity>);
 

@@ -17,10 +17,10 @@ use weft_model::NodeId;
 use super::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::pki::MANAGER_NAME;
 
-/// Limit for the TCP and TLS handshakes together.
+/// Time limit for the TCP and TLS handshakes together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// HTTP/2 pings, and the limit for their answer: the loss of the leader's machine is noticed within
-/// 3 s.
+/// Interval of HTTP/2 pings, and time limit for their answer. So a node notices within 3 s that the
+/// leader's machine has failed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -49,8 +49,8 @@ impl Dialer {
         Self { addr, name, tls, local: watch::Sender::new(None) }
     }
 
-    /// The local address of the last connection: how the other node reaches this one. `None` before
-    /// the first connection.
+    /// The local address of the last connection, at which the other node reaches this one. `None`
+    /// before the first connection.
     pub fn local_addr(&self) -> Option<IpAddr> {
         *self.local.borrow()
     }
@@ -103,8 +103,8 @@ pub struct Peers {
     channels: Arc<Mutex<BTreeMap<(SocketAddr, NodeId), Channel>>>,
 }
 
-/// Limit of cached channels. When it is reached, all are dropped and reopened on use. Only managers
-/// cache channels, to each other.
+/// Limit of cached channels. When it is reached, all channels are dropped and opened again on use.
+/// Only managers cache channels, to each other.
 const MAX_CHANNELS: usize = 256;
 
 impl Peers {
@@ -112,15 +112,15 @@ impl Peers {
         Self { tls, channels: Arc::default() }
     }
 
-    /// A connection to `node` for one stream only, used when the reader may be slow: unread data
-    /// fills the flow-control window of the whole connection (RFC 9113, section 5.2), and would
-    /// block all other calls on a shared one.
+    /// A separate connection to `node` for one stream. Use it if the reader may be slow: unread
+    /// data fills the flow-control window of the whole connection (RFC 9113, section 5.2), and
+    /// would block all other calls on a shared connection.
     pub fn apart(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
         Dialer::node(addr, node, self.tls.clone()).map(|dialer| dialer.lazy())
     }
 
-    /// The shared channel to `node` at `addr`, for calls that are answered at once. `None` as in
-    /// [`Dialer::node`].
+    /// The shared channel to `node` at `addr`, for calls that are answered immediately. `None` as
+    /// in [`Dialer::node`].
     pub fn channel(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
         let mut channels = self.channels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let key = (addr, node.clone());

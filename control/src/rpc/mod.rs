@@ -4,7 +4,8 @@
 //! module owns the generated messages, the connections in both directions, and the check of the
 //! caller's certificate. It must not decide what a call does.
 //!
-//! Tasks: one for each accepted connection. The server's token ends them.
+//! Tasks: one for each accepted connection. They end when the server's cancellation token is
+//! cancelled.
 
 mod caller;
 mod client;
@@ -27,7 +28,7 @@ pub mod pb {
 
 /// Flow-control windows in bytes (RFC 9113, section 5.2): how much unread data one stream, and one
 /// connection, may have in flight. A stream that is read slowly fills only a small part of the
-/// connection's window, so the other streams go on.
+/// connection's window, so the other streams continue.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 

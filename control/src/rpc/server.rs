@@ -1,9 +1,11 @@
-//! The server side. hyper serves tonic's routes behind our own TLS acceptor, so that the services
-//! know the peer of every connection, and the certificate can change while the server runs.
+//! The server side: accepts connections of other nodes and serves the routes that the caller
+//! provides. The supervisor in `swarm::membership` calls [`serve`]. hyper serves tonic's routes
+//! behind our own TLS acceptor, so that the services know the peer of every connection, and the
+//! certificate can change while the server runs.
 //!
-//! Everyone who reaches the port can connect, so connections without a certificate must not use up
-//! the connections of members. They have limits of their own, and so have connections whose
-//! handshake is not complete.
+//! Any host that reaches the port can connect, so connections without a certificate must not use up
+//! the connections of members. Connections without a certificate have a separate limit, and so do
+//! connections whose handshake is not complete.
 
 use std::{
     convert::Infallible,
@@ -44,7 +46,7 @@ pub struct Limits {
     pub unauthenticated: usize,
     /// Concurrent connections in the TLS handshake.
     pub handshakes: usize,
-    /// Limit for the TLS handshake, and then for the first request.
+    /// Time limit for the TLS handshake, and then for the first request.
     pub first_request_timeout: Duration,
     /// Longest life of a connection without a certificate. A join, which includes a write by the
     /// leader, takes less.
@@ -63,13 +65,13 @@ impl Default for Limits {
     }
 }
 
-/// HTTP/2 pings, and the limit for their answer: the connection of a lost node is closed within 20
-/// s.
+/// Interval of HTTP/2 pings, and time limit for their answer. So the server closes the connection
+/// of a failed node within 20 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Length of the queue of connections that are not accepted yet (listen(2)).
 const BACKLOG: u32 = 1024;
-/// Pause after `accept` failed, usually because no file descriptor was left.
+/// Pause after `accept` failed, usually because the process has no free file descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// A listening socket.
@@ -329,8 +331,8 @@ mod tests {
         };
         assert_eq!(ask().await.expect("an answer").status(), 200);
         let since = Instant::now();
-        let gone = async { while ask().await.is_ok() {} };
-        timeout(DEADLINE, gone).await.expect("closed in time");
+        let closed = async { while ask().await.is_ok() {} };
+        timeout(DEADLINE, closed).await.expect("closed in time");
         assert!(since.elapsed() >= LIMITS.unauthenticated_timeout / 2, "{:?}", since.elapsed());
         server.stop.cancel();
     }

@@ -11,16 +11,16 @@ pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }
 
-/// Milliseconds since the first call in this process. Never steps, unlike the wall clock.
+/// Milliseconds since the first call in this process. Unlike the wall clock, it never jumps.
 pub(super) fn monotonic_ms() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
-/// The clock that a leader stamps its log entries with. It never falls behind the cluster state's
-/// time, the wall clock or its own last reading, and it never stands still. So time in the cluster
-/// state advances if this machine's wall clock steps back, and if an earlier leader's wall clock
-/// was ahead.
+/// The clock from which a leader takes the time of its log entries. It returns the latest of three
+/// times: the time in the cluster state, the wall clock, and its own last reading plus the time
+/// that has passed since. So time in the cluster state advances even if this machine's wall clock
+/// is set back, or if an earlier leader's wall clock was ahead.
 #[derive(Debug, Default)]
 pub(super) struct ClusterClock {
     last: Mutex<Reading>,
@@ -34,7 +34,8 @@ struct Reading {
 }
 
 impl ClusterClock {
-    /// Unix milliseconds, unless a clock was ahead. `state_ms` is the time in the cluster state.
+    /// The cluster's time in Unix milliseconds. It is ahead of real time if a leader's wall clock
+    /// was ahead. `state_ms` is the time in the cluster state.
     pub(super) fn now_ms(&self, state_ms: u64) -> u64 {
         self.read(state_ms, now_ms(), monotonic_ms())
     }
@@ -58,7 +59,7 @@ mod tests {
         assert_eq!(clock.read(0, 10_000, 5), 10_000, "the wall clock's time");
         assert_eq!(clock.read(7_200_000, 10_100, 105), 7_200_000, "an earlier leader was two hours ahead");
         assert_eq!(clock.read(7_200_000, 10_200, 205), 7_200_100, "the clock advances from there");
-        assert_eq!(clock.read(7_200_100, 4_000, 305), 7_200_200, "also if the wall clock steps back");
+        assert_eq!(clock.read(7_200_100, 4_000, 305), 7_200_200, "also if the wall clock is set back");
         assert_eq!(clock.read(7_200_200, 9_000_000, 405), 9_000_000, "until the wall clock is ahead again");
     }
 }

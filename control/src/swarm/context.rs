@@ -3,7 +3,7 @@
 //!
 //! The membership module creates a [`Context`] when a membership begins and hands it to the
 //! dispatcher, the link and its own tasks. A context starts no task and writes no file. While a
-//! membership runs, [`Membership`] is published from here only.
+//! membership runs, only this module publishes [`Membership`].
 
 use std::{
     collections::BTreeMap,
@@ -55,13 +55,13 @@ pub(super) struct Record {
     /// The advertised address.
     pub addr: IpAddr,
     pub listen_addr: SocketAddr,
-    /// Managers to ask as long as there is no plan, which lists the current ones.
+    /// Managers to ask until this node has a plan. The plan lists the current managers.
     pub remotes: Vec<SocketAddr>,
     pub ca_pem: String,
 }
 
-/// What can keep a member from acting as one. If there are several issues, the first in this order
-/// is shown.
+/// A problem that prevents a member from working. If there are several, [`Membership::Error`] shows
+/// the first one in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum HealthIssue {
     /// The cluster state no longer contains this node.
@@ -77,8 +77,8 @@ pub(super) struct Context {
     pub credentials: Credentials,
     pub channels: NodeChannels,
     /// The generation of the newest plan that the supervisor has stored, or has failed to store.
-    /// The link acks no later one: after a `kill -9` the daemon restarts with the stored plan, and
-    /// must not restart with an older plan than the leader relies on.
+    /// The link does not ack a later generation: after a `kill -9` the daemon restarts with the
+    /// stored plan, which must not be older than the plan that the leader relies on.
     pub stored_generation: watch::Sender<u64>,
     issues: Mutex<BTreeMap<HealthIssue, String>>,
 }
@@ -114,7 +114,7 @@ impl Context {
         self.channels.manager.borrow().clone()
     }
 
-    /// Records what is wrong, or with `None` that it is over, and publishes the membership.
+    /// Records an issue, or clears it if `text` is `None`, and publishes the membership.
     pub(super) fn set_issue(&self, issue: HealthIssue, text: Option<String>) {
         let mut issues = self.issues.lock().unwrap_or_else(PoisonError::into_inner);
         match text {

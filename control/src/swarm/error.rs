@@ -27,7 +27,7 @@ pub enum SwarmError {
     #[error("invalid join token: {reason}; print the current one with \"weft swarm join-token\" on a manager")]
     InvalidToken { reason: String },
     #[error(
-        "the join token names another certificate authority than the one of {remote}: the token belongs to another \
+        "the join token does not match the certificate authority of {remote}: the token belongs to another \
          swarm, or a proxy intercepts the connection; print the swarm's token with \"weft swarm join-token\" on a \
          manager"
     )]
@@ -89,7 +89,7 @@ pub enum ProposeError {
     Unavailable { reason: String },
 }
 
-/// The text of the innermost cause, which is usually the part that a person can act on.
+/// The text of the innermost cause, which is usually the part that helps the user.
 pub(super) fn root_cause(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -26,7 +26,7 @@ pub(super) struct NodeTracker {
 struct Inner {
     /// `None` while this manager does not lead.
     view: Mutex<Option<LeaderView>>,
-    /// Counts changes of anything but the time of a message.
+    /// Incremented at each change, except if only the time of a node's last message changes.
     changes: watch::Sender<u64>,
     /// The term in which this manager leads.
     term: watch::Sender<Option<u64>>,
@@ -35,7 +35,8 @@ struct Inner {
 /// What the leader knows at one moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LeaderView {
-    /// Monotonic clock. No node is down before one full heartbeat period after this.
+    /// On the monotonic clock. No node is set to down until one full heartbeat timeout
+    /// (`heartbeat_ms` times `heartbeat_misses` of the cluster's spec) has passed since this time.
     pub since_monotonic_ms: u64,
     /// When this manager began to lead, on the cluster's clock.
     pub since_cluster_ms: u64,
@@ -44,9 +45,10 @@ pub(super) struct LeaderView {
 }
 
 impl LeaderView {
-    /// From when on a node without a session is missing, on the monotonic clock: the later of the
-    /// start of this view and the time at which the node joined (`created_ms` on the cluster's
-    /// clock). A node that has just joined needs time to open its session.
+    /// The time, on the monotonic clock, from which the heartbeat timeout of a node without a
+    /// session runs: the later of the start of this view and the time at which the node joined
+    /// (`created_ms` on the cluster's clock). A node that has just joined needs time to open its
+    /// session.
     pub(super) fn joined_monotonic_ms(&self, created_ms: u64) -> u64 {
         let after_ms = created_ms.saturating_sub(self.since_cluster_ms);
         self.since_monotonic_ms.saturating_add(after_ms)
@@ -84,12 +86,13 @@ impl NodeTracker {
         self.notify();
     }
 
-    /// The term in which this manager leads; changes when that changes.
+    /// The term in which this manager leads. `None` while it does not lead.
     pub(super) fn term(&self) -> watch::Receiver<Option<u64>> {
         self.inner.term.subscribe()
     }
 
-    /// Changes when anything but the time of a message changes.
+    /// Notifies its receivers of every change, except if only the time of a node's last message
+    /// changes.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
     }
@@ -99,7 +102,7 @@ impl NodeTracker {
         self.lock().clone()
     }
 
-    /// Gives every node one full heartbeat period from now, because this manager could not receive
+    /// Gives every node one full heartbeat timeout from now, because this manager could not receive
     /// messages for a while.
     pub(super) fn restart_deadlines(&self) {
         if let Some(view) = self.lock().as_mut() {
@@ -124,8 +127,8 @@ impl NodeTracker {
         Some(session)
     }
 
-    /// Records a heartbeat, with a report if the node sent one. Returns `false` if the session is
-    /// over: the node has a newer one, left, or this manager does not lead.
+    /// Records a heartbeat, with a report if the node sent one. Returns `false` if the session has
+    /// ended: the node has a newer session or has left, or this manager does not lead.
     pub(super) fn record_message(
         &self,
         node: &NodeId,
@@ -155,8 +158,8 @@ impl NodeTracker {
         true
     }
 
-    /// Forgets a node that leaves the cluster, so that its last report is not logged any more.
-    /// Returns `false` while this manager does not lead.
+    /// Forgets a node that leaves the cluster, so that the leader no longer writes its last report
+    /// to the log. Returns `false` while this manager does not lead.
     pub(super) fn forget_node(&self, node: &NodeId) -> bool {
         self.lock().as_mut().map(|view| view.nodes.remove(node)).is_some()
     }
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn ignores_messages_of_all_sessions_but_the_newest() {
+    fn ignores_messages_of_all_sessions_except_the_newest() {
         let tracker = NodeTracker::default();
         tracker.start_term(1, 0);
         let old = tracker.begin_session(&node(), report(1)).expect("a session with the leader");
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_without_news_is_no_change() {
+    fn a_heartbeat_without_changes_does_not_notify() {
         let tracker = NodeTracker::default();
         tracker.start_term(1, 0);
         let session = tracker.begin_session(&node(), report(1)).expect("a session with the leader");

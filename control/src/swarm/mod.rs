@@ -1,4 +1,5 @@
-//! One node's membership of a cluster, over the node's whole life: none, joined, restarted, left.
+//! One node's membership of a cluster: forming or joining a cluster, resuming after a restart, and
+//! leaving.
 //!
 //! The API and the agent use two handles: [`Swarm`] for this node's membership, plans and reports,
 //! and on managers [`Manager`] for the cluster state. This module runs everything that a membership
@@ -28,7 +29,7 @@
 //!
 //! Tasks: the supervisor starts those of a membership, the manager runtime those of a manager; both
 //! stop them as a group. Sessions of nodes run in the supervisor's group. `init`, `join` and
-//! `leave` run in a task each, so that a caller that goes away does not interrupt them.
+//! `leave` each run in a separate task, so that they continue if the caller drops the future.
 
 mod clock;
 mod error;
@@ -65,7 +66,7 @@ pub struct Swarm {
 
 impl Swarm {
     /// Resumes the membership in the data directory, if there is one. Resolves when its tasks run,
-    /// without contact to other nodes. Only one [`Swarm`] may use a data directory.
+    /// and does not wait for other nodes. Only one [`Swarm`] may use a data directory.
     ///
     /// # Errors
     /// - [`SwarmError::Storage`] if the data directory cannot be used or a file in it is damaged.
@@ -82,15 +83,16 @@ impl Swarm {
     }
 
     /// Forms a new cluster of this one node, its first manager. Resolves when the node has its
-    /// first plan and [`Self::manager`] is there. Runs to its end if the caller drops the future.
+    /// first plan and [`Self::manager`] returns a manager. Runs to its end if the caller drops the
+    /// future.
     ///
     /// # Errors
     /// - [`SwarmError::AlreadyMember`].
     /// - [`SwarmError::NoAdvertiseAddr`], [`SwarmError::UnusableAdvertiseAddr`],
     ///   [`SwarmError::Listen`] if an address cannot be used.
     /// - [`SwarmError::Storage`] if the data directory cannot be written.
-    /// - [`SwarmError::Propose`] if the log does not take its first entry.
-    /// - [`SwarmError::Internal`] if a key or certificate cannot be made.
+    /// - [`SwarmError::Propose`] if the first log entry is refused or cannot be written.
+    /// - [`SwarmError::Internal`] if a key or certificate cannot be created.
     /// - [`SwarmError::Timeout`] after 20 s: the node may be a member then, and continues in the
     ///   background.
     ///
@@ -101,8 +103,8 @@ impl Swarm {
     }
 
     /// Joins a cluster, in the role that the token gives. Resolves when the node has its first
-    /// plan, and on a manager when [`Self::manager`] is there. Runs to its end if the caller drops
-    /// the future.
+    /// plan, and on a manager when [`Self::manager`] returns a manager. Runs to its end if the
+    /// caller drops the future.
     ///
     /// # Errors
     /// - [`SwarmError::AlreadyMember`].
@@ -111,8 +113,8 @@ impl Swarm {
     /// - [`SwarmError::NoRemote`], [`SwarmError::NoAdvertiseAddr`],
     ///   [`SwarmError::UnusableAdvertiseAddr`], [`SwarmError::Listen`] if an address is missing or
     ///   cannot be used.
-    /// - [`SwarmError::Unreachable`] if no manager accepts the node. Managers that answer but have
-    ///   no leader are asked again for 6 s.
+    /// - [`SwarmError::Unreachable`] if no manager accepts the node. If managers answer but have no
+    ///   leader, the node retries for 6 s.
     /// - [`SwarmError::Refused`] if the cluster state does not allow the join.
     /// - [`SwarmError::Storage`], [`SwarmError::Internal`] as for [`Self::init`].
     /// - [`SwarmError::Timeout`] 20 s after the node was accepted: it is a member, and continues in
@@ -125,8 +127,8 @@ impl Swarm {
     }
 
     /// Leaves the cluster and removes the membership's files. A manager gives up its vote first,
-    /// and the leader is notified; after at most 13 s the node leaves without that. Resolves when
-    /// everything has stopped. Runs to its end if the caller drops the future.
+    /// and the leader is notified. If that takes longer than 13 s, the node leaves anyway. Resolves
+    /// when everything has stopped. Runs to its end if the caller drops the future.
     ///
     /// # Errors
     /// - [`SwarmError::NotMember`].
@@ -157,8 +159,8 @@ impl Swarm {
         manager.filter(|manager| manager.state().borrow().cluster.is_some())
     }
 
-    /// Resolves when [`Self::manager`] is there. Never resolves on a node that does not become a
-    /// manager: the caller sets a limit.
+    /// Resolves when [`Self::manager`] returns a manager. Never resolves on a node that does not
+    /// become a manager, so the caller must set a time limit.
     pub async fn wait_until_manager(&self) {
         let mut managers = self.lifecycle.channels.manager.subscribe();
         loop {
@@ -190,7 +192,7 @@ impl Swarm {
     }
 }
 
-/// Runs `change` in a task of its own, so that it runs to its end even if the caller drops this
+/// Runs `change` in a separate task, so that it runs to its end even if the caller drops this
 /// future: an interrupted change would leave the files of an incomplete membership.
 async fn run_to_completion<T: Send + 'static>(
     change: impl Future<Output = Result<T, SwarmError>> + Send + 'static,

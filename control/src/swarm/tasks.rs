@@ -59,6 +59,6 @@ mod tests {
             drop(token);
         });
         group.stop().await;
-        assert!(closed.is_empty(), "the graceful task closed what it held");
+        assert!(closed.is_empty(), "the graceful task dropped its token before it ended");
     }
 }

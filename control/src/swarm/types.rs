@@ -1,4 +1,5 @@
-//! What callers of [`super::Swarm`] give and get.
+//! Types that callers of [`super::Swarm`] pass in and receive: the configuration, the options of
+//! `init` and `join`, and the state of the membership.
 
 use std::{
     fmt,
@@ -13,7 +14,7 @@ use weft_model::{
     spec::{Availability, ClusterSpec, Role},
 };
 
-/// What is the same for all memberships of this node.
+/// The configuration, which is the same for all memberships of this node.
 #[derive(Clone)]
 pub struct SwarmConfig {
     /// The membership's files are in its subdirectory `swarm/`.
@@ -21,7 +22,7 @@ pub struct SwarmConfig {
     pub hostname: NodeName,
     /// The version of weft. Written to the log when a membership resumes.
     pub version: String,
-    /// Reads the logs of this node's tasks, for managers that ask.
+    /// Reads the logs of this node's tasks, for managers that request them.
     pub logs: Arc<dyn LogSource>,
 }
 
@@ -51,7 +52,7 @@ pub enum Membership {
         role: Role,
         addr: IpAddr,
     },
-    /// A member that cannot act as one. The text says why, and what to do.
+    /// The node is a member but cannot work as one. The text says why, and what to do.
     Error(String),
 }
 
@@ -71,7 +72,7 @@ pub struct InitOptions {
 pub struct JoinOptions {
     /// Addresses of managers. They are asked in this order.
     pub remotes: Vec<SocketAddr>,
-    /// `SWMTKN-1-…`; decides the role.
+    /// `SWMTKN-1-…`. Its secret decides the node's role.
     pub token: String,
     /// The address at which other nodes reach this one. If absent: the IP address of `listen_addr`,
     /// or if that is unspecified, the local address of the connection to the manager.

@@ -2,9 +2,9 @@
 //!
 //! The supervisor serves [`routes`] on the node's listen address, on workers too: a worker answers
 //! calls for its task logs and for the authority's certificate, and refuses all others. All calls
-//! but the two of a node that joins need a node certificate, which [`crate::rpc::Caller`] checks.
-//! A certificate outlives a removal, so most calls also check that the cluster state contains the
-//! caller.
+//! except the two of a node that joins need a node certificate, which [`crate::rpc::Caller`]
+//! checks. A node's certificate stays valid after the node was removed, so most calls also check
+//! that the cluster state contains the caller.
 //!
 //! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan.
 //! - `authority`: first certificates for nodes that join, and renewals.
@@ -62,7 +62,7 @@ pub(super) fn routes(context: Arc<Context>, sessions: TaskGroup) -> Router {
 }
 
 impl Services {
-    /// The manager of this node, or the refusal of a worker.
+    /// The manager of this node, or an error if this node is a worker.
     fn manager(&self) -> Result<Manager, Status> {
         self.context.manager().ok_or_else(|| Status::failed_precondition("this node is not a manager"))
     }

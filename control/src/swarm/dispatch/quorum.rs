@@ -90,7 +90,7 @@ impl Services {
     }
 }
 
-/// Refuses messages of the log that are meant for another voter, or come from a manager that was
+/// Refuses Raft messages that are addressed to another voter, or that come from a manager that was
 /// removed. The cluster state here may lag behind the log, so it may not contain a new manager yet.
 /// But raft ids are assigned in order and never reused: an unknown node with an assigned id was
 /// removed.
@@ -104,7 +104,8 @@ fn check_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Res
     if state.cluster.is_some() && gone { Err(removed(caller)) } else { Ok(()) }
 }
 
-/// The caller's node, if it is a manager by the cluster state: its certificate may be older.
+/// Returns the caller's node if it is a manager in the cluster state. The certificate alone is not
+/// enough, because its role may be out of date.
 fn check_manager<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a Node, Status> {
     let node = state.nodes.get(caller).ok_or_else(|| removed(caller))?;
     if node.in_raft_config {

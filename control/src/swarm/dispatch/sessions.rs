@@ -25,8 +25,8 @@ use crate::{
     swarm::{liveness::SessionId, manager::Manager},
 };
 
-/// Messages on their way to a node: one is sent while one waits. A longer queue would hold outdated
-/// plans.
+/// Length of the queue of messages to a node: one message waits while another is sent. A longer
+/// queue would hold outdated plans.
 const OUTBOX: usize = 1;
 /// A node sends its first message as soon as the session is open.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ impl Dispatcher for Services {
         let inbox = request.into_inner();
         self.sessions.spawn(async move {
             if let Err(status) = run_session(&manager, &caller, inbox, &outbox).await {
-                // The send fails if the node has gone: then no status is needed.
+                // The send fails if the node has closed the session: then no status is needed.
                 let _ = outbox.send(Err(status)).await;
             }
         });
@@ -54,8 +54,8 @@ impl Dispatcher for Services {
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {
         let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
         let manager = self.manager()?;
-        // Only the leader can handle this: it must also forget the node's last message, or its next
-        // step would make the node ready again.
+        // Only the leader can handle this call: it must also forget the node's last message, or its
+        // next step would make the node ready again.
         if !manager.tracker().forget_node(&caller) {
             return Err(Status::unavailable("this manager does not lead"));
         }
@@ -73,8 +73,9 @@ async fn run_session(
     outbox: &Outbox,
 ) -> Result<(), Status> {
     let first = timeout(FIRST_MESSAGE_TIMEOUT, inbox.message()).await;
-    let first = first.map_err(|_| Status::deadline_exceeded("no first message"))??;
-    let first = first.ok_or_else(|| Status::invalid_argument("no first message"))?;
+    let first = first.map_err(|_| Status::deadline_exceeded("the node sent no first message in time"))??;
+    let first =
+        first.ok_or_else(|| Status::invalid_argument("the node closed the session before its first message"))?;
     let report = decode_report(&first)?.ok_or_else(|| Status::invalid_argument("the first message has no report"))?;
     let tracker = manager.tracker();
     let mut term = tracker.term();

@@ -1,4 +1,4 @@
-//! Refusals that several services share.
+//! Error statuses that several services return.
 
 use tonic::Status;
 use weft_model::NodeId;

@@ -1,9 +1,11 @@
-//! Which plan generation this node may ack.
+//! Decides which plan generation this node may ack. A session calls it for each message that it
+//! sends.
 //!
 //! The agent reports the generation of the plan that the kernel holds. If the leader says that this
-//! plan is unchanged at a later generation, the later one is acked without the agent.
+//! plan is unchanged at a later generation, the node acks the later generation without a new report
+//! of the agent.
 
-/// Pure bookkeeping between the leader's messages and the agent's reports.
+/// Computes the ack from the leader's messages and the agent's reports. Pure.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct AckTracker {
     /// The generation of the plan that was published to the agent.
@@ -43,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn acks_an_unchanged_plan_without_the_agent() {
+    fn acks_an_unchanged_plan_without_a_new_report() {
         let mut acks = AckTracker::default();
         assert_eq!(acks.ack(0, 0), 0, "without a plan there is nothing to ack");
         acks.deliver(5);

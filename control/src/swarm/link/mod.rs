@@ -1,10 +1,10 @@
 //! The link: this node's session with the leader. It finds the leader, sends reports, acks and
 //! heartbeats, and publishes the plans that it receives.
 //!
-//! One task, started by the supervisor. It tries again until the membership ends. While there is no
-//! session the last plan stays in force: only a leader that no longer knows this node withdraws it.
-//! Invariant: a generation is acked only after the agent programmed its plan and the supervisor
-//! stored it, or failed to store it.
+//! One task, started by the supervisor. It reconnects until the membership ends. While there is no
+//! session, the node keeps its last plan. The link withdraws the plan only if a leader answers that
+//! the cluster state no longer contains this node. Invariant: a generation is acked only after the
+//! agent programmed its plan and the supervisor stored it, or failed to store it.
 //!
 //! ```text
 //!               no connection, no answer, or no leader is known
@@ -40,8 +40,8 @@ use super::context::{Context, HealthIssue};
 
 /// The pause before the next attempt.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-/// Each pause is multiplied by a random factor, so that nodes that lost the same leader do not come
-/// back at the same moment.
+/// Each pause is multiplied by a random factor, so that nodes that lost the same leader do not
+/// reconnect at the same moment.
 const JITTER: std::ops::Range<f64> = 0.8..1.2;
 
 /// Keeps a session with the leader, until it is dropped. Returns only if no manager's address is
@@ -66,7 +66,7 @@ pub(super) async fn run(context: Arc<Context>) {
             failures = 0;
         }
         match end {
-            // Follow one redirect only: two managers may each take the other for the leader.
+            // Follow one redirect only: two managers may each believe that the other one leads.
             SessionEnd::Redirected(Some(other)) if redirected.is_none() && other != addr => {
                 leader = Some(other);
                 continue;

@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// A manager sends its first message as soon as it has this node's.
+/// A manager sends its first message as soon as it has received this node's first message.
 const FIRST_REPLY_TIMEOUT: Duration = Duration::from_secs(3);
-/// Messages on their way to the leader. Each holds the latest state, so a longer queue would hold
-/// outdated ones.
+/// Length of the queue of messages to the leader. Each message holds the state at the time when it
+/// was queued, so a longer queue would hold outdated messages.
 const OUTBOX: usize = 1;
-/// The heartbeat interval until a plan gives one.
+/// The heartbeat interval until a plan contains one.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How a session ended.
@@ -58,7 +58,7 @@ impl<'a> Session<'a> {
         Self { context, acks, established: false }
     }
 
-    /// Whether the manager sent anything but a redirect: then it led.
+    /// Whether the manager sent a plan or a generation, which only the leader does.
     pub(super) fn is_established(&self) -> bool {
         self.established
     }
@@ -86,9 +86,10 @@ impl<'a> Session<'a> {
         outbox.send(first_message).await.map_err(|_| Status::unavailable("the connection broke"))?;
         let mut sent = Sent { acked, at: Instant::now() };
         let inbox = timeout(FIRST_REPLY_TIMEOUT, client.session(ReceiverStream::new(messages))).await;
-        let mut inbox = inbox.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
+        let mut inbox =
+            inbox.map_err(|_| Status::deadline_exceeded("the manager did not answer in time"))??.into_inner();
         let first = timeout(FIRST_REPLY_TIMEOUT, inbox.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("no first message"))??;
+        let first = first.map_err(|_| Status::deadline_exceeded("the manager sent no first message in time"))??;
         if let Some(end) = self.handle_message(first)? {
             return Ok(end);
         }
@@ -148,14 +149,14 @@ impl<'a> Session<'a> {
                 let plan = codec::decode(&bytes).map_err(|e| Status::internal(e.to_string()))?;
                 self.publish_plan(plan);
             }
-            None => return Err(Status::internal("an empty message")),
+            None => return Err(Status::internal("the leader sent an empty message")),
         }
         self.established = true;
         Ok(None)
     }
 
     /// Publishes a plan, unless it differs from the current plan in its generation only: then the
-    /// agent has nothing to do and is not woken.
+    /// agent has nothing to do and is not notified.
     fn publish_plan(&mut self, mut plan: NodePlan) {
         let generation = plan.generation;
         let current = self.context.channels.plans.borrow().clone();

@@ -1,5 +1,5 @@
-//! The leader's loop: logs what nodes report, keeps the log's voters in line with the managers in
-//! the cluster state, and decides which changes come next.
+//! The leader's loop: writes what nodes report to the log, keeps the log's voters in line with the
+//! managers in the cluster state, and decides which changes come next.
 //!
 //! The manager runtime runs it on every manager; it acts only while this manager leads. Reports,
 //! acks and changes of the cluster state only wake the loop: each step compares everything again.
@@ -58,7 +58,7 @@ const SUSPENDED: Duration = Duration::from_secs(2);
 /// If no quorum answered a leader for this long, another leader has probably been elected. This one
 /// then ends its sessions, so that its nodes look for the new leader.
 const QUORUM_LOST_MS: u64 = 3_000;
-/// If a change of the voters takes longer, it is tried again.
+/// If a change of the voters takes longer, the leader tries again.
 const VOTER_CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Leads whenever this manager is elected, until `stop`.
@@ -118,7 +118,7 @@ enum StepOutcome {
     Changed,
     /// At least one command was rejected.
     Rejected,
-    /// The log accepts nothing more, or the term has ended.
+    /// The log accepts no more entries, or the term has ended.
     Stopped,
 }
 
@@ -166,7 +166,7 @@ impl Leader<'_> {
         let acks = acks(state, &view);
         let decision = orchestrate::decide(state, self.manager.now_ms(), &acks, &mut rand::random);
         for rejection in &decision.refused {
-            tracing::error!(%rejection, "a decision does not fit the cluster state it was made from: this is a defect");
+            tracing::error!(%rejection, "the leader's own cluster state rejects its decision: this is a bug in weft, please report it");
         }
         if !decision.commands.is_empty() {
             return self.write_commands(decision.commands).await;
@@ -252,8 +252,8 @@ async fn change_voters(raft: Raft, change: VoterChange) {
 }
 
 /// Which plan generation each node's kernel holds, limited to the generation of `state`. A node may
-/// have acked a later plan than `state` gives, because the view is read after the state. What this
-/// step changes is in no plan that such a node has, so its ack proves no more than this generation.
+/// have acked a later generation, because the leader reads the view after the state. But no plan
+/// contains the changes that this step decides, so no ack may count for them.
 pub(super) fn acks(state: &ClusterState, view: &LeaderView) -> Acks {
     let acked = view.nodes.iter().map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
     Acks { acked, since_ms: view.since_cluster_ms }

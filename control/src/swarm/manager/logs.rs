@@ -16,7 +16,8 @@ impl Manager {
     /// connection to the node breaks.
     ///
     /// # Errors
-    /// - [`LogError::NoSuchTask`] and [`LogError::NotAssigned`] by the cluster state.
+    /// - [`LogError::NoSuchTask`] if the cluster state does not contain the task, and
+    ///   [`LogError::NotAssigned`] if the task has no node yet.
     /// - [`LogError::NodeUnreachable`] if the task's node was removed or does not answer.
     /// - [`LogError::Unreadable`] if the node has no readable log of the task.
     pub async fn task_logs(
@@ -36,8 +37,9 @@ impl Manager {
         }
         let failed = |reason: String| LogError::NodeUnreachable { node: node.clone(), task: task.clone(), reason };
         let addr = addr.ok_or_else(|| failed("it was removed from the swarm".to_owned()))?;
-        // A reader may pause for any time, which blocks everything else on the same connection.
-        let channel = self.inner.peers.apart(addr, &node).ok_or_else(|| failed("its id is no name".to_owned()))?;
+        // A slow reader would block all other calls on a shared connection.
+        let channel =
+            self.inner.peers.apart(addr, &node).ok_or_else(|| failed("its node id is not a DNS name".to_owned()))?;
         let options = codec::encode(&options).map_err(|e| failed(e.to_string()))?;
         let request = LogsRequest { task: task.to_string(), options: options.into() };
         let lines = LogsClient::new(channel).read(request).await.map_err(|status| match status.code() {

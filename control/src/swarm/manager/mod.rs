@@ -1,11 +1,12 @@
-//! What runs on a manager only: its log, its view of the cluster state, and the leader's work.
+//! The parts that run only on managers: the log, the manager's copy of the cluster state, and the
+//! leader's loop.
 //!
-//! [`Manager`] is the handle that the API and the other modules of the swarm module hold. Its
-//! methods are spread over the files by purpose:
-//! - `read`: the cluster state, and up to which entry it is confirmed.
-//! - `peers`: the other managers, which of them leads, which of them answer.
+//! [`Manager`] is the handle that the API and the rest of the swarm module use. Its methods are
+//! spread over the files by purpose:
+//! - `read`: reads the cluster state, and waits until it is current.
+//! - `peers`: the other managers: which one leads, and which ones answer.
 //! - `propose`: changes of the cluster state.
-//! - `replication`: what other managers send to this manager's log.
+//! - `replication`: passes Raft messages of other managers to this manager's log.
 //! - `logs`: task logs, fetched from the node that runs the task.
 //!
 //! `leader` is the loop that runs while this manager leads, with its pure parts `observe` and
@@ -102,7 +103,7 @@ impl Manager {
         &self.inner.tracker
     }
 
-    /// The time that this manager would stamp a log entry with now.
+    /// The time that a log entry of this manager would get now.
     pub(super) fn now_ms(&self) -> u64 {
         let state_ms = self.inner.state.borrow().now_ms;
         self.inner.clock.now_ms(state_ms)

@@ -1,5 +1,5 @@
-//! Which commands follow from the nodes' heartbeats and reports: a pure function of the cluster
-//! state, the leader's view and the time.
+//! Decides which commands follow from the nodes' heartbeats and reports. The leader's loop calls
+//! [`observe`], a pure function of the cluster state, the leader's view and the time.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use weft_model::{
 
 use crate::swarm::liveness::LeaderView;
 
-/// What this leader has already logged of the nodes' reports. A report stays in the leader's view
-/// until the node sends the next one, and `apply` may store less than it says: without this, the
-/// leader would log the same report again and again.
+/// The parts of the nodes' reports that this leader has already written to the log. A report stays
+/// in the leader's view until the node sends the next one, and `apply` may store less than the
+/// report contains. Without this record, the leader would write the same report at every step.
 #[derive(Debug, Default)]
 pub(super) struct LoggedReports {
     tasks: BTreeMap<TaskId, TaskStatus>,
     descriptions: BTreeMap<NodeId, NodeDescription>,
 }
 
-/// What to log, and when to observe again.
+/// The commands to write to the log, and when to observe again.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Observations {
     pub commands: Vec<Command>,
-    /// When the next node would be down, on the monotonic clock.
+    /// When the heartbeat timeout of the next node ends, on the monotonic clock.
     pub wake_at_ms: Option<u64>,
 }
 
@@ -39,20 +39,20 @@ pub(super) fn observe(
     let Some(cluster) = &state.cluster else {
         return observed;
     };
-    let patience_ms = cluster.spec.heartbeat_ms.saturating_mul(cluster.spec.heartbeat_misses.into());
+    let timeout_ms = cluster.spec.heartbeat_ms.saturating_mul(cluster.spec.heartbeat_misses.into());
     for node in state.nodes.values() {
         let liveness = view.nodes.get(&node.id);
         let last_message_ms = liveness.map_or_else(
             || view.joined_monotonic_ms(node.meta.created_ms),
             |liveness| liveness.last_message_ms.max(view.since_monotonic_ms),
         );
-        let down_at_ms = last_message_ms.saturating_add(patience_ms);
+        let down_at_ms = last_message_ms.saturating_add(timeout_ms);
         if down_at_ms <= monotonic_ms {
             if node.status != NodeStatus::Down {
                 observed.commands.push(Command::SetNodeStatus {
                     id: node.id.clone(),
                     status: NodeStatus::Down,
-                    message: format!("heartbeat failure: no message for {patience_ms} ms"),
+                    message: format!("heartbeat failure: no message for {timeout_ms} ms"),
                 });
             }
             continue;
@@ -98,8 +98,8 @@ fn report_commands(state: &ClusterState, node: &NodeId, report: &NodeReport, log
     commands
 }
 
-/// Whether a task status is of a task of that node, differs from the cluster state, and does not
-/// lead back to an earlier task state.
+/// Whether a task status belongs to a task of that node, differs from the cluster state, and does
+/// not go back to an earlier task state.
 fn is_new(state: &ClusterState, node: &NodeId, id: &TaskId, status: &TaskStatus) -> bool {
     state.tasks.get(id).is_some_and(|task| {
         task.node.as_ref() == Some(node)

@@ -1,4 +1,4 @@
-//! The other managers: which of them leads, and which of them answer.
+//! The other managers: which one leads, and which ones answer.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// The pause between two pings, if all managers answered.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// The pause if one of them did not answer: it may have started only now.
+/// The pause if a manager did not answer: it may have just started.
 const PING_RETRY: Duration = Duration::from_millis(250);
 /// How long a manager has to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ impl Manager {
         *node == self.inner.node || self.inner.reachable.borrow().contains(node)
     }
 
-    /// The leader as the log knows it.
+    /// The leader according to this manager's log, with its address. `None` during an election.
     pub(in crate::swarm) fn leading_voter(&self) -> Option<Voter> {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow();
@@ -60,7 +60,7 @@ impl Manager {
     }
 }
 
-/// Pings the other managers, in intervals and when their set changes, and notes which of them
+/// Pings the other managers, at intervals and when their set changes, and records which ones
 /// answer. Runs until it is dropped.
 pub(super) async fn track_reachability(manager: Manager) {
     let mut metrics = manager.inner.raft.server_metrics();

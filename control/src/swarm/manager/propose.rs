@@ -23,12 +23,12 @@ use crate::{
 
 /// How long a proposal may take. Long enough for an election.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a proposal waits until this manager has applied what the leader confirmed.
+/// How long a proposal waits until this manager has applied the change that the leader confirmed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between two attempts, unless the leader changes before.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The index of a command's log entry, and what applying the command did.
+/// The index of a command's log entry, and the result of applying the command.
 type Outcome = (u64, Result<Applied, Rejection>);
 
 /// Why one attempt got no outcome.
@@ -42,13 +42,13 @@ enum Attempt {
 impl Manager {
     /// Changes the cluster state, through the manager that leads. Resolves when the change is
     /// applied on this node, so that the caller reads its own write from [`Self::state`]. If this
-    /// node lags behind the leader for more than 5 s, it resolves without waiting longer. The
-    /// change is made once, also if the leader is lost meanwhile.
+    /// node needs more than 5 s to apply it, the call resolves without waiting longer. The change
+    /// is made once, even if the leader fails meanwhile.
     ///
     /// # Errors
     /// - [`ProposeError::Rejected`] if the cluster state does not allow the change. Nothing
     ///   changed.
-    /// - [`ProposeError::NoQuorum`] after 10 s without an answer of a leader. If a leader was lost
+    /// - [`ProposeError::NoQuorum`] after 10 s without an answer of a leader. If a leader failed
     ///   while it handled the change, the change may still take effect.
     /// - [`ProposeError::Unavailable`] if this manager's log has stopped, or if the leader does not
     ///   accept this node as a manager.
@@ -77,7 +77,7 @@ impl Manager {
     ///
     /// # Errors
     /// [`ProposeError::NoQuorum`] and [`ProposeError::Unavailable`] as [`Self::propose`]. A
-    /// rejection is an outcome.
+    /// rejection is an outcome, not an error.
     pub(in crate::swarm) async fn submit(&self, id: ProposalId, command: Command) -> Result<Outcome, ProposeError> {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let mut metrics = self.inner.raft.server_metrics();
@@ -116,7 +116,7 @@ impl Manager {
     }
 
     /// Writes a command to this manager's log. Resolves when it is applied here. Without a quorum
-    /// it does not resolve, and the caller drops it after a while.
+    /// it does not resolve, so the caller must set a time limit.
     ///
     /// # Errors
     /// If this manager does not lead, or its log has stopped.
@@ -133,7 +133,7 @@ impl Manager {
 
     /// Writes a command after a quorum confirmed that this manager leads. Without the confirmation,
     /// a command could stay in the log of a leader that has lost its quorum, and take effect long
-    /// after the user was told that it failed.
+    /// after the user got an error.
     async fn write_confirmed(&self, id: ProposalId, command: Command) -> Result<Outcome, Attempt> {
         self.confirm_leadership().await.map_err(Attempt::Retry)?;
         self.write(id, command).await.map_err(|error| match error {
@@ -158,7 +158,8 @@ impl Manager {
         Ok((reply.index, outcome))
     }
 
-    /// The error for a log that has stopped. The store knows the reason better, if a write failed.
+    /// The error for a log that has stopped. If a write failed, the store has the more exact
+    /// reason.
     fn log_stopped(&self, error: &dyn fmt::Display) -> ProposeError {
         let reason = self.inner.store.failure().unwrap_or_else(|| error.to_string());
         ProposeError::Unavailable { reason }

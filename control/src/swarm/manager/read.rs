@@ -1,4 +1,4 @@
-//! Reads of the cluster state, and how a reader learns that the state here is not old.
+//! Reads the cluster state, and waits until the state on this node is current.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     rpc::pb::{ConfirmedRequest, quorum_client::QuorumClient},
 };
 
-/// How long a reader waits until this manager has what the leader confirms.
+/// How long a reader waits until this manager has applied the index that the leader confirms.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause before the leader is asked again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -28,8 +28,8 @@ impl Manager {
 
     /// Resolves with `true` as soon as the cluster state here contains every change that any
     /// manager confirmed before this call, so that a reader sees what was written before. Resolves
-    /// with `false` after 2 s if no leader confirmed how far its log goes, or this manager did not
-    /// get that far: the state here may be old.
+    /// with `false` after 2 s if no leader confirmed its log index, or this manager has not applied
+    /// that index: the state here may be old.
     pub async fn catch_up(&self) -> bool {
         let deadline = Instant::now() + CATCH_UP_TIMEOUT;
         while Instant::now() < deadline {
@@ -42,7 +42,7 @@ impl Manager {
         false
     }
 
-    /// Asks the leader, which may be this manager, how far its log is confirmed.
+    /// Asks the leader, which may be this manager, up to which index its log is confirmed.
     async fn leader_confirmed_index(&self) -> Option<u64> {
         if self.is_leader() {
             return self.confirm_leadership().await.ok();
@@ -51,7 +51,8 @@ impl Manager {
         Some(reply.into_inner().index)
     }
 
-    /// Asks the other voters whether this manager leads. Returns how far its log is confirmed.
+    /// Asks the other voters whether this manager leads. Returns the index up to which its log is
+    /// confirmed.
     ///
     /// # Errors
     /// The reason, if this manager does not lead or no quorum answers.
@@ -60,8 +61,8 @@ impl Manager {
         Ok(confirmed.map_or(0, |id| id.index))
     }
 
-    /// Waits until the cluster state here has reached `index`. Returns `false` if `deadline` is
-    /// first.
+    /// Waits until the cluster state here has reached `index`. Returns `false` if `deadline` passes
+    /// before.
     pub(in crate::swarm) async fn wait_for_index(&self, index: u64, deadline: Instant) -> bool {
         let mut state = self.inner.state.clone();
         matches!(timeout_at(deadline, state.wait_for(|state| state.index >= index)).await, Ok(Ok(_)))
@@ -83,8 +84,8 @@ impl Manager {
     /// The certificate authority, ready to sign.
     ///
     /// # Errors
-    /// If the cluster state has not reached this manager yet, or its key does not open the
-    /// authority's.
+    /// If the cluster state has not reached this manager yet, or this manager's key-encryption key
+    /// cannot decrypt the authority's key.
     pub(in crate::swarm) fn authority(&self) -> Result<Ca, PkiError> {
         let state = self.inner.state.borrow().clone();
         let cluster = state.cluster.as_ref().ok_or_else(|| PkiError {

@@ -1,4 +1,5 @@
-//! What other managers send to this manager's log. The dispatcher has checked the caller before.
+//! Passes Raft messages of other managers to this manager's log. `dispatch::quorum` calls these
+//! methods after it has checked the caller.
 
 use std::collections::BTreeMap;
 

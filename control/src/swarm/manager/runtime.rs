@@ -16,7 +16,7 @@ use crate::{
     swarm::{clock::ClusterClock, error::SwarmError, liveness::NodeTracker, tasks::TaskGroup},
 };
 
-/// What a manager is made from.
+/// The values from which a manager is started.
 pub(in crate::swarm) struct ManagerConfig {
     pub node: NodeId,
     pub cluster: ClusterId,
@@ -37,7 +37,7 @@ pub(in crate::swarm) struct ManagerRuntime {
 
 impl ManagerRuntime {
     /// Opens the log, resumes where it stopped, and starts the tasks: the leader's loop, and the
-    /// pings to the other managers. Resolves without contact to other managers.
+    /// pings to the other managers. Does not wait for other managers.
     ///
     /// # Errors
     /// [`SwarmError::Storage`] if the log cannot be opened or read.
@@ -80,8 +80,8 @@ impl ManagerRuntime {
         &self.manager
     }
 
-    /// Resolves, with the reason, when the log has stopped by itself: for example if the disk is
-    /// full.
+    /// Resolves, with the reason, when the log has stopped because of an error, such as a full
+    /// disk.
     pub(in crate::swarm) async fn wait_for_failure(&self) -> String {
         let inner = &self.manager.inner;
         let mut metrics = inner.raft.metrics();

@@ -23,8 +23,8 @@ use crate::{
     swarm::liveness::{LeaderView, NodeTracker},
 };
 
-/// When a node is down by the default spec: after 3 missed heartbeats of 5 s.
-const PATIENCE_MS: u64 = 15_000;
+/// The heartbeat timeout of the default spec: 3 missed heartbeats of 5 s.
+const HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
 
 /// Later than the time at which any node of a [`TestCluster`] joins.
 const TERM_START_MS: u64 = START_MS + 3_600_000;
@@ -56,23 +56,23 @@ fn status_changes(commands: &[Command]) -> Vec<(NodeId, NodeStatus)> {
 }
 
 #[test]
-fn a_node_without_messages_is_down_after_one_full_period() {
+fn a_node_without_messages_is_down_after_one_heartbeat_timeout() {
     let cluster = TestCluster::new();
     let n1 = cluster.first_node();
     let view = view_with(1_000, &[]);
-    let early = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + PATIENCE_MS - 1);
+    let early = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + HEARTBEAT_TIMEOUT_MS - 1);
     assert_eq!(early.commands, []);
-    assert_eq!(early.wake_at_ms, Some(1_000 + PATIENCE_MS));
-    let late = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + PATIENCE_MS);
+    assert_eq!(early.wake_at_ms, Some(1_000 + HEARTBEAT_TIMEOUT_MS));
+    let late = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + HEARTBEAT_TIMEOUT_MS);
     assert_eq!(status_changes(&late.commands), [(n1, NodeStatus::Down)]);
 }
 
 #[test]
-fn a_node_that_has_just_joined_has_one_full_period_to_open_its_session() {
+fn a_node_that_has_just_joined_has_one_heartbeat_timeout_to_open_its_session() {
     let mut cluster = TestCluster::new();
     let n1 = cluster.first_node();
     let view = view_with(1_000, &[(&n1, NodeReport::default())]);
-    let leads_for_ms = 10 * PATIENCE_MS;
+    let leads_for_ms = 10 * HEARTBEAT_TIMEOUT_MS;
     cluster.now_ms = TERM_START_MS + leads_for_ms;
     let n2 = cluster.node("n2", &[]);
     let joined_ms = 1_000 + cluster.state.nodes[&n2].meta.created_ms - TERM_START_MS;
@@ -81,8 +81,8 @@ fn a_node_that_has_just_joined_has_one_full_period_to_open_its_session() {
         status_changes(&commands).contains(&(n2.clone(), NodeStatus::Down))
     };
     assert!(!down(joined_ms));
-    assert!(!down(joined_ms + PATIENCE_MS - 1));
-    assert!(down(joined_ms + PATIENCE_MS));
+    assert!(!down(joined_ms + HEARTBEAT_TIMEOUT_MS - 1));
+    assert!(down(joined_ms + HEARTBEAT_TIMEOUT_MS));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_node_is_ready_while_it_sends_messages_and_down_when_it_stops() {
     assert_eq!(status_changes(&now.commands), [(n1.clone(), NodeStatus::Ready)]);
     cluster.status(&n1, NodeStatus::Ready);
     assert_eq!(observe(&cluster.state, &view, &LoggedReports::default(), 1_001).commands, [], "a status is set once");
-    let later = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + PATIENCE_MS);
+    let later = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + HEARTBEAT_TIMEOUT_MS);
     assert_eq!(status_changes(&later.commands), [(n1, NodeStatus::Down)]);
 }
 
@@ -139,7 +139,7 @@ fn a_report_is_logged_once_and_no_task_state_goes_back() {
     let first = observe(&cluster.state, &view, &logged, 1_001).commands;
     assert!(first.iter().any(|c| matches!(c, Command::ReportTasks { .. })), "{first:?}");
     logged.record(&cluster.state, &first);
-    assert_eq!(observe(&cluster.state, &view, &logged, 1_001).commands, [], "it is logged, but not applied yet");
+    assert_eq!(observe(&cluster.state, &view, &logged, 1_001).commands, [], "it is in the log, but not applied yet");
     for command in first {
         cluster.ok(command);
     }
@@ -194,7 +194,7 @@ impl Quorum {
         Voter { node: node.id.clone(), rpc_addr: node.rpc_addr }
     }
 
-    /// A log's membership: `all` get the log, `votes` also vote.
+    /// A log's membership: `all` are its members, and `votes` are the voters among them.
     fn voters(&self, votes: &[u64], all: &[u64]) -> Voters {
         let nodes: BTreeMap<u64, Voter> = all.iter().map(|&id| (id, self.voter(id))).collect();
         Voters::new(vec![votes.iter().copied().collect::<BTreeSet<u64>>()], nodes)
@@ -231,7 +231,7 @@ fn a_demoted_leader_is_removed_last_and_only_if_another_manager_votes() {
     assert_eq!(
         quorum.next_change(&all, &[], 1),
         Some(VoterChange::Demote { raft_id: 2 }),
-        "the leader is not the first"
+        "the leader is demoted last"
     );
     assert_eq!(quorum.next_change(&quorum.voters(&[1, 3], &[1, 3]), &[], 1), Some(VoterChange::Demote { raft_id: 1 }));
     let learning = quorum.voters(&[1], &[1, 3]);
@@ -278,8 +278,7 @@ fn a_demoted_manager_stays_in_the_raft_config_until_no_change_can_need_it() {
     assert!(!quorum.cluster.state.nodes[&quorum.nodes[1]].in_raft_config);
 }
 
-/// The leader reads the view after the state, so an ack may be of a later generation than the
-/// state.
+/// The leader reads the view after the state, so an ack may have a later generation than the state.
 #[test]
 fn draining_is_not_completed_by_an_ack_of_a_plan_that_does_not_contain_it() {
     let mut cluster = TestCluster::new();

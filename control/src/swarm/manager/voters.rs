@@ -1,5 +1,5 @@
-//! Who votes: compares the managers in the cluster state with the members of the Raft log, and
-//! names the next change. Pure.
+//! Decides which managers vote: compares the managers in the cluster state with the members of the
+//! Raft log, and returns the next change. The leader's loop calls these functions, which are pure.
 //!
 //! The log's membership changes one node at a time:
 //!
@@ -29,13 +29,13 @@ pub(super) enum VoterChange {
     AddLearner { raft_id: u64, voter: Voter },
     /// Let a learner vote that has caught up.
     Promote { raft_id: u64 },
-    /// Remove a voter that is no longer a manager. It gets no entries any more.
+    /// Remove a voter that is no longer a manager. It gets no more entries.
     Demote { raft_id: u64 },
     /// Remove a learner that is no longer a manager.
     RemoveLearner { raft_id: u64 },
 }
 
-/// The next change, or `None` if there is nothing to change or a new manager has yet to catch up.
+/// The next change, or `None` if there is nothing to change or a new manager has not caught up yet.
 ///
 /// `replicated` is the last entry that each voter and learner has, `last` the last entry of the
 /// log. `me` is this leader, which is demoted after all others.

@@ -1,4 +1,5 @@
-//! Which address this node advertises: the one at which other nodes reach it.
+//! Chooses the address that this node advertises, at which other nodes reach it. `init` and `join`
+//! call this module.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +20,7 @@ pub(super) fn choose(requested: Option<IpAddr>, listen_addr: SocketAddr) -> Resu
     }
 }
 
-/// The requested address, or the IP address of `listen_addr`. `None` if neither names one.
+/// The requested address, or the IP address of `listen_addr`. `None` if there is neither.
 ///
 /// # Errors
 /// [`SwarmError::UnusableAdvertiseAddr`].
@@ -29,7 +30,7 @@ pub(super) fn given(requested: Option<IpAddr>, listen_addr: SocketAddr) -> Resul
 }
 
 /// # Errors
-/// [`SwarmError::UnusableAdvertiseAddr`] if the address is not one of a node.
+/// [`SwarmError::UnusableAdvertiseAddr`] if the address cannot be the address of a node.
 pub(super) fn check(addr: IpAddr) -> Result<IpAddr, SwarmError> {
     if addr.is_unspecified() || addr.is_multicast() {
         Err(SwarmError::UnusableAdvertiseAddr { addr })
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_to_advertise_an_address_that_is_not_of_a_node() {
+    fn refuses_to_advertise_an_address_that_no_node_can_have() {
         for bad in ["0.0.0.0", "::", "224.0.0.1"] {
             assert!(check(bad.parse().expect("an address")).is_err(), "{bad}");
         }

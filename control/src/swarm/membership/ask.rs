@@ -10,11 +10,11 @@ use crate::{
     swarm::{context::Context, error::root_cause},
 };
 
-/// Asks one manager after the other until one answers. Each has `limit` for its answer, the
-/// connection included.
+/// Asks one manager after the other until one answers. Each manager has `limit` for the connection
+/// and its answer together.
 ///
 /// # Errors
-/// Why the last manager gave no answer.
+/// The reason why the last manager did not answer.
 pub(super) async fn ask_managers<T, F>(
     context: &Context,
     addrs: impl IntoIterator<Item = SocketAddr>,
@@ -36,7 +36,7 @@ where
             Ok(Err(error)) => format!("{addr}: {error}"),
             Err(_) => format!("{addr} does not answer"),
         };
-        tracing::debug!(reason, "no answer from a manager");
+        tracing::debug!(reason, "call to a manager failed");
     }
     Err(reason)
 }

@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// The raft id of the first manager. `apply` assigns the following ids to later managers.
+/// The raft id of the first manager. `apply` assigns the next ids to later managers.
 const FIRST_RAFT_ID: u64 = 1;
 /// How long this node has to apply the first entry.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// A cluster that was formed, and what the supervisor starts with.
+/// A new cluster: everything that the supervisor needs to start.
 pub(super) struct Formed {
     pub context: Arc<Context>,
     pub bound: Bound,
@@ -38,8 +38,8 @@ pub(super) struct Formed {
 /// Forms a cluster. The first entry is applied and all files are written when this resolves.
 ///
 /// # Errors
-/// The address or the data directory cannot be used, or the log does not take its first entry.
-/// Files may be left then, but no record.
+/// The address or the data directory cannot be used, or the first log entry is refused or cannot be
+/// written. In that case files may remain, but no record.
 pub(super) async fn init(
     config: &SwarmConfig,
     store: &MembershipStore,

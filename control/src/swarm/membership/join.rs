@@ -27,15 +27,15 @@ use crate::{
     },
 };
 
-/// How long one manager has to answer a join. The leader's write to the log is part of it.
+/// How long one manager has to answer a join. That includes the leader's write to the log.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(12);
-/// How long managers are asked again that answer, but have no leader.
+/// How long the node retries while managers answer but have no leader.
 const RETRY_FOR: Duration = Duration::from_secs(6);
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a manager has to accept a connection, and to send the authority's certificate.
 const CA_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A cluster that was joined, and what the supervisor starts with.
+/// A joined cluster: everything that the supervisor needs to start.
 pub(super) struct Joined {
     pub record: Record,
     pub identity: Identity,
@@ -47,7 +47,7 @@ pub(super) struct Joined {
 ///
 /// # Errors
 /// The token, an address or the data directory cannot be used, no manager answers, or a manager
-/// refuses. Files may be left then, but no record.
+/// refuses. In that case files may remain, but no record.
 pub(super) async fn join(
     config: &SwarmConfig,
     store: &MembershipStore,
@@ -62,8 +62,8 @@ pub(super) async fn join(
     let addr = address::given(options.advertise_addr, listen_addr)?;
     let bound = Bound::bind(listen_addr).map_err(|source| SwarmError::Listen { addr: listen_addr, source })?;
     store.wipe()?;
-    // The node's id follows from its key. With one key for all attempts, a join whose answer was
-    // lost and the next attempt are of the same node.
+    // The node's id is a hash of its key. All attempts use the same key. So if the answer to a join
+    // is lost, the next attempt joins as the same node.
     let request = KeyRequest::generate()?;
     let attempt =
         Attempt { config, token, request, addr, listen_addr: bound.addr(), availability: options.availability };
@@ -116,7 +116,7 @@ impl From<PkiError> for AskError {
     }
 }
 
-/// What this node asks each manager with.
+/// The values that this node sends to each manager.
 struct Attempt<'a> {
     config: &'a SwarmConfig,
     token: JoinToken,
@@ -138,7 +138,12 @@ impl Attempt<'_> {
         let channel = connect(&dialer).await?;
         let addr = match self.addr.or_else(|| dialer.local_addr()) {
             Some(addr) => address::check(addr)?,
-            None => return Err(SwarmError::NoAdvertiseAddr { found: "the connection has none".to_owned() }.into()),
+            None => {
+                return Err(SwarmError::NoAdvertiseAddr {
+                    found: "the connection to the manager has no local address".to_owned(),
+                }
+                .into());
+            }
         };
         let message = JoinRequest {
             secret: self.token.secret().to_owned(),

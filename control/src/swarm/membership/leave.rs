@@ -1,5 +1,5 @@
-//! What happens before a node leaves: a manager gives up its vote, and the leader learns that the
-//! node leaves.
+//! Steps before a node leaves: a manager gives up its vote, and the node notifies the leader.
+//! `lifecycle` calls this module and stops the tasks afterwards.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
 
 /// How long the other managers have to remove this manager's vote.
 const STEP_DOWN_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long to look for a leader. Long enough for an election.
+/// How long the node tries to notify a leader. Long enough for an election.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one manager has for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,7 +60,8 @@ pub(super) async fn announce(supervisor: &Supervisor) {
             tracing::warn!(%error, "leaving although the other managers still count this manager's vote");
         }
     }
-    // If this node sent another message after its notice, the leader would set it to ready again.
+    // If this node sent another message after the leader was notified, the leader would set it to
+    // ready again.
     supervisor.end_link();
     let notified = timeout(NOTIFY_TIMEOUT, async {
         while !notify_leader(context).await {
@@ -68,7 +69,9 @@ pub(super) async fn announce(supervisor: &Supervisor) {
         }
     });
     if notified.await.is_err() {
-        tracing::warn!("cannot notify a leader that this node leaves: its heartbeats will be missed instead");
+        tracing::warn!(
+            "cannot notify the leader that this node leaves: the leader sets the node to down after the heartbeat timeout"
+        );
     }
 }
 
@@ -82,8 +85,8 @@ async fn notify_leader(context: &Context) -> bool {
     left.await.is_ok()
 }
 
-/// Demotes this node and waits until its manager has stopped, so that the others do not count its
-/// vote.
+/// Demotes this node and waits until its manager has stopped, so that the other managers no longer
+/// count its vote.
 async fn step_down(context: &Context, manager: &Manager) -> Result<(), ProposeError> {
     let deadline = Instant::now() + STEP_DOWN_TIMEOUT;
     loop {

@@ -1,4 +1,4 @@
-//! The memberships of this node, one after the other, and the one that runs now.
+//! Begins, resumes and ends the memberships of this node. At most one membership runs at a time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,8 +22,8 @@ use crate::{
 /// background.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Begins, resumes and ends memberships. The methods must run to their end, or the files of
-/// an incomplete membership are left: [`super::super::Swarm`] runs each in a task of its own.
+/// Begins, resumes and ends memberships. The methods must run to their end; otherwise the files of
+/// an incomplete membership remain. So [`super::super::Swarm`] runs each in a separate task.
 #[derive(Debug)]
 pub(in crate::swarm) struct Lifecycle {
     config: SwarmConfig,
@@ -124,7 +124,7 @@ impl Lifecycle {
         let deadline = Instant::now() + READY_TIMEOUT;
         let late = |_| SwarmError::Timeout;
         let mut plans = self.channels.plans.subscribe();
-        // The inner result is an error only if the sender is gone, and `self` holds it.
+        // The inner result is an error only if the sender was dropped, but `self` holds the sender.
         let _ = timeout_at(deadline, plans.wait_for(Option::is_some)).await.map_err(late)?;
         if role == Role::Worker {
             return Ok(());

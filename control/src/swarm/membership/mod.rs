@@ -3,7 +3,7 @@
 //!
 //! [`super::Swarm`] calls [`Lifecycle`]. This module is the only one that writes the membership's
 //! files and that decides whether a manager runs on this node. It does not decide the role: the
-//! cluster state does, and the plan brings it here.
+//! cluster state contains it, and the leader sends it to this node in the plan.
 //!
 //! ```text
 //!             init, join              accepted by the cluster, files written
@@ -29,11 +29,11 @@
 //! - `store`: the membership's files.
 //! - `address`: which address this node advertises.
 //! - `ask`: calls to any manager that answers.
-//! - `role`: the certificate and the manager follow the role in the plan.
+//! - `role`: keeps the certificate and the manager in line with the role in the plan.
 //! - `init`, `join`: the two ways to begin.
 //! - `supervisor`: starts and stops the tasks of a membership.
-//! - `leave`: what the other nodes must know before this one stops.
-//! - `lifecycle`: one change of the membership at a time.
+//! - `leave`: gives up the vote and notifies the leader before this node stops.
+//! - `lifecycle`: runs the changes of the membership, one at a time.
 
 mod store;
 mod address;

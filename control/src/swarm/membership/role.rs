@@ -31,7 +31,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after a failed step, and the shortest wait between two steps.
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest wait between two steps. A wait until the renewal itself could be weeks, and would
-/// not notice that the wall clock was set.
+/// not notice a change of the wall clock.
 const RECHECK: Duration = Duration::from_secs(3600);
 
 /// Opens this node's log and starts its manager.
@@ -94,7 +94,7 @@ async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, certifi
     }
 }
 
-/// Resolves, with the reason, when the manager's log has stopped by itself.
+/// Resolves, with the reason, when the manager's log has stopped because of an error.
 async fn log_failure(runtime: Option<&ManagerRuntime>) -> String {
     match runtime {
         Some(runtime) => runtime.wait_for_failure().await,
@@ -113,7 +113,7 @@ struct RoleReconciler {
 
 impl RoleReconciler {
     /// Brings the certificate and the manager in line with the plan. Returns how long to wait for
-    /// the next step, if nothing happens before.
+    /// the next step, if nothing changes before.
     async fn step(&mut self) -> Result<Duration, SwarmError> {
         let planned = self.context.channels.plans.borrow().as_ref().map(|plan| plan.role);
         let wanted = planned.unwrap_or(self.context.certified_role());
@@ -146,9 +146,13 @@ impl RoleReconciler {
                 async move {
                     let cert_pem = AuthorityClient::new(channel).renew(request).await?.into_inner().cert_pem;
                     let signed = PeerIdentity::from_pem(&cert_pem).map_err(|e| Status::internal(e.to_string()))?;
-                    // A manager that lags behind signs for the old role. Another one may not lag
-                    // behind.
-                    if signed.role == wanted { Ok(cert_pem) } else { Err(Status::unavailable("it lags behind")) }
+                    // A manager that lags behind signs for the old role. Another manager may be up
+                    // to date.
+                    if signed.role == wanted {
+                        Ok(cert_pem)
+                    } else {
+                        Err(Status::unavailable("it has not applied the new role yet"))
+                    }
                 }
             })
             .await?;
@@ -156,7 +160,7 @@ impl RoleReconciler {
         self.store.write_identity(&identity)?;
         self.context.credentials.replace(Arc::new(identity))?;
         self.context.publish_membership();
-        tracing::info!(role = ?wanted, "new node certificate");
+        tracing::info!(role = ?wanted, "node certificate renewed");
         Ok(())
     }
 
@@ -172,7 +176,7 @@ impl RoleReconciler {
         Ok(())
     }
 
-    /// Gets from any manager what this node needs as a new manager, and stores it.
+    /// Fetches this node's raft id and the key-encryption key from any manager, and stores them.
     async fn fetch_manager_keys(&self) -> Result<ManagerKeys, SwarmError> {
         let welcome = self
             .ask_managers("become a manager", |channel| async move {
@@ -184,18 +188,19 @@ impl RoleReconciler {
         Ok(keys)
     }
 
-    /// Asks managers until one answers or the membership stops. `what` is for the error.
+    /// Asks managers until one answers or the membership stops. `what` names the request in the
+    /// error.
     async fn ask_managers<T, F>(&self, what: &'static str, call: impl Fn(Channel) -> F) -> Result<T, SwarmError>
     where
         F: Future<Output = Result<T, Status>>,
     {
         let answer = ask_managers(&self.context, self.context.manager_addrs(), CALL_TIMEOUT, call);
         let answer = self.stop.run_until_cancelled(answer).await;
-        let answer = answer.unwrap_or_else(|| Err("the daemon or the membership stops".to_owned()));
+        let answer = answer.unwrap_or_else(|| Err("the daemon or the membership is stopping".to_owned()));
         answer.map_err(|reason| SwarmError::Internal { what, reason })
     }
 
-    /// Gives the running manager to the callers of the swarm module and to the dispatcher.
+    /// Publishes the running manager to the callers of the swarm module and to the dispatcher.
     fn publish_manager(&self) {
         let manager: Option<Manager> = self.runtime.as_ref().map(|runtime| runtime.manager().clone());
         self.context.channels.manager.send_replace(manager);
@@ -208,7 +213,8 @@ impl RoleReconciler {
         }
     }
 
-    /// Stops the manager after its log has stopped by itself. The next step opens the log again.
+    /// Stops the manager after its log has stopped because of an error. The next step opens the log
+    /// again.
     async fn handle_failed_log(&mut self, reason: String) {
         tracing::error!(reason, "the manager's log has stopped");
         self.context.set_issue(HealthIssue::Log, Some(reason));

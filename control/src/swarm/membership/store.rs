@@ -1,8 +1,8 @@
 //! The membership's files, in `swarm/` below the data directory.
 //!
 //! `node.json`, the record, is written last when the node forms or joins a cluster, and removed
-//! first when it leaves. Without a record the other files are the remains of an interrupted
-//! attempt: the node is no member, and the next attempt removes them.
+//! first when it leaves. Without a record the other files come from an interrupted attempt: the
+//! node is not a member, and the next attempt removes them.
 
 use std::{
     fs, io,
@@ -25,7 +25,7 @@ const PLAN: &str = "plan";
 const MANAGER_KEYS: &str = "manager.json";
 const LOG: &str = "raft.redb";
 
-/// Reads and writes the membership's files. All methods but [`Self::log_path`] block. Cheap to
+/// Reads and writes the membership's files. All methods except [`Self::log_path`] block. Cheap to
 /// clone.
 #[derive(Debug, Clone)]
 pub(super) struct MembershipStore {
@@ -49,8 +49,8 @@ impl MembershipStore {
         let store = Self { dir };
         let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&store.dir);
         created.map_err(|error| store.failed(&error))?;
-        // Write once now: otherwise a read-only directory would be noticed at the first change
-        // only.
+        // Write a file now, so that a read-only directory is an error at the start and not at the
+        // first change.
         files::write(&store.dir.join("writable"), b"").map_err(|error| store.failed(&error))?;
         store.remove("writable")?;
         Ok(store)

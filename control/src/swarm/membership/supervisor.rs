@@ -69,12 +69,14 @@ async fn store_plans(context: Arc<Context>, store: MembershipStore) {
             Some(plan) => store.write_plan(plan),
             None => store.remove_plan(),
         });
-        // A full disk must not stop the hand-over of traffic, so a plan that cannot be stored is
-        // acked too.
+        // A full disk must not block the leader's hand-over of traffic between tasks, so the link
+        // also acks a plan that cannot be stored.
         match stored.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot store the plan: it is in force, but a restart loses it"),
-            Err(error) => tracing::warn!(%error, "cannot store the plan: it is in force, but a restart loses it"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart")
+            }
+            Err(error) => tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart"),
         }
         context.stored_generation.send_replace(generation);
     }

@@ -1,5 +1,5 @@
-//! A manager that is killed in the middle of its writes. The victim is this test program, run a
-//! second time in a process of its own.
+//! Test of a manager that is killed in the middle of its writes. The victim is this test program,
+//! which runs a second time in a separate process.
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,7 +13,7 @@ use weft_model::spec::Availability;
 use super::fixture::{Host, config, has_label, propose_label, spec};
 use crate::swarm::{InitOptions, Manager, Membership, Swarm};
 
-/// Environment variables that make the second run the victim.
+/// Environment variables. If they are set, the run is the victim.
 const VICTIM_DIR: &str = "WEFT_TEST_VICTIM_DIR";
 const VICTIM_ADDR: &str = "WEFT_TEST_VICTIM_ADDR";
 /// In the victim's output, this precedes the number of each confirmed write.
@@ -22,7 +22,7 @@ const CONFIRMED: &str = "confirmed ";
 #[test]
 fn confirmed_writes_survive_kill_9_of_the_manager() {
     let host = Host::new("n1");
-    // Each run resumes where the one before was killed, after another number of writes.
+    // Each run resumes where the one before was killed, after a different number of writes.
     let mut confirmed = Vec::new();
     for writes in [1, 7, 30] {
         let mut victim = Command::new(std::env::current_exe().expect("the path of this program"))

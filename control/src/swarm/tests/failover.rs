@@ -1,4 +1,4 @@
-//! Managers that stop, and what the others do then.
+//! Tests of managers and workers that stop and restart.
 
 use std::time::{Duration, Instant};
 

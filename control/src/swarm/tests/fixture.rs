@@ -26,7 +26,8 @@ use crate::swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, Swarm
 /// The longest wait for anything: far more than a busy machine needs.
 pub(super) const DEADLINE: Duration = Duration::from_secs(40);
 
-/// What stays of a daemon that is stopped: its data directory, its address and its name.
+/// The parts of a daemon that remain while it is stopped: its data directory, its address and its
+/// name.
 pub(super) struct Host {
     dir: TempDir,
     name: String,
@@ -229,7 +230,7 @@ async fn wait_until(manager: &Manager, what: &str, condition: impl Fn(&ClusterSt
             .map(|n| (n.hostname.to_string(), n.status, n.spec.role, n.voter, n.message.clone()))
             .collect();
         panic!(
-            "not in time: {what}; the nodes in the cluster state here: {nodes:?}; the log: {}",
+            "timed out waiting until {what}; the nodes in the cluster state here: {nodes:?}; the log: {}",
             manager.log_metrics()
         );
     }

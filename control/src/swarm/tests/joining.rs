@@ -1,4 +1,4 @@
-//! Forming, joining, resuming and leaving.
+//! Tests of forming and joining a cluster, resuming a membership, and leaving.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -96,7 +96,7 @@ async fn an_unreachable_manager_is_named_and_the_next_one_is_asked() {
 }
 
 #[tokio::test]
-async fn a_repeated_join_request_is_of_the_same_node_and_an_invalid_one_of_none() {
+async fn a_repeated_join_request_adds_one_node_and_an_invalid_one_adds_none() {
     let [n1] = cluster([Manager]).await;
     let (ca_pem, secret) = {
         let state = n1.manager().state().borrow().clone();
@@ -211,7 +211,7 @@ async fn a_manager_resumes_from_its_data_directory() {
 }
 
 #[tokio::test]
-async fn files_of_an_interrupted_init_are_no_membership() {
+async fn files_of_an_interrupted_init_do_not_count_as_a_membership() {
     let host = Host::new("n1");
     std::fs::create_dir_all(host.dir().join("swarm")).expect("the directory is created");
     std::fs::write(host.dir().join("swarm/identity.pem"), b"half").expect("the file is written");

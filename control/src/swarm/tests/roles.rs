@@ -1,4 +1,4 @@
-//! Promotion, demotion, and the renewal of certificates.
+//! Tests of promotion, demotion, and the renewal of certificates.
 
 use tokio::time::timeout;
 use weft_model::{
@@ -60,7 +60,7 @@ async fn a_stopped_manager_can_be_demoted_and_removed() {
     let id = n3.id();
     drop(n3.stop().await);
     n1.set_role(&id, Worker).await.expect("n3 is demoted");
-    // The vote and the place in the Raft configuration may end in two steps of the leader.
+    // The leader may remove the vote and the node's entry in the Raft configuration in two steps.
     n1.wait_until("n3 is in no Raft configuration", |s| node(s, "n3", |n| !n.voter && !n.in_raft_config)).await;
     n1.manager().propose(Command::RemoveNode { id, force: true }).await.expect("n3 is removed");
     assert_eq!(n1.manager().other_managers().len(), 1);
@@ -77,7 +77,7 @@ async fn certificates_are_renewed_before_they_expire_without_interruption() {
     let first = n2.certificate().await;
     let ready = |s: &weft_model::ClusterState| s.nodes.values().filter(|n| n.voter && is_ready(n)).count() == 2;
     n1.wait_until("both managers vote and are ready", ready).await;
-    // The first certificate has expired when the third is there.
+    // The first certificate has expired when the node gets the third one.
     let mut seen = vec![first];
     while seen.len() < 3 {
         seen.push(n2.next_certificate(&seen[seen.len() - 1]).await);

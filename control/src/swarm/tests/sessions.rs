@@ -1,4 +1,5 @@
-//! Sessions between nodes and the leader: plans, acks, reports, heartbeats. And task logs.
+//! Tests of the sessions between nodes and the leader (plans, acks, reports, heartbeats), and of
+//! task logs.
 
 use std::{
     sync::atomic::Ordering,
