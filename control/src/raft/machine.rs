@@ -21,7 +21,7 @@ use crate::codec;
 
 type Failure = StorageError<u64>;
 
-/// Limit of remembered outcomes. A proposer that lost the answer repeats its proposal and gets the
+/// Limit of remembered outcomes. A proposer that got no answer repeats its proposal, and gets the
 /// outcome of the first one. Proposers retry for some seconds, in which a cluster makes far fewer
 /// changes.
 const MAX_OUTCOMES: usize = 4_096;

@@ -31,7 +31,7 @@ pub use store::{Store, StoreError};
 /// Interval of the leader's heartbeats to the other voters.
 const HEARTBEAT_MS: u64 = 250;
 /// A voter becomes a candidate after it received no heartbeat for the longer of these times plus a
-/// random time between the two. So a dead leader is replaced within 1.5 to 2 s, and three lost
+/// random time between the two. So a failed leader is replaced within 1.5 to 2 s, and three lost
 /// heartbeats in a row cause no election.
 const ELECTION_MIN_MS: u64 = 500;
 const ELECTION_MAX_MS: u64 = 1_000;

@@ -1,4 +1,5 @@
-//! Sends openraft's requests to other voters through the node RPC, and receives snapshots.
+//! Sends openraft's requests to other voters through the node RPC, and assembles received
+//! snapshots. openraft calls [`Network`], and `swarm::dispatch` calls [`receive_snapshot`].
 
 use std::{
     collections::BTreeSet,

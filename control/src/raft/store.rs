@@ -104,7 +104,7 @@ impl Store {
         self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Closes the file for all clones. Returns when no operation uses it any more. Later operations
+    /// Closes the file for all clones. Returns when no operation uses the file. Later operations
     /// fail.
     pub async fn close(&self) {
         let open = self.inner.open.write().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,8 +1,8 @@
 //! Calls between nodes: gRPC over mutual TLS on TCP port 2377.
 //!
-//! [`crate::swarm`] implements the services and calls them; [`crate::raft`] calls one of them. This
-//! module owns the generated messages, the connections in both directions, and the check of the
-//! caller's certificate. It must not decide what a call does.
+//! [`crate::swarm`] implements the services and calls them; [`crate::raft`] calls one of the
+//! services. This module owns the generated messages, the connections in both directions, and the
+//! check of the caller's certificate. It must not decide what a call does.
 //!
 //! Tasks: one for each accepted connection. They end when the server's cancellation token is
 //! cancelled.

@@ -28,7 +28,7 @@ use crate::pki::{Credentials, Identity};
 #[derive(Debug, Clone)]
 pub(super) struct NodeChannels {
     pub membership: watch::Sender<Membership>,
-    /// The newest plan of this node. `None` while it is no member, and after it was removed.
+    /// The newest plan of this node. `None` while it is not a member, and after it was removed.
     pub plans: watch::Sender<Option<Arc<NodePlan>>>,
     /// The agent writes its latest report here.
     pub reports: watch::Sender<NodeReport>,
@@ -47,7 +47,8 @@ impl Default for NodeChannels {
     }
 }
 
-/// Which node of which cluster this is. Fixed for the whole membership, and stored on the disk.
+/// Identifies this node and its cluster. It does not change during a membership, and is stored on
+/// the disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub cluster: ClusterId,

@@ -76,8 +76,8 @@ pub enum ProposeError {
     /// The cluster state does not allow the change. Nothing changed.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// No leader with a quorum was found in time. If the change was sent to a leader that was then
-    /// lost, it may still take effect.
+    /// No leader with a quorum was found in time. If the change was sent to a leader that then
+    /// failed, it may still take effect.
     #[error(
         "the swarm has no leader: {reachable} of {managers} managers are reachable and {needed} are needed; start the \
          missing managers. Running tasks continue meanwhile. If the change was already sent, it may take effect once \

@@ -1,4 +1,4 @@
-//! What the leader knows about the nodes and keeps in memory only: the time of each node's last
+//! What the leader knows about the nodes, kept in memory only: the time of each node's last
 //! message, the plan generation that it acked, and its latest report.
 //!
 //! The dispatcher writes here for each message of a node. The leader loop reads a copy, the

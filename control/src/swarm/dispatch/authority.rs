@@ -93,7 +93,7 @@ fn role_of_token(state: &ClusterState, secret: &str) -> Result<Role, Status> {
     }
 }
 
-/// Makes the caller a member. If the caller is a member already, nothing changes.
+/// Makes the caller a member. A caller that is a member already stays one.
 async fn propose_join(manager: &Manager, id: NodeId, role: Role, request: &JoinRequest) -> Result<(), Status> {
     let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
     let hostname: NodeName = request.hostname.parse().map_err(|e| invalid(&e))?;

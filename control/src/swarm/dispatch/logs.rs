@@ -1,4 +1,4 @@
-//! This node's task logs, for managers.
+//! Serves this node's task logs to managers.
 
 use futures_util::{StreamExt, stream::BoxStream};
 use tonic::{Request, Response, Status};

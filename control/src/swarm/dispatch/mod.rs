@@ -9,7 +9,7 @@
 //! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan.
 //! - `authority`: first certificates for nodes that join, and renewals.
 //! - `quorum`: calls between managers: the log's replication, proposals, what a new manager needs.
-//! - `logs`: this node's task logs.
+//! - `logs`: serves this node's task logs to managers.
 //!
 //! A handler changes the cluster state only through [`Manager`], and writes no file.
 

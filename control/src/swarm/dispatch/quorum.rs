@@ -100,12 +100,12 @@ fn check_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Res
     }
     let state = manager.state();
     let state = state.borrow();
-    let gone = !state.nodes.contains_key(caller) && request.source < state.allocated.next_raft_id;
-    if state.cluster.is_some() && gone { Err(removed(caller)) } else { Ok(()) }
+    let was_removed = !state.nodes.contains_key(caller) && request.source < state.allocated.next_raft_id;
+    if state.cluster.is_some() && was_removed { Err(removed(caller)) } else { Ok(()) }
 }
 
-/// Returns the caller's node if it is a manager in the cluster state. The certificate alone is not
-/// enough, because its role may be out of date.
+/// Checks in the cluster state that the caller is a manager, because the role in its certificate
+/// may be out of date. Returns the caller's node.
 fn check_manager<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a Node, Status> {
     let node = state.nodes.get(caller).ok_or_else(|| removed(caller))?;
     if node.in_raft_config {

@@ -1,5 +1,4 @@
-//! Decides which plan generation this node may ack. A session calls it for each message that it
-//! sends.
+//! Decides which plan generation this node may ack. The session module calls it.
 //!
 //! The agent reports the generation of the plan that the kernel holds. If the leader says that this
 //! plan is unchanged at a later generation, the node acks the later generation without a new report

@@ -1,4 +1,5 @@
-//! One session with one manager, from the connection to its end.
+//! One session with one manager, from the connection to its end. The link's loop runs one session
+//! at a time.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -107,7 +108,7 @@ impl<'a> Session<'a> {
         mut last_report: NodeReport,
         sent: &mut Sent,
     ) -> Result<SessionEnd, Status> {
-        let gone = || Status::unavailable("the connection broke");
+        let disconnected = || Status::unavailable("the connection broke");
         let mut stored = self.context.stored_generation.subscribe();
         loop {
             let report = reports.borrow_and_update().clone();
@@ -115,7 +116,7 @@ impl<'a> Session<'a> {
             let changed = report.description != last_report.description || report.tasks != last_report.tasks;
             if changed || acked != sent.acked || sent.at.elapsed() >= self.heartbeat() {
                 let body = if changed { encode(&report)? } else { Vec::new() };
-                outbox.send(NodeMessage { acked, report: body.into() }).await.map_err(|_| gone())?;
+                outbox.send(NodeMessage { acked, report: body.into() }).await.map_err(|_| disconnected())?;
                 *sent = Sent { acked, at: Instant::now() };
                 last_report = report;
             }
@@ -125,8 +126,8 @@ impl<'a> Session<'a> {
                         return Ok(end);
                     }
                 }
-                changed = reports.changed() => changed.map_err(|_| gone())?,
-                changed = stored.changed() => changed.map_err(|_| gone())?,
+                changed = reports.changed() => changed.map_err(|_| disconnected())?,
+                changed = stored.changed() => changed.map_err(|_| disconnected())?,
                 () = sleep_until(sent.at + self.heartbeat()) => {}
             }
         }

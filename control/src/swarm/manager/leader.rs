@@ -43,7 +43,7 @@ use crate::{
     swarm::{clock::monotonic_ms, liveness::LeaderView},
 };
 
-/// The pause between two steps. What happens meanwhile is handled by one step.
+/// The pause between two steps. One step handles all changes during the pause.
 const MIN_PAUSE: Duration = Duration::from_millis(3);
 /// The pause before the other managers are asked again to confirm that this manager leads.
 const CONFIRM_RETRY: Duration = Duration::from_millis(20);
@@ -166,7 +166,7 @@ impl Leader<'_> {
         let acks = acks(state, &view);
         let decision = orchestrate::decide(state, self.manager.now_ms(), &acks, &mut rand::random);
         for rejection in &decision.refused {
-            tracing::error!(%rejection, "the leader's own cluster state rejects its decision: this is a bug in weft, please report it");
+            tracing::error!(%rejection, "the cluster state rejects the leader's decision: this is a bug");
         }
         if !decision.commands.is_empty() {
             return self.write_commands(decision.commands).await;

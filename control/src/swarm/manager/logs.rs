@@ -1,4 +1,4 @@
-//! Task logs, fetched from the node that runs the task.
+//! Fetches task logs from the node that runs the task. The API calls it.
 
 use futures_util::{StreamExt, stream::BoxStream};
 use tonic::Code;

@@ -73,7 +73,7 @@ pub(super) fn next_change(
     if let Some(raft_id) = voters.learner_ids().find(|id| !wanted.contains_key(id)) {
         return Some(VoterChange::RemoveLearner { raft_id });
     }
-    // Demote only while another manager votes: a log without voters cannot change any more.
+    // Demote only while another manager votes: a log without voters can never change again.
     let staying = voters.voter_ids().filter(|id| wanted.contains_key(id)).count();
     let mut leaving: Vec<u64> = voters.voter_ids().filter(|id| !wanted.contains_key(id)).collect();
     leaving.sort_by_key(|&id| id == me);

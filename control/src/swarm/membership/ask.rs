@@ -1,4 +1,4 @@
-//! Calls that any manager can answer.
+//! Calls that any manager can answer. `role` and `leave` use this module.
 
 use std::{net::SocketAddr, time::Duration};
 

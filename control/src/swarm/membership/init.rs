@@ -1,4 +1,4 @@
-//! Forms a new cluster of this one node.
+//! Forms a new cluster that consists of this node only. `lifecycle` calls this module.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 

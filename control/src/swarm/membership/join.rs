@@ -1,4 +1,4 @@
-//! Joins a cluster with a token.
+//! Joins a cluster with a token. `lifecycle` calls this module.
 //!
 //! The token contains the digest of the cluster's certificate authority and a secret. The node
 //! first fetches the authority's certificate over an unverified connection, compares it with the

@@ -69,9 +69,7 @@ pub(super) async fn announce(supervisor: &Supervisor) {
         }
     });
     if notified.await.is_err() {
-        tracing::warn!(
-            "cannot notify the leader that this node leaves: the leader sets the node to down after the heartbeat timeout"
-        );
+        tracing::warn!("cannot notify the leader: it sets this node to down after the heartbeat timeout");
     }
 }
 

@@ -1,4 +1,5 @@
 //! Begins, resumes and ends the memberships of this node. At most one membership runs at a time.
+//! [`super::super::Swarm`] calls [`Lifecycle`].
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,6 @@
 //! Starts and stops the tasks of a membership: the node RPC's server, the link to the leader, the
-//! writer of plans, and the role reconciler, which runs the manager.
+//! writer of plans, and the role reconciler, which runs the manager. `lifecycle` starts and stops
+//! the supervisor.
 
 use std::sync::Arc;
 

@@ -88,7 +88,7 @@ async fn a_log_that_has_stopped_is_opened_again() {
     let mut managers = n1.swarm.lifecycle.channels.manager.subscribe();
     let reopened = managers.wait_for(|m| m.as_ref().is_some_and(swarm::Manager::log_is_running));
     timeout(DEADLINE, reopened).await.expect("an open log in time").expect("the daemon runs");
-    n1.wait_until("nothing is lost", |s| has_label(s, "before")).await;
+    n1.wait_until("the reopened log has the change", |s| has_label(s, "before")).await;
     set_label(&n1, "after").await.expect("the manager accepts changes");
     stop([n1]).await;
 }
