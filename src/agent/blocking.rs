@@ -24,7 +24,7 @@ pub(super) fn is_panic(error: &anyhow::Error) -> bool {
 /// Runs `work` on a thread that may block. `action` completes the error text "cannot …".
 ///
 /// # Errors
-/// [`Panicked`] if `work` panicked; another error if the runtime is shutting down.
+/// [`Panicked`] if `work` panicked; another error if tokio is shutting down.
 pub(super) async fn run_blocking<T: Send + 'static>(
     action: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -33,7 +33,7 @@ pub(super) async fn run_blocking<T: Send + 'static>(
         Err(error) if error.is_panic() => {
             Err(Panicked { action, message: panic_message(&*error.into_panic()).to_owned() }.into())
         }
-        // The other error: the runtime is shutting down.
+        // The other error: tokio is shutting down.
         done => done.with_context(|| format!("cannot {action}")),
     }
 }

@@ -23,7 +23,7 @@ use super::{blocking::run_blocking, facts::local_facts};
 use crate::error_chain::error_chain;
 
 pub(super) struct DataPlane {
-    /// `None` during a call, and after this node left its cluster: then the next reconcile opens it
+    /// `None` during a call, and after this node left its cluster. The next reconcile opens it
     /// again.
     mesh: Option<Mesh>,
     /// Where the mesh is opened, in the BPF file system.
@@ -31,7 +31,7 @@ pub(super) struct DataPlane {
 }
 
 impl DataPlane {
-    /// Takes an open mesh, or opens it in `pin_dir` at the first reconcile.
+    /// Takes an open mesh. Without one, the first reconcile opens it in `pin_dir`.
     pub(super) fn new(mesh: Option<Mesh>, pin_dir: PathBuf) -> Self {
         Self { mesh, pin_dir }
     }

@@ -5,8 +5,8 @@
 use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, Uplink};
 use weft_overlay::OverlayState;
 
-/// The facts for [`weft_mesh::Mesh::reconcile`]. Links without an Ethernet address are left out:
-/// the programs read frames.
+/// The facts for [`weft_mesh::Mesh::reconcile`]. Uplinks without an Ethernet address are left out:
+/// the programs need Ethernet frames.
 pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
     let node = &links.facts;
     let uplink = |uplink: &weft_overlay::Uplink| Uplink {

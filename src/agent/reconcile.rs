@@ -1,10 +1,10 @@
 //! One pass over all layers of the node, and the teardown of all layers after the node left its
 //! cluster.
 //!
-//! [`Agent::run`] calls both. The order of a pass is: observe the tasks, make their links, program
-//! the data plane, start the resolvers, start the next step of each task, publish the report. A
-//! pass compares all that the plan wants with all that is there, so start-up, change and repair are
-//! the same code.
+//! [`Agent::run`] calls both. The order of a pass is: observe the tasks, create their links,
+//! program the data plane, start the resolvers, start the next step of each task, publish the
+//! report. A pass compares everything in the plan with everything on the node, so start-up, change
+//! and repair are the same code.
 //!
 //! Invariant: an error of one layer does not stop the pass. Tasks are stopped and reported even if
 //! the links fail.
@@ -27,7 +27,7 @@ impl Agent {
     /// Makes this node match `plan`, as far as one pass can. Task steps go on in the background.
     ///
     /// # Errors
-    /// All errors of the layers, as one. The caller tries again, unless a panic is among them.
+    /// All errors of the layers, as one. A panic of a layer is returned at once, and alone.
     pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
         let observed = self.observe().await?;
         self.tasks.track(plan, &observed);
@@ -101,8 +101,8 @@ impl Agent {
 
     /// Removes all tasks, links, programs and names: this node is in no cluster any more.
     ///
-    /// If a task cannot be removed, the others are removed still, and the layers below the tasks
-    /// stay until the next attempt.
+    /// If a task cannot be removed, the other tasks are still removed. The layers below the tasks
+    /// then stay until the next attempt.
     pub(super) async fn teardown(&mut self) -> Result<()> {
         // A step in progress could create a task, or call the runtime for one, during its removal.
         self.tasks.cancel_steps().await;

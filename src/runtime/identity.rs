@@ -21,7 +21,8 @@ pub(crate) fn hostname(task: &TaskPlan) -> String {
     own.unwrap_or_else(|| task.id.as_str()[..HOSTNAME_LEN].to_owned())
 }
 
-/// weft's own variables. They come before the user's, which replace them.
+/// weft's own variables. Callers put the user's variables after them, so that a user can replace
+/// them.
 pub(crate) fn environment(task: &TaskPlan, node: &NodeName) -> [String; 3] {
     [
         format!("{NODE_VARIABLE}={node}"),

@@ -3,7 +3,7 @@
 //!
 //! The daemon calls [`open`] once. The agent then calls the runtime through [`Executor`], and the
 //! control plane reads logs through [`LogSource`]. A runtime must not know the cluster: it gets a
-//! [`TaskPlan`] and shows what became of the task.
+//! [`TaskPlan`] and shows the phase of the task.
 //!
 //! There are two runtimes:
 //!

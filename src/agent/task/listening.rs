@@ -16,12 +16,12 @@ use weft_model::{NodePlan, plan::TaskPlan, spec::Protocol};
 
 use crate::runtime::{reference::Reference, whoami};
 
-/// After this time a task gets traffic even if it does not listen. Other engines do not wait at
-/// all.
+/// After this time a task gets traffic even if it does not listen. Swarm mode does not wait for
+/// ports at all.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between two polls. A poll reads both socket lists, and nearly all of its time is the
-/// kernel's, which walks its hash table of connections: 2.4 ms with 10 sockets in the namespace, 15
-/// ms with 5,000 (with 262,144 buckets).
+/// Interval between two polls. A poll reads both socket lists, for which the kernel walks its hash
+/// table of all connections. With 262,144 buckets a poll takes 2.4 ms with 10 sockets in the
+/// namespace and 15 ms with 5,000, nearly all of it in the kernel.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The wait for the listeners of one task.

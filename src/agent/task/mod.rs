@@ -1,9 +1,9 @@
 //! The tasks of this node: which step each one needs next, and the steps in progress.
 //!
 //! [`super::reconcile`] calls [`Tasks`] in each pass. A step is one call to the runtime, or the
-//! wait for a task's ports. It runs in the background, so that a slow task holds up no other. In
-//! reading order: [`next`] chooses a step (pure), [`record`] is what the agent remembers of a task,
-//! [`listening`] waits for ports, [`run`] runs a step.
+//! wait for a task's ports. It runs in the background, so that a slow task does not delay the
+//! others. In reading order: [`next`] chooses a step (pure), [`record`] is what the agent remembers
+//! of a task, [`listening`] waits for ports, [`run`] runs a step.
 //!
 //! The life of a task on its node. Steps are in brackets, and the state that the node reports is on
 //! the right:
@@ -26,7 +26,7 @@
 //!       │  ├── the program exits by itself, with 0 ────────────▶ Complete
 //!       │  ├── the program exits by itself, with another code ─▶ Failed
 //!       │  goal Stop
-//!   [Stop]     stop signal, grace period, kill
+//!   [Stop]     stop signal, grace period, SIGKILL
 //!       ▼
 //!   exited                                                       Shutdown
 //!       │  the plan does not list the task any more
@@ -74,7 +74,7 @@ use crate::runtime::{Executor, ObservedTask};
 /// All tasks of this node.
 pub(super) struct Tasks {
     executor: Arc<dyn Executor>,
-    /// What the agent remembers between two passes. All of it can be found out again.
+    /// What the agent remembers between two passes. A new agent finds all of it again.
     pub(super) records: BTreeMap<TaskId, TaskRecord>,
     /// The steps in progress.
     pub(super) steps: JoinSet<FinishedStep>,
@@ -166,8 +166,7 @@ impl Tasks {
     }
 
     pub(super) fn finish_step(&mut self, finished: Result<FinishedStep, JoinError>) {
-        // The agent aborts no step, and a step catches its own panics: so there is no error to
-        // handle.
+        // Never an error: the agent aborts no step, and a step catches its own panics.
         let Ok(finished) = finished else { return };
         if let Some(record) = self.records.get_mut(&finished.task) {
             record.finish_step(&finished, Instant::now());

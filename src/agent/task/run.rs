@@ -2,8 +2,7 @@
 //!
 //! [`super::Tasks`] chooses the step and spawns [`StepCall::run`]. Keeps no state.
 //!
-//! Invariant: [`StepCall::run`] always returns. A panic becomes an error of this step and reaches
-//! no other task.
+//! Invariant: a panic in a step becomes the error of that step. It reaches no other task.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 

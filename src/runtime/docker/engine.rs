@@ -230,7 +230,7 @@ pub(super) async fn watch_events(docker: Docker, node: NodeName, changed: watch:
             changed.send_modify(|count| *count += 1);
         }
         tokio::time::sleep(EVENTS_RETRY_DELAY).await;
-        // Events of the meantime are lost, so there may have been some.
+        // Events that happened meanwhile are lost, so the agent must observe the tasks again.
         changed.send_modify(|count| *count += 1);
     }
 }

@@ -23,8 +23,8 @@ use crate::runtime::{
 
 /// Path of weft's own program in its images.
 pub(super) const PROGRAM: &str = "/weft";
-/// The image of sandboxes. It is the same as weft/whoami, under the name that users of containers
-/// know for this purpose.
+/// The image of sandboxes. The same image as weft/whoami, named like Kubernetes' pause image, which
+/// has the same purpose.
 pub(super) const PAUSE: &str = "weft/pause:latest";
 /// Label with the build of weft that an image was made from.
 const BUILD_LABEL: &str = "weft.build";

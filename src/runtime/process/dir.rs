@@ -3,8 +3,9 @@
 //!
 //! | file | writer | content |
 //! |---|---|---|
-//! | `record.json` | daemon | how to start and stop the task. Written last: a directory without it is incomplete |
-//! | `config.json`, `hosts`, `hostname`, `resolv.conf`, `rootfs/` | daemon | the bundle for the container |
+//! | `record.json` | daemon | how to start and stop the task; written last |
+//! | `config.json`, `rootfs/` | daemon | the container's specification and root directory |
+//! | `hosts`, `hostname`, `resolv.conf` | daemon | files that are mounted into the container |
 //! | `netns` | daemon | the network namespace, bind-mounted |
 //! | `shim.json` | shim | the process id of the task's shim. Written once |
 //! | `running.json` | shim | the program runs: its process id and its start time |
@@ -13,8 +14,8 @@
 //! | `state/` | shim | libcontainer's own files |
 //!
 //! Invariants that daemon and shim rely on: a JSON file is complete or missing, never partly
-//! written. Only root can read the directory, because it holds the variables and the output of the
-//! task.
+//! written. A directory without `record.json` is incomplete. Only root can read the directory,
+//! because it holds the variables and the output of the task.
 
 use std::{
     fs, io,
@@ -34,7 +35,7 @@ use crate::runtime::{Exit, RuntimeError};
 pub(super) struct Record {
     pub(super) name: String,
     pub(super) image: Image,
-    /// Whether [`super::init`] runs above the program.
+    /// Whether [`mod@super::init`] runs above the program.
     pub(super) init: bool,
     /// The program's working directory.
     pub(super) dir: PathBuf,

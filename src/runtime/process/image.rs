@@ -19,7 +19,7 @@ use crate::runtime::{
 const PROGRAM: &str = "/weft";
 const HOST: &str = "host";
 /// Directories of the host whose mounts a task does not get. A task has its own mounts there, and a
-/// copy of the host's would keep their file systems busy.
+/// copy of the host's mounts would keep those file systems busy.
 const EXCLUDED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,8 +22,8 @@ use crate::{
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads the phase of a task. If its shim is dead and has not written down the end, this kills the
-/// task's processes, all of its control group with `kill_group`, and writes it. Until that succeeds
-/// the phase does not change.
+/// task, then all of its control group with `kill_group`, and writes down the end. Until that
+/// succeeds the phase does not change.
 pub(super) fn read_phase(
     dir: &TaskDir,
     kill_group: impl FnOnce(&Path) -> Result<(), RuntimeError>,

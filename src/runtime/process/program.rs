@@ -2,7 +2,7 @@
 //! process by it, or by the init that starts it.
 //!
 //! libcontainer calls [`Program`] in the container's first process. If the program cannot run, the
-//! reason goes to the shim through a pipe, in words for the user.
+//! reason goes to the shim through a pipe, as a text for the user.
 
 use std::{
     collections::HashMap,

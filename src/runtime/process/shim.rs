@@ -149,12 +149,12 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     })
 }
 
-/// Raises the limit of open files to what this machine allows. The inherited limit is often one for
-/// login shells.
+/// Raises the limit of open files to what this machine allows. The inherited limit is often too low
+/// for servers.
 fn raise_open_files_limit() {
     let mut limits = getrlimit(Resource::Nofile);
     limits.current = limits.maximum;
-    // Ignored: setting the soft limit to the hard limit does not fail, and a lower limit would do.
+    // An error is ignored: the task can also run with the inherited limit.
     let _ = setrlimit(Resource::Nofile, limits);
 }
 

@@ -1,6 +1,7 @@
 //! All task directories of the node: prepares a task, observes the tasks, and removes a task.
 //!
-//! [`super::ProcessRuntime`] calls it. All calls block, so they run on threads that may.
+//! [`super::ProcessRuntime`] calls it. All calls block, so the caller runs them on threads that may
+//! block.
 
 use std::{
     fs, io,
@@ -80,7 +81,7 @@ impl TaskDirs {
         let (cgroup, shim_cgroup) = cgroups(&self.hostname, &task.id);
         let image = Image::find(&task.container.image)?;
         let bundle = Bundle::new(task, image, &self.hostname, dir.path(), &cgroup)?;
-        // The rest of an interrupted attempt, or of the time before a reboot.
+        // Removes what an interrupted attempt left, or what is left from before a reboot.
         self.remove(&task.id)?;
         let record = Record {
             name: task.name.clone(),

@@ -9,8 +9,8 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use super::mounts;
 use crate::runtime::RuntimeError;
 
-/// The first port that needs no privilege (ip(7)). 0 lets a task bind every port: they all are its
-/// own.
+/// The first port that needs no privilege (ip(7)). With 0 a task without privileges can bind every
+/// port of its own namespace.
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 /// Creates a namespace and mounts it on `path`.

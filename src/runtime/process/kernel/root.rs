@@ -1,7 +1,7 @@
 //! Mounts the root file system of a task.
 //!
-//! The shim calls it. All mounts are in the shim's own mount namespace, so no other process sees
-//! them and the kernel removes them with the shim.
+//! The shim calls it. All mounts are in the shim's own mount namespace, so no process outside of it
+//! sees them, and the kernel removes them with the namespace.
 
 use std::{
     ffi::CStr,
