@@ -1,4 +1,5 @@
-//! The clock of this machine, in the units that the cluster state and the reports use.
+//! Reads the clock of this machine, in the units that the cluster state and the reports use. The
+//! agent and the process runtime call it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

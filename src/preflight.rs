@@ -1,10 +1,9 @@
-//! What a machine must have before weft can run on it. The daemon checks this once, before it
-//! starts anything, so that the user sees everything that is missing at once, with what to do about
-//! it.
+//! Checks what weft requires of a machine. The daemon calls it once, before it starts anything, so
+//! that the user sees all missing requirements together, each with its solution.
 //!
-//! Asks the kernel for its version and this process for its capabilities, and asks the mesh for its
-//! own requirements. Changes nothing, except that the mesh mounts the BPF file system if it is not
-//! mounted.
+//! It checks the kernel's version and the capabilities of this process, and calls the mesh to check
+//! the requirements of the data plane. It must not change the machine, except that the mesh mounts
+//! the BPF file system if it is not mounted.
 
 use rustix::{
     system::uname,
@@ -26,7 +25,7 @@ const CAPABILITIES: [(CapabilitySet, &str, &str); 2] = [
 pub(crate) fn missing_requirements() -> Vec<String> {
     let mut missing = Vec::new();
     missing.extend(old_kernel(&uname().release().to_string_lossy()));
-    // If the kernel does not answer, weft has no capability that it could rely on.
+    // If the capabilities cannot be read, weft reports all of them as missing.
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     let capabilities = missing_capabilities(effective);
     // Without the capabilities, the checks of the mesh fail too, and would only repeat that weft

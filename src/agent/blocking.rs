@@ -1,11 +1,12 @@
-//! Runs blocking work on a thread of its own, and decides what a panic there means.
+//! Runs blocking work on a thread that may block, and turns a panic of the work into an error that
+//! ends the agent.
 //!
 //! [`super::data_plane`] calls it for each call into the mesh.
 //!
-//! A layer that panicked half-way is in an unknown state. A retry on that state would fail again
-//! and again while the daemon still claims to be healthy. So a panic ends the agent, and the daemon
-//! with it. The supervisor then starts a new daemon, which adopts the kernel's state, the tasks and
-//! their traffic as they are.
+//! After a panic, the state of a layer is unknown. A retry on that state could fail repeatedly
+//! while the daemon still seems to be healthy. So a panic ends the agent, and then the daemon. The
+//! supervisor then starts a new daemon, which adopts the kernel's state and the tasks without an
+//! interruption of their traffic.
 
 use anyhow::{Context as _, Result};
 
@@ -16,7 +17,7 @@ pub(super) struct Panicked {
     message: String,
 }
 
-/// Whether a panic is the cause of this error. Then the agent must end instead of trying again.
+/// Whether a panic is the cause of this error. If it is, the agent must end instead of retrying.
 pub(super) fn is_panic(error: &anyhow::Error) -> bool {
     error.is::<Panicked>()
 }
@@ -33,7 +34,7 @@ pub(super) async fn run_blocking<T: Send + 'static>(
         Err(error) if error.is_panic() => {
             Err(Panicked { action, message: panic_message(&*error.into_panic()).to_owned() }.into())
         }
-        // The other error: tokio is shutting down.
+        // The only other error: tokio is shutting down.
         done => done.with_context(|| format!("cannot {action}")),
     }
 }

@@ -1,11 +1,11 @@
-//! Drives the mesh: programs the data plane, closes connections to tasks that are gone, and takes
-//! all of it down.
+//! Controls the mesh: programs the data plane, closes connections to tasks that no longer exist,
+//! and removes the data plane.
 //!
-//! [`super::reconcile`] calls it. The mesh blocks in system calls, so each call runs on a thread of
-//! its own.
+//! [`super::reconcile`] calls it. The mesh blocks in system calls, so each call runs on a thread
+//! that may block.
 //!
-//! Invariant: after a panic in the mesh the handle is gone, and the agent ends. No later call
-//! builds on the state that the panic left.
+//! Invariant: after a panic in the mesh, the handle is dropped and the agent ends. No later call
+//! uses the state after the panic.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,10 +23,10 @@ use super::{blocking::run_blocking, facts::local_facts};
 use crate::error_chain::error_chain;
 
 pub(super) struct DataPlane {
-    /// `None` during a call, and after this node left its cluster. The next reconcile opens it
-    /// again.
+    /// `None` during a call, after a failed open, and after this node left its cluster. The next
+    /// reconcile opens the mesh again.
     mesh: Option<Mesh>,
-    /// Where the mesh is opened, in the BPF file system.
+    /// The directory in the BPF file system in which the mesh is opened.
     pin_dir: PathBuf,
 }
 
@@ -60,12 +60,12 @@ impl DataPlane {
     /// Removes all programs and maps.
     pub(super) async fn teardown(&mut self) -> Result<()> {
         let (mesh, pin_dir) = (self.mesh.take(), self.pin_dir.clone());
-        run_blocking("take the data plane down", move || {
+        run_blocking("remove the data plane", move || {
             drop(mesh);
             Mesh::teardown(&pin_dir)
         })
         .await?
-        .context("cannot take the data plane down")
+        .context("cannot remove the data plane")
     }
 }
 
@@ -73,7 +73,7 @@ impl DataPlane {
 /// get an error at once.
 ///
 /// `gone` holds addresses of tasks that no longer exist, by VNI. A failure is only logged: such a
-/// connection ends with the next packet that its task sends.
+/// connection ends when its task sends the next packet.
 pub(super) async fn close_connections(
     gone: BTreeMap<u32, BTreeSet<IpAddr>>,
     links: &OverlayState,
@@ -97,7 +97,7 @@ pub(super) async fn close_connections(
                     let error = error_chain(&error);
                     tracing::warn!(error, sandbox = %sandbox.display(), "cannot close connections to removed tasks");
                 }
-                // The task ended meanwhile, and its connections with it.
+                // The task has ended meanwhile, which closed its connections.
                 Err(error) => {
                     let error = error_chain(&error);
                     tracing::debug!(error, sandbox = %sandbox.display(), "cannot enter the sandbox to close connections");

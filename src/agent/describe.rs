@@ -1,4 +1,5 @@
-//! Describes this machine for the cluster state. Only reads.
+//! Describes this machine for the cluster state. [`super::report`] calls it for each report. It
+//! must not change anything on the machine.
 
 use rustix::system::{Sysinfo, sysinfo, uname};
 use weft_model::{report::NodeDescription, spec::Labels};

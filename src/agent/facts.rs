@@ -1,6 +1,7 @@
 //! Translates the overlay's state into the facts that the mesh needs.
 //!
-//! Pure. The two crates do not import each other, so the agent translates between them.
+//! Pure. [`super::data_plane`] calls it. The crates of the overlay and the mesh do not import each
+//! other, so the agent translates between them.
 
 use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, Uplink};
 use weft_overlay::OverlayState;

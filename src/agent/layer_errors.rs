@@ -1,8 +1,8 @@
 //! The errors of all layers in one reconcile.
 //!
-//! [`super::reconcile`] collects them here, so that an error of one layer does not keep the other
-//! layers from their work. While there is an error, the agent starts no task and does not
-//! acknowledge the plan, and it retries soon.
+//! [`super::reconcile`] collects them here, so that the other layers are still configured if one
+//! layer fails. After a pass with an error, the agent starts no program of a task, does not
+//! acknowledge the plan, and retries after a short delay.
 //!
 //! A panic is different: [`LayerErrors::collect`] returns it at once, and the agent ends.
 
@@ -14,8 +14,7 @@ use super::blocking;
 pub(super) struct LayerErrors(Vec<anyhow::Error>);
 
 impl LayerErrors {
-    /// Returns the value of a layer that succeeded. Keeps the error of one that failed, and returns
-    /// `None`.
+    /// Returns the value if the layer succeeded. If it failed, keeps its error and returns `None`.
     ///
     /// # Errors
     /// Only if the layer panicked.

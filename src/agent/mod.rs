@@ -2,16 +2,16 @@
 //!
 //! The daemon creates one [`Agent`] and awaits [`Agent::run`]. That loop waits for an event: a new
 //! plan, a change in the runtime, a change of a link, the end of a task step, or a timeout. An
-//! event only wakes the loop. Each turn of the loop is one full pass over all layers
-//! ([`reconcile`]), or the teardown of all layers once the node has left its cluster.
+//! event only wakes the loop. Each iteration of the loop is one full pass over all layers
+//! ([`reconcile`]), or the teardown of all layers after the node has left its cluster.
 //!
 //! The agent must not decide anything about the cluster: all decisions come in the plan.
 //!
 //! Invariants that others rely on:
 //! - A task's program starts only after its network namespace, its links, the data plane and its
 //!   resolver are ready.
-//! - Nothing that the agent keeps in memory is needed after a restart: a new agent finds all of it
-//!   in the kernel and in the runtime.
+//! - The agent does not need its memory after a restart: a new agent finds the state of the node in
+//!   the kernel and in the runtime.
 //! - Dropping the future of [`Agent::run`] leaves the kernel, the tasks and their traffic as they
 //!   are.
 //!
@@ -41,12 +41,13 @@ use weft_overlay::{Overlay, OverlayState};
 use self::{data_plane::DataPlane, report::Reporter, resolvers::Resolvers, task::Tasks};
 use crate::runtime::{Executor, RuntimeKind};
 
-/// Interval of the full resync: a pass without an event, which repairs what changed unnoticed.
+/// Interval of the full resync: a pass without an event, which repairs changes that caused no
+/// event.
 const FULL_RESYNC: Duration = Duration::from_secs(10);
 /// Delay before the next pass after a layer failed.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// The layers that an agent drives, and what it reports of its node.
+/// The layers that an agent controls, and the properties of the node that it reports.
 pub(crate) struct AgentConfig {
     pub(crate) swarm: Swarm,
     pub(crate) executor: Arc<dyn Executor>,
@@ -55,10 +56,10 @@ pub(crate) struct AgentConfig {
     pub(crate) labels: Labels,
     pub(crate) overlay: Overlay,
     pub(crate) mesh: Mesh,
-    /// Where the agent opens the mesh again after the node left a cluster and joined one: a
-    /// directory in the BPF file system.
+    /// A directory in the BPF file system. The agent opens the mesh there again when the node joins
+    /// a cluster after it has left one.
     pub(crate) pin_dir: PathBuf,
-    /// Resolvers for names that are not of the cluster.
+    /// Resolvers for names outside of the cluster.
     pub(crate) upstreams: Vec<SocketAddr>,
 }
 
@@ -89,7 +90,8 @@ impl Agent {
         }
     }
 
-    /// Runs until the swarm is dropped. Cancel-safe: the next agent finishes an interrupted pass.
+    /// Runs until the swarm is dropped. Cancel-safe: if a pass is interrupted, the next agent
+    /// completes it.
     ///
     /// # Errors
     /// If a layer panicked: its state is unknown, and the daemon must be started again.
@@ -108,8 +110,8 @@ impl Agent {
                     (was_member, torn_down) = (true, false);
                     self.reconcile(plan, now).await
                 }
-                // The node left or was removed, perhaps during an earlier daemon that did not
-                // finish the teardown.
+                // The node has left its cluster or was removed from it. This may have happened
+                // under an earlier daemon that did not complete the teardown.
                 None if !torn_down && (was_member || self.is_in_no_cluster()) => {
                     let outcome = self.teardown().await;
                     torn_down = outcome.is_ok();
@@ -128,8 +130,9 @@ impl Agent {
         }
     }
 
-    /// The time until the first retry of those task steps that were still waiting for theirs at
-    /// `now`.
+    /// The delay until the earliest retry of a failed task step, or [`FULL_RESYNC`] if there is
+    /// none. Ignores retries that were due at `now`, because the pass at `now` has already started
+    /// them.
     fn delay_until_retry(&self, now: Instant) -> Duration {
         let retry_at = self.tasks.next_retry(now);
         retry_at.map_or(FULL_RESYNC, |retry_at| retry_at.saturating_duration_since(Instant::now()))
@@ -140,8 +143,10 @@ impl Agent {
     }
 }
 
-/// The delay until the next pass without an event. A panic is an error here: no other pass may
-/// follow.
+/// The delay until the next pass if no event comes before.
+///
+/// # Errors
+/// If a layer panicked: no other pass may follow.
 fn delay_after(outcome: Result<()>) -> Result<Duration> {
     match outcome {
         Ok(()) => Ok(FULL_RESYNC),

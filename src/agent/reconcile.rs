@@ -3,8 +3,8 @@
 //!
 //! [`Agent::run`] calls both. The order of a pass is: observe the tasks, create their links,
 //! program the data plane, start the resolvers, start the next step of each task, publish the
-//! report. A pass compares everything in the plan with everything on the node, so start-up, change
-//! and repair are the same code.
+//! report. A pass compares the whole plan with the whole state of the node, so the same code
+//! handles start-up, changes and repair.
 //!
 //! Invariant: an error of one layer does not stop the pass. Tasks are stopped and reported even if
 //! the links fail.
@@ -24,10 +24,10 @@ use super::{Agent, data_plane::close_connections, layer_errors::LayerErrors};
 use crate::{error_chain::error_chain, runtime::ObservedTask};
 
 impl Agent {
-    /// Makes this node match `plan`, as far as one pass can. Task steps go on in the background.
+    /// Makes this node match `plan`, as far as one pass can. Task steps continue in the background.
     ///
     /// # Errors
-    /// All errors of the layers, as one. A panic of a layer is returned at once, and alone.
+    /// All errors of the layers, joined into one. If a layer panicked, only the panic, and at once.
     pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
         let observed = self.observe().await?;
         self.tasks.track(plan, &observed);
@@ -58,8 +58,8 @@ impl Agent {
         errors.into_result()
     }
 
-    /// Starts the next step of each task and publishes the report: both depend on which layers
-    /// failed.
+    /// Starts the next step of each task and publishes the report. If a layer failed, no program is
+    /// started and the plan is not acknowledged.
     pub(super) fn step_tasks_and_report(
         &mut self,
         plan: &NodePlan,
@@ -99,10 +99,10 @@ impl Agent {
         Ok(observed.into_iter().map(|o| (o.task.clone(), o)).collect())
     }
 
-    /// Removes all tasks, links, programs and names: this node is in no cluster any more.
+    /// Removes all tasks, links, programs, maps and names, after this node has left its cluster.
     ///
-    /// If a task cannot be removed, the other tasks are still removed. The layers below the tasks
-    /// then stay until the next attempt.
+    /// If a task cannot be removed, the other tasks are still removed, and the links and the data
+    /// plane are kept until the next attempt.
     pub(super) async fn teardown(&mut self) -> Result<()> {
         // A step in progress could create a task, or call the runtime for one, during its removal.
         self.tasks.cancel_steps().await;
@@ -124,7 +124,8 @@ impl Agent {
     }
 }
 
-/// The last known links after a failed reconcile, less those whose sandbox is gone.
+/// The links of the last successful reconcile, without the endpoints whose sandbox no longer
+/// exists. Used after the overlay failed.
 fn without_removed_sandboxes(last: OverlayState, sandboxes: &BTreeMap<TaskId, PathBuf>) -> OverlayState {
     let endpoints = last.endpoints.into_iter().filter(|e| sandboxes.contains_key(&e.task)).collect();
     OverlayState { endpoints, faults: BTreeMap::new(), ..last }

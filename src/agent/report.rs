@@ -1,5 +1,5 @@
-//! What this node reports to the leader: the plan generation that it has applied, what the machine
-//! is, and its tasks.
+//! Publishes what this node reports to the leader: the plan generation that it has applied, the
+//! description of the machine, and the states of its tasks.
 //!
 //! [`super::reconcile`] calls it at the end of each pass. The session with the dispatcher sends the
 //! report whenever it changes.
@@ -18,8 +18,8 @@ pub(super) struct Reporter {
     reports: watch::Sender<NodeReport>,
     runtime: RuntimeKind,
     labels: Labels,
-    /// The latest plan that all layers applied: its node and its generation. A generation of an
-    /// earlier membership, under another node id, is not acknowledged to this one.
+    /// The node id and the generation of the latest plan that all layers applied. The node has
+    /// another id in each membership. A generation of an earlier membership is never acknowledged.
     applied: Option<(NodeId, u64)>,
 }
 
@@ -28,7 +28,7 @@ impl Reporter {
         Self { reports, runtime, labels, applied: None }
     }
 
-    /// Notes that all layers have applied `plan`: the next report acknowledges it.
+    /// Records that all layers have applied `plan`. The next report acknowledges it.
     pub(super) fn set_applied(&mut self, plan: &NodePlan) {
         self.applied = Some((plan.node.clone(), plan.generation));
     }
@@ -47,12 +47,12 @@ impl Reporter {
         });
     }
 
-    /// The kernel no longer holds a plan: the next report acknowledges none.
+    /// Records that the kernel no longer holds a plan. The next report acknowledges none.
     pub(super) fn clear_applied(&mut self) {
         self.applied = None;
     }
 
-    /// Replaces the report by an empty one: this node is in no cluster any more.
+    /// Replaces the report with an empty one, after this node has left its cluster.
     pub(super) fn clear_report(&self) {
         self.reports.send_replace(NodeReport::default());
     }

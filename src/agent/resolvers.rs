@@ -19,7 +19,7 @@ pub(super) struct Resolvers {
 }
 
 impl Resolvers {
-    /// `upstreams` resolve the names that are not of the cluster.
+    /// `upstreams` resolve names outside of the cluster.
     pub(super) fn new(upstreams: Vec<SocketAddr>) -> Self {
         let zone = weft_dns::ZoneHandle::default();
         let server = weft_dns::Server::new(zone.clone(), upstreams);
@@ -29,8 +29,8 @@ impl Resolvers {
     /// Publishes the plan's names, starts the missing servers of the tasks in `linked`, and stops
     /// all others.
     ///
-    /// A server that cannot start is only logged. Its task waits, and the next reconcile tries
-    /// again.
+    /// If a server cannot start, the error is only logged. The task does not start until a later
+    /// reconcile has started its server.
     pub(super) fn reconcile(&self, plan: &NodePlan, linked: &BTreeSet<TaskId>, sandboxes: &BTreeMap<TaskId, PathBuf>) {
         self.zone.publish(weft_dns::Zone::from_plan(plan));
         let serving = self.serving();
@@ -50,8 +50,10 @@ impl Resolvers {
     fn start(&self, task: &TaskId, networks: Vec<NetworkId>, netns: &Path) -> Result<()> {
         let sockets = weft_overlay::netns::in_netns(netns, weft_dns::open_sockets)
             .context("cannot enter the task's network namespace")?
-            .context("cannot listen on 127.0.0.11:53 there")?;
-        self.server.start(task.clone(), networks, sockets).context("cannot serve names there")
+            .context("cannot listen on 127.0.0.11:53 in the task's network namespace")?;
+        self.server
+            .start(task.clone(), networks, sockets)
+            .context("cannot serve DNS on 127.0.0.11:53 in the task's network namespace")
     }
 
     /// The tasks that have a server.
@@ -63,7 +65,7 @@ impl Resolvers {
         self.server.stop(task);
     }
 
-    /// Forgets all names: this node is in no cluster any more.
+    /// Publishes an empty zone, after this node has left its cluster.
     pub(super) fn clear_zone(&self) {
         self.zone.publish(weft_dns::Zone::default());
     }

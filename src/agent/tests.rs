@@ -1,4 +1,4 @@
-//! What the agent does with its tasks when a layer below them fails.
+//! Tests of what the agent does with its tasks when another layer fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -117,7 +117,7 @@ fn one_error() -> LayerErrors {
 }
 
 #[tokio::test]
-async fn tasks_are_prepared_stopped_removed_and_reported_though_a_layer_fails() {
+async fn tasks_are_prepared_stopped_removed_and_reported_even_if_a_layer_fails() {
     let (tmp, executor) = (tempfile::tempdir().expect("a temporary directory"), Arc::new(Recording::default()));
     let mut agent = agent(Arc::clone(&executor), tmp.path()).await;
     let (unplanned, stopping, new) = (TaskId::from_random(1), task(2, TaskGoal::Stop), task(3, TaskGoal::Run));

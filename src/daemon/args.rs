@@ -1,5 +1,6 @@
-//! The flags of `weft daemon`, and the values that they stand for when they are absent. Reads the
-//! machine's host name and `/etc/resolv.conf`; changes nothing.
+//! The flags of `weft daemon`, and their default values. Reads the machine's host name and
+//! `/etc/resolv.conf`, and changes nothing. The command line parses the flags, and the parent
+//! module reads them.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -61,8 +62,8 @@ impl Args {
             .with_context(|| format!("the machine's host name {name:?} cannot be used: choose one with --hostname"))
     }
 
-    /// The directory for the state of running tasks. It is lost when the machine restarts, as the
-    /// tasks are.
+    /// The directory for the state of running tasks. It need not survive a restart of the machine,
+    /// because the tasks do not survive it either.
     pub(super) fn run_dir(&self, hostname: &NodeName) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(|| Path::new(RUN_DIR).join(hostname.as_str()))
     }
@@ -103,8 +104,8 @@ impl Args {
     }
 }
 
-/// weft makes the links and namespaces of tasks on this machine, so it can only use an engine of
-/// this machine.
+/// Parses `--docker-host`. weft creates the links and namespaces of tasks on this machine, so it
+/// can only use an engine of this machine.
 fn engine_socket(text: &str) -> Result<PathBuf, String> {
     match text.strip_prefix("unix://") {
         Some(path) if path.starts_with('/') => Ok(path.into()),

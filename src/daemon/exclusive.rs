@@ -1,7 +1,8 @@
-//! What only one daemon at a time may use: a data directory, and the path of an API socket.
+//! Locks the resources that only one daemon at a time may use: a data directory, and the path of an
+//! API socket. [`super::run`] calls it before it opens anything else.
 //!
-//! Two daemons with one data directory would both write the cluster state, and would be the same
-//! node twice.
+//! Two daemons with the same data directory would both write its copy of the cluster state, and
+//! both would act as the same node.
 
 use std::{
     fs::{self, File},

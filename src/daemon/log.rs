@@ -1,4 +1,5 @@
-//! What the daemon logs, and where: to standard error, filtered by an environment variable.
+//! Sets up the daemon's log, which goes to standard error, filtered by an environment variable.
+//! [`super::run`] calls it first.
 
 use std::{
     borrow::Cow,
@@ -15,8 +16,8 @@ use crate::error_chain::error_chain;
 /// Environment variable with the filter, such as `debug` or `weft_mesh=trace,info`.
 const VARIABLE: &str = "WEFT_LOG";
 /// The filter if the variable is not set. openraft logs an error each time that it cannot reach
-/// another manager, which is normal when that manager is down; the errors that matter are returned
-/// to us, and we log them.
+/// another manager, which is normal when that manager is down. openraft also returns the errors
+/// that matter, and weft logs those.
 const DEFAULT: &str = "info,openraft=off";
 
 /// Starts logging, once for the whole process.

@@ -1,9 +1,10 @@
 //! `weft daemon`: starts the layers in order, runs them, and shuts them down.
 //!
-//! The command line calls [`run`] once. This folder owns the order of start-up and the life of the
-//! process; it must not decide anything about tasks or packets. Whatever ends the daemon, it leaves
-//! tasks, links, maps and programs as they are: traffic does not need the daemon, and the next
-//! daemon adopts all of them.
+//! The command line calls [`run`] once. This folder decides in which order the layers start and
+//! when the process ends. It must not decide anything about tasks or packets.
+//!
+//! Invariant: when the daemon ends, for any reason, it does not change tasks, links, maps and
+//! programs. Traffic does not need the daemon, and the next daemon adopts all of them.
 
 mod upstreams;
 mod args;
@@ -32,8 +33,8 @@ use crate::{
 ///
 /// # Errors
 ///
-/// If the machine or the flags do not allow the daemon to start, or if one of its parts ends by
-/// itself.
+/// If the machine or the flags do not allow the daemon to start, or if the agent or the API server
+/// ends by itself.
 pub(crate) async fn run(args: Args) -> Result<()> {
     log::init()?;
     let labels = args.labels()?;
@@ -58,7 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         docker_socket: args.docker_socket(),
     })
     .await
-    .context("cannot use the task runtime")?;
+    .context("cannot open the task runtime")?;
     let pin_dir = Path::new(weft_mesh::BPFFS).join("weft").join(hostname.as_str());
     let mesh = Mesh::open(&pin_dir).context("cannot load the data plane")?;
     let overlay = Overlay::open().context("cannot use the overlay")?;
@@ -94,7 +95,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let router = api::router(swarm.clone(), node);
     let server = tokio::spawn(api::serve(listener, router));
     tracing::info!(node = %hostname, socket = %args.socket.display(), "ready");
-    // This does nothing, and needs no error message, if systemd did not start the daemon.
+    // An error is ignored: the daemon also runs without systemd.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -106,7 +107,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         ended = server => ended.context("the API server panicked")?.context("the API server ended"),
     };
     swarm.shutdown().await;
-    // A socket that stays behind is replaced at the next start.
+    // An error is ignored: the next daemon replaces a socket that still exists.
     let _ = fs::remove_file(&args.socket);
     outcome
 }

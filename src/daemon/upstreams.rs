@@ -1,4 +1,5 @@
-//! The resolvers of this machine, from `/etc/resolv.conf`.
+//! Reads the resolvers of this machine from `/etc/resolv.conf`. [`super::args`] calls it if no
+//! resolver is given as a flag.
 
 use std::{
     fs,

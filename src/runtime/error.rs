@@ -58,8 +58,8 @@ mod tests {
 
     const CAUSE: &str = "the one cause";
 
-    /// One error of each variant. A new variant does not compile in [`has_cause`] until it is
-    /// added.
+    /// One error of each variant. [`has_cause`] does not compile without a new variant; add it here
+    /// too.
     fn every_variant() -> Vec<RuntimeError> {
         let text = || "text".to_owned();
         let cause = || io::Error::other(CAUSE);

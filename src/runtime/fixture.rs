@@ -6,7 +6,7 @@ use weft_model::{
     spec::{ContainerSpec, Resources},
 };
 
-/// A task of the image weft/whoami, after `change` of its container.
+/// A task of the image weft/whoami. `change` can change its container.
 pub(crate) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
     let mut container = ContainerSpec::new("weft/whoami");
     change(&mut container);

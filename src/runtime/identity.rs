@@ -1,7 +1,7 @@
-//! What a task's program sees of its own identity: its host name, its variables and its resolver.
-//! Pure.
+//! The identity of a task inside its container: its host name, its variables and the address of its
+//! resolver. Pure.
 //!
-//! Both runtimes use it, so that a task sees the same in both.
+//! Both runtimes call it, so that a task has the same identity in both.
 
 use std::net::{IpAddr, Ipv4Addr};
 

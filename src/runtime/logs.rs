@@ -1,4 +1,4 @@
-//! Selects the log records that a reader asked for. Pure.
+//! Selects the log records that a reader requested. Pure.
 //!
 //! The log readers of both runtimes call it.
 
@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 
 use weft_model::{LogOptions, LogRecord};
 
-/// Depth of the channel between the task that reads a log and the stream of records. It lets the
-/// reader read ahead while the receiver works on earlier records.
+/// Depth of the channel between the task that reads a log and the stream of records. The
+/// reader can read ahead by this many records.
 pub(super) const STREAM_DEPTH: usize = 256;
 
-/// Whether `options` ask for the time and the stream of a record.
+/// Whether `options` request a record, by its time and its stream.
 pub(super) fn is_requested(options: &LogOptions, record: &LogRecord) -> bool {
     let time_ms = record.time_ns / 1_000_000;
     let stream = if record.stderr { options.stderr } else { options.stdout };

@@ -1,21 +1,21 @@
-//! Runs the tasks of this node: their network namespaces, processes, files, limits and logs, but
-//! not their links.
+//! Runs the tasks of this node: creates their network namespaces, processes, files, limits and
+//! logs, but not their links.
 //!
 //! The daemon calls [`open`] once. The agent then calls the runtime through [`Executor`], and the
-//! control plane reads logs through [`LogSource`]. A runtime must not know the cluster: it gets a
-//! [`TaskPlan`] and shows the phase of the task.
+//! control plane reads logs through [`LogSource`]. A runtime must not read the cluster state: it
+//! gets a [`TaskPlan`] and reports the phase of the task.
 //!
 //! There are two runtimes:
 //!
 //! - [`process`]: processes of this machine in namespaces, each with a shim; needs no engine;
 //! - [`docker`]: containers of the local Docker engine.
 //!
-//! Both share [`mod@reference`] (names of images), [`identity`] (what a task sees of itself),
-//! [`mod@error`], and [`logs`] (which records a reader wants). [`whoami`] is the program of the
-//! built-in image `weft/whoami`, which both can run.
+//! Both use [`mod@reference`] (names of images), [`identity`] (the task's host name, variables and
+//! resolver), [`mod@error`], and [`logs`] (which records a reader requested). [`whoami`] is the
+//! program of the built-in image `weft/whoami`, which both can run.
 //!
-//! Invariant that the agent relies on: a runtime keeps nothing only in memory. After a restart of
-//! the daemon a new runtime on the same directories adopts all tasks.
+//! Invariant that the agent relies on: the state of all tasks is outside of the daemon's memory, in
+//! files or in the engine. After a restart of the daemon, a new runtime adopts all tasks.
 
 pub(crate) mod process;
 pub(crate) mod docker;
@@ -35,20 +35,21 @@ use weft_model::{Backoff, LogSource, NodeName, TaskId, plan::TaskPlan};
 
 pub(crate) use self::error::RuntimeError;
 
-/// Delays before a failed call is retried: of the agent to a runtime, and of a runtime to its
-/// engine.
+/// Delays before a retry. The agent uses them for failed calls to a runtime, and the docker runtime
+/// for failed calls to its engine.
 pub(crate) const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// What the agent needs of a runtime. Calls for one task must not overlap. Calls for different
-/// tasks may.
+/// The operations that the agent calls on a runtime. Calls for one task must not overlap. Calls for
+/// different tasks may.
 #[async_trait]
 pub(crate) trait Executor: Send + Sync {
     /// Fetches the task's image if it is missing. Has no timeout of its own. Idempotent.
     /// Cancel-safe: a dropped call leaves nothing of the task behind.
     async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
-    /// Creates all that the task needs before its process, above all its network namespace. The
-    /// image must have been fetched. Idempotent. Leaves nothing behind if it fails.
+    /// Creates everything that the task needs before its process starts, including its network
+    /// namespace. The image must have been fetched. Idempotent. If it fails, it removes what it
+    /// created.
     async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
     /// Starts the task's process in the prepared namespace, and returns when the program runs.
@@ -57,14 +58,15 @@ pub(crate) trait Executor: Send + Sync {
     async fn start(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
     /// Begins to stop the task: stop signal, grace period, then SIGKILL, with the values of the
-    /// plan that it was prepared with. Does not wait for the end, which [`Executor::observe`]
-    /// shows. Does nothing if the task does not run.
+    /// plan that it was prepared with. Does not wait until the task has ended:
+    /// [`Executor::observe`] shows that. Does nothing if the task does not run.
     async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError>;
 
-    /// Kills the task if it runs, and removes all that is left of it. Idempotent.
+    /// Kills the task if it runs, and removes everything that the runtime created for it.
+    /// Idempotent.
     async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError>;
 
-    /// All tasks on this node, those of an earlier daemon included, in the order of their ids.
+    /// All tasks on this node, in the order of their ids. Includes the tasks of an earlier daemon.
     async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError>;
 
     /// Notifies when the result of [`Executor::observe`] may have changed.
@@ -75,15 +77,15 @@ pub(crate) trait Executor: Send + Sync {
 pub(crate) struct ObservedTask {
     pub task: TaskId,
     pub phase: Phase,
-    /// Path of the task's network namespace. `None` once it is gone.
+    /// Path of the task's network namespace. `None` if the namespace no longer exists.
     pub netns: Option<PathBuf>,
-    /// The container's id for the user; the task's id if the runtime has no containers.
+    /// The container's id, as the user sees it. The task's id if the runtime has no containers.
     pub container: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The network namespace exists, and no process yet.
+    /// The network namespace exists. The task has no process yet.
     Prepared,
     Running {
         /// Pid of the task's first process, in the machine's PID namespace.
@@ -128,8 +130,8 @@ pub(crate) struct RuntimeConfig {
     pub kind: RuntimeKind,
     /// The node's directory for files that need not survive a reboot. Tasks are in its `tasks/`.
     pub run_dir: PathBuf,
-    /// Names the node in control groups and container labels. Two daemons on one machine must not
-    /// share it.
+    /// The node's name in control groups and container labels. Two daemons on one machine must have
+    /// different names.
     pub hostname: NodeName,
     /// Socket of the Docker engine.
     pub docker_socket: PathBuf,
@@ -165,8 +167,8 @@ pub(crate) async fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError>
     })
 }
 
-/// Runs the hidden subcommands that weft starts itself with, inside tasks and beside them. `None`
-/// if `args` name none of them.
+/// Runs a hidden subcommand. weft starts itself with these subcommands, as a process of a task or
+/// as its shim. `None` if `args` do not start with a hidden subcommand.
 ///
 /// `main` must call it before anything else, while there is only one thread: a shim must be
 /// single-threaded.

@@ -1,8 +1,8 @@
-//! Whether a started task accepts connections yet. A program that runs may not have bound its
-//! ports.
+//! Checks whether a started task accepts connections yet: a program may run for some time before it
+//! listens on its ports.
 //!
-//! [`super::run`] runs the check as the step after a task's start. The task counts as running, and
-//! gets traffic, after it. Only reads /proc.
+//! [`super::run`] runs the check as the step after a task's start. After the check, the task counts
+//! as running and gets traffic. It only reads /proc.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -26,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The wait for the listeners of one task.
 pub(super) struct ListenCheck {
-    /// A process in the task's network namespace. Without one the check ends at once.
+    /// A process in the task's network namespace. Without a process the check ends at once.
     pub(super) pid: Option<u32>,
     pub(super) ports: Vec<u16>,
 }
@@ -44,7 +44,7 @@ pub(super) fn expected_ports(plan: &NodePlan, task: &TaskPlan) -> Vec<u16> {
 }
 
 impl ListenCheck {
-    /// Waits until the task listens on all ports, its process is gone, or the timeout is over.
+    /// Waits until the task listens on all ports, its process has ended, or the timeout is over.
     /// Cancel-safe.
     pub(super) async fn run(&self) {
         let Some(pid) = self.pid else { return };
@@ -73,8 +73,8 @@ fn tcp_sockets(pid: u32) -> ProcResult<Vec<TcpNetEntry>> {
     Ok(sockets)
 }
 
-/// Whether one of the sockets listens on `port` for clients outside of the namespace. 127.0.0.0/8
-/// is not for them: the task's resolver listens there.
+/// Whether one of the sockets listens on `port` for clients outside of the namespace. A socket in
+/// 127.0.0.0/8 does not count, because they cannot reach it; the task's resolver listens there.
 fn listens(sockets: &[TcpNetEntry], port: u16) -> bool {
     sockets.iter().any(|socket| {
         let local = socket.local_address;
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_listener_that_others_can_reach_counts() {
+    fn only_a_listener_that_other_hosts_can_reach_counts() {
         assert!(listens(&sockets(V4), 80));
         assert!(!listens(&sockets(V4), 53), "the task's own resolver is on loopback");
         assert!(!listens(&sockets(V4), 8080), "a connection is not a listener");

@@ -2,7 +2,7 @@
 //!
 //! [`super::reconcile`] calls [`Tasks`] in each pass. A step is one call to the runtime, or the
 //! wait for a task's ports. It runs in the background, so that a slow task does not delay the
-//! others. In reading order: [`next`] chooses a step (pure), [`record`] is what the agent remembers
+//! others. In reading order: [`next`] chooses a step (pure), [`record`] keeps the agent's state
 //! of a task, [`listening`] waits for ports, [`run`] runs a step.
 //!
 //! The life of a task on its node. Steps are in brackets, and the state that the node reports is on
@@ -33,12 +33,12 @@
 //!   [Remove]   remove all that the runtime keeps of the task
 //! ```
 //!
-//! Two shortcuts: a task that is only prepared when its goal becomes Stop goes to \[Remove\] at
-//! once. A task that the plan no longer lists goes to \[Remove\] from anywhere.
+//! There are two exceptions. If a task is only prepared when its goal becomes Stop, its next step
+//! is \[Remove\]. If the plan no longer lists a task, its next step is \[Remove\] in any state.
 //!
-//! Invariants that others rely on: a reported state never goes back, and a task has at most one
-//! call to the runtime at a time. Only \[Listen\] may still be in progress when another step
-//! starts.
+//! Invariants that others rely on: a reported state never changes to an earlier one, and a task has
+//! at most one call to the runtime at a time. Only \[Listen\] may still be in progress when another
+//! step starts.
 //!
 //! Tasks (tokio): one for each step in progress.
 
@@ -74,7 +74,8 @@ use crate::runtime::{Executor, ObservedTask};
 /// All tasks of this node.
 pub(super) struct Tasks {
     executor: Arc<dyn Executor>,
-    /// What the agent remembers between two passes. A new agent finds all of it again.
+    /// The agent's state of each task between two passes. A new agent rebuilds it from the plan and
+    /// the runtime.
     pub(super) records: BTreeMap<TaskId, TaskRecord>,
     /// The steps in progress.
     pub(super) steps: JoinSet<FinishedStep>,
@@ -96,7 +97,7 @@ impl Tasks {
     }
 
     /// Chooses the next step of each task and starts it in the background. `network_ready` are the
-    /// tasks whose links, data plane and resolver are in place.
+    /// tasks whose links, data plane and resolver are ready.
     pub(super) fn start_next_steps(
         &mut self,
         plan: &NodePlan,
@@ -111,7 +112,8 @@ impl Tasks {
         for (id, record) in &mut self.records {
             let planned = plans.get(id).copied();
             let seen = observed.get(id);
-            // It took traffic under an earlier daemon already: no need to wait for its ports again.
+            // A backend has received traffic before, perhaps under an earlier daemon, so the agent
+            // does not wait for its ports again.
             record.listen_done |= backends.contains(id);
             record.update_from_runtime(seen);
             if planned.is_none_or(|task| task.desired == TaskGoal::Stop) {
@@ -151,7 +153,7 @@ impl Tasks {
         }
     }
 
-    /// Waits until a step has finished, and records the outcome of every step that has.
+    /// Waits until a step has finished, and records the outcomes of all finished steps.
     /// Cancel-safe. Never returns if no step is in progress.
     pub(super) async fn step_finished(&mut self) {
         match self.steps.join_next().await {
@@ -181,7 +183,8 @@ impl Tasks {
         }
     }
 
-    /// When the first failed step may be tried again, of those that had to wait at `now`.
+    /// The earliest time after `now` at which a failed step may be retried. `None` if there is
+    /// none.
     pub(super) fn next_retry(&self, now: Instant) -> Option<Instant> {
         self.records.values().filter_map(|record| record.retry_at(now)).min()
     }

@@ -22,18 +22,18 @@ pub(in crate::agent) enum Step {
     Remove,
 }
 
-/// All that the choice of the next step depends on.
+/// The inputs of the choice of the next step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TaskView<'a> {
     /// `None` if the plan does not list the task any more.
     pub(super) goal: Option<TaskGoal>,
     /// `None` if the runtime has no such task.
     pub(super) phase: Option<&'a Phase>,
-    /// The task's links and resolver are in place, and the data plane delivers to it.
+    /// The task's links and resolver are ready, and the data plane delivers packets to it.
     pub(super) network_ready: bool,
     /// The plan sends traffic to the task, so it has run before.
     pub(super) has_run: bool,
-    /// The step [`Step::Listen`] is in progress or over.
+    /// The step [`Step::Listen`] is in progress or has finished.
     pub(super) listen_done: bool,
     /// This daemon has already asked the runtime to stop the task.
     pub(super) stop_requested: bool,
@@ -45,7 +45,7 @@ pub(super) struct TaskView<'a> {
 pub(super) enum Next {
     Wait,
     Run(Step),
-    /// The task has ended: report it, and call the runtime no more.
+    /// The task has ended: report this end, and do not call the runtime any more.
     End(TaskEnd),
 }
 
@@ -78,7 +78,7 @@ pub(super) fn next(view: TaskView<'_>) -> Next {
         (TaskGoal::Stop, Some(Phase::Running { .. })) if view.stop_requested => Next::Wait,
         (TaskGoal::Stop, Some(Phase::Running { .. })) => Next::Run(Step::Stop),
         (_, None) if view.has_run => {
-            let error = "task lost: the node restarted or the task was removed by hand";
+            let error = "the task no longer exists on its node: the node restarted, or the task was removed by hand";
             Next::End(TaskEnd::without_exit(TaskState::Failed, error))
         }
         (_, None) => Next::Run(Step::Prepare),
@@ -89,8 +89,8 @@ pub(super) fn next(view: TaskView<'_>) -> Next {
     }
 }
 
-/// An exit after a request to stop is a shutdown. Any other exit is complete or failed, by its
-/// code.
+/// The end of a task that has exited: Shutdown if its goal is Stop; otherwise Complete or Failed,
+/// depending on the exit code and the error.
 fn end_of_exit(goal: TaskGoal, exit: &Exit) -> TaskEnd {
     let (state, error) = match (goal, exit.code, &exit.error) {
         (TaskGoal::Stop, _, _) => (TaskState::Shutdown, String::new()),
@@ -112,7 +112,7 @@ pub(super) fn state_of_phase(phase: &Phase, listen_done: bool, reported: TaskSta
     state.max(reported)
 }
 
-/// The status of a task that the plan lists and for which nothing has been done yet.
+/// The status of a task that the plan lists and that has had no step yet.
 pub(super) fn initial_status(now_ms: u64) -> TaskStatus {
     TaskStatus {
         state: TaskState::Accepted,

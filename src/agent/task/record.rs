@@ -1,10 +1,10 @@
-//! What the agent remembers of one task: the status that it reports, the step in progress, and when
-//! to retry a failed step.
+//! The agent's state of one task: the status that it reports, the step in progress, and when to
+//! retry a failed step.
 //!
 //! [`super::Tasks`] owns one record for each task and calls its methods. Does no I/O.
 //!
-//! Invariant: a status that is terminal does not change any more, and no status goes back to an
-//! earlier state.
+//! Invariant: a terminal status does not change any more, and no status changes to an earlier
+//! state.
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,16 +25,17 @@ pub(in crate::agent) struct TaskRecord {
     pub(in crate::agent) status: TaskStatus,
     /// The step in progress.
     pub(super) step: Option<Step>,
-    /// The task accepts connections, or the wait for that is over.
+    /// The agent does not wait for the task's ports any more: the task listens, or the timeout is
+    /// over.
     pub(super) listen_done: bool,
-    /// The runtime was asked to stop the task, by this daemon.
+    /// This daemon has asked the runtime to stop the task.
     pub(super) stop_requested: bool,
     /// Cancels the step in progress.
     cancel: CancellationToken,
     backoff: Option<StepBackoff>,
 }
 
-/// A step that failed and may not be tried again yet.
+/// A step that failed, and when it may be retried.
 #[derive(Debug, Clone, Copy)]
 struct StepBackoff {
     step: Step,
@@ -56,7 +57,7 @@ impl TaskRecord {
         }
     }
 
-    /// Notes that a step starts. The returned token cancels it.
+    /// Records that a step starts. The returned token cancels it.
     pub(in crate::agent) fn begin_step(&mut self, step: Step) -> CancellationToken {
         self.step = Some(step);
         self.backoff = self.backoff.filter(|backoff| backoff.step == step);
@@ -70,24 +71,26 @@ impl TaskRecord {
         self.cancel.clone()
     }
 
-    /// Whether `step` failed and may not be tried again at `now`.
+    /// Whether `step` failed and may not be retried yet at `now`.
     pub(super) fn is_backing_off(&self, step: Step, now: Instant) -> bool {
         self.backoff.is_some_and(|backoff| backoff.step == step && backoff.retry_at > now)
     }
 
-    /// When the failed step may be tried again, if it may not at `now`.
+    /// When the failed step may be retried. `None` if it may be retried at `now`, or if no step
+    /// failed.
     pub(super) fn retry_at(&self, now: Instant) -> Option<Instant> {
         self.backoff.map(|backoff| backoff.retry_at).filter(|retry_at| *retry_at > now)
     }
 
-    /// Cancels an image fetch, because the task is not wanted any more. Any other step goes on.
+    /// Cancels an image fetch, because the task is not wanted any more. Does not cancel
+    /// any other step.
     pub(super) fn cancel_prepare(&self) {
         if self.step == Some(Step::Prepare) {
             self.cancel.cancel();
         }
     }
 
-    /// Cancels the step in progress, whichever it is.
+    /// Cancels the step in progress. Only an image fetch and a wait for ports end early.
     pub(super) fn cancel_step(&self) {
         self.cancel.cancel();
     }

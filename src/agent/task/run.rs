@@ -1,8 +1,8 @@
 //! Runs one step of a task: one call to the runtime, or the wait for the task's ports.
 //!
-//! [`super::Tasks`] chooses the step and spawns [`StepCall::run`]. Keeps no state.
+//! [`super::Tasks`] chooses the step and spawns [`StepCall::run`]. This module keeps no state.
 //!
-//! Invariant: a panic in a step becomes the error of that step. It reaches no other task.
+//! Invariant: a panic in a step becomes the error of that step, and affects no other task.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -13,8 +13,7 @@ use weft_model::{TaskId, plan::TaskPlan};
 use super::{listening::ListenCheck, next::Step};
 use crate::runtime::{Executor, RuntimeError};
 
-/// The longest time that fetching an image may take. After that the registry hangs, or it is too
-/// slow to be of use.
+/// How long the fetch of an image may take. If it takes longer, the registry hangs or is too slow.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// A step of one task, with its arguments.
@@ -45,7 +44,8 @@ impl StepCall {
     async fn call(self) -> Result<(), RuntimeError> {
         match (self.step, self.plan) {
             (Step::Listen, _) => {
-                // A cancelled check needs no answer: the task is being removed.
+                // The outcome does not matter if the check was cancelled: the task is being
+                // removed.
                 self.cancel.run_until_cancelled(self.listen_check.run()).await;
                 Ok(())
             }

@@ -1,5 +1,5 @@
-//! Translates a task's plan into the engine's containers, and the engine's containers into the
-//! task's phase. Pure.
+//! Translates a task's plan into requests to create its containers, and the inspected containers
+//! into the task's phase. Pure. [`super::engine`] and [`super::DockerRuntime`] call it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,7 +23,7 @@ pub(super) const TASK_LABEL: &str = "weft.task";
 /// Label with the [`Part`] that a container is.
 const PART_LABEL: &str = "weft.part";
 
-/// One of a task's two containers. In the order in which they are removed.
+/// One of a task's two containers. The order of the variants is the order of removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Task,
@@ -52,7 +52,7 @@ pub(super) fn sandbox_name(task: &TaskPlan) -> String {
     format!("{}.sandbox", task.name)
 }
 
-/// The sandbox: a container that only waits, in an empty network namespace.
+/// The sandbox: a container with an empty network namespace, whose program only waits.
 pub(super) fn sandbox(task: &TaskPlan, node: &NodeName) -> ContainerCreateBody {
     let hostname = identity::hostname(task);
     let addresses = task.attachments.first().map(|first| [first.addr.v4.to_string(), first.addr.v6.to_string()]);
@@ -87,7 +87,7 @@ pub(super) fn sandbox(task: &TaskPlan, node: &NodeName) -> ContainerCreateBody {
 /// The task's own container, in the namespace of `sandbox`.
 pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> ContainerCreateBody {
     let container = &task.container;
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
     let limit = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX)).filter(|n| *n > 0);
     let env = identity::environment(task, node).into_iter().chain(container.env.iter().cloned()).collect();
@@ -100,10 +100,10 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
         entrypoint: list(&container.command),
         cmd: list(&container.args),
         env: Some(env),
-        working_dir: given(&container.dir),
-        user: given(&container.user),
+        working_dir: non_empty(&container.dir),
+        user: non_empty(&container.user),
         labels: Some(labels),
-        stop_signal: given(&container.stop_signal),
+        stop_signal: non_empty(&container.stop_signal),
         // The engine takes whole seconds.
         stop_timeout: Some(i64::try_from(container.stop_grace_ms.div_ceil(1000)).unwrap_or(i64::MAX)),
         host_config: Some(HostConfig {
@@ -155,20 +155,20 @@ fn pid(state: &ContainerState) -> Option<u32> {
     u32::try_from(state.pid?).ok().filter(|pid| *pid > 0)
 }
 
-/// The phase of a task by its two containers. `None` if there is no task to show: neither container
-/// exists, or only a sandbox that does not run.
+/// Computes the phase of a task from its two containers. `None` if neither container exists, or if
+/// only a sandbox exists and does not run.
 pub(super) fn phase(
     sandbox: Option<&ContainerInspectResponse>,
     own: Option<&ContainerInspectResponse>,
 ) -> Option<Phase> {
     let Some((own, state)) = own.and_then(|own| Some((own, own.state.as_ref()?))) else {
-        // A sandbox that does not run has no namespace. The task has to be prepared again, or
-        // removed.
+        // A sandbox that does not run has no namespace. The agent must prepare the task again, or
+        // remove it.
         return sandbox.filter(|sandbox| is_running(sandbox)).map(|_| Phase::Prepared);
     };
     let error = state.error.clone().filter(|error| !error.is_empty());
     let exit_code = state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
-    // A container that could not be started has no time of its end.
+    // A container that could not be started has no end time.
     let created_ms = || u64::try_from(own.created?.unix_timestamp_nanos() / 1_000_000).ok();
     let at_ms = time_ms(state.finished_at.as_deref()).or_else(created_ms).unwrap_or_default();
     let ended = |error| Phase::Exited(Exit { code: exit_code, at_ms, error });
@@ -183,8 +183,8 @@ pub(super) fn phase(
     })
 }
 
-/// The tasks that have only a sandbox, which was never started or has ended. [`phase`] shows none
-/// of them.
+/// The tasks that have only a sandbox, which was never started or has ended. [`phase`] is `None`
+/// for these tasks.
 pub(super) fn dead_sandboxes(containers: &[ContainerSummary]) -> BTreeSet<TaskId> {
     use ContainerSummaryStateEnum::{CREATED, DEAD, EXITED};
     let ours: Vec<_> = containers.iter().filter_map(|c| Some((identify(c.labels.as_ref())?, c.state))).collect();
@@ -260,12 +260,12 @@ mod tests {
         // The exit of the task has to be reported first.
         check(&[container(Part::Sandbox, EXITED), container(Part::Task, EXITED)], false);
         check(&[container(Part::Task, CREATED)], false);
-        let stranger = ContainerSummary { state: Some(EXITED), ..ContainerSummary::default() };
-        check(&[stranger], false);
+        let unlabelled = ContainerSummary { state: Some(EXITED), ..ContainerSummary::default() };
+        check(&[unlabelled], false);
     }
 
     #[test]
-    fn the_engines_zero_time_is_no_time() {
+    fn parses_the_engines_zero_time_as_none() {
         assert_eq!(time_ms(Some("0001-01-01T00:00:00Z")), None);
         assert_eq!(time_ms(None), None);
     }

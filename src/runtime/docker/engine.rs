@@ -1,6 +1,6 @@
 //! Calls to the Docker engine about this node's containers.
 //!
-//! [`super::DockerRuntime`] calls it. Keeps no state: the engine is asked each time.
+//! [`super::DockerRuntime`] calls it. It keeps no state: each call asks the engine.
 //!
 //! Invariant: no call touches a container without this node's label.
 
@@ -29,7 +29,7 @@ use crate::{
     runtime::{ObservedTask, RETRY_BACKOFF, RuntimeConfig, RuntimeError},
 };
 
-/// Delay before the engine is asked for events again.
+/// Delay before the next request for events, after the connection ended.
 const EVENTS_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Added to a task's grace period for the timeout of a stop request.
 const STOP_MARGIN: Duration = Duration::from_secs(60);
@@ -100,21 +100,21 @@ impl Engine {
         started.map_err(|error| RuntimeError::Start { reason: message(&error) })
     }
 
-    /// Creates and starts a task's sandbox, unless it runs. Removes what is left of an earlier one
-    /// first.
+    /// Creates and starts a task's sandbox, unless it runs. First removes the containers of an
+    /// earlier attempt.
     pub(super) async fn create_sandbox(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         if let Some(found) = self.find(&task.id, Part::Sandbox).await? {
             if container::is_running(&found) {
                 return Ok(());
             }
-            // Its namespace is gone, so the task's own container is of no use either.
+            // The sandbox has no namespace any more, so the task's own container cannot run either.
             self.remove(&task.id).await?;
         }
         let id = self.create(&container::sandbox_name(task), container::sandbox(task, &self.node)).await?;
         self.start(&id).await
     }
 
-    /// Removes both containers of a task, the task's own first. Idempotent.
+    /// Removes both containers of a task: first the task's own, then the sandbox. Idempotent.
     pub(super) async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
         let mut parts: Vec<_> = self
             .list(Some(task))
@@ -141,12 +141,12 @@ impl Engine {
         match self.docker.wait_container(id, Some(options)).try_for_each(|_| async { Ok(()) }).await {
             Ok(()) | Err(Error::DockerContainerWaitError { .. }) => Ok(()),
             Err(error) if http_status(&error) == Some(404) => Ok(()),
-            Err(error) => Err(engine_error("wait for a container's end")(error)),
+            Err(error) => Err(engine_error("wait until the container is removed")(error)),
         }
     }
 
-    /// Removes the sandboxes of tasks that have nothing else and that [`Engine::observe`] does not
-    /// show: no later call would remove them.
+    /// Removes each sandbox that does not run and whose task has no container of its own.
+    /// [`Engine::observe`] does not show such a task, so no later call would remove it.
     pub(super) async fn remove_dead_sandboxes(&self) -> Result<(), RuntimeError> {
         for task in container::dead_sandboxes(&self.list(None).await?) {
             match self.remove(&task).await {
@@ -230,7 +230,8 @@ pub(super) async fn watch_events(docker: Docker, node: NodeName, changed: watch:
             changed.send_modify(|count| *count += 1);
         }
         tokio::time::sleep(EVENTS_RETRY_DELAY).await;
-        // Events that happened meanwhile are lost, so the agent must observe the tasks again.
+        // The engine does not repeat events that happened meanwhile, so the agent must observe the
+        // tasks again.
         changed.send_modify(|count| *count += 1);
     }
 }
@@ -244,7 +245,7 @@ mod tests {
 
     use super::*;
 
-    /// No response takes as long.
+    /// Longer than any response of this test takes.
     const LIMIT: Duration = Duration::from_secs(10);
 
     /// An engine that sends these responses, one after the other. Returns the first lines of the

@@ -1,4 +1,5 @@
-//! Errors of the Docker engine as errors of the runtime.
+//! Translates errors of the Docker engine to errors of the runtime. Pure. All modules of this
+//! folder that call the engine use it.
 
 use bollard::errors::Error;
 

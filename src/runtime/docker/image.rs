@@ -23,13 +23,13 @@ use crate::runtime::{
 
 /// Path of weft's own program in its images.
 pub(super) const PROGRAM: &str = "/weft";
-/// The image of sandboxes. The same image as weft/whoami, named like Kubernetes' pause image, which
-/// has the same purpose.
+/// The image of sandboxes. It is the same image as weft/whoami under another name. The name follows
+/// Kubernetes' pause image, which has the same purpose.
 pub(super) const PAUSE: &str = "weft/pause:latest";
 /// Label with the build of weft that an image was made from.
 const BUILD_LABEL: &str = "weft.build";
 
-/// Builds weft's own images, unless the engine has them from this build of weft.
+/// Builds weft's own images, unless the engine already has the images of this build of weft.
 pub(super) async fn ensure_own_images(docker: &Docker) -> Result<(), RuntimeError> {
     let metadata = std::fs::metadata("/proc/self/exe").map_err(RuntimeError::io("read", "/proc/self/exe"))?;
     let (size, seconds, nanos) = (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
@@ -45,7 +45,7 @@ pub(super) async fn ensure_own_images(docker: &Docker) -> Result<(), RuntimeErro
     Ok(())
 }
 
-/// Makes an image available: tags the built-in one, or pulls an image that the engine does not
+/// Makes an image available: tags the built-in image, or pulls an image that the engine does not
 /// have.
 pub(super) async fn ensure_image(docker: &Docker, image: &str) -> Result<(), RuntimeError> {
     let reference = Reference::parse(image);
@@ -96,7 +96,7 @@ async fn import_own_program(docker: &Docker, build: &str) -> Result<(), RuntimeE
         .try_for_each(|_| async { Ok(()) })
         .await
         .map_err(engine_error("build weft's own image"))?;
-    // Removes the images of older builds, which have lost their tag. The engine keeps those that
+    // Removes the images of older builds, which have no tag any more. The engine keeps images that
     // containers use.
     let filters = [("dangling", vec!["true"]), ("label", vec![BUILD_LABEL])].into_iter().collect();
     if let Err(error) = docker.prune_images(Some(PruneImagesOptionsBuilder::default().filters(&filters).build())).await
@@ -106,7 +106,7 @@ async fn import_own_program(docker: &Docker, build: &str) -> Result<(), RuntimeE
     Ok(())
 }
 
-/// This program as a tar archive, which is read while it is sent.
+/// Streams a tar archive with this program as its only file.
 async fn archive() -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
     let program = tokio::fs::File::open("/proc/self/exe").await?;
     let len = program.metadata().await?.len();

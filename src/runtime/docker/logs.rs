@@ -1,4 +1,4 @@
-//! Reads a task's log from the engine.
+//! Reads a task's log from the engine. [`super::DockerRuntime`] calls it for each reader.
 
 use bollard::{container::LogOutput, query_parameters::LogsOptionsBuilder};
 use bytes::{Buf, Bytes};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::runtime::{RuntimeError, logs::is_requested};
 
-/// Sends the records that `options` ask for. Returns after the last one, or once the receiver is
+/// Sends the records that `options` request. Returns after the last one, or once the receiver is
 /// closed. Sends none if the task has no container.
 pub(super) async fn read(
     engine: &Engine,

@@ -1,9 +1,9 @@
 //! The docker runtime: tasks as containers of the local Docker engine.
 //!
 //! [`super::open`] creates it, and the agent calls it through [`Executor`]. Each task has two
-//! containers: a sandbox, which holds the network namespace, the host name and the resolver's
-//! address, and the task's own, which shares them. The task's own container is created after the
-//! sandbox has its links, so no program of a task runs before its network is ready.
+//! containers: the sandbox, which has the network namespace, the host name and the resolver's
+//! address, and the task's own container, which shares them. The task's own container is created
+//! after the sandbox has its links, so no program of a task runs before its network is ready.
 //!
 //! All state is in the engine, as labels of containers. `weft.node` names the node that a container
 //! belongs to. The runtime must not touch containers of other nodes or of other programs.
@@ -39,7 +39,7 @@ use self::{
 use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError};
 use crate::error_chain::error_chain;
 
-/// The hidden subcommand that is a sandbox's only process.
+/// The hidden subcommand that runs as the only process of a sandbox.
 pub(super) const PAUSE_COMMAND: &str = "__pause";
 /// The default socket of the engine.
 pub(crate) const SOCKET: &str = "/var/run/docker.sock";

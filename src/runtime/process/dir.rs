@@ -1,15 +1,15 @@
-//! One task's directory, `<run dir>/tasks/<task id>/`. The daemon and the task's shim share it, and
-//! a new daemon finds in it what an earlier daemon started.
+//! One task's directory, `<run dir>/tasks/<task id>/`. The daemon and the task's shim share it. A
+//! new daemon reads it to adopt a task that an earlier daemon started.
 //!
 //! | file | writer | content |
 //! |---|---|---|
-//! | `record.json` | daemon | how to start and stop the task; written last |
+//! | `record.json` | daemon | how to start and stop the task. Written last |
 //! | `config.json`, `rootfs/` | daemon | the container's specification and root directory |
 //! | `hosts`, `hostname`, `resolv.conf` | daemon | files that are mounted into the container |
 //! | `netns` | daemon | the network namespace, bind-mounted |
 //! | `shim.json` | shim | the process id of the task's shim. Written once |
-//! | `running.json` | shim | the program runs: its process id and its start time |
-//! | `exit.json` | shim, or the daemon for a dead shim | how the task ended |
+//! | `running.json` | shim | the process id and the start time of the running program |
+//! | `exit.json` | shim; the daemon, if the shim is dead | how the task ended |
 //! | `log`, `log.1` | shim | the task's output |
 //! | `state/` | shim | libcontainer's own files |
 //!
@@ -30,12 +30,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{image::Image, kernel::proc::ProcessId};
 use crate::runtime::{Exit, RuntimeError};
 
-/// What the daemon decided when it prepared the task, for the shim and for later daemons.
+/// How to start and stop a task. The daemon writes it when it prepares the task; the shim and later
+/// daemons read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) name: String,
     pub(super) image: Image,
-    /// Whether [`mod@super::init`] runs above the program.
+    /// Whether [`mod@super::init`] starts the program as its child.
     pub(super) init: bool,
     /// The program's working directory.
     pub(super) dir: PathBuf,
@@ -45,8 +46,8 @@ pub(super) struct Record {
     pub(super) stop_grace_ms: u64,
     /// The task's control group, relative to the root of each hierarchy.
     pub(super) cgroup: PathBuf,
-    /// The control group of the shims. They leave the daemon's group, because a supervisor may kill
-    /// that with the daemon.
+    /// The control group of the shims. A shim leaves the daemon's group, because a supervisor may
+    /// kill all processes of that group when it stops the daemon.
     pub(super) shim_cgroup: PathBuf,
 }
 
@@ -107,7 +108,7 @@ impl TaskDir {
         self.read("shim.json")
     }
 
-    /// Makes `shim` the shim of this task. Returns `false` if the task has one already.
+    /// Makes `shim` the shim of this task. Returns `false` if the task already has a shim.
     pub(super) fn claim(&self, shim: ProcessId) -> Result<bool, RuntimeError> {
         let staged = self.join(&format!("shim.json.{}", shim.pid));
         write_json(&staged, &shim)?;
@@ -153,7 +154,7 @@ impl TaskDir {
     }
 }
 
-/// Creates a directory that only its owner may enter. Changes the mode of one that exists.
+/// Creates a directory that only its owner may enter. If the directory exists, its mode is changed.
 pub(super) fn create_private_dir(path: &Path) -> Result<(), RuntimeError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))

@@ -1,8 +1,8 @@
 //! The two images of the process runtime: their names, their default command, and how their root
 //! file system is mounted.
 //!
-//! The daemon finds an image here when it prepares a task; the shim mounts it. Neither needs an
-//! image file.
+//! The daemon finds an image here when it prepares a task, and the shim mounts it. There are no
+//! image files: both images come from the running machine.
 
 use std::{fs, path::Path};
 
@@ -47,7 +47,7 @@ impl Image {
         }
     }
 
-    /// Whether a task gets an init by default. Programs of a full machine expect one: it reaps
+    /// Whether a task gets an init by default. Programs of a full machine expect an init: it reaps
     /// orphans, and the kernel ignores many signals to the first process of a PID namespace
     /// (pid_namespaces(7)).
     pub(super) fn wants_init(self) -> bool {

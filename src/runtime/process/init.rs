@@ -44,25 +44,25 @@ pub(in crate::runtime) fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// Runs the program to its end and returns its exit code.
+/// Runs the program until it exits, and returns its exit code.
 fn run(command: &mut Command) -> io::Result<u8> {
     let child = command.stdin(Stdio::null()).spawn()?;
     let child = Pid::from_raw(child.id().cast_signed());
-    // After the start: the program must start without blocked signals. A blocked signal waits for
-    // `SigSet::wait`.
+    // Signals are blocked only after the program was started, because a child inherits blocked
+    // signals. A blocked signal stays pending until `SigSet::wait` takes it.
     let signals: SigSet = Signal::iterator().collect();
     signals.thread_block()?;
     report("");
     dup2_stdin(File::open("/dev/null")?)?;
     loop {
-        // Before the wait: a child that ended before signals were blocked sent a SIGCHLD that is
-        // lost.
+        // Reaps before it waits for a signal: if the child ended before signals were blocked, its
+        // SIGCHLD was discarded.
         if let Some(code) = reap(child)? {
             return Ok(code);
         }
         match signals.wait() {
             Ok(Signal::SIGCHLD) | Err(Errno::EINTR) => {}
-            // Fails if the child has ended meanwhile. Then SIGCHLD is next.
+            // The error is ignored: if the child has ended meanwhile, the next signal is SIGCHLD.
             Ok(signal) => drop(kill(child, signal)),
             Err(error) => return Err(error.into()),
         }
@@ -86,8 +86,8 @@ fn reap(child: Pid) -> io::Result<Option<u8>> {
     }
 }
 
-/// Sends the line that the shim waits for: why the program does not run, or an empty line if it
-/// runs.
+/// Sends the line that the shim waits for: the reason why the program does not run, or an empty
+/// line if it runs.
 fn report(line: &str) {
     let _ = rustix::io::write(io::stdin(), format!("{line}\n").as_bytes());
 }

@@ -6,10 +6,39 @@
 //! starts the container with libcontainer, writes the task's log and waits for its end. The shims
 //! outlive the daemon.
 //!
-//! In reading order: [`dir`] is what daemon and shim share; [`image`], [`user`] and [`bundle`]
-//! compute what a task is started with; [`kernel`] wraps the system calls; [`phase`] and
-//! [`task_dirs`] are the daemon's view of the tasks; [`logs`] writes and reads their output;
-//! [`mod@init`], [`program`] and [`mod@shim`] run beside and inside a task.
+//! The runtime must not keep the state of a task in memory. The files of the task's directory are
+//! its state, and [`read_phase`] computes the phase from them:
+//!
+//! ```text
+//!  phase      newest file of the task    event that leads to the next file
+//!
+//!  (none)     no record.json
+//!                 │  prepare: the daemon writes record.json last
+//!                 ▼
+//!  Prepared   record.json
+//!                 │  start: the daemon starts a shim, which claims the task with shim.json
+//!                 ▼
+//!  Prepared   shim.json ──────────────────────────────┐
+//!                 │  the program runs:                │  the program cannot start:
+//!                 │  the shim writes running.json     │  the shim writes the reason
+//!                 ▼                                   │
+//!  Running    running.json                            │
+//!                 │  the program exits:               │
+//!                 │  the shim writes the exit code    │
+//!                 ▼                                   │
+//!  Exited     exit.json ◀─────────────────────────────┘
+//! ```
+//!
+//! If the shim dies before it writes `exit.json`, the daemon kills the task and writes the file. A
+//! task can be removed in each phase, which deletes its directory. If a directory has no
+//! `record.json`, its preparation was interrupted: the next daemon, or the next attempt to prepare
+//! the task, deletes the directory.
+//!
+//! In reading order: [`dir`] holds the files that the daemon and the shim share; [`image`],
+//! [`user`] and [`bundle`] compute the container of a task; [`kernel`] wraps the system calls;
+//! [`phase`] and [`task_dirs`] read and change the directories for the daemon; [`logs`] writes and
+//! reads the output of tasks; [`mod@init`] and [`program`] run inside a task, and [`mod@shim`] is
+//! its parent process.
 //!
 //! Tasks (tokio): one for each shim, which waits for its end; one for each reader of a log.
 
@@ -60,10 +89,10 @@ pub(super) const SHIM_COMMAND: &str = "__shim";
 /// The longest time that a shim may take to start its task.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs the shim of a task. Must be called before the process has threads.
+/// Runs the shim of a task. The caller must not have started a thread yet.
 pub(super) fn shim(args: &[OsString]) -> ExitCode {
     let [dir, run_dir] = args else {
-        eprintln!("{SHIM_COMMAND} is for weft itself: it takes a task's directory and the node's run directory");
+        eprintln!("{SHIM_COMMAND} is for weft's own use: it takes a task's directory and the node's run directory");
         return ExitCode::FAILURE;
     };
     match shim::run(&TaskDir::new(dir), Path::new(run_dir)) {

@@ -1,8 +1,8 @@
-//! The phase of a task, read from its directory, and the end of a task by force.
+//! Reads the phase of a task from its directory, and kills tasks.
 //!
-//! [`super::task_dirs`] and the executor call it in the daemon. A task whose shim was killed has no
-//! process that would write down its end. [`read_phase`] then kills the rest of the task and writes
-//! `exit.json` in the shim's place.
+//! [`super::task_dirs`] and the executor call it in the daemon. If a shim was killed, no process is
+//! left that would write the task's `exit.json`. [`read_phase`] then kills the other processes of
+//! the task and writes `exit.json` instead of the shim.
 //!
 //! Invariant: a task that is reported as exited has no process any more.
 
@@ -18,12 +18,12 @@ use crate::{
     runtime::{Exit, Phase, RuntimeError},
 };
 
-/// The longest wait for a shim to write down the end of a task that was killed.
+/// How long a shim may take to write `exit.json` after its task was killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads the phase of a task. If its shim is dead and has not written down the end, this kills the
-/// task, then all of its control group with `kill_group`, and writes down the end. Until that
-/// succeeds the phase does not change.
+/// Reads the phase of a task. If its shim is dead and has not written `exit.json`, this function
+/// kills the task, then all processes of its control group with `kill_group`, and writes
+/// `exit.json`. The phase does not change until all of this succeeded.
 pub(super) fn read_phase(
     dir: &TaskDir,
     kill_group: impl FnOnce(&Path) -> Result<(), RuntimeError>,
@@ -54,7 +54,7 @@ pub(super) fn read_phase(
     Ok(Phase::Exited(exit))
 }
 
-/// Kills a task that runs, and waits until its shim has ended.
+/// Kills a task if it runs, and waits until its shim has ended.
 pub(super) fn kill_task(dir: &TaskDir) -> io::Result<()> {
     let other = io::Error::other;
     let init = dir.running().map_err(other)?.map(|running| running.init.open()).transpose()?.flatten();
@@ -63,8 +63,8 @@ pub(super) fn kill_task(dir: &TaskDir) -> io::Result<()> {
         init.signal(Signal::SIGKILL)?;
     }
     let Some(shim) = shim else { return Ok(()) };
-    // A shim that has not started its task yet does not notice any end, so it is killed itself. The
-    // caller then kills the rest of the task's control group.
+    // A shim that has not started its task yet does not watch for the task's end, so the shim is
+    // killed too. The caller then kills the remaining processes of the task's control group.
     if init.is_none() || !shim.wait(KILL_TIMEOUT)? {
         shim.signal(Signal::SIGKILL)?;
         if !shim.wait(KILL_TIMEOUT)? {

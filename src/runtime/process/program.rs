@@ -1,8 +1,8 @@
 //! The last code of weft inside a task's container: finds the task's program and replaces this
-//! process by it, or by the init that starts it.
+//! process with it, or with the init that starts it.
 //!
-//! libcontainer calls [`Program`] in the container's first process. If the program cannot run, the
-//! reason goes to the shim through a pipe, as a text for the user.
+//! libcontainer calls [`Program`] in the container's first process. If the program cannot run, this
+//! module sends the reason to the shim through a pipe, as a text for the user.
 
 use std::{
     collections::HashMap,
@@ -23,8 +23,8 @@ use oci_spec::runtime::{Process, Spec};
 
 use super::init;
 
-/// Starts the program. The shim reads `report`: a line with text is the reason why the program does
-/// not run. An empty line, or the end of the pipe, means that it runs.
+/// Starts the program. The shim reads the other end of `report`: a line with text is the reason why
+/// the program does not run. An empty line, or the end of the pipe, means that the program runs.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
     pub(super) report: Arc<OwnedFd>,
@@ -34,7 +34,7 @@ pub(super) struct Program {
 
 impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        // The same check runs again in `exec`. Here it fails before the container is complete.
+        // `exec` runs the same check again. Here the check fails before the container is complete.
         std::env::set_current_dir(&self.dir)
             .map_err(|error| format!("working directory {}: {error}", self.dir.display()))
             .and_then(|()| find_program(spec, &self.dir).map(|_| ()))
@@ -60,7 +60,7 @@ impl Program {
         reason
     }
 
-    /// Replaces this process. Returns only the reason of a failure.
+    /// Replaces this process with the program. Returns only on failure, with the reason.
     fn exec_program(&self, spec: &Spec) -> Result<Infallible, String> {
         let (process, args) = process(spec)?;
         let program = find_program(spec, &self.dir)?;

@@ -1,13 +1,14 @@
 //! The shim: one small process for each task, and the parent of the task's first process. It starts
-//! the container, copies the task's output to its log, stops the task on SIGTERM, and writes down
-//! how the task ended. It outlives the daemon.
+//! the container, copies the task's output to its log, stops the task on SIGTERM, and writes how
+//! the task ended to `exit.json`. It outlives the daemon.
 //!
-//! The daemon starts it as a hidden subcommand and waits until its standard output is closed: then
-//! the task runs, or has failed to start. The shim must stay single-threaded, because libcontainer
+//! The daemon starts it as a hidden subcommand and waits until its standard output is closed. The
+//! task then runs, or has failed to start. The shim must stay single-threaded, because libcontainer
 //! forks.
 //!
-//! Invariants that the daemon relies on: `exit.json` is written after the last record of the log. A
-//! shim that ends without it was killed or failed, and the daemon then kills the task.
+//! Invariants that the daemon relies on: `exit.json` is written after the last record of the log.
+//! If a shim ends without writing `exit.json`, it was killed or it failed, and the daemon kills the
+//! task.
 
 use std::{
     fs::File,
@@ -54,13 +55,12 @@ use crate::{
 
 /// Bytes that are read from a pipe at once: the default capacity of a pipe (pipe(7)).
 const CHUNK_BYTES: usize = 64 << 10;
-/// Exit code of a task that SIGKILL ended.
+/// Exit code of a task that was ended by SIGKILL.
 const EXIT_CODE_KILLED: i32 = 128 + Signal::SIGKILL as i32;
 
-/// Runs the task in `dir` from its start to its end. Returns at once if the task has a shim
-/// already.
+/// Runs the task in `dir` until it ends. Returns at once if the task already has a shim.
 pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
-    // Before anything else: a blocked signal waits until `Task::supervise` reads it.
+    // This must come first: a blocked signal stays pending until `Task::supervise` reads it.
     let terminate: SigSet = [Signal::SIGTERM].into_iter().collect();
     terminate.thread_block().map_err(RuntimeError::kernel("block signals"))?;
     if !dir.claim(ProcessId::this().map_err(RuntimeError::kernel("find this process in /proc"))?)? {
@@ -78,7 +78,8 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
             dir.write_exit(&Exit { code, at_ms: now_ms(), error: out_of_memory.then(|| "out of memory".to_owned()) })
         }
         Err(error) => {
-            // The container may exist without its program. It must not outlive the shim.
+            // The container may exist although its program does not run. It must not outlive the
+            // shim.
             if let Some(record) = dir.record()? {
                 cgroup::remove(&record.cgroup)?;
             }
@@ -88,7 +89,7 @@ pub(super) fn run(dir: &TaskDir, run_dir: &Path) -> Result<(), RuntimeError> {
     }
 }
 
-/// Closes the pipe that the daemon waits on.
+/// Closes the pipe at whose other end the daemon waits.
 fn close_stdout() -> Result<(), RuntimeError> {
     let null = File::options().write(true).open("/dev/null").map_err(RuntimeError::io("open", "/dev/null"))?;
     dup2_stdout(&null).map_err(RuntimeError::kernel("close standard output"))
@@ -109,8 +110,8 @@ struct Task {
 fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     let record = dir.record()?.ok_or(RuntimeError::NotPrepared)?;
     let failed = |reason: String| RuntimeError::Start { reason };
-    // A session of its own, so that signals of a terminal, or for the daemon's process group, do
-    // not reach the shim.
+    // With a session of its own, the shim does not receive the signals of a terminal, or those for
+    // the daemon's process group.
     setsid().map_err(RuntimeError::kernel("create a session"))?;
     raise_open_files_limit();
     cgroup::join(&record.shim_cgroup)?;
@@ -149,7 +150,7 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     })
 }
 
-/// Raises the limit of open files to what this machine allows. The inherited limit is often too low
+/// Raises the soft limit of open files to the hard limit. The inherited limit is often too low
 /// for servers.
 fn raise_open_files_limit() {
     let mut limits = getrlimit(Resource::Nofile);
@@ -221,7 +222,8 @@ impl Task {
                 stop = StopState::KillAt(Instant::now() + self.stop_grace);
             }
             if matches!(stop, StopState::KillAt(at) if at <= Instant::now()) {
-                // With the first process of a PID namespace the kernel kills all others in it.
+                // When the first process of a PID namespace ends, the kernel kills all other
+                // processes in the namespace.
                 self.init.signal(Signal::SIGKILL)?;
                 stop = StopState::Killed;
             }
@@ -230,8 +232,8 @@ impl Task {
             }
         }
         let code = self.reap()?;
-        // Copies what is left in the pipes, without waiting for their end: a process outside of the
-        // container may hold a write end that was passed to it.
+        // Copies the remaining data of the pipes, but does not wait until they are closed: the task
+        // may have passed a write end to a process outside of the container, which keeps it open.
         for output in [&mut self.stdout, &mut self.stderr] {
             while output.copy(&mut log)? {}
             output.finish(&mut log);
@@ -269,7 +271,8 @@ impl Task {
     }
 }
 
-/// How far the stop of the task has come.
+/// How far the shim has stopped its task: `NotRequested`, then `KillAt` after the stop signal, then
+/// `Killed` after the grace period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StopState {
     NotRequested,
@@ -320,8 +323,8 @@ impl Output {
     }
 }
 
-/// Appends to the log. Errors are ignored: if the disk is full the log misses records, but the task
-/// runs on.
+/// Appends to the log. Errors are ignored: if the disk is full, records are missing from the log,
+/// but the task continues to run.
 fn append(log: &mut Writer, records: &[u8]) {
     if !records.is_empty() {
         let _ = log.append(records);

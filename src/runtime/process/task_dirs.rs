@@ -34,7 +34,7 @@ impl TaskDirs {
     pub(super) fn open(run_dir: &Path, hostname: NodeName) -> Result<Self, RuntimeError> {
         let root = run_dir.join("tasks");
         create_private_dir(&root)?;
-        // The kernel lists mounts by their canonical paths.
+        // The kernel lists mounts by their canonical paths, and `netns::exists` compares with them.
         let root = root.canonicalize().map_err(RuntimeError::io("find", &root))?;
         Ok(Self { root, hostname })
     }
@@ -71,8 +71,8 @@ impl TaskDirs {
         Ok(observed)
     }
 
-    /// Creates a task's directory and network namespace. Idempotent; removes all of it again if a
-    /// part fails.
+    /// Creates a task's directory and network namespace. Idempotent. If a part fails, all parts are
+    /// removed again.
     pub(super) fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         let dir = self.dir(&task.id);
         if dir.record()?.is_some() && netns::exists(&dir.netns())? {
@@ -81,7 +81,7 @@ impl TaskDirs {
         let (cgroup, shim_cgroup) = cgroups(&self.hostname, &task.id);
         let image = Image::find(&task.container.image)?;
         let bundle = Bundle::new(task, image, &self.hostname, dir.path(), &cgroup)?;
-        // Removes what an interrupted attempt left, or what is left from before a reboot.
+        // Files may exist of an interrupted attempt, or of a time before a reboot.
         self.remove(&task.id)?;
         let record = Record {
             name: task.name.clone(),
@@ -121,7 +121,8 @@ impl TaskDirs {
     }
 }
 
-/// Writes the record last: it marks the directory as complete.
+/// Creates the task's directory. Writes the record last, because it marks the directory as
+/// complete.
 fn create(dir: &TaskDir, bundle: &Bundle, record: &Record) -> Result<(), RuntimeError> {
     let write = |name: &str, text: &[u8]| {
         let path = dir.join(name);

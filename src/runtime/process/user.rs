@@ -14,8 +14,8 @@ pub(super) struct Ids {
     pub(super) home: String,
 }
 
-/// An empty user is root. A name must have an entry in `passwd`; a number need not. Without
-/// `:group` the task gets the user's own group and supplementary groups.
+/// Resolves `user`. An empty user is root. A name must have an entry in `passwd`; a number may have
+/// none. Without `:group` the task gets the user's own group and supplementary groups.
 ///
 /// # Errors
 /// If a name has no entry.

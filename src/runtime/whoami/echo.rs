@@ -1,5 +1,6 @@
-//! The echo servers of whoami (RFC 862), over TCP and UDP. The parent starts both once; they run
-//! until the process ends. UDP answers are sent from the address that the request was sent to.
+//! The echo servers of whoami (RFC 862), over TCP and UDP. The parent module starts each of them
+//! once, and they run until the process ends. UDP answers are sent from the address that the
+//! request was sent to.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -30,8 +31,8 @@ pub(super) async fn serve_tcp(listener: TcpListener) {
                 let _ = stream.set_nodelay(true);
                 tokio::task::spawn_local(async move {
                     let (mut reader, mut writer) = stream.split();
-                    // If the copy fails, the peer has reset the connection. In both cases the
-                    // stream is dropped, which closes it.
+                    // An error is ignored: it means that the peer has reset the connection. The
+                    // stream is dropped after success and after an error, which closes it.
                     let _ = tokio::io::copy(&mut reader, &mut writer).await;
                 });
             }
@@ -72,8 +73,8 @@ impl UdpEcho {
     pub(super) async fn serve(self) {
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
-            // An error concerns one datagram, for example an ICMP error for an earlier answer. It
-            // does not affect the next one.
+            // An error is ignored: it concerns one datagram, for example an ICMP error for an
+            // earlier answer, and does not affect the next datagram.
             let _ =
                 self.socket.async_io(Interest::READABLE, || echo_one(&self.socket, self.is_ipv6, &mut buffer)).await;
         }

@@ -35,8 +35,8 @@ impl Identity {
         Self { name: var(identity::TASK_NAME_VARIABLE), node: var(identity::NODE_VARIABLE) }
     }
 
-    /// The part of the body that is the same for all requests of a connection. Only the value of
-    /// the `Host` header is missing after it.
+    /// The start of the body, which is the same for all requests of a connection. The value of the
+    /// `Host` header and a newline follow it.
     fn body_prefix(&self, peer: SocketAddr) -> Bytes {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         format!("name: {}\nnode: {}\npeer: {peer}\nhost: ", self.name, self.node).into()
@@ -70,8 +70,7 @@ pub(super) async fn serve_connection(
     let mut connection = std::pin::pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     loop {
         tokio::select! {
-            // An error here means that the client has gone or does not speak HTTP. There is nothing
-            // to do.
+            // An error is ignored: the client has closed the connection, or does not use HTTP.
             _ = connection.as_mut() => return,
             Ok(()) = stage.changed() => {
                 is_last.set(true);

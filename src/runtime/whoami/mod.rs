@@ -1,4 +1,5 @@
-//! The program of the built-in image `weft/whoami`, for trying and testing a cluster. It answers
+//! The program of the built-in image `weft/whoami`, for demonstrations and tests of a
+//! cluster. It answers
 //! HTTP requests on port 80 with the names of its task and its node and the address of the client,
 //! and echoes TCP and UDP on port 7.
 //!
@@ -45,13 +46,13 @@ const ECHO_PORT: u16 = 7;
 /// `net.core.somaxconn` (listen(2)).
 const BACKLOG: u32 = 4096;
 /// How long a kept-alive connection without a request stays open after the signal. A request that
-/// arrives in this time is answered with `Connection: close`. So no connection is closed in the
-/// moment in which its client sends a request.
+/// arrives in this time is answered with `Connection: close`. Without this time, the server could
+/// close a connection at the moment at which its client sends a request.
 const IDLE_LINGER: Duration = Duration::from_millis(500);
 /// Pause after an error of accept(2).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Whether the server stops, and how far it is.
+/// How far the server has shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
@@ -73,8 +74,8 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Writes a line, and ignores the error if that fails: `println!` would panic if the reader of a
-/// pipe has closed it, but the server must go on.
+/// Writes a line, and ignores an error. `println!` would panic if the reader of a pipe has closed
+/// it, but the server must continue.
 fn write_line(mut to: impl Write, message: fmt::Arguments<'_>) {
     let _ = writeln!(to, "whoami: {message}");
 }
@@ -133,7 +134,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// The value of the future if it is ready now.
+/// The value of the future, or `None` if the future is not ready now.
 async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
     tokio::select! {
         biased;
@@ -142,9 +143,9 @@ async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
-/// If a connection ended before it was accepted, the next one can be accepted at once. All other
-/// errors mean that the process or the machine is out of file descriptors or memory: this waits, so
-/// that some connections can end first.
+/// Waits after an error of accept(2), so that some connections can end first: the process or the
+/// machine is out of file descriptors or memory. Does not wait if the error means only that a
+/// connection ended before it was accepted.
 async fn pause_after_accept_error(error: &io::Error) {
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -1,9 +1,9 @@
-//! Computes what a task is started with from its plan, the node and the image: the container's OCI
-//! specification, and the files that are mounted into it.
+//! Computes a task's container from the task's plan, the node and the image: the container's OCI
+//! specification, and the files that are mounted into the container.
 //!
 //! [`super::task_dirs`] calls it when it prepares a task, and writes the result to the task's
-//! directory. Pure, but for reading the host's account files. It validates everything that a user
-//! can get wrong, so that a task is refused before it exists.
+//! directory. Pure, except that it reads the host's account files. It validates all values that a
+//! user sets, so that an invalid task is refused before any part of it is created.
 
 mod spec;
 
@@ -19,13 +19,14 @@ use crate::runtime::{RuntimeError, identity};
 
 /// The default search path of programs.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// All that the task's directory holds before the task starts.
+
+/// The computed content of a task's directory.
 #[derive(Debug)]
 pub(super) struct Bundle {
     pub(super) spec: Spec,
     pub(super) ids: user::Ids,
     pub(super) stop_signal: Signal,
-    /// Whether the program runs below weft's init.
+    /// Whether weft's init starts the program as its child.
     pub(super) init: bool,
     pub(super) hostname: String,
     pub(super) hosts: String,
@@ -70,8 +71,8 @@ fn command(container: &ContainerSpec, image: Image) -> Result<Vec<String>, Runti
     if command.is_empty() { Err(RuntimeError::NoCommand { image: container.image.clone() }) } else { Ok(command) }
 }
 
-/// The variables of the program. The user's come last, because a later entry replaces an earlier
-/// one.
+/// The variables of the program. The user's variables come last, because a later entry replaces an
+/// earlier one.
 fn environment(task: &TaskPlan, node: &NodeName, hostname: &str, home: &str) -> Result<Vec<String>, RuntimeError> {
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={hostname}"), format!("HOME={home}")];
     env.extend(identity::environment(task, node));

@@ -1,5 +1,5 @@
-//! The OCI runtime specification of a task's container. Pure, but for the check which files exist
-//! in the host's root.
+//! The OCI runtime specification of a task's container. Pure, except that it checks which files
+//! exist in the host's root.
 
 use std::{collections::HashSet, path::Path};
 
@@ -35,7 +35,7 @@ const CAPABILITIES: [Capability; 13] = [
     Capability::SysChroot,
 ];
 
-/// All that a specification depends on.
+/// The inputs of a specification.
 pub(super) struct SpecInput<'a> {
     pub(super) task: &'a TaskPlan,
     pub(super) image: Image,
@@ -75,8 +75,8 @@ impl SpecInput<'_> {
             .user(process_user(self.ids)?)
             .args(self.args)
             .env(self.env)
-            // `program` changes to the task's working directory, and reports to the user if that
-            // fails.
+            // The module `program` changes to the task's working directory, and reports an error
+            // to the user if it cannot.
             .cwd("/")
             .capabilities(
                 LinuxCapabilitiesBuilder::default()
@@ -87,7 +87,8 @@ impl SpecInput<'_> {
                     .ambient(none)
                     .build()?,
             )
-            // The library would set 1024 descriptors. The task keeps the shim's limits instead.
+            // The default of the oci-spec library is a limit of 1024 open files. With an empty list
+            // the task inherits the shim's limits.
             .rlimits(vec![])
             .no_new_privileges(false)
             .build()?;
@@ -163,7 +164,8 @@ fn mounts(image: Image, dir: &Path) -> Result<Vec<Mount>, OciSpecError> {
     Ok(mounts)
 }
 
-/// Parts of /proc and /sys that show or change the whole machine and are in no namespace.
+/// Parts of /proc and /sys that show or change the whole machine, because no namespace isolates
+/// them.
 fn masked_paths() -> Vec<String> {
     [
         "/proc/acpi",

@@ -1,7 +1,8 @@
 //! Control groups of tasks and shims, in all mounted hierarchies of version 1 and 2.
 //!
-//! A shim joins its group here. The daemon and the shim remove groups here, with all processes in
-//! them. libcontainer creates a task's group and sets its limits; this module must not.
+//! The shim calls it to join its group. The daemon and the shim call it to remove groups with all
+//! processes in them. libcontainer creates a task's group and sets its limits. This module
+//! must not change limits.
 
 use std::{
     fs, io,
@@ -14,7 +15,7 @@ use nix::sys::signal::Signal;
 use super::{mounts, proc::ProcessId};
 use crate::runtime::RuntimeError;
 
-/// The longest wait for killed processes to end. After that one of them hangs in the kernel.
+/// How long killed processes may take to end. A process that takes longer hangs in the kernel.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn hierarchies() -> Result<Vec<PathBuf>, RuntimeError> {
@@ -30,7 +31,8 @@ pub(crate) fn join(group: &Path) -> Result<(), RuntimeError> {
             inherit_cpuset(&hierarchy, group)?;
             fs::write(dir.join("cgroup.procs"), "0")
         };
-        // Tried twice: the daemon removes empty groups, and may do so before this process is in it.
+        // Retried once: the daemon removes empty groups, and may remove this one after it was
+        // created and before this process has joined it.
         let joined = match join() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => join(),
             result => result,
@@ -40,8 +42,8 @@ pub(crate) fn join(group: &Path) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// Gives a new group of version 1 the processors and the memory nodes of its parent (cpuset(7)). It
-/// starts without any, and accepts no process before it has some.
+/// Gives a new group of version 1 the processors and the memory nodes of its parent (cpuset(7)). A
+/// new group has neither, and the kernel refuses to add a process to such a group.
 fn inherit_cpuset(hierarchy: &Path, group: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let mut dir = hierarchy.to_owned();
@@ -85,7 +87,8 @@ fn remove_from_hierarchy(dir: &Path, deadline: Instant) -> io::Result<()> {
         kill_all(dir, deadline)?;
         match fs::remove_dir(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // A process was forked meanwhile, or the kernel still counts one that has ended.
+            // A process in the group was forked meanwhile, or the kernel still counts a process
+            // that has ended.
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -116,7 +119,7 @@ fn kill_all(dir: &Path, deadline: Instant) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes `group` and its parents, up to the first that is not empty.
+/// Removes `group` and its parents, up to the first parent that is not empty.
 pub(crate) fn remove_empty(group: &Path) -> Result<(), RuntimeError> {
     for hierarchy in hierarchies()? {
         for group in group.ancestors().filter(|group| !group.as_os_str().is_empty()) {

@@ -1,7 +1,7 @@
-//! What the process runtime asks of the kernel beyond files. Must not know what a plan or an image
-//! is.
+//! The system calls of the process runtime, except for those on plain files. [`super::task_dirs`],
+//! [`super::phase`], [`super::image`] and the shim call it. It must not know plans or images.
 //!
-//! - [`proc`]: naming another process, waiting for its end, sending it a signal;
+//! - [`proc`]: identifying another process, waiting for its end, sending it a signal;
 //! - [`mounts`]: the list of mounts;
 //! - [`netns`]: network namespaces that exist without a process;
 //! - [`root`]: mounting a task's root file system;

@@ -1,7 +1,7 @@
 //! The list of mounts that this process sees (proc_pid_mountinfo(5)).
 //!
-//! [`super::netns`], [`super::root`] and [`super::cgroup`] read it. procfs splits the fields of a
-//! line; it leaves the kernel's escapes in a mount point as they are, so this module decodes them.
+//! [`super::netns`], [`super::root`] and [`super::cgroup`] read it. procfs splits a line into
+//! fields, but does not decode the kernel's escapes in a mount point, so this module decodes them.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -37,8 +37,7 @@ pub(crate) fn is_mounted(mounts: &[Mount], path: &Path) -> bool {
     mounts.iter().any(|mount| mount.point == path)
 }
 
-/// Skips lines that procfs does not understand: one unusual mount must not keep all tasks from
-/// running.
+/// Skips lines that procfs cannot parse: one unusual mount must not prevent all tasks from running.
 fn parse(mountinfo: &str) -> Vec<Mount> {
     mountinfo
         .lines()
@@ -47,7 +46,8 @@ fn parse(mountinfo: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// Decodes the three octal digits that the kernel writes for space, tab, newline and backslash
+/// Decodes the backslash and three octal digits that the kernel writes for space, tab, newline and
+/// backslash
 /// (fs/proc_namespace.c).
 fn unescape(escaped: &OsStr) -> PathBuf {
     let mut path = Vec::with_capacity(escaped.len());
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_a_backslash_without_three_octal_digits() {
+    fn keeps_a_backslash_without_three_octal_digits() {
         for text in ["/a\\", "/a\\04", "/a\\08x", "/a\\999"] {
             assert_eq!(unescape(OsStr::new(text)), Path::new(text));
         }

@@ -1,5 +1,7 @@
-//! A task's network namespace. It exists before the task's program, and a bind mount on a file
-//! keeps it alive without any process. So it survives the end of the daemon and of the shim.
+//! A task's network namespace. It exists before the task's program starts. A bind mount on a file
+//! keeps it alive without any process, so it survives the end of the daemon and of the shim.
+//!
+//! [`super::super::task_dirs`] calls it. It must not configure links: the overlay does that.
 
 use std::{fs, io, path::Path, thread};
 
@@ -17,7 +19,8 @@ const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 pub(crate) fn create(path: &Path) -> Result<(), RuntimeError> {
     fs::File::create(path).map_err(RuntimeError::io("create", path))?;
     thread::scope(|scope| {
-        // On a thread that ends here: unshare(2) moves the calling thread into the new namespace.
+        // unshare(2) moves the calling thread into the new namespace, so this thread must end
+        // afterwards.
         scope
             .spawn(|| -> io::Result<()> {
                 unshare(CloneFlags::CLONE_NEWNET)?;
@@ -39,8 +42,8 @@ pub(crate) fn exists(path: &Path) -> Result<bool, RuntimeError> {
 pub(crate) fn remove(path: &Path) -> Result<(), RuntimeError> {
     loop {
         match unmount(path, UnmountFlags::DETACH) {
-            // Again: a crash between the mount and the record may have left two mounts on each
-            // other.
+            // Unmounts again: after a crash between the mount and the record, two mounts may lie on
+            // the same path.
             Ok(()) => {}
             // Not mounted, or no such file.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),

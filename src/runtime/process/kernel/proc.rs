@@ -1,5 +1,7 @@
-//! Other processes: naming one so that a reused pid is not mistaken for it, waiting for its end,
-//! sending it a signal.
+//! Handles on other processes: identifies a process even after the kernel reused its pid, waits for
+//! its end, and sends it signals.
+//!
+//! The daemon and the shim call it.
 
 use std::{
     io,
@@ -16,12 +18,12 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// The name of a process, unique until the machine reboots.
+/// The identity of a process, unique until the machine reboots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
     pub(crate) pid: u32,
     /// Start time in clock ticks since boot (proc_pid_stat(5), field 22). A later process with the
-    /// same pid has another.
+    /// same pid has a later start time.
     pub(crate) start: u64,
 }
 
@@ -53,7 +55,7 @@ impl ProcessId {
             Err(rustix::io::Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // Checked after the open: only from then on the pid cannot be reused.
+        // Checked after the open, because an open handle always refers to the same process.
         Ok(self.is_alive()?.then_some(Process(fd)))
     }
 }
@@ -72,7 +74,7 @@ impl Process {
         }
     }
 
-    /// Blocks until the process has ended. Returns `false` if it has not after `limit`.
+    /// Blocks until the process has ended. Returns `false` if it still runs after `limit`.
     pub(crate) fn wait(&self, limit: Duration) -> io::Result<bool> {
         let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
@@ -115,11 +117,11 @@ mod tests {
 
     use super::*;
 
-    /// No process takes as long to end.
+    /// Longer than any process of these tests takes to end.
     const LIMIT: Duration = Duration::from_secs(10);
 
     #[test]
-    fn finds_the_start_time_behind_any_program_name() {
+    fn finds_the_start_time_after_any_program_name() {
         let start = |text: &str| Stat::from_read(text.as_bytes()).ok().and_then(|stat| start_if_alive(&stat));
         let stat = |name: &str, state: &str| {
             format!(

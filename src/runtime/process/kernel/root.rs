@@ -33,11 +33,11 @@ const ROOT_OPTIONS: &CStr = c"size=64m,mode=755";
 #[derive(Debug)]
 pub(crate) struct OwnProgram(OwnedFd);
 
-/// Moves this process into a mount namespace of its own, and keeps a mount of weft's program for
-/// it.
+/// Moves this process into a mount namespace of its own. Returns a mount of weft's program, which
+/// can be attached there.
 pub(crate) fn enter_mount_namespace() -> Result<OwnProgram, RuntimeError> {
-    // Before unshare(2): a mount of the old namespace cannot be cloned from the new one. The link
-    // in /proc leads to this program even if a newer weft has replaced the file.
+    // This must happen before unshare(2): a mount of the old namespace cannot be cloned from the
+    // new one. The link in /proc leads to this program even if a newer weft has replaced the file.
     let program = open_tree(CWD, "/proc/self/exe", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .map_err(RuntimeError::kernel("clone the mount of weft's own program"))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(RuntimeError::kernel("create a mount namespace"))?;
@@ -66,14 +66,15 @@ pub(crate) fn mount_host(rootfs: &Path, excluded: &[&Path]) -> Result<(), Runtim
     let excluded: Vec<PathBuf> = excluded.iter().map(|dir| in_root(rootfs, dir)).collect();
     for mount in mounts::list()?.iter().rev() {
         if excluded.iter().any(|dir| mount.point.starts_with(dir)) {
-            // Fails for a mount that was unmounted together with the one above it.
+            // The error is ignored: the mount may have been unmounted together with its parent
+            // mount.
             let _ = unmount(&mount.point, UnmountFlags::DETACH);
         }
     }
     make_read_only(rootfs, Depth::Tree)
 }
 
-/// The path outside of a task for an absolute path inside of its root.
+/// Translates an absolute path in a task's root file system to a path of the shim.
 fn in_root(rootfs: &Path, path: &Path) -> PathBuf {
     rootfs.join(path.strip_prefix("/").unwrap_or(path))
 }
@@ -86,7 +87,7 @@ enum Depth {
     Tree,
 }
 
-/// mount_setattr(2).
+/// Makes a mount read-only (mount_setattr(2)).
 fn make_read_only(path: &Path, depth: Depth) -> Result<(), RuntimeError> {
     let attributes = MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = match depth {

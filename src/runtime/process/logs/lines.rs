@@ -1,6 +1,6 @@
-//! Splits what a task writes into lines. Pure.
+//! Splits the output of a task into lines. Pure. The shim calls it.
 
-/// Longest line of a record. A longer line is split into several records.
+/// Maximum length of the line in a record. A longer line is split into several records.
 const MAX_LINE_BYTES: usize = 16 << 10;
 
 /// Splits a task's output into lines.
@@ -33,7 +33,7 @@ impl LineSplitter {
         }
     }
 
-    /// Passes on the last line if it has no newline.
+    /// Passes the last line to `line` if it has no newline.
     pub(in crate::runtime::process) fn finish(&mut self, mut line: impl FnMut(&[u8])) {
         if !self.partial.is_empty() {
             line(&std::mem::take(&mut self.partial));

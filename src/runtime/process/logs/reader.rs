@@ -1,4 +1,4 @@
-//! The daemon's side of a log: reads both files, and follows a log that still grows.
+//! The daemon's side of a log: reads both files, and follows the log of a running task.
 
 use std::{
     fs::File,
@@ -17,14 +17,14 @@ use crate::runtime::logs::{Tail, is_requested};
 /// Bytes of a log that are read at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Sends the records that `options` ask for. Returns after the last one, or once the receiver is
+/// Sends the records that `options` request. Returns after the last one, or once the receiver is
 /// closed.
 pub(in crate::runtime::process) async fn read(
     dir: TaskDir,
     options: LogOptions,
     out: mpsc::Sender<LogRecord>,
 ) -> io::Result<()> {
-    // Before the first read, so that no change between the two is missed.
+    // The watch starts before the first read, so that no change between them is missed.
     let watch = options.follow.then(|| DirWatch::new(dir.path())).transpose()?;
     let mut log = Reader::open(&dir.join("log"))?;
     let older = Reader::open(&dir.join("log.1"))?;
@@ -44,17 +44,18 @@ pub(in crate::runtime::process) async fn read(
     }
 }
 
-/// Sends the requested records on. Its methods return `Break` once the receiver is closed.
+/// Sends the requested records to the receiver. Its methods return `Break` once the receiver is
+/// closed.
 struct RecordSink<'a> {
     options: &'a LogOptions,
-    /// Keeps the newest records until all existing ones are read. `None` if no tail was asked for,
-    /// and afterwards.
+    /// Keeps the newest records until all existing records are read. `None` after that, and if no
+    /// tail was requested.
     tail: Option<Tail>,
     out: &'a mpsc::Sender<LogRecord>,
 }
 
 impl RecordSink<'_> {
-    /// Reads a file to its present end.
+    /// Reads a file to its current end.
     async fn drain(&mut self, reader: &mut Reader) -> io::Result<ControlFlow<()>> {
         while let Some(records) = reader.next()? {
             if self.send(records).await.is_break() {
@@ -85,7 +86,8 @@ impl RecordSink<'_> {
 /// Sends new records until the task has ended, across rotations of the log.
 async fn follow(dir: &TaskDir, mut log: Option<Reader>, watch: &DirWatch, sink: &mut RecordSink<'_>) -> io::Result<()> {
     loop {
-        // Checked before the last read: the shim writes `exit.json` after the last record.
+        // Checked before the reads below: the shim writes `exit.json` after the last record, so
+        // these reads then find all records.
         let ended = dir.join("exit.json").exists() || !dir.join("record.json").exists();
         loop {
             if let Some(log) = &mut log
@@ -97,7 +99,8 @@ async fn follow(dir: &TaskDir, mut log: Option<Reader>, watch: &DirWatch, sink: 
             if newest.as_ref().map(|r| r.inode) == log.as_ref().map(|r| r.inode) {
                 break;
             }
-            // The log was rotated. The old file may have got records after the read above.
+            // The log was rotated. The shim may have written records to the old file after the read
+            // above.
             if let Some(old) = &mut log
                 && sink.drain(old).await?.is_break()
             {
@@ -132,7 +135,7 @@ impl Reader {
         }
     }
 
-    /// The next records; `None` at the present end of the file.
+    /// The next records. `None` at the current end of the file.
     fn next(&mut self) -> io::Result<Option<Vec<LogRecord>>> {
         let start = self.partial.len();
         self.partial.resize(start + CHUNK_BYTES, 0);
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn following_survives_a_rotation_and_ends_with_the_task() {
+    async fn follows_a_log_across_rotations_until_the_task_ends() {
         let tmp = tempfile::tempdir().expect("a temporary directory");
         let dir = TaskDir::new(tmp.path());
         fs::write(dir.join("record.json"), b"{}").expect("a writable directory");

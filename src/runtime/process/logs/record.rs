@@ -1,4 +1,5 @@
-//! The text format of one log record. Pure.
+//! The text format of one log record. Pure. The shim encodes records, and the daemon's reader
+//! decodes them.
 
 use bytes::Bytes;
 use weft_model::LogRecord;
@@ -28,7 +29,7 @@ pub(in crate::runtime::process) fn encode(out: &mut Vec<u8>, time_ns: u128, stre
     out.push(b'\n');
 }
 
-/// Reads a record from its line. `None` if the line is incomplete, after a crash of the shim.
+/// Decodes the record in a line. `None` if the line is incomplete, as after a crash of the shim.
 pub(super) fn decode(line: &[u8]) -> Option<LogRecord> {
     let mut parts = line.splitn(3, |&byte| byte == b' ');
     let time_ns = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;

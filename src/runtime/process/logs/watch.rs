@@ -1,4 +1,4 @@
-//! Waits for changes of the files in a directory.
+//! Waits for changes of the files in a directory. [`super::reader`] calls it to follow a log.
 
 use std::{io, path::Path};
 

@@ -9,7 +9,8 @@ use std::{
 
 use super::super::dir::TaskDir;
 
-/// Size at which a file is rotated. A task keeps at most twice as much.
+/// Size in bytes at which a file is rotated. The two files of a task together are about twice as
+/// large at most.
 pub(super) const MAX_FILE_BYTES: u64 = 8 << 20;
 
 /// The open log of one task.
@@ -42,7 +43,7 @@ impl Writer {
     }
 }
 
-/// Opens a file that only its owner may read: the output of a task can hold secrets.
+/// Opens a file that only its owner may read, because the output of a task can contain secrets.
 fn open_for_append(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).mode(0o600).open(path)
 }
