@@ -27,7 +27,8 @@ impl Agent {
     /// Makes this node match `plan`, as far as one pass can. Task steps continue in the background.
     ///
     /// # Errors
-    /// All errors of the layers, joined into one. If a layer panicked, only the panic, and at once.
+    /// The errors of all layers, joined into one. If a layer panicked, returns only the panic,
+    /// before the next layers are configured.
     pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
         let observed = self.observe().await?;
         self.tasks.track(plan, &observed);

@@ -196,7 +196,7 @@ impl Engine {
 }
 
 /// Asks the engine to stop a container, and repeats the request until the container is stopped or
-/// gone.
+/// removed.
 ///
 /// Each request waits up to the container's grace period. The stop signal and the grace period are
 /// part of the container.

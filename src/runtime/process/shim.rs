@@ -53,7 +53,7 @@ use crate::{
     runtime::{Exit, RuntimeError},
 };
 
-/// Bytes that are read from a pipe at once: the default capacity of a pipe (pipe(7)).
+/// Bytes that are read from a pipe in one call: the default capacity of a pipe (pipe(7)).
 const CHUNK_BYTES: usize = 64 << 10;
 /// Exit code of a task that was ended by SIGKILL.
 const EXIT_CODE_KILLED: i32 = 128 + Signal::SIGKILL as i32;
@@ -130,8 +130,8 @@ fn start(dir: &TaskDir, run_dir: &Path) -> Result<Task, RuntimeError> {
     }
     let stdin = File::open("/dev/null").map_err(RuntimeError::io("open", "/dev/null"))?;
     let created = create(dir, &record, stdin, (stdout.1, stderr.1, report.1));
-    // The report of `program` inside the container is clearer than libcontainer's error, so it
-    // comes first.
+    // The report of `program` inside the container is clearer than libcontainer's error, so the
+    // report is preferred.
     let mut container = created.map_err(|error| failed(read_report(&report.0).err().unwrap_or(error)))?;
     let pid = container.pid().map_or(0, |pid| pid.as_raw().unsigned_abs());
     let gone = || failed("the container ended immediately".to_owned());

@@ -14,7 +14,7 @@ use weft_model::{LogOptions, LogRecord};
 use super::{super::dir::TaskDir, record::decode, watch::DirWatch};
 use crate::runtime::logs::{Tail, is_requested};
 
-/// Bytes of a log that are read at once.
+/// Bytes of a log that are read in one call.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Sends the records that `options` request. Returns after the last one, or once the receiver is
