@@ -2,7 +2,6 @@
 //! in one program.
 
 mod runtime;
-mod error_chain;
 mod clock;
 mod agent;
 mod preflight;

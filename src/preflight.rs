@@ -10,7 +10,7 @@ use rustix::{
     thread::{CapabilitySet, capabilities},
 };
 
-use crate::error_chain::error_chain;
+use weft_model::error_chain;
 
 /// The oldest kernel that has all BPF features of the data plane.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);

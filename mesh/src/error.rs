@@ -3,7 +3,7 @@
 //! `kernel` makes these errors and the agent logs them. The text of an error never contains its
 //! cause: the cause is the `source`, so a caller that prints the whole chain prints it once.
 
-use std::{error, io, iter, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use aya::{
     EbpfError,
@@ -11,6 +11,7 @@ use aya::{
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
+use weft_model::error_chain;
 
 /// Why the data plane could not be read, programmed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +42,4 @@ pub enum Error {
     Sockets { verb: &'static str, source: io::Error },
     #[error("cannot remove all programs and maps of weft: {}", .0.iter().map(|error| error_chain(error)).collect::<Vec<_>>().join("; "))]
     Teardown(Vec<Error>),
-}
-
-/// The text of an error and of all its causes.
-fn error_chain(error: &dyn error::Error) -> String {
-    let chain = iter::successors(Some(error), |&error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -3,10 +3,10 @@
 //! `kernel` makes these errors and the agent logs them. The text of an error never contains its
 //! cause: the cause is the `source`, so a caller that prints the whole chain prints it once.
 
-use std::{error, fmt, io, iter, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use nix::errno::Errno;
-use weft_model::TUNNEL_PORT;
+use weft_model::{TUNNEL_PORT, error_chain};
 
 /// Why links could not be read, configured or removed.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +62,6 @@ impl Error {
             _ => None,
         }
     }
-}
-
-/// The text of an error and of all its causes.
-pub(crate) fn error_chain(error: &dyn error::Error) -> String {
-    let chain = iter::successors(Some(error), |&error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn join(items: impl IntoIterator<Item = impl fmt::Display>) -> String {

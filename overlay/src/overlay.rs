@@ -17,12 +17,12 @@ use tokio::{
     task::JoinHandle,
 };
 use tracing::warn;
-use weft_model::{NodePlan, TaskId};
+use weft_model::{NodePlan, TaskId, error_chain};
 
 use crate::{
     desired::settings_without_weft,
     endpoint::{self, Endpoint},
-    error::{Error, error_chain},
+    error::Error,
     facts::{self, NodeFacts},
     kernel::{self, netlink::Netlink, netns, watch::Watch},
     name,

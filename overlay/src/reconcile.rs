@@ -14,13 +14,13 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use tracing::{debug, warn};
-use weft_model::{NodePlan, TaskId};
+use weft_model::{NodePlan, TaskId, error_chain};
 
 use crate::{
     actual::{Actual, ActualNetns},
     desired::{self, Desired, NodeSettings, Underlay, desired},
     diff::{Op, Ops, TaskOps, diff},
-    error::{Error, error_chain},
+    error::Error,
     kernel::{self, netlink::Netlink},
 };
 

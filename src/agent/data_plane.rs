@@ -20,7 +20,7 @@ use weft_model::{NodePlan, TaskId};
 use weft_overlay::{Endpoint, OverlayState};
 
 use super::{blocking::run_blocking, facts::local_facts};
-use crate::error_chain::error_chain;
+use weft_model::error_chain;
 
 pub(super) struct DataPlane {
     /// `None` during a call, after a failed open, and after this node left its cluster. The next

@@ -6,8 +6,9 @@
 //! report. A pass compares the whole plan with the whole state of the node, so the same code
 //! handles start-up, changes and repair.
 //!
-//! Invariant: an error of one layer does not stop the pass. Tasks are stopped and reported even if
-//! the links fail.
+//! Invariant: an error of the links, the data plane or the resolvers does not stop the pass. Tasks
+//! are stopped and reported even if the links fail. Only a runtime that cannot list its tasks ends
+//! the pass early.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,8 @@ use weft_model::{NodePlan, TaskId};
 use weft_overlay::{Endpoint, OverlayState};
 
 use super::{Agent, data_plane::close_connections, layer_errors::LayerErrors};
-use crate::{error_chain::error_chain, runtime::ObservedTask};
+use crate::runtime::ObservedTask;
+use weft_model::error_chain;
 
 impl Agent {
     /// Makes this node match `plan`, as far as one pass can. Task steps continue in the background.

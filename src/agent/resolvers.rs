@@ -1,5 +1,5 @@
-//! The DNS servers inside the tasks' network namespaces: one at 127.0.0.11 in each sandbox whose
-//! links are up.
+//! The DNS servers inside the tasks' network namespaces: one at 127.0.0.11 in each sandbox that
+//! has a link.
 //!
 //! [`super::reconcile`] calls it. The answers come from a zone that this module computes from the
 //! plan.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use tracing_subscriber::EnvFilter;
 
-use crate::error_chain::error_chain;
+use weft_model::error_chain;
 
 /// Environment variable with the filter, such as `debug` or `weft_mesh=trace,info`.
 const VARIABLE: &str = "WEFT_LOG";

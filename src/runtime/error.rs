@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 /// A failed call to a runtime. `service ps` shows it to the user.
 ///
 /// The text does not include the source. Callers that show an error use
-/// [`error_chain`](crate::error_chain::error_chain), which appends it.
+/// [`error_chain`](weft_model::error_chain), which appends it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeError {
     #[error(
@@ -54,7 +54,7 @@ impl RuntimeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error_chain::error_chain;
+    use weft_model::error_chain;
 
     const CAUSE: &str = "the one cause";
 

@@ -103,7 +103,10 @@ fn a_wrong_token_is_refused(lab: &Lab) -> Result<()> {
     for (bad, words) in [
         (truncated, ["was it cut off?", current]),
         ("nonsense", ["does not start with SWMTKN-", current]),
-        (&altered(&token, DIGEST)?, ["the join token names another certificate authority", "the token belongs to another swarm"]),
+        (
+            &altered(&token, DIGEST)?,
+            ["the join token names another certificate authority", "the token belongs to another swarm"],
+        ),
         (&altered(&token, SECRET)?, ["it is mistyped or was rotated", current]),
     ] {
         let message = lab.weft_refused("n3", &["swarm", "join", "--token", bad, "192.0.2.1:2377"])?;

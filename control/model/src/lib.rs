@@ -14,7 +14,8 @@
 //! - [`plan`]: what one node must put into effect, computed from the cluster state;
 //! - [`report`]: what a node reports about itself;
 //! - [`logs`]: the records of a task's output, and the trait by which a runtime provides them;
-//! - [`backoff`]: the delay before a retry.
+//! - [`backoff`]: the delay before a retry;
+//! - [`fn@error_chain`]: the text of an error with its causes.
 
 mod newtype;
 pub mod id;
@@ -27,9 +28,11 @@ pub mod plan;
 pub mod report;
 pub mod logs;
 pub mod backoff;
+mod error_chain;
 
 pub use backoff::Backoff;
 pub use command::{Applied, Command, Entry, Rejection};
+pub use error_chain::error_chain;
 pub use id::{BackendId, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId, Vni};
 pub use logs::{LogError, LogOptions, LogRecord, LogSource};
 pub use name::{NetworkName, NodeName, ServiceName};

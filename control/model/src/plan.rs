@@ -52,8 +52,8 @@ pub struct NodePlan {
     pub managers: Vec<ManagerPlan>,
     /// The time between two heartbeats.
     pub heartbeat_ms: u64,
-    /// All other nodes of the cluster, including those that are down. Only they may send tunnel
-    /// packets to this node.
+    /// All other nodes of the cluster, including those that are down, except former memberships of
+    /// this machine, which have the same address. Only peers may send tunnel packets to this node.
     pub peers: Vec<PeerPlan>,
     /// All networks, because a published port of this node can send to a service on any network.
     pub networks: Vec<NetworkPlan>,
@@ -178,7 +178,8 @@ pub struct TaskPlan {
     pub id: TaskId,
     pub service: ServiceId,
     pub service_name: ServiceName,
-    /// `<service>.<slot>.<task id>`: the name of the container.
+    /// The name of the container: `<service>.<slot>.<task id>`, or `<service>.<node id>.<task id>`
+    /// for a global service.
     pub name: String,
     /// The container of the task's spec, with its templates expanded.
     pub container: ContainerSpec,

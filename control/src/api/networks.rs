@@ -31,7 +31,8 @@ use super::{
 use crate::swarm::ProposeError;
 
 /// How long the removal of a network waits at most for the tasks of removed services to release
-/// their addresses. A task needs up to its stop grace period for this, and some time more.
+/// their addresses. Three times the default stop grace period; if a task takes longer, the removal
+/// is refused and can be repeated.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {

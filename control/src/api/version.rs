@@ -8,7 +8,8 @@ use super::error::ApiError;
 
 /// The newest version of the Engine API that weft supports.
 pub(super) const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 53 };
-/// The oldest version that weft supports: the first in which services have their present form.
+/// The oldest version that weft supports: the first with services. Its form of a service's networks
+/// differs from today's, and is accepted.
 pub(super) const MIN_API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 24 };
 
 /// A version such as `1.53`.

@@ -13,7 +13,7 @@ use weft_model::{NodeId, id::ClusterId, spec::Role};
 
 use super::{
     Kek, PkiError,
-    subject::{BACKDATED, role_unit},
+    subject::{CLOCK_SKEW, role_unit},
     tls::MANAGER_NAME,
 };
 
@@ -33,9 +33,9 @@ impl std::fmt::Debug for Ca {
 }
 
 /// The subject of a certificate to be signed. It comes from the cluster state, never from the
-/// requester.
+/// node_id_of_request.
 #[derive(Debug, Clone, Copy)]
-pub struct SignedFor<'a> {
+pub struct Subject<'a> {
     pub cluster: &'a ClusterId,
     pub node: &'a NodeId,
     pub role: Role,
@@ -47,7 +47,7 @@ pub struct SignedFor<'a> {
 ///
 /// # Errors
 /// If the text is not a certificate request, or is not signed with its own key.
-pub fn requester(csr_pem: &str) -> Result<NodeId, PkiError> {
+pub fn node_id_of_request(csr_pem: &str) -> Result<NodeId, PkiError> {
     let request = CertificateSigningRequestParams::from_pem(csr_pem)
         .map_err(|e| PkiError::new("read the certificate request", e))?;
     let key = digest(&SHA256, request.public_key.der_bytes());
@@ -88,9 +88,9 @@ impl Ca {
         kek.seal(cluster.as_str(), &self.issuer.key().serialize_der())
     }
 
-    /// Signs a certificate request. The request proves that the requester holds the private key;
-    /// everything else in the certificate comes from `subject`.
-    pub fn sign(&self, csr_pem: &str, subject: SignedFor<'_>) -> Result<String, PkiError> {
+    /// Signs a certificate request. The request proves that the node_id_of_request holds the
+    /// private key; everything else in the certificate comes from `subject`.
+    pub fn sign(&self, csr_pem: &str, subject: Subject<'_>) -> Result<String, PkiError> {
         let failed = |e: rcgen::Error| PkiError::new("sign the certificate request", e);
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(failed)?;
         let role_name = role_unit(subject.role);
@@ -112,6 +112,6 @@ impl Ca {
 
 fn set_validity(params: &mut CertificateParams, life: Duration) {
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - BACKDATED;
+    params.not_before = now - CLOCK_SKEW;
     params.not_after = now + life;
 }

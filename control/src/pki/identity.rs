@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
     PeerIdentity, PkiError,
-    subject::{BACKDATED, read_certificate},
+    subject::{CLOCK_SKEW, read_certificate},
 };
 
 /// A new private key and the certificate request for it.
@@ -89,7 +89,7 @@ impl Identity {
     /// caller provides) chooses the point, so that the nodes of a cluster do not renew at the same
     /// time.
     pub fn renew_in(&self, now_ms: u64, spread: f64) -> Duration {
-        let signed_s = self.not_before_s + BACKDATED.as_secs() as i64;
+        let signed_s = self.not_before_s + CLOCK_SKEW.as_secs() as i64;
         let life_ms = (self.not_after_s - signed_s).max(0) as f64 * 1000.0;
         let at_ms = signed_s as f64 * 1000.0 + life_ms * (0.5 + 0.3 * spread.clamp(0.0, 1.0));
         Duration::from_millis((at_ms - now_ms as f64).max(0.0) as u64)
@@ -101,7 +101,7 @@ mod tests {
     use weft_model::{NodeId, id::ClusterId, spec::Role};
 
     use super::*;
-    use crate::pki::{Ca, Kek, SignedFor};
+    use crate::pki::{Ca, Kek, Subject};
 
     fn ids() -> (ClusterId, NodeId) {
         (ClusterId::from_random(1), NodeId::from_random(2))
@@ -117,7 +117,7 @@ mod tests {
         for role in [Role::Worker, Role::Manager] {
             let request = KeyRequest::generate().expect("a request");
             let life = Duration::from_secs(1000);
-            let subject = SignedFor { cluster: &cluster, node: &node, role, life };
+            let subject = Subject { cluster: &cluster, node: &node, role, life };
             let cert = opened.sign(request.csr_pem(), subject).expect("signed");
             let identity = request.finish(&cert, ca.cert_pem()).expect("an identity");
             assert_eq!(identity.peer, PeerIdentity { cluster: cluster.clone(), node: node.clone(), role });
@@ -132,10 +132,10 @@ mod tests {
         let ca = Ca::create().expect("a CA");
         let request = KeyRequest::generate().expect("a request");
         let subject =
-            SignedFor { cluster: &cluster, node: &node, role: Role::Worker, life: Duration::from_secs(100_000) };
+            Subject { cluster: &cluster, node: &node, role: Role::Worker, life: Duration::from_secs(100_000) };
         let cert = ca.sign(request.csr_pem(), subject).expect("signed");
         let identity = request.finish(&cert, ca.cert_pem()).expect("an identity");
-        let start_ms = (identity.not_before_s as u64 + BACKDATED.as_secs()) * 1000;
+        let start_ms = (identity.not_before_s as u64 + CLOCK_SKEW.as_secs()) * 1000;
         let life_s = 100_000;
         assert_eq!(identity.renew_in(start_ms, 0.0), Duration::from_secs(life_s / 2));
         assert_eq!(identity.renew_in(start_ms, 1.0), Duration::from_secs(life_s * 4 / 5));

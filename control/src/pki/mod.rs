@@ -17,7 +17,7 @@ mod ca;
 mod identity;
 mod tls;
 
-pub use ca::{Ca, SignedFor, requester};
+pub use ca::{Ca, Subject, node_id_of_request};
 pub use identity::{Identity, KeyRequest};
 pub use seal::Kek;
 pub use subject::{PeerIdentity, role_unit};

@@ -13,7 +13,7 @@ use super::PkiError;
 
 /// Certificates are valid from this long before they are signed, because the clocks of nodes
 /// differ.
-pub(super) const BACKDATED: Duration = Duration::from_secs(3600);
+pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// The subject of a node's certificate: O, CN and OU (RFC 5280, section 4.1.2.6).
 #[derive(Debug, Clone, PartialEq, Eq)]

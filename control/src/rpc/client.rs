@@ -76,7 +76,7 @@ impl Dialer {
 }
 
 /// Connects at once, so that the caller can distinguish a failed connection from a failed call.
-pub async fn one_off(dialer: &Dialer) -> Result<Channel, tonic::transport::Error> {
+pub async fn connect_now(dialer: &Dialer) -> Result<Channel, tonic::transport::Error> {
     let dialer = dialer.clone();
     endpoint()
         .connect_with_connector(tower::service_fn(move |_| {
@@ -115,7 +115,7 @@ impl Peers {
     /// A separate connection to `node` for one stream. Use it if the reader may be slow: unread
     /// data fills the flow-control window of the whole connection (RFC 9113, section 5.2), and
     /// would block all other calls on a shared connection.
-    pub fn apart(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
+    pub fn dedicated_channel(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
         Dialer::node(addr, node, self.tls.clone()).map(|dialer| dialer.lazy())
     }
 

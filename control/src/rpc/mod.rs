@@ -12,7 +12,7 @@ mod client;
 mod server;
 
 pub use caller::Caller;
-pub use client::{Dialer, Peers, one_off};
+pub use client::{Dialer, Peers, connect_now};
 pub use server::{Bound, Limits, serve};
 
 /// Generated from `proto/node.proto`.

@@ -237,8 +237,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        pki::{Ca, Credentials, KeyRequest, MANAGER_NAME, SignedFor, unverified_client},
-        rpc::{Dialer, one_off},
+        pki::{Ca, Credentials, KeyRequest, MANAGER_NAME, Subject, unverified_client},
+        rpc::{Dialer, connect_now},
     };
 
     /// Short times, because the tests wait for them to pass.
@@ -256,7 +256,7 @@ mod tests {
         let request = KeyRequest::generate().expect("a request");
         let (cluster, node) = (ClusterId::from_random(1), NodeId::from_random(2));
         let life = Duration::from_secs(1000);
-        let subject = SignedFor { cluster: &cluster, node: &node, role: Role::Manager, life };
+        let subject = Subject { cluster: &cluster, node: &node, role: Role::Manager, life };
         let cert = ca.sign(request.csr_pem(), subject).expect("signed");
         Credentials::new(Arc::new(request.finish(&cert, ca.cert_pem()).expect("an identity"))).expect("credentials")
     }
@@ -286,7 +286,7 @@ mod tests {
 
         async fn check_member_is_served(&self) {
             let dialer = Dialer::manager(self.addr, self.credentials.client());
-            let channel = one_off(&dialer).await.expect("a member connects");
+            let channel = connect_now(&dialer).await.expect("a member connects");
             let request = hyper::Request::get("http://x/").body(tonic::body::Body::empty()).expect("a request");
             let answer = timeout(DEADLINE, channel.oneshot(request)).await.expect("in time").expect("an answer");
             assert_eq!(answer.status(), 200);
@@ -324,7 +324,7 @@ mod tests {
     async fn an_unauthenticated_connection_is_closed_after_its_time_limit() {
         let server = Server::start();
         let dialer = Dialer::manager(server.addr, unverified_client().expect("a configuration"));
-        let channel = one_off(&dialer).await.expect("connected");
+        let channel = connect_now(&dialer).await.expect("connected");
         let ask = || {
             let request = hyper::Request::get("http://x/").body(tonic::body::Body::empty()).expect("a request");
             channel.clone().oneshot(request)

@@ -12,7 +12,8 @@ use super::{
     addresses::Allocator, check_version, network_by_id, new_meta, not_found, ports, service_mut, subnets, updated_meta,
 };
 
-/// The ingress network (a /16) does not have enough addresses for the tasks of a larger service.
+/// The largest ingress network (a /16) does not have enough addresses for the tasks of a larger
+/// service.
 const MAX_REPLICAS: u64 = 60_000;
 
 pub(super) fn create(state: &mut ClusterState, id: ServiceId, spec: ServiceSpec) -> Result<Applied, Rejection> {

@@ -32,7 +32,7 @@ pub(super) struct ListenCheck {
 }
 
 /// The TCP ports that a task must listen on before it gets traffic: those that its service
-/// publishes.
+/// publishes, and for the built-in image the port of its HTTP server.
 pub(super) fn expected_ports(plan: &NodePlan, task: &TaskPlan) -> Vec<u16> {
     let meshes: Vec<_> = plan.services.iter().filter(|s| s.service == task.service).map(|s| s.mesh).collect();
     let published = plan.ports.iter().filter(|p| p.protocol == Protocol::Tcp && meshes.contains(&p.mesh));

@@ -8,6 +8,7 @@
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use weft_model::error_chain;
 use weft_model::state::{TaskState, TaskStatus};
 
 use super::{
@@ -16,7 +17,6 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    error_chain::error_chain,
     runtime::{ObservedTask, Phase, RETRY_BACKOFF, RuntimeError},
 };
 

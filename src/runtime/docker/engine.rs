@@ -18,16 +18,14 @@ use bollard::{
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
 use tracing::{debug, warn};
+use weft_model::error_chain;
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
 use super::{
     container::{self, Part},
     error::{engine_error, http_status, message},
 };
-use crate::{
-    error_chain::error_chain,
-    runtime::{ObservedTask, RETRY_BACKOFF, RuntimeConfig, RuntimeError},
-};
+use crate::runtime::{ObservedTask, RETRY_BACKOFF, RuntimeConfig, RuntimeError};
 
 /// Delay before the next request for events, after the connection ended.
 const EVENTS_RETRY_DELAY: Duration = Duration::from_secs(1);

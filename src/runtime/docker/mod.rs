@@ -37,7 +37,7 @@ use self::{
     engine::{Engine, stop_container, watch_events},
 };
 use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError};
-use crate::error_chain::error_chain;
+use weft_model::error_chain;
 
 /// The hidden subcommand that runs as the only process of a sandbox.
 pub(super) const PAUSE_COMMAND: &str = "__pause";

@@ -12,10 +12,12 @@
 //! | `exit.json` | shim; the daemon, if the shim is dead | how the task ended |
 //! | `log`, `log.1` | shim | the task's output |
 //! | `state/` | shim | libcontainer's own files |
+//! | `shim.err` | shim | why the shim could not start the task |
 //!
-//! Invariants that daemon and shim rely on: a JSON file is complete or missing, never partly
-//! written. A directory without `record.json` is incomplete. Only root can read the directory,
-//! because it holds the variables and the output of the task.
+//! Invariants that daemon and shim rely on: a JSON file, except `config.json`, is complete or
+//! missing, never partly written; `config.json` is complete once `record.json` exists. A directory
+//! without `record.json` is incomplete. Only root can read the directory, because it holds the
+//! variables and the output of the task.
 
 use std::{
     fs, io,

@@ -80,7 +80,7 @@ use self::{
     task_dirs::TaskDirs,
 };
 use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError};
-use crate::error_chain::error_chain;
+use weft_model::error_chain;
 
 pub(super) use init::{COMMAND as INIT_COMMAND, main as init};
 

@@ -14,9 +14,9 @@ use tracing::warn;
 use super::{dir::TaskDir, kernel::proc::ProcessId};
 use crate::{
     clock::now_ms,
-    error_chain::error_chain,
     runtime::{Exit, Phase, RuntimeError},
 };
+use weft_model::error_chain;
 
 /// How long a shim may take to write `exit.json` after its task was killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -49,9 +49,9 @@ use super::{
 };
 use crate::{
     clock::{now, now_ms},
-    error_chain::error_chain,
     runtime::{Exit, RuntimeError},
 };
+use weft_model::error_chain;
 
 /// Bytes that are read from a pipe in one call: the default capacity of a pipe (pipe(7)).
 const CHUNK_BYTES: usize = 64 << 10;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tracing::warn;
+use weft_model::error_chain;
 use weft_model::{NodeName, TaskId, plan::TaskPlan};
 
 use super::{
@@ -18,10 +19,7 @@ use super::{
     kernel::{cgroup, netns},
     phase::{kill_task, read_phase},
 };
-use crate::{
-    error_chain::error_chain,
-    runtime::{ObservedTask, RuntimeError},
-};
+use crate::runtime::{ObservedTask, RuntimeError};
 
 #[derive(Debug, Clone)]
 pub(super) struct TaskDirs {

@@ -120,8 +120,8 @@ pub struct RestartPolicy {
     pub delay_ms: u64,
     /// The maximum number of consecutive restarts. Zero: no limit.
     pub max_attempts: u64,
-    /// A task that ran for at least this long is a success: the count of restarts starts again.
-    /// Zero: the count never starts again.
+    /// A task that ended at least this long after it was created is a success: the count of
+    /// restarts starts again. Zero: only a changed spec resets the count.
     pub window_ms: u64,
 }
 

@@ -54,7 +54,8 @@ pub struct ClusterState {
 /// cannot change a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// Raft log index at which a user last changed the object. An update request must contain it.
+    /// Raft log index at which the spec of the object last changed, by a user or by an automatic
+    /// rollback. An update request must contain it.
     pub version: u64,
     /// Unix milliseconds.
     pub created_ms: u64,

@@ -78,8 +78,8 @@ pub struct UpdateStatus {
 ///                       ▼
 ///                RollbackPaused
 ///
-///   (1) too many new tasks failed, and on_failure is Pause
-///   (2) too many new tasks failed, and on_failure is Rollback
+///   (1) too many new tasks failed, and on_failure is Pause, or there is no previous spec
+///   (2) too many new tasks failed, on_failure is Rollback, and there is a previous spec
 ///   (3) too many new tasks failed, and on_failure of the rollback config is not Continue
 /// ```
 ///

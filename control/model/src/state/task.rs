@@ -163,13 +163,14 @@ pub struct TaskStatus {
 pub enum Traffic {
     /// No node has the task as a backend, because it has not run yet.
     None,
-    /// Only the task's own node has it as a backend, and can deliver to it.
+    /// Only the task's own node has it as a backend. The node acks once it can deliver to it.
     Local,
     /// All nodes have the task as a backend.
     Active,
     /// All nodes keep the existing flows of the task, and send no new flows to it.
     Draining,
-    /// All ready nodes have acknowledged that the task drains. The task's node may stop it.
+    /// All ready nodes have acknowledged that the task drains, or the wait for them has timed out.
+    /// The task's node may stop it.
     Drained,
 }
 

@@ -1,4 +1,6 @@
-//! Replaces the tasks of one service. At least one task keeps serving during the replacement.
+//! Replaces the tasks of one service, within the parallelism of its update config. A service with
+//! several slots keeps at least one task serving; one with a single slot does so only with the
+//! order `start-first`.
 
 use weft_model::{
     spec::UpdateOrder,

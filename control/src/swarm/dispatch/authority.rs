@@ -19,7 +19,7 @@ use super::{
     status::{internal, removed},
 };
 use crate::{
-    pki::{self, SignedFor},
+    pki::{self, Subject},
     plan::plan,
     raft::ProposalId,
     rpc::{
@@ -53,7 +53,7 @@ impl Authority for Services {
         let role = role_of_token(&state, &request.secret)?;
         // Check the request before the node becomes a member: otherwise the cluster state could
         // contain a node that has no certificate.
-        let node = pki::requester(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let node = pki::node_id_of_request(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
         propose_join(&manager, node.clone(), role, &request).await?;
         let state = manager.state().borrow().clone();
         let known = plan(&state, &node).ok_or_else(|| removed(&node))?;
@@ -122,5 +122,5 @@ fn sign(manager: &Manager, node: &NodeId, role: Role, csr_pem: &str) -> Result<S
         state.cluster.as_ref().ok_or_else(|| Status::unavailable("the swarm is not formed yet: try again"))?;
     let life = Duration::from_millis(cluster.spec.cert_expiry_ms);
     let ca = manager.authority().map_err(|e| internal(&e))?;
-    ca.sign(csr_pem, SignedFor { cluster: &cluster.id, node, role, life }).map_err(|e| internal(&e))
+    ca.sign(csr_pem, Subject { cluster: &cluster.id, node, role, life }).map_err(|e| internal(&e))
 }

@@ -104,8 +104,9 @@ fn check_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Res
     if state.cluster.is_some() && was_removed { Err(removed(caller)) } else { Ok(()) }
 }
 
-/// Checks in the cluster state that the caller is a manager, because the role in its certificate
-/// may be out of date. Returns the caller's node.
+/// Checks in the cluster state that the Raft configuration contains the caller, because the role in
+/// its certificate may be out of date. A demoted manager passes until it is removed from the
+/// configuration. Returns the caller's node.
 fn check_manager<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a Node, Status> {
     let node = state.nodes.get(caller).ok_or_else(|| removed(caller))?;
     if node.in_raft_config {

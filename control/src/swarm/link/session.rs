@@ -15,7 +15,7 @@ use super::acks::AckTracker;
 use crate::{
     codec,
     rpc::{
-        Dialer, MAX_MESSAGE_BYTES, one_off,
+        Dialer, MAX_MESSAGE_BYTES, connect_now,
         pb::{LeaderMessage, NodeMessage, dispatcher_client::DispatcherClient, leader_message::Message},
     },
     swarm::{
@@ -75,7 +75,7 @@ impl<'a> Session<'a> {
 
     async fn connect(&mut self, addr: SocketAddr) -> Result<SessionEnd, Status> {
         let dialer = Dialer::manager(addr, self.context.credentials.client());
-        let channel = one_off(&dialer).await.map_err(|e| Status::unavailable(root_cause(&e)))?;
+        let channel = connect_now(&dialer).await.map_err(|e| Status::unavailable(root_cause(&e)))?;
         let mut client = DispatcherClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);

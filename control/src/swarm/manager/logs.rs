@@ -38,8 +38,11 @@ impl Manager {
         let failed = |reason: String| LogError::NodeUnreachable { node: node.clone(), task: task.clone(), reason };
         let addr = addr.ok_or_else(|| failed("it was removed from the swarm".to_owned()))?;
         // A slow reader would block all other calls on a shared connection.
-        let channel =
-            self.inner.peers.apart(addr, &node).ok_or_else(|| failed("its node id is not a DNS name".to_owned()))?;
+        let channel = self
+            .inner
+            .peers
+            .dedicated_channel(addr, &node)
+            .ok_or_else(|| failed("its node id is not a DNS name".to_owned()))?;
         let options = codec::encode(&options).map_err(|e| failed(e.to_string()))?;
         let request = LogsRequest { task: task.to_string(), options: options.into() };
         let lines = LogsClient::new(channel).read(request).await.map_err(|status| match status.code() {

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tonic::{Status, transport::Channel};
 
 use crate::{
-    rpc::{Dialer, one_off},
+    rpc::{Dialer, connect_now},
     swarm::{context::Context, error::root_cause},
 };
 
@@ -28,7 +28,7 @@ where
     for addr in addrs {
         let dialer = Dialer::manager(addr, context.credentials.client());
         let answer = timeout(limit, async {
-            let channel = one_off(&dialer).await.map_err(|error| root_cause(&error))?;
+            let channel = connect_now(&dialer).await.map_err(|error| root_cause(&error))?;
             call(channel).await.map_err(|status| status.message().to_owned())
         });
         reason = match answer.await {

@@ -12,7 +12,7 @@ use weft_model::{
 
 use super::{address, role::start_manager, store::MembershipStore};
 use crate::{
-    pki::{self, Ca, Kek, KeyRequest, SignedFor},
+    pki::{self, Ca, Kek, KeyRequest, Subject},
     raft::{ProposalId, Voter},
     rpc::Bound,
     swarm::{
@@ -56,7 +56,7 @@ pub(super) async fn init(
     let kek = Kek::generate()?;
     let request = KeyRequest::generate()?;
     let life = Duration::from_millis(options.spec.cert_expiry_ms);
-    let subject = SignedFor { cluster: &cluster, node: &id, role: Role::Manager, life };
+    let subject = Subject { cluster: &cluster, node: &id, role: Role::Manager, life };
     let cert_pem = ca.sign(request.csr_pem(), subject)?;
     let identity = request.finish(&cert_pem, ca.cert_pem())?;
     let rpc_addr = SocketAddr::new(addr, bound.addr().port());
@@ -104,5 +104,5 @@ async fn write_first_entry(manager: &Manager, voter: Voter, command: InitCluster
     let (index, outcome) = manager.submit(ProposalId::random(), Command::InitCluster(Box::new(command))).await?;
     outcome.map_err(ProposeError::from)?;
     let applied = manager.wait_for_index(index, Instant::now() + APPLY_TIMEOUT).await;
-    if applied { Ok(()) } else { Err(SwarmError::Timeout) }
+    if applied { Ok(()) } else { Err(failed(format!("the first change was not applied within {APPLY_TIMEOUT:?}"))) }
 }

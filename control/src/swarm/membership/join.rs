@@ -17,7 +17,7 @@ use super::{address, store::MembershipStore};
 use crate::{
     pki::{self, Identity, InvalidToken, JoinToken, KeyRequest, PkiError},
     rpc::{
-        Bound, Dialer, one_off,
+        Bound, Dialer, connect_now,
         pb::{GetCaRequest, JoinRequest, authority_client::AuthorityClient},
     },
     swarm::{
@@ -185,7 +185,7 @@ async fn fetch_ca(remote: SocketAddr) -> Result<String, AskError> {
 }
 
 async fn connect(dialer: &Dialer) -> Result<Channel, AskError> {
-    let connected = timeout_at(Instant::now() + CA_TIMEOUT, one_off(dialer)).await;
+    let connected = timeout_at(Instant::now() + CA_TIMEOUT, connect_now(dialer)).await;
     let connected = connected.map_err(|_| AskError::Unreachable("it does not answer".to_owned()))?;
     connected.map_err(|error| AskError::Unreachable(root_cause(&error)))
 }

@@ -75,7 +75,7 @@ async fn store_plans(context: Arc<Context>, store: MembershipStore) {
         match stored.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart")
+                tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart");
             }
             Err(error) => tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart"),
         }

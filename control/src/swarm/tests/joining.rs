@@ -14,7 +14,7 @@ use super::fixture::{
 use crate::{
     pki::{JoinToken, KeyRequest, pinned_client, random_secret},
     rpc::{
-        Dialer, one_off,
+        Dialer, connect_now,
         pb::{JoinRequest, authority_client::AuthorityClient},
     },
     swarm::{Membership, SwarmError},
@@ -113,7 +113,7 @@ async fn a_repeated_join_request_adds_one_node_and_an_invalid_one_adds_none() {
             rpc_addr: "127.78.0.2:2377".to_owned(),
             availability: 0,
         };
-        AuthorityClient::new(one_off(&dialer).await.expect("a connection")).join(request).await
+        AuthorityClient::new(connect_now(&dialer).await.expect("a connection")).join(request).await
     };
     let refused = ask("nonsense").await.expect_err("an invalid certificate request");
     assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");

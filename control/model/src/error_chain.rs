@@ -1,7 +1,5 @@
 //! The text of an error together with all its causes, as logs, task statuses and the daemon's
-//! start-up show it.
-//!
-//! Pure. The agent, both runtimes and the daemon's start-up call this one function.
+//! start-up show it. All crates of weft that print an error call this one function.
 
 use std::error::Error;
 
@@ -9,7 +7,7 @@ use std::error::Error;
 ///
 /// A cause is left out if the text already contains it, because some libraries repeat their cause
 /// in their own message.
-pub(crate) fn error_chain(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
