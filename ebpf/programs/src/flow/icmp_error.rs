@@ -79,7 +79,7 @@ fn translate_by_flow(skb: Skb, s: &mut Scratch, zone: u32) -> Option<Verdict> {
     // SAFETY: the entry is read at once. If another CPU replaces it meanwhile, the error is at
     // worst translated for another flow, and its receiver ignores it.
     let flow = unsafe { FLOWS.get(&s.key) }?;
-    if translate_error(skb, &s.packet, &s.quoted, flow).is_err() {
+    if translate(skb, &s.packet, &s.quoted, flow).is_err() {
         return Some(drop(DropReason::Helper));
     }
     if flow.backend == 0 {
@@ -136,7 +136,7 @@ fn parse_quoted_packet(skb: Skb, packet: &Packet, quoted: &mut Packet) -> Result
 /// the error: `flow.dst` becomes the destination of the error, and the source of the quoted packet,
 /// which went in the other direction.
 #[inline(always)]
-fn translate_error(skb: Skb, packet: &Packet, quoted: &Packet, flow: &Flow) -> Result<(), HelperError> {
+fn translate(skb: Skb, packet: &Packet, quoted: &Packet, flow: &Flow) -> Result<(), HelperError> {
     if packet.src == quoted.dst && packet.src != flow.src {
         rewrite_address(skb, packet, true, &packet.src, &flow.src)?;
     }

@@ -1,13 +1,12 @@
 //! Rewriting addresses and ports of a packet, with all checksums that depend on them.
 //!
-//! `flow` translates packets with [`translate`]; `reply` builds its answers with the other
-//! functions. All of them leave the packet's `Packet` as it was parsed.
+//! `flow` translates packets with [`translate`], and ICMP errors with [`rewrite_address`]; `reply`
+//! uses [`swap_addresses`]. All of them leave the packet's `Packet` as it was parsed.
 
 use weft_ebpf_common::{Addr, Flow};
 
 use super::{
-    checksum,
-    parse::{Packet, V4_HEADER_LEN, fragment, l4_kind},
+    parse::{Packet, fragment, l4_kind},
     skb::{ETH_LEN, HelperError, Skb},
 };
 
@@ -16,8 +15,6 @@ const V4_SRC: u32 = ETH_LEN + 12;
 const V4_DST: u32 = ETH_LEN + 16;
 const V6_SRC: u32 = ETH_LEN + 8;
 const V6_DST: u32 = ETH_LEN + 24;
-/// Time to live of the packets that weft builds.
-const TTL: u32 = 64;
 
 /// Rewrites addresses and ports to those of the flow. Writes only the fields that differ. Later
 /// fragments have no ports, so only their addresses change.
@@ -90,26 +87,4 @@ pub fn swap_addresses(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     } else {
         skb.store(V6_SRC, &[packet.dst.words_be, packet.src.words_be])
     }
-}
-
-/// Overwrites the IP header with the header of an answer to the packet: addresses exchanged, no
-/// options, `payload` bytes of protocol `proto`.
-#[inline(always)]
-pub fn write_reply_header(skb: Skb, packet: &Packet, proto: u8, payload: u32) -> Result<(), HelperError> {
-    if packet.v4 {
-        let mut header = [
-            (0x4500_0000 | V4_HEADER_LEN + payload).to_be(),
-            // Do not fragment (RFC 791, 3.1).
-            0x4000_u32.to_be(),
-            (TTL << 24 | u32::from(proto) << 16).to_be(),
-            packet.dst.v4_be(),
-            packet.src.v4_be(),
-        ];
-        let checksum = !checksum::fold(checksum::sum_words(&header));
-        header[2] |= u32::from(u16::from_be(checksum)).to_be();
-        return skb.store(ETH_LEN, &header);
-    }
-    let first = [0x6000_0000_u32.to_be(), (payload << 16 | u32::from(proto) << 8 | TTL).to_be()];
-    skb.store(ETH_LEN, &first)?;
-    skb.store(ETH_LEN + 8, &[packet.dst.words_be, packet.src.words_be])
 }

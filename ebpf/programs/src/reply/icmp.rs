@@ -8,10 +8,10 @@
 //! after    Ethernet | new IP header | ICMP header | old IP header | first 8 bytes of transport
 //! ```
 
+use super::ip::write_reply_header;
 use crate::packet::{
     checksum,
     parse::{ICMP, ICMP_V6, Packet, V4_HEADER_LEN, V6_HEADER_LEN},
-    rewrite::write_reply_header,
     skb::{ETH_LEN, HelperError, Skb},
 };
 

@@ -5,6 +5,7 @@
 //! answered, and where the answer goes.
 //!
 //! - [`refuse`]: a TCP reset or an ICMP error for a packet that is dropped;
+//! - [`ip`]: the IP header of such an answer;
 //! - [`icmp`]: how these ICMP errors are built;
 //! - [`neigh`]: ARP and neighbour discovery for the addresses around a task;
 //! - [`echo`]: pings of VIPs and gateways.
@@ -12,6 +13,7 @@
 //! Each function overwrites the packet, so the caller must return its verdict at once. A `Packet`
 //! that was parsed before does not describe the answer.
 
+pub mod ip;
 pub mod icmp;
 pub mod refuse;
 pub mod neigh;

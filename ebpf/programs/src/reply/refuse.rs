@@ -12,12 +12,11 @@
 
 use weft_ebpf_common::{Addr, DropReason};
 
-use super::icmp;
+use super::{icmp, ip::write_reply_header};
 use crate::{
     packet::{
         checksum,
         parse::{Packet, TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, V4_HEADER_LEN, V6_HEADER_LEN, fragment},
-        rewrite::write_reply_header,
         send,
         skb::{ETH_LEN, HelperError, Skb},
     },
