@@ -105,7 +105,7 @@ fn a_wrong_token_is_refused(lab: &Lab) -> Result<()> {
         ("nonsense", ["does not start with SWMTKN-", current]),
         (
             &altered(&token, DIGEST)?,
-            ["the join token names another certificate authority", "the token belongs to another swarm"],
+            ["the join token does not match the certificate authority", "the token belongs to another swarm"],
         ),
         (&altered(&token, SECRET)?, ["it is mistyped or was rotated", current]),
     ] {
