@@ -105,3 +105,18 @@ fn nothing_is_both_unsupported_and_accepted() {
     }
     assert_eq!(parse_line("service create").expect_err("there is no image").kind(), ErrorKind::MissingRequiredArgument);
 }
+
+#[test]
+fn the_readme_lists_what_the_command_line_refuses() {
+    let readme = include_str!("../../../README.md");
+    let section = readme.split_once("### Command line\n").expect("the section of the command line").1;
+    let section = section.split_once("\n## ").expect("a section after it").0;
+    let rows: Vec<(Vec<&str>, &str)> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "))
+        .map(|(names, answer)| (names.split("`, `").collect(), answer))
+        .collect();
+    let expected: Vec<(Vec<&str>, &str)> =
+        COMMANDS.iter().chain(FLAGS).map(|(names, answer)| (names.to_vec(), *answer)).collect();
+    assert_eq!(rows, expected, "README.md differs from src/cli/unsupported.rs");
+}
