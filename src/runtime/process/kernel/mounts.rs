@@ -47,8 +47,7 @@ fn parse(mountinfo: &str) -> Vec<Mount> {
 }
 
 /// Decodes the backslash and three octal digits that the kernel writes for space, tab, newline and
-/// backslash
-/// (fs/proc_namespace.c).
+/// backslash (fs/proc_namespace.c).
 fn unescape(escaped: &OsStr) -> PathBuf {
     let mut path = Vec::with_capacity(escaped.len());
     let mut rest = escaped.as_bytes();
