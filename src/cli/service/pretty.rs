@@ -45,8 +45,8 @@ pub(super) fn lines(service: &Value, networks: &NamesById) -> Vec<String> {
     if !constraints.is_empty() {
         out.push(format!(" Constraints:\t[{}]", constraints.join(" ")));
     }
-    update_config(&mut out, service, "UpdateConfig", "/Spec/UpdateConfig");
-    update_config(&mut out, service, "RollbackConfig", "/Spec/RollbackConfig");
+    update_config(&mut out, service, "Update", "/Spec/UpdateConfig");
+    update_config(&mut out, service, "Rollback", "/Spec/RollbackConfig");
     container(&mut out, service);
     let attached = list(service, "/Spec/TaskTemplate/Networks");
     if !attached.is_empty() {
@@ -67,10 +67,11 @@ pub(super) fn lines(service: &Value, networks: &NamesById) -> Vec<String> {
     out
 }
 
-/// Formats the section about how tasks are replaced. `at` is the JSON pointer to its settings.
-fn update_config(out: &mut Vec<String>, service: &Value, title: &str, at: &str) {
+/// Formats the section about how tasks are replaced. `kind` is `Update` or `Rollback`, and `at` the
+/// JSON pointer to its settings.
+fn update_config(out: &mut Vec<String>, service: &Value, kind: &str, at: &str) {
     let Some(config) = service.pointer(at).filter(|c| c.is_object()) else { return };
-    out.push(format!("{title}:"));
+    out.push(format!("{kind}Config:"));
     out.push(format!(" Parallelism:\t{}", number(config, "/Parallelism")));
     let length = |at: &str| SignedDuration::from_nanos(config.pointer(at).and_then(Value::as_i64).unwrap_or_default());
     let delay = length("/Delay");
@@ -81,7 +82,7 @@ fn update_config(out: &mut Vec<String>, service: &Value, title: &str, at: &str) 
     out.push(format!(" Monitoring Period: {}", duration::format(length("/Monitor"))));
     let ratio = config.get("MaxFailureRatio").and_then(Value::as_f64).unwrap_or_default();
     out.push(format!(" Max failure ratio: {ratio}"));
-    out.push(format!(" Update order:      {}", text(config, "/Order")));
+    out.push(format!(" {:<18} {}", format!("{kind} order:"), text(config, "/Order")));
 }
 
 fn container(out: &mut Vec<String>, service: &Value) {
@@ -137,6 +138,19 @@ mod tests {
         let service = json!({ "Spec": { "UpdateConfig": { "Delay": 90_000_000_000_i64, "Monitor": 500_000_000 } } });
         let shown = lines(&service, &NamesById::new()).join("\n");
         for line in [" Delay:\t\t1m30s", " Monitoring Period: 500ms"] {
+            assert!(shown.contains(line), "{line} is missing in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn updates_and_rollbacks_have_the_labels_of_the_docker_client() {
+        let service = json!({ "Spec": {
+            "UpdateConfig": { "Order": "start-first" }, "RollbackConfig": { "Order": "stop-first" },
+        } });
+        let shown = lines(&service, &NamesById::new()).join("\n");
+        for line in
+            ["UpdateConfig:", " Update order:      start-first", "RollbackConfig:", " Rollback order:    stop-first"]
+        {
             assert!(shown.contains(line), "{line} is missing in\n{shown}");
         }
     }
