@@ -88,10 +88,10 @@ struct Table<K: Plain, V: Plain> {
     map: HashMap<MapData, Raw<K>, Raw<V>>,
 }
 
-struct CountTable<K: Plain> {
-    name: &'static str,
+/// The flows of each service, counted on each CPU.
+struct ServiceStatsTable {
     cpus: usize,
-    map: PerCpuHashMap<MapData, Raw<K>, Raw<ServiceStats>>,
+    map: PerCpuHashMap<MapData, Raw<u32>, Raw<ServiceStats>>,
 }
 
 struct RouteTable {
@@ -113,13 +113,14 @@ pub(crate) struct Maps {
     nodes: Table<NetAddr, u32>,
     routes: RouteTable,
     netns: Table<u64, Nets>,
-    service_stats: CountTable<u32>,
+    service_stats: ServiceStatsTable,
     drops: PerCpuArray<MapData, u64>,
 }
 
 const CONFIG: &str = "CONFIG";
 const ROUTES: &str = "ROUTES";
 const DROPS: &str = "DROPS";
+const SERVICE_STATS: &str = "SERVICE_STATS";
 
 impl Maps {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
@@ -136,7 +137,7 @@ impl Maps {
             nodes: Table::open(ebpf, "NODES")?,
             routes: RouteTable { name: ROUTES, map: take(ebpf, ROUTES)?.try_into().map_err(map_error(ROUTES))? },
             netns: Table::open(ebpf, "NETNS")?,
-            service_stats: CountTable::open(ebpf, "SERVICE_STATS")?,
+            service_stats: ServiceStatsTable::open(ebpf)?,
             drops: take(ebpf, DROPS)?.try_into().map_err(map_error(DROPS))?,
         })
     }
@@ -232,32 +233,32 @@ impl<K: Plain, V: Plain> Entries<K, V> for Table<K, V> {
     }
 }
 
-impl<K: Plain + Ord> CountTable<K> {
-    fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+impl ServiceStatsTable {
+    fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Io {
             verb: "count the CPUs in",
             path: "/sys/devices/system/cpu/possible".into(),
             source,
         })?;
-        Ok(Self { name, cpus, map: take(ebpf, name)?.try_into().map_err(map_error(name))? })
+        Ok(Self { cpus, map: take(ebpf, SERVICE_STATS)?.try_into().map_err(map_error(SERVICE_STATS))? })
     }
 
-    fn keys(&self) -> Result<BTreeSet<K>, Error> {
-        self.map.keys().map(|key| key.map(|Raw(k)| k).map_err(map_error(self.name))).collect()
+    fn keys(&self) -> Result<BTreeSet<u32>, Error> {
+        self.map.keys().map(|key| key.map(|Raw(k)| k).map_err(map_error(SERVICE_STATS))).collect()
     }
 }
 
-impl<K: Plain> Entries<K, ()> for CountTable<K> {
+impl Entries<u32, ()> for ServiceStatsTable {
     fn name(&self) -> &'static str {
-        self.name
+        SERVICE_STATS
     }
 
-    fn insert(&mut self, key: &K, (): &()) -> Result<(), MapError> {
+    fn insert(&mut self, key: &u32, (): &()) -> Result<(), MapError> {
         let zeros = PerCpuValues::try_from(vec![Raw(ServiceStats::default()); self.cpus])?;
         self.map.insert(Raw(*key), zeros, 0)
     }
 
-    fn remove(&mut self, key: &K) -> Result<(), MapError> {
+    fn remove(&mut self, key: &u32) -> Result<(), MapError> {
         self.map.remove(&Raw(*key))
     }
 }
