@@ -16,11 +16,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use weft_mesh::Mesh;
-use weft_model::{NodePlan, TaskId};
+use weft_model::{NodePlan, TaskId, error_chain};
 use weft_overlay::{Endpoint, OverlayState};
 
 use super::{blocking::run_blocking, facts::local_facts};
-use weft_model::error_chain;
 
 pub(super) struct DataPlane {
     /// `None` during a call, after a failed open, and after this node left its cluster. The next

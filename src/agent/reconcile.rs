@@ -18,12 +18,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use tokio::time::Instant;
-use weft_model::{NodePlan, TaskId};
+use weft_model::{NodePlan, TaskId, error_chain};
 use weft_overlay::{Endpoint, OverlayState};
 
 use super::{Agent, data_plane::close_connections, layer_errors::LayerErrors};
 use crate::runtime::ObservedTask;
-use weft_model::error_chain;
 
 impl Agent {
     /// Makes this node match `plan`, as far as one pass can. Task steps continue in the background.

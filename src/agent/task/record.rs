@@ -8,8 +8,10 @@
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_model::error_chain;
-use weft_model::state::{TaskState, TaskStatus};
+use weft_model::{
+    error_chain,
+    state::{TaskState, TaskStatus},
+};
 
 use super::{
     next::{Step, initial_status, state_of_phase},

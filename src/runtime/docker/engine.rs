@@ -18,8 +18,7 @@ use bollard::{
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
 use tracing::{debug, warn};
-use weft_model::error_chain;
-use weft_model::{NodeName, TaskId, plan::TaskPlan};
+use weft_model::{NodeName, TaskId, error_chain, plan::TaskPlan};
 
 use super::{
     container::{self, Part},

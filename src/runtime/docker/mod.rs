@@ -30,14 +30,13 @@ use tokio::sync::{Mutex, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
-use weft_model::{LogError, LogOptions, LogRecord, LogSource, TaskId, plan::TaskPlan};
+use weft_model::{LogError, LogOptions, LogRecord, LogSource, TaskId, error_chain, plan::TaskPlan};
 
 use self::{
     container::Part,
     engine::{Engine, stop_container, watch_events},
 };
 use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError};
-use weft_model::error_chain;
 
 /// The hidden subcommand that runs as the only process of a sandbox.
 pub(super) const PAUSE_COMMAND: &str = "__pause";

@@ -67,7 +67,7 @@ use nix::sys::signal::Signal;
 use tokio::{io::AsyncReadExt, process::Command, sync::watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
-use weft_model::{LogError, LogOptions, LogRecord, LogSource, TaskId, plan::TaskPlan};
+use weft_model::{LogError, LogOptions, LogRecord, LogSource, TaskId, error_chain, plan::TaskPlan};
 
 use self::{
     dir::TaskDir,
@@ -80,7 +80,6 @@ use self::{
     task_dirs::TaskDirs,
 };
 use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError};
-use weft_model::error_chain;
 
 pub(super) use init::{COMMAND as INIT_COMMAND, main as init};
 

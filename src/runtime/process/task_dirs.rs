@@ -9,8 +9,7 @@ use std::{
 };
 
 use tracing::warn;
-use weft_model::error_chain;
-use weft_model::{NodeName, TaskId, plan::TaskPlan};
+use weft_model::{NodeName, TaskId, error_chain, plan::TaskPlan};
 
 use super::{
     bundle::{Bundle, cgroups},
