@@ -7,18 +7,22 @@
 /// A program for network links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
+    /// Of an uplink with Ethernet.
     UplinkIn,
+    /// Of an uplink without Ethernet.
+    UplinkInL3,
     TunnelIn,
     TaskOut,
 }
 
 impl Hook {
-    pub const ALL: [Self; 3] = [Self::UplinkIn, Self::TunnelIn, Self::TaskOut];
+    pub const ALL: [Self; 4] = [Self::UplinkIn, Self::UplinkInL3, Self::TunnelIn, Self::TaskOut];
 
     /// The name of the program in the eBPF object.
     pub const fn program(self) -> &'static str {
         match self {
             Self::UplinkIn => "uplink_in",
+            Self::UplinkInL3 => "uplink_in_l3",
             Self::TunnelIn => "tunnel_in",
             Self::TaskOut => "task_out",
         }

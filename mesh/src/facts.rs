@@ -19,8 +19,7 @@ pub struct LocalFacts {
     /// MTU of the tasks' links, in octets: the largest IP packet that the tunnel carries
     /// unfragmented.
     pub task_mtu: u32,
-    /// Every Ethernet link with a global address, except weft's own links. A link without Ethernet
-    /// (WireGuard, tun, ppp) is left out, because the programs read Ethernet frames.
+    /// Every link by which packets of other machines can enter the node.
     pub uplinks: Vec<Uplink>,
     /// Every address at which other machines can reach the node: the addresses of the uplinks, of
     /// all other links, and of `lo`.
@@ -37,7 +36,10 @@ pub struct LocalFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {
     pub ifindex: u32,
-    /// The global addresses of both families.
+    /// Whether packets on the link begin with an Ethernet header. If not, they begin with their IP
+    /// header, as on WireGuard, tun and PPP.
+    pub ethernet: bool,
+    /// The global addresses of both families. Empty if the node uses addresses of other links here.
     pub addresses: Vec<IpAddr>,
 }
 

@@ -37,6 +37,7 @@ pub struct ActualNetns {
 pub struct ActualLink {
     pub index: u32,
     pub kind: ActualLinkKind,
+    pub framing: Framing,
     /// `None` if the link has no Ethernet address.
     pub mac: Option<Mac>,
     /// In octets.
@@ -44,6 +45,9 @@ pub struct ActualLink {
     /// Whether the link is administratively up.
     pub up: bool,
     pub loopback: bool,
+    /// Whether another link receives the packets of this one: a bridge, a bond or the like, of
+    /// which it is a port.
+    pub port: bool,
     pub alias: Option<String>,
     /// The addresses of global scope, with their prefix lengths.
     pub addresses: BTreeSet<IpNetwork>,
@@ -56,7 +60,21 @@ pub enum ActualLinkKind {
         peer: Option<u32>,
     },
     Vxlan(VxlanSettings),
+    /// A pair like veth, for containers of other programs.
+    Netkit,
     #[default]
+    Other,
+}
+
+/// What a packet on a link begins with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Framing {
+    #[default]
+    Ethernet,
+    /// Nothing precedes the IP header: WireGuard, tun, PPP, and tunnels of IP.
+    Ip,
+    /// Another header, such as InfiniBand's. A tunnel of IP that has no remote address is also
+    /// here: the kernel does not know where to send a packet that is only given to the link.
     Other,
 }
 
@@ -74,7 +92,8 @@ pub struct ActualRoute {
     pub destination: IpNetwork,
     /// The gateway. `None` if the destination is on the link itself.
     pub via: Option<IpAddr>,
-    /// The index of the link that the route uses. A multipath route reports its first one.
+    /// The index of the link that the route uses. A multipath route reports its first one that is
+    /// alive.
     pub link: Option<u32>,
     /// The source address for the node's own packets, if the route sets one.
     pub source: Option<IpAddr>,

@@ -4,14 +4,14 @@
 //! other, so the agent translates between them.
 
 use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, Uplink};
-use weft_overlay::OverlayState;
+use weft_overlay::{OverlayState, actual::Framing};
 
-/// The facts for [`weft_mesh::Mesh::reconcile`]. Uplinks without an Ethernet address are left out:
-/// the programs need Ethernet frames.
+/// The facts for [`weft_mesh::Mesh::reconcile`].
 pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
     let node = &links.facts;
     let uplink = |uplink: &weft_overlay::Uplink| Uplink {
         ifindex: uplink.ifindex,
+        ethernet: uplink.framing == Framing::Ethernet,
         addresses: uplink.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
     };
     let route = |route: &weft_overlay::EgressRoute| HostRoute {
@@ -29,7 +29,7 @@ pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
         netns_cookie: node.netns_cookie,
         tunnel_ifindex: links.tunnel_ifindex,
         task_mtu: links.mtu,
-        uplinks: node.uplinks.iter().filter(|uplink| uplink.mac.is_some()).map(uplink).collect(),
+        uplinks: node.uplinks.iter().map(uplink).collect(),
         addresses: node.addresses.clone(),
         routes: node.egress_routes.iter().map(route).collect(),
         endpoints: links.endpoints.iter().map(endpoint).collect(),
@@ -40,26 +40,28 @@ pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
 mod tests {
     use std::collections::BTreeMap;
 
-    use weft_model::Mac;
     use weft_overlay::NodeFacts;
 
     use super::*;
 
     #[test]
-    fn leaves_out_uplinks_without_an_ethernet_address() {
-        let uplink = |ifindex: u32, mac: Option<Mac>, address: &str| weft_overlay::Uplink {
+    fn says_which_uplinks_have_ethernet() {
+        let uplink = |ifindex: u32, framing: Framing, address: &str| weft_overlay::Uplink {
             ifindex,
-            mac,
+            framing,
             addresses: vec![address.parse().expect("an address with a prefix")],
         };
-        let uplinks = vec![uplink(2, Some(Mac([2; 6])), "192.0.2.1/24"), uplink(3, None, "10.99.0.1/16")];
+        let uplinks = vec![uplink(2, Framing::Ethernet, "192.0.2.1/24"), uplink(3, Framing::Ip, "10.99.0.1/16")];
         let addresses: Vec<_> =
             uplinks.iter().flat_map(|uplink| &uplink.addresses).map(ipnetwork::IpNetwork::ip).collect();
         let facts = NodeFacts { uplinks, addresses: addresses.clone(), ..NodeFacts::default() };
         let links =
             OverlayState { tunnel_ifindex: 4, mtu: 1450, endpoints: Vec::new(), facts, faults: BTreeMap::new() };
         let facts = local_facts(&links);
-        assert_eq!(facts.uplinks.iter().map(|uplink| uplink.ifindex).collect::<Vec<_>>(), [2]);
+        assert_eq!(
+            facts.uplinks.iter().map(|uplink| (uplink.ifindex, uplink.ethernet)).collect::<Vec<_>>(),
+            [(2, true), (3, false)]
+        );
         assert_eq!(facts.addresses, addresses);
     }
 }

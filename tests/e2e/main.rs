@@ -9,6 +9,7 @@ mod harness;
 mod fixtures;
 mod cluster;
 mod mesh;
+mod uplinks;
 mod names;
 mod isolation;
 mod scaling;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         cluster::story(),
         cluster::membership(),
         mesh::group(),
+        uplinks::group(),
         names::group(),
         isolation::group(),
         scaling::group(),

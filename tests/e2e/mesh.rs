@@ -176,7 +176,7 @@ pub(crate) fn tasks_reach_hosts_outside_of_the_cluster(lab: &Lab) -> Result<()> 
 }
 
 /// Exchanges two datagrams between a task and the client. Returns the address that the client saw.
-fn udp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
+pub(crate) fn udp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
     let server = lab.within(CLIENT, || UdpSocket::bind((own, 0)))??;
     server.set_read_timeout(Some(DROP_TIMEOUT))?;
     let addr = server.local_addr()?;
@@ -195,7 +195,7 @@ fn udp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
 }
 
 /// Like [`udp_source`], over a TCP connection.
-fn tcp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
+pub(crate) fn tcp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
     let server = lab.within(CLIENT, || TcpListener::bind((own, 0)))??;
     let addr = server.local_addr()?;
     let mut socket = lab.within_task(task, || TcpStream::connect_timeout(&addr, DROP_TIMEOUT))??;

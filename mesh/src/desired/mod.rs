@@ -89,7 +89,7 @@ pub struct Desired {
 ///     mesh: MeshServiceId(5),
 ///     target: 80,
 /// });
-/// let uplink = Uplink { ifindex: 2, addresses: vec![[192, 0, 2, 1].into()] };
+/// let uplink = Uplink { ifindex: 2, ethernet: true, addresses: vec![[192, 0, 2, 1].into()] };
 /// let facts = LocalFacts { uplinks: vec![uplink], tunnel_ifindex: 3, ..LocalFacts::default() };
 ///
 /// let desired = desired(&plan, &facts);
@@ -104,7 +104,8 @@ pub fn desired(plan: &NodePlan, facts: &LocalFacts) -> Desired {
 
 fn attachments(facts: &LocalFacts) -> BTreeSet<Attachment> {
     let link = |hook, ifindex| Attachment::Link { hook, ifindex };
-    let uplinks = facts.uplinks.iter().map(|uplink| link(Hook::UplinkIn, uplink.ifindex));
+    let uplink_hook = |ethernet| if ethernet { Hook::UplinkIn } else { Hook::UplinkInL3 };
+    let uplinks = facts.uplinks.iter().map(|uplink| link(uplink_hook(uplink.ethernet), uplink.ifindex));
     let tasks = facts.endpoints.iter().map(|endpoint| link(Hook::TaskOut, endpoint.ifindex));
     let node = [link(Hook::UplinkIn, LOOPBACK_IFINDEX), link(Hook::TunnelIn, facts.tunnel_ifindex)];
     uplinks.chain(tasks).chain(node).chain(SOCKET_PROGRAMS.map(Attachment::Cgroup)).collect()

@@ -106,7 +106,11 @@ fn facts() -> LocalFacts {
         netns_cookie: 99,
         tunnel_ifindex: 3,
         task_mtu: 1430,
-        uplinks: vec![Uplink { ifindex: 2, addresses: vec![node_addr(1), "2001:db8::1".parse().expect("an address")] }],
+        uplinks: vec![Uplink {
+            ifindex: 2,
+            ethernet: true,
+            addresses: vec![node_addr(1), "2001:db8::1".parse().expect("an address")],
+        }],
         addresses: vec![node_addr(1), "2001:db8::1".parse().expect("an address")],
         routes: vec![HostRoute {
             destination: "0.0.0.0/0".parse().expect("a network"),
@@ -128,7 +132,9 @@ fn tables_of(plan: &NodePlan, facts: &LocalFacts) -> Tables {
 
 #[test]
 fn programs_are_attached_to_uplinks_lo_the_tunnel_and_tasks() {
-    let attachments = desired(&plan(), &facts()).attachments;
+    let mut facts = facts();
+    facts.uplinks.push(Uplink { ifindex: 5, ethernet: false, addresses: Vec::new() });
+    let attachments = desired(&plan(), &facts).attachments;
     let links: Vec<_> = attachments
         .iter()
         .filter_map(|attachment| match attachment {
@@ -136,7 +142,13 @@ fn programs_are_attached_to_uplinks_lo_the_tunnel_and_tasks() {
             Attachment::Cgroup(_) => None,
         })
         .collect();
-    let want = [(Hook::UplinkIn, LOOPBACK_IFINDEX), (Hook::UplinkIn, 2), (Hook::TunnelIn, 3), (Hook::TaskOut, 21)];
+    let want = [
+        (Hook::UplinkIn, LOOPBACK_IFINDEX),
+        (Hook::UplinkIn, 2),
+        (Hook::UplinkInL3, 5),
+        (Hook::TunnelIn, 3),
+        (Hook::TaskOut, 21),
+    ];
     assert_eq!(links, want);
     assert_eq!(attachments.len(), want.len() + SOCKET_PROGRAMS.len());
 }
@@ -286,7 +298,7 @@ fn addresses_of_other_links_also_belong_to_the_node() {
 }
 
 #[test]
-fn a_route_through_a_link_without_ethernet_is_unreachable() {
+fn a_route_through_a_link_without_a_program_is_unreachable() {
     let route = |destination: &str, source: &str| HostRoute {
         destination: destination.parse().expect("a network"),
         ifindex: 7,

@@ -9,25 +9,30 @@ use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
-    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+    link::{
+        InfoData, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    },
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType},
 };
 use weft_model::Mac;
 
-use crate::actual::{ActualLink, ActualLinkKind, ActualRoute, VxlanSettings};
+use crate::actual::{ActualLink, ActualLinkKind, ActualRoute, Framing, VxlanSettings};
 
 /// Decodes a link and its name. The kernel sends its addresses in separate messages.
 pub(crate) fn link(message: &LinkMessage) -> Option<(String, ActualLink)> {
     let mut name = None;
     let mut peer = None;
     let mut infos: &[LinkInfo] = &[];
+    let mut has_controller = false;
     let mut link = ActualLink {
         index: message.header.index,
         kind: ActualLinkKind::Other,
+        framing: framing(message),
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        port: false,
         alias: None,
         addresses: BTreeSet::new(),
     };
@@ -40,18 +45,44 @@ pub(crate) fn link(message: &LinkMessage) -> Option<(String, ActualLink)> {
                 link.mac = <[u8; 6]>::try_from(address.as_slice()).ok().map(Mac);
             }
             LinkAttribute::Link(index) => peer = Some(*index),
+            LinkAttribute::Controller(_) => has_controller = true,
             LinkAttribute::LinkInfo(all) => infos = all,
             _ => {}
         }
     }
     link.kind = kind(infos, peer);
+    // A link in a VRF still receives its own packets. Only their routes differ.
+    link.port = has_controller && !infos.contains(&LinkInfo::PortKind(InfoPortKind::Vrf));
     Some((name?, link))
+}
+
+/// The types without a header are those of `dev_is_mac_header_xmit` (linux/if_arp.h): to these
+/// links, a program may redirect a packet without an Ethernet header.
+fn framing(message: &LinkMessage) -> Framing {
+    use LinkLayerType as Type;
+
+    // The remote address of a tunnel. Zero if the tunnel has none.
+    let has_remote = || {
+        message.attributes.iter().any(|attribute| match attribute {
+            LinkAttribute::Broadcast(remote) => remote.iter().any(|octet| *octet != 0),
+            _ => false,
+        })
+    };
+    match message.header.link_layer_type {
+        Type::Ether | Type::Loopback => Framing::Ethernet,
+        Type::None | Type::Rawip | Type::Ppp => Framing::Ip,
+        Type::Tunnel | Type::Tunnel6 | Type::Sit | Type::Ipgre | Type::Ip6gre if has_remote() => Framing::Ip,
+        _ => Framing::Other,
+    }
 }
 
 fn kind(infos: &[LinkInfo], peer: Option<u32>) -> ActualLinkKind {
     let is = |kind: InfoKind| infos.iter().any(|info| *info == LinkInfo::Kind(kind.clone()));
     if is(InfoKind::Veth) {
         return ActualLinkKind::Veth { peer };
+    }
+    if is(InfoKind::Netkit) {
+        return ActualLinkKind::Netkit;
     }
     if !is(InfoKind::Vxlan) {
         return ActualLinkKind::Other;
@@ -106,7 +137,7 @@ pub(crate) fn route(message: &RouteMessage) -> Option<ActualRoute> {
             RouteAttribute::Destination(address) => destination = ip(address)?,
             RouteAttribute::Gateway(address) => via = ip(address),
             RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::MultiPath(hops) => link = hops.first().map(|hop| hop.interface_index),
+            RouteAttribute::MultiPath(hops) => link = live_hop(hops).map(|hop| hop.interface_index),
             RouteAttribute::PrefSource(address) => source = ip(address),
             RouteAttribute::Priority(priority) => metric = *priority,
             _ => {}
@@ -117,10 +148,90 @@ pub(crate) fn route(message: &RouteMessage) -> Option<ActualRoute> {
     is_main_unicast.then_some(ActualRoute { destination, via, link, source, metric })
 }
 
+/// The first next hop of a multipath route that the kernel uses.
+fn live_hop(hops: &[RouteNextHop]) -> Option<&RouteNextHop> {
+    let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
+    hops.iter().find(|hop| !hop.flags.intersects(dead)).or_else(|| hops.first())
+}
+
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some((*v4).into()),
         RouteAddress::Inet6(v6) => Some((*v6).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: LinkLayerType, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.link_layer_type = kind;
+        message.attributes = attributes;
+        message.attributes.push(LinkAttribute::IfName("link0".to_owned()));
+        message
+    }
+
+    fn decoded(kind: LinkLayerType, attributes: Vec<LinkAttribute>) -> ActualLink {
+        link(&message(kind, attributes)).expect("a link with a name").1
+    }
+
+    #[test]
+    fn the_type_of_a_link_says_what_precedes_its_ip_packets() {
+        let framing = |kind, attributes| decoded(kind, attributes).framing;
+        assert_eq!(framing(LinkLayerType::Ether, vec![]), Framing::Ethernet);
+        for kind in [LinkLayerType::None, LinkLayerType::Ppp, LinkLayerType::Rawip] {
+            assert_eq!(framing(kind, vec![]), Framing::Ip, "{kind:?}");
+        }
+        for kind in [LinkLayerType::Infiniband, LinkLayerType::Netlink, LinkLayerType::Void] {
+            assert_eq!(framing(kind, vec![]), Framing::Other, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_needs_a_remote_address() {
+        use LinkLayerType::{Ip6gre, Ipgre, Sit, Tunnel, Tunnel6};
+        for kind in [Tunnel, Tunnel6, Sit, Ipgre, Ip6gre] {
+            let framing = |remote: &[u8]| decoded(kind, vec![LinkAttribute::Broadcast(remote.to_vec())]).framing;
+            assert_eq!(framing(&[192, 0, 2, 9]), Framing::Ip, "{kind:?}");
+            assert_eq!(framing(&[0; 4]), Framing::Other, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_a_bridge_does_not_receive_but_a_link_in_a_vrf_does() {
+        let port_of = |kind| {
+            let info = LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(kind)]);
+            decoded(LinkLayerType::Ether, vec![LinkAttribute::Controller(7), info]).port
+        };
+        assert!(port_of(InfoPortKind::Bridge) && port_of(InfoPortKind::Bond));
+        assert!(port_of(InfoPortKind::Other("openvswitch".to_owned())));
+        assert!(!port_of(InfoPortKind::Vrf));
+        assert!(!decoded(LinkLayerType::Ether, vec![]).port);
+    }
+
+    #[test]
+    fn a_multipath_route_uses_its_first_live_hop() {
+        let hop = |index, flags| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = index;
+            hop.flags = flags;
+            hop
+        };
+        let link_of = |hops| {
+            let mut message = RouteMessage::default();
+            message.header.address_family = AddressFamily::Inet;
+            message.header.table = RouteHeader::RT_TABLE_MAIN;
+            message.header.kind = RouteType::Unicast;
+            message.attributes.push(RouteAttribute::MultiPath(hops));
+            route(&message).and_then(|route| route.link)
+        };
+        let (dead, down) = (RouteNextHopFlags::Dead, RouteNextHopFlags::Linkdown);
+        let live = RouteNextHopFlags::empty();
+        assert_eq!(link_of(vec![hop(2, live), hop(3, live)]), Some(2));
+        assert_eq!(link_of(vec![hop(2, dead | down), hop(3, down), hop(4, live)]), Some(4));
+        assert_eq!(link_of(vec![hop(2, down), hop(3, down)]), Some(2));
     }
 }

@@ -10,6 +10,7 @@
 
 mod wait;
 mod tree;
+mod kernel;
 pub mod contract;
 pub mod netns;
 pub mod process;
@@ -19,6 +20,7 @@ pub mod dns;
 pub mod packets;
 pub mod resolver;
 mod topology;
+pub mod tun;
 pub mod docker;
 mod lock;
 pub mod cleanup;

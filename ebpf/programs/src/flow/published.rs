@@ -28,7 +28,7 @@ use crate::{
     maps::{FLOWS, OWN, PORTS},
     packet::{
         parse::{Packet, l4_kind},
-        skb::{HelperError, Skb},
+        skb::{HelperError, Macs, Skb},
     },
     scratch::Scratch,
     verdict::{Verdict, drop},
@@ -78,11 +78,11 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Clien
     s.flow.backend = id;
     s.flow.ifindex = skb.ifindex();
     let Ok(macs) = skb.macs() else { return Some(drop(DropReason::Helper)) };
-    (s.flow.link_mac, s.flow.client_mac) = macs;
+    (s.flow.link_mac, s.flow.client_mac) = (macs.dst, macs.src);
     if backend.ifindex != 0 {
         insert::write_reply(&s.packet, Action::Client, &mut s.reply);
         s.reply.ifindex = skb.ifindex();
-        (s.reply.link_mac, s.reply.client_mac) = macs;
+        (s.reply.link_mac, s.reply.client_mac) = (macs.dst, macs.src);
         if let Client::Task(net) = client {
             s.reply.action = Action::Task as u8;
             s.reply.net = net;
@@ -117,7 +117,7 @@ pub fn update_client(
     backend: &Backend,
     reply_key: &mut FlowKey,
 ) -> Result<(), HelperError> {
-    let (link_mac, client_mac) = skb.macs()?;
+    let Macs { dst: link_mac, src: client_mac } = skb.macs()?;
     if flow.client_mac == client_mac && flow.link_mac == link_mac && flow.ifindex == skb.ifindex() {
         return Ok(());
     }

@@ -2,7 +2,8 @@
 //!
 //! | Program | Runs for | Attached to |
 //! |---|---|---|
-//! | [`uplink_in`] | packets that enter the node | each link with a global address, and loopback |
+//! | [`uplink_in`] | packets that enter the node | each uplink with Ethernet, and loopback |
+//! | [`uplink_in::uplink_in_l3`] | the same | each uplink without Ethernet |
 //! | [`tunnel_in`] | packets from other nodes | the VXLAN device |
 //! | [`task_out`] | packets that a task sends | the host side of each task's veth |
 //! | [`sock`] | socket calls | the root cgroup |

@@ -50,7 +50,7 @@ use crate::{
 // so other folders would build other objects.
 #[inline(always)]
 pub fn task_out(context: TcContext) -> i32 {
-    let skb = Skb::new(context.skb.skb);
+    let skb = Skb::with_ethernet(context.skb.skb);
     let (Some(s), Some(endpoint)) = (scratch(), find_endpoint(skb.ifindex())) else {
         return drop(DropReason::NoEndpoint);
     };

@@ -38,7 +38,7 @@ use crate::{
 // so other folders would build other objects.
 #[inline(always)]
 pub fn tunnel_in(context: TcContext) -> i32 {
-    let skb = Skb::new(context.skb.skb);
+    let skb = Skb::with_ethernet(context.skb.skb);
     let (Some(s), Some(source)) = (scratch(), skb.tunnel_source()) else { return drop(DropReason::Helper) };
     // SAFETY: the value is not read.
     if unsafe { NODES.get(NetAddr { net: HOST_NET, addr: source.node }) }.is_none() {

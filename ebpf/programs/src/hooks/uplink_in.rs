@@ -1,4 +1,5 @@
-//! `uplink_in`: packets that enter the node by a link with a global address, or by loopback.
+//! `uplink_in`: packets that enter the node by an uplink or by loopback. `uplink_in_l3`: the same
+//! for uplinks without Ethernet.
 //!
 //! ```text
 //! not IP, VLAN tag, loopback, multicast, tunnel    -> pass to the node's stack
@@ -34,13 +35,24 @@ use crate::{
     verdict::{PASS, Verdict, drop},
 };
 
-/// Entry point: a packet that enters by a link or by loopback.
+/// Entry point: a packet that enters by a link with Ethernet, or by loopback.
 #[classifier]
 // A function that is not inlined has a symbol. Its name would contain a hash of the build folder,
 // so other folders would build other objects.
 #[inline(always)]
 pub fn uplink_in(context: TcContext) -> i32 {
-    let skb = Skb::new(context.skb.skb);
+    handle_any_packet(Skb::with_ethernet(context.skb.skb))
+}
+
+/// Entry point: a packet that enters by a link without Ethernet, such as WireGuard, tun or PPP.
+#[classifier]
+#[inline(always)]
+pub fn uplink_in_l3(context: TcContext) -> i32 {
+    handle_any_packet(Skb::without_ethernet(context.skb.skb))
+}
+
+#[inline(always)]
+fn handle_any_packet(skb: Skb) -> Verdict {
     let Some(s) = scratch() else { return PASS };
     if skb.has_vlan_tag() {
         return PASS;

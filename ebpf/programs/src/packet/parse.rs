@@ -6,7 +6,7 @@
 
 use weft_ebpf_common::{Addr, FlowKey};
 
-use super::skb::{ETH_LEN, HelperError, Skb};
+use super::skb::{HelperError, Skb};
 
 pub const ETH_P_IP: u16 = 0x0800_u16.to_be();
 pub const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
@@ -53,7 +53,7 @@ pub mod fragment {
 pub struct Packet {
     pub src: Addr,
     pub dst: Addr,
-    /// Offset of the transport header in the frame, in bytes.
+    /// Offset of the transport header in the packet, in bytes.
     pub l4: u32,
     /// Length of the datagram from there on, in bytes, as the IP header says.
     pub l4_len: u32,
@@ -104,7 +104,7 @@ impl Packet {
         self.proto == TCP && self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
-    /// Offset of the transport checksum in the frame, in bytes. `None` if the packet has none: it
+    /// Offset of the transport checksum in the packet, in bytes. `None` if the packet has none: it
     /// is a later fragment, or weft does not know the protocol.
     #[inline(always)]
     pub fn checksum_offset(&self) -> Option<u32> {
@@ -159,7 +159,7 @@ pub fn parse(skb: Skb, packet: &mut Packet) -> Result<bool, Malformed> {
 #[inline(always)]
 fn parse_v4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
     let mut header = [0_u32; 5];
-    skb.load(ETH_LEN, &mut header)?;
+    skb.load(skb.ip_offset(), &mut header)?;
     let first = u32::from_be(header[0]);
     let (version, header_len, total_len) = (first >> 28, (first >> 22) & 0x3c, first & 0xffff);
     if version != 4 || header_len < 20 || total_len < header_len {
@@ -177,7 +177,7 @@ fn parse_v4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
     packet.proto = (u32::from_be(header[2]) >> 16) as u8;
     packet.src = Addr::from_v4_be(header[3]);
     packet.dst = Addr::from_v4_be(header[4]);
-    packet.l4 = ETH_LEN + header_len;
+    packet.l4 = skb.ip_offset() + header_len;
     packet.l4_len = total_len - header_len;
     Ok(())
 }
@@ -185,7 +185,7 @@ fn parse_v4(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
 #[inline(always)]
 fn parse_v6(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
     let mut header = [0_u32; 10];
-    skb.load(ETH_LEN, &mut header)?;
+    skb.load(skb.ip_offset(), &mut header)?;
     if u32::from_be(header[0]) >> 28 != 6 {
         return Err(Malformed);
     }
@@ -196,7 +196,7 @@ fn parse_v6(skb: Skb, packet: &mut Packet) -> Result<(), Malformed> {
     packet.proto = (second >> 8) as u8;
     packet.src = Addr { words_be: [header[2], header[3], header[4], header[5]] };
     packet.dst = Addr { words_be: [header[6], header[7], header[8], header[9]] };
-    packet.l4 = ETH_LEN + 40;
+    packet.l4 = skb.ip_offset() + 40;
     packet.l4_len = second >> 16;
     if packet.proto == V6_FRAGMENT {
         let mut extension = [0_u32; 2];

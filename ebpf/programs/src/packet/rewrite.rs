@@ -7,14 +7,15 @@ use weft_ebpf_common::{Addr, Flow};
 
 use super::{
     parse::{Packet, fragment, l4_kind},
-    skb::{ETH_LEN, HelperError, Skb},
+    skb::{HelperError, Skb},
 };
 
-const V4_CHECKSUM: u32 = ETH_LEN + 10;
-const V4_SRC: u32 = ETH_LEN + 12;
-const V4_DST: u32 = ETH_LEN + 16;
-const V6_SRC: u32 = ETH_LEN + 8;
-const V6_DST: u32 = ETH_LEN + 24;
+/// Offsets in the IP header, in bytes.
+const V4_CHECKSUM: u32 = 10;
+const V4_SRC: u32 = 12;
+const V4_DST: u32 = 16;
+const V6_SRC: u32 = 8;
+const V6_DST: u32 = 24;
 
 /// Rewrites addresses and ports to those of the flow. Writes only the fields that differ. Later
 /// fragments have no ports, so only their addresses change.
@@ -48,8 +49,8 @@ pub fn rewrite_address(skb: Skb, packet: &Packet, is_src: bool, from: &Addr, to:
         {
             skb.update_l4_checksum_pseudo(at, from, to, packet.is_udp())?;
         }
-        skb.update_l3_checksum(V4_CHECKSUM, from, to, 4)?;
-        return skb.store(if is_src { V4_SRC } else { V4_DST }, &to);
+        skb.update_l3_checksum(skb.ip_offset() + V4_CHECKSUM, from, to, 4)?;
+        return skb.store(skb.ip_offset() + if is_src { V4_SRC } else { V4_DST }, &to);
     }
     if let Some(at) = packet.checksum_offset() {
         let udp = packet.is_udp();
@@ -62,7 +63,7 @@ pub fn rewrite_address(skb: Skb, packet: &Packet, is_src: bool, from: &Addr, to:
     // A device may have computed a checksum over the whole packet. `update_l4_checksum_pseudo`
     // changed it for the new transport checksum. IPv6 has no header checksum that would balance the
     // new address, so the address must be added here.
-    skb.store_with_csum(if is_src { V6_SRC } else { V6_DST }, &to.words_be)
+    skb.store_with_csum(skb.ip_offset() + if is_src { V6_SRC } else { V6_DST }, &to.words_be)
 }
 
 /// Replaces a port, or the identifier of an ICMP echo.
@@ -83,8 +84,8 @@ fn rewrite_port(skb: Skb, packet: &Packet, is_src: bool, from: u16, to: u16) -> 
 #[inline(always)]
 pub fn swap_addresses(skb: Skb, packet: &Packet) -> Result<(), HelperError> {
     if packet.v4 {
-        skb.store(V4_SRC, &[packet.dst.v4_be(), packet.src.v4_be()])
+        skb.store(skb.ip_offset() + V4_SRC, &[packet.dst.v4_be(), packet.src.v4_be()])
     } else {
-        skb.store(V6_SRC, &[packet.dst.words_be, packet.src.words_be])
+        skb.store(skb.ip_offset() + V6_SRC, &[packet.dst.words_be, packet.src.words_be])
     }
 }

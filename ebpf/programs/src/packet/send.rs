@@ -1,8 +1,8 @@
 //! Sending a packet from a hook: to a task, to a link, or through the tunnel.
 //!
-//! Each function writes the Ethernet addresses that the receiver needs, calls a redirect helper and
-//! returns its verdict. Addresses and ports must be final before. If a helper fails, the packet is
-//! dropped and counted as `Helper`.
+//! Each function writes the Ethernet addresses that the receiver needs, if any, calls a redirect
+//! helper and returns its verdict. Addresses and ports must be final before. If a helper fails, the
+//! packet is dropped and counted as `Helper`.
 //!
 //! | Receiver | Function | Tunnel VNI |
 //! |---|---|---|
@@ -18,19 +18,11 @@ use weft_ebpf_common::{
     Addr, Backend, DropReason, Flow, Forward, LOOPBACK_IFINDEX, NetAddr, ROUTER_MAC, VNI_REPLY, VNI_REQUEST,
 };
 
-use super::skb::{ETH_LEN, Skb};
+use super::skb::{Macs, Skb};
 use crate::{
     maps::{FORWARD, config},
     verdict::{Verdict, drop},
 };
-
-/// Ethernet destination and source, as they are in the frame.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Macs {
-    dst: [u8; 6],
-    src: [u8; 6],
-}
 
 /// First byte of the inner destination MAC of a request: a locally administered address. The low
 /// five bytes of the backend's id follow.
@@ -42,13 +34,13 @@ pub fn to_neighbour(skb: Skb, ifindex: u32) -> Verdict {
     if ifindex != LOOPBACK_IFINDEX {
         return skb.redirect_to_neighbour(ifindex);
     }
-    to_link(skb, ifindex, Macs { dst: [0; 6], src: [0; 6] })
+    to_link(skb, ifindex, Macs::ZERO)
 }
 
 /// Sends the packet into the task behind a veth of this node.
 #[inline(always)]
 pub fn to_task(skb: Skb, ifindex: u32, mac: &[u8; 6]) -> Verdict {
-    if skb.store(0, &Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
+    if skb.write_macs(&Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
         return drop(DropReason::Helper);
     }
     // A packet on loopback comes from a socket of the node, which still accounts for it. Such a
@@ -76,7 +68,7 @@ pub fn find_task(net: u32, addr: &Addr) -> Option<&'static Forward> {
 /// Sends the packet back into the task that it came from.
 #[inline(always)]
 pub fn back_to_task(skb: Skb, mac: &[u8; 6]) -> Verdict {
-    if skb.store(0, &Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
+    if skb.write_macs(&Macs { dst: *mac, src: ROUTER_MAC }).is_err() {
         return drop(DropReason::Helper);
     }
     skb.redirect_to_link(skb.ifindex())
@@ -118,7 +110,7 @@ pub fn to_task_node(skb: Skb, net: u32, node: &Addr) -> Verdict {
 #[inline(always)]
 pub fn exceeded_tunnel_mtu(skb: Skb) -> Option<u32> {
     let mtu = config()?.tunnel_mtu;
-    (mtu != 0 && !skb.is_gso() && skb.len() > mtu + ETH_LEN).then_some(mtu)
+    (mtu != 0 && !skb.is_gso() && skb.ip_len() > mtu).then_some(mtu)
 }
 
 #[inline(always)]
@@ -126,7 +118,7 @@ fn to_tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
     let Some(config) = config() else { return drop(DropReason::Helper) };
     // A VXLAN device drops frames whose source is its own address, so use an address that no device
     // has.
-    if skb.store(0, &Macs { dst, src: ROUTER_MAC }).is_err() {
+    if skb.write_macs(&Macs { dst, src: ROUTER_MAC }).is_err() {
         return drop(DropReason::Helper);
     }
     if skb.set_tunnel(vni, &config.tunnel_addr, node).is_err() {
@@ -138,7 +130,7 @@ fn to_tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
 /// Sends a reply to the client of a published port: out of the link and to the neighbour that the
 /// client's last packet came from. This needs no lookup of a route or a neighbour. It also avoids
 /// `bpf_redirect_neigh`, which leaks memory in kernels before 6.18 for each packet that came out of
-/// the tunnel.
+/// the tunnel. A link without Ethernet has no neighbours; its MAC addresses in the flow are zero.
 #[inline(always)]
 pub fn to_client(skb: Skb, flow: &Flow) -> Verdict {
     to_link(skb, flow.ifindex, Macs { dst: flow.client_mac, src: flow.link_mac })
@@ -147,8 +139,11 @@ pub fn to_client(skb: Skb, flow: &Flow) -> Verdict {
 /// Sends the packet back out of the link that it came in by, to the task or neighbour that sent it.
 #[inline(always)]
 pub fn to_sender(skb: Skb) -> Verdict {
+    if !skb.has_ethernet() {
+        return skb.redirect_to_link(skb.ifindex());
+    }
     match skb.macs() {
-        Ok((link, sender)) => to_link(skb, skb.ifindex(), Macs { dst: sender, src: link }),
+        Ok(macs) => to_link(skb, skb.ifindex(), Macs { dst: macs.src, src: macs.dst }),
         Err(_) => drop(DropReason::Helper),
     }
 }
@@ -156,13 +151,13 @@ pub fn to_sender(skb: Skb) -> Verdict {
 #[inline(always)]
 fn to_link(skb: Skb, ifindex: u32, macs: Macs) -> Verdict {
     if ifindex != LOOPBACK_IFINDEX {
-        if skb.store(0, &macs).is_err() {
+        if skb.write_macs(&macs).is_err() {
             return drop(DropReason::Helper);
         }
         return skb.redirect_to_link(ifindex);
     }
     // The address of loopback is all zero. The node's stack accepts frames that are sent to it.
-    if skb.store(0, &Macs { dst: [0; 6], src: [0; 6] }).is_err() {
+    if skb.write_macs(&Macs::ZERO).is_err() {
         return drop(DropReason::Helper);
     }
     skb.redirect_to_ingress(ifindex)

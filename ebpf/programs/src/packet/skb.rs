@@ -1,7 +1,8 @@
 //! Calls of kernel helpers for a packet. No other file calls the kernel's tc helpers.
 //!
 //! The helpers are described in bpf-helpers(7). Methods have the helpers' names where that is
-//! possible. Offsets and lengths are in bytes and count from the Ethernet header.
+//! possible. Offsets and lengths are in bytes and count from the first byte of the packet: the
+//! Ethernet header, or the IP header on a link without Ethernet.
 
 use core::{ffi::c_void, mem::zeroed, ptr::null_mut};
 
@@ -14,15 +15,16 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
-        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release, bpf_skb_change_tail, bpf_skb_change_type,
-        bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
+        bpf_skc_lookup_tcp,
     },
 };
 use weft_ebpf_common::Addr;
 
 use crate::verdict::Verdict;
 
-/// Length of the Ethernet header, in bytes. weft attaches only to links that have one.
+/// Length of the Ethernet header, in bytes.
 pub const ETH_LEN: u32 = 14;
 
 /// `PACKET_HOST` (linux/if_packet.h): the frame is addressed to this host.
@@ -35,7 +37,25 @@ pub struct HelperError;
 
 /// A packet, as the kernel passed it to the program.
 #[derive(Clone, Copy)]
-pub struct Skb(*mut __sk_buff);
+pub struct Skb {
+    context: *mut __sk_buff,
+    /// Offset of the IP header. It is a constant in each program: all functions are inlined, so the
+    /// compiler knows it everywhere.
+    ip_offset: u32,
+}
+
+/// Ethernet destination and source, as they are in the frame.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Macs {
+    pub dst: [u8; 6],
+    pub src: [u8; 6],
+}
+
+impl Macs {
+    /// The addresses on loopback, and in flows of a link without Ethernet.
+    pub const ZERO: Self = Self { dst: [0; 6], src: [0; 6] };
+}
 
 /// The tunnel that a packet came from.
 pub struct TunnelSource {
@@ -53,30 +73,48 @@ fn check(code: i64) -> Result<(), HelperError> {
 /// calls below are sound because the pointer is that context and because each buffer is passed with
 /// its own length.
 impl Skb {
+    /// A packet that begins with an Ethernet header.
     #[inline(always)]
-    pub fn new(context: *mut __sk_buff) -> Self {
-        Self(context)
+    pub fn with_ethernet(context: *mut __sk_buff) -> Self {
+        Self { context, ip_offset: ETH_LEN }
     }
 
-    /// Length of the frame, in bytes.
+    /// A packet that begins with its IP header, because its link has no Ethernet.
     #[inline(always)]
-    pub fn len(self) -> u32 {
+    pub fn without_ethernet(context: *mut __sk_buff) -> Self {
+        Self { context, ip_offset: 0 }
+    }
+
+    /// Offset of the IP header.
+    #[inline(always)]
+    pub fn ip_offset(self) -> u32 {
+        self.ip_offset
+    }
+
+    #[inline(always)]
+    pub fn has_ethernet(self) -> bool {
+        self.ip_offset != 0
+    }
+
+    /// Length of the IP packet, in bytes.
+    #[inline(always)]
+    pub fn ip_len(self) -> u32 {
         // SAFETY: the pointer is the context of this program.
-        unsafe { (*self.0).len }
+        unsafe { (*self.context).len }.wrapping_sub(self.ip_offset)
     }
 
     /// EtherType (linux/if_ether.h).
     #[inline(always)]
     pub fn protocol_be(self) -> u16 {
         // SAFETY: the pointer is the context of this program.
-        unsafe { (*self.0).protocol as u16 }
+        unsafe { (*self.context).protocol as u16 }
     }
 
     /// Index of the link whose hook runs the program.
     #[inline(always)]
     pub fn ifindex(self) -> u32 {
         // SAFETY: the pointer is the context of this program.
-        unsafe { (*self.0).ifindex }
+        unsafe { (*self.context).ifindex }
     }
 
     /// Whether the kernel cuts the packet into segments before it leaves the machine (generic
@@ -84,14 +122,14 @@ impl Skb {
     #[inline(always)]
     pub fn is_gso(self) -> bool {
         // SAFETY: the pointer is the context of this program.
-        unsafe { (*self.0).gso_size != 0 }
+        unsafe { (*self.context).gso_size != 0 }
     }
 
     /// Whether the packet carries a VLAN tag, which the kernel keeps outside of the frame.
     #[inline(always)]
     pub fn has_vlan_tag(self) -> bool {
         // SAFETY: the pointer is the context of this program.
-        unsafe { (*self.0).vlan_present != 0 }
+        unsafe { (*self.context).vlan_present != 0 }
     }
 
     /// Fills `to` from the bytes at `offset`.
@@ -99,24 +137,40 @@ impl Skb {
     pub fn load<T>(self, offset: u32, to: &mut T) -> Result<(), HelperError> {
         // SAFETY: `to` is valid for its size. Callers load only integers and arrays of integers.
         check(unsafe {
-            bpf_skb_load_bytes(self.0.cast::<c_void>(), offset, (to as *mut T).cast(), size_of::<T>() as u32)
+            bpf_skb_load_bytes(self.context.cast::<c_void>(), offset, (to as *mut T).cast(), size_of::<T>() as u32)
         })
     }
 
-    /// Destination and source of the Ethernet header.
+    /// Destination and source of the Ethernet header. Zero if there is none.
     #[inline(always)]
-    pub fn macs(self) -> Result<([u8; 6], [u8; 6]), HelperError> {
-        let mut macs = [[0_u8; 6]; 2];
-        self.load(0, &mut macs)?;
-        let [dst, src] = macs;
-        Ok((dst, src))
+    pub fn macs(self) -> Result<Macs, HelperError> {
+        let mut macs = Macs::ZERO;
+        if self.has_ethernet() {
+            self.load(0, &mut macs)?;
+        }
+        Ok(macs)
+    }
+
+    /// Writes destination and source of the Ethernet header, as the last change of the packet. A
+    /// packet without such a header gets one, so its offsets are wrong after this call. The kernel
+    /// removes the header again if it sends the packet by a link without Ethernet.
+    ///
+    /// The helper refuses packets of more than about 16,000 bytes that are not segmented later.
+    #[inline(always)]
+    pub fn write_macs(self, macs: &Macs) -> Result<(), HelperError> {
+        if !self.has_ethernet() {
+            // SAFETY: the pointer is the context of this program.
+            check(unsafe { bpf_skb_change_head(self.context, ETH_LEN, 0) })?;
+            self.store(ETH_LEN - 2, &self.protocol_be())?;
+        }
+        self.store(0, macs)
     }
 
     /// Writes `from` at `offset`. No checksum is updated.
     #[inline(always)]
     pub fn store<T>(self, offset: u32, from: &T) -> Result<(), HelperError> {
         // SAFETY: `from` is valid for its size.
-        check(unsafe { bpf_skb_store_bytes(self.0, offset, (from as *const T).cast(), size_of::<T>() as u32, 0) })
+        check(unsafe { bpf_skb_store_bytes(self.context, offset, (from as *const T).cast(), size_of::<T>() as u32, 0) })
     }
 
     /// Writes `from` at `offset`, and updates the checksum that a device may have computed over the
@@ -126,7 +180,7 @@ impl Skb {
         // SAFETY: `from` is valid for its size.
         check(unsafe {
             bpf_skb_store_bytes(
-                self.0,
+                self.context,
                 offset,
                 (from as *const T).cast(),
                 size_of::<T>() as u32,
@@ -140,7 +194,7 @@ impl Skb {
     #[inline(always)]
     pub fn update_l3_checksum(self, offset: u32, from: u32, to: u32, bytes: u64) -> Result<(), HelperError> {
         // SAFETY: the pointer is the context of this program.
-        check(unsafe { bpf_l3_csum_replace(self.0, offset, from.into(), to.into(), bytes) })
+        check(unsafe { bpf_l3_csum_replace(self.context, offset, from.into(), to.into(), bytes) })
     }
 
     /// Updates the transport checksum at `offset` for a 16-bit field of the transport header that
@@ -149,14 +203,14 @@ impl Skb {
     pub fn update_l4_checksum(self, offset: u32, from: u16, to: u16, udp: bool) -> Result<(), HelperError> {
         let flags = 2 | if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         // SAFETY: the pointer is the context of this program.
-        check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), flags) })
+        check(unsafe { bpf_l4_csum_replace(self.context, offset, from.into(), to.into(), flags) })
     }
 
     /// Updates the transport checksum at `offset` for a 32-bit word of the payload that changes.
     #[inline(always)]
     pub fn update_l4_checksum_word(self, offset: u32, from: u32, to: u32) -> Result<(), HelperError> {
         // SAFETY: the pointer is the context of this program.
-        check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), 4) })
+        check(unsafe { bpf_l4_csum_replace(self.context, offset, from.into(), to.into(), 4) })
     }
 
     /// Updates the transport checksum at `offset` for a 32-bit word of an address that changes:
@@ -165,14 +219,14 @@ impl Skb {
     pub fn update_l4_checksum_pseudo(self, offset: u32, from: u32, to: u32, udp: bool) -> Result<(), HelperError> {
         let flags = 4 | u64::from(BPF_F_PSEUDO_HDR) | if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         // SAFETY: the pointer is the context of this program.
-        check(unsafe { bpf_l4_csum_replace(self.0, offset, from.into(), to.into(), flags) })
+        check(unsafe { bpf_l4_csum_replace(self.context, offset, from.into(), to.into(), flags) })
     }
 
     /// Shortens or extends the packet to `len` bytes.
     #[inline(always)]
     pub fn resize(self, len: u32) -> Result<(), HelperError> {
         // SAFETY: the pointer is the context of this program.
-        check(unsafe { bpf_skb_change_tail(self.0, len, 0) })
+        check(unsafe { bpf_skb_change_tail(self.context, len, 0) })
     }
 
     /// Marks the frame as addressed to the host that receives it, whatever its MAC address was.
@@ -180,7 +234,7 @@ impl Skb {
     #[inline(always)]
     pub fn mark_for_this_host(self) {
         // SAFETY: the pointer is the context of this program.
-        unsafe { bpf_skb_change_type(self.0, PACKET_HOST) };
+        unsafe { bpf_skb_change_type(self.context, PACKET_HOST) };
     }
 
     /// Moves the packet to the other end of the veth whose host side is `ifindex`, without passing
@@ -237,7 +291,9 @@ impl Skb {
             BPF_F_TUNINFO_IPV6
         };
         // SAFETY: `key` is valid for its size.
-        check(unsafe { bpf_skb_set_tunnel_key(self.0, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags.into()) })
+        check(unsafe {
+            bpf_skb_set_tunnel_key(self.context, &raw mut key, size_of::<bpf_tunnel_key>() as u32, flags.into())
+        })
     }
 
     /// The tunnel that a frame on a VXLAN device came from. `None` if the kernel has no tunnel
@@ -250,11 +306,11 @@ impl Skb {
         // SAFETY: `key` is valid for its size. The code reads the union member that the kernel
         // wrote, and every bit pattern is valid in all members.
         unsafe {
-            if bpf_skb_get_tunnel_key(self.0, &raw mut key, size, 0) == 0 {
+            if bpf_skb_get_tunnel_key(self.context, &raw mut key, size, 0) == 0 {
                 let node = Addr::from_v4_be(key.__bindgen_anon_1.remote_ipv4.to_be());
                 return Some(TunnelSource { vni: key.tunnel_id, node });
             }
-            if bpf_skb_get_tunnel_key(self.0, &raw mut key, size, BPF_F_TUNINFO_IPV6.into()) == 0 {
+            if bpf_skb_get_tunnel_key(self.context, &raw mut key, size, BPF_F_TUNINFO_IPV6.into()) == 0 {
                 let node = Addr { words_be: key.__bindgen_anon_1.remote_ipv6 };
                 return Some(TunnelSource { vni: key.tunnel_id, node });
             }
@@ -280,7 +336,8 @@ impl Skb {
         // SAFETY: `tuple` is valid for `size`. The reference to the socket is released before the
         // method returns.
         unsafe {
-            let socket = bpf_skc_lookup_tcp(self.0.cast(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as u64, 0);
+            let socket =
+                bpf_skc_lookup_tcp(self.context.cast(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as u64, 0);
             if socket.is_null() {
                 return false;
             }

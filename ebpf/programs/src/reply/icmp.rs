@@ -12,7 +12,7 @@ use super::ip::write_reply_header;
 use crate::packet::{
     checksum,
     parse::{ICMP, ICMP_V6, Packet, V4_HEADER_LEN, V6_HEADER_LEN},
-    skb::{ETH_LEN, HelperError, Skb},
+    skb::{HelperError, Skb},
 };
 
 /// Length of the ICMP header in bytes: type, code, checksum and a word that depends on the type
@@ -53,26 +53,26 @@ fn write_error(skb: Skb, packet: &Packet, words: &[u32; 2]) -> Result<(), Helper
 #[inline(always)]
 fn write_error_v4(skb: Skb, packet: &Packet, mut icmp: [u32; 2]) -> Result<(), HelperError> {
     let mut quoted = [0_u32; ((V4_HEADER_LEN + QUOTED_L4_LEN) / 4) as usize];
-    skb.load(ETH_LEN, &mut quoted)?;
+    skb.load(skb.ip_offset(), &mut quoted)?;
     let payload = ICMP_HEADER_LEN + V4_HEADER_LEN + QUOTED_L4_LEN;
-    skb.resize(ETH_LEN + V4_HEADER_LEN + payload)?;
+    skb.resize(skb.ip_offset() + V4_HEADER_LEN + payload)?;
     write_reply_header(skb, packet, ICMP, payload)?;
     let checksum = !checksum::fold(checksum::sum_words(&icmp) + checksum::sum_words(&quoted));
     icmp[0] |= u32::from(u16::from_be(checksum)).to_be();
-    skb.store(ETH_LEN + V4_HEADER_LEN, &icmp)?;
-    skb.store(ETH_LEN + V4_HEADER_LEN + ICMP_HEADER_LEN, &quoted)
+    skb.store(skb.ip_offset() + V4_HEADER_LEN, &icmp)?;
+    skb.store(skb.ip_offset() + V4_HEADER_LEN + ICMP_HEADER_LEN, &quoted)
 }
 
 #[inline(always)]
 fn write_error_v6(skb: Skb, packet: &Packet, mut icmp: [u32; 2]) -> Result<(), HelperError> {
     let mut quoted = [0_u32; ((V6_HEADER_LEN + QUOTED_L4_LEN) / 4) as usize];
-    skb.load(ETH_LEN, &mut quoted)?;
+    skb.load(skb.ip_offset(), &mut quoted)?;
     let payload = ICMP_HEADER_LEN + V6_HEADER_LEN + QUOTED_L4_LEN;
-    skb.resize(ETH_LEN + V6_HEADER_LEN + payload)?;
+    skb.resize(skb.ip_offset() + V6_HEADER_LEN + payload)?;
     write_reply_header(skb, packet, ICMP_V6, payload)?;
     let pseudo = checksum::sum_pseudo_header(&packet.dst, &packet.src, ICMP_V6, payload);
     let checksum = !checksum::fold(pseudo + checksum::sum_words(&icmp) + checksum::sum_words(&quoted));
     icmp[0] |= u32::from(u16::from_be(checksum)).to_be();
-    skb.store(ETH_LEN + V6_HEADER_LEN, &icmp)?;
-    skb.store(ETH_LEN + V6_HEADER_LEN + ICMP_HEADER_LEN, &quoted)
+    skb.store(skb.ip_offset() + V6_HEADER_LEN, &icmp)?;
+    skb.store(skb.ip_offset() + V6_HEADER_LEN + ICMP_HEADER_LEN, &quoted)
 }

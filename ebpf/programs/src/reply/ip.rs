@@ -6,7 +6,7 @@
 use crate::packet::{
     checksum,
     parse::{Packet, V4_HEADER_LEN},
-    skb::{ETH_LEN, HelperError, Skb},
+    skb::{HelperError, Skb},
 };
 
 /// Time to live of the packets that weft builds.
@@ -27,9 +27,9 @@ pub fn write_reply_header(skb: Skb, packet: &Packet, proto: u8, payload: u32) ->
         ];
         let checksum = !checksum::fold(checksum::sum_words(&header));
         header[2] |= u32::from(u16::from_be(checksum)).to_be();
-        return skb.store(ETH_LEN, &header);
+        return skb.store(skb.ip_offset(), &header);
     }
     let first = [0x6000_0000_u32.to_be(), (payload << 16 | u32::from(proto) << 8 | TTL).to_be()];
-    skb.store(ETH_LEN, &first)?;
-    skb.store(ETH_LEN + 8, &[packet.dst.words_be, packet.src.words_be])
+    skb.store(skb.ip_offset(), &first)?;
+    skb.store(skb.ip_offset() + 8, &[packet.dst.words_be, packet.src.words_be])
 }

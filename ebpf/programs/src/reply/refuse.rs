@@ -18,7 +18,7 @@ use crate::{
         checksum,
         parse::{Packet, TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, V4_HEADER_LEN, V6_HEADER_LEN, fragment},
         send,
-        skb::{ETH_LEN, HelperError, Skb},
+        skb::{HelperError, Skb},
     },
     verdict::{Verdict, drop},
 };
@@ -41,7 +41,7 @@ pub fn reject(skb: Skb, packet: &Packet, path: ReplyPath, reason: DropReason) ->
     let dropped = drop(reason);
     let header = if packet.v4 { V4_HEADER_LEN } else { V6_HEADER_LEN };
     // Packets with IP options or extension headers are rare. They are dropped without an answer.
-    if packet.fragment != fragment::WHOLE || packet.l4 != ETH_LEN + header {
+    if packet.fragment != fragment::WHOLE || packet.l4 != skb.ip_offset() + header {
         return dropped;
     }
     let built = if packet.is_tcp() {
@@ -67,7 +67,7 @@ pub fn reject(skb: Skb, packet: &Packet, path: ReplyPath, reason: DropReason) ->
 pub fn reject_too_big(skb: Skb, packet: &Packet, mtu: u32) -> Verdict {
     let dropped = drop(DropReason::TooBig);
     let header = if packet.v4 { V4_HEADER_LEN } else { V6_HEADER_LEN };
-    if packet.fragment == fragment::LATER || packet.l4 != ETH_LEN + header {
+    if packet.fragment == fragment::LATER || packet.l4 != skb.ip_offset() + header {
         return dropped;
     }
     if icmp::write_too_big(skb, packet, mtu).is_err() {
