@@ -10,6 +10,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Map, MapData, PerCpuArray};
+use weft_ebpf_common::{DropReason, LAYOUT_VERSION};
 use weft_lab::{CLIENT, Lab, Load, Runtime, Task, api, contract, dns, docker, eventually, http, netns};
 
 /// The time in which a restarted daemon must resolve names again.
@@ -27,6 +29,14 @@ pub(crate) fn network(lab: &Lab, name: &str, flags: &[&str]) -> Result<()> {
     arguments.extend(flags);
     arguments.push(name);
     lab.weft_ok("n1", &arguments).map(|_| ())
+}
+
+/// How many packets the programs of a node have dropped for a reason, since its maps exist.
+pub(crate) fn dropped(node: &str, reason: DropReason) -> Result<u64> {
+    let pin = Path::new(contract::PINS).join(node).join(format!("v{LAYOUT_VERSION}/DROPS"));
+    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
+    let counters = PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(map))?;
+    Ok(counters.get(&(reason as u32), 0)?.iter().sum())
 }
 
 /// Creates a service and waits until its tasks run.

@@ -4,19 +4,20 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use weft_ebpf_common::DropReason;
 use weft_lab::{
-    CLIENT, Lab, api, contract,
+    CLIENT, Lab, Task, api, contract,
     dns::{RecordType, ResponseCode},
     http, packets,
 };
 
 use crate::{
-    fixtures::{DROP_TIMEOUT, HTTP, WHOAMI, network, probe, service, task_of, vip},
+    fixtures::{DROP_TIMEOUT, HTTP, WHOAMI, dropped, network, probe, service, task_of, vip},
     harness::{Group, Shape, tests},
 };
 
@@ -42,6 +43,7 @@ pub(crate) fn group() -> Group {
             tasks_cannot_reach_the_tunnel_port,
             a_service_on_two_networks_reaches_both,
             tasks_of_an_internal_network_cannot_send_packets_out,
+            multicast_and_broadcast_reach_no_task_and_are_counted,
         ],
     }
 }
@@ -234,5 +236,66 @@ pub(crate) fn tasks_of_an_internal_network_cannot_send_packets_out(lab: &Lab) ->
     // The kernel may also refuse to send it.
     let _sent = lab.within_task(&probe, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"hello", addr))?;
     ensure!(server.recv(&mut [0; 8]).is_err(), "a packet of the internal network arrived at the client");
+    Ok(())
+}
+
+/// Names by multicast (RFC 6762), an application's own group, all hosts, and the hosts of the
+/// subnet. Then the same over IPv6, where a group replaces the broadcast.
+const GROUPS_V4: [&str; 4] = ["224.0.0.251", "239.1.2.3", "255.255.255.255", "10.99.0.255"];
+const GROUPS_V6: [&str; 3] = ["ff02::1", "ff02::fb", "ff05::1:3"];
+
+/// A socket of a task that is a member of all groups.
+fn member(lab: &Lab, task: &Task) -> Result<UdpSocket> {
+    let (v4, v6) = (v4(task.v4("blue"))?, task.v6("blue"));
+    let socket = lab.within_task(task, || {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, LISTEN_PORT))?;
+        socket.set_read_timeout(Some(ARRIVAL_TIMEOUT))?;
+        for group in ["224.0.0.251", "239.1.2.3"] {
+            let group: Ipv4Addr = group.parse().map_err(io::Error::other)?;
+            rustix::net::sockopt::set_ip_add_membership(&socket, &group, &v4)?;
+        }
+        let device = rustix::net::netdevice::name_to_index(&socket, "eth0")?;
+        for group in ["ff02::fb", "ff05::1:3"] {
+            socket.join_multicast_v6(&group.parse().map_err(io::Error::other)?, device)?;
+        }
+        io::Result::Ok(socket)
+    })?;
+    socket.with_context(|| format!("{} at {v4} and {v6} joins the groups", task.name()))
+}
+
+pub(crate) fn multicast_and_broadcast_reach_no_task_and_are_counted(lab: &Lab) -> Result<()> {
+    let sender = task_of(lab, "blue-probe")?;
+    let targets = lab.wait_running("n1", "target", 3)?;
+    let members: Vec<UdpSocket> = targets.iter().map(|task| member(lab, task)).collect::<Result<_>>()?;
+    let before = dropped(&sender.node, DropReason::Multicast)?;
+    lab.within_task(&sender, || {
+        let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        v4.set_broadcast(true)?;
+        for group in GROUPS_V4 {
+            v4.send_to(b"to a group", (group, LISTEN_PORT))?;
+        }
+        let v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+        let device = rustix::net::netdevice::name_to_index(&v6, "eth0")?;
+        for group in GROUPS_V6 {
+            let group: Ipv6Addr = group.parse().map_err(io::Error::other)?;
+            v6.send_to(b"to a group", SocketAddrV6::new(group, LISTEN_PORT, 0, device))?;
+        }
+        // These leave after the others, and arrive.
+        for target in &targets {
+            v4.send_to(b"to one host", (target.v4("blue"), LISTEN_PORT))?;
+            v6.send_to(b"to one host", (target.v6("blue"), LISTEN_PORT))?;
+        }
+        io::Result::Ok(())
+    })??;
+    for (member, target) in members.iter().zip(&targets) {
+        for _ in 0..2 {
+            let mut packet = [0; 64];
+            let (length, from) = member.recv_from(&mut packet).with_context(|| target.name())?;
+            ensure!(&packet[..length] == b"to one host", "a packet to a group came from {from} to {}", target.name());
+        }
+    }
+    let counted = dropped(&sender.node, DropReason::Multicast)? - before;
+    let sent = u64::try_from(GROUPS_V4.len() + GROUPS_V6.len())?;
+    ensure!(counted >= sent, "{counted} of {sent} packets were counted");
     Ok(())
 }

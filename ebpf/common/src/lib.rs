@@ -31,7 +31,7 @@ pub use stats::{DropReason, ServiceStats};
 /// Version of all layouts in this crate. It is part of the path that maps are pinned at. When it
 /// changes, `weft-mesh` creates the maps anew: existing flows are forgotten once, and the counters
 /// start at zero.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The network of addresses that belong to the nodes and not to a task.
 pub const HOST_NET: u32 = 0;

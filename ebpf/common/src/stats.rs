@@ -43,8 +43,12 @@ drop_reasons! {
     Spoofed = "spoofed",
     /// Neither IP nor ARP, or a protocol that weft cannot translate.
     Protocol = "protocol",
-    /// Multicast, broadcast or link-local traffic of a task, which is not routed.
+    /// Link-local or loopback traffic of a task, or a request of neighbour discovery that has no
+    /// answer. Such packets are not routed.
     NotRouted = "not-routed",
+    /// A task sent to a multicast group, to 255.255.255.255 or to the broadcast address of its
+    /// network. Networks carry neither.
+    Multicast = "multicast",
     /// A task sent to a port that belongs to the nodes themselves.
     NodePort = "node-port",
     /// The network is internal, or its tasks must not reach each other.

@@ -22,7 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("weft-overlay", &["weft-model"]),
     ("weft-mesh", &["weft-model", "weft-ebpf-common"]),
     ("weft-dns", &["weft-model"]),
-    ("weft", &["weft-model", "weft-control", "weft-overlay", "weft-mesh", "weft-dns", "weft-lab"]),
+    ("weft", &["weft-model", "weft-control", "weft-overlay", "weft-mesh", "weft-dns", "weft-ebpf-common", "weft-lab"]),
     ("weft-lab", &[]),
     ("xtask", &["weft-lab"]),
 ];

@@ -3,7 +3,8 @@
 //! ```text
 //! source is not the task's          -> drop, except replies by another interface of the task
 //! ARP, neighbour discovery          -> reply::neigh
-//! multicast, loopback, link-local   -> drop
+//! multicast, broadcast              -> drop
+//! loopback, link-local              -> drop
 //! ICMP error                        -> flow::icmp_error
 //! known flow                        -> flow::apply
 //! to a task of the network          -> to that task, directly or by the tunnel
@@ -77,7 +78,10 @@ pub fn task_out(context: TcContext) -> i32 {
     if neigh::is_ndp(&s.packet) {
         return neigh::answer_ndp(skb, &s.packet, endpoint);
     }
-    if s.packet.dst.is_multicast_or_broadcast() || s.packet.dst.is_loopback() || s.packet.dst.is_link_local() {
+    if s.packet.dst.is_multicast_or_broadcast() {
+        return drop(DropReason::Multicast);
+    }
+    if s.packet.dst.is_loopback() || s.packet.dst.is_link_local() {
         return drop(DropReason::NotRouted);
     }
     if has_source_of(endpoint, &s.packet) {
@@ -191,6 +195,10 @@ fn handle_new_flow(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
             None => refuse::reject(skb, &s.packet, path, DropReason::NoBackend),
         };
     }
+    if is_subnet_broadcast(endpoint, &s.packet) {
+        // RFC 1122, 3.2.2: a broadcast is not answered by an ICMP error.
+        return drop(DropReason::Multicast);
+    }
     if is_gateway || is_within_subnet(endpoint, &s.packet) {
         return refuse::reject(skb, &s.packet, path, DropReason::NoTask);
     }
@@ -205,6 +213,17 @@ fn is_within_subnet(endpoint: &Endpoint, packet: &Packet) -> bool {
     } else {
         packet.dst.is_within(&endpoint.v6_subnet, &endpoint.v6_mask)
     }
+}
+
+/// Whether the destination is the last address of the IPv4 subnet of this interface, which stands
+/// for all its hosts (RFC 919). A subnet of one or two addresses has no such address (RFC 3021).
+#[inline(always)]
+fn is_subnet_broadcast(endpoint: &Endpoint, packet: &Packet) -> bool {
+    let host_bits = !endpoint.v4_mask.v4_be();
+    packet.v4
+        && u32::from_be(host_bits) > 1
+        && packet.dst.v4_be() & host_bits == host_bits
+        && is_within_subnet(endpoint, packet)
 }
 
 /// Handles a new flow that leaves the network: to a published port of this node, or to the outside.
