@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, Task, contract, dns::RecordType, eventually, http, process};
+use weft_lab::{CLIENT, Lab, Task, contract, dns::RecordType, eventually, http, process, scaled, unscaled};
 
 use crate::{
     fixtures::{FOLLOW_TIMEOUT, HTTP, WHOAMI, all_answer, all_answer_within, in_parallel, service, task_of},
@@ -42,15 +42,15 @@ struct KeepAlive {
 
 impl KeepAlive {
     fn open(from: &str, addr: SocketAddr) -> io::Result<Self> {
-        let mut stream = TcpStream::connect_timeout(&addr, TIMEOUT)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
+        let mut stream = TcpStream::connect_timeout(&addr, scaled(TIMEOUT))?;
+        stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
         let task = request(&mut stream)?;
         Ok(Self { from: format!("{from} to {addr}"), stream, task })
     }
 
     /// Reads data without sending a request first. Returns an error when the connection is reset.
     fn read(&mut self, timeout: Duration) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
+        self.stream.set_read_timeout(Some(scaled(timeout.max(Duration::from_millis(1)))))?;
         self.stream.read(&mut [0; 64])
     }
 }
@@ -118,7 +118,8 @@ pub(crate) fn connections_to_a_killed_task_are_reset_and_others_continue(lab: &L
     let (to_killed, mut to_others): (Vec<_>, Vec<_>) = inside.into_iter().partition(|c| c.task == name);
     for mut connection in to_killed {
         // No data is sent before the reset.
-        let end = connection.read(RESET_TIMEOUT.saturating_sub(killed.elapsed())).map_err(|error| error.kind());
+        let end =
+            connection.read(RESET_TIMEOUT.saturating_sub(unscaled(killed.elapsed()))).map_err(|error| error.kind());
         let is_reset = matches!(end, Err(io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset));
         ensure!(is_reset, "{} read {end:?}", connection.from);
     }
@@ -157,7 +158,7 @@ fn connected_datagrams(lab: &Lab, victim: &Task) -> Result<Vec<(SocketAddr, UdpS
             let socket =
                 lab.within(CLIENT, || UdpSocket::bind((if addr.is_ipv4() { "0.0.0.0" } else { "::" }, 0)))??;
             socket.connect(addr)?;
-            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            socket.set_read_timeout(Some(scaled(Duration::from_millis(200))))?;
             echo_once(&socket).with_context(|| format!("to {addr}"))?;
             sockets.push((addr, socket));
         }
@@ -184,7 +185,7 @@ struct Pipe {
 
 impl Pipe {
     fn new(name: &str, write: &TcpStream, read: &TcpStream) -> io::Result<Self> {
-        read.set_read_timeout(Some(TIMEOUT))?;
+        read.set_read_timeout(Some(scaled(TIMEOUT)))?;
         Ok(Self { name: name.to_owned(), write: write.try_clone()?, read: read.try_clone()? })
     }
 
@@ -198,7 +199,7 @@ impl Pipe {
 }
 
 fn echo_pipe(from: &str, addr: SocketAddr) -> io::Result<Pipe> {
-    let stream = TcpStream::connect_timeout(&addr, TIMEOUT)?;
+    let stream = TcpStream::connect_timeout(&addr, scaled(TIMEOUT))?;
     Pipe::new(&format!("{from} to {addr}"), &stream, &stream)
 }
 
@@ -215,7 +216,7 @@ fn open_pipes(lab: &Lab) -> Result<Vec<Pipe>> {
     for own in contract::addrs(CLIENT) {
         let server = lab.within(CLIENT, || TcpListener::bind((own, 0)))??;
         let addr = server.local_addr()?;
-        let inside = lab.within_task(&probe, || TcpStream::connect_timeout(&addr, TIMEOUT))??;
+        let inside = lab.within_task(&probe, || TcpStream::connect_timeout(&addr, scaled(TIMEOUT)))??;
         let (outside, _) = server.accept()?;
         pipes.push(Pipe::new(&format!("a task to the client at {addr}"), &inside, &outside)?);
         pipes.push(Pipe::new(&format!("the client at {addr} to a task"), &outside, &inside)?);

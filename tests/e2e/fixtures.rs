@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Map, MapData, PerCpuArray};
 use weft_ebpf_common::{DropReason, LAYOUT_VERSION};
-use weft_lab::{CLIENT, Lab, Load, Runtime, Task, api, contract, dns, docker, eventually, http, netns};
+use weft_lab::{CLIENT, Lab, Load, Runtime, Task, api, contract, dns, docker, eventually, http, netns, unscaled};
 
 /// The time in which a restarted daemon must resolve names again.
 const NAMES_TIMEOUT: Duration = Duration::from_secs(5);
@@ -191,9 +191,9 @@ pub(crate) fn in_parallel<T: Sync>(all: &[T], action: impl Fn(&T) + Sync) {
     });
 }
 
-/// The part of [`FOLLOW_TIMEOUT`] that remains since an event.
+/// The part of [`FOLLOW_TIMEOUT`] that remains since an event, as a time on a normal machine.
 pub(crate) fn time_left(event: Instant) -> Duration {
-    FOLLOW_TIMEOUT.saturating_sub(event.elapsed())
+    FOLLOW_TIMEOUT.saturating_sub(unscaled(event.elapsed()))
 }
 
 /// Like [`Lab::check_even_spread`].

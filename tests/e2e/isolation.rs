@@ -13,7 +13,7 @@ use weft_ebpf_common::DropReason;
 use weft_lab::{
     CLIENT, Lab, Task, api, contract,
     dns::{RecordType, ResponseCode},
-    http, packets,
+    http, packets, scaled,
 };
 
 use crate::{
@@ -231,7 +231,7 @@ pub(crate) fn a_service_on_two_networks_reaches_both(lab: &Lab) -> Result<()> {
 pub(crate) fn tasks_of_an_internal_network_cannot_send_packets_out(lab: &Lab) -> Result<()> {
     let probe = task_of(lab, "internal-probe")?;
     let server = lab.within(CLIENT, || UdpSocket::bind((contract::v4(CLIENT), 0)))??;
-    server.set_read_timeout(Some(DROP_TIMEOUT))?;
+    server.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
     let addr = server.local_addr()?;
     // The kernel may also refuse to send it.
     let _sent = lab.within_task(&probe, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"hello", addr))?;
@@ -249,7 +249,7 @@ fn member(lab: &Lab, task: &Task) -> Result<UdpSocket> {
     let (v4, v6) = (v4(task.v4("blue"))?, task.v6("blue"));
     let socket = lab.within_task(task, || {
         let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, LISTEN_PORT))?;
-        socket.set_read_timeout(Some(ARRIVAL_TIMEOUT))?;
+        socket.set_read_timeout(Some(scaled(ARRIVAL_TIMEOUT)))?;
         for group in ["224.0.0.251", "239.1.2.3"] {
             let group: Ipv4Addr = group.parse().map_err(io::Error::other)?;
             rustix::net::sockopt::set_ip_add_membership(&socket, &group, &v4)?;

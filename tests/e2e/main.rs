@@ -27,6 +27,14 @@ fn main() -> ExitCode {
         eprintln!("resolver: {error:#}");
         return ExitCode::FAILURE;
     }
+    match weft_lab::speed::measure_if_requested() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
     harness::run(vec![
         cluster::story(),
         cluster::membership(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, Task, contract, http};
+use weft_lab::{CLIENT, Lab, Task, contract, http, scaled};
 
 use crate::{
     fixtures::{DROP_TIMEOUT, WHOAMI, all_answer, assert_even, network, service},
@@ -178,11 +178,11 @@ pub(crate) fn tasks_reach_hosts_outside_of_the_cluster(lab: &Lab) -> Result<()> 
 /// Exchanges two datagrams between a task and the client. Returns the address that the client saw.
 pub(crate) fn udp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
     let server = lab.within(CLIENT, || UdpSocket::bind((own, 0)))??;
-    server.set_read_timeout(Some(DROP_TIMEOUT))?;
+    server.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
     let addr = server.local_addr()?;
     let socket = lab.within_task(task, || {
         let socket = UdpSocket::bind((if own.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
-        socket.set_read_timeout(Some(DROP_TIMEOUT))?;
+        socket.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
         socket.send_to(b"question", addr)?;
         io::Result::Ok(socket)
     })??;
@@ -198,10 +198,10 @@ pub(crate) fn udp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAd
 pub(crate) fn tcp_source(lab: &Lab, task: &Task, own: IpAddr) -> Result<SocketAddr> {
     let server = lab.within(CLIENT, || TcpListener::bind((own, 0)))??;
     let addr = server.local_addr()?;
-    let mut socket = lab.within_task(task, || TcpStream::connect_timeout(&addr, DROP_TIMEOUT))??;
+    let mut socket = lab.within_task(task, || TcpStream::connect_timeout(&addr, scaled(DROP_TIMEOUT)))??;
     let (mut accepted, peer) = server.accept()?;
-    accepted.set_read_timeout(Some(DROP_TIMEOUT))?;
-    socket.set_read_timeout(Some(DROP_TIMEOUT))?;
+    accepted.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
+    socket.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
     socket.write_all(b"question")?;
     accepted.read_exact(&mut [0; 8]).context("receive the question")?;
     accepted.write_all(b"answer")?;

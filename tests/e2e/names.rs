@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use weft_lab::{
     Lab, Task, contract,
     dns::{self, Question, RecordType, ResponseCode, Transport},
-    eventually, http, packets, resolver,
+    eventually, http, packets, resolver, scaled,
 };
 
 use crate::{
@@ -109,7 +109,7 @@ pub(crate) fn datagrams_to_a_vip_are_answered_from_its_address(lab: &Lab) -> Res
     for vip in dual_vips(lab, &probe)? {
         let echo = SocketAddr::new(vip, http::ECHO_PORT);
         let socket = lab.within_task(&probe, || UdpSocket::bind(SocketAddr::new(probe_addr(&probe, vip), 0)))??;
-        socket.set_read_timeout(Some(DROP_TIMEOUT))?;
+        socket.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
         // More datagrams than there are tasks.
         for _ in 0..4 {
             socket.send_to(b"unconnected", echo)?;
@@ -126,7 +126,7 @@ pub(crate) fn raw_packets_to_a_vip_are_answered_from_its_address(lab: &Lab) -> R
         let echo = SocketAddr::new(vip, http::ECHO_PORT);
         let own = SocketAddr::new(probe_addr(&probe, vip), 0);
         let socket = lab.within_task(&probe, || UdpSocket::bind(own))??;
-        socket.set_read_timeout(Some(DROP_TIMEOUT))?;
+        socket.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
         let own = socket.local_addr()?;
         for _ in 0..4 {
             lab.within_task(&probe, || packets::send_raw_udp(own, echo, b"raw"))??;

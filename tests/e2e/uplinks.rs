@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, Task, contract, http, tun::TunCable};
+use weft_lab::{CLIENT, Lab, Task, contract, http, scaled, tun::TunCable};
 
 use crate::{
     fixtures::{DROP_TIMEOUT, all_answer, service},
@@ -165,7 +165,7 @@ fn check_icmp_error(lab: &Lab, task: &Task, own: IpAddr) -> Result<()> {
     let closed = lab.within(CLIENT, || UdpSocket::bind((own, 0))?.local_addr())??;
     let refused = lab.within_task(task, || {
         let socket = UdpSocket::bind((if own.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
-        socket.set_read_timeout(Some(DROP_TIMEOUT))?;
+        socket.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
         socket.connect(closed)?;
         socket.send(b"question")?;
         socket.recv(&mut [0; 8])

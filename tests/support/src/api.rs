@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use crate::speed::scaled;
+
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// The characters that a value in a query must encode: all but the unreserved ones (RFC 3986,
 /// section 2.3).
@@ -78,7 +80,7 @@ impl Task {
 pub fn get(socket: &Path, path: &str) -> Result<Value> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("no daemon listens on {}", socket.display()))?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
     // With HTTP/1.0 the server sends no chunks, and closes the connection after the answer.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: weft\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();

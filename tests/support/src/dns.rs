@@ -13,6 +13,8 @@ use hickory_proto::{
     rr::{Name, RData},
 };
 
+use crate::speed::scaled;
+
 pub use hickory_proto::{op::ResponseCode, rr::RecordType};
 
 /// The address of the resolver in every task.
@@ -103,7 +105,7 @@ fn data(data: &RData) -> String {
 fn exchange_udp(server: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
     let socket = UdpSocket::bind((if server.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
     socket.connect(server)?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_read_timeout(Some(scaled(TIMEOUT)))?;
     socket.send(request)?;
     let mut answer = vec![0; 65_536];
     let length = socket.recv(&mut answer)?;
@@ -112,8 +114,8 @@ fn exchange_udp(server: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn exchange_tcp(server: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut stream = TcpStream::connect_timeout(&server, scaled(TIMEOUT))?;
+    stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
     write_frame(&mut stream, request)?;
     read_frame(&mut stream)
 }

@@ -1,6 +1,6 @@
 //! A client of `weft/whoami` for tests that count answers. Each request uses a new connection,
 //! every failure is an error, and the client never retries. Call it inside of a namespace
-//! ([`crate::netns::within`]).
+//! ([`crate::netns::within`]). All time limits are for a normal machine ([`scaled`]).
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +9,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use crate::speed::scaled;
 
 /// The time limit for connecting, and for the wait between two parts of an answer.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,10 +49,10 @@ pub fn get_with_timeout(addr: SocketAddr, path: &str, timeout: Duration) -> io::
 /// SYN was lost: the kernel sends it again after a second.
 pub fn get_timed(addr: SocketAddr, path: &str, timeout: Duration) -> io::Result<(Reply, Duration)> {
     let start = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&addr, TIMEOUT)?;
+    let mut stream = TcpStream::connect_timeout(&addr, scaled(TIMEOUT))?;
     let connected = start.elapsed();
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(scaled(timeout)))?;
+    stream.set_write_timeout(Some(scaled(TIMEOUT)))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut text)?;
@@ -77,7 +79,7 @@ pub fn udp(addr: SocketAddr, payload: &[u8], timeout: Duration) -> io::Result<Ve
     let socket = UdpSocket::bind((if addr.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
     // On a connected socket, `recv` returns an ICMP error as an error.
     socket.connect(addr)?;
-    socket.set_read_timeout(Some(timeout))?;
+    socket.set_read_timeout(Some(scaled(timeout)))?;
     socket.send(payload)?;
     let mut answer = vec![0; 65_536];
     let length = socket.recv(&mut answer)?;
@@ -88,9 +90,9 @@ pub fn udp(addr: SocketAddr, payload: &[u8], timeout: Duration) -> io::Result<Ve
 /// Sends a payload over a new TCP connection, and reads the answer at the same time. Returns the
 /// answer after both directions are closed.
 pub fn tcp_echo(addr: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&addr, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut stream = TcpStream::connect_timeout(&addr, scaled(TIMEOUT))?;
+    stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
+    stream.set_write_timeout(Some(scaled(TIMEOUT)))?;
     let mut writer = stream.try_clone()?;
     thread::scope(|scope| {
         let sent = scope.spawn(move || {
@@ -107,7 +109,7 @@ pub fn tcp_echo(addr: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
 /// Connects, and returns how long that took.
 pub fn connect(addr: SocketAddr, timeout: Duration) -> io::Result<Duration> {
     let start = Instant::now();
-    TcpStream::connect_timeout(&addr, timeout).map(|_| start.elapsed())
+    TcpStream::connect_timeout(&addr, scaled(timeout)).map(|_| start.elapsed())
 }
 
 fn parse(text: &str) -> Option<Reply> {

@@ -8,6 +8,7 @@
 //!
 //! Everything here needs root, except [`contract`].
 
+pub mod speed;
 mod wait;
 mod tree;
 mod kernel;
@@ -33,5 +34,6 @@ pub use contract::CLIENT;
 pub use lab::{Lab, LabOptions, Role, Runtime};
 pub use load::{Load, LoadReport};
 pub use lock::LabLock;
+pub use speed::{scaled, unscaled};
 pub use topology::Cable;
 pub use wait::{eventually, try_eventually};

@@ -12,14 +12,14 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{http, netns};
+use crate::{http, netns, speed::unscaled};
 
 /// The pause between two requests of one worker. With [`WORKERS`] workers that is at most 400
 /// connections a second, which leaves time for the nodes on a machine with few cores.
 const PAUSE: Duration = Duration::from_millis(10);
 const WORKERS: usize = 4;
-/// The smallest number of connections a second that makes the load meaningful. Even a slow machine
-/// opens more.
+/// The smallest number of connections a second of a normal machine ([`unscaled`]) that makes the
+/// load meaningful.
 const MIN_PER_S: u64 = 20;
 /// A connection that takes longer has lost its SYN: the kernel sends it again after a second (RFC
 /// 6298, section 2).
@@ -96,7 +96,7 @@ impl LoadReport {
     #[track_caller]
     pub fn expect_no_errors(&self) {
         assert_eq!(self.errors, 0, "failed of {} requests; the first error: {:?}", self.requests, self.first_error);
-        let enough = MIN_PER_S * self.duration.as_secs().max(1);
+        let enough = MIN_PER_S * unscaled(self.duration).as_secs().max(1);
         assert!(self.requests >= enough, "the clients made only {} requests in {:?}", self.requests, self.duration);
         assert!(self.slowest_connect < MAX_CONNECT_TIME, "connecting took {:?}", self.slowest_connect);
     }

@@ -13,6 +13,8 @@ use rustix::{
     net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType, bind, ipproto, recv, sendto, socket},
 };
 
+use crate::speed::scaled;
+
 /// The UDP port of VXLAN (RFC 7348, section 5).
 pub const VXLAN_PORT: u16 = 4789;
 
@@ -123,9 +125,10 @@ impl Sniffer {
     /// arrival, up to and including the first to port `last`.
     ///
     /// # Errors
-    /// `TimedOut` when no such datagram to `last` arrives in time.
+    /// `TimedOut` when no such datagram to `last` arrives within the timeout, which is for a normal
+    /// machine.
     pub fn ports_until(&self, last: u16, payload: &[u8], timeout: Duration) -> io::Result<Vec<u16>> {
-        let start = Instant::now();
+        let (start, timeout) = (Instant::now(), scaled(timeout));
         let mut ports = Vec::new();
         let mut packet = [0; LARGEST];
         while !ports.contains(&last) {

@@ -10,6 +10,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
 };
 
+use crate::speed::scaled;
+
 /// The time that a killed process may take to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,6 +40,7 @@ fn end(pid: u32, signal: Signal, timeout: Duration) -> Result<()> {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(error) => return Err(error).with_context(|| format!("cannot send a signal to process {pid}")),
     }
+    let timeout = scaled(timeout);
     let poll_timeout = Timespec::try_from(timeout).context("the timeout is too long")?;
     if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&poll_timeout))? == 0 {
         bail!("process {pid} is still running {timeout:?} after {signal:?}");

@@ -8,10 +8,12 @@ use std::{
 
 use anyhow::Context as _;
 
+use crate::speed::scaled;
+
 /// The time between two checks of a condition.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Checks `condition` until it returns `Ok`.
+/// Checks `condition` until it returns `Ok`. The deadline is for a normal machine ([`scaled`]).
 ///
 /// # Panics
 /// After the deadline, with the last error of the condition.
@@ -31,12 +33,13 @@ pub fn try_eventually<T>(
 ) -> anyhow::Result<T> {
     let mut last_error = String::new();
     let found = poll(deadline, || condition().map_err(|error| last_error = error).ok());
-    found.with_context(|| format!("not within {deadline:?}: {what}: {last_error}"))
+    found.with_context(|| format!("not within {:?}: {what}: {last_error}", scaled(deadline)))
 }
 
-/// Checks `condition` until it returns a value. `None` after the deadline.
+/// Checks `condition` until it returns a value. `None` after the deadline, which is for a normal
+/// machine ([`scaled`]).
 pub(crate) fn poll<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), scaled(deadline));
     loop {
         if let Some(value) = condition() {
             return Some(value);

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::Lab;
-use crate::{Task, dns, http};
+use crate::{Task, dns, http, speed::scaled};
 
 impl Lab {
     /// Opens `count` connections from a host, and returns how many each task answered.
@@ -51,7 +51,8 @@ impl Lab {
         Ok(number.with_context(|| format!("no number of UDP datagrams in {file}"))?.parse()?)
     }
 
-    /// Whether a datagram that `send` sends arrives at a port of the task within the timeout.
+    /// Whether a datagram that `send` sends arrives at a port of the task within the timeout,
+    /// which is for a normal machine.
     pub fn datagram_arrives(
         &self,
         task: &Task,
@@ -60,7 +61,7 @@ impl Lab {
         send: impl FnOnce() -> Result<()>,
     ) -> Result<bool> {
         let listener = self.within_task(task, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))??;
-        listener.set_read_timeout(Some(timeout))?;
+        listener.set_read_timeout(Some(scaled(timeout)))?;
         send()?;
         match listener.recv(&mut [0; 64]) {
             Ok(_) => Ok(true),
