@@ -1,5 +1,5 @@
-//! Runs a program so that an interruption leaves nothing behind: a signal kills the program and all
-//! processes of its group, and the caller cleans up after both ends.
+//! Runs a program so that an interruption leaves nothing behind: a signal or a deadline kills the
+//! program and all processes of its group, and the caller cleans up after every end.
 //!
 //! For this reason the demo runs its story in a separate process: when that process is killed, no
 //! code changes the lab while it is removed.
@@ -10,8 +10,9 @@ use std::{
     ffi::c_int,
     os::unix::process::CommandExt,
     process::{Command, ExitStatus, Stdio},
-    sync::mpsc::{self, Receiver, SyncSender},
+    sync::mpsc::{self, Receiver, RecvError, RecvTimeoutError, SyncSender},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -67,6 +68,25 @@ impl SignalWatch {
     /// Runs a program until it exits. A signal to this process kills it, and all processes of its
     /// group.
     pub(crate) fn run(self, command: &mut Command) -> Result<End> {
+        self.run_until(command, |events| Ok(Some(events.recv()?)))?.context("there is no deadline")
+    }
+
+    /// Like [`Self::run`], but also kills the program if it is still running after `limit`. Then it
+    /// returns `None`.
+    pub(crate) fn run_for(self, command: &mut Command, limit: Duration) -> Result<Option<End>> {
+        self.run_until(command, |events| match events.recv_timeout(limit) {
+            Ok(event) => Ok(Some(event)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RecvError),
+        })
+    }
+
+    /// `wait` returns the first event, or `None` after a deadline.
+    fn run_until(
+        self,
+        command: &mut Command,
+        wait: impl FnOnce(&Receiver<Event>) -> Result<Option<Event>, RecvError>,
+    ) -> Result<Option<End>> {
         // The terminal's Ctrl-C goes to this process's group only.
         command.stdin(Stdio::null()).process_group(0);
         let mut child =
@@ -74,17 +94,18 @@ impl SignalWatch {
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a child has a process id")?;
         let sender = self.sender;
         let waiter = thread::spawn(move || drop(sender.send(Event::Exited(child.wait()))));
-        let end = match self.events.recv().context("both threads ended without an event")? {
-            Event::Exited(status) => End::Exited(status.context("cannot wait for the program")?),
-            Event::Interrupted => {
-                match kill_process_group(group, Signal::KILL) {
-                    // If the group does not exist, the program has exited just before.
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(error) => return Err(error).context("cannot kill the interrupted program"),
-                }
-                End::Interrupted
-            }
+        let end = match wait(&self.events).context("both threads ended without an event")? {
+            Some(Event::Exited(status)) => Some(End::Exited(status.context("cannot wait for the program")?)),
+            Some(Event::Interrupted) => Some(End::Interrupted),
+            None => None,
         };
+        if !matches!(end, Some(End::Exited(_))) {
+            match kill_process_group(group, Signal::KILL) {
+                // If the group does not exist, the program has exited just before.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error).context("cannot kill the program"),
+            }
+        }
         waiter.join().ok().context("the thread that waits for the program panicked")?;
         Ok(end)
     }
@@ -93,7 +114,7 @@ impl SignalWatch {
 #[cfg(test)]
 mod tests {
     use signal_hook::{
-        consts::{SIGUSR1, SIGUSR2},
+        consts::{SIGUSR1, SIGUSR2, SIGWINCH},
         low_level::raise,
     };
 
@@ -112,10 +133,19 @@ mod tests {
         assert_eq!(pids.split_whitespace().count(), 2, "{pids}");
         for pid in pids.split_whitespace() {
             let pid = pid.parse()?;
-            weft_lab::eventually(std::time::Duration::from_secs(5), "the process ends", || {
+            weft_lab::eventually(Duration::from_secs(5), "the process ends", || {
                 if weft_lab::process::is_running(pid) { Err(format!("{pid} is running")) } else { Ok(()) }
             });
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_deadline_kills_the_program() -> Result<()> {
+        let watch = SignalWatch::new(&[SIGWINCH])?;
+        // If the deadline did not kill it, the program would exit by itself.
+        let end = watch.run_for(Command::new("sleep").arg("60"), Duration::from_millis(10))?;
+        assert_eq!(end, None);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod lab;
 mod story;
 mod demo;
 mod bench;
+mod vm;
 mod ebpf;
 
 use std::process::ExitCode;
@@ -44,6 +45,9 @@ enum Task {
     Lab(lab::Command),
     /// Measure weft, the limit of this machine, and other programs, to compare them.
     Bench(bench::Args),
+    /// Boot another kernel in a virtual machine, and run end-to-end tests or a command in it.
+    #[command(subcommand)]
+    Vm(vm::Command),
     /// Rebuild the eBPF object, or check that the committed one is built from its source.
     Ebpf(ebpf::Options),
     /// Install the programs that the lab and the demo need; with --test, those of `test` too.
@@ -70,6 +74,7 @@ fn run() -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Lab(command) => lab::run(command),
         Task::Bench(args) => bench::run(&args),
+        Task::Vm(command) => vm::run(&command),
         Task::Ebpf(options) => ebpf::run(&options),
         Task::Setup(options) => setup::run(&options),
         Task::Tidy => tidy::run(),

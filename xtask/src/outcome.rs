@@ -44,6 +44,15 @@ impl Outcome {
         }
     }
 
+    /// Counts the tests of a program whose output was shown while it ran.
+    pub(crate) fn finished_tests(&mut self, name: &str, success: bool, output: &str) {
+        let (passed, failed) = test_counts(output);
+        self.passed += passed;
+        if !success || failed > 0 {
+            self.fail(name, "the output above shows what failed", failed.max(1));
+        }
+    }
+
     pub(crate) fn pass(&mut self) {
         self.passed += 1;
     }
@@ -128,6 +137,16 @@ mod tests {
         assert_eq!(outcome.counts(), "7 passed, 0 failed");
         outcome.skip("a step", "no such tool".to_owned());
         assert_eq!(outcome.counts(), "7 passed, 0 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_program_that_fails_without_a_failed_test_counts_as_a_failure() {
+        let mut outcome = Outcome::default();
+        outcome.finished_tests("a", true, "test result: ok. 12 passed; 0 failed; 0 ignored\n");
+        outcome.finished_tests("b", false, "");
+        outcome.finished_tests("c", false, "test result: FAILED. 3 passed; 2 failed; 0 ignored\n");
+        assert_eq!(outcome.counts(), "15 passed, 3 failed");
+        assert!(outcome.report().is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{
 const DEMO_TIME: Duration = Duration::from_secs(90);
 /// Names of end-to-end tests that use the engine or the docker client begin with this. Their
 /// harness (`tests/e2e/harness.rs`) checks that.
-const DOCKER_TESTS: &str = "docker_";
+pub(crate) const DOCKER_TESTS: &str = "docker_";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -83,12 +83,7 @@ fn run_selected(ui: &Ui, filter: &str) -> Result<()> {
 fn list(step: &Step, mut command: Command, filter: &str) -> Result<Vec<String>> {
     let (success, output) = step.capture(command.args(["--", "--list", filter]))?;
     ensure!(success, "cannot list the tests:\n{output}");
-    Ok(listed(&output))
-}
-
-/// Reads the output of `--list`: a line `name: test` for each test.
-fn listed(output: &str) -> Vec<String> {
-    output.lines().filter_map(|line| line.trim().strip_suffix(": test")).map(str::to_owned).collect()
+    Ok(cargo::listed_tests(&output))
 }
 
 /// Only one package has these tests. The command names the whole workspace, so that cargo uses the
@@ -140,18 +135,4 @@ fn run_demo(ui: &Ui, outcome: &mut Outcome) {
         ensure!(elapsed < DEMO_TIME, "the demo took {elapsed:?}, and must take less than {DEMO_TIME:?}");
         Ok(())
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn test_names_are_read_from_the_list() {
-        let output = "   Compiling weft v0.1.0\n     Running unittests src/main.rs (target/debug/weft-1)\n\
-                      cli::tests::a_flag: test\nsome_bench: benchmark\n\n1 test, 1 benchmark\n\
-                      docker_client::lists_nodes: test\n";
-        assert_eq!(listed(output), ["cli::tests::a_flag", "docker_client::lists_nodes"]);
-        assert!(listed("0 tests, 0 benchmarks\n").is_empty());
-    }
 }
