@@ -86,8 +86,8 @@ fn list(step: &Step, mut command: Command, filter: &str) -> Result<Vec<String>> 
     Ok(cargo::listed_tests(&output))
 }
 
-/// Only one package has these tests. The command names the whole workspace, so that cargo uses the
-/// dependencies that it built for the unit tests.
+/// The command names the whole workspace, so that cargo uses the dependencies that it built for the
+/// unit tests.
 fn end_to_end_tests() -> Command {
     cargo::command(&["test", "--locked", "--workspace", "--test", "e2e"])
 }

@@ -19,7 +19,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("weft-ebpf-common", &[]),
     ("weft-ebpf-programs", &["weft-ebpf-common"]),
     ("weft-control", &["weft-model"]),
-    ("weft-overlay", &["weft-model"]),
+    ("weft-overlay", &["weft-model", "weft-wireguard"]),
+    // The lab for its tests only.
+    ("weft-wireguard", &["weft-lab"]),
     ("weft-mesh", &["weft-model", "weft-ebpf-common"]),
     ("weft-dns", &["weft-model"]),
     ("weft", &["weft-model", "weft-control", "weft-overlay", "weft-mesh", "weft-dns", "weft-ebpf-common", "weft-lab"]),
