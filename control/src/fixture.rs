@@ -19,6 +19,7 @@ use weft_model::{
         ServiceMode, ServiceSpec, SubnetSpec,
     },
     state::{Cluster, Network, Node, NodeStatus, Slot, TaskState, TaskStatus},
+    wireguard::EncryptionSupport,
 };
 
 use crate::state::apply;
@@ -241,6 +242,7 @@ pub(crate) fn description(routes: &[&str]) -> NodeDescription {
         engine_labels: Default::default(),
         addresses: Vec::new(),
         routes: routes.iter().map(|r| parse::<IpNetwork>(r)).collect(),
+        encryption: EncryptionSupport::Kernel,
     }
 }
 

@@ -38,6 +38,7 @@ fn network_plan(net: u8, name: &str) -> NetworkPlan {
         ipv6: net == FRONT,
         internal: false,
         ingress: net == INGRESS,
+        encrypted: false,
     }
 }
 

@@ -2,7 +2,7 @@
 //! must not change anything on the machine.
 
 use rustix::system::{Sysinfo, sysinfo, uname};
-use weft_model::{report::NodeDescription, spec::Labels};
+use weft_model::{report::NodeDescription, spec::Labels, wireguard::EncryptionSupport};
 use weft_overlay::NodeFacts;
 
 use crate::runtime::RuntimeKind;
@@ -19,6 +19,7 @@ pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, facts: &NodeF
         engine_labels: labels.clone(),
         addresses: facts.addresses.clone(),
         routes: facts.routes.clone(),
+        encryption: EncryptionSupport::Unavailable("this version of weft cannot encrypt".to_owned()),
     }
 }
 

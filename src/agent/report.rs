@@ -40,7 +40,12 @@ impl Reporter {
         let acked = applied.map_or(0, |(_, generation)| *generation);
         let description = facts.map(|facts| describe_node(self.runtime, &self.labels, facts));
         self.reports.send_if_modified(|last| {
-            let report = NodeReport { acked, description: description.or_else(|| last.description.clone()), tasks };
+            let report = NodeReport {
+                acked,
+                description: description.or_else(|| last.description.clone()),
+                keys: Vec::new(),
+                tasks,
+            };
             let changed = *last != report;
             *last = report;
             changed

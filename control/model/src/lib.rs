@@ -8,6 +8,7 @@
 //!
 //! - [`id`] and [`name`]: types for ids and names, whose values are always valid;
 //! - [`net`]: IP addresses, MAC addresses and subnets;
+//! - [`wireguard`]: the keys of encrypted networks;
 //! - [`spec`]: what users request;
 //! - [`state`]: the cluster state, which the managers replicate with Raft;
 //! - [`command`]: the only way to change the cluster state;
@@ -21,6 +22,7 @@ mod newtype;
 pub mod id;
 pub mod name;
 pub mod net;
+pub mod wireguard;
 pub mod spec;
 pub mod state;
 pub mod command;

@@ -15,6 +15,7 @@ use crate::{
     id::ClusterId,
     net::Subnets,
     spec::{ContainerSpec, Labels, Protocol, Resources, Role},
+    wireguard::EncryptionPlan,
 };
 
 /// The plan of one node.
@@ -55,6 +56,9 @@ pub struct NodePlan {
     /// All other nodes of the cluster, including those that are down, except former memberships of
     /// this machine, which have the same address. Only peers may send tunnel packets to this node.
     pub peers: Vec<PeerPlan>,
+    /// `None`: the cluster has no encrypted network, or this node cannot encrypt. The node then has
+    /// no keys and no WireGuard devices.
+    pub encryption: Option<EncryptionPlan>,
     /// All networks, because a published port of this node can send to a service on any network.
     pub networks: Vec<NetworkPlan>,
     /// All services, one entry for each network of a service, ordered by [`ServicePlan::mesh`].
@@ -82,6 +86,7 @@ impl NodePlan {
             managers: Vec::new(),
             heartbeat_ms: 5_000,
             peers: Vec::new(),
+            encryption: None,
             networks: Vec::new(),
             services: Vec::new(),
             ports: Vec::new(),
@@ -117,6 +122,9 @@ pub struct NetworkPlan {
     pub internal: bool,
     /// The built-in network: it has no DNS names, and its tasks cannot reach each other.
     pub ingress: bool,
+    /// Packets of this network cross the underlay only inside of WireGuard: those between its
+    /// tasks, and those between an ingress node and a backend on this network.
+    pub encrypted: bool,
 }
 
 /// A service on one of its networks.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{TaskId, state::TaskStatus};
+use crate::{TaskId, state::TaskStatus, wireguard::NodeKey};
 
 pub use crate::state::NodeDescription;
 
@@ -15,5 +15,7 @@ pub struct NodeReport {
     pub acked: u64,
     /// `None` until the agent has read the facts of the machine.
     pub description: Option<NodeDescription>,
+    /// The WireGuard keys that this node holds and has configured a device for, oldest first.
+    pub keys: Vec<NodeKey>,
     pub tasks: Vec<(TaskId, TaskStatus)>,
 }

@@ -39,6 +39,7 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         managers: managers(state),
         heartbeat_ms: cluster.spec.heartbeat_ms,
         peers: peers(state, node),
+        encryption: None,
         networks: networks(state),
         ports: ports(state, &services),
         services,
@@ -84,6 +85,7 @@ fn networks(state: &ClusterState) -> Vec<NetworkPlan> {
             ipv6: n.spec.ipv6,
             internal: n.spec.internal,
             ingress: n.ingress,
+            encrypted: n.spec.encrypted,
         })
         .collect()
 }

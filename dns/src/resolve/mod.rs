@@ -56,6 +56,7 @@ pub enum Answer {
 /// #     ipv6: false,
 /// #     internal: false,
 /// #     ingress: false,
+/// #     encrypted: false,
 /// # });
 /// plan.services.push(ServicePlan {
 ///     name: "web".parse().expect("a name"),

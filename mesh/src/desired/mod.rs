@@ -72,6 +72,7 @@ pub struct Desired {
 /// #     ipv6: false,
 /// #     internal: false,
 /// #     ingress: true,
+/// #     encrypted: false,
 /// # });
 /// # plan.services.push(ServicePlan {
 /// #     mesh: MeshServiceId(5),

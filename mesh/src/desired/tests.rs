@@ -56,6 +56,7 @@ fn network_plan(vni: u32, subnet: u8) -> NetworkPlan {
         ipv6: false,
         internal: false,
         ingress: vni == INGRESS,
+        encrypted: false,
     }
 }
 

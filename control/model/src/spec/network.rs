@@ -20,12 +20,14 @@ pub struct NetworkSpec {
     pub ipv6: bool,
     /// `--internal`: tasks on this network cannot connect to addresses outside of the cluster.
     pub internal: bool,
+    /// `--opt encrypted`: packets of this network cross the underlay only inside of WireGuard.
+    pub encrypted: bool,
 }
 
 impl NetworkSpec {
     /// A network with every option at its default.
     pub fn new(name: NetworkName) -> Self {
-        Self { name, labels: Labels::new(), v4: None, v6: None, ipv6: false, internal: false }
+        Self { name, labels: Labels::new(), v4: None, v6: None, ipv6: false, internal: false, encrypted: false }
     }
 }
 

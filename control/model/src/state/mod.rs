@@ -30,7 +30,7 @@ pub use task::{Attachment, Slot, Task, TaskState, TaskStatus, Traffic};
 
 /// Version of the serialized layout of the cluster state and the log. Increased when either changes
 /// incompatibly.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// The replicated state of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use super::Meta;
 use crate::{
     NodeId, NodeName,
     spec::{Availability, Labels, NodeSpec, Role},
+    wireguard::EncryptionSupport,
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +68,7 @@ pub struct NodeDescription {
     /// The destinations of the node's routes, without the default routes. No network may overlap
     /// them.
     pub routes: Vec<IpNetwork>,
+    pub encryption: EncryptionSupport,
 }
 
 impl Node {

@@ -303,6 +303,7 @@ async fn agent(mut plans: watch::Receiver<Option<Arc<NodePlan>>>, reports: watch
         let report = plan.map_or_else(NodeReport::default, |plan| NodeReport {
             acked: plan.generation,
             description: Some(crate::fixture::description(&[])),
+            keys: Vec::new(),
             tasks: plan.tasks.iter().map(|task| (task.id.clone(), status(task.desired))).collect(),
         });
         reports.send_replace(report);

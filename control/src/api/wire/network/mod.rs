@@ -62,6 +62,7 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
         v6,
         ipv6,
         internal: requested.internal.unwrap_or(false),
+        encrypted: false,
     };
     unsupported::refuse(&body, &write(&spec, &body))?;
     Ok(spec)
