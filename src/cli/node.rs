@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    client::{Client, filters, number, percent_encode, text},
+    client::{Client, filters, list, number, percent_encode, text},
     flags::{Availability, Listing, Role},
     for_each_name,
     format::{capitalize, human_size},
@@ -202,10 +202,26 @@ fn pretty(node: &Value) -> Vec<String> {
     lines.push("Platform:".to_owned());
     lines.push(format!(" Operating System:\t{}", text(node, "/Description/Platform/OS")));
     lines.push(format!(" Architecture:\t\t{}", text(node, "/Description/Platform/Architecture")));
+    lines.extend(encryption(node));
     lines.push("Resources:".to_owned());
     lines.push(format!(" CPUs:\t\t\t{}", number(node, "/Description/Resources/NanoCPUs") / 1_000_000_000));
     lines.push(format!(" Memory:\t\t{}", human_size(number(node, "/Description/Resources/MemoryBytes"))));
     lines.push(format!("Engine Version:\t\t{}\n", text(node, "/Description/Engine/EngineVersion")));
+    lines
+}
+
+/// The lines about encryption. Empty if the node has not described itself yet.
+fn encryption(node: &Value) -> Vec<String> {
+    let Some(encryption) = node.pointer("/Description/Encryption") else { return Vec::new() };
+    let reason = match text(encryption, "/Reason") {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    let mut lines = vec!["Encryption:".to_owned(), format!(" Path:\t\t\t{}{reason}", text(encryption, "/Path"))];
+    for key in list(encryption, "/Keys") {
+        let (public, state, created) = (text(key, "/PublicKey"), text(key, "/State"), text(key, "/CreatedAt"));
+        lines.push(format!(" Key:\t\t\t{public} {state} since {created}"));
+    }
     lines
 }
 

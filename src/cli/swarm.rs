@@ -113,6 +113,9 @@ struct Settings {
     /// How long the certificate of a node is valid, such as 2160h; at least 1h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cert_expiry: Option<SignedDuration>,
+    /// After which time nodes replace their keys for encrypted networks, such as 12h; at least 10s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    key_rotation: Option<SignedDuration>,
 }
 
 impl Settings {
@@ -130,6 +133,9 @@ impl Settings {
         if let Some(expiry) = self.cert_expiry {
             spec["CAConfig"]["NodeCertExpiry"] = nanos(expiry).into();
         }
+        if let Some(period) = self.key_rotation {
+            spec["EncryptionConfig"]["KeyRotationPeriod"] = nanos(period).into();
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -137,6 +143,7 @@ impl Settings {
             && self.dispatcher_heartbeat.is_none()
             && self.down_after.is_none()
             && self.cert_expiry.is_none()
+            && self.key_rotation.is_none()
     }
 }
 

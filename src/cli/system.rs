@@ -49,6 +49,12 @@ fn lines(info: &Value) -> Vec<String> {
         lines.push(format!(" Nodes: {}", number(info, "/Swarm/Nodes")));
     }
     lines.push(format!(" Node Address: {}", text(info, "/Swarm/NodeAddr")));
+    if !text(info, "/Swarm/Encryption/Path").is_empty() {
+        lines.push(format!(" Encryption: {}", text(info, "/Swarm/Encryption/Path")));
+        lines.extend(
+            list(info, "/Swarm/Encryption/Keys").iter().map(|key| format!("  Key: {}", text(key, "/PublicKey"))),
+        );
+    }
     lines.push(" Manager Addresses:".to_owned());
     lines.extend(list(info, "/Swarm/RemoteManagers").iter().map(|manager| format!("  {}", text(manager, "/Addr"))));
     lines

@@ -98,17 +98,36 @@ impl EncryptionSupport {
 /// What a node must configure for encrypted networks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncryptionPlan {
-    /// The node makes a new key if it has none of this epoch or a later one. It keeps the keys of
-    /// this epoch even if `own` does not contain them yet.
+    /// The node makes a new key if its newest one is of an earlier epoch
+    /// ([`EncryptionPlan::needs_key`]).
     pub epoch: u64,
-    /// The keys that the leader knows. The node keeps their devices. It deletes a key of an earlier
-    /// epoch that is not in this list.
+    /// The keys that the leader knows. The node keeps their devices, and deletes the keys that are
+    /// no longer in this list ([`EncryptionPlan::keeps`]).
     pub own: Vec<PublicKey>,
     /// The node sends from this key. `None`: the node must not send yet, because peers may not have
     /// configured its key.
     pub active: Option<PublicKey>,
     /// All other nodes that have keys, ordered by node id.
     pub peers: Vec<EncryptedPeer>,
+}
+
+impl EncryptionPlan {
+    /// Whether the node keeps this key. A newest key that is not in [`EncryptionPlan::own`] is one
+    /// that the leader does not know yet: it may be about to record a report of it.
+    pub fn keeps(&self, key: &PublicKey, is_newest: bool) -> bool {
+        is_newest || self.own.contains(key)
+    }
+
+    /// The epoch of a key that the node holds with the epoch `made_for`. A key that the leader does
+    /// not know yet counts for the epoch of the plan.
+    pub fn epoch_of(&self, key: &PublicKey, made_for: u64) -> u64 {
+        if self.own.contains(key) { made_for } else { self.epoch }
+    }
+
+    /// Whether the node must make a new key, given the epoch of the newest key that it holds.
+    pub fn needs_key(&self, newest: Option<u64>) -> bool {
+        newest.is_none_or(|newest| newest < self.epoch)
+    }
 }
 
 /// Another node, with all its keys. Every device of a node has every key of every peer as a

@@ -9,7 +9,9 @@ use std::{net::SocketAddr, sync::Arc};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
-use weft_model::{Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, TaskId, spec::Role};
+use weft_model::{
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, spec::Role,
+};
 
 use crate::swarm::{InitOptions, JoinOptions, Manager, Membership, ProposeError, Swarm, SwarmError};
 
@@ -17,6 +19,8 @@ use crate::swarm::{InitOptions, JoinOptions, Manager, Membership, ProposeError, 
 #[async_trait]
 pub(crate) trait Member: Send + Sync {
     fn membership(&self) -> Membership;
+    /// What the agent of this node has reported last.
+    fn report(&self) -> NodeReport;
     /// The ids and RPC addresses of the managers that this node knows.
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)>;
     async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError>;
@@ -48,6 +52,10 @@ pub(crate) trait ClusterHandle: Send + Sync {
 impl Member for Swarm {
     fn membership(&self) -> Membership {
         Swarm::membership(self).borrow().clone()
+    }
+
+    fn report(&self) -> NodeReport {
+        Swarm::reports(self).borrow().clone()
     }
 
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)> {

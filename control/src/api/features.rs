@@ -142,8 +142,6 @@ features! {
     // Networks.
     NETWORK_DRIVERS = Feature::new("network drivers other than overlay (network create --driver)", &[])
         .advice("use --driver overlay");
-    ENCRYPTED_NETWORKS = Feature::new("encrypted networks (--opt encrypted)", &[])
-        .advice("leave --opt encrypted out");
     NETWORK_OPTIONS = Feature::new("other network options (--opt)", &[]).advice("leave the option out");
     IPV6_ONLY = Feature::new("networks without IPv4 (--ipv4=false)", &[]).advice("leave --ipv4=false out");
     TWO_SUBNETS = Feature::new("two subnets of one family on a network (--subnet)", &[])

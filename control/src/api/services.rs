@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use weft_model::{
     ClusterState, Command, NetworkId, ServiceId,
     spec::{ServiceMode, ServiceSpec},
-    state::Service,
+    state::{Node, Service},
 };
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     query::{Filters, Params},
     wire,
 };
+use crate::schedule::needs_encryption;
 
 /// A service that was created without a name gets a name from this many characters of its id, which
 /// makes 36^8 possible names.
@@ -68,9 +69,21 @@ pub(super) async fn create(
     if body["Name"].as_str().is_none_or(str::is_empty) {
         wire::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));
     }
-    let spec = Box::new(read(&*api.state()?, body)?);
+    let state = api.state()?;
+    let spec = Box::new(read(&state, body)?);
+    let warnings: Vec<String> = encryption_warning(&state, &spec).into_iter().collect();
     cluster.propose(Command::CreateService { id: id.clone(), spec }).await?;
-    Ok((StatusCode::CREATED, Json(json!({"ID": id.as_str(), "Warnings": []}))))
+    Ok((StatusCode::CREATED, Json(json!({"ID": id.as_str(), "Warnings": warnings}))))
+}
+
+/// The warning for a service on an encrypted network in a cluster in which no node can encrypt.
+fn encryption_warning(state: &ClusterState, spec: &ServiceSpec) -> Option<String> {
+    let is_stuck = needs_encryption(state, &spec.task) && !state.nodes.values().any(Node::can_encrypt);
+    is_stuck.then(|| {
+        "the service is on an encrypted network, and no node can encrypt: its tasks wait (see \"weft node inspect \
+         --pretty\")"
+            .to_owned()
+    })
 }
 
 pub(super) async fn update(

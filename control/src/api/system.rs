@@ -133,7 +133,7 @@ fn swarm_info(api: &Api) -> Value {
     };
     let managers = api.member.remotes().into_iter().map(|(node, addr)| (node.to_string(), addr.to_string())).collect();
     let node = node.map(|node| node.to_string()).unwrap_or_default();
-    let local = wire::membership::LocalMember { state, node, addr, error, managers };
+    let local = wire::membership::LocalMember { state, node, addr, error, managers, report: api.member.report() };
     wire::membership::show(&local, api.state().ok().as_deref())
 }
 

@@ -22,6 +22,7 @@
 //! - `orphans`: ends the tasks of nodes that are down or were removed;
 //! - `service`: how many tasks a service has, and which tasks must be replaced;
 //! - `traffic`: when nodes may send traffic to a task, and when the task may stop;
+//! - `keys`: when WireGuard keys are replaced, and when nodes use them;
 //! - `placement`: which node runs a task, chosen by [`crate::schedule`];
 //! - `reaper`: deletes old tasks and removed services, and ends the quarantine of addresses.
 
@@ -33,6 +34,7 @@ mod preview;
 mod orphans;
 mod service;
 mod traffic;
+mod keys;
 mod placement;
 mod reaper;
 
@@ -76,6 +78,7 @@ pub fn decide(state: &ClusterState, now_ms: u64, acks: &Acks, random: &mut dyn F
         preview.run(orphans::orphan_tasks);
         preview.run(service::reconcile);
         preview.run(traffic::advance);
+        preview.run(keys::advance);
         placement::place_tasks(&mut preview);
         preview.run(reaper::delete_ended);
         preview.run(reaper::release_addresses);

@@ -8,6 +8,7 @@
 //! the generation of its plan changes.
 
 pub(crate) mod template;
+mod encryption;
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +40,7 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         managers: managers(state),
         heartbeat_ms: cluster.spec.heartbeat_ms,
         peers: peers(state, node),
-        encryption: None,
+        encryption: encryption::encryption(state, node),
         networks: networks(state),
         ports: ports(state, &services),
         services,

@@ -2,7 +2,9 @@
 //! each task that waits for a node.
 //!
 //! A node is suitable if it takes tasks, has the resources that the task reserves, satisfies the
-//! constraints of the service, and is below the limit of replicas per node. Among the suitable
+//! constraints of the service, and is below the limit of replicas per node. For a task on an
+//! encrypted network, the node must also be able to encrypt, and have a key that the other nodes
+//! know. Among the suitable
 //! nodes the scheduler prefers, in this order:
 //!
 //! 1. nodes on which the service has not failed repeatedly;
@@ -18,8 +20,9 @@ use std::collections::BTreeMap;
 
 use weft_model::{
     ClusterState, NodeId, ServiceId,
-    spec::{Constraint, NodeAttribute, Placement, Role},
-    state::{Node, Slot, Task, TaskState},
+    spec::{Constraint, NodeAttribute, Placement, Role, TaskSpec},
+    state::{Network, Node, Slot, Task, TaskState},
+    wireguard::EncryptionSupport,
 };
 
 /// If this many tasks of a service have failed on a node, the scheduler prefers other nodes for
@@ -110,12 +113,16 @@ fn has_failed_recently(state: &ClusterState, task: &Task) -> bool {
 }
 
 /// Why a node is not suitable, in the order of the checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Unsuitable {
     Unavailable,
     Resources,
     Constraints,
     MaxReplicas,
+    /// The node cannot encrypt, with its reason.
+    Encryption(String),
+    /// The node has no key yet that all other nodes know.
+    EncryptionKey,
 }
 
 impl Unsuitable {
@@ -126,6 +133,8 @@ impl Unsuitable {
             Self::Resources => format!("insufficient resources on {nodes}"),
             Self::Constraints => format!("scheduling constraints not satisfied on {nodes}"),
             Self::MaxReplicas => format!("max replicas per node limit reached on {nodes}"),
+            Self::Encryption(reason) => format!("no encryption on {nodes}: {reason}"),
+            Self::EncryptionKey => format!("encryption not ready yet on {nodes}"),
         }
     }
 }
@@ -138,9 +147,10 @@ impl Unsuitable {
 pub fn place(state: &ClusterState, load: &Load, task: &Task) -> Result<NodeId, String> {
     let mut unsuitable = BTreeMap::<Unsuitable, usize>::new();
     let mut suitable = Vec::new();
+    let encrypted = needs_encryption(state, &task.spec);
     let wanted = state.nodes.values().filter(|n| task.node.as_ref().is_none_or(|fixed| *fixed == n.id));
     for node in wanted {
-        match check_node(load, node, task) {
+        match check_node(load, node, task, encrypted) {
             None => suitable.push(node),
             Some(why) => *unsuitable.entry(why).or_default() += 1,
         }
@@ -167,7 +177,7 @@ pub fn place(state: &ClusterState, load: &Load, task: &Task) -> Result<NodeId, S
 }
 
 /// `None`: the node is suitable for the task.
-fn check_node(load: &Load, node: &Node, task: &Task) -> Option<Unsuitable> {
+fn check_node(load: &Load, node: &Node, task: &Task, encrypted: bool) -> Option<Unsuitable> {
     let placement = &task.spec.placement;
     let limit = placement.max_replicas_per_node;
     if !node.takes_tasks() {
@@ -178,8 +188,29 @@ fn check_node(load: &Load, node: &Node, task: &Task) -> Option<Unsuitable> {
         Some(Unsuitable::Constraints)
     } else if limit > 0 && load.of_service(&node.id, &task.service, Some(&task.slot)) >= limit {
         Some(Unsuitable::MaxReplicas)
+    } else if encrypted {
+        check_encryption(node)
     } else {
         None
+    }
+}
+
+/// Whether one of the task's networks is encrypted.
+pub fn needs_encryption(state: &ClusterState, task: &TaskSpec) -> bool {
+    let is_attached = |network: &Network| {
+        task.networks.iter().any(|attached| attached.network == network.id)
+            || (network.ingress && task.networks.is_empty())
+    };
+    state.networks.values().any(|network| network.spec.encrypted && is_attached(network))
+}
+
+/// `None`: the node can run tasks on encrypted networks.
+fn check_encryption(node: &Node) -> Option<Unsuitable> {
+    match &node.description.as_ref()?.encryption {
+        EncryptionSupport::Unavailable(reason) => Some(Unsuitable::Encryption(reason.clone())),
+        EncryptionSupport::Kernel | EncryptionSupport::UserSpace => {
+            node.keys.active().is_none().then_some(Unsuitable::EncryptionKey)
+        }
     }
 }
 

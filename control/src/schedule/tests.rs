@@ -2,12 +2,14 @@
 
 use weft_model::{
     Command, NodeId, ServiceId,
-    spec::{Availability, Constraint, NodeAttribute, ServiceSpec},
-    state::{NodeStatus, TaskState},
+    report::NodeDescription,
+    spec::{Availability, Constraint, NetworkSpec, NodeAttribute, ServiceSpec},
+    state::{KeyStage, NodeStatus, TaskState},
+    wireguard::{EncryptionSupport, NodeKey, PublicKey},
 };
 
 use super::{Load, place};
-use crate::fixture::{TestCluster, description, parse, service_spec};
+use crate::fixture::{TestCluster, description, network_spec, parse, service_spec};
 
 /// Nodes n1 to n3, with `zone` labels a, a and b, and `disk=ssd` on n2.
 fn cluster() -> TestCluster {
@@ -178,4 +180,26 @@ fn a_node_where_the_service_keeps_failing_comes_last() {
     assert_eq!(choose(&mut cluster, &service, 1), Ok("n2".to_owned()));
     cluster.now_ms += 300_000;
     assert_eq!(choose(&mut cluster, &service, 2), Ok("n1".to_owned()));
+}
+
+#[test]
+fn a_task_on_an_encrypted_network_gets_a_node_with_an_active_key() {
+    let mut cluster = cluster();
+    let network = cluster.add_network(NetworkSpec { encrypted: true, ..network_spec("secret") });
+    let machine = |reason: &str| {
+        let encryption = EncryptionSupport::Unavailable(reason.to_owned());
+        Box::new(NodeDescription { encryption, ..description(&[]) })
+    };
+    let (n1, n2) = (node(&cluster, "n1"), node(&cluster, "n2"));
+    cluster.ok(Command::DescribeNode { node: n1, description: machine("no TUN device") });
+    check_refused(
+        &mut cluster,
+        service_spec("early", 1, &[&network]),
+        "no suitable node (no encryption on 1 node: no TUN device; encryption not ready yet on 2 nodes)",
+    );
+    let key = NodeKey { public_key: PublicKey([2; 32]), port: 51820 };
+    cluster.ok(Command::ReportKeys { node: n2.clone(), keys: vec![key], acked: 0 });
+    cluster.ok(Command::SetKeyStage { node: n2, key: key.public_key, stage: KeyStage::Active });
+    check(&mut cluster, service_spec("secret", 3, &[&network]), &["n2", "n2", "n2"]);
+    check(&mut cluster, service_spec("clear", 2, &[]), &["n1", "n3"]);
 }

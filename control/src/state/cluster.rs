@@ -15,6 +15,10 @@ use super::{check_version, cluster_mut, networks, new_meta, nodes, subnets, upda
 /// addresses.
 const MAX_POOL_PREFIX: u8 = 29;
 
+/// The shortest period after which keys are replaced. A replacement takes several round trips
+/// between the leader and all nodes.
+const MIN_KEY_ROTATION_MS: u64 = 10_000;
+
 pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applied, Rejection> {
     if state.cluster.is_some() {
         return Err(Rejection::AlreadyInitialised);
@@ -68,6 +72,12 @@ fn check(state: &ClusterState, spec: &ClusterSpec) -> Result<(), Rejection> {
     let invalid = |why: String| Err(Rejection::Invalid(why));
     if spec.heartbeat_ms == 0 || spec.heartbeat_misses == 0 {
         return invalid("the heartbeat period and the number of missed heartbeats must be greater than 0".to_owned());
+    }
+    if spec.key_rotation_ms < MIN_KEY_ROTATION_MS {
+        let seconds = MIN_KEY_ROTATION_MS / 1000;
+        return invalid(format!(
+            "the rotation period of encryption keys must be {seconds}s or longer (--key-rotation)"
+        ));
     }
     let (pool, prefix) = (spec.pool, spec.pool_prefix);
     if pool.network() != pool.ip() {

@@ -15,12 +15,13 @@
 //! - A refused command changes only the index and the clock of the cluster state. So each function
 //!   checks and allocates everything before it changes anything.
 //!
-//! In reading order: `addresses`, `subnets` and `ports` allocate; `networks`, `services`, `tasks`,
-//! `nodes` and `cluster` change the objects of their kind.
+//! In reading order: `addresses`, `subnets` and `ports` allocate; `keys`, `networks`, `services`,
+//! `tasks`, `nodes` and `cluster` change the objects of their kind.
 
 mod addresses;
 mod subnets;
 mod ports;
+mod keys;
 mod networks;
 mod services;
 mod tasks;
@@ -37,6 +38,7 @@ use weft_model::{
 };
 
 pub use addresses::QUARANTINE_MS;
+pub use keys::is_news;
 
 /// Applies the log entry at `index`.
 ///
@@ -101,9 +103,13 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
             services::set_update_status(state, &service, version, status)
         }
         Command::ReleaseAddresses { acked_index } => addresses::release(state, acked_index),
+        Command::RequestKey { node } => keys::request(state, &node),
+        Command::SetKeyStage { node, key, stage } => keys::set_stage(state, &node, &key, stage),
+        Command::ForgetKey { node, key } => keys::forget(state, &node, &key),
 
         Command::ReportTasks { node, tasks } => tasks::report(state, &node, tasks),
         Command::DescribeNode { node, description } => nodes::describe(state, &node, *description),
+        Command::ReportKeys { node, keys, acked } => keys::report(state, &node, &keys, acked),
     }
 }
 

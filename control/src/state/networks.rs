@@ -5,7 +5,7 @@ use weft_model::{
     Applied, ClusterState, FIRST_VNI, NetworkId, Rejection, Vni, command::ObjectKind, spec::NetworkSpec, state::Network,
 };
 
-use super::{cluster_mut, network_by_id, new_meta, subnets};
+use super::{cluster_mut, keys, network_by_id, new_meta, subnets};
 
 pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec) -> Result<Applied, Rejection> {
     if state.networks.contains_key(&id) {
@@ -56,6 +56,9 @@ pub(super) fn remove(state: &mut ClusterState, id: &NetworkId) -> Result<Applied
     state.networks.remove(id);
     state.allocated.cursors.remove(id);
     state.allocated.quarantine.retain(|freed| freed.network != *id);
+    if !state.has_encrypted_network() {
+        keys::clear(state);
+    }
     Ok(Applied::Network(id.clone()))
 }
 

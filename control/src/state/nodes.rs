@@ -5,7 +5,7 @@ use weft_model::{
     command::{JoinNode, ObjectKind},
     report::NodeDescription,
     spec::{NodeSpec, Role},
-    state::{Node, NodeStatus},
+    state::{Node, NodeKeys, NodeStatus},
 };
 
 use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
@@ -32,6 +32,7 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
         status: NodeStatus::Unknown,
         message: String::new(),
         description: None,
+        keys: NodeKeys::default(),
         voter: false,
         in_raft_config: join.role == Role::Manager,
     };

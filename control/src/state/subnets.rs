@@ -9,6 +9,7 @@ use weft_model::{
     id::ClusterId,
     net::Subnets,
     spec::{ClusterSpec, NetworkSpec, SubnetSpec},
+    wireguard::cluster_range,
 };
 
 /// Prefix length of the ingress network in a large pool. All tasks of all services whose spec lists
@@ -191,6 +192,14 @@ fn check_v6(state: &ClusterState, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) ->
     let gateway = wanted.gateway.unwrap_or_else(|| first_v6(subnet));
     if !subnet.contains(gateway) || gateway == first {
         return Err(Rejection::Invalid(format!("gateway {gateway} is not a usable address of subnet {subnet}")));
+    }
+    if let Some(cluster) = &state.cluster {
+        let keys = cluster_range(&cluster.id);
+        if overlap_v6(subnet, keys) {
+            return Err(Rejection::Invalid(format!(
+                "subnet {subnet} overlaps with {keys}, which this cluster uses for encrypted networks: choose another subnet"
+            )));
+        }
     }
     let overlapping = routes(state).find_map(|(node, route)| match route {
         IpNetwork::V6(v6) if overlap_v6(subnet, v6) => Some((node, route)),

@@ -22,6 +22,7 @@ fn accepts_the_commands_of_swarm() {
         "swarm join --token T 192.0.2.1:2377",
         "swarm leave",
         "swarm leave --force",
+        "swarm update --key-rotation 24h",
         "swarm update --cert-expiry 720h --task-history-limit 3 --dispatcher-heartbeat 5s",
     ]);
 }
@@ -89,7 +90,6 @@ fn accepts_the_other_commands_of_service() {
 fn accepts_the_commands_of_network() {
     check(&[
         "network create --driver overlay --subnet 10.1.0.0/24 --gateway 10.1.0.1 --ip-range 10.1.0.128/25 app",
-        // The command line accepts encryption, but the daemon refuses it.
         "network create --driver overlay --opt encrypted --internal --ipv6 --label a=b app",
         "network create --subnet 10.1.0.0/24,2001:db8::/64 --ipv6 app",
         "network ls",

@@ -17,7 +17,8 @@ use crate::{
     NetworkId, NodeId, NodeName, ServiceId, TaskId,
     id::ClusterId,
     spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
-    state::{NodeDescription, NodeStatus, Slot, TaskState, TaskStatus, Traffic, UpdateStatus},
+    state::{KeyStage, NodeDescription, NodeStatus, Slot, TaskState, TaskStatus, Traffic, UpdateStatus},
+    wireguard::{NodeKey, PublicKey},
 };
 
 pub use rejection::{ObjectKind, Rejection};
@@ -179,6 +180,22 @@ pub enum Command {
     ReleaseAddresses {
         acked_index: u64,
     },
+    /// Asks a node for a new WireGuard key.
+    RequestKey {
+        node: NodeId,
+    },
+    /// Moves a WireGuard key of a node to a later stage. If it becomes active, the active key of
+    /// the node becomes retiring.
+    SetKeyStage {
+        node: NodeId,
+        key: PublicKey,
+        stage: KeyStage,
+    },
+    /// Removes a withdrawn WireGuard key. Its node then deletes it.
+    ForgetKey {
+        node: NodeId,
+        key: PublicKey,
+    },
 
     // Reported by nodes.
     ReportTasks {
@@ -188,6 +205,14 @@ pub enum Command {
     DescribeNode {
         node: NodeId,
         description: Box<NodeDescription>,
+    },
+    /// Records the WireGuard keys that a node holds. `acked` is the plan generation that was in
+    /// effect on the node when it reported them: a missing key that an earlier plan contained is
+    /// lost.
+    ReportKeys {
+        node: NodeId,
+        keys: Vec<NodeKey>,
+        acked: u64,
     },
 }
 

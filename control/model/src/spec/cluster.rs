@@ -18,6 +18,9 @@ pub struct ClusterSpec {
     pub heartbeat_misses: u32,
     /// How long a node certificate is valid.
     pub cert_expiry_ms: u64,
+    /// After this time a node's WireGuard key is replaced by a new one. The time starts when the
+    /// key becomes active.
+    pub key_rotation_ms: u64,
     /// A network without a chosen subnet gets one from this pool.
     pub pool: Ipv4Network,
     /// The prefix length of subnets from the pool.
@@ -32,6 +35,7 @@ impl Default for ClusterSpec {
             heartbeat_ms: 5_000,
             heartbeat_misses: 3,
             cert_expiry_ms: 90 * 24 * 3_600_000,
+            key_rotation_ms: 12 * 3_600_000,
             pool: Ipv4Network::new_checked(Ipv4Addr::new(10, 0, 0, 0), 8).expect("10.0.0.0/8 is a network"),
             pool_prefix: 24,
         }

@@ -9,6 +9,7 @@
 //! ordered (`BTreeMap`, `Vec`): all replicas iterate over it in the same order.
 
 mod cluster;
+mod keys;
 mod node;
 mod network;
 mod service;
@@ -23,6 +24,7 @@ use crate::{NetworkId, NodeId, ServiceId, TaskId};
 
 pub use allocations::{AddressCursor, Allocations, FreedAddress};
 pub use cluster::Cluster;
+pub use keys::{KeyRecord, KeyStage, NodeKeys};
 pub use network::Network;
 pub use node::{Node, NodeDescription, NodeStatus};
 pub use service::{PublishedPort, Service, ServiceEndpoint, UpdateState, UpdateStatus};
@@ -68,6 +70,11 @@ impl ClusterState {
     /// being removed are not found.
     pub fn service_by_name(&self, name: &str) -> Option<&Service> {
         self.services.values().find(|s| !s.removing && s.spec.name.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// Whether nodes need WireGuard keys.
+    pub fn has_encrypted_network(&self) -> bool {
+        self.networks.values().any(|network| network.spec.encrypted)
     }
 
     /// The network with this name, compared without regard to case.

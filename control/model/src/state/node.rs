@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::Meta;
+use super::{Meta, NodeKeys};
 use crate::{
     NodeId, NodeName,
     spec::{Availability, Labels, NodeSpec, Role},
@@ -29,6 +29,7 @@ pub struct Node {
     pub message: String,
     /// `None` until the node has sent its first report.
     pub description: Option<NodeDescription>,
+    pub keys: NodeKeys,
     /// Whether the node votes in Raft now. The leader changes it some time after `spec.role`
     /// changed.
     pub voter: bool,
@@ -75,6 +76,11 @@ impl Node {
     /// Whether the scheduler may assign tasks to the node.
     pub fn takes_tasks(&self) -> bool {
         self.status == NodeStatus::Ready && self.spec.availability == Availability::Active
+    }
+
+    /// Whether the node has described itself as able to encrypt.
+    pub fn can_encrypt(&self) -> bool {
+        self.description.as_ref().is_some_and(|machine| machine.encryption.is_available())
     }
 
     pub fn is_manager(&self) -> bool {

@@ -1,5 +1,11 @@
 //! Tests of the cluster and its nodes.
 
+use weft_model::{
+    report::NodeDescription,
+    state::KeyStage,
+    wireguard::{EncryptionSupport, NodeKey, PublicKey},
+};
+
 use super::*;
 
 #[tokio::test]
@@ -59,6 +65,52 @@ async fn the_cluster_is_shown_and_updated_and_its_tokens_are_rotated() {
     let stale = with(changed, "/Orchestration/TaskHistoryRetentionLimit", json!(3));
     api.refused(Method::POST, &format!("/swarm/update?version={version}"), Some(stale), 409, "out of sequence").await;
     api.refused(Method::GET, "/swarm/unlockkey", None, 501, "locked managers").await;
+}
+
+#[tokio::test]
+async fn the_rotation_period_of_encryption_keys_is_shown_and_changed() {
+    let api = Fixture::manager();
+    let swarm = api.get("/swarm").await;
+    assert_eq!(swarm["Spec"]["EncryptionConfig"]["KeyRotationPeriod"], 12 * 3_600 * 1_000_000_000_i64);
+    let path = format!("/swarm/update?version={}", swarm["Version"]["Index"]);
+    for (value, status, text) in [
+        (json!("1h"), 400, "number of nanoseconds"),
+        (json!(-1), 400, "negative"),
+        (json!(5_000_000_000_u64), 400, "10s or longer"),
+    ] {
+        let bad = with(swarm["Spec"].clone(), "/EncryptionConfig/KeyRotationPeriod", value);
+        api.refused(Method::POST, &path, Some(bad), status, text).await;
+    }
+    let hour = 3_600_000_000_000_u64;
+    api.post(&path, with(swarm["Spec"].clone(), "/EncryptionConfig/KeyRotationPeriod", json!(hour))).await;
+    let changed = api.get("/swarm").await;
+    assert_eq!(changed["Spec"]["EncryptionConfig"], json!({"AutoLockManagers": false, "KeyRotationPeriod": hour}));
+    // The docker client does not know the field, and sends the spec without it.
+    let without = with(changed["Spec"].clone(), "/EncryptionConfig", json!({"AutoLockManagers": false}));
+    api.post(&format!("/swarm/update?version={}", changed["Version"]["Index"]), without).await;
+    assert_eq!(api.get("/swarm").await["Spec"]["EncryptionConfig"]["KeyRotationPeriod"], hour);
+}
+
+#[tokio::test]
+async fn nodes_and_info_show_how_a_node_encrypts() {
+    let api = Fixture::manager();
+    let key = NodeKey { public_key: PublicKey([7; 32]), port: 51820 };
+    api.change(|t| {
+        let node = t.first_node();
+        t.ok(Command::ReportKeys { node: node.clone(), keys: vec![key], acked: 0 });
+        t.ok(Command::SetKeyStage { node, key: key.public_key, stage: KeyStage::Active });
+        let n2 = t.node("n2", &[]);
+        let encryption = EncryptionSupport::Unavailable("no TUN device".to_owned());
+        let machine = NodeDescription { encryption, ..fixture::description(&[]) };
+        t.ok(Command::DescribeNode { node: n2, description: Box::new(machine) });
+    });
+    let shown = &api.get("/nodes/n1").await["Description"]["Encryption"];
+    assert_eq!((&shown["Path"], &shown["Keys"][0]["State"]), (&json!("kernel"), &json!("active")));
+    assert_eq!(shown["Keys"][0]["PublicKey"], "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=");
+    assert_eq!(shown["Keys"][0]["CreatedAt"], "2023-11-14T22:13:20Z");
+    let other = &api.get("/nodes/n2").await["Description"]["Encryption"];
+    assert_eq!(*other, json!({"Path": "unavailable", "Reason": "no TUN device", "Keys": []}));
+    assert_eq!(api.get("/info").await["Swarm"]["Encryption"], json!({"Path": "kernel", "Keys": []}));
 }
 
 #[tokio::test]

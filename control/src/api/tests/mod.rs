@@ -29,7 +29,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, TaskId, command::ObjectKind, spec::Role,
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, command::ObjectKind,
+    spec::Role,
 };
 
 use super::{
@@ -45,6 +46,8 @@ use crate::{
 struct TestMember {
     membership: Membership,
     cluster: Option<Arc<InMemoryCluster>>,
+    /// What the agent of the node has reported.
+    report: NodeReport,
     /// The options of each init and join request.
     requests: Mutex<Vec<String>>,
 }
@@ -69,6 +72,10 @@ impl InMemoryCluster {
 impl Member for TestMember {
     fn membership(&self) -> Membership {
         self.membership.clone()
+    }
+
+    fn report(&self) -> NodeReport {
+        self.report.clone()
     }
 
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)> {
@@ -149,7 +156,8 @@ impl Fixture {
             let state = watch::Sender::new(Arc::new(cluster.state.clone()));
             Arc::new(InMemoryCluster { cluster: Mutex::new(cluster), state, log_options: Mutex::default() })
         });
-        let member = Arc::new(TestMember { membership, cluster, requests: Mutex::default() });
+        let report = NodeReport { description: Some(fixture::description(&[])), ..NodeReport::default() };
+        let member = Arc::new(TestMember { membership, cluster, report, requests: Mutex::default() });
         let node = LocalNode {
             hostname: "n1".parse().expect("a name"),
             version: "0.1.0".into(),

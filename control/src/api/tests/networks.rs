@@ -51,7 +51,7 @@ async fn networks_are_created_shown_and_removed() {
     for (path, value, status, text) in [
         ("/Name", json!("-x"), 400, "not a valid network name"),
         ("/Driver", json!("macvlan"), 501, "container engine"),
-        ("/Options/encrypted", json!(""), 501, "encrypted networks"),
+        ("/Options/encrypted", json!("false"), 400, "leave the option out"),
         ("/Options/mtu", json!("1400"), 501, "network option mtu"),
         ("/Ingress", json!(true), 501, "built in"),
         ("/Attachable", json!(true), 501, "only services use networks"),
@@ -80,6 +80,18 @@ async fn networks_are_created_shown_and_removed() {
     api.refused(Method::POST, "/networks/create", Some(body), 409, "name app is in use").await;
     api.refused(Method::POST, "/networks/app/connect", Some(json!({"Container": "x"})), 501, "single containers").await;
     api.refused(Method::POST, "/networks/prune", None, 501, "prune").await;
+}
+
+#[tokio::test]
+async fn encrypted_networks_are_created_and_shown_as_in_docker() {
+    let api = Fixture::manager();
+    let body = json!({"Name": "secret", "Driver": "overlay", "Options": {"encrypted": ""}});
+    api.post("/networks/create", body).await;
+    let shown = api.get("/networks/secret").await;
+    assert_eq!(shown["Options"]["encrypted"], "", "{shown}");
+    assert!(api.change(|t| t.state.network_by_name("secret").is_some_and(|network| network.spec.encrypted)));
+    api.network("clear").await;
+    assert_eq!(api.get("/networks/clear").await["Options"].get("encrypted"), None);
 }
 
 #[tokio::test]

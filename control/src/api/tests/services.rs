@@ -1,5 +1,7 @@
 //! Tests of services and their tasks.
 
+use weft_model::{report::NodeDescription, wireguard::EncryptionSupport};
+
 use super::*;
 
 #[tokio::test]
@@ -211,4 +213,24 @@ async fn tasks_and_replica_counts_are_shown() {
         "{text:?}"
     );
     api.refused(Method::GET, "/services/web/logs", None, 400, "at least one stream").await;
+}
+
+#[tokio::test]
+async fn a_service_that_no_node_can_run_encrypted_gets_a_warning() {
+    let api = Fixture::manager();
+    api.post("/networks/create", json!({"Name": "secret", "Driver": "overlay", "Options": {"encrypted": ""}})).await;
+    let on_secret = |name: &str| {
+        let mut body = service(name);
+        body["EndpointSpec"] = json!({});
+        body["TaskTemplate"]["Networks"] = json!([{"Target": "secret"}]);
+        body
+    };
+    assert_eq!(api.post("/services/create", on_secret("first")).await["Warnings"], json!([]));
+    api.change(|t| {
+        let encryption = EncryptionSupport::Unavailable("no TUN device".to_owned());
+        let description = Box::new(NodeDescription { encryption, ..fixture::description(&[]) });
+        t.ok(Command::DescribeNode { node: t.first_node(), description });
+    });
+    let warned = api.post("/services/create", on_secret("second")).await;
+    assert!(warned["Warnings"][0].as_str().is_some_and(|text| text.contains("no node can encrypt")), "{warned}");
 }

@@ -1,8 +1,11 @@
 //! Converts the settings of the cluster in both directions, and the cluster to JSON.
 //!
-//! One field is an extension of weft: `Dispatcher.HeartbeatMisses`, the number of heartbeats that a
-//! node may miss before it is down. Only weft's own client sends it. If it is absent, the setting
-//! does not change.
+//! Two fields are extensions of weft. Only weft's own client sends them. If one is absent, the
+//! setting does not change.
+//!
+//! - `Dispatcher.HeartbeatMisses`: the number of heartbeats that a node may miss before it is down;
+//! - `EncryptionConfig.KeyRotationPeriod`, in nanoseconds: the time after which the WireGuard key
+//!   of a node is replaced.
 
 use bollard_stubs::models;
 use serde_json::{Value, json};
@@ -25,6 +28,9 @@ pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpe
     let requested: models::SwarmSpec = fields::read(body)?;
     if let Some(dispatcher) = body.get_mut("Dispatcher") {
         fields::rename(dispatcher, "HeartbeatMisses")?;
+    }
+    if let Some(encryption) = body.get_mut("EncryptionConfig") {
+        fields::rename(encryption, "KeyRotationPeriod")?;
     }
     if requested.name.as_deref().is_some_and(|name| !name.is_empty() && name != SPEC_NAME) {
         return Err(ApiError::Invalid(format!("swarm spec must be named {SPEC_NAME:?}")));
@@ -54,6 +60,13 @@ pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpe
             ));
         }
     }
+    if let Some(period) = body.pointer("/EncryptionConfig/KeyRotationPeriod").filter(|period| !period.is_null()) {
+        let field = "EncryptionConfig.KeyRotationPeriod";
+        let period = period
+            .as_i64()
+            .ok_or_else(|| ApiError::Invalid(format!("{field} is {period}: give a number of nanoseconds")))?;
+        spec.key_rotation_ms = millis(field, period)?;
+    }
     unsupported::refuse(body, &write(&spec))?;
     Ok(spec)
 }
@@ -75,6 +88,7 @@ fn write(spec: &ClusterSpec) -> Value {
         task_defaults: Some(models::SwarmSpecTaskDefaults::default()),
     });
     set(&mut shown["Dispatcher"], "HeartbeatMisses", json!(spec.heartbeat_misses));
+    set(&mut shown["EncryptionConfig"], "KeyRotationPeriod", json!(nanos(spec.key_rotation_ms)));
     shown
 }
 

@@ -1,5 +1,8 @@
 //! Converts the membership of this node: the requests to create and to join a cluster from JSON,
 //! and the membership in `info` to JSON.
+//!
+//! One field of `info` is an extension of weft: `Swarm.Encryption`, whether and how this node
+//! encrypts, and its WireGuard keys.
 
 use std::net::IpAddr;
 
@@ -7,12 +10,12 @@ use bollard_stubs::models;
 use ipnetwork::Ipv4Network;
 use serde_json::Value;
 use weft_model::{
-    ClusterState, TUNNEL_PORT,
+    ClusterState, NodeReport, TUNNEL_PORT,
     spec::{Availability, ClusterSpec},
 };
 
 use super::{
-    cluster, fields, unsupported,
+    cluster, encryption, fields, unsupported,
     values::{set, signed, to_json},
 };
 use crate::api::{error::ApiError, features};
@@ -130,6 +133,8 @@ pub(crate) struct LocalMember {
     pub(crate) error: String,
     /// The ids and addresses of the managers.
     pub(crate) managers: Vec<(String, String)>,
+    /// What the agent of this node has reported last.
+    pub(crate) report: NodeReport,
 }
 
 /// The field `Swarm` of `info`. `state` is `None` on nodes that are not managers.
@@ -153,6 +158,10 @@ pub(crate) fn show(member: &LocalMember, state: Option<&ClusterState>) -> Value 
         managers: count(true),
         cluster: None,
     });
+    if let Some(machine) = &member.report.description {
+        let keys = member.report.keys.iter().map(encryption::show_key).collect();
+        set(&mut shown, "Encryption", encryption::show(&machine.encryption, keys));
+    }
     if let Some(cluster) = state.and_then(|s| s.cluster.as_ref()) {
         set(&mut shown, "Cluster", cluster::show(cluster));
     }

@@ -17,6 +17,7 @@ pub(crate) mod placement;
 pub(crate) mod network;
 pub(crate) mod task;
 pub(crate) mod service;
+pub(crate) mod encryption;
 pub(crate) mod node;
 pub(crate) mod cluster;
 pub(crate) mod membership;

@@ -1,15 +1,18 @@
 //! Converts nodes: the spec in both directions, and a node to JSON.
+//!
+//! One field is an extension of weft: `Description.Encryption`, whether and how the node encrypts,
+//! and its WireGuard keys.
 
 use bollard_stubs::models;
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_model::{
     spec::{Availability, NodeSpec, Role},
-    state::{Node, NodeStatus},
+    state::{KeyRecord, Node, NodeStatus},
 };
 
 use super::{
-    fields, unsupported,
-    values::{date, labels, signed, text, to_json, version},
+    encryption, fields, unsupported,
+    values::{date, labels, set, signed, text, timestamp, to_json, version},
 };
 use crate::api::error::ApiError;
 
@@ -62,7 +65,7 @@ pub(crate) struct ManagerView {
 
 /// A node in the form of `GET /nodes/{id}`.
 pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
-    to_json(models::Node {
+    let mut shown = to_json(models::Node {
         id: Some(node.id.to_string()),
         version: version(&node.meta),
         created_at: date(node.meta.created_ms),
@@ -87,7 +90,20 @@ pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
             }),
             addr: Some(node.rpc_addr.to_string()),
         }),
-    })
+    });
+    if let Some(machine) = &node.description {
+        let keys = node.keys.keys.iter().map(key).collect();
+        set(&mut shown["Description"], "Encryption", encryption::show(&machine.encryption, keys));
+    }
+    shown
+}
+
+/// A WireGuard key: which one it is, how far it is in use, and since when the leader knows it.
+fn key(record: &KeyRecord) -> Value {
+    let mut shown = encryption::show_key(&record.key);
+    set(&mut shown, "State", json!(record.stage.as_str()));
+    set(&mut shown, "CreatedAt", json!(timestamp(record.created_ms)));
+    shown
 }
 
 fn description(node: &Node) -> models::NodeDescription {

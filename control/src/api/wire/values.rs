@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use bollard_stubs::models::{BollardDate, ObjectVersion};
 use serde::Serialize;
 use serde_json::Value;
+use time::format_description::well_known::Rfc3339;
 use weft_model::{spec::Labels, state::Meta};
 
 use crate::api::{error::ApiError, features};
@@ -15,6 +16,12 @@ const NANOS_PER_MS: i64 = 1_000_000;
 /// Converts a point in time, in milliseconds since the Unix epoch, to the date type of the API.
 pub(crate) fn date(unix_ms: u64) -> Option<BollardDate> {
     BollardDate::from_unix_timestamp_nanos(i128::from(unix_ms) * i128::from(NANOS_PER_MS)).ok()
+}
+
+/// Converts a point in time, in milliseconds since the Unix epoch, to the text of a date (RFC
+/// 3339).
+pub(crate) fn timestamp(unix_ms: u64) -> Option<String> {
+    date(unix_ms).and_then(|date| date.format(&Rfc3339).ok())
 }
 
 /// Converts milliseconds to the nanoseconds of the wire. A duration that is too long becomes the

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use weft_model::{
     Command, NetworkId, NodeId, ServiceId,
-    spec::{Availability, FailureAction, ServiceMode, UpdateConfig, UpdateOrder},
+    spec::{Availability, FailureAction, NetworkSpec, ServiceMode, UpdateConfig, UpdateOrder},
     state::UpdateState,
 };
 
@@ -73,12 +73,9 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn delays() -> impl Strategy<Value = Delays> {
-    (0..3_000_u64, 0..2_000_u64, 0..4_000_u64).prop_map(|(plan_ms, start_ms, stop_ms)| Delays {
-        plan_ms,
-        start_ms,
-        stop_ms,
-    })
+pub(super) fn delays() -> impl Strategy<Value = Delays> {
+    (0..3_000_u64, 0..2_000_u64, 0..4_000_u64, 0..1_000_u64)
+        .prop_map(|(plan_ms, start_ms, stop_ms, report_ms)| Delays { plan_ms, start_ms, stop_ms, report_ms })
 }
 
 /// A cluster with a replicated and a global service, to which events are applied.
@@ -97,7 +94,8 @@ impl Scenario {
         for (node, delays) in nodes.iter().zip(delays) {
             sim.set_delays(node, *delays);
         }
-        let networks: Vec<_> = ["app", "data"].map(|name| sim.cluster.add_network(network_spec(name))).into();
+        let data = NetworkSpec { encrypted: true, ..network_spec("data") };
+        let networks: Vec<_> = [network_spec("app"), data].map(|spec| sim.cluster.add_network(spec)).into();
         let mut web = service_spec("web", 3, &[&networks[0]]);
         web.endpoint.ports.push(tcp(Some(8080), 80));
         let mut agent = service_spec("agent", 0, &[]);

@@ -8,12 +8,14 @@ use weft_model::{
     plan::TaskGoal,
     spec::{NodeSpec, ServiceSpec},
     state::{NodeStatus, Task, TaskState, Traffic},
+    wireguard::{EncryptedPeer, EncryptionPlan, NodeKey, PublicKey},
 };
 
 use crate::{
     fixture::{TestCluster, observed},
     orchestrate::{Acks, decide, traffic::ACK_WAIT_MS},
     plan::plan,
+    state::is_news,
 };
 
 /// The simulated time advances in steps of this length.
@@ -28,11 +30,13 @@ pub(super) struct Delays {
     pub(super) start_ms: u64,
     /// To stop a task.
     pub(super) stop_ms: u64,
+    /// From a change of the node's WireGuard keys until the leader has the report of it.
+    pub(super) report_ms: u64,
 }
 
 impl Default for Delays {
     fn default() -> Self {
-        Self { plan_ms: 200, start_ms: 300, stop_ms: 500 }
+        Self { plan_ms: 200, start_ms: 300, stop_ms: 500, report_ms: 100 }
     }
 }
 
@@ -55,6 +59,21 @@ struct SimNode {
     pending_plans: Vec<(u64, NodePlan)>,
     plan: Option<NodePlan>,
     processes: BTreeMap<TaskId, Process>,
+    /// The WireGuard keys for which the node has a device, oldest first, each with its epoch.
+    keys: Vec<(NodeKey, u64)>,
+    /// Reports of the keys that the leader does not have yet, with the time when it will.
+    pending_reports: Vec<(u64, KeyReport)>,
+    /// The last report that the node has sent.
+    sent: Option<KeyReport>,
+    /// The last report that the leader has received.
+    received: Option<KeyReport>,
+}
+
+/// The keys in a node's report, and the plan generation that it acknowledges.
+#[derive(Debug, Clone, PartialEq)]
+struct KeyReport {
+    keys: Vec<NodeKey>,
+    acked: u64,
 }
 
 #[derive(Debug)]
@@ -72,6 +91,10 @@ pub(super) struct Sim {
     pub(super) fault_injected: bool,
     /// All backend ids that were ever used, with their task.
     backends: BTreeMap<BackendId, TaskId>,
+    /// The number of WireGuard keys that all nodes have made.
+    keys_made: u64,
+    /// Keys that their nodes have lost. Plans may contain them until the leader knows.
+    lost_keys: BTreeSet<PublicKey>,
 }
 
 impl Sim {
@@ -88,19 +111,22 @@ impl Sim {
             missing_images: BTreeSet::new(),
             fault_injected: false,
             backends: BTreeMap::new(),
+            keys_made: 0,
+            lost_keys: BTreeSet::new(),
             cluster,
         };
         for id in sim.cluster.state.nodes.keys() {
-            let node = SimNode {
-                delays: Delays::default(),
-                disconnected: false,
-                pending_plans: Vec::new(),
-                plan: None,
-                processes: BTreeMap::new(),
-            };
-            sim.nodes.insert(id.clone(), node);
+            sim.nodes.insert(id.clone(), SimNode::new(Delays::default()));
         }
         sim
+    }
+
+    /// A new node joins and is ready.
+    pub(super) fn add_node(&mut self, hostname: &str, delays: Delays) -> NodeId {
+        let id = self.cluster.node(hostname, &[]);
+        self.nodes.insert(id.clone(), SimNode::new(delays));
+        self.settle();
+        id
     }
 
     pub(super) fn state(&self) -> &ClusterState {
@@ -144,6 +170,7 @@ impl Sim {
         node.disconnected = true;
         node.processes.clear();
         node.pending_plans.clear();
+        node.pending_reports.clear();
         node.plan = None;
         self.acks.acked.remove(id);
         self.cluster.status(id, NodeStatus::Down);
@@ -154,6 +181,17 @@ impl Sim {
         self.node_mut(id).disconnected = false;
         self.cluster.status(id, NodeStatus::Ready);
         self.settle();
+    }
+
+    /// The node loses all its WireGuard keys, for example because its disk was replaced.
+    pub(super) fn lose_keys(&mut self, id: &NodeId) {
+        let lost = std::mem::take(&mut self.node_mut(id).keys);
+        self.lost_keys.extend(lost.iter().map(|(key, _)| key.public_key));
+    }
+
+    /// The public keys for which the node has a device, oldest first.
+    pub(super) fn keys_of(&self, id: &NodeId) -> Vec<PublicKey> {
+        self.nodes[id].keys.iter().map(|(key, _)| key.public_key).collect()
     }
 
     /// The process of a task dies.
@@ -172,6 +210,10 @@ impl Sim {
     /// again.
     pub(super) fn change_leader(&mut self) {
         self.acks = Acks { acked: BTreeMap::new(), since_ms: self.cluster.now_ms };
+        for node in self.nodes.values_mut() {
+            (node.sent, node.received) = (None, None);
+            node.pending_reports.clear();
+        }
     }
 
     /// Advances the simulated time by `duration_ms`.
@@ -198,6 +240,7 @@ impl Sim {
         }
         self.settle();
         self.check_backends_answer();
+        self.check_keys();
     }
 
     fn tick_node(&mut self, id: &NodeId) {
@@ -225,8 +268,14 @@ impl Sim {
                 reports.push((task.clone(), observed(state, now_ms)));
             }
         }
+        node.reconcile_keys(plan.encryption.as_ref(), &mut self.keys_made);
+        let received = node.report_keys(plan.generation, now_ms);
         if !reports.is_empty() {
             self.apply(Command::ReportTasks { node: id.clone(), tasks: reports });
+        }
+        let known = &self.cluster.state.nodes[id].keys;
+        if let Some(KeyReport { keys, acked }) = received.filter(|r| is_news(known, &r.keys, r.acked)) {
+            self.apply(Command::ReportKeys { node: id.clone(), keys, acked });
         }
     }
 
@@ -334,6 +383,36 @@ impl Sim {
         }
     }
 
+    /// Checks the plans that are in effect on the nodes that are not down: each node that another
+    /// node sends to has a device for the key, and all nodes know the key that a node sends from.
+    fn check_keys(&self) {
+        let Some(network) = self.cluster.state.networks.values().find(|n| n.spec.encrypted) else { return };
+        let connected: BTreeMap<&NodeId, &SimNode> = self.nodes.iter().filter(|(_, n)| !n.disconnected).collect();
+        let plans = || connected.iter().filter_map(|(id, n)| Some((*id, n.plan.as_ref()?.encryption.as_ref()?)));
+        // A plan from before the network was created may contain keys for a network that was removed.
+        let is_outdated =
+            |id: &NodeId| connected[id].plan.as_ref().is_none_or(|plan| plan.generation < network.meta.version);
+        for (id, plan) in plans().filter(|(id, _)| !is_outdated(id)) {
+            let others = || plans().filter(|(other, _)| *other != id);
+            for EncryptedPeer { node, keys, active, .. } in &plan.peers {
+                let Some(active) = active.filter(|active| !self.lost_keys.contains(active)) else { continue };
+                assert!(keys.iter().any(|key| key.public_key == active), "{id} sends to a key that it does not hold");
+                let Some(peer) = connected.get(node) else { continue };
+                let has_device = peer.keys.iter().any(|(key, _)| key.public_key == active);
+                assert!(has_device, "{id} sends to a key of {node} that has no device there");
+            }
+            let Some(active) = plan.active.filter(|active| !self.lost_keys.contains(active)) else { continue };
+            assert!(plan.own.contains(&active) && self.keys_of(id).contains(&active), "{id} sends from a deleted key");
+            for (other, theirs) in others() {
+                let mut known = theirs.peers.iter().filter(|p| p.node == *id).flat_map(|p| &p.keys);
+                assert!(
+                    known.any(|key| key.public_key == active),
+                    "{other} does not know the key that {id} sends from"
+                );
+            }
+        }
+    }
+
     /// The number of backends of the service that get new flows: the smallest number on any node.
     pub(super) fn fewest_backends(&self, service: &ServiceId) -> usize {
         let plans = self.nodes.values().filter_map(|n| n.plan.as_ref());
@@ -380,6 +459,50 @@ impl Process {
 }
 
 impl SimNode {
+    fn new(delays: Delays) -> Self {
+        Self {
+            delays,
+            disconnected: false,
+            pending_plans: Vec::new(),
+            plan: None,
+            processes: BTreeMap::new(),
+            keys: Vec::new(),
+            pending_reports: Vec::new(),
+            sent: None,
+            received: None,
+        }
+    }
+
+    /// Deletes and makes keys as the plan says. `made` counts the keys of all nodes.
+    fn reconcile_keys(&mut self, plan: Option<&EncryptionPlan>, made: &mut u64) {
+        let Some(plan) = plan else { return self.keys.clear() };
+        let newest = self.keys.last().map(|(key, _)| key.public_key);
+        self.keys.retain(|(key, _)| plan.keeps(&key.public_key, newest == Some(key.public_key)));
+        for (key, epoch) in &mut self.keys {
+            *epoch = plan.epoch_of(&key.public_key, *epoch);
+        }
+        if plan.needs_key(self.keys.last().map(|(_, epoch)| *epoch)) {
+            *made += 1;
+            let mut public_key = PublicKey([0; 32]);
+            public_key.0[..8].copy_from_slice(&made.to_be_bytes());
+            self.keys.push((NodeKey { public_key, port: 51820 }, plan.epoch));
+        }
+    }
+
+    /// Sends a report if the keys or the acknowledged generation have changed. Returns the report
+    /// that the leader has.
+    fn report_keys(&mut self, acked: u64, now_ms: u64) -> Option<KeyReport> {
+        let report = KeyReport { keys: self.keys.iter().map(|(key, _)| *key).collect(), acked };
+        if self.sent.as_ref() != Some(&report) {
+            self.sent = Some(report.clone());
+            self.pending_reports.push((now_ms + self.delays.report_ms, report));
+        }
+        while self.pending_reports.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms) {
+            self.received = Some(self.pending_reports.remove(0).1);
+        }
+        self.received.clone()
+    }
+
     /// Starts and stops processes as the plan says.
     fn run_processes(
         &mut self,

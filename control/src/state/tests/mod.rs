@@ -2,6 +2,7 @@
 //! text.
 
 mod cluster;
+mod keys;
 mod networks;
 mod properties;
 mod services;

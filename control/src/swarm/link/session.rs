@@ -113,7 +113,7 @@ impl<'a> Session<'a> {
         loop {
             let report = reports.borrow_and_update().clone();
             let acked = self.acks.ack(report.acked, *stored.borrow_and_update());
-            let changed = report.description != last_report.description || report.tasks != last_report.tasks;
+            let changed = NodeReport { acked: last_report.acked, ..report.clone() } != last_report;
             if changed || acked != sent.acked || sent.at.elapsed() >= self.heartbeat() {
                 let body = if changed { encode(&report)? } else { Vec::new() };
                 outbox.send(NodeMessage { acked, report: body.into() }).await.map_err(|_| disconnected())?;

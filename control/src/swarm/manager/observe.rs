@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 
 use weft_model::{
-    ClusterState, Command, NodeId, NodeReport, TaskId,
+    ClusterState, Command, NodeId, TaskId,
     report::NodeDescription,
     state::{NodeStatus, TaskStatus},
 };
 
-use crate::swarm::liveness::LeaderView;
+use crate::{
+    state::is_news,
+    swarm::liveness::{LeaderView, Liveness},
+};
 
 /// The parts of the nodes' reports that this leader has already written to the log. A report stays
 /// in the leader's view until the node sends the next one, and `apply` may store less than the
@@ -58,7 +61,7 @@ pub(super) fn observe(
             continue;
         }
         if let Some(liveness) = liveness {
-            observed.commands.extend(report_commands(state, &node.id, &liveness.report, logged));
+            observed.commands.extend(report_commands(state, &node.id, liveness, logged));
             // The scheduler needs the node's description, so a node is not ready without one.
             let described = node.description.is_some() || liveness.report.description.is_some();
             if node.status != NodeStatus::Ready && described {
@@ -79,7 +82,8 @@ pub(super) fn observe(
 }
 
 /// The commands for what is new in a node's report.
-fn report_commands(state: &ClusterState, node: &NodeId, report: &NodeReport, logged: &LoggedReports) -> Vec<Command> {
+fn report_commands(state: &ClusterState, node: &NodeId, liveness: &Liveness, logged: &LoggedReports) -> Vec<Command> {
+    let report = &liveness.report;
     let mut commands = Vec::new();
     let known = state.nodes.get(node).and_then(|node| node.description.as_ref());
     let reported = report.description.as_ref();
@@ -94,6 +98,12 @@ fn report_commands(state: &ClusterState, node: &NodeId, report: &NodeReport, log
         .collect();
     if !tasks.is_empty() {
         commands.push(Command::ReportTasks { node: node.clone(), tasks });
+    }
+    // A node sends its report again if its keys have changed. So the last report has the keys that
+    // the node held when it sent its last ack.
+    let acked = liveness.acked;
+    if state.nodes.get(node).is_some_and(|node| is_news(&node.keys, &report.keys, acked)) {
+        commands.push(Command::ReportKeys { node: node.clone(), keys: report.keys.clone(), acked });
     }
     commands
 }

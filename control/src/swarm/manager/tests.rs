@@ -9,6 +9,7 @@ use weft_model::{
     ClusterState, Command, NodeId, NodeReport,
     spec::Role,
     state::{NodeStatus, TaskState, Traffic},
+    wireguard::{NodeKey, PublicKey},
 };
 
 use super::{
@@ -120,6 +121,25 @@ fn a_down_node_without_messages_sets_no_wake_up_time() {
     let observed = observe(&cluster.state, &view_with(1_000, &[]), &LoggedReports::default(), 1_001);
     assert_eq!(observed.commands, []);
     assert_eq!(observed.wake_at_ms, None);
+}
+
+#[test]
+fn new_and_lost_keys_are_logged_with_the_ack_of_the_node() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let key = NodeKey { public_key: PublicKey([7; 32]), port: 51820 };
+    let report = |acked, keys: &[NodeKey]| NodeReport { acked, keys: keys.to_vec(), ..NodeReport::default() };
+    let observed = |cluster: &TestCluster, report| {
+        observe(&cluster.state, &view_with(1_000, &[(&n1, report)]), &LoggedReports::default(), 1_001).commands
+    };
+    let first = observed(&cluster, report(0, &[key]));
+    assert_eq!(first, [Command::ReportKeys { node: n1.clone(), keys: vec![key], acked: 0 }]);
+    cluster.ok(first[0].clone());
+    let recorded = cluster.state.index;
+    assert_eq!(observed(&cluster, report(0, &[key])), []);
+    assert_eq!(observed(&cluster, report(recorded - 1, &[])), [], "the node has no plan with the key yet");
+    let lost = Command::ReportKeys { node: n1.clone(), keys: Vec::new(), acked: recorded };
+    assert_eq!(observed(&cluster, report(recorded, &[])), [lost]);
 }
 
 #[test]

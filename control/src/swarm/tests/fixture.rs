@@ -19,6 +19,7 @@ use weft_model::{
     plan::TaskGoal,
     spec::{Availability, ClusterSpec, NodeSpec, Role},
     state::{Node, NodeStatus, TaskState, TaskStatus},
+    wireguard::{NodeKey, PublicKey},
 };
 
 use crate::swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, SwarmConfig, SwarmError};
@@ -297,13 +298,14 @@ pub(super) fn unused_loopback(last: u8) -> IpAddr {
 }
 
 /// An agent that acks every plan at once, and reports each task in the state that the plan wants.
+/// If the plan asks for a WireGuard key, it reports one, which follows from the node's id.
 async fn agent(mut plans: watch::Receiver<Option<Arc<NodePlan>>>, reports: watch::Sender<NodeReport>) {
     loop {
         let plan = plans.borrow_and_update().clone();
         let report = plan.map_or_else(NodeReport::default, |plan| NodeReport {
             acked: plan.generation,
             description: Some(crate::fixture::description(&[])),
-            keys: Vec::new(),
+            keys: plan.encryption.iter().map(|_| key_of(&plan.node)).collect(),
             tasks: plan.tasks.iter().map(|task| (task.id.clone(), status(task.desired))).collect(),
         });
         reports.send_replace(report);
@@ -311,6 +313,13 @@ async fn agent(mut plans: watch::Receiver<Option<Arc<NodePlan>>>, reports: watch
             return;
         }
     }
+}
+
+/// The WireGuard key that the agent of this node reports.
+pub(super) fn key_of(node: &NodeId) -> NodeKey {
+    let mut public_key = PublicKey([0; 32]);
+    public_key.0[..node.as_str().len()].copy_from_slice(node.as_str().as_bytes());
+    NodeKey { public_key, port: 51820 }
 }
 
 fn status(goal: TaskGoal) -> TaskStatus {

@@ -2,20 +2,23 @@
 //! task logs.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use weft_model::{
-    ClusterState, Command, LogOptions, NodeId, ServiceId,
-    spec::Role::{Manager, Worker},
+    ClusterState, Command, LogOptions, NetworkId, NodeId, NodePlan, ServiceId,
+    spec::{
+        NetworkSpec,
+        Role::{Manager, Worker},
+    },
     state::TaskState,
 };
 
-use super::fixture::{DEADLINE, Daemon, FOLLOWED_LINES, cluster, is_down, is_ready, node, set_label, stop};
-use crate::fixture::service_spec;
+use super::fixture::{DEADLINE, Daemon, FOLLOWED_LINES, cluster, is_down, is_ready, key_of, node, set_label, stop};
+use crate::fixture::{network_spec, service_spec};
 
 /// Creates the service `web` and returns its id.
 async fn create_service(daemon: &Daemon, replicas: u64) -> ServiceId {
@@ -126,5 +129,34 @@ async fn tasks_of_a_node_without_heartbeats_run_elsewhere_until_it_is_back() {
     let n2 = host.start().await;
     n1.wait_until("the node is ready again", |s| node(s, "n2", is_ready)).await;
     n1.wait_until("its old task is gone", |s| running_on(s, &second) == 0).await;
+    stop([n1, n2]).await;
+}
+
+#[tokio::test]
+async fn nodes_get_the_active_keys_of_all_others_while_a_network_is_encrypted() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let id = NetworkId::from_random(rand::random());
+    let spec = Box::new(NetworkSpec { encrypted: true, ..network_spec("secret") });
+    n1.manager().propose(Command::CreateNetwork { id: id.clone(), spec }).await.expect("the network is created");
+    n1.wait_until("both keys are active", |s| s.nodes.values().all(|node| node.keys.active().is_some())).await;
+    let knows_peer = |plan: &Option<Arc<NodePlan>>| {
+        let encryption = plan.as_ref().and_then(|plan| plan.encryption.as_ref());
+        encryption.is_some_and(|e| e.active.is_some() && e.peers.iter().any(|peer| peer.active.is_some()))
+    };
+    for daemon in [&n1, &n2] {
+        let mut plans = daemon.swarm.plans();
+        let plan =
+            timeout(DEADLINE, plans.wait_for(knows_peer)).await.expect("a plan in time").expect("a member").clone();
+        let plan = plan.expect("a plan");
+        let encryption = plan.encryption.as_ref().expect("a plan with keys");
+        assert_eq!(encryption.own, [key_of(&plan.node).public_key]);
+        let peer = &encryption.peers[0];
+        assert_eq!(
+            (peer.keys.as_slice(), peer.active),
+            (&[key_of(&peer.node)][..], Some(key_of(&peer.node).public_key))
+        );
+    }
+    n1.manager().propose(Command::RemoveNetwork { id }).await.expect("the network is removed");
+    n1.wait_until("the keys are removed", |s| s.nodes.values().all(|node| node.keys.keys.is_empty())).await;
     stop([n1, n2]).await;
 }

@@ -3,6 +3,7 @@
 mod show;
 
 use std::{
+    collections::{BTreeMap, HashMap},
     fmt::Display,
     net::{Ipv4Addr, Ipv6Addr},
     str::FromStr,
@@ -24,6 +25,9 @@ use crate::api::{error::ApiError, features};
 
 pub(crate) use show::{show, show_attached};
 
+/// The option of an encrypted network, as in Docker.
+const ENCRYPTED: &str = "encrypted";
+
 /// Whether the body asks for a network of the cluster. If not, the request is for the local engine.
 pub(crate) fn is_overlay(body: &Value) -> bool {
     fields::values(body, "Driver").any(|driver| driver == "overlay")
@@ -44,11 +48,12 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
     if requested.enable_ipv4 == Some(false) {
         return Err(features::IPV6_ONLY.refusal());
     }
-    if let Some(option) = requested.options.iter().flatten().map(|(key, _)| key.as_str()).min() {
-        return Err(match option {
-            "encrypted" => features::ENCRYPTED_NETWORKS.refusal(),
-            other => features::NETWORK_OPTIONS.refusal_of(&format!("the network option {other}")),
-        });
+    let mut encrypted = false;
+    for (key, value) in requested.options.into_iter().flatten().collect::<BTreeMap<_, _>>() {
+        match key.as_str() {
+            ENCRYPTED => encrypted = read_encrypted(&value)?,
+            other => return Err(features::NETWORK_OPTIONS.refusal_of(&format!("the network option {other}"))),
+        }
     }
     let (v4, v6) = read_subnets(requested.ipam.unwrap_or_default())?;
     let ipv6 = requested.enable_ipv6.unwrap_or(false);
@@ -62,10 +67,26 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
         v6,
         ipv6,
         internal: requested.internal.unwrap_or(false),
-        encrypted: false,
+        encrypted,
     };
     unsupported::refuse(&body, &write(&spec, &body))?;
     Ok(spec)
+}
+
+/// Docker encrypts if the option is there, whatever its value. A value that says the opposite is
+/// refused.
+fn read_encrypted(value: &str) -> Result<bool, ApiError> {
+    match value {
+        "" | "1" | "true" => Ok(true),
+        _ => Err(ApiError::Invalid(format!(
+            "invalid value {value:?} of the network option {ENCRYPTED}: give none, or leave the option out"
+        ))),
+    }
+}
+
+/// The driver options of a network that the user has given.
+pub(super) fn write_options(spec: &NetworkSpec) -> HashMap<String, String> {
+    spec.encrypted.then(|| (ENCRYPTED.to_owned(), String::new())).into_iter().collect()
 }
 
 type V4 = SubnetSpec<Ipv4Network, Ipv4Addr>;
@@ -159,6 +180,7 @@ fn write(spec: &NetworkSpec, requested: &Value) -> Value {
         enable_ipv4: Some(true),
         enable_ipv6: Some(spec.ipv6),
         ipam: Some(models::Ipam { driver: Some("default".into()), config: Some(configs), options: None }),
+        options: Some(write_options(spec)),
         labels: Some(labels(&spec.labels)),
         ..Default::default()
     })

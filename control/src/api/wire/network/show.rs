@@ -1,17 +1,16 @@
 //! Converts a network to JSON: as an object, and as an attachment of a task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard_stubs::models;
 use serde_json::{Map, Value, json};
-use time::format_description::well_known::Rfc3339;
 use weft_model::{
     ClusterState, NodeId,
     state::{Network, Service, Task},
 };
 
-use super::ipam_config;
-use crate::api::wire::values::{date, labels, set, to_json};
+use super::{ipam_config, write_options};
+use crate::api::wire::values::{date, labels, set, timestamp, to_json};
 
 /// The option of the overlay driver that has the VNI of the network, as in Docker.
 const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
@@ -40,7 +39,7 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
         ingress: Some(network.ingress),
         config_from: Some(models::ConfigReference { network: Some(String::new()) }),
         config_only: Some(false),
-        options: Some([(VNI_OPTION.to_owned(), network.vni.to_string())].into()),
+        options: Some(driver_options(network)),
         labels: Some(labels(&network.spec.labels)),
         peers: None,
     });
@@ -56,6 +55,13 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
         set(&mut shown, "Services", Value::Object(services));
     }
     shown
+}
+
+/// The driver options that the user has given, and the VNI.
+fn driver_options(network: &Network) -> HashMap<String, String> {
+    let mut options = write_options(&network.spec);
+    options.insert(VNI_OPTION.to_owned(), network.vni.to_string());
+    options
 }
 
 fn containers<'a>(network: &Network, tasks: impl Iterator<Item = &'a Task>) -> Value {
@@ -112,8 +118,8 @@ pub(crate) fn show_attached(network: &Network) -> Value {
     json!({
         "ID": network.id.as_str(),
         "Version": {"Index": network.meta.version},
-        "CreatedAt": date(network.meta.created_ms).map(rfc3339),
-        "UpdatedAt": date(network.meta.updated_ms).map(rfc3339),
+        "CreatedAt": timestamp(network.meta.created_ms),
+        "UpdatedAt": timestamp(network.meta.updated_ms),
         "Spec": {
             "Name": network.spec.name.as_str(),
             "Labels": labels,
@@ -123,7 +129,7 @@ pub(crate) fn show_attached(network: &Network) -> Value {
             "Internal": network.spec.internal,
             "Scope": "swarm",
         },
-        "DriverState": {"Name": "overlay", "Options": {VNI_OPTION: network.vni.to_string()}},
+        "DriverState": {"Name": "overlay", "Options": driver_options(network)},
         "IPAMOptions": {
             "Driver": {"Name": "default"},
             "Configs": [{
@@ -132,8 +138,4 @@ pub(crate) fn show_attached(network: &Network) -> Value {
             }],
         },
     })
-}
-
-fn rfc3339(date: models::BollardDate) -> String {
-    date.format(&Rfc3339).unwrap_or_default()
 }
