@@ -52,6 +52,10 @@ pub(super) struct Create {
     /// Do not connect the network to the outside
     #[arg(long)]
     internal: bool,
+    /// Create the network of services without --network; the cluster has one at a time, so remove
+    /// the old one first
+    #[arg(long)]
+    ingress: bool,
     /// Label of the network; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -126,6 +130,7 @@ async fn create(client: &Client, options: &Create) -> Result<()> {
         "Driver": options.driver,
         "Scope": "swarm",
         "Internal": options.internal,
+        "Ingress": options.ingress,
         "EnableIPv6": options.ipv6,
         "IPAM": { "Driver": "default", "Config": ipam(options)? },
         "Options": pairs(&options.opt),

@@ -139,7 +139,6 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
     (&["--data-path-addr"], "tunnels use the address of --advertise-addr: leave the flag out"),
     (&["--data-path-port"], "tunnels always use UDP port 4789: leave the flag out"),
     (&["--attachable"], NOT_ATTACHABLE),
-    (&["--ingress"], "the ingress network is built in: leave the flag out"),
     (&["--scope"], "every network is available on all nodes: leave the flag out"),
     (&["--ipv4"], "every network has IPv4: leave the flag out"),
     (&["--ipam-driver", "--ipam-opt"], "weft has no IPAM drivers yet: see --subnet, --gateway and --ip-range"),

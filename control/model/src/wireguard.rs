@@ -25,9 +25,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{NodeId, id::ClusterId};
 
-/// UDP port of the first WireGuard device of a node, unless its daemon has another base port. The
-/// second device has the next port.
-pub const WIREGUARD_PORT: u16 = 51820;
+/// UDP ports of the WireGuard devices of a node. They cannot be published.
+pub const WIREGUARD_PORTS: [u16; 2] = [51820, 51821];
 
 /// The subnet id of [`cluster_range`] inside the unique local /48 of its cluster (RFC 4193).
 const SUBNET_ID: u16 = 0x7767;

@@ -146,8 +146,6 @@ features! {
     IPV6_ONLY = Feature::new("networks without IPv4 (--ipv4=false)", &[]).advice("leave --ipv4=false out");
     TWO_SUBNETS = Feature::new("two subnets of one family on a network (--subnet)", &[])
         .advice("give one of each family");
-    INGRESS_NETWORKS = Feature::new("another ingress network (--ingress)", &["Ingress"])
-        .advice("the ingress network is built in, so leave Ingress out");
     ATTACHABLE_NETWORKS = Feature::new("attachable networks (--attachable)", &["Attachable"])
         .advice("only services use networks, so leave Attachable out");
     CONFIGURATION_NETWORKS = Feature::new(

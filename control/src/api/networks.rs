@@ -43,7 +43,7 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
             && filters.any("name", |name| network.spec.name.as_str().contains(name))
             && filters.any("driver", |driver| driver == "overlay")
             && filters.any("scope", |scope| scope == "swarm")
-            && filters.any("type", |kind| kind == if network.ingress { "builtin" } else { "custom" })
+            && filters.any("type", |kind| kind == if network.spec.ingress { "builtin" } else { "custom" })
             && !is_dangling
             && filters.labels("label", |key| network.spec.labels.get(key))
     };
@@ -146,7 +146,11 @@ async fn remove_when_released(cluster: &dyn ClusterHandle, id: NetworkId) -> Res
 
 /// Whether a service that is not being removed is attached to the network.
 fn is_used_by_a_service(state: &ClusterState, network: &NetworkId) -> bool {
-    let uses = |service: &Service| service.spec.task.networks.iter().any(|attached| attached.network == *network);
+    let is_ingress = state.networks.get(network).is_some_and(|network| network.spec.ingress);
+    let uses = |service: &Service| {
+        let attached = &service.spec.task.networks;
+        attached.iter().any(|attached| attached.network == *network) || (attached.is_empty() && is_ingress)
+    };
     state.services.values().any(|service| !service.removing && uses(service))
 }
 

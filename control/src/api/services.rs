@@ -125,9 +125,9 @@ pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Re
 fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
     let resolve = |text: &str| -> Result<NetworkId, ApiError> {
         let network = find::network(state, text)?;
-        if network.ingress {
+        if network.spec.ingress {
             return Err(ApiError::Invalid(format!(
-                "network {text} is built in for published ports: a service cannot be attached to it by name"
+                "network {text} is the ingress network: a service cannot be attached to it by name"
             )));
         }
         Ok(network.id.clone())

@@ -85,7 +85,7 @@ fn networks(state: &ClusterState) -> Vec<NetworkPlan> {
             subnets: n.subnets,
             ipv6: n.spec.ipv6,
             internal: n.spec.internal,
-            ingress: n.ingress,
+            ingress: n.spec.ingress,
             encrypted: n.spec.encrypted,
         })
         .collect()

@@ -199,7 +199,7 @@ fn check_node(load: &Load, node: &Node, task: &Task, encrypted: bool) -> Option<
 pub fn needs_encryption(state: &ClusterState, task: &TaskSpec) -> bool {
     let is_attached = |network: &Network| {
         task.networks.iter().any(|attached| attached.network == network.id)
-            || (network.ingress && task.networks.is_empty())
+            || (network.spec.ingress && task.networks.is_empty())
     };
     state.networks.values().any(|network| network.spec.encrypted && is_attached(network))
 }

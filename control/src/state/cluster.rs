@@ -35,7 +35,8 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
         worker_secret: init.worker_secret,
         manager_secret: init.manager_secret,
     });
-    let ingress = NetworkSpec::new(INGRESS_NETWORK.parse().expect("\"ingress\" is a valid network name"));
+    let name = INGRESS_NETWORK.parse().expect("\"ingress\" is a valid network name");
+    let ingress = NetworkSpec { ingress: true, ..NetworkSpec::new(name) };
     networks::insert_ingress(state, init.ingress, ingress, subnet)?;
     let id = init.node.id.clone();
     nodes::join(state, init.node)?;

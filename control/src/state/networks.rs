@@ -18,14 +18,20 @@ pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec)
             by: other.id.to_string(),
         });
     }
+    if let Some(other) = state.networks.values().find(|n| spec.ingress && n.spec.ingress) {
+        return Err(Rejection::Invalid(format!(
+            "the cluster has the ingress network {name} already: remove it first with \"weft network rm {name}\"",
+            name = other.spec.name
+        )));
+    }
     let cluster = cluster_mut(state)?.clone();
     let vni = free_vni(state)?;
     let subnets = subnets::from_spec(state, &cluster.id, &cluster.spec, &spec, vni)?;
-    insert(state, Network { id: id.clone(), meta: new_meta(state), spec, vni, subnets, ingress: false });
+    insert(state, Network { id: id.clone(), meta: new_meta(state), spec, vni, subnets });
     Ok(Applied::Network(id))
 }
 
-/// Creates the built-in network when the cluster is initialised.
+/// Creates the first ingress network when the cluster is initialised.
 pub(super) fn insert_ingress(
     state: &mut ClusterState,
     id: NetworkId,
@@ -34,7 +40,7 @@ pub(super) fn insert_ingress(
 ) -> Result<(), Rejection> {
     let vni = free_vni(state)?;
     let subnets = subnets::with_v4(&cluster_mut(state)?.id, vni, v4);
-    insert(state, Network { id, meta: new_meta(state), spec, vni, subnets, ingress: true });
+    insert(state, Network { id, meta: new_meta(state), spec, vni, subnets });
     Ok(())
 }
 
@@ -46,10 +52,6 @@ fn insert(state: &mut ClusterState, network: Network) {
 /// Refused while a service or a task uses the network.
 pub(super) fn remove(state: &mut ClusterState, id: &NetworkId) -> Result<Applied, Rejection> {
     let network = network_by_id(state, id)?;
-    if network.ingress {
-        let name = &network.spec.name;
-        return Err(Rejection::Invalid(format!("network {name} is built in and cannot be removed")));
-    }
     if let Some(by) = find_user(state, id) {
         return Err(in_use(&network.spec.name, &by));
     }
@@ -84,12 +86,12 @@ fn free_vni(state: &ClusterState) -> Result<Vni, Rejection> {
         .ok_or_else(|| Rejection::Invalid("no VXLAN network identifier left: remove networks".to_owned()))
 }
 
-/// Gives the ingress network another subnet if a node's route overlaps the current one and no
-/// service or task uses the network yet. The nodes report their routes only after the cluster has
-/// been initialised, so the first subnet is chosen without them.
+/// Gives the ingress network another subnet if a node's route overlaps the current one, the user
+/// has not chosen it, and no service or task uses the network yet. The nodes report their routes
+/// only after the cluster has been initialised, so the first subnet is chosen without them.
 pub(super) fn move_ingress(state: &mut ClusterState) {
     let Some(cluster) = &state.cluster else { return };
-    let Some(ingress) = state.networks.values().find(|n| n.ingress) else { return };
+    let Some(ingress) = state.networks.values().find(|n| n.spec.ingress && n.spec.v4.is_none()) else { return };
     let (id, current, vni) = (ingress.id.clone(), ingress.subnets.v4, ingress.vni);
     let overlaps = subnets::routes_v4(state).any(|(_, route)| subnets::overlap_v4(current, route));
     if !overlaps || find_user(state, &id).is_some() {
@@ -98,7 +100,7 @@ pub(super) fn move_ingress(state: &mut ClusterState) {
     let Ok(v4) = subnets::allocate_ingress(state, &cluster.spec) else { return };
     let moved = subnets::with_v4(&cluster.id, vni, v4);
     if let Some(ingress) = state.networks.get_mut(&id) {
-        ingress.subnets = moved;
+        (ingress.subnets.v4, ingress.subnets.v4_gateway) = (moved.v4, moved.v4_gateway);
         state.allocated.cursors.remove(&id);
         state.allocated.quarantine.retain(|freed| freed.network != id);
     }

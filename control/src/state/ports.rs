@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use weft_model::{
     CONTROL_PORT, ClusterState, DYNAMIC_PORTS, Rejection, ServiceId, TUNNEL_PORT,
     spec::{EndpointMode, EndpointSpec, PortSpec, Protocol},
-    state::PublishedPort,
+    state::{Node, PublishedPort},
+    wireguard::WIREGUARD_PORTS,
 };
 
 /// Whether the cluster itself uses this port on any node. Then it cannot be published, because a
@@ -14,7 +15,10 @@ use weft_model::{
 fn is_reserved(state: &ClusterState, port: u16, protocol: Protocol) -> bool {
     match protocol {
         Protocol::Tcp => port == CONTROL_PORT || state.nodes.values().any(|node| node.rpc_addr.port() == port),
-        Protocol::Udp => port == TUNNEL_PORT,
+        Protocol::Udp => {
+            let is_key_port = |node: &Node| node.keys.keys.iter().any(|record| record.key.port == port);
+            port == TUNNEL_PORT || WIREGUARD_PORTS.contains(&port) || state.nodes.values().any(is_key_port)
+        }
     }
 }
 

@@ -208,7 +208,7 @@ fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
 
 /// The networks of the spec, in its order, or the ingress network if the spec lists none.
 fn spec_networks<'a>(spec: &'a ServiceSpec, state: &'a ClusterState) -> impl Iterator<Item = &'a Network> {
-    let ingress = state.networks.values().filter(|n| n.ingress && spec.task.networks.is_empty());
+    let ingress = state.networks.values().filter(|n| n.spec.ingress && spec.task.networks.is_empty());
     spec.task.networks.iter().filter_map(|a| state.networks.get(&a.network)).chain(ingress)
 }
 
@@ -224,7 +224,7 @@ fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Re
     for (nth, attachment) in attachments.iter().enumerate() {
         let network = network_by_id(state, &attachment.network)?;
         let name = &network.spec.name;
-        if network.ingress {
+        if network.spec.ingress {
             return Err(Rejection::Invalid(format!(
                 "network {name} cannot be chosen: services without a network option are attached to it"
             )));
@@ -257,6 +257,13 @@ fn endpoints(
     current: &[ServiceEndpoint],
 ) -> Result<Vec<ServiceEndpoint>, Rejection> {
     check_networks(state, &spec.task.networks)?;
+    if spec.task.networks.is_empty() && !state.networks.values().any(|n| n.spec.ingress) {
+        return Err(Rejection::Invalid(
+            "the cluster has no ingress network for services without --network: choose a network with --network, or \
+             create an ingress network with \"weft network create --ingress NAME\""
+                .to_owned(),
+        ));
+    }
     let mut endpoints = Vec::new();
     for network in spec_networks(spec, state) {
         let known = current.iter().find(|e| e.network == network.id);
@@ -264,7 +271,7 @@ fn endpoints(
             Some(endpoint) => endpoint.mesh,
             None => next_mesh(allocator),
         };
-        let with_vip = spec.endpoint.mode == EndpointMode::Vip && !network.ingress;
+        let with_vip = spec.endpoint.mode == EndpointMode::Vip && !network.spec.ingress;
         let vip = match known.and_then(|e| e.vip) {
             Some(vip) if with_vip => Some(vip),
             Some(vip) => {
@@ -291,7 +298,7 @@ fn next_mesh(allocator: &mut Allocator<'_>) -> MeshServiceId {
 /// The ids of the networks that a task with these attachments is on.
 pub(super) fn task_networks(state: &ClusterState, spec: &[NetworkAttachment]) -> Vec<NetworkId> {
     if spec.is_empty() {
-        state.networks.values().filter(|n| n.ingress).map(|n| n.id.clone()).collect()
+        state.networks.values().filter(|n| n.spec.ingress).map(|n| n.id.clone()).collect()
     } else {
         spec.iter().map(|a| a.network.clone()).collect()
     }

@@ -74,7 +74,8 @@ pub(super) fn from_spec(
     let (v4, v4_gateway) = match &spec.v4 {
         Some(wanted) => (wanted.subnet, check_v4(state, wanted)?),
         None => {
-            let subnet = allocate_v4(state, pool, pool.pool_prefix)?;
+            let subnet =
+                if spec.ingress { allocate_ingress(state, pool)? } else { allocate_v4(state, pool, pool.pool_prefix)? };
             (subnet, first_v4(subnet))
         }
     };
@@ -140,7 +141,7 @@ pub(super) fn allocate_ingress(state: &ClusterState, spec: &ClusterSpec) -> Resu
     let candidates = || (1..=(end - first) / size).map(|nth| network_v4(end - nth * size, prefix));
     let free = |subnet: &Ipv4Network| {
         !routes_v4(state).any(|(_, route)| overlap_v4(*subnet, route))
-            && !state.networks.values().any(|n| !n.ingress && overlap_v4(*subnet, n.subnets.v4))
+            && !state.networks.values().any(|n| !n.spec.ingress && overlap_v4(*subnet, n.subnets.v4))
     };
     candidates()
         .find(free)

@@ -91,6 +91,7 @@ fn accepts_the_commands_of_network() {
     check(&[
         "network create --driver overlay --subnet 10.1.0.0/24 --gateway 10.1.0.1 --ip-range 10.1.0.128/25 app",
         "network create --driver overlay --opt encrypted --internal --ipv6 --label a=b app",
+        "network create --ingress --opt encrypted --driver overlay --subnet 10.11.0.0/16 --gateway 10.11.0.2 my-ingress",
         "network create --subnet 10.1.0.0/24,2001:db8::/64 --ipv6 app",
         "network ls",
         "network inspect app",

@@ -22,12 +22,25 @@ pub struct NetworkSpec {
     pub internal: bool,
     /// `--opt encrypted`: packets of this network cross the underlay only inside of WireGuard.
     pub encrypted: bool,
+    /// `--ingress`: the network of services whose spec lists no network. They are reached by their
+    /// published ports. It has no DNS names and no VIPs, and its tasks cannot reach each other. A
+    /// cluster has at most one such network.
+    pub ingress: bool,
 }
 
 impl NetworkSpec {
     /// A network with every option at its default.
     pub fn new(name: NetworkName) -> Self {
-        Self { name, labels: Labels::new(), v4: None, v6: None, ipv6: false, internal: false, encrypted: false }
+        Self {
+            name,
+            labels: Labels::new(),
+            v4: None,
+            v6: None,
+            ipv6: false,
+            internal: false,
+            encrypted: false,
+            ingress: false,
+        }
     }
 }
 

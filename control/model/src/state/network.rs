@@ -12,8 +12,4 @@ pub struct Network {
     pub spec: NetworkSpec,
     pub vni: Vni,
     pub subnets: Subnets,
-    /// True for the built-in network. Services whose spec lists no network are attached to it, and
-    /// are reached by their published ports. It has no DNS names and no VIPs, and its tasks cannot
-    /// reach each other.
-    pub ingress: bool,
 }

@@ -44,7 +44,6 @@ async fn networks_are_created_shown_and_removed() {
     let verbose = api.get("/networks/app?verbose=true").await;
     assert!(verbose["Services"]["web"]["VIP"].as_str().is_some_and(|vip| vip.starts_with("10.7.0.")), "{verbose}");
     api.call(Method::DELETE, "/services/web", None).await;
-    api.refused(Method::DELETE, "/networks/ingress", None, 400, "built in").await;
     api.refused(Method::GET, "/networks/none", None, 404, "no such network: none").await;
 
     let subnet = |text: &str| json!([{"Subnet": text}]);
@@ -53,7 +52,7 @@ async fn networks_are_created_shown_and_removed() {
         ("/Driver", json!("macvlan"), 501, "container engine"),
         ("/Options/encrypted", json!("false"), 400, "leave the option out"),
         ("/Options/mtu", json!("1400"), 501, "network option mtu"),
-        ("/Ingress", json!(true), 501, "built in"),
+        ("/Ingress", json!(true), 400, "has the ingress network ingress already: remove it first"),
         ("/Attachable", json!(true), 501, "only services use networks"),
         ("/ConfigOnly", json!(true), 501, "--config-only"),
         ("/EnableIPv4", json!(false), 501, "without IPv4"),
@@ -92,6 +91,29 @@ async fn encrypted_networks_are_created_and_shown_as_in_docker() {
     assert!(api.change(|t| t.state.network_by_name("secret").is_some_and(|network| network.spec.encrypted)));
     api.network("clear").await;
     assert_eq!(api.get("/networks/clear").await["Options"].get("encrypted"), None);
+}
+
+#[tokio::test]
+async fn the_ingress_network_is_replaced_while_no_service_uses_it() {
+    let api = Fixture::manager();
+    api.post("/services/create", service("web")).await;
+    api.refused(Method::DELETE, "/networks/ingress", None, 409, "in use by service web").await;
+    api.call(Method::DELETE, "/services/web", None).await;
+    let id = api.change(|t| t.state.services.keys().next().expect("the removed service").clone());
+    api.change(|t| t.ok(Command::ForgetService { id }));
+    assert_eq!(api.call(Method::DELETE, "/networks/ingress", None).await.0, StatusCode::NO_CONTENT);
+    let text = "no ingress network for services without --network";
+    api.refused(Method::POST, "/services/create", Some(service("web")), 400, text).await;
+    let body = json!({
+        "Name": "mine", "Driver": "overlay", "Ingress": true, "Options": {"encrypted": ""},
+        "IPAM": {"Config": [{"Subnet": "10.11.0.0/16", "Gateway": "10.11.0.2"}]},
+    });
+    api.post("/networks/create", body).await;
+    let shown = api.get("/networks/mine").await;
+    assert_eq!((&shown["Ingress"], &shown["Options"]["encrypted"]), (&json!(true), &json!("")));
+    api.post("/services/create", service("web")).await;
+    let attached = api.change(|t| t.state.service_by_name("web").expect("the service").endpoints[0].network.clone());
+    assert_eq!(shown["Id"], attached.as_str());
 }
 
 #[tokio::test]

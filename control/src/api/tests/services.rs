@@ -127,7 +127,7 @@ async fn an_invalid_service_gets_an_error_that_says_what_to_do() {
         ("/TaskTemplate/ContainerSpec/Image", json!(""), 400, "name the image"),
         ("/TaskTemplate/ContainerSpec/Env", json!(["=x"]), 400, "NAME=value"),
         ("/TaskTemplate/Networks", json!([{"Target": "nowhere"}]), 404, "no such network: nowhere"),
-        ("/TaskTemplate/Networks", json!([{"Target": "ingress"}]), 400, "built in"),
+        ("/TaskTemplate/Networks", json!([{"Target": "ingress"}]), 400, "is the ingress network"),
         ("/TaskTemplate/Placement/Constraints", json!(["node.color==red"]), 400, "its attribute must be"),
         ("/TaskTemplate/RestartPolicy/Condition", json!("sometimes"), 400, "sometimes"),
         ("/TaskTemplate/RestartPolicy/Delay", json!(1_500_000), 501, "nearest that it can honour"),

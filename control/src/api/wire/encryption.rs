@@ -6,7 +6,7 @@ use weft_model::wireguard::{EncryptionSupport, NodeKey};
 use super::values::set;
 
 /// `Path` is `kernel`, `userspace` or `unavailable`. Only the last one has a `Reason`.
-pub(crate) fn show(support: &EncryptionSupport, keys: Vec<Value>) -> Value {
+pub(crate) fn show(support: &EncryptionSupport, keys: &[Value]) -> Value {
     let (path, reason) = match support {
         EncryptionSupport::Kernel => ("kernel", None),
         EncryptionSupport::UserSpace => ("userspace", None),

@@ -159,8 +159,8 @@ pub(crate) fn show(member: &LocalMember, state: Option<&ClusterState>) -> Value 
         cluster: None,
     });
     if let Some(machine) = &member.report.description {
-        let keys = member.report.keys.iter().map(encryption::show_key).collect();
-        set(&mut shown, "Encryption", encryption::show(&machine.encryption, keys));
+        let keys: Vec<_> = member.report.keys.iter().map(encryption::show_key).collect();
+        set(&mut shown, "Encryption", encryption::show(&machine.encryption, &keys));
     }
     if let Some(cluster) = state.and_then(|s| s.cluster.as_ref()) {
         set(&mut shown, "Cluster", cluster::show(cluster));

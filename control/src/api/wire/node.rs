@@ -92,8 +92,8 @@ pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
         }),
     });
     if let Some(machine) = &node.description {
-        let keys = node.keys.keys.iter().map(key).collect();
-        set(&mut shown["Description"], "Encryption", encryption::show(&machine.encryption, keys));
+        let keys: Vec<_> = node.keys.keys.iter().map(key).collect();
+        set(&mut shown["Description"], "Encryption", encryption::show(&machine.encryption, &keys));
     }
     shown
 }

@@ -104,10 +104,10 @@ fn a_node_that_lost_its_keys_gets_a_new_one() {
     create_encrypted(&mut sim);
     sim.run_until("one active key on each node", all_active);
     let node = sim.node_ids()[2].clone();
-    let lost = sim.keys_of(&node)[0];
+    let former = sim.keys_of(&node)[0];
     sim.lose_keys(&node);
     sim.run_until("another active key", |sim| {
-        sim.state().nodes[&node].keys.active().is_some_and(|record| record.key.public_key != lost)
+        sim.state().nodes[&node].keys.active().is_some_and(|record| record.key.public_key != former)
     });
     sim.run_until("one active key on each node", all_active);
 }

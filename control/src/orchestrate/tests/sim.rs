@@ -185,8 +185,8 @@ impl Sim {
 
     /// The node loses all its WireGuard keys, for example because its disk was replaced.
     pub(super) fn lose_keys(&mut self, id: &NodeId) {
-        let lost = std::mem::take(&mut self.node_mut(id).keys);
-        self.lost_keys.extend(lost.iter().map(|(key, _)| key.public_key));
+        let former = std::mem::take(&mut self.node_mut(id).keys);
+        self.lost_keys.extend(former.iter().map(|(key, _)| key.public_key));
     }
 
     /// The public keys for which the node has a device, oldest first.
@@ -389,7 +389,8 @@ impl Sim {
         let Some(network) = self.cluster.state.networks.values().find(|n| n.spec.encrypted) else { return };
         let connected: BTreeMap<&NodeId, &SimNode> = self.nodes.iter().filter(|(_, n)| !n.disconnected).collect();
         let plans = || connected.iter().filter_map(|(id, n)| Some((*id, n.plan.as_ref()?.encryption.as_ref()?)));
-        // A plan from before the network was created may contain keys for a network that was removed.
+        // A plan from before the network was created may contain keys for a network that was
+        // removed.
         let is_outdated =
             |id: &NodeId| connected[id].plan.as_ref().is_none_or(|plan| plan.generation < network.meta.version);
         for (id, plan) in plans().filter(|(id, _)| !is_outdated(id)) {

@@ -20,7 +20,7 @@ fn init_creates_a_voting_manager_and_the_ingress_network() {
     assert!(node.voter && node.is_manager());
     assert_eq!(node.raft_id, 1);
     let ingress = cluster.ingress();
-    assert!(ingress.ingress);
+    assert!(ingress.spec.ingress);
     assert_eq!(ingress.subnets.v4.to_string(), "10.255.0.0/16");
     assert_eq!(ingress.subnets.v4_gateway.to_string(), "10.255.0.1");
 }

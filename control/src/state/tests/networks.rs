@@ -2,7 +2,7 @@
 
 use weft_model::{
     Command,
-    spec::{ClusterSpec, SubnetSpec},
+    spec::{ClusterSpec, NetworkSpec, SubnetSpec},
 };
 
 use super::{check_refused, refusal};
@@ -141,10 +141,24 @@ fn refuses_to_remove_a_network_in_use() {
     cluster.ok(Command::ForgetService { id: service });
     cluster.ok(remove);
     assert!(cluster.state.allocated.quarantine.is_empty() && cluster.state.allocated.cursors.is_empty());
-    let ingress = cluster.ingress().id.clone();
-    check_refused(
-        &mut cluster,
-        Command::RemoveNetwork { id: ingress },
-        "network ingress is built in and cannot be removed",
+}
+
+#[test]
+fn the_ingress_network_can_be_replaced_and_its_chosen_subnet_stays() {
+    let mut cluster = TestCluster::new();
+    let ingress = |spec: NetworkSpec| NetworkSpec { ingress: true, ..spec };
+    let refused = refusal(cluster.network(ingress(network_spec("other"))));
+    assert_eq!(
+        refused,
+        "the cluster has the ingress network ingress already: remove it first with \"weft network rm ingress\""
     );
+    let old = cluster.ingress().clone();
+    cluster.ok(Command::RemoveNetwork { id: old.id });
+    let other = cluster.add_network(ingress(network_spec("other")));
+    assert_eq!(cluster.state.networks[&other].subnets.v4, old.subnets.v4);
+    assert_ne!(cluster.state.networks[&other].vni, old.vni);
+    cluster.ok(Command::RemoveNetwork { id: other });
+    let chosen = cluster.add_network(ingress(subnet_spec("chosen", "10.250.0.0/16")));
+    cluster.node("n2", &["10.250.1.0/24"]);
+    assert_eq!(cluster.state.networks[&chosen].subnets.v4.to_string(), "10.250.0.0/16");
 }

@@ -74,7 +74,9 @@ fn refuses_ports_that_cannot_be_published() {
     };
     let udp = |port| PortSpec { protocol: Protocol::Udp, ..tcp(Some(port), 80) };
     check(&[tcp(Some(2377), 80)], "port 2377/tcp is reserved for the cluster itself: choose another port");
-    check(&[udp(4789)], "port 4789/udp is reserved for the cluster itself: choose another port");
+    for port in [4789, 51820, 51821] {
+        check(&[udp(port)], &format!("port {port}/udp is reserved for the cluster itself: choose another port"));
+    }
     check(&[tcp(Some(80), 0)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(Some(0), 80)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(None, 0)], "port 0 cannot be published: use 1 to 65535");
@@ -127,7 +129,7 @@ fn a_service_that_names_no_network_is_on_ingress_without_a_vip() {
     let id = cluster.add_service(service_spec("web", 1, &[]));
     let endpoints = &cluster.state.services[&id].endpoints;
     assert_eq!(endpoints.len(), 1);
-    assert!(cluster.state.networks[&endpoints[0].network].ingress);
+    assert!(cluster.state.networks[&endpoints[0].network].spec.ingress);
     assert_eq!(endpoints[0].vip, None);
 }
 

@@ -138,8 +138,8 @@ fn new_and_lost_keys_are_logged_with_the_ack_of_the_node() {
     let recorded = cluster.state.index;
     assert_eq!(observed(&cluster, report(0, &[key])), []);
     assert_eq!(observed(&cluster, report(recorded - 1, &[])), [], "the node has no plan with the key yet");
-    let lost = Command::ReportKeys { node: n1.clone(), keys: Vec::new(), acked: recorded };
-    assert_eq!(observed(&cluster, report(recorded, &[])), [lost]);
+    let without_key = Command::ReportKeys { node: n1.clone(), keys: Vec::new(), acked: recorded };
+    assert_eq!(observed(&cluster, report(recorded, &[])), [without_key]);
 }
 
 #[test]

@@ -68,6 +68,7 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
         ipv6,
         internal: requested.internal.unwrap_or(false),
         encrypted,
+        ingress: requested.ingress.unwrap_or(false),
     };
     unsupported::refuse(&body, &write(&spec, &body))?;
     Ok(spec)
@@ -180,6 +181,7 @@ fn write(spec: &NetworkSpec, requested: &Value) -> Value {
         enable_ipv4: Some(true),
         enable_ipv6: Some(spec.ipv6),
         ipam: Some(models::Ipam { driver: Some("default".into()), config: Some(configs), options: None }),
+        ingress: Some(spec.ingress),
         options: Some(write_options(spec)),
         labels: Some(labels(&spec.labels)),
         ..Default::default()
