@@ -66,10 +66,10 @@ pub(super) fn report(
 }
 
 /// Removes the keys of all nodes, after the last encrypted network was removed. The nodes then
-/// delete their keys.
+/// delete their keys, also those that they have not reported yet.
 pub(super) fn clear(state: &mut ClusterState) {
     let index = state.index;
-    for node in state.nodes.values_mut().filter(|node| !node.keys.keys.is_empty()) {
+    for node in state.nodes.values_mut() {
         node.keys.keys.clear();
         node.keys.removed_index = index;
     }
