@@ -3,7 +3,8 @@
 use weft_model::{
     BackendId, DualAddr, MeshServiceId, NetworkId, NodeId, NodePlan, ServiceId, TaskId, Vni,
     net::Subnets,
-    plan::{BackendPlan, NetworkPlan, ServicePlan},
+    plan::{BackendPlan, NetworkPlan, PortPlan, ServicePlan},
+    spec::Protocol,
 };
 
 pub(crate) const FRONT: u8 = 1;
@@ -42,6 +43,11 @@ fn network_plan(net: u8, name: &str) -> NetworkPlan {
     }
 }
 
+/// The task at an address with the last octet `host`. Its short id differs from that of others.
+pub(crate) fn task(host: u8) -> TaskId {
+    TaskId::from_random(u128::from(host) << 120)
+}
+
 /// A service with the VIP `vip`, if any, and a task at each of `hosts`. If `draining`, the last
 /// task is draining.
 pub(crate) fn service(
@@ -54,15 +60,16 @@ pub(crate) fn service(
 ) -> ServicePlan {
     let backends = hosts.iter().enumerate().map(|(index, &host)| BackendPlan {
         id: BackendId(host.into()),
-        task: TaskId::from_random(host.into()),
+        task: task(host),
         task_name: format!("{name}.{}.task{host}", index + 1),
+        hostname: None,
         node: NodeId::from_random(1),
         addr: addr(net, host),
         draining: draining && index + 1 == hosts.len(),
     });
     ServicePlan {
-        mesh: MeshServiceId(1),
-        service: ServiceId::from_random(1),
+        mesh: MeshServiceId(number(net, name)),
+        service: ServiceId::from_random(number(0, name).into()),
         name: name.parse().expect("a name"),
         aliases: aliases.iter().map(|&alias| alias.to_owned()).collect(),
         network: network(net),
@@ -70,6 +77,17 @@ pub(crate) fn service(
         removing: false,
         backends: backends.collect(),
     }
+}
+
+/// A number for each name on each network. Equal names on different networks are of one service,
+/// but have different mesh ids.
+fn number(net: u8, name: &str) -> u32 {
+    name.bytes().fold(u32::from(net), |number, octet| number.wrapping_mul(31).wrapping_add(octet.into()))
+}
+
+/// A published port of a service on `net`.
+pub(crate) fn port(net: u8, name: &str, protocol: Protocol, target: u16) -> PortPlan {
+    PortPlan { port: target + 8000, protocol, mesh: MeshServiceId(number(net, name)), target }
 }
 
 pub(crate) fn plan(services: Vec<ServicePlan>) -> NodePlan {

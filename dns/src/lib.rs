@@ -11,9 +11,11 @@
 //!
 //! - [`zone`]: the names of each network, from the plan (pure, except for the handle);
 //! - [`resolve`]: the answer to a question, from the zone and the networks of the task (pure);
-//! - `message`: decoding of questions and encoding of answers (pure);
-//! - `forward`: questions about other names, which upstream resolvers answer;
+//! - `reply`: the content of a reply (pure);
 //! - `error`: the one error type;
+//! - `upstream`: an upstream resolver as users give it (pure);
+//! - `outside`: questions about other names, which upstream resolvers answer;
+//! - `handler`: the answers of one task's resolver;
 //! - `server`: the sockets of each task.
 //!
 //! Invariants: a zone is immutable and replaced as a whole, so each answer comes from one plan. A
@@ -21,13 +23,18 @@
 
 pub mod zone;
 pub mod resolve;
-mod message;
-mod forward;
+mod reply;
 mod error;
+mod upstream;
+mod outside;
+mod handler;
 mod server;
 #[cfg(test)]
 mod fixture;
 
 pub use error::Error;
+pub use handler::TaskConfig;
+pub use outside::Outside;
 pub use server::{Server, Sockets, open_sockets};
+pub use upstream::{ParseUpstreamError, Upstream};
 pub use zone::{Zone, ZoneHandle};

@@ -2,6 +2,19 @@
 //!
 //! The agent builds a [`Zone`] from each plan and publishes it; [`crate::resolve`] reads it.
 //!
+//! The names on each network of a service, from the highest precedence to the lowest:
+//!
+//! | Name | Addresses |
+//! |---|---|
+//! | `SERVICE`, `tasks.SERVICE` | the VIP, or without a VIP the tasks; the tasks |
+//! | `TASK`: the task's, and so its container's, name | the task |
+//! | `ID`: the first 12 characters of the task's id | the task |
+//! | `ALIAS`, `tasks.ALIAS` | like those of the service; several services can share an alias |
+//! | `HOSTNAME` of a task | the tasks with this host name |
+//!
+//! Each name can be followed by a dot and the name of the network. `_PORT._tcp.NAME` and
+//! `_PORT._udp.NAME` are the published ports of the tasks, for each of these names.
+//!
 //! Invariant: names are in lower case, without a final dot.
 
 use std::{
@@ -12,10 +25,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use weft_model::{
-    DualAddr, NetworkId, NodePlan,
+    DualAddr, NetworkId, NodePlan, ServiceId,
     net::Subnets,
     plan::{BackendPlan, NetworkPlan, ServicePlan},
+    spec::Protocol,
 };
+
+/// Characters of a task's short id, which is also its default host name.
+const SHORT_ID_LEN: usize = 12;
 
 /// The current zone. Cheap to clone; readers never wait.
 #[derive(Debug, Clone, Default)]
@@ -49,20 +66,27 @@ pub(crate) struct NetworkNames {
     reverse: HashMap<IpAddr, String>,
 }
 
+/// The ports at which the tasks of a service listen and which it publishes.
+pub(crate) type Ports = Arc<[(u16, Protocol)]>;
+
 /// The addresses of a name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     precedence: Precedence,
-    /// May be empty: then the name exists, but has no address.
-    pub(crate) addresses: Vec<DualAddr>,
+    /// With the ports of the service that has the address. May be empty: then the name exists, but
+    /// has no address.
+    pub(crate) addresses: Vec<(DualAddr, Ports)>,
+    /// The ports of all services with this name.
+    pub(crate) ports: Vec<(u16, Protocol)>,
 }
 
 /// The kinds of names, from the lowest to the highest precedence. If a name is added twice, the
 /// higher precedence replaces the lower one, and the addresses of equal precedence are joined.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Precedence {
-    #[default]
+    Hostname,
     Alias,
+    ShortId,
     Task,
     Service,
 }
@@ -73,9 +97,10 @@ impl Zone {
         let mut networks: BTreeMap<_, _> =
             plan.networks.iter().map(|network| (network.id.clone(), NetworkNames::new(network))).collect();
         let is_ingress = |id: &NetworkId| plan.networks.iter().any(|network| network.id == *id && network.ingress);
+        let ports = published_ports(plan);
         for service in plan.services.iter().filter(|service| !is_ingress(&service.network)) {
             if let Some(network) = networks.get_mut(&service.network) {
-                network.add_service(service);
+                network.add_service(service, &ports.get(&service.service).cloned().unwrap_or_default());
             }
         }
         Self { networks }
@@ -107,6 +132,19 @@ impl Zone {
     }
 }
 
+/// The ports of the plan, by service. The plan has them for one network of the service, but its
+/// tasks listen on all of them.
+fn published_ports(plan: &NodePlan) -> HashMap<ServiceId, Ports> {
+    let services: HashMap<_, _> = plan.services.iter().map(|service| (service.mesh, &service.service)).collect();
+    let mut ports = HashMap::<ServiceId, Vec<_>>::new();
+    for port in &plan.ports {
+        if let Some(&service) = services.get(&port.mesh) {
+            ports.entry(service.clone()).or_default().push((port.target, port.protocol));
+        }
+    }
+    ports.into_iter().map(|(service, ports)| (service, ports.into())).collect()
+}
+
 impl NetworkNames {
     fn new(network: &NetworkPlan) -> Self {
         Self {
@@ -125,9 +163,14 @@ impl NetworkNames {
         }
     }
 
-    fn add_service(&mut self, service: &ServicePlan) {
+    /// The name of an address, with the name of the network.
+    pub(crate) fn name_of(&self, address: DualAddr) -> Option<&str> {
+        self.reverse.get(&IpAddr::V4(address.v4)).map(String::as_str)
+    }
+
+    fn add_service(&mut self, service: &ServicePlan, ports: &Ports) {
         if !service.removing {
-            self.add_forward_names(service);
+            self.add_forward_names(service, ports);
         }
         // The reverse names of a service that is being removed stay, because its flows continue and
         // programs may look up the addresses of their peers.
@@ -139,32 +182,45 @@ impl NetworkNames {
         }
     }
 
-    fn add_forward_names(&mut self, service: &ServicePlan) {
+    fn add_forward_names(&mut self, service: &ServicePlan, ports: &Ports) {
         let active = || service.backends.iter().filter(|backend| !backend.draining);
         let tasks: Vec<DualAddr> = active().map(|backend| backend.addr).collect();
         let vip_or_tasks = service.vip.map_or_else(|| tasks.clone(), |vip| vec![vip]);
-        let name = service.name.as_str();
-        self.add_forward_name(Precedence::Service, name, &vip_or_tasks);
-        self.add_forward_name(Precedence::Service, &format!("tasks.{name}"), &tasks);
+        let mut add = |precedence, name: &str, addresses: &[DualAddr]| {
+            self.add_forward_name(precedence, name, addresses, ports);
+        };
+        add(Precedence::Service, service.name.as_str(), &vip_or_tasks);
+        add(Precedence::Service, &format!("tasks.{}", service.name), &tasks);
         for alias in &service.aliases {
-            self.add_forward_name(Precedence::Alias, alias, &vip_or_tasks);
-            self.add_forward_name(Precedence::Alias, &format!("tasks.{alias}"), &tasks);
+            add(Precedence::Alias, alias, &vip_or_tasks);
+            add(Precedence::Alias, &format!("tasks.{alias}"), &tasks);
         }
         for backend in active() {
-            self.add_forward_name(Precedence::Task, &backend.task_name, &[backend.addr]);
+            add(Precedence::Task, &backend.task_name, &[backend.addr]);
+            add(Precedence::ShortId, &backend.task.as_str()[..SHORT_ID_LEN], &[backend.addr]);
+            if let Some(hostname) = &backend.hostname {
+                add(Precedence::Hostname, hostname, &[backend.addr]);
+            }
         }
     }
 
-    fn add_forward_name(&mut self, precedence: Precedence, name: &str, addresses: &[DualAddr]) {
-        let new_entry = || Entry { precedence, addresses: vec![] };
+    fn add_forward_name(&mut self, precedence: Precedence, name: &str, addresses: &[DualAddr], ports: &Ports) {
+        let new_entry = || Entry { precedence, addresses: vec![], ports: vec![] };
         let entry = self.forward.entry(name.to_ascii_lowercase()).or_insert_with(new_entry);
         if precedence > entry.precedence {
             *entry = new_entry();
         }
         if precedence == entry.precedence {
-            let new =
-                addresses.iter().filter(|address| !entry.addresses.contains(address)).copied().collect::<Vec<_>>();
-            entry.addresses.extend(new);
+            for address in addresses {
+                if !entry.addresses.iter().any(|(known, _)| known == address) {
+                    entry.addresses.push((*address, Arc::clone(ports)));
+                }
+            }
+            for port in &**ports {
+                if !entry.ports.contains(port) {
+                    entry.ports.push(*port);
+                }
+            }
         }
     }
 

@@ -29,11 +29,12 @@ mod reconcile;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::time::Instant;
 use weft_control::swarm::{Membership, Swarm};
+use weft_dns::Outside;
 use weft_mesh::Mesh;
 use weft_model::spec::Labels;
 use weft_overlay::{Overlay, OverlayState};
@@ -59,8 +60,8 @@ pub(crate) struct AgentConfig {
     /// A directory in the BPF file system. The agent opens the mesh there again when the node joins
     /// a cluster after it has left one.
     pub(crate) pin_dir: PathBuf,
-    /// Resolvers for names outside of the cluster.
-    pub(crate) upstreams: Vec<SocketAddr>,
+    /// Answers names outside of the cluster.
+    pub(crate) outside: Outside,
 }
 
 pub(crate) struct Agent {
@@ -77,11 +78,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(config: AgentConfig) -> Self {
-        let AgentConfig { swarm, executor, runtime, labels, overlay, mesh, pin_dir, upstreams } = config;
+        let AgentConfig { swarm, executor, runtime, labels, overlay, mesh, pin_dir, outside } = config;
         Self {
             reporter: Reporter::new(swarm.reports(), runtime, labels),
             tasks: Tasks::new(Arc::clone(&executor)),
-            resolvers: Resolvers::new(upstreams),
+            resolvers: Resolvers::new(outside),
             data_plane: DataPlane::new(Some(mesh), pin_dir),
             links: None,
             overlay,

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -16,14 +15,15 @@ use weft_model::{NetworkId, NodePlan, TaskId};
 pub(super) struct Resolvers {
     zone: weft_dns::ZoneHandle,
     server: weft_dns::Server,
+    outside: weft_dns::Outside,
 }
 
 impl Resolvers {
-    /// `upstreams` resolve names outside of the cluster.
-    pub(super) fn new(upstreams: Vec<SocketAddr>) -> Self {
+    /// `outside` answers names outside of the cluster.
+    pub(super) fn new(outside: weft_dns::Outside) -> Self {
         let zone = weft_dns::ZoneHandle::default();
-        let server = weft_dns::Server::new(zone.clone(), upstreams);
-        Self { zone, server }
+        let server = weft_dns::Server::new(zone.clone());
+        Self { zone, server, outside }
     }
 
     /// Publishes the plan's names, starts the missing servers of the tasks in `linked`, and stops
@@ -51,8 +51,9 @@ impl Resolvers {
         let sockets = weft_overlay::netns::in_netns(netns, weft_dns::open_sockets)
             .context("cannot enter the task's network namespace")?
             .context("cannot listen on 127.0.0.11:53 in the task's network namespace")?;
+        let config = weft_dns::TaskConfig { networks, outside: self.outside.clone() };
         self.server
-            .start(task.clone(), networks, sockets)
+            .start(task.clone(), config, sockets)
             .context("cannot serve DNS on 127.0.0.11:53 in the task's network namespace")
     }
 

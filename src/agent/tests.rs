@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use weft_control::swarm::SwarmConfig;
+use weft_dns::Outside;
 use weft_model::{
     LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan, TaskId,
     plan::{TaskGoal, TaskPlan},
@@ -91,7 +92,7 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         overlay: Overlay::open().expect("netlink is available"),
         links: None,
         data_plane: DataPlane::new(None, dir.join("pins")),
-        resolvers: Resolvers::new(vec![]),
+        resolvers: Resolvers::new(Outside::new(&[]).expect("a resolver")),
     }
 }
 

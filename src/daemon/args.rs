@@ -1,16 +1,12 @@
-//! The flags of `weft daemon`, and their default values. Reads the machine's host name and
-//! `/etc/resolv.conf`, and changes nothing. The command line parses the flags, and the parent
-//! module reads them.
+//! The flags of `weft daemon`, and their default values. Reads the machine's host name,
+//! and changes nothing. The command line parses the flags, and the parent module reads them.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use weft_dns::Upstream;
 use weft_model::{NodeName, spec::Labels};
 
-use super::upstreams;
 use crate::runtime::{RuntimeKind, docker};
 
 /// The default run directories of all nodes of a machine are below this one.
@@ -40,10 +36,11 @@ pub(crate) struct Args {
     /// Label of this node's engine, for constraints on engine.labels.KEY; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// Resolver for names outside of the cluster, as ADDRESS or ADDRESS:PORT; by default those of
-    /// /etc/resolv.conf; may be repeated
-    #[arg(long = "dns-upstream", value_name = "ADDRESS", value_parser = upstream)]
-    dns_upstreams: Vec<SocketAddr>,
+    /// Resolver for names outside of the cluster, as ADDRESS, ADDRESS:PORT, or for DNS over TLS as
+    /// tls://ADDRESS#NAME with the name in its certificate; by default those of /etc/resolv.conf;
+    /// may be repeated
+    #[arg(long = "dns-upstream", value_name = "ADDRESS")]
+    pub(super) dns_upstreams: Vec<Upstream>,
 }
 
 impl Args {
@@ -97,11 +94,6 @@ impl Args {
         }
         Ok(labels)
     }
-
-    /// The resolvers that answer for names outside of the cluster.
-    pub(super) fn upstreams(&self) -> Vec<SocketAddr> {
-        if self.dns_upstreams.is_empty() { upstreams::of_machine() } else { self.dns_upstreams.clone() }
-    }
 }
 
 /// Parses `--docker-host`. weft creates the links and namespaces of tasks on this machine, so it
@@ -124,25 +116,11 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn upstream(text: &str) -> Result<SocketAddr, String> {
-    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, upstreams::PORT));
-    address.or_else(|_| text.parse::<SocketAddr>()).map_err(|_| {
-        format!("{text:?} is not an address: give one like 192.0.2.53, 192.0.2.53:53 or [2001:db8::53]:53")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
 
     use super::*;
-
-    #[test]
-    fn accepts_upstreams_with_and_without_a_port() {
-        assert_eq!(upstream("192.0.2.53"), Ok("192.0.2.53:53".parse().expect("an address")));
-        assert_eq!(upstream("[2001:db8::53]:5353"), Ok("[2001:db8::53]:5353".parse().expect("an address")));
-        assert!(upstream("resolver").is_err_and(|text| text.contains("is not an address")));
-    }
 
     #[test]
     fn refuses_an_engine_of_another_machine() {

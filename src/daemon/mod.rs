@@ -6,7 +6,7 @@
 //! Invariant: when the daemon ends, for any reason, it does not change tasks, links, maps and
 //! programs. Traffic does not need the daemon, and the next daemon adopts all of them.
 
-mod upstreams;
+mod resolv_conf;
 mod args;
 mod log;
 mod exclusive;
@@ -14,6 +14,7 @@ mod exclusive;
 use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use weft_control::{
     api::{self, LocalNode},
@@ -52,11 +53,15 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let _data_lock = exclusive::lock_data_dir(&args.data_dir)?;
     let listener = exclusive::bind_socket(&args.socket).await?;
 
+    raise_open_files_limit();
+    let (outside, search) = resolv_conf::follow(resolv_conf::PATH.as_ref(), &args.dns_upstreams)?;
+
     let runtime = runtime::open(RuntimeConfig {
         kind: args.runtime,
         run_dir: run_dir.clone(),
         hostname: hostname.clone(),
         docker_socket: args.docker_socket(),
+        search,
     })
     .await
     .context("cannot open the task runtime")?;
@@ -64,7 +69,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mesh = Mesh::open(&pin_dir).context("cannot load the data plane")?;
     let overlay = Overlay::open().context("cannot use the overlay")?;
     overlay.check().await.context("cannot use the overlay")?;
-    let upstreams = args.upstreams();
 
     let swarm = Swarm::open(SwarmConfig {
         data_dir: args.data_dir.clone(),
@@ -83,7 +87,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         overlay,
         mesh,
         pin_dir,
-        upstreams,
+        outside,
     });
     let node = LocalNode {
         hostname: hostname.clone(),
@@ -110,4 +114,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     // An error is ignored: the next daemon replaces a socket that still exists.
     let _ = fs::remove_file(&args.socket);
     outcome
+}
+
+/// Raises the soft limit of open files to the hard limit. Each question to an upstream resolver
+/// needs a socket, and the inherited limit is often 1,024.
+fn raise_open_files_limit() {
+    let mut limits = getrlimit(Resource::Nofile);
+    limits.current = limits.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limits) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }

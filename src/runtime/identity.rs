@@ -13,6 +13,10 @@ pub(crate) const TASK_NAME_VARIABLE: &str = "WEFT_TASK_NAME";
 const TASK_ID_VARIABLE: &str = "WEFT_TASK_ID";
 /// Address of the resolver in each task's network namespace.
 pub(crate) const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+/// The options of each task's resolv.conf. With `ndots:0` a name is first looked up as it is, and
+/// only then in the search domains. So a search domain never hides a service, and the names of
+/// services are not sent to other resolvers.
+pub(crate) const RESOLVER_OPTIONS: &str = "ndots:0";
 /// Length of the default host name: a prefix of the task's id.
 const HOSTNAME_LEN: usize = 12;
 

@@ -135,6 +135,9 @@ pub(crate) struct RuntimeConfig {
     pub hostname: NodeName,
     /// Socket of the Docker engine.
     pub docker_socket: PathBuf,
+    /// This machine's search domains (resolv.conf(5)). A task gets those of the time when it is
+    /// prepared.
+    pub search: watch::Receiver<Vec<String>>,
 }
 
 /// An open runtime, through its two interfaces.

@@ -33,6 +33,8 @@ pub(crate) fn group() -> Group {
             raw_packets_to_a_vip_are_answered_from_its_address,
             tasks_dot_service_resolves_to_the_addresses_of_the_tasks,
             the_name_and_the_address_of_a_task_resolve,
+            a_task_resolves_by_its_short_id_and_its_host_name,
+            published_ports_have_srv_records,
             a_task_reaches_its_own_service,
             names_have_ipv6_addresses_only_on_networks_with_ipv6,
             a_service_without_a_vip_resolves_to_its_tasks,
@@ -173,6 +175,35 @@ pub(crate) fn the_name_and_the_address_of_a_task_resolve(lab: &Lab) -> Result<()
         let answer = lab.lookup(&probe, &format!("{d}.{c}.{b}.{a}.in-addr.arpa"), RecordType::PTR)?;
         ensure!(answer.records.iter().any(|record| record.starts_with(&name)), "{addr}: {answer:?}");
     }
+    Ok(())
+}
+
+pub(crate) fn a_task_resolves_by_its_short_id_and_its_host_name(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    let flags = ["--network", "six", "--hostname", "box-{{.Task.Slot}}"];
+    let tasks = service(lab, "named", 2, &flags, &[WHOAMI])?;
+    for task in &tasks {
+        for name in [&task.id[..12], &format!("box-{}", task.slot)] {
+            eventually(FOLLOW_TIMEOUT, "the name resolves to the task", || {
+                let answer = lab.lookup(&probe, name, RecordType::A).map_err(|error| format!("{error:#}"))?;
+                if answer.addrs() == [task.v4("six")] { Ok(()) } else { Err(format!("{name}: {answer:?}")) }
+            });
+            let answer = lab.lookup(&probe, name, RecordType::AAAA)?;
+            ensure!(answer.addrs() == [task.v6("six")], "{name}: {answer:?}");
+        }
+    }
+    lab.weft_ok("n1", &["service", "rm", "named"])?;
+    Ok(())
+}
+
+pub(crate) fn published_ports_have_srv_records(lab: &Lab) -> Result<()> {
+    let probe = task_of(lab, "probe")?;
+    service(lab, "ported", 1, &["--network", "app", "--publish", "8099:80"], &[WHOAMI])?;
+    let answer = lab.lookup(&probe, "_80._tcp.ported", RecordType::SRV)?;
+    ensure!(answer.records == ["0 0 80 ported.app."], "{answer:?}");
+    let missing = lab.lookup(&probe, "_81._tcp.ported", RecordType::SRV)?;
+    ensure!(missing.code == ResponseCode::NXDomain, "{missing:?}");
+    lab.weft_ok("n1", &["service", "rm", "ported"])?;
     Ok(())
 }
 

@@ -152,6 +152,9 @@ pub struct BackendPlan {
     pub task: TaskId,
     /// The name of the task. It resolves to the address of the task.
     pub task_name: String,
+    /// The host name that the user chose for the task, with its templates expanded. It resolves to
+    /// the address of the task. `None`: the host name is a prefix of the task's id.
+    pub hostname: Option<String>,
     pub node: NodeId,
     pub addr: DualAddr,
     /// The backend keeps its existing flows and gets no new flows. No name resolves to it.

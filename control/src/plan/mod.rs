@@ -106,7 +106,7 @@ fn services(state: &ClusterState, node: &Node, live: &BTreeMap<&ServiceId, Vec<&
                 network: endpoint.network.clone(),
                 vip: endpoint.vip,
                 removing: service.removing,
-                backends: backends(tasks, &endpoint.network, node),
+                backends: backends(state, service, tasks, &endpoint.network, node),
             });
         }
     }
@@ -115,7 +115,13 @@ fn services(state: &ClusterState, node: &Node, live: &BTreeMap<&ServiceId, Vec<&
 }
 
 /// The backends of a service on one network that `node` may send to.
-fn backends(tasks: &[&Task], network: &NetworkId, node: &Node) -> Vec<BackendPlan> {
+fn backends(
+    state: &ClusterState,
+    service: &Service,
+    tasks: &[&Task],
+    network: &NetworkId,
+    node: &Node,
+) -> Vec<BackendPlan> {
     let mut backends = Vec::new();
     for task in tasks {
         let Some(own_node) = &task.node else { continue };
@@ -129,6 +135,7 @@ fn backends(tasks: &[&Task], network: &NetworkId, node: &Node) -> Vec<BackendPla
             id: a.backend,
             task: task.id.clone(),
             task_name: task.name.clone(),
+            hostname: hostname(state.nodes.get(own_node), service, task),
             node: own_node.clone(),
             addr: a.addr,
             draining: task.traffic >= Traffic::Draining,
@@ -136,6 +143,12 @@ fn backends(tasks: &[&Task], network: &NetworkId, node: &Node) -> Vec<BackendPla
     }
     backends.sort_by_key(|b| b.id);
     backends
+}
+
+/// The host name that the user chose for a task of `node`.
+fn hostname(node: Option<&Node>, service: &Service, task: &Task) -> Option<String> {
+    let text = task.spec.container.hostname.as_deref().filter(|text| !text.is_empty())?;
+    Some(template::expand(text, &template::Values::of(node?, service, task)))
 }
 
 /// A service that is being removed keeps its ports for its existing flows, unless another service
@@ -189,7 +202,7 @@ fn tasks(state: &ClusterState, node: &Node) -> Vec<TaskPlan> {
 fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task) -> TaskPlan {
     let values = template::Values::of(node, service, task);
     let mut container = task.spec.container.clone();
-    container.hostname = container.hostname.map(|text| template::expand(&text, &values));
+    container.hostname = hostname(Some(node), service, task);
     for variable in &mut container.env {
         *variable = template::expand(variable, &values);
     }

@@ -1,14 +1,18 @@
 //! The answer to a question, from the zone and the networks of the task that asks. Pure.
 //!
-//! `server` calls [`resolve`] for every question. A question that the zone does not answer is
-//! forwarded to the upstream resolvers.
+//! `handler` calls [`resolve`] for every question. Upstream resolvers answer a question that the
+//! zone does not answer.
+//!
+//! Invariants: a name that the zone has on a network of the task is never asked for outside, also
+//! not for a type that it does not have. So a missing AAAA record costs no time and no name of a
+//! service reaches other resolvers.
 
 use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
-use weft_model::NetworkId;
+use weft_model::{NetworkId, spec::Protocol};
 
-use crate::zone::Zone;
+use crate::zone::{Entry, NetworkNames, Zone};
 
 /// The answer to one question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,19 +20,32 @@ pub enum Answer {
     Addresses(Vec<IpAddr>),
     /// The name of the address in the question.
     Name(Name),
+    /// Where a service listens (SRV).
+    Endpoints(Vec<Endpoint>),
     /// The name exists, but has no record of the type in the question.
     NoData,
     /// The name does not exist, and no upstream resolver can have it.
     NxDomain,
+    /// The type in the question is not a type of records, but a request that no task may make.
+    Refused,
     /// The zone has no answer: an upstream resolver must answer.
-    Forward,
+    Outside,
+}
+
+/// A port of a service, and the name and the addresses at which it listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub port: u16,
+    pub target: Name,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Answers the question for `name` and `record_type` of a task that is on `networks`. `rotation`
 /// selects the address that comes first. The caller increments it for each question, which spreads
 /// clients that use the first address over all addresses.
 ///
-/// A name that exists only on other networks is answered like a name that does not exist.
+/// A name that exists only on other networks is answered like a name that does not exist. A
+/// question of type ANY gets the records of one type (RFC 8482).
 ///
 /// ```
 /// use hickory_proto::rr::{Name, RecordType};
@@ -76,28 +93,84 @@ pub enum Answer {
 /// assert_eq!(answer, Answer::Addresses(vec![vip.v4.into()]));
 ///
 /// // A task on no network of the service gets no answer from the zone.
-/// assert_eq!(resolve(&zone, &[], &name, RecordType::A, 0), Answer::Forward);
+/// assert_eq!(resolve(&zone, &[], &name, RecordType::A, 0), Answer::Outside);
 /// ```
 pub fn resolve(zone: &Zone, networks: &[NetworkId], name: &Name, record_type: RecordType, rotation: usize) -> Answer {
+    if is_request(record_type) {
+        return Answer::Refused;
+    }
     if let Some(address) = address_of_reverse_name(name) {
         return match zone.reverse(networks, address) {
-            None => Answer::Forward,
+            None => Answer::Outside,
             Some(None) => Answer::NxDomain,
-            Some(Some(name)) if matches!(record_type, RecordType::PTR | RecordType::ANY) => dns_name(name),
+            Some(Some(name)) if matches!(record_type, RecordType::PTR | RecordType::ANY) => {
+                dns_name(name).map_or(Answer::NoData, Answer::Name)
+            }
             Some(Some(_)) => Answer::NoData,
         };
     }
-    let Some((network, entry)) = zone_name(name).as_deref().and_then(|name| zone.find(networks, name)) else {
-        return Answer::Forward;
-    };
-    let v4 = matches!(record_type, RecordType::A | RecordType::ANY);
-    let v6 = matches!(record_type, RecordType::AAAA | RecordType::ANY) && network.ipv6;
-    let mut addresses: Vec<IpAddr> = Vec::with_capacity(entry.addresses.len());
-    for address in rotated(&entry.addresses, rotation) {
-        addresses.extend(v4.then_some(IpAddr::V4(address.v4)));
-        addresses.extend(v6.then_some(IpAddr::V6(address.v6)));
+    let Some(name) = zone_name(name) else { return Answer::Outside };
+    if let Some((network, entry)) = zone.find(networks, &name) {
+        return addresses(network, entry, record_type, rotation);
     }
+    match port_name(&name) {
+        Some((port, protocol, name)) => match zone.find(networks, name) {
+            Some((network, entry)) => endpoints(network, entry, (port, protocol), record_type, rotation),
+            None => Answer::Outside,
+        },
+        None => Answer::Outside,
+    }
+}
+
+/// Whether the number is no type of records of a name: OPT, and from TKEY to MAILA (RFC 6895,
+/// section 3.1), which includes the transfers of whole zones. ANY is not one of these.
+fn is_request(record_type: RecordType) -> bool {
+    matches!(u16::from(record_type), 41 | 249..=254)
+}
+
+fn addresses(network: &NetworkNames, entry: &Entry, record_type: RecordType, rotation: usize) -> Answer {
+    let v4 = matches!(record_type, RecordType::A | RecordType::ANY);
+    let v6 = network.ipv6 && record_type == RecordType::AAAA;
+    let addresses: Vec<IpAddr> = rotated(&entry.addresses, rotation)
+        .filter_map(|(address, _)| if v4 { Some(address.v4.into()) } else { v6.then_some(address.v6.into()) })
+        .collect();
     if addresses.is_empty() { Answer::NoData } else { Answer::Addresses(addresses) }
+}
+
+/// The endpoints of a port that the service publishes: its VIP, or else each of its tasks.
+fn endpoints(
+    network: &NetworkNames,
+    entry: &Entry,
+    port: (u16, Protocol),
+    record_type: RecordType,
+    rotation: usize,
+) -> Answer {
+    if !entry.ports.contains(&port) {
+        return Answer::NxDomain;
+    }
+    if !matches!(record_type, RecordType::SRV | RecordType::ANY) {
+        return Answer::NoData;
+    }
+    let endpoints: Vec<Endpoint> = rotated(&entry.addresses, rotation)
+        .filter(|(_, ports)| ports.contains(&port))
+        .filter_map(|(address, _)| {
+            let target = dns_name(network.name_of(*address)?)?;
+            let v6 = network.ipv6.then_some(IpAddr::V6(address.v6));
+            let addresses = [IpAddr::V4(address.v4)].into_iter().chain(v6).collect();
+            Some(Endpoint { port: port.0, target, addresses })
+        })
+        .collect();
+    if endpoints.is_empty() { Answer::NoData } else { Answer::Endpoints(endpoints) }
+}
+
+/// The parts of `_80._tcp.web`: a port of the tasks, its protocol, and the name of a service
+/// (RFC 2782). The port is a number, because weft's ports have no names.
+fn port_name(name: &str) -> Option<(u16, Protocol, &str)> {
+    let (port, rest) = name.strip_prefix('_')?.split_once("._")?;
+    let (protocol, name) = rest.split_once('.')?;
+    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.as_str() == protocol)?;
+    let number: u16 = port.parse().ok()?;
+    (number.to_string() == port).then_some((number, protocol, name))
 }
 
 fn rotated<T>(items: &[T], rotation: usize) -> impl Iterator<Item = &T> {
@@ -130,10 +203,10 @@ fn zone_name(name: &Name) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn dns_name(name: &str) -> Answer {
-    // This does not fail, because the names of services, tasks and networks are validated when they
-    // are created, and an alias is never the name of an address.
-    Name::from_labels(name.split('.').map(str::as_bytes)).map_or(Answer::NoData, Answer::Name)
+/// `None` does not happen, because the names of services, tasks and networks are validated when
+/// they are created, and an alias is never the name of an address.
+fn dns_name(name: &str) -> Option<Name> {
+    Name::from_labels(name.split('.').map(str::as_bytes)).ok()
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Every kind of question, answered from one zone.
 
-use hickory_proto::rr::RecordType::{A, AAAA, ANY, MX, PTR, TXT};
+use hickory_proto::rr::RecordType::{A, AAAA, ANY, AXFR, MX, OPT, PTR, SRV, TXT};
+use proptest::prelude::*;
 use weft_model::plan::ServicePlan;
 
 use super::*;
-use crate::fixture::{BACK, FAR, FRONT, INGRESS, addr, networks, plan, service};
+use crate::fixture::{BACK, FAR, FRONT, INGRESS, addr, networks, plan, port, service, task};
 
 fn zone() -> Zone {
-    Zone::from_plan(&plan(vec![
+    let mut plan = plan(vec![
         service(FRONT, "Web", &["www", "shop"], Some(100), &[11, 12, 13], true),
         service(FRONT, "cache", &[], None, &[21, 22], false),
         service(FRONT, "idle", &[], Some(110), &[], false),
@@ -17,7 +18,19 @@ fn zone() -> Zone {
         service(BACK, "db", &["www"], Some(130), &[42], false),
         service(FAR, "secret", &["hidden"], Some(100), &[51], false),
         service(INGRESS, "web", &["edge"], None, &[61], false),
-    ]))
+    ]);
+    let hostnames = [(11, "box"), (12, "box"), (21, "Cache-Host"), (31, "web"), (42, "shop")];
+    for backend in plan.services.iter_mut().flat_map(|service| &mut service.backends) {
+        let hostname = hostnames.iter().find(|(host, _)| backend.task == task(*host));
+        backend.hostname = hostname.map(|(_, name)| (*name).to_owned());
+    }
+    plan.ports = vec![
+        port(FRONT, "Web", Protocol::Tcp, 80),
+        port(FRONT, "Web", Protocol::Udp, 53),
+        port(FRONT, "asleep", Protocol::Tcp, 80),
+        port(FRONT, "other", Protocol::Tcp, 443),
+    ];
+    Zone::from_plan(&plan)
 }
 
 fn ask(nets: &[u8], name: &str, record_type: RecordType) -> Answer {
@@ -65,7 +78,7 @@ fn tasks_resolve_by_service_and_by_name_unless_they_drain() {
     check(&[FRONT], "tasks.web.front", AAAA, &v6(FRONT, &[11, 12]));
     check(&[FRONT], "web.1.task11", A, &v4(FRONT, &[11]));
     check(&[FRONT], "web.1.task11.front", A, &v4(FRONT, &[11]));
-    check(&[FRONT], "web.3.task13", A, &Answer::Forward);
+    check(&[FRONT], "web.3.task13", A, &Answer::Outside);
     check(&[FRONT], "tasks.idle", A, &Answer::NoData);
 }
 
@@ -88,15 +101,15 @@ fn services_can_share_an_alias_but_no_alias_replaces_the_name_of_a_service() {
 }
 
 #[test]
-fn names_of_other_networks_are_forwarded_like_unknown_names() {
+fn names_of_other_networks_are_asked_for_outside_like_unknown_names() {
     for name in ["secret", "hidden", "tasks.secret", "secret.far", "secret.1.task51", "nobody", "example.test", "edge"]
     {
         for record_type in [A, AAAA, MX, ANY] {
-            check(&[FRONT, BACK, INGRESS], name, record_type, &Answer::Forward);
+            check(&[FRONT, BACK, INGRESS], name, record_type, &Answer::Outside);
         }
     }
-    check(&[], "web", A, &Answer::Forward);
-    check(&[INGRESS], "web", A, &Answer::Forward);
+    check(&[], "web", A, &Answer::Outside);
+    check(&[INGRESS], "web", A, &Answer::Outside);
 }
 
 #[test]
@@ -109,10 +122,82 @@ fn a_name_without_a_record_of_the_type_has_no_data() {
 }
 
 #[test]
-fn a_question_of_type_any_gets_both_families() {
-    let both = |net, host| Answer::Addresses(vec![addr(net, host).v4.into(), addr(net, host).v6.into()]);
-    check(&[FRONT], "web", ANY, &both(FRONT, 100));
-    check(&[BACK], "db", ANY, &v4(BACK, &[130]));
+fn a_question_of_type_any_gets_the_records_of_one_type() {
+    check(&[FRONT], "web", ANY, &v4(FRONT, &[100]));
+    check(&[FRONT], "asleep", ANY, &Answer::NoData);
+    check(&[FRONT], "100.1.0.10.in-addr.arpa", ANY, &ptr("Web.front"));
+}
+
+#[test]
+fn a_task_has_its_short_id_and_its_host_name() {
+    let short_id = |host| task(host).as_str()[..12].to_owned();
+    check(&[FRONT], &short_id(11), A, &v4(FRONT, &[11]));
+    check(&[FRONT], &short_id(11).to_uppercase(), AAAA, &v6(FRONT, &[11]));
+    check(&[FRONT], &format!("{}.front", short_id(12)), A, &v4(FRONT, &[12]));
+    check(&[FRONT], &short_id(13), A, &Answer::Outside);
+    check(&[FRONT], &short_id(51), A, &Answer::Outside);
+    check(&[FRONT], "box", A, &v4(FRONT, &[11, 12]));
+    check(&[FRONT], "cache-host", A, &v4(FRONT, &[21]));
+    check(&[FRONT], "web", A, &v4(FRONT, &[100]));
+    check(&[BACK], "shop", A, &v4(BACK, &[42]));
+}
+
+fn endpoints(names: &[(u16, &str, u8)]) -> Answer {
+    let endpoint = |&(port, name, host): &(u16, &str, u8)| {
+        let Answer::Name(target) = ptr(name) else { unreachable!("a name") };
+        Endpoint { port, target, addresses: vec![addr(FRONT, host).v4.into(), addr(FRONT, host).v6.into()] }
+    };
+    Answer::Endpoints(names.iter().map(endpoint).collect())
+}
+
+#[test]
+fn published_ports_have_srv_records() {
+    for name in ["_80._tcp.web", "_80._TCP.www", "_80._tcp.Web.front"] {
+        check(&[FRONT], name, SRV, &endpoints(&[(80, "Web.front", 100)]));
+    }
+    check(&[FRONT], "_53._udp.web", ANY, &endpoints(&[(53, "Web.front", 100)]));
+    let tasks = [(80, "Web.1.task11.front", 11), (80, "Web.2.task12.front", 12)];
+    check(&[FRONT], "_80._tcp.tasks.web", SRV, &endpoints(&tasks));
+    check(&[FRONT], "_443._tcp.shop", SRV, &endpoints(&[(443, "other.front", 120)]));
+    for record_type in [A, AAAA, TXT] {
+        check(&[FRONT], "_80._tcp.web", record_type, &Answer::NoData);
+    }
+    check(&[FRONT], "_80._tcp.asleep", SRV, &Answer::NoData);
+    for unknown in ["_81._tcp.web", "_80._udp.web", "_80._tcp.cache"] {
+        check(&[FRONT], unknown, SRV, &Answer::NxDomain);
+    }
+    for outside in ["_80._tcp.nobody", "_80._tcp.secret", "_http._tcp.web", "_080._tcp.web", "_80._sctp.web", "_80.web"]
+    {
+        check(&[FRONT], outside, SRV, &Answer::Outside);
+    }
+}
+
+#[test]
+fn requests_that_are_no_records_are_refused() {
+    for record_type in [AXFR, OPT, 249.into(), 253.into()] {
+        for name in ["web", "nobody", "100.1.0.10.in-addr.arpa"] {
+            check(&[FRONT], name, record_type, &Answer::Refused);
+        }
+    }
+}
+
+proptest! {
+    /// Whatever the type, a name of the zone is never asked for outside.
+    #[test]
+    fn names_of_the_zone_stay_inside(record_type in any::<u16>(), name in 0..6_usize, rotation in any::<usize>()) {
+        let name = ["web", "tasks.cache", "asleep", "_80._tcp.web", "_1._tcp.web", "9.1.0.10.in-addr.arpa"][name];
+        let name = Name::from_ascii(format!("{name}.")).expect("a name");
+        let answer = resolve(&zone(), &networks(&[FRONT]), &name, record_type.into(), rotation);
+        prop_assert_ne!(answer, Answer::Outside);
+    }
+
+    #[test]
+    fn every_name_has_an_answer(labels in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..20), 0..8)) {
+        let name = Name::from_labels(labels.iter().map(Vec::as_slice)).expect("a name");
+        for record_type in [A, PTR, SRV] {
+            resolve(&zone(), &networks(&[FRONT, BACK]), &name, record_type, 0);
+        }
+    }
 }
 
 #[test]
@@ -138,7 +223,7 @@ fn unused_addresses_have_no_name() {
 #[test]
 fn addresses_of_other_networks_are_forwarded() {
     for name in ["51.3.0.10.in-addr.arpa", "7.113.0.203.in-addr.arpa", "1.0.10.in-addr.arpa", "in-addr.arpa", "arpa"] {
-        check(&[FRONT], name, PTR, &Answer::Forward);
+        check(&[FRONT], name, PTR, &Answer::Outside);
     }
 }
 
@@ -163,16 +248,16 @@ fn a_service_that_is_being_removed_keeps_only_its_reverse_names() {
     };
     assert_eq!(ask("web.", A), v4(FRONT, &[101]));
     assert_eq!(ask("tasks.web.", A), v4(FRONT, &[12]));
-    assert_eq!(ask("www.", A), Answer::Forward);
+    assert_eq!(ask("www.", A), Answer::Outside);
     assert_eq!(ask("100.1.0.10.in-addr.arpa.", PTR), ptr("web.front"), "its flows continue");
 }
 
 #[test]
-fn names_with_unusual_octets_are_forwarded() {
+fn names_with_unusual_octets_are_asked_for_outside() {
     let zone = zone();
     let labels: [&[&[u8]]; 4] = [&[], &[b"web.front"], &[b"w\0b"], &["wéb".as_bytes()]];
     for labels in labels {
         let name = Name::from_labels(labels.iter().copied()).expect("a name");
-        assert_eq!(resolve(&zone, &networks(&[FRONT]), &name, A, 0), Answer::Forward, "{name}");
+        assert_eq!(resolve(&zone, &networks(&[FRONT]), &name, A, 0), Answer::Outside, "{name}");
     }
 }

@@ -69,6 +69,7 @@ fn backend(number: u128, on: u128, addr: DualAddr, draining: bool) -> BackendPla
         id: BackendId(number as u64),
         task: task(number),
         task_name: format!("whoami.{number}"),
+        hostname: None,
         node: node(on),
         addr,
         draining,

@@ -52,10 +52,13 @@ pub(super) fn sandbox_name(task: &TaskPlan) -> String {
     format!("{}.sandbox", task.name)
 }
 
-/// The sandbox: a container with an empty network namespace, whose program only waits.
-pub(super) fn sandbox(task: &TaskPlan, node: &NodeName) -> ContainerCreateBody {
+/// The sandbox: a container with an empty network namespace, whose program only waits. Its
+/// resolv.conf, with the domains of `search`, is also that of the task's own container.
+pub(super) fn sandbox(task: &TaskPlan, node: &NodeName, search: &[String]) -> ContainerCreateBody {
     let hostname = identity::hostname(task);
     let addresses = task.attachments.first().map(|first| [first.addr.v4.to_string(), first.addr.v6.to_string()]);
+    // The engine takes an empty list as those of the machine at this moment, and the root as none.
+    let search = if search.is_empty() { vec![".".to_owned()] } else { search.to_vec() };
     let hosts = addresses.into_iter().flatten().map(|addr| format!("{hostname}:{addr}")).collect();
     ContainerCreateBody {
         image: Some(image::PAUSE.to_owned()),
@@ -65,8 +68,8 @@ pub(super) fn sandbox(task: &TaskPlan, node: &NodeName) -> ContainerCreateBody {
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),
             dns: Some(vec![identity::RESOLVER.to_string()]),
-            dns_options: Some(vec!["ndots:0".to_owned()]),
-            dns_search: Some(vec![".".to_owned()]),
+            dns_options: Some(vec![identity::RESOLVER_OPTIONS.to_owned()]),
+            dns_search: Some(search),
             extra_hosts: Some(hosts),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),
@@ -283,7 +286,7 @@ mod tests {
         assert_eq!((&*labels["team"], &labels["com.docker.swarm.node.id"]), ("web", from_cluster));
         assert_eq!(labels[NODE_LABEL], "n1");
         assert_eq!(identify(Some(&labels)), Some((plan.id.clone(), Part::Task)));
-        let sandbox = sandbox(&plan, &node).labels.expect("the sandbox has labels");
+        let sandbox = sandbox(&plan, &node, &[]).labels.expect("the sandbox has labels");
         assert_eq!(identify(Some(&sandbox)), Some((plan.id.clone(), Part::Sandbox)));
         assert!(sandbox.keys().all(|key| key.starts_with("weft.")), "a sandbox has only weft's labels: {sandbox:?}");
     }

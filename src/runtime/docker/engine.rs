@@ -37,6 +37,7 @@ const INSPECTIONS: usize = 16;
 pub(super) struct Engine {
     pub(super) docker: Docker,
     pub(super) node: NodeName,
+    search: watch::Receiver<Vec<String>>,
 }
 
 impl Engine {
@@ -48,7 +49,7 @@ impl Engine {
         };
         let docker = Docker::connect_with_host(&host).map_err(unusable)?;
         let docker = docker.negotiate_version().await.map_err(unusable)?;
-        Ok(Self { docker, node: config.hostname.clone() })
+        Ok(Self { docker, node: config.hostname.clone(), search: config.search.clone() })
     }
 
     /// Lists this node's containers, or those of one of its tasks.
@@ -107,7 +108,8 @@ impl Engine {
             // The sandbox has no namespace any more, so the task's own container cannot run either.
             self.remove(&task.id).await?;
         }
-        let id = self.create(&container::sandbox_name(task), container::sandbox(task, &self.node)).await?;
+        let body = container::sandbox(task, &self.node, &self.search.borrow());
+        let id = self.create(&container::sandbox_name(task), body).await?;
         self.start(&id).await
     }
 

@@ -114,7 +114,7 @@ pub(crate) struct ProcessRuntime {
 impl ProcessRuntime {
     /// Adopts the tasks in the run directory, and removes those whose preparation was interrupted.
     pub(crate) async fn open(config: &RuntimeConfig) -> Result<Self, RuntimeError> {
-        let tasks = TaskDirs::open(&config.run_dir, config.hostname.clone())?;
+        let tasks = TaskDirs::open(&config.run_dir, config.hostname.clone(), config.search.clone())?;
         let runtime = Self { run_dir: config.run_dir.clone(), tasks, changed: watch::channel(0).0 };
         for (task, dir) in runtime.tasks.list()? {
             match dir.record()? {

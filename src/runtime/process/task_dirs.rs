@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tokio::sync::watch;
 use tracing::warn;
 use weft_model::{NodeName, TaskId, error_chain, plan::TaskPlan};
 
@@ -24,16 +25,21 @@ use crate::runtime::{ObservedTask, RuntimeError};
 pub(super) struct TaskDirs {
     root: PathBuf,
     hostname: NodeName,
+    search: watch::Receiver<Vec<String>>,
 }
 
 impl TaskDirs {
     /// Creates `tasks/` in the run directory if it is missing.
-    pub(super) fn open(run_dir: &Path, hostname: NodeName) -> Result<Self, RuntimeError> {
+    pub(super) fn open(
+        run_dir: &Path,
+        hostname: NodeName,
+        search: watch::Receiver<Vec<String>>,
+    ) -> Result<Self, RuntimeError> {
         let root = run_dir.join("tasks");
         create_private_dir(&root)?;
         // The kernel lists mounts by their canonical paths, and `netns::exists` compares with them.
         let root = root.canonicalize().map_err(RuntimeError::io("find", &root))?;
-        Ok(Self { root, hostname })
+        Ok(Self { root, hostname, search })
     }
 
     pub(super) fn dir(&self, task: &TaskId) -> TaskDir {
@@ -77,7 +83,7 @@ impl TaskDirs {
         }
         let (cgroup, shim_cgroup) = cgroups(&self.hostname, &task.id);
         let image = Image::find(&task.container.image)?;
-        let bundle = Bundle::new(task, image, &self.hostname, dir.path(), &cgroup)?;
+        let bundle = Bundle::new(task, image, &self.hostname, dir.path(), &cgroup, &self.search.borrow())?;
         // Files may exist of an interrupted attempt, or of a time before a reboot.
         self.remove(&task.id)?;
         let record = Record {

@@ -1,21 +1,35 @@
 //! Tests with real sockets on the loopback address. No packet leaves the machine.
 //!
 //! - `answers`: questions that the server answers from its zone;
-//! - `forward`: questions that it forwards to an upstream resolver.
+//! - `outside`: questions that upstream resolvers answer;
+//! - `changes`: answers while plans change;
+//! - `octets`: messages of arbitrary octets.
 
 mod answers;
-mod forward;
+mod outside;
+mod changes;
+mod octets;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
     rr::{Name, RecordType},
 };
 
-use super::*;
+use hickory_server::net::xfer::Protocol;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{Duration, timeout},
+};
+
+use super::{tcp::read_request, *};
 use crate::{
     fixture::{BACK, FRONT, addr, networks, plan, service},
+    handler::MAX_OUTSIDE,
+    outside::Outside,
+    upstream::Upstream,
     zone::Zone,
 };
 
@@ -24,6 +38,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A server for one task on the network `front`, and its addresses.
 struct TestServer {
     handle: Server,
+    outside: Outside,
     udp: SocketAddr,
     tcp: SocketAddr,
 }
@@ -40,18 +55,27 @@ fn sockets() -> Sockets {
     }
 }
 
-fn start_server(upstreams: Vec<SocketAddr>) -> TestServer {
+fn start_server(upstreams: &[SocketAddr]) -> TestServer {
     let many: Vec<u8> = (1..=200).collect();
     let zone = ZoneHandle::default();
     zone.publish(Zone::from_plan(&plan(vec![
         service(FRONT, "web", &[], Some(201), &many, false),
         service(BACK, "db", &[], Some(201), &[1], false),
     ])));
-    let handle = Server::new(zone, upstreams);
+    start_server_with(zone, Outside::new(&plain(upstreams)).expect("upstream resolvers"))
+}
+
+fn plain(upstreams: &[SocketAddr]) -> Vec<Upstream> {
+    upstreams.iter().map(|address| address.to_string().parse().expect("an upstream resolver")).collect()
+}
+
+fn start_server_with(zone: ZoneHandle, outside: Outside) -> TestServer {
+    let handle = Server::new(zone);
     let sockets = sockets();
     let (udp, tcp) = (sockets.udp.local_addr().expect("an address"), sockets.tcp.local_addr().expect("an address"));
-    handle.start(task(), networks(&[FRONT]), sockets).expect("a server");
-    TestServer { handle, udp, tcp }
+    let config = TaskConfig { networks: networks(&[FRONT]), outside: outside.clone() };
+    handle.start(task(), config, sockets).expect("a server");
+    TestServer { handle, outside, udp, tcp }
 }
 
 fn query(name: &str, record_type: RecordType) -> Message {

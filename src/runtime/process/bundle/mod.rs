@@ -42,6 +42,7 @@ impl Bundle {
         node: &NodeName,
         dir: &Path,
         cgroup: &Path,
+        search: &[String],
     ) -> Result<Self, RuntimeError> {
         let container = &task.container;
         let (passwd, group) = image.passwd_and_group();
@@ -56,7 +57,7 @@ impl Bundle {
             stop_signal: stop_signal(container)?,
             init: container.init.unwrap_or_else(|| image.wants_init()),
             hosts: hosts(task, &hostname),
-            resolv_conf: format!("nameserver {}\noptions ndots:0\n", identity::RESOLVER),
+            resolv_conf: resolv_conf(search),
             ids,
             hostname,
         })
@@ -98,6 +99,11 @@ fn stop_signal(container: &ContainerSpec) -> Result<Signal, RuntimeError> {
     signal.ok_or_else(|| RuntimeError::Signal { signal: text.to_owned() })
 }
 
+fn resolv_conf(search: &[String]) -> String {
+    let search = if search.is_empty() { String::new() } else { format!("search {}\n", search.join(" ")) };
+    format!("nameserver {}\n{search}options {}\n", identity::RESOLVER, identity::RESOLVER_OPTIONS)
+}
+
 fn hosts(task: &TaskPlan, hostname: &str) -> String {
     let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
     if let Some(first) = task.attachments.first() {
@@ -125,7 +131,15 @@ mod tests {
             &"n1".parse().expect("a valid node name"),
             dir,
             Path::new("weft/n1/x"),
+            &[],
         )
+    }
+
+    #[test]
+    fn the_machines_search_domains_follow_the_resolver() {
+        assert_eq!(resolv_conf(&[]), "nameserver 127.0.0.11\noptions ndots:0\n");
+        let search = ["corp.test".to_owned(), "example.test".to_owned()];
+        assert_eq!(resolv_conf(&search), "nameserver 127.0.0.11\nsearch corp.test example.test\noptions ndots:0\n");
     }
 
     #[test]
