@@ -1,5 +1,7 @@
 //! Installs the programs that the other tasks need, and only those that are missing.
 
+use std::{path::Path, process::Command};
+
 use anyhow::Result;
 
 use crate::{
@@ -22,6 +24,9 @@ const LAB: &[Tool] = &[
 const DOCKER: &[Tool] =
     &[Tool { program: "dockerd", package: "docker.io" }, Tool { program: "docker", package: "docker.io" }];
 
+/// The resolver with which the end-to-end tests compare weft's.
+const RESOLVER: &[Tool] = &[Tool { program: "unbound", package: "unbound" }];
+
 /// Subcommands of cargo that the static checks use. Each is in a crate of the same name.
 const EXTENSIONS: &[&str] = &["cargo-deny", "cargo-machete"];
 
@@ -42,6 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         docker(&ui)?;
     }
     if options.test {
+        resolver(&ui)?;
         checks(&ui)?;
         if let Some(reason) = ebpf::prepare(&ui)? {
             eprintln!("  - the eBPF object cannot be rebuilt on this machine: {reason}");
@@ -61,6 +67,18 @@ pub(crate) fn docker(ui: &Ui) -> Result<()> {
     packages(ui, DOCKER)
 }
 
+/// Installs unbound. Its package would start a service on port 53 of the machine, which nobody
+/// asked for: the tests start their own.
+pub(crate) fn resolver(ui: &Ui) -> Result<()> {
+    if !machine::missing(RESOLVER).is_empty() && Path::new("/run/systemd/system").exists() {
+        ui.step("keep the service of unbound from starting", |step| {
+            let mut command = Command::new(if machine::is_root() { "env" } else { "sudo" });
+            step.run(command.args(["systemctl", "mask", "unbound.service", "unbound-resolvconf.service"]))
+        })?;
+    }
+    packages(ui, RESOLVER)
+}
+
 /// Installs the packages of the tools that are missing.
 pub(crate) fn packages(ui: &Ui, tools: &[Tool]) -> Result<()> {
     let mut packages: Vec<&str> = machine::missing(tools).iter().map(|tool| tool.package).collect();
@@ -76,7 +94,7 @@ pub(crate) fn checks(ui: &Ui) -> Result<()> {
     for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
         if machine::find(program).is_none() {
             ui.step(&format!("install {component}"), |step| {
-                step.run(std::process::Command::new("rustup").args(["component", "add", component]))
+                step.run(Command::new("rustup").args(["component", "add", component]))
             })?;
         }
     }

@@ -21,7 +21,7 @@ const CONNECTIONS: u32 = 32;
 const MANY_STREAMS: u32 = 8;
 /// Ticks per second in /proc/stat. It does not depend on the kernel's own frequency (USER_HZ,
 /// include/asm-generic/param.h).
-const USER_HZ: f64 = 100.0;
+pub(super) const USER_HZ: f64 = 100.0;
 /// How long the machine is watched without load.
 const IDLE_TIME: Duration = Duration::from_secs(2);
 /// How much longer than planned a load may take.

@@ -12,10 +12,11 @@ mod profile;
 mod peers;
 mod swarm;
 mod mesh;
+mod dns;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use self::case::Case;
 
@@ -23,16 +24,18 @@ use self::case::Case;
 enum Subject {
     /// A published port: from a client through one node to a task.
     Mesh,
+    /// The resolver of a task, with 10,000 names.
+    Dns,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Prints a table of medians. Writes medians, minima and maxima to target/bench/mesh.jsonl, \
-                        one JSON object for each case and metric.")]
+#[command(after_help = "Prints a table of medians. Writes medians, minima and maxima to target/bench/mesh.jsonl \
+                        or dns.jsonl, one JSON object for each case and metric.")]
 pub(crate) struct Args {
     /// What to measure.
     #[arg(value_enum, default_value = "mesh")]
     subject: Subject,
-    /// Print the lines of target/bench/mesh.jsonl instead of the table.
+    /// Print the lines of the JSON file instead of the table.
     #[arg(long)]
     json: bool,
     /// How many seconds each measurement takes.
@@ -55,5 +58,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match args.subject {
         Subject::Mesh => mesh::run(args),
+        Subject::Dns => {
+            ensure!(args.cases.is_empty() && args.profile.is_none(), "--case and --profile are for `bench mesh`");
+            dns::run(args)
+        }
     }
 }

@@ -161,6 +161,10 @@ impl Server {
         stdin.write_all(input.as_bytes()).with_context(|| format!("{} does not read its input", server.name))?;
         Ok(server)
     }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
 }
 
 impl Drop for Server {

@@ -111,7 +111,7 @@ fn cell(summary: Summary) -> String {
 }
 
 /// A number with about three digits. From 10,000 on it is in thousands.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value {
         v if v >= 10_000.0 => format!("{:.1}k", v / 1000.0),
         v if v >= 100.0 => format!("{v:.0}"),
@@ -120,12 +120,12 @@ fn number(value: f64) -> String {
     }
 }
 
-fn three_decimals(value: f64) -> f64 {
+pub(super) fn three_decimals(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
 /// For an even number of values, the mean of the two in the middle. `None` without a value.
-fn median(values: &[f64]) -> Option<f64> {
+pub(super) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
