@@ -11,6 +11,7 @@ mod cluster;
 mod mesh;
 mod uplinks;
 mod names;
+mod unbound;
 mod isolation;
 mod scaling;
 mod update;

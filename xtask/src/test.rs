@@ -26,6 +26,9 @@ const DEMO_TIME: Duration = Duration::from_secs(90);
 /// harness (`tests/e2e/harness.rs`) checks that.
 pub(crate) const DOCKER_TESTS: &str = "docker_";
 
+/// Names of end-to-end tests that use unbound contain this.
+const UNBOUND_TESTS: &str = "unbound";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Run only the tests whose names contain this, and no static checks.
@@ -43,6 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn run_all(ui: &Ui) -> Result<()> {
     setup::lab(ui)?;
     setup::docker(ui)?;
+    setup::resolver(ui)?;
     setup::checks(ui)?;
     let mut outcome = Outcome::default();
     static_checks(ui, &mut outcome);
@@ -71,6 +75,9 @@ fn run_selected(ui: &Ui, filter: &str) -> Result<()> {
         setup::lab(ui)?;
         if end_to_end.iter().any(|name| name.starts_with(DOCKER_TESTS)) {
             setup::docker(ui)?;
+        }
+        if end_to_end.iter().any(|name| name.contains(UNBOUND_TESTS)) {
+            setup::resolver(ui)?;
         }
         let mut command = as_root(end_to_end_tests());
         command.args(["--", filter]);
