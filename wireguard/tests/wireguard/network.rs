@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use ipnetwork::IpNetwork;
-use weft_lab::{netns, try_eventually};
+use weft_lab::{netns, scaled, try_eventually};
 use weft_wireguard::{Device, DeviceConfig, PeerConfig, PeerStatus};
 
 pub(crate) const LINK: &str = "wg0";
@@ -149,7 +149,7 @@ pub(crate) fn echo(from: &Host, at: &Host, to: IpAddr, octets: usize) -> Result<
             copy.shutdown(std::net::Shutdown::Write)?;
             Ok(())
         });
-        let stream = from.within(|| TcpStream::connect_timeout(&address, DEADLINE))??;
+        let stream = from.within(|| TcpStream::connect_timeout(&address, scaled(DEADLINE)))??;
         limit(&stream)?;
         let (mut reader, mut writer) = (stream.try_clone()?, stream);
         let reader = scope.spawn(move || -> Result<Vec<u8>> {
@@ -168,7 +168,7 @@ pub(crate) fn echo(from: &Host, at: &Host, to: IpAddr, octets: usize) -> Result<
 }
 
 fn limit(stream: &TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(IO_TIMEOUT))?;
-    stream.set_write_timeout(Some(IO_TIMEOUT))?;
+    stream.set_read_timeout(Some(scaled(IO_TIMEOUT)))?;
+    stream.set_write_timeout(Some(scaled(IO_TIMEOUT)))?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use weft_lab::scaled;
 
 use super::network::{DEADLINE, Host, LINK, MTU, connect, echo, only_peer};
 
@@ -67,7 +68,7 @@ fn datagrams_of_all_lengths_arrive() -> Result<()> {
     a.wait_ping(b.inner(), DEADLINE)?;
     let server = b.within(|| UdpSocket::bind((b.inner(), 0)))??;
     let client = a.within(|| UdpSocket::bind((a.inner(), 0)))??;
-    server.set_read_timeout(Some(DEADLINE))?;
+    server.set_read_timeout(Some(scaled(DEADLINE)))?;
     let mut buffer = vec![0; 65_535];
     // Up to several fragments.
     for len in (0..200).chain([1371, 1372, 1373, 1400, 3000, 20_000]) {
@@ -111,7 +112,7 @@ fn a_peer_may_send_from_its_own_addresses_only() -> Result<()> {
     let (_first, second) = connect(&a, &b, Host::underlay_v4)?;
     a.wait_ping(b.inner(), DEADLINE)?;
     let server = b.within(|| UdpSocket::bind((b.inner(), 0)))??;
-    server.set_read_timeout(Some(DEADLINE))?;
+    server.set_read_timeout(Some(scaled(DEADLINE)))?;
     let forged = "fd00::9";
     a.ip(&format!("addr add {forged}/128 dev {LINK} nodad"))?;
     let before = only_peer(&second)?.rx_bytes;
