@@ -105,7 +105,7 @@ impl Names {
         let mut text = format!(
             "server:\n  interface: {}@{}\n  num-threads: 1\n  do-daemonize: no\n  username: \"\"\n  chroot: \"\"\n  pidfile: \
              \"\"\n  use-syslog: no\n  verbosity: 0\n  module-config: \"iterator\"\n  qname-minimisation: no\n  \
-             local-zone: \"10.in-addr.arpa.\" transparent\n  minimal-responses: yes\n",
+             local-zone: \"10.in-addr.arpa.\" transparent\n  local-zone: \"test.\" transparent\n  minimal-responses: yes\n",
             UNBOUND.ip(),
             UNBOUND.port(),
         );
