@@ -252,8 +252,7 @@ pub(crate) fn network_spec(name: &str) -> NetworkSpec {
 
 /// A network with this subnet.
 pub(crate) fn subnet_spec(name: &str, subnet: &str) -> NetworkSpec {
-    let v4 = SubnetSpec { subnet: parse(subnet), gateway: None, ip_range: None };
-    NetworkSpec { v4: Some(v4), ..network_spec(name) }
+    NetworkSpec { v4: Some(SubnetSpec::new(parse(subnet))), ..network_spec(name) }
 }
 
 /// A service of `replicas` tasks on these networks.

@@ -84,6 +84,7 @@ mod tests {
             host: "wv-0".to_owned(),
             network: NetworkId::from_random(1),
             vni: Vni::new(4097).expect("a VNI"),
+            wanted_mtu: None,
             mac: Mac::of_task(addr.v4),
             addr,
         };

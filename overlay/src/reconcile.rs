@@ -101,6 +101,7 @@ impl Pass {
         faults: &mut Faults,
     ) -> Result<(), Error> {
         apply_all(netlink, &self.ops.node).await?;
+        self.log_reduced_mtus();
         let failed: Vec<_> = stream::iter(&self.ops.tasks)
             .filter_map(async |(task, ops)| Some((task, ops, sandboxes.get(task)?)))
             .map(|(task, ops, path)| async move {
@@ -114,6 +115,19 @@ impl Pass {
             faults.insert(task, error);
         }
         Ok(())
+    }
+
+    /// Logs the links that get a smaller MTU than the user has chosen for their network.
+    fn log_reduced_mtus(&self) {
+        let limit = self.desired.mtu;
+        for task in self.ops.tasks.keys() {
+            for attachment in self.desired.tasks.get(task).into_iter().flat_map(|task| &task.attachments) {
+                if let Some(wanted) = attachment.wanted_mtu.filter(|wanted| *wanted > limit) {
+                    let network = &attachment.network;
+                    warn!(%task, %network, wanted, mtu = limit, "MTU of the network does not fit through the tunnel");
+                }
+            }
+        }
     }
 }
 

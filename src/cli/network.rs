@@ -1,8 +1,9 @@
 //! `weft network`: create, list, inspect and remove networks.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use hyper::StatusCode;
+use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::{
@@ -46,6 +47,18 @@ pub(super) struct Create {
     /// Part of the subnet that tasks get addresses from, as ADDRESS/PREFIX
     #[arg(long, value_name = "RANGE", value_delimiter = ',')]
     ip_range: Vec<String>,
+    /// Address that no task gets, as NAME=ADDRESS; may be repeated
+    #[arg(long, value_name = "NAME=ADDRESS")]
+    aux_address: Vec<String>,
+    /// Driver that allocates addresses; weft has only default
+    #[arg(long, value_name = "DRIVER", default_value = "default")]
+    ipam_driver: String,
+    /// Option of the driver that allocates addresses; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    ipam_opt: Vec<String>,
+    /// Where the network is available; weft has only swarm
+    #[arg(long, value_name = "SCOPE", default_value = "swarm")]
+    scope: String,
     /// Let the names on this network also resolve to IPv6 addresses
     #[arg(long)]
     ipv6: bool,
@@ -128,11 +141,15 @@ async fn create(client: &Client, options: &Create) -> Result<()> {
     let body = json!({
         "Name": options.name,
         "Driver": options.driver,
-        "Scope": "swarm",
+        "Scope": options.scope,
         "Internal": options.internal,
         "Ingress": options.ingress,
         "EnableIPv6": options.ipv6,
-        "IPAM": { "Driver": "default", "Config": ipam(options)? },
+        "IPAM": {
+            "Driver": options.ipam_driver,
+            "Config": ipam(options)?,
+            "Options": pairs(&options.ipam_opt),
+        },
         "Options": pairs(&options.opt),
         "Labels": pairs(&options.label),
     });
@@ -140,26 +157,41 @@ async fn create(client: &Client, options: &Create) -> Result<()> {
     print_line(text(&created, "/Id"))
 }
 
-/// The subnets, each with the gateway and the address range of its family.
+/// The subnets, each with the gateway, the address range and the reserved addresses that are inside
+/// of it.
 ///
 /// # Errors
 ///
-/// If a gateway or a range has no subnet of its family.
+/// If one of these is in no subnet, or a subnet has two gateways or two address ranges.
 fn ipam(options: &Create) -> Result<Vec<Value>> {
     let mut config: Vec<Value> = options.subnet.iter().map(|subnet| json!({ "Subnet": subnet })).collect();
     let flags = [("--gateway", "Gateway", &options.gateway), ("--ip-range", "IPRange", &options.ip_range)];
     for (flag, field, values) in flags {
         for value in values {
-            let is_ipv6 = value.contains(':');
-            let subnet =
-                config.iter_mut().find(|c| text(c, "/Subnet").contains(':') == is_ipv6 && c.get(field).is_none());
-            match subnet {
-                Some(subnet) => subnet[field] = value.as_str().into(),
-                None => bail!("{flag} {value} has no subnet: give its --subnet too"),
-            }
+            let subnet = subnet_of(&mut config, flag, value, value)?;
+            ensure!(subnet.get(field).is_none(), "{flag} {value}: its subnet has another {flag} already: give one");
+            subnet[field] = value.as_str().into();
         }
     }
+    for (name, address) in pairs(&options.aux_address) {
+        let subnet = subnet_of(&mut config, "--aux-address", &format!("{name}={address}"), &address)?;
+        subnet["AuxiliaryAddresses"][name] = address.into();
+    }
     Ok(config)
+}
+
+/// The subnet that contains `address`: an address, or a range of addresses with a prefix length.
+fn subnet_of<'a>(config: &'a mut [Value], flag: &str, value: &str, address: &str) -> Result<&'a mut Value> {
+    let Ok(address) = address.parse::<IpNetwork>() else {
+        bail!("{flag} {value} is not an address: give one such as 10.1.2.3");
+    };
+    let contains = |subnet: &&mut Value| {
+        text(subnet, "/Subnet").parse::<IpNetwork>().is_ok_and(|subnet| subnet.contains(address.ip()))
+    };
+    config
+        .iter_mut()
+        .find(contains)
+        .with_context(|| format!("{flag} {value} is in none of the subnets: give its --subnet too"))
 }
 
 async fn ls(client: &Client, options: &Ls) -> Result<()> {
@@ -184,4 +216,66 @@ async fn ls(client: &Client, options: &Ls) -> Result<()> {
         rows: networks.iter().map(row).collect(),
     };
     print(table.render(listing.format.as_deref())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(subnets: &[&str], gateways: &[&str], ranges: &[&str], reserved: &[&str]) -> Create {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Create {
+            name: "app".to_owned(),
+            driver: "overlay".to_owned(),
+            subnet: texts(subnets),
+            gateway: texts(gateways),
+            ip_range: texts(ranges),
+            aux_address: texts(reserved),
+            ipam_driver: "default".to_owned(),
+            ipam_opt: vec![],
+            scope: "swarm".to_owned(),
+            ipv6: true,
+            internal: false,
+            ingress: false,
+            label: vec![],
+            opt: vec![],
+        }
+    }
+
+    #[test]
+    fn each_option_belongs_to_the_subnet_that_contains_it() {
+        let options = options(
+            &["10.1.0.0/24", "10.2.0.0/24", "fd00:1::/64"],
+            &["fd00:1::9", "10.2.0.9"],
+            &["10.1.0.128/25"],
+            &["a=10.2.0.7", "b=fd00:1::7", "c=10.2.0.8"],
+        );
+        let expected = json!([
+            {"Subnet": "10.1.0.0/24", "IPRange": "10.1.0.128/25"},
+            {"Subnet": "10.2.0.0/24", "Gateway": "10.2.0.9", "AuxiliaryAddresses": {"a": "10.2.0.7", "c": "10.2.0.8"}},
+            {"Subnet": "fd00:1::/64", "Gateway": "fd00:1::9", "AuxiliaryAddresses": {"b": "fd00:1::7"}},
+        ]);
+        assert_eq!(Value::from(ipam(&options).expect("each has a subnet")), expected);
+    }
+
+    #[test]
+    fn refuses_an_option_without_a_subnet() {
+        let check = |options: Create, expected: &str| {
+            assert_eq!(ipam(&options).expect_err("no subnet").to_string(), expected);
+        };
+        let subnet = &["10.1.0.0/24"];
+        check(
+            options(&[], &["10.1.0.1"], &[], &[]),
+            "--gateway 10.1.0.1 is in none of the subnets: give its --subnet too",
+        );
+        check(
+            options(subnet, &[], &[], &["a=10.2.0.1"]),
+            "--aux-address a=10.2.0.1 is in none of the subnets: give its --subnet too",
+        );
+        check(options(subnet, &[], &["x"], &[]), "--ip-range x is not an address: give one such as 10.1.2.3");
+        check(
+            options(subnet, &["10.1.0.1", "10.1.0.2"], &[], &[]),
+            "--gateway 10.1.0.2: its subnet has another --gateway already: give one",
+        );
+    }
 }

@@ -139,10 +139,7 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
     (&["--data-path-addr"], "tunnels use the address of --advertise-addr: leave the flag out"),
     (&["--data-path-port"], "tunnels always use UDP port 4789: leave the flag out"),
     (&["--attachable"], NOT_ATTACHABLE),
-    (&["--scope"], "every network is available on all nodes: leave the flag out"),
     (&["--ipv4"], "every network has IPv4: leave the flag out"),
-    (&["--ipam-driver", "--ipam-opt"], "weft has no IPAM drivers yet: see --subnet, --gateway and --ip-range"),
-    (&["--aux-address"], "single addresses cannot be reserved yet: see --ip-range"),
     (&["--config-only", "--config-from"], "weft has no configuration-only networks yet"),
     (
         &[

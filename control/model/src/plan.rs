@@ -208,6 +208,9 @@ pub struct TaskPlan {
 pub struct AttachmentPlan {
     pub network: NetworkId,
     pub vni: Vni,
+    /// The largest MTU of the link that the user wants, in octets. `None`: what fits through the
+    /// tunnel.
+    pub mtu: Option<u32>,
     pub subnets: Subnets,
     pub addr: DualAddr,
     pub mac: Mac,

@@ -84,6 +84,7 @@ impl From<Rejection> for ApiError {
             | R::NoFreePort
             | R::PoolExhausted { .. }
             | R::AddressesExhausted { .. }
+            | R::VniInUse { .. }
             | R::InUse { .. } => Self::Conflict(text),
             R::PortReserved { .. }
             | R::SubnetOverlapsRoute { .. }

@@ -142,6 +142,8 @@ features! {
     // Networks.
     NETWORK_DRIVERS = Feature::new("network drivers other than overlay (network create --driver)", &[])
         .advice("use --driver overlay");
+    SEVERAL_VNIS = Feature::new("several VNIs on one network (--opt …vxlanid_list)", &[])
+        .advice("a network has one VNI for all of its subnets, so give one");
     NETWORK_OPTIONS = Feature::new("other network options (--opt)", &[]).advice("leave the option out");
     IPV6_ONLY = Feature::new("networks without IPv4 (--ipv4=false)", &[]).advice("leave --ipv4=false out");
     TWO_SUBNETS = Feature::new("two subnets of one family on a network (--subnet)", &[])
@@ -153,10 +155,9 @@ features! {
         &["ConfigOnly", "ConfigFrom"],
     );
     IPAM_DRIVERS = Feature::new("IPAM drivers (--ipam-driver)", &["IPAM.Driver"]);
-    IPAM_OPTIONS = Feature::new("IPAM options (--ipam-opt)", &["IPAM.Options"]);
-    AUXILIARY_ADDRESSES = Feature::new(
-        "auxiliary addresses (--aux-address)",
-        &["IPAM.Config[].AuxiliaryAddresses"],
+    IPAM_OPTIONS = Feature::new(
+        "IPAM options other than com.docker.network.ipam.serial=true (--ipam-opt)",
+        &["IPAM.Options"],
     );
     CONNECTED_CONTAINERS = Feature::new("single containers on the cluster's networks (network connect)", &[])
         .advice("run them as services");

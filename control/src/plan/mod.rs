@@ -211,6 +211,7 @@ fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task) -> Ta
         Some(AttachmentPlan {
             network: a.network.clone(),
             vni: network.vni,
+            mtu: network.spec.mtu,
             subnets: network.subnets,
             addr: a.addr,
             mac: a.mac,

@@ -34,6 +34,8 @@ impl UsedAddresses {
         let (mut v4, mut v6): (Vec<_>, Vec<_>) = all.map(|addr| (addr.v4, addr.v6)).unzip();
         v4.extend([subnets.v4.network(), subnets.v4.broadcast(), subnets.v4_gateway]);
         v6.extend([subnets.v6.network(), subnets.v6_gateway]);
+        v4.extend(network.spec.v4.iter().flat_map(|spec| spec.reserved.values()));
+        v6.extend(network.spec.v6.iter().flat_map(|spec| spec.reserved.values()));
         v4.sort_unstable();
         v6.sort_unstable();
         Self { v4, v6 }

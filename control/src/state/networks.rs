@@ -2,7 +2,10 @@
 
 use ipnetwork::Ipv4Network;
 use weft_model::{
-    Applied, ClusterState, FIRST_VNI, NetworkId, Rejection, Vni, command::ObjectKind, spec::NetworkSpec, state::Network,
+    Applied, ClusterState, FIRST_VNI, NetworkId, Rejection, Vni,
+    command::ObjectKind,
+    spec::{NETWORK_MTU, NetworkSpec},
+    state::Network,
 };
 
 use super::{cluster_mut, keys, network_by_id, new_meta, subnets};
@@ -25,7 +28,11 @@ pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec)
         )));
     }
     let cluster = cluster_mut(state)?.clone();
-    let vni = free_vni(state)?;
+    check_mtu(&spec)?;
+    let vni = match spec.vni {
+        Some(chosen) => check_vni(state, chosen)?,
+        None => free_vni(state)?,
+    };
     let subnets = subnets::from_spec(state, &cluster.id, &cluster.spec, &spec, vni)?;
     insert(state, Network { id: id.clone(), meta: new_meta(state), spec, vni, subnets });
     Ok(Applied::Network(id))
@@ -45,7 +52,9 @@ pub(super) fn insert_ingress(
 }
 
 fn insert(state: &mut ClusterState, network: Network) {
-    state.allocated.next_vni = network.vni.get() + 1;
+    if network.spec.vni.is_none() {
+        state.allocated.next_vni = network.vni.get() + 1;
+    }
     state.networks.insert(network.id.clone(), network);
 }
 
@@ -73,6 +82,26 @@ fn find_user(state: &ClusterState, id: &NetworkId) -> Option<String> {
     let service = state.services.values().find(|s| s.endpoints.iter().any(|e| e.network == *id));
     let task = || state.tasks.values().find(|t| t.attachments.iter().any(|a| a.network == *id));
     service.map(|s| format!("service {}", s.spec.name)).or_else(|| task().map(|t| format!("task {}", t.name)))
+}
+
+fn check_mtu(spec: &NetworkSpec) -> Result<(), Rejection> {
+    match spec.mtu.filter(|mtu| !NETWORK_MTU.contains(mtu)) {
+        None => Ok(()),
+        Some(mtu) => Err(Rejection::Invalid(format!(
+            "network {} cannot have an MTU of {mtu}: IPv6 needs at least {}, and a link carries at most {}",
+            spec.name,
+            NETWORK_MTU.start(),
+            NETWORK_MTU.end()
+        ))),
+    }
+}
+
+/// Checks that no network has the VNI that the user has chosen.
+fn check_vni(state: &ClusterState, chosen: Vni) -> Result<Vni, Rejection> {
+    match state.networks.values().find(|n| n.vni == chosen) {
+        None => Ok(chosen),
+        Some(other) => Err(Rejection::VniInUse { vni: chosen, by: other.spec.name.to_string() }),
+    }
 }
 
 /// The next VNI that no network has. The VNI of a removed network is reused only after all other

@@ -1,6 +1,10 @@
 //! Subnets of networks: checks those that users choose, and allocates the others.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use sha2::{Digest, Sha256};
@@ -169,6 +173,9 @@ fn check_v4(state: &ClusterState, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) ->
     if !subnet.contains(gateway) || gateway == first || gateway == last {
         return Err(Rejection::Invalid(format!("gateway {gateway} is not a usable address of subnet {subnet}")));
     }
+    check_reserved(&wanted.reserved, gateway, IpNetwork::V4(subnet), |address| {
+        subnet.contains(*address) && *address != first && *address != last
+    })?;
     match routes_v4(state).find(|(_, route)| overlap_v4(subnet, *route)) {
         None => Ok(gateway),
         Some((node, route)) => Err(Rejection::SubnetOverlapsRoute {
@@ -202,6 +209,9 @@ fn check_v6(state: &ClusterState, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) ->
             )));
         }
     }
+    check_reserved(&wanted.reserved, gateway, IpNetwork::V6(subnet), |address| {
+        subnet.contains(*address) && *address != first
+    })?;
     let overlapping = routes(state).find_map(|(node, route)| match route {
         IpNetwork::V6(v6) if overlap_v6(subnet, v6) => Some((node, route)),
         _ => None,
@@ -212,6 +222,29 @@ fn check_v6(state: &ClusterState, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) ->
             Err(Rejection::SubnetOverlapsRoute { subnet: IpNetwork::V6(subnet), route, node: node.to_string() })
         }
     }
+}
+
+/// Checks the addresses that the user has reserved in a subnet.
+fn check_reserved<A: Copy + Ord + Display>(
+    reserved: &BTreeMap<String, A>,
+    gateway: A,
+    subnet: IpNetwork,
+    is_usable: impl Fn(&A) -> bool,
+) -> Result<(), Rejection> {
+    let mut names = BTreeMap::from([(gateway, "the gateway")]);
+    for (name, address) in reserved {
+        if !is_usable(address) {
+            return Err(Rejection::Invalid(format!(
+                "auxiliary address {name}={address} is not a usable address of subnet {subnet}"
+            )));
+        }
+        if let Some(other) = names.insert(*address, name) {
+            return Err(Rejection::Invalid(format!(
+                "auxiliary address {name}={address} is also the address of {other}: give each address once"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn check_shape(canonical: bool, prefix: u8, max: u8, subnet: IpNetwork) -> Result<(), Rejection> {

@@ -240,6 +240,7 @@ fn eth0_is_the_primary_link_of_a_task_on_two_networks() {
     let attachment = |vni: u32, subnet: u8| AttachmentPlan {
         network: network(vni),
         vni: Vni::new(vni).expect("a valid VNI"),
+        mtu: None,
         subnets: subnets(subnet),
         addr: dual(subnet, 11),
         mac: Mac::of_task(dual(subnet, 11).v4),

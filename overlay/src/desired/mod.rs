@@ -96,6 +96,9 @@ pub struct DesiredAttachment {
     pub host: String,
     pub network: NetworkId,
     pub vni: Vni,
+    /// The MTU that the user has chosen for the network, in octets. The links have a smaller one if
+    /// this does not fit through the tunnel.
+    pub wanted_mtu: Option<u32>,
     pub mac: Mac,
     pub addr: DualAddr,
 }
@@ -160,6 +163,8 @@ fn desired_task(task: &TaskId, attachments: &[AttachmentPlan], sandbox: &Path, m
     let mut desired = DesiredTask::default();
     let mut default_routes = BTreeSet::new();
     for (index, attachment) in attachments.iter().enumerate() {
+        // A larger MTU than the path's would make packets that do not fit through the tunnel.
+        let mtu = attachment.mtu.map_or(mtu, |wanted| wanted.min(mtu));
         let (host, peer) = (name::host_side(task, index), name::task_side(index));
         desired.host.links.insert(
             host.clone(),
@@ -184,6 +189,7 @@ fn desired_task(task: &TaskId, attachments: &[AttachmentPlan], sandbox: &Path, m
             host,
             network: attachment.network.clone(),
             vni: attachment.vni,
+            wanted_mtu: attachment.mtu,
             mac: attachment.mac,
             addr: attachment.addr,
         });

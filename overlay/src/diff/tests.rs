@@ -32,6 +32,7 @@ fn attachment(net: u8, host: u8) -> AttachmentPlan {
     AttachmentPlan {
         network: NetworkId::from_random(net.into()),
         vni: Vni::new(4096 + u32::from(net)).expect("a VNI"),
+        mtu: None,
         subnets: subnets(net),
         addr,
         mac: Mac::of_task(addr.v4),
@@ -197,6 +198,18 @@ fn a_task_on_two_networks_has_two_links_and_its_default_routes_on_the_first() {
     let all = || model.actual.node.links.iter().chain(&sandbox.links).filter(|(_, link)| !link.loopback);
     assert!(all().all(|(_, link)| link.up));
     assert!(all().all(|(name, link)| link.mtu == 1450 || name == name::TUNNEL));
+}
+
+#[test]
+fn a_chosen_mtu_makes_links_smaller_and_never_larger_than_the_tunnel_carries() {
+    for (wanted, expected) in [(1400, 1400), (1450, 1450), (9000, 1450)] {
+        let mut task = task(5, &[1, 2]);
+        task.attachments[1].mtu = Some(wanted);
+        let model = Model::reconciled(&[task.clone()]);
+        let sandbox = &model.actual.tasks[&task.id];
+        assert_eq!((sandbox.links["eth0"].mtu, sandbox.links["eth1"].mtu), (1450, expected));
+        assert_eq!(model.actual.node.links[&name::host_side(&task.id, 1)].mtu, expected, "both ends");
+    }
 }
 
 #[test]

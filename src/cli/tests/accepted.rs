@@ -90,6 +90,9 @@ fn accepts_the_other_commands_of_service() {
 fn accepts_the_commands_of_network() {
     check(&[
         "network create --driver overlay --subnet 10.1.0.0/24 --gateway 10.1.0.1 --ip-range 10.1.0.128/25 app",
+        "network create --scope swarm --ipam-driver default --ipam-opt com.docker.network.ipam.serial=true app",
+        "network create --subnet 10.1.0.0/24 --aux-address router=10.1.0.5 --aux-address printer=10.1.0.6 app",
+        "network create --opt com.docker.network.driver.mtu=1400 -o com.docker.network.driver.overlay.vxlanid_list=5000 x",
         "network create --driver overlay --opt encrypted --internal --ipv6 --label a=b app",
         "network create --ingress --opt encrypted --driver overlay --subnet 10.11.0.0/16 --gateway 10.11.0.2 my-ingress",
         "network create --subnet 10.1.0.0/24,2001:db8::/64 --ipv6 app",

@@ -4,6 +4,8 @@
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::Vni;
+
 /// The reason why a command was refused. The text is shown to users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Rejection {
@@ -33,6 +35,8 @@ pub enum Rejection {
     PoolExhausted { pool: IpNetwork },
     #[error("no address left in network {network} ({subnet}): remove services or use a larger subnet")]
     AddressesExhausted { network: String, subnet: IpNetwork },
+    #[error("VNI {vni} is in use by network {by}: choose another, or none to let the cluster choose")]
+    VniInUse { vni: Vni, by: String },
     #[error("{kind} {id} is in use by {by}: remove that first")]
     InUse { kind: ObjectKind, id: String, by: String },
     #[error("node {id} is a manager: demote it first (`weft node demote`)")]

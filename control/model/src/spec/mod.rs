@@ -14,7 +14,7 @@ mod task;
 use std::collections::BTreeMap;
 
 pub use cluster::ClusterSpec;
-pub use network::{NetworkSpec, SubnetSpec};
+pub use network::{NETWORK_MTU, NetworkSpec, SubnetSpec};
 pub use node::{Availability, NodeSpec, Role};
 pub use service::{
     EndpointMode, EndpointSpec, FailureAction, PortSpec, Protocol, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder,

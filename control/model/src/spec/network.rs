@@ -1,12 +1,15 @@
 //! Networks (`network create`).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
 use super::Labels;
-use crate::NetworkName;
+use crate::{NetworkName, Vni};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
@@ -26,7 +29,18 @@ pub struct NetworkSpec {
     /// published ports. It has no DNS names and no VIPs, and its tasks cannot reach each other. A
     /// cluster has at most one such network.
     pub ingress: bool,
+    /// `--opt com.docker.network.driver.mtu`: the largest MTU of the tasks' links on this network,
+    /// in octets. `None`: what fits through the tunnel.
+    pub mtu: Option<u32>,
+    /// `--opt com.docker.network.driver.overlay.vxlanid_list`. `None`: the cluster chooses the VNI.
+    pub vni: Option<Vni>,
+    /// `--ipam-opt`: only options that ask for what weft does in any case. They are shown again.
+    pub ipam_options: Labels,
 }
+
+/// The MTUs that a network may have, in octets. Every task has an IPv6 address, and IPv6 needs at
+/// least 1280 (RFC 8200, section 5). A link cannot have more than 65,535.
+pub const NETWORK_MTU: std::ops::RangeInclusive<u32> = 1280..=65_535;
 
 impl NetworkSpec {
     /// A network with every option at its default.
@@ -40,16 +54,28 @@ impl NetworkSpec {
             internal: false,
             encrypted: false,
             ingress: false,
+            mtu: None,
+            vni: None,
+            ipam_options: Labels::new(),
         }
     }
 }
 
 /// A subnet that the user has chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetSpec<N, A> {
     pub subnet: N,
     /// `None`: the first address of the subnet.
     pub gateway: Option<A>,
     /// The range of task addresses and VIPs. `None`: the whole subnet.
     pub ip_range: Option<N>,
+    /// `--aux-address`: addresses that no task or VIP gets, by the name that the user gave them.
+    pub reserved: BTreeMap<String, A>,
+}
+
+impl<N, A> SubnetSpec<N, A> {
+    /// A subnet with every option at its default.
+    pub fn new(subnet: N) -> Self {
+        Self { subnet, gateway: None, ip_range: None, reserved: BTreeMap::new() }
+    }
 }

@@ -8,10 +8,15 @@ async fn networks_are_created_shown_and_removed() {
     let body = json!({
         "CheckDuplicate": true, "Name": "app", "Driver": "overlay", "Scope": "", "EnableIPv6": true, "Internal": false,
         "Attachable": false, "Ingress": false, "ConfigOnly": false, "ConfigFrom": null,
-        "IPAM": {"Driver": "default", "Options": {}, "Config": [
-            {"Subnet": "fd00:1::/64"}, {"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254", "IPRange": "10.7.0.128/25"},
+        "IPAM": {"Driver": "default", "Options": {"com.docker.network.ipam.serial": "true"}, "Config": [
+            {"Subnet": "fd00:1::/64", "AuxiliaryAddresses": {"a": "fd00:1::a"}},
+            {
+                "Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254", "IPRange": "10.7.0.128/25",
+                "AuxiliaryAddresses": {"printer": "10.7.0.200", "router": "10.7.0.9"},
+            },
         ]},
-        "Options": {}, "Labels": {"a": "b"},
+        "Options": {"com.docker.network.driver.mtu": "1400", "com.docker.network.driver.overlay.vxlanid_list": "7000"},
+        "Labels": {"a": "b"},
     });
     let made = api.post("/v1.41/networks/create", body.clone()).await;
     let id = made["Id"].as_str().expect("an id");
@@ -24,12 +29,19 @@ async fn networks_are_created_shown_and_removed() {
         ("Attachable", json!(false)),
         ("Ingress", json!(false)),
         ("Labels", json!({"a": "b"})),
+        ("Options", body["Options"].clone()),
     ] {
         assert_eq!(shown[field], value, "{field}");
     }
     assert_eq!(
-        shown["IPAM"]["Config"][0],
-        json!({"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254", "IPRange": "10.7.0.128/25"})
+        shown["IPAM"],
+        json!({"Driver": "default", "Options": {"com.docker.network.ipam.serial": "true"}, "Config": [
+            {
+                "Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254", "IPRange": "10.7.0.128/25",
+                "AuxiliaryAddresses": {"printer": "10.7.0.200", "router": "10.7.0.9"},
+            },
+            {"Subnet": "fd00:1::/64", "Gateway": "fd00:1::1", "AuxiliaryAddresses": {"a": "fd00:1::a"}},
+        ]})
     );
     let ingress = api.get("/networks/ingress").await;
     assert_eq!((&ingress["Ingress"], &ingress["Scope"]), (&json!(true), &json!("swarm")));
@@ -53,11 +65,14 @@ async fn networks_are_created_shown_and_removed() {
         ("/Options/encrypted", json!("false"), 400, "leave the option out"),
         ("/Options/mtu", json!("1400"), 501, "network option mtu"),
         ("/Ingress", json!(true), 400, "has the ingress network ingress already: remove it first"),
+        ("/Options/com.docker.network.driver.mtu", json!("500"), 400, "IPv6 needs at least 1280"),
+        ("/Options/com.docker.network.driver.overlay.vxlanid_list", json!("7000"), 409, "VNI 7000 is in use by"),
+        ("/Scope", json!("local"), 501, "Scope"),
         ("/Attachable", json!(true), 501, "only services use networks"),
         ("/ConfigOnly", json!(true), 501, "--config-only"),
         ("/EnableIPv4", json!(false), 501, "without IPv4"),
         ("/IPAM/Driver", json!("dhcp"), 501, "IPAM"),
-        ("/IPAM/Options/x", json!("y"), 501, "IPAM options"),
+        ("/IPAM/Options/x", json!("y"), 501, "the IPAM option x=y"),
         ("/IPAM/Config", subnet("10.9.0.1/24"), 400, "did you mean 10.9.0.0/24?"),
         ("/IPAM/Config", subnet("10.9.0.0"), 400, "prefix length"),
         ("/IPAM/Config", subnet("10.9.0.0/33"), 400, "invalid subnet"),
@@ -66,9 +81,9 @@ async fn networks_are_created_shown_and_removed() {
         ("/IPAM/Config", json!([{"Subnet": "10.9.0.0/24"}, {"Subnet": "10.10.0.0/24"}]), 501, "two IPv4 subnets"),
         (
             "/IPAM/Config",
-            json!([{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"r": "10.9.0.9"}}]),
-            501,
-            "--aux-address",
+            json!([{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"r": "10.8.0.9"}}]),
+            400,
+            "auxiliary address r 10.8.0.9 is not inside",
         ),
     ] {
         let bad = with(with(body.clone(), "/Name", json!("other")), path, value);

@@ -1,7 +1,7 @@
 //! Networks: their subnets, VNIs and names, and their removal.
 
 use weft_model::{
-    Command,
+    Command, Vni,
     spec::{ClusterSpec, NetworkSpec, SubnetSpec},
 };
 
@@ -61,6 +61,61 @@ fn a_vni_is_reused_only_after_all_others() {
 }
 
 #[test]
+fn a_user_may_choose_a_free_vni() {
+    let mut cluster = TestCluster::new();
+    let vni = Vni::new(5000).expect("a VNI");
+    let chosen = || NetworkSpec { vni: Some(vni), ..network_spec("mine") };
+    let first = cluster.add_network(network_spec("a"));
+    let mine = cluster.add_network(chosen());
+    assert_eq!(cluster.state.networks[&mine].vni, vni);
+    // The choice does not change which VNI the next network gets.
+    let next = cluster.add_network(network_spec("b"));
+    assert_eq!(cluster.state.networks[&next].vni.get(), cluster.state.networks[&first].vni.get() + 1);
+    assert_eq!(
+        refusal(cluster.network(NetworkSpec { vni: Some(vni), ..network_spec("c") })),
+        "VNI 5000 is in use by network mine: choose another, or none to let the cluster choose"
+    );
+    cluster.ok(Command::RemoveNetwork { id: mine });
+    cluster.add_network(chosen());
+    cluster.state.allocated.next_vni = 5000;
+    let after = cluster.add_network(network_spec("d"));
+    assert_eq!(cluster.state.networks[&after].vni.get(), 5001);
+}
+
+#[test]
+fn refuses_an_mtu_that_no_link_can_have() {
+    let mut cluster = TestCluster::new();
+    for (mtu, accepted) in [(1279, false), (1280, true), (9000, true), (65_535, true), (65_536, false)] {
+        let spec = NetworkSpec { mtu: Some(mtu), ..network_spec(&format!("mtu{mtu}")) };
+        assert_eq!(cluster.network(spec).is_ok(), accepted, "{mtu}");
+    }
+}
+
+#[test]
+fn refuses_auxiliary_addresses_that_cannot_be_reserved() {
+    let check = |reserved: &[(&str, &str)], expected: &str| {
+        let mut spec = subnet_spec("app", "10.1.0.0/24");
+        let reserved = reserved.iter().map(|(name, address)| ((*name).to_owned(), parse(address)));
+        spec.v4.as_mut().expect("a subnet").reserved = reserved.collect();
+        assert_eq!(refusal(TestCluster::new().network(spec)), expected);
+    };
+    for bad in ["10.1.1.1", "10.1.0.0", "10.1.0.255"] {
+        check(
+            &[("router", bad)],
+            &format!("auxiliary address router={bad} is not a usable address of subnet 10.1.0.0/24"),
+        );
+    }
+    check(
+        &[("a", "10.1.0.1")],
+        "auxiliary address a=10.1.0.1 is also the address of the gateway: give each address once",
+    );
+    check(
+        &[("a", "10.1.0.9"), ("b", "10.1.0.9")],
+        "auxiliary address b=10.1.0.9 is also the address of a: give each address once",
+    );
+}
+
+#[test]
 fn two_networks_may_have_the_same_subnet() {
     let mut cluster = TestCluster::new();
     cluster.add_network(subnet_spec("a", "10.1.0.0/24"));
@@ -87,9 +142,8 @@ fn refuses_subnets_that_cannot_work() {
         check(reserved, &format!("subnet {reserved} is reserved and cannot be used: choose a private one"));
     }
     let check_v6 = |subnet: &str, expected: &str| {
-        let v6 = SubnetSpec { subnet: parse(subnet), gateway: None, ip_range: None };
         let mut spec = network_spec("app");
-        spec.v6 = Some(v6);
+        spec.v6 = Some(SubnetSpec::new(parse(subnet)));
         assert_eq!(refusal(TestCluster::new().network(spec)), expected);
     };
     check_v6("fd00::1/64", "subnet fd00::1/64 has host bits set: use fd00::/64");
@@ -102,7 +156,11 @@ fn refuses_subnets_that_cannot_work() {
 #[test]
 fn refuses_a_gateway_or_range_outside_of_the_subnet() {
     let check = |gateway: Option<&str>, range: Option<&str>, expected: &str| {
-        let v4 = SubnetSpec { subnet: parse("10.1.0.0/24"), gateway: gateway.map(parse), ip_range: range.map(parse) };
+        let v4 = SubnetSpec {
+            gateway: gateway.map(parse),
+            ip_range: range.map(parse),
+            ..SubnetSpec::new(parse("10.1.0.0/24"))
+        };
         let mut spec = network_spec("app");
         spec.v4 = Some(v4);
         assert_eq!(refusal(TestCluster::new().network(spec)), expected);
@@ -123,7 +181,7 @@ fn refuses_a_subnet_that_overlaps_a_route_and_names_the_node() {
         "subnet 10.1.7.0/24 overlaps with route 10.1.0.0/16 on node n2: choose another subnet"
     );
     let mut spec = network_spec("app");
-    spec.v6 = Some(SubnetSpec { subnet: parse("2001:db8::/48"), gateway: None, ip_range: None });
+    spec.v6 = Some(SubnetSpec::new(parse("2001:db8::/48")));
     assert_eq!(
         refusal(cluster.network(spec)),
         "subnet 2001:db8::/48 overlaps with route 2001:db8::/64 on node n2: choose another subnet"

@@ -81,13 +81,32 @@ fn addresses_are_allocated_in_order_when_a_task_is_assigned() {
 }
 
 #[test]
+fn auxiliary_addresses_are_given_to_no_task() {
+    let mut cluster = TestCluster::new();
+    let mut spec = subnet_spec("app", "10.1.0.0/29");
+    spec.v4.as_mut().expect("a subnet").reserved =
+        [("router".to_owned(), parse("10.1.0.2")), ("printer".to_owned(), parse("10.1.0.4"))].into();
+    let network = cluster.add_network(spec);
+    let service = cluster.add_service(service_spec("web", 1, &[&network]));
+    let node = cluster.first_node();
+    assert_eq!(cluster.state.services[&service].endpoints[0].vip.expect("a VIP").v4.to_string(), "10.1.0.3");
+    let addresses: Vec<_> = (1..=2)
+        .map(|slot| {
+            let id = cluster.running_task(&service, slot, &node);
+            v4(&cluster, &id)
+        })
+        .collect();
+    assert_eq!(addresses, ["10.1.0.5", "10.1.0.6"]);
+}
+
+#[test]
 fn addresses_come_from_the_ip_range() {
     let mut cluster = TestCluster::new();
     let mut spec = network_spec("app");
     spec.v4 = Some(SubnetSpec {
-        subnet: parse("10.1.0.0/24"),
         gateway: Some(parse("10.1.0.129")),
         ip_range: Some(parse("10.1.0.128/30")),
+        ..SubnetSpec::new(parse("10.1.0.0/24"))
     });
     let network = cluster.add_network(spec);
     let service = cluster.add_service(service_spec("web", 1, &[&network]));

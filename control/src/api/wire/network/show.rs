@@ -9,21 +9,16 @@ use weft_model::{
     state::{Network, Service, Task},
 };
 
-use super::{ipam_config, write_options};
+use super::{ipam, options};
 use crate::api::wire::values::{date, labels, set, timestamp, to_json};
-
-/// The option of the overlay driver that has the VNI of the network, as in Docker.
-const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
 
 /// A network in the form of `GET /networks/{id}`, with the tasks of the node `local`. `verbose`
 /// adds the services with all their tasks.
 pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeId>, verbose: bool) -> Value {
     let subnets = &network.subnets;
-    let range = network.spec.v4.and_then(|s| s.ip_range);
-    let mut config = vec![ipam_config(&subnets.v4, Some(&subnets.v4_gateway), range.as_ref())];
+    let mut config = vec![ipam::config(&subnets.v4, Some(&subnets.v4_gateway), network.spec.v4.as_ref())];
     if network.spec.ipv6 {
-        let range = network.spec.v6.and_then(|s| s.ip_range);
-        config.push(ipam_config(&subnets.v6, Some(&subnets.v6_gateway), range.as_ref()));
+        config.push(ipam::config(&subnets.v6, Some(&subnets.v6_gateway), network.spec.v6.as_ref()));
     }
     let mut shown = to_json(models::Network {
         name: Some(network.spec.name.to_string()),
@@ -33,7 +28,7 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
         driver: Some("overlay".into()),
         enable_ipv4: Some(true),
         enable_ipv6: Some(network.spec.ipv6),
-        ipam: Some(models::Ipam { driver: Some("default".into()), config: Some(config), options: None }),
+        ipam: Some(ipam::ipam(&network.spec.ipam_options, config)),
         internal: Some(network.spec.internal),
         attachable: Some(false),
         ingress: Some(network.spec.ingress),
@@ -59,8 +54,8 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
 
 /// The driver options that the user has given, and the VNI.
 fn driver_options(network: &Network) -> HashMap<String, String> {
-    let mut options = write_options(&network.spec);
-    options.insert(VNI_OPTION.to_owned(), network.vni.to_string());
+    let mut options = options::write(&network.spec);
+    options.insert(options::VNI.to_owned(), network.vni.to_string());
     options
 }
 
