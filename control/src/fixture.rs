@@ -252,7 +252,7 @@ pub(crate) fn network_spec(name: &str) -> NetworkSpec {
 
 /// A network with this subnet.
 pub(crate) fn subnet_spec(name: &str, subnet: &str) -> NetworkSpec {
-    NetworkSpec { v4: Some(SubnetSpec::new(parse(subnet))), ..network_spec(name) }
+    NetworkSpec { v4: vec![SubnetSpec::new(parse(subnet))], ..network_spec(name) }
 }
 
 /// A service of `replicas` tasks on these networks.

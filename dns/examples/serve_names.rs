@@ -47,12 +47,7 @@ fn plan(names: u32) -> Result<NodePlan, Box<dyn Error>> {
         id: network.clone(),
         name: "bench".parse()?,
         vni: Vni::new(4097).ok_or("not a VNI")?,
-        subnets: Subnets {
-            v4: "10.0.0.0/8".parse()?,
-            v4_gateway: Ipv4Addr::new(10, 0, 0, 1),
-            v6: "fd00::/64".parse()?,
-            v6_gateway: "fd00::1".parse()?,
-        },
+        subnets: Subnets::dual("10.0.0.0/8".parse()?, "fd00::/64".parse()?),
         ipv6: true,
         internal: false,
         ingress: false,
@@ -61,7 +56,7 @@ fn plan(names: u32) -> Result<NodePlan, Box<dyn Error>> {
     for number in 0..names {
         let host = number + 2;
         let vip = DualAddr {
-            v4: Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + host),
+            v4: Some(Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + host)),
             v6: Ipv6Addr::from_bits("fd00::".parse::<Ipv6Addr>()?.to_bits() + u128::from(host)),
         };
         plan.services.push(ServicePlan {

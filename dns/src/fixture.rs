@@ -22,7 +22,7 @@ pub(crate) fn networks(nets: &[u8]) -> Vec<NetworkId> {
 
 /// The addresses 10.0.`net`.`host` and fd00:`net`::`host`.
 pub(crate) fn addr(net: u8, host: u8) -> DualAddr {
-    DualAddr { v4: [10, 0, net, host].into(), v6: [0xfd00, net.into(), 0, 0, 0, 0, 0, host.into()].into() }
+    DualAddr { v4: Some([10, 0, net, host].into()), v6: [0xfd00, net.into(), 0, 0, 0, 0, 0, host.into()].into() }
 }
 
 fn network_plan(net: u8, name: &str) -> NetworkPlan {
@@ -30,12 +30,10 @@ fn network_plan(net: u8, name: &str) -> NetworkPlan {
         id: network(net),
         name: name.parse().expect("a name"),
         vni: Vni::new(4096 + u32::from(net)).expect("a VNI"),
-        subnets: Subnets {
-            v4: format!("10.0.{net}.0/24").parse().expect("a subnet"),
-            v4_gateway: addr(net, 1).v4,
-            v6: format!("fd00:{net}::/64").parse().expect("a subnet"),
-            v6_gateway: addr(net, 1).v6,
-        },
+        subnets: Subnets::dual(
+            format!("10.0.{net}.0/24").parse().expect("a subnet"),
+            format!("fd00:{net}::/64").parse().expect("a subnet"),
+        ),
         ipv6: net == FRONT,
         internal: false,
         ingress: net == INGRESS,

@@ -150,22 +150,19 @@ impl NetworkNames {
         Self {
             name: network.name.as_str().to_ascii_lowercase(),
             ipv6: network.ipv6,
-            subnets: network.subnets,
+            subnets: network.subnets.clone(),
             forward: HashMap::new(),
             reverse: HashMap::new(),
         }
     }
 
     fn contains(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(v4) => self.subnets.v4.contains(v4),
-            IpAddr::V6(v6) => self.subnets.v6.contains(v6),
-        }
+        self.subnets.containing(address).is_some()
     }
 
     /// The name of an address, with the name of the network.
     pub(crate) fn name_of(&self, address: DualAddr) -> Option<&str> {
-        self.reverse.get(&IpAddr::V4(address.v4)).map(String::as_str)
+        self.reverse.get(&address.first()).map(String::as_str)
     }
 
     fn add_service(&mut self, service: &ServicePlan, ports: &Ports) {
@@ -226,7 +223,8 @@ impl NetworkNames {
 
     fn add_reverse_name(&mut self, address: DualAddr, name: &str) {
         let name = format!("{name}.{}", self.name);
-        self.reverse.insert(address.v4.into(), name.clone());
-        self.reverse.insert(address.v6.into(), name);
+        for ip in address.ips() {
+            self.reverse.insert(ip, name.clone());
+        }
     }
 }

@@ -83,7 +83,7 @@ fn gone(plan: &NodePlan, ops: &Ops) -> BTreeMap<u32, BTreeSet<IpAddr>> {
         .endpoints
         .iter()
         .filter_map(|endpoint| Some((*vnis.get(&endpoint.network)?, endpoint.addr)))
-        .flat_map(|(vni, addr)| [(vni, addr.v4.into()), (vni, addr.v6.into())])
+        .flat_map(|(vni, addr)| addr.ips().map(move |ip| (vni, ip)))
         .collect();
     let mut gone = BTreeMap::<_, BTreeSet<_>>::new();
     for op in &ops.forward {

@@ -43,7 +43,12 @@ pub struct Prefix {
 impl Prefix {
     /// A destination outside of all networks of weft.
     pub(crate) fn of_host(destination: IpNetwork) -> Self {
-        let addr = host_addr(destination.network());
+        Self::of_network(HOST_NET, destination)
+    }
+
+    /// A subnet of the network with the VNI `net`.
+    pub(crate) fn of_network(net: u32, destination: IpNetwork) -> Self {
+        let addr = net_addr(net, destination.network());
         let family_bits = if destination.is_ipv4() { 96 } else { 0 };
         Self { bits: u32::BITS + family_bits + u32::from(destination.prefix()), addr }
     }
@@ -70,16 +75,4 @@ pub(crate) fn net_addr(net: u32, ip: IpAddr) -> NetAddr {
 /// An address outside of all networks of weft.
 pub(crate) fn host_addr(ip: IpAddr) -> NetAddr {
     net_addr(HOST_NET, ip)
-}
-
-/// The netmask of `network`, in the form of the maps.
-pub(crate) fn mask(network: IpNetwork) -> Addr {
-    match network {
-        IpNetwork::V4(v4) => {
-            let mut mask = [0xff; 16];
-            mask[12..].copy_from_slice(&v4.mask().octets());
-            Addr::from_octets(mask)
-        }
-        IpNetwork::V6(v6) => Addr::from_octets(v6.mask().octets()),
-    }
 }

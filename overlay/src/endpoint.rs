@@ -79,13 +79,13 @@ mod tests {
     }
 
     fn desired(host: u8) -> Desired {
-        let addr = DualAddr { v4: [10, 0, 1, host].into(), v6: [0xfd00, 1, 0, 0, 0, 0, 0, host.into()].into() };
+        let addr = DualAddr { v4: Some([10, 0, 1, host].into()), v6: [0xfd00, 1, 0, 0, 0, 0, 0, host.into()].into() };
         let attachment = DesiredAttachment {
             host: "wv-0".to_owned(),
             network: NetworkId::from_random(1),
             vni: Vni::new(4097).expect("a VNI"),
             wanted_mtu: None,
-            mac: Mac::of_task(addr.v4),
+            mac: Mac::of_task(addr),
             addr,
         };
         let task_desired = DesiredTask { attachments: vec![attachment], ..DesiredTask::default() };

@@ -1,7 +1,7 @@
 //! `weft network`: create, list, inspect and remove networks.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 use hyper::StatusCode;
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
@@ -37,8 +37,7 @@ pub(super) struct Create {
     /// Driver of the network; weft has only overlay
     #[arg(short, long, value_name = "DRIVER", default_value = "overlay")]
     driver: String,
-    /// Subnet as ADDRESS/PREFIX: one of IPv4, and with --ipv6 one of IPv6; by default the cluster
-    /// chooses
+    /// Subnet as ADDRESS/PREFIX; may be repeated; by default the cluster chooses
     #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
     subnet: Vec<String>,
     /// Address of the subnet's gateway; by default the first address of the subnet
@@ -59,6 +58,9 @@ pub(super) struct Create {
     /// Where the network is available; weft has only swarm
     #[arg(long, value_name = "SCOPE", default_value = "swarm")]
     scope: String,
+    /// Whether tasks have IPv4 addresses on this network; false needs --ipv6
+    #[arg(long, action = ArgAction::Set, default_value_t = true)]
+    ipv4: bool,
     /// Let the names on this network also resolve to IPv6 addresses
     #[arg(long)]
     ipv6: bool,
@@ -144,6 +146,7 @@ async fn create(client: &Client, options: &Create) -> Result<()> {
         "Scope": options.scope,
         "Internal": options.internal,
         "Ingress": options.ingress,
+        "EnableIPv4": options.ipv4,
         "EnableIPv6": options.ipv6,
         "IPAM": {
             "Driver": options.ipam_driver,
@@ -234,6 +237,7 @@ mod tests {
             ipam_driver: "default".to_owned(),
             ipam_opt: vec![],
             scope: "swarm".to_owned(),
+            ipv4: true,
             ipv6: true,
             internal: false,
             ingress: false,

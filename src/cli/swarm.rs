@@ -57,12 +57,6 @@ impl NodeFlags {
 pub(super) struct Init {
     #[command(flatten)]
     node: NodeFlags,
-    /// Pool of addresses that networks get their subnets from, as ADDRESS/PREFIX
-    #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
-    default_addr_pool: Vec<String>,
-    /// Prefix length of the subnets in the pool
-    #[arg(long, value_name = "LENGTH")]
-    default_addr_pool_mask_length: Option<u32>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -116,6 +110,13 @@ struct Settings {
     /// After which time nodes replace their keys for encrypted networks, such as 12h; at least 10s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     key_rotation: Option<SignedDuration>,
+    /// Pool of addresses that networks get their subnets from, as ADDRESS/PREFIX; may be repeated,
+    /// and replaces all earlier pools
+    #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
+    default_addr_pool: Vec<String>,
+    /// Prefix length of the subnets in the pools
+    #[arg(long, value_name = "LENGTH")]
+    default_addr_pool_mask_length: Option<u32>,
 }
 
 impl Settings {
@@ -136,6 +137,12 @@ impl Settings {
         if let Some(period) = self.key_rotation {
             spec["EncryptionConfig"]["KeyRotationPeriod"] = nanos(period).into();
         }
+        if !self.default_addr_pool.is_empty() {
+            spec["DefaultAddrPool"] = json!(self.default_addr_pool);
+        }
+        if let Some(length) = self.default_addr_pool_mask_length {
+            spec["SubnetSize"] = length.into();
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -144,6 +151,8 @@ impl Settings {
             && self.down_after.is_none()
             && self.cert_expiry.is_none()
             && self.key_rotation.is_none()
+            && self.default_addr_pool.is_empty()
+            && self.default_addr_pool_mask_length.is_none()
     }
 }
 
@@ -167,12 +176,6 @@ async fn init(client: &Client, options: &Init) -> Result<()> {
     let mut body = options.node.request();
     body["Spec"] = json!({});
     options.settings.apply(&mut body["Spec"]);
-    if !options.default_addr_pool.is_empty() {
-        body["DefaultAddrPool"] = json!(options.default_addr_pool);
-    }
-    if let Some(length) = options.default_addr_pool_mask_length {
-        body["SubnetSize"] = length.into();
-    }
     let id = client.post("/swarm/init", &body).await?;
     print(format_args!(
         "Swarm initialized: current node ({}) is now a manager.\n\n\

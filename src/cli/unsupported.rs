@@ -139,7 +139,6 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
     (&["--data-path-addr"], "tunnels use the address of --advertise-addr: leave the flag out"),
     (&["--data-path-port"], "tunnels always use UDP port 4789: leave the flag out"),
     (&["--attachable"], NOT_ATTACHABLE),
-    (&["--ipv4"], "every network has IPv4: leave the flag out"),
     (&["--config-only", "--config-from"], "weft has no configuration-only networks yet"),
     (
         &[

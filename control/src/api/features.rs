@@ -145,9 +145,6 @@ features! {
     SEVERAL_VNIS = Feature::new("several VNIs on one network (--opt …vxlanid_list)", &[])
         .advice("a network has one VNI for all of its subnets, so give one");
     NETWORK_OPTIONS = Feature::new("other network options (--opt)", &[]).advice("leave the option out");
-    IPV6_ONLY = Feature::new("networks without IPv4 (--ipv4=false)", &[]).advice("leave --ipv4=false out");
-    TWO_SUBNETS = Feature::new("two subnets of one family on a network (--subnet)", &[])
-        .advice("give one of each family");
     ATTACHABLE_NETWORKS = Feature::new("attachable networks (--attachable)", &["Attachable"])
         .advice("only services use networks, so leave Attachable out");
     CONFIGURATION_NETWORKS = Feature::new(
@@ -179,8 +176,6 @@ features! {
         .advice("tunnels use the advertised address, so leave DataPathAddr out");
     ADVERTISED_PORTS = Feature::new("an advertised port other than the listening port (--advertise-addr)", &[])
         .advice("use the same port for both");
-    ADDRESS_POOLS = Feature::new("more than one address pool (--default-addr-pool)", &["DefaultAddrPool"])
-        .advice("give one pool");
 
     // The node.
     PAST_EVENTS = Feature::new("past events (events --since)", &[])

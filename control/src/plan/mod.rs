@@ -82,7 +82,7 @@ fn networks(state: &ClusterState) -> Vec<NetworkPlan> {
             id: n.id.clone(),
             name: n.spec.name.clone(),
             vni: n.vni,
-            subnets: n.subnets,
+            subnets: n.subnets.clone(),
             ipv6: n.spec.ipv6,
             internal: n.spec.internal,
             ingress: n.spec.ingress,
@@ -212,7 +212,7 @@ fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task) -> Ta
             network: a.network.clone(),
             vni: network.vni,
             mtu: network.spec.mtu,
-            subnets: network.subnets,
+            subnets: network.subnets.clone(),
             addr: a.addr,
             mac: a.mac,
         })

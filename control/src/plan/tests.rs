@@ -146,7 +146,7 @@ fn a_task_plan_contains_expanded_templates_and_networks() {
     assert_eq!(task.labels["com.docker.swarm.service.name"], "web");
     assert_eq!(task.labels["com.docker.swarm.task.id"], cluster.task.to_string());
     let network = cluster.cluster.state.network_by_name("app").expect("the network");
-    assert_eq!((task.attachments[0].vni, task.attachments[0].subnets), (network.vni, network.subnets));
+    assert_eq!((task.attachments[0].vni, &task.attachments[0].subnets), (network.vni, &network.subnets));
     assert!(cluster.other_plan().tasks.is_empty());
 }
 

@@ -1,128 +1,204 @@
-//! Allocates the addresses of a network. VIPs and tasks get addresses from the same range.
+//! Allocates the addresses of a network. VIPs and tasks get addresses from the same ranges.
 //!
-//! The search for a free address starts after the address that was allocated last. A freed address
-//! stays in quarantine until no node can have it in its maps.
+//! A network may have several subnets of a family. The first one with a free address is used. In a
+//! subnet, the search for a free address starts after the address that was allocated last. A freed
+//! address stays in quarantine until no node can have it in its maps.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use ipnetwork::IpNetwork;
 use weft_model::{
-    Applied, BackendId, ClusterState, DualAddr, Mac, NetworkId, Rejection,
+    Applied, BackendId, ClusterState, DualAddr, Mac, MeshServiceId, NetworkId, Rejection,
+    net::Subnet,
     spec::SubnetSpec,
-    state::{AddressCursor, Allocations, Attachment, FreedAddress, Network},
+    state::{Allocations, Attachment, FreedAddress, Network, NetworkAddresses},
 };
 
 /// The minimum quarantine of a freed address, by the clock of the cluster state. After this time no
 /// packet to the last owner of the address is still in the network.
 pub const QUARANTINE_MS: u64 = 30_000;
 
-/// The addresses of one network that cannot be allocated, in ascending order.
-#[derive(Debug)]
-struct UsedAddresses {
-    v4: Vec<Ipv4Addr>,
-    v6: Vec<Ipv6Addr>,
-}
-
-impl UsedAddresses {
-    fn of(state: &ClusterState, allocated: &Allocations, network: &Network) -> Self {
-        let id = &network.id;
-        let subnets = &network.subnets;
-        let vips = state.services.values().flat_map(|s| &s.endpoints).filter(|e| e.network == *id);
-        let tasks = state.tasks.values().flat_map(|t| &t.attachments).filter(|a| a.network == *id);
-        let freed = allocated.quarantine.iter().filter(|f| f.network == *id);
-        let all = vips.filter_map(|e| e.vip).chain(tasks.map(|a| a.addr)).chain(freed.map(|f| f.addr));
-        let (mut v4, mut v6): (Vec<_>, Vec<_>) = all.map(|addr| (addr.v4, addr.v6)).unzip();
-        v4.extend([subnets.v4.network(), subnets.v4.broadcast(), subnets.v4_gateway]);
-        v6.extend([subnets.v6.network(), subnets.v6_gateway]);
-        v4.extend(network.spec.v4.iter().flat_map(|spec| spec.reserved.values()));
-        v6.extend(network.spec.v6.iter().flat_map(|spec| spec.reserved.values()));
-        v4.sort_unstable();
-        v6.sort_unstable();
-        Self { v4, v6 }
-    }
-}
-
-/// The allocations of one command. The caller puts them into the cluster state when the whole
-/// command is certain to succeed.
+/// The allocations of one command. [`Allocator::commit`] puts them into the cluster state when the
+/// whole command is certain to succeed.
 #[derive(Debug)]
 pub(super) struct Allocator<'a> {
     state: &'a ClusterState,
-    pub(super) allocated: Allocations,
+    changes: Changes,
+}
+
+/// What one command changes in [`Allocations`].
+#[derive(Debug)]
+pub(super) struct Changes {
+    next_mesh_service: u32,
+    next_backend: u64,
+    allocated: Vec<(NetworkId, DualAddr)>,
+    freed: Vec<FreedAddress>,
 }
 
 impl<'a> Allocator<'a> {
     pub(super) fn new(state: &'a ClusterState) -> Self {
-        Self { state, allocated: state.allocated.clone() }
+        let Allocations { next_mesh_service, next_backend, .. } = state.allocated;
+        Self { state, changes: Changes { next_mesh_service, next_backend, allocated: vec![], freed: vec![] } }
     }
 
-    /// The next free IPv4 and IPv6 address of a network. Must be called at most once for each
-    /// network in one command, because it does not treat the addresses that it returned before as
-    /// used.
+    /// The next free addresses of a network. Must be called at most once for each network in one
+    /// command, because it does not treat the addresses that it returned before as used.
     pub(super) fn allocate_address(&mut self, network: &Network) -> Result<DualAddr, Rejection> {
-        let used = UsedAddresses::of(self.state, &self.allocated, network);
-        let cursor = self.allocated.cursors.get(&network.id);
-        let (v4_range, v6_range) = ranges(network);
-        let exhausted = |subnet| Rejection::AddressesExhausted { network: network.spec.name.to_string(), subnet };
-        let v4 = next_free(v4_range, cursor.map(|c| u128::from(u32::from(c.v4))), |n| {
-            u32::try_from(n).ok().map(Ipv4Addr::from).filter(|a| used.v4.binary_search(a).is_err())
-        })
-        .ok_or_else(|| exhausted(IpNetwork::V4(network.subnets.v4)))?;
-        let v6 = next_free(v6_range, cursor.map(|c| u128::from(c.v6)), |n| {
-            Some(Ipv6Addr::from(n)).filter(|a| used.v6.binary_search(a).is_err())
-        })
-        .ok_or_else(|| exhausted(IpNetwork::V6(network.subnets.v6)))?;
-        self.allocated.cursors.insert(network.id.clone(), AddressCursor { v4, v6 });
-        Ok(DualAddr { v4, v6 })
+        let none = NetworkAddresses::default();
+        let known = self.state.allocated.addresses.get(&network.id).unwrap_or(&none);
+        let v4 = ranges(&network.subnets.v4, &network.spec.v4, |range| (range.network(), range.broadcast()));
+        let v4 = allocate(v4, &known.used_v4, known.last_v4);
+        let v6 = ranges(&network.subnets.v6, &network.spec.v6, |range| (range.network(), range.broadcast()));
+        let v6 = allocate(v6, &known.used_v6, known.last_v6);
+        let exhausted = |subnets: Vec<IpNetwork>| Rejection::AddressesExhausted {
+            network: network.spec.name.to_string(),
+            subnets: subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        let addr = match (v4, v6) {
+            (None, _) if network.spec.ipv4 => {
+                return Err(exhausted(network.subnets.v4.iter().map(|s| s.range.into()).collect()));
+            }
+            (v4, Some(v6)) => DualAddr { v4, v6 },
+            (_, None) => return Err(exhausted(network.subnets.v6.iter().map(|s| s.range.into()).collect())),
+        };
+        self.changes.allocated.push((network.id.clone(), addr));
+        Ok(addr)
     }
 
     /// The addresses and the backend id of a task on a network.
     pub(super) fn allocate_attachment(&mut self, network: &Network) -> Result<Attachment, Rejection> {
         let addr = self.allocate_address(network)?;
-        let backend = BackendId(self.allocated.next_backend);
-        self.allocated.next_backend += 1;
-        Ok(Attachment { network: network.id.clone(), addr, mac: Mac::of_task(addr.v4), backend })
+        let backend = BackendId(self.changes.next_backend);
+        self.changes.next_backend += 1;
+        Ok(Attachment { network: network.id.clone(), addr, mac: Mac::of_task(addr), backend })
+    }
+
+    pub(super) fn allocate_mesh_service(&mut self) -> MeshServiceId {
+        let mesh = MeshServiceId(self.changes.next_mesh_service);
+        self.changes.next_mesh_service += 1;
+        mesh
     }
 
     /// Puts an address into quarantine.
     pub(super) fn free_address(&mut self, network: &NetworkId, addr: DualAddr) {
-        self.allocated.quarantine.push(FreedAddress {
+        self.changes.freed.push(FreedAddress {
             network: network.clone(),
             addr,
             freed_ms: self.state.now_ms,
             freed_index: self.state.index,
         });
     }
-}
 
-/// The first and last address of the IPv4 range and of the IPv6 range of a network, as numbers.
-fn ranges(network: &Network) -> ((u128, u128), (u128, u128)) {
-    fn ip_range<N: Copy, A>(spec: &Option<SubnetSpec<N, A>>) -> Option<N> {
-        spec.as_ref().and_then(|s| s.ip_range)
+    /// Ends the allocations of the command.
+    pub(super) fn finish(self) -> Changes {
+        self.changes
     }
-    let v4 = ip_range(&network.spec.v4).unwrap_or(network.subnets.v4);
-    let v6 = ip_range(&network.spec.v6).unwrap_or(network.subnets.v6);
-    (
-        (u32::from(v4.network()).into(), u32::from(v4.broadcast()).into()),
-        (u128::from(v6.network()), u128::from(v6.broadcast())),
-    )
 }
 
-/// The first number of the range for which `take` returns a value. The search starts after the
-/// cursor, and continues at the beginning of the range. The number of used addresses limits the
-/// number of steps, because `take` fails only for used addresses.
-fn next_free<A>((first, last): (u128, u128), cursor: Option<u128>, take: impl Fn(u128) -> Option<A>) -> Option<A> {
-    let start = cursor.map_or(first, |c| c.saturating_add(1)).clamp(first, last);
-    let start = if cursor.is_some_and(|c| c >= last) { first } else { start };
-    (start..=last).chain(first..start).find_map(take)
+impl Changes {
+    pub(super) fn commit(self, state: &mut ClusterState) {
+        let allocations = &mut state.allocated;
+        allocations.next_mesh_service = self.next_mesh_service;
+        allocations.next_backend = self.next_backend;
+        for (network, addr) in self.allocated {
+            let addresses = allocations.addresses.entry(network).or_default();
+            addresses.used_v6.insert(addr.v6);
+            addresses.last_v6 = Some(addr.v6);
+            if let Some(v4) = addr.v4 {
+                addresses.used_v4.insert(v4);
+                addresses.last_v4 = Some(v4);
+            }
+        }
+        allocations.quarantine.extend(self.freed);
+    }
+}
+
+/// The addresses of a new network before any was allocated: those that never can be.
+pub(super) fn of_new_network(network: &Network) -> NetworkAddresses {
+    let v4 = network.subnets.v4.iter().flat_map(|s| [s.range.network(), s.range.broadcast(), s.gateway]);
+    let v6 = network.subnets.v6.iter().flat_map(|s| [s.range.network(), s.gateway]);
+    let reserved_v4 = network.spec.v4.iter().flat_map(|spec| spec.reserved.values());
+    let reserved_v6 = network.spec.v6.iter().flat_map(|spec| spec.reserved.values());
+    NetworkAddresses {
+        used_v4: v4.chain(reserved_v4.copied()).collect(),
+        used_v6: v6.chain(reserved_v6.copied()).collect(),
+        ..NetworkAddresses::default()
+    }
+}
+
+/// The first and last address of each range that addresses are allocated from. The specs are empty,
+/// or in the order of the subnets.
+fn ranges<N: Copy, A>(
+    subnets: &[Subnet<N, A>],
+    specs: &[SubnetSpec<N, A>],
+    ends: impl Fn(N) -> (A, A),
+) -> impl Iterator<Item = (A, A)> {
+    subnets
+        .iter()
+        .enumerate()
+        .map(move |(index, subnet)| ends(specs.get(index).and_then(|spec| spec.ip_range).unwrap_or(subnet.range)))
+}
+
+/// A free address of the first range that has one.
+fn allocate<A: Address>(
+    ranges: impl Iterator<Item = (A, A)>,
+    used: &BTreeSet<A>,
+    last_allocated: Option<A>,
+) -> Option<A> {
+    ranges.into_iter().find_map(|(first, last)| {
+        let after = last_allocated.filter(|address| (first..last).contains(address)).and_then(Address::next);
+        let ahead = after.and_then(|after| first_free(after, last, used));
+        ahead.or_else(|| first_free(first, last, used))
+    })
+}
+
+/// The first address from `first` to `last` that is not in `used`. The number of used addresses
+/// between the first address and the result limits the number of steps.
+fn first_free<A: Address>(first: A, last: A, used: &BTreeSet<A>) -> Option<A> {
+    let mut free = first;
+    for taken in used.range(first..=last) {
+        if *taken != free {
+            break;
+        }
+        free = taken.next()?;
+    }
+    (free <= last).then_some(free)
+}
+
+trait Address: Copy + Ord {
+    /// The address after this one, if there is one.
+    fn next(self) -> Option<Self>;
+}
+
+impl Address for Ipv4Addr {
+    fn next(self) -> Option<Self> {
+        u32::from(self).checked_add(1).map(Self::from)
+    }
+}
+
+impl Address for Ipv6Addr {
+    fn next(self) -> Option<Self> {
+        u128::from(self).checked_add(1).map(Self::from)
+    }
 }
 
 /// Ends the quarantine of addresses whose removal every ready node has acknowledged (`acked_index`)
 /// and whose quarantine time is over.
 pub(super) fn release(state: &mut ClusterState, acked_index: u64) -> Result<Applied, Rejection> {
     let now_ms = state.now_ms;
-    state
-        .allocated
-        .quarantine
-        .retain(|freed| !(freed.freed_index <= acked_index && freed.freed_ms + QUARANTINE_MS <= now_ms));
+    let Allocations { addresses, quarantine, .. } = &mut state.allocated;
+    quarantine.retain(|freed| {
+        let ends = freed.freed_index <= acked_index && freed.freed_ms + QUARANTINE_MS <= now_ms;
+        if ends && let Some(known) = addresses.get_mut(&freed.network) {
+            known.used_v6.remove(&freed.addr.v6);
+            if let Some(v4) = freed.addr.v4 {
+                known.used_v4.remove(&v4);
+            }
+        }
+        !ends
+    });
     Ok(Applied::Done)
 }

@@ -1,7 +1,7 @@
 //! The cluster itself: its initialisation with the first manager and the ingress network, its
 //! settings and its join tokens.
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use weft_model::{
     Applied, ClusterState, INGRESS_NETWORK, Rejection,
     command::{InitCluster, ObjectKind},
@@ -14,6 +14,8 @@ use super::{check_version, cluster_mut, networks, new_meta, nodes, subnets, upda
 /// The longest prefix of subnets from the pool. A /29 has room for a gateway and five more
 /// addresses.
 const MAX_POOL_PREFIX: u8 = 29;
+/// The largest number of address pools. It bounds the time of an allocation.
+const MAX_POOLS: usize = 64;
 
 /// The shortest period after which keys are replaced. A replacement takes several round trips
 /// between the leader and all nodes.
@@ -23,7 +25,7 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
     if state.cluster.is_some() {
         return Err(Rejection::AlreadyInitialised);
     }
-    check(state, &init.spec)?;
+    check(&init.spec)?;
     let subnet = subnets::allocate_ingress(state, &init.spec)?;
     let meta = new_meta(state);
     state.cluster = Some(Cluster {
@@ -46,9 +48,12 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
 
 pub(super) fn update(state: &mut ClusterState, version: u64, spec: ClusterSpec) -> Result<Applied, Rejection> {
     let cluster = cluster_mut(state)?;
-    let (id, meta) = (cluster.id.clone(), cluster.meta);
+    let (id, meta, pools) = (cluster.id.clone(), cluster.meta, cluster.spec.pools.clone());
     check_version(ObjectKind::Cluster, &id, meta, version)?;
-    check(state, &spec)?;
+    check(&spec)?;
+    // A route that a node got later must not prevent the change of another setting.
+    let new_pools: Vec<_> = spec.pools.iter().filter(|pool| !pools.contains(pool)).copied().collect();
+    check_routes(state, &new_pools)?;
     let meta = updated_meta(state, meta);
     let cluster = cluster_mut(state)?;
     cluster.meta = meta;
@@ -69,7 +74,7 @@ pub(super) fn rotate_token(state: &mut ClusterState, role: Role, secret: String)
 }
 
 /// Refuses settings with which the cluster could not work.
-fn check(state: &ClusterState, spec: &ClusterSpec) -> Result<(), Rejection> {
+fn check(spec: &ClusterSpec) -> Result<(), Rejection> {
     let invalid = |why: String| Err(Rejection::Invalid(why));
     if spec.heartbeat_ms == 0 || spec.heartbeat_misses == 0 {
         return invalid("the heartbeat period and the number of missed heartbeats must be greater than 0".to_owned());
@@ -80,22 +85,44 @@ fn check(state: &ClusterState, spec: &ClusterSpec) -> Result<(), Rejection> {
             "the rotation period of encryption keys must be {seconds}s or longer (--key-rotation)"
         ));
     }
-    let (pool, prefix) = (spec.pool, spec.pool_prefix);
-    if pool.network() != pool.ip() {
-        let network = pool.network();
-        return invalid(format!("address pool {pool} has host bits set: use {network}/{}", pool.prefix()));
-    }
-    if !(pool.prefix()..=MAX_POOL_PREFIX).contains(&prefix) {
+    check_pools(spec)
+}
+
+/// Checks the shape of the address pools.
+fn check_pools(spec: &ClusterSpec) -> Result<(), Rejection> {
+    let invalid = |why: String| Err(Rejection::Invalid(why));
+    if !(1..=MAX_POOLS).contains(&spec.pools.len()) {
         return invalid(format!(
-            "address pool {pool} cannot be cut into /{prefix}: use a mask length of {} to {MAX_POOL_PREFIX}",
-            pool.prefix()
+            "the cluster needs 1 to {MAX_POOLS} address pools, and {} are given",
+            spec.pools.len()
         ));
     }
-    // A pool that contains a route is accepted: subnets from the pool avoid the route.
+    let prefix = spec.pool_prefix;
+    for (nth, pool) in spec.pools.iter().enumerate() {
+        let (network, pool_prefix) = (pool.network(), pool.prefix());
+        if network != pool.ip() {
+            return invalid(format!("address pool {pool} has host bits set: use {network}/{pool_prefix}"));
+        }
+        if !(pool_prefix..=MAX_POOL_PREFIX).contains(&prefix) {
+            return invalid(format!(
+                "address pool {pool} cannot be cut into /{prefix}: use a mask length of {pool_prefix} to \
+                 {MAX_POOL_PREFIX}"
+            ));
+        }
+        if let Some(other) = spec.pools[..nth].iter().find(|other| subnets::overlap_v4(**other, *pool)) {
+            return invalid(format!("address pools {other} and {pool} overlap: give only one of them"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a pool that a route of a node contains: no subnet of it could be used. A pool that
+/// contains a route is accepted, because subnets from the pool avoid the route.
+fn check_routes(state: &ClusterState, pools: &[Ipv4Network]) -> Result<(), Rejection> {
     for (node, route) in subnets::routes_v4(state) {
-        if subnets::contains_v4(route, pool) {
+        if let Some(pool) = pools.iter().find(|pool| subnets::contains_v4(route, **pool)) {
             return Err(Rejection::SubnetOverlapsRoute {
-                subnet: IpNetwork::V4(pool),
+                subnet: IpNetwork::V4(*pool),
                 route: IpNetwork::V4(route),
                 node: node.to_string(),
             });

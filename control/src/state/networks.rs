@@ -8,7 +8,7 @@ use weft_model::{
     state::Network,
 };
 
-use super::{cluster_mut, keys, network_by_id, new_meta, subnets};
+use super::{addresses, cluster_mut, keys, network_by_id, new_meta, subnets};
 
 pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec) -> Result<Applied, Rejection> {
     if state.networks.contains_key(&id) {
@@ -55,6 +55,7 @@ fn insert(state: &mut ClusterState, network: Network) {
     if network.spec.vni.is_none() {
         state.allocated.next_vni = network.vni.get() + 1;
     }
+    state.allocated.addresses.insert(network.id.clone(), addresses::of_new_network(&network));
     state.networks.insert(network.id.clone(), network);
 }
 
@@ -65,7 +66,7 @@ pub(super) fn remove(state: &mut ClusterState, id: &NetworkId) -> Result<Applied
         return Err(in_use(&network.spec.name, &by));
     }
     state.networks.remove(id);
-    state.allocated.cursors.remove(id);
+    state.allocated.addresses.remove(id);
     state.allocated.quarantine.retain(|freed| freed.network != *id);
     if !state.has_encrypted_network() {
         keys::clear(state);
@@ -120,17 +121,20 @@ fn free_vni(state: &ClusterState) -> Result<Vni, Rejection> {
 /// only after the cluster has been initialised, so the first subnet is chosen without them.
 pub(super) fn move_ingress(state: &mut ClusterState) {
     let Some(cluster) = &state.cluster else { return };
-    let Some(ingress) = state.networks.values().find(|n| n.spec.ingress && n.spec.v4.is_none()) else { return };
-    let (id, current, vni) = (ingress.id.clone(), ingress.subnets.v4, ingress.vni);
-    let overlaps = subnets::routes_v4(state).any(|(_, route)| subnets::overlap_v4(current, route));
+    let Some(ingress) = state.networks.values().find(|n| n.spec.ingress && n.spec.ipv4 && n.spec.v4.is_empty()) else {
+        return;
+    };
+    let (id, vni) = (ingress.id.clone(), ingress.vni);
+    let overlaps = subnets::routes_v4(state)
+        .any(|(_, route)| ingress.subnets.v4.iter().any(|subnet| subnets::overlap_v4(subnet.range, route)));
     if !overlaps || find_user(state, &id).is_some() {
         return;
     }
     let Ok(v4) = subnets::allocate_ingress(state, &cluster.spec) else { return };
     let moved = subnets::with_v4(&cluster.id, vni, v4);
     if let Some(ingress) = state.networks.get_mut(&id) {
-        (ingress.subnets.v4, ingress.subnets.v4_gateway) = (moved.v4, moved.v4_gateway);
-        state.allocated.cursors.remove(&id);
+        ingress.subnets.v4 = moved.v4;
+        state.allocated.addresses.insert(id.clone(), addresses::of_new_network(ingress));
         state.allocated.quarantine.retain(|freed| freed.network != id);
     }
 }

@@ -2,14 +2,14 @@
 //! ports.
 
 use weft_model::{
-    Applied, ClusterState, MAX_NETWORKS_PER_SERVICE, MeshServiceId, NetworkId, Rejection, ServiceId,
+    Applied, ClusterState, MAX_NETWORKS_PER_SERVICE, NetworkId, Rejection, ServiceId,
     command::ObjectKind,
     spec::{EndpointMode, NetworkAttachment, ServiceMode, ServiceSpec},
     state::{Network, Service, ServiceEndpoint, UpdateState, UpdateStatus},
 };
 
 use super::{
-    addresses::Allocator, check_version, network_by_id, new_meta, not_found, ports, service_mut, subnets, updated_meta,
+    addresses::Allocator, check_version, network_by_id, new_meta, not_found, ports, service_mut, updated_meta,
 };
 
 /// The largest ingress network (a /16) does not have enough addresses for the tasks of a larger
@@ -31,7 +31,7 @@ pub(super) fn create(state: &mut ClusterState, id: ServiceId, spec: ServiceSpec)
     let ports = ports::publish(state, &id, &spec.endpoint, &[])?;
     let mut allocator = Allocator::new(state);
     let endpoints = endpoints(state, &mut allocator, &spec, &[])?;
-    state.allocated = allocator.allocated;
+    allocator.finish().commit(state);
     let service = Service {
         id: id.clone(),
         meta: new_meta(state),
@@ -97,7 +97,7 @@ fn change_spec(
     let endpoints = endpoints(state, &mut allocator, &spec, &current.endpoints)?;
     let meta = updated_meta(state, current.meta);
     let index = state.index;
-    state.allocated = allocator.allocated;
+    allocator.finish().commit(state);
     let service = service_mut(state, id)?;
     service.meta = meta;
     if service.spec.task != spec.task {
@@ -136,7 +136,7 @@ pub(super) fn forget(state: &mut ClusterState, id: &ServiceId) -> Result<Applied
             allocator.free_address(&endpoint.network, vip);
         }
     }
-    state.allocated = allocator.allocated;
+    allocator.finish().commit(state);
     state.services.remove(id);
     Ok(Applied::Done)
 }
@@ -174,7 +174,7 @@ pub(super) fn drop_unused_endpoints(state: &mut ClusterState, id: &ServiceId) {
             allocator.free_address(&endpoint.network, vip);
         }
     }
-    state.allocated = allocator.allocated;
+    allocator.finish().commit(state);
     if let Some(service) = state.services.get_mut(id) {
         service.endpoints = endpoints;
     }
@@ -234,9 +234,7 @@ fn check_networks(state: &ClusterState, attachments: &[NetworkAttachment]) -> Re
                 return Err(Rejection::Invalid(format!("network {name} is listed twice: list it once")));
             }
             let first = network_by_id(state, &earlier.network)?;
-            if subnets::overlap_v4(first.subnets.v4, network.subnets.v4)
-                || subnets::overlap_v6(first.subnets.v6, network.subnets.v6)
-            {
+            if first.subnets.overlap(&network.subnets) {
                 return Err(Rejection::OverlappingNetworks {
                     first: first.spec.name.to_string(),
                     second: name.to_string(),
@@ -269,7 +267,7 @@ fn endpoints(
         let known = current.iter().find(|e| e.network == network.id);
         let mesh = match known {
             Some(endpoint) => endpoint.mesh,
-            None => next_mesh(allocator),
+            None => allocator.allocate_mesh_service(),
         };
         let with_vip = spec.endpoint.mode == EndpointMode::Vip && !network.spec.ingress;
         let vip = match known.and_then(|e| e.vip) {
@@ -287,12 +285,6 @@ fn endpoints(
     let leaving: Vec<_> = current.iter().filter(is_leaving).cloned().collect();
     endpoints.extend(leaving);
     Ok(endpoints)
-}
-
-fn next_mesh(allocator: &mut Allocator<'_>) -> MeshServiceId {
-    let mesh = MeshServiceId(allocator.allocated.next_mesh_service);
-    allocator.allocated.next_mesh_service += 1;
-    mesh
 }
 
 /// The ids of the networks that a task with these attachments is on.

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use weft_model::{
     ClusterState, NodeName, Rejection, Vni,
     id::ClusterId,
-    net::Subnets,
+    net::{Subnet, Subnets, overlap},
     spec::{ClusterSpec, NetworkSpec, SubnetSpec},
     wireguard::cluster_range,
 };
@@ -28,6 +28,9 @@ const INGRESS_SHARE_BITS: u8 = 4;
 const MAX_V4_PREFIX: u8 = 30;
 /// The longest prefix of an IPv6 network, for the same reason.
 const MAX_V6_PREFIX: u8 = 126;
+/// The first address of ::ffff:0:0/96, which stands for IPv4 addresses in the data plane (RFC 4291,
+/// section 2.5.5.2).
+const V4_MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
 
 pub(super) fn contains_v4(outer: Ipv4Network, inner: Ipv4Network) -> bool {
     outer.prefix() <= inner.prefix() && outer.contains(inner.ip())
@@ -35,10 +38,6 @@ pub(super) fn contains_v4(outer: Ipv4Network, inner: Ipv4Network) -> bool {
 
 pub(super) fn overlap_v4(a: Ipv4Network, b: Ipv4Network) -> bool {
     contains_v4(a, b) || contains_v4(b, a)
-}
-
-pub(super) fn overlap_v6(a: Ipv6Network, b: Ipv6Network) -> bool {
-    a.contains(b.network()) || b.contains(a.network())
 }
 
 /// All routes that nodes have reported, with the name of the node. Default routes are left out,
@@ -62,43 +61,44 @@ pub(super) fn routes_v4(state: &ClusterState) -> impl Iterator<Item = (&NodeName
 /// The subnets of a network with this IPv4 subnet, the default IPv6 subnet and the default
 /// gateways.
 pub(super) fn with_v4(cluster: &ClusterId, vni: Vni, v4: Ipv4Network) -> Subnets {
-    let v6 = unique_local(cluster, vni);
-    Subnets { v4, v4_gateway: first_v4(v4), v6, v6_gateway: first_v6(v6) }
+    Subnets::dual(v4, unique_local(cluster, vni))
 }
 
 /// The subnets of a network with this spec. Without an IPv4 subnet in the spec, the subnet comes
-/// from the pool. Without an IPv6 subnet in the spec, it is the unique local one.
+/// from a pool. Without an IPv6 subnet in the spec, it is the unique local one.
 pub(super) fn from_spec(
     state: &ClusterState,
     cluster: &ClusterId,
-    pool: &ClusterSpec,
+    pools: &ClusterSpec,
     spec: &NetworkSpec,
     vni: Vni,
 ) -> Result<Subnets, Rejection> {
-    let (v4, v4_gateway) = match &spec.v4 {
-        Some(wanted) => (wanted.subnet, check_v4(state, wanted)?),
-        None => {
-            let subnet =
-                if spec.ingress { allocate_ingress(state, pool)? } else { allocate_v4(state, pool, pool.pool_prefix)? };
-            (subnet, first_v4(subnet))
+    let mut v4 = Vec::new();
+    for wanted in &spec.v4 {
+        v4.push(Subnet { range: wanted.subnet, gateway: check_v4(state, wanted)? });
+    }
+    let mut v6 = Vec::new();
+    for wanted in &spec.v6 {
+        v6.push(Subnet { range: wanted.subnet, gateway: check_v6(state, wanted)? });
+    }
+    if v4.is_empty() && spec.ipv4 {
+        let subnet = if spec.ingress { allocate_ingress(state, pools)? } else { allocate_v4(state, pools)? };
+        v4.push(Subnet::v4(subnet));
+    }
+    if v6.is_empty() {
+        v6.push(Subnet::v6(unique_local(cluster, vni)));
+    }
+    let subnets = Subnets { v4, v6 };
+    let ranges: Vec<IpNetwork> = subnets.iter().map(|(range, _)| range).collect();
+    for (nth, range) in ranges.iter().enumerate() {
+        if let Some(earlier) = ranges[..nth].iter().find(|earlier| overlap(**earlier, *range)) {
+            return Err(Rejection::Invalid(format!(
+                "subnets {earlier} and {range} of network {} overlap: choose others",
+                spec.name
+            )));
         }
-    };
-    let (v6, v6_gateway) = match &spec.v6 {
-        Some(wanted) => (wanted.subnet, check_v6(state, wanted)?),
-        None => {
-            let subnet = unique_local(cluster, vni);
-            (subnet, first_v6(subnet))
-        }
-    };
-    Ok(Subnets { v4, v4_gateway, v6, v6_gateway })
-}
-
-fn first_v4(subnet: Ipv4Network) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(subnet.network()) + 1)
-}
-
-fn first_v6(subnet: Ipv6Network) -> Ipv6Addr {
-    Ipv6Addr::from(u128::from(subnet.network()) + 1)
+    }
+    Ok(subnets)
 }
 
 /// The unique local /64 of a network (RFC 4193). It is derived from the id of the cluster (32 bits
@@ -113,44 +113,64 @@ fn unique_local(cluster: &ClusterId, vni: Vni) -> Ipv6Network {
     Ipv6Network::new_checked(Ipv6Addr::from(octets), 64).expect("64 is a prefix length")
 }
 
-/// The lowest subnet of the pool that does not overlap a network or a route.
-fn allocate_v4(state: &ClusterState, spec: &ClusterSpec, prefix: u8) -> Result<Ipv4Network, Rejection> {
-    let taken: Vec<_> =
-        state.networks.values().map(|n| n.subnets.v4).chain(routes_v4(state).map(|(_, route)| route)).collect();
-    let size = 1_u64 << (32 - prefix);
-    let end = u64::from(u32::from(spec.pool.broadcast()));
-    let mut base = u64::from(u32::from(spec.pool.network()));
-    while base < end {
-        let subnet = network_v4(base, prefix);
-        match taken.iter().filter(|other| overlap_v4(subnet, **other)).map(Ipv4Network::broadcast).max() {
-            None => return Ok(subnet),
-            // Continue after the overlapping subnets, at the next multiple of the subnet's size.
-            Some(last) => base = (u64::from(u32::from(last)) + 1).next_multiple_of(size),
-        }
-    }
-    Err(Rejection::PoolExhausted { pool: IpNetwork::V4(spec.pool) })
+/// The lowest subnet of the first pool with a subnet that does not overlap a network or a route.
+fn allocate_v4(state: &ClusterState, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
+    let of_networks = state.networks.values().flat_map(|n| n.subnets.v4.iter().map(|subnet| subnet.range));
+    let mut taken: Vec<_> = of_networks.chain(routes_v4(state).map(|(_, route)| route)).collect();
+    taken.sort_unstable_by_key(|range| (range.network(), range.prefix()));
+    let free = |pool: &Ipv4Network| lowest_free(*pool, spec.pool_prefix, &taken);
+    spec.pools.iter().find_map(free).ok_or_else(|| pool_exhausted(spec))
 }
 
-/// The subnet of the ingress network: the highest one of the pool that does not overlap a network
-/// or a route. Other networks get their subnets from the beginning of the pool.
-///
-/// If every subnet of the pool overlaps a network or a route, the highest one is used. Then
-/// published ports work. Only traffic from tasks on the ingress network to the overlapped routes
-/// fails.
-pub(super) fn allocate_ingress(state: &ClusterState, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
-    let prefix = spec.pool_prefix.min(INGRESS_PREFIX.max(spec.pool.prefix() + INGRESS_SHARE_BITS));
+/// The lowest subnet of the pool with this prefix length that overlaps none of `taken`, which is
+/// sorted by first address.
+fn lowest_free(pool: Ipv4Network, prefix: u8, taken: &[Ipv4Network]) -> Option<Ipv4Network> {
     let size = 1_u64 << (32 - prefix);
-    let first = u64::from(u32::from(spec.pool.network()));
-    let end = u64::from(u32::from(spec.pool.broadcast())) + 1;
-    let candidates = || (1..=(end - first) / size).map(|nth| network_v4(end - nth * size, prefix));
+    let end = u64::from(u32::from(pool.broadcast())) + 1;
+    let mut base = u64::from(u32::from(pool.network()));
+    for other in taken {
+        if base + size <= u64::from(u32::from(other.network())) {
+            break;
+        }
+        // Continue after this range, at the next multiple of the subnet's size.
+        let next = (u64::from(u32::from(other.broadcast())) + 1).next_multiple_of(size);
+        base = base.max(next);
+    }
+    (base + size <= end).then(|| network_v4(base, prefix))
+}
+
+/// The subnet of the ingress network: the highest one of the largest pool that does not overlap a
+/// network or a route. Other networks get their subnets from the beginning of the pools.
+///
+/// If every subnet of all pools overlaps a network or a route, the highest one of the largest pool
+/// is used. Then published ports work. Only traffic from tasks on the ingress network to the
+/// overlapped routes fails.
+pub(super) fn allocate_ingress(state: &ClusterState, spec: &ClusterSpec) -> Result<Ipv4Network, Rejection> {
+    let mut pools = spec.pools.clone();
+    pools.sort_by_key(|pool| pool.prefix());
+    let candidates = || pools.iter().flat_map(|pool| ingress_candidates(*pool, spec.pool_prefix));
     let free = |subnet: &Ipv4Network| {
         !routes_v4(state).any(|(_, route)| overlap_v4(*subnet, route))
-            && !state.networks.values().any(|n| !n.spec.ingress && overlap_v4(*subnet, n.subnets.v4))
+            && !state
+                .networks
+                .values()
+                .any(|n| !n.spec.ingress && n.subnets.v4.iter().any(|other| overlap_v4(*subnet, other.range)))
     };
-    candidates()
-        .find(free)
-        .or_else(|| candidates().next())
-        .ok_or(Rejection::PoolExhausted { pool: IpNetwork::V4(spec.pool) })
+    candidates().find(free).or_else(|| candidates().next()).ok_or_else(|| pool_exhausted(spec))
+}
+
+/// The subnets of a pool for the ingress network, the highest first.
+fn ingress_candidates(pool: Ipv4Network, pool_prefix: u8) -> impl Iterator<Item = Ipv4Network> {
+    let prefix = pool_prefix.min(INGRESS_PREFIX.max(pool.prefix() + INGRESS_SHARE_BITS));
+    let size = 1_u64 << (32 - prefix);
+    let first = u64::from(u32::from(pool.network()));
+    let end = u64::from(u32::from(pool.broadcast())) + 1;
+    (1..=(end - first) / size).map(move |nth| network_v4(end - nth * size, prefix))
+}
+
+fn pool_exhausted(spec: &ClusterSpec) -> Rejection {
+    let pools: Vec<_> = spec.pools.iter().map(ToString::to_string).collect();
+    Rejection::PoolExhausted { pools: pools.join(", ") }
 }
 
 /// Checks a subnet that a user has chosen, and returns its gateway.
@@ -169,7 +189,7 @@ fn check_v4(state: &ClusterState, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) ->
     if let Some(range) = wanted.ip_range.filter(|range| !contains_v4(subnet, *range)) {
         return Err(Rejection::Invalid(format!("ip-range {range} is not inside subnet {subnet}")));
     }
-    let gateway = wanted.gateway.unwrap_or_else(|| first_v4(subnet));
+    let gateway = wanted.gateway.unwrap_or_else(|| Subnet::v4(subnet).gateway);
     if !subnet.contains(gateway) || gateway == first || gateway == last {
         return Err(Rejection::Invalid(format!("gateway {gateway} is not a usable address of subnet {subnet}")));
     }
@@ -191,19 +211,25 @@ fn check_v6(state: &ClusterState, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) ->
     let subnet = wanted.subnet;
     let (address, first) = (subnet.ip(), subnet.network());
     check_shape(address == first, subnet.prefix(), MAX_V6_PREFIX, IpNetwork::V6(subnet))?;
-    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || address.is_unicast_link_local() {
+    let is_v4_mapped = subnet.overlaps(Ipv6Network::new_checked(V4_MAPPED, 96).expect("96 is a prefix length"));
+    if address.is_loopback()
+        || address.is_multicast()
+        || address.is_unspecified()
+        || address.is_unicast_link_local()
+        || is_v4_mapped
+    {
         return Err(unusable(IpNetwork::V6(subnet)));
     }
     if let Some(range) = wanted.ip_range.filter(|r| r.prefix() < subnet.prefix() || !subnet.contains(r.network())) {
         return Err(Rejection::Invalid(format!("ip-range {range} is not inside subnet {subnet}")));
     }
-    let gateway = wanted.gateway.unwrap_or_else(|| first_v6(subnet));
+    let gateway = wanted.gateway.unwrap_or_else(|| Subnet::v6(subnet).gateway);
     if !subnet.contains(gateway) || gateway == first {
         return Err(Rejection::Invalid(format!("gateway {gateway} is not a usable address of subnet {subnet}")));
     }
     if let Some(cluster) = &state.cluster {
         let keys = cluster_range(&cluster.id);
-        if overlap_v6(subnet, keys) {
+        if subnet.overlaps(keys) {
             return Err(Rejection::Invalid(format!(
                 "subnet {subnet} overlaps with {keys}, which this cluster uses for encrypted networks: choose another subnet"
             )));
@@ -213,7 +239,7 @@ fn check_v6(state: &ClusterState, wanted: &SubnetSpec<Ipv6Network, Ipv6Addr>) ->
         subnet.contains(*address) && *address != first
     })?;
     let overlapping = routes(state).find_map(|(node, route)| match route {
-        IpNetwork::V6(v6) if overlap_v6(subnet, v6) => Some((node, route)),
+        IpNetwork::V6(v6) if subnet.overlaps(v6) => Some((node, route)),
         _ => None,
     });
     match overlapping {

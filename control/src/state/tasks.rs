@@ -89,7 +89,7 @@ pub(super) fn assign(state: &mut ClusterState, id: &TaskId, node: NodeId) -> Res
     for network in services::task_networks(state, &task.spec.networks) {
         attachments.push(allocator.allocate_attachment(network_by_id(state, &network)?)?);
     }
-    state.allocated = allocator.allocated;
+    allocator.finish().commit(state);
     let now_ms = state.now_ms;
     let task = task_mut(state, id)?;
     task.node = Some(node);
@@ -218,7 +218,7 @@ fn free_attachments(state: &mut ClusterState, id: &TaskId) {
     for attachment in &task.attachments {
         allocator.free_address(&attachment.network, attachment.addr);
     }
-    state.allocated = allocator.allocated;
+    allocator.finish().commit(state);
     if let Some(task) = state.tasks.get_mut(id) {
         task.attachments = Vec::new();
     }

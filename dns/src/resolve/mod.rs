@@ -58,18 +58,19 @@ pub struct Endpoint {
 ///
 /// // A plan with the service `web` on one network.
 /// let network = NetworkId::from_random(1);
-/// let vip = DualAddr { v4: [10, 0, 1, 2].into(), v6: "fd00:1::2".parse().expect("an address") };
+/// let vip = DualAddr {
+///     v4: Some([10, 0, 1, 2].into()),
+///     v6: "fd00:1::2".parse().expect("an address"),
+/// };
 /// let mut plan = NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into());
 /// # plan.networks.push(NetworkPlan {
 /// #     id: network.clone(),
 /// #     name: "front".parse().expect("a name"),
 /// #     vni: Vni::new(4097).expect("a VNI"),
-/// #     subnets: Subnets {
-/// #         v4: "10.0.1.0/24".parse().expect("a subnet"),
-/// #         v4_gateway: [10, 0, 1, 1].into(),
-/// #         v6: "fd00:1::/64".parse().expect("a subnet"),
-/// #         v6_gateway: "fd00:1::1".parse().expect("an address"),
-/// #     },
+/// #     subnets: Subnets::dual(
+/// #         "10.0.1.0/24".parse().expect("a subnet"),
+/// #         "fd00:1::/64".parse().expect("a subnet"),
+/// #     ),
 /// #     ipv6: false,
 /// #     internal: false,
 /// #     ingress: false,
@@ -90,7 +91,7 @@ pub struct Endpoint {
 /// let zone = Zone::from_plan(&plan);
 /// let name = Name::from_ascii("web.").expect("a name");
 /// let answer = resolve(&zone, &[network], &name, RecordType::A, 0);
-/// assert_eq!(answer, Answer::Addresses(vec![vip.v4.into()]));
+/// assert_eq!(answer, Answer::Addresses(vec![vip.first()]));
 ///
 /// // A task on no network of the service gets no answer from the zone.
 /// assert_eq!(resolve(&zone, &[], &name, RecordType::A, 0), Answer::Outside);
@@ -129,11 +130,14 @@ fn is_request(record_type: RecordType) -> bool {
 }
 
 fn addresses(network: &NetworkNames, entry: &Entry, record_type: RecordType, rotation: usize) -> Answer {
-    let v4 = matches!(record_type, RecordType::A | RecordType::ANY);
-    let v6 = network.ipv6 && record_type == RecordType::AAAA;
-    let addresses: Vec<IpAddr> = rotated(&entry.addresses, rotation)
-        .filter_map(|(address, _)| if v4 { Some(address.v4.into()) } else { v6.then_some(address.v6.into()) })
-        .collect();
+    let of_type = |address: &DualAddr| match record_type {
+        RecordType::A => address.v4.map(IpAddr::V4),
+        RecordType::AAAA => network.ipv6.then_some(IpAddr::V6(address.v6)),
+        RecordType::ANY => Some(address.first()),
+        _ => None,
+    };
+    let addresses: Vec<IpAddr> =
+        rotated(&entry.addresses, rotation).filter_map(|(address, _)| of_type(address)).collect();
     if addresses.is_empty() { Answer::NoData } else { Answer::Addresses(addresses) }
 }
 
@@ -156,7 +160,7 @@ fn endpoints(
         .filter_map(|(address, _)| {
             let target = dns_name(network.name_of(*address)?)?;
             let v6 = network.ipv6.then_some(IpAddr::V6(address.v6));
-            let addresses = [IpAddr::V4(address.v4)].into_iter().chain(v6).collect();
+            let addresses = address.v4.map(IpAddr::V4).into_iter().chain(v6).collect();
             Some(Endpoint { port: port.0, target, addresses })
         })
         .collect();

@@ -44,7 +44,7 @@ fn check(nets: &[u8], name: &str, record_type: RecordType, want: &Answer) {
 }
 
 fn v4(net: u8, hosts: &[u8]) -> Answer {
-    Answer::Addresses(hosts.iter().map(|&host| addr(net, host).v4.into()).collect())
+    Answer::Addresses(hosts.iter().map(|&host| addr(net, host).first()).collect())
 }
 
 fn v6(net: u8, hosts: &[u8]) -> Answer {
@@ -145,7 +145,7 @@ fn a_task_has_its_short_id_and_its_host_name() {
 fn endpoints(names: &[(u16, &str, u8)]) -> Answer {
     let endpoint = |&(port, name, host): &(u16, &str, u8)| {
         let Answer::Name(target) = ptr(name) else { unreachable!("a name") };
-        Endpoint { port, target, addresses: vec![addr(FRONT, host).v4.into(), addr(FRONT, host).v6.into()] }
+        Endpoint { port, target, addresses: addr(FRONT, host).ips().collect() }
     };
     Answer::Endpoints(names.iter().map(endpoint).collect())
 }
@@ -235,7 +235,7 @@ fn the_rotation_selects_the_first_address() {
         other => panic!("{other:?}"),
     };
     let firsts: Vec<_> = (0..4).map(first).collect();
-    assert_eq!(firsts, [21, 22, 21, 22].map(|host| IpAddr::V4(addr(FRONT, host).v4)));
+    assert_eq!(firsts, [21, 22, 21, 22].map(|host| addr(FRONT, host).first()));
 }
 
 #[test]

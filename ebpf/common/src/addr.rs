@@ -84,13 +84,6 @@ impl Addr {
         a | b | c | d == 0
     }
 
-    /// Whether the address is in the subnet `base` with the network mask `mask`.
-    #[inline(always)]
-    pub const fn is_within(&self, base: &Self, mask: &Self) -> bool {
-        let (a, b, m) = (&self.words_be, &base.words_be, &mask.words_be);
-        ((a[0] ^ b[0]) & m[0]) | ((a[1] ^ b[1]) & m[1]) | ((a[2] ^ b[2]) & m[2]) | ((a[3] ^ b[3]) & m[3]) == 0
-    }
-
     /// Whether the address is in 127.0.0.0/8 or is ::1.
     #[inline(always)]
     pub fn is_loopback(&self) -> bool {
@@ -164,14 +157,5 @@ mod tests {
                 (loopback, group, link_local)
             );
         }
-    }
-
-    #[test]
-    fn a_subnet_contains_only_its_own_addresses() {
-        let base = v4([10, 0, 1, 0]);
-        let mask = Addr { words_be: [u32::MAX, u32::MAX, u32::MAX, u32::from_ne_bytes([255, 255, 255, 0])] };
-        assert!(v4([10, 0, 1, 200]).is_within(&base, &mask));
-        assert!(!v4([10, 0, 2, 1]).is_within(&base, &mask));
-        assert!(!Addr::LOOPBACK_V6.is_within(&base, &mask));
     }
 }

@@ -22,6 +22,9 @@ pub struct Config {
     /// Size of the largest IP packet that fits the tunnel, in bytes. Zero if the tunnel carries
     /// packets of any size, because its own packets may be fragmented.
     pub tunnel_mtu: u32,
+    /// UDP port of the tunnels of all nodes.
+    pub tunnel_port_be: u16,
+    pub _pad: [u16; 3],
 }
 
 /// Largest number of networks of one task. The control plane refuses a service with more.

@@ -43,8 +43,6 @@ pub const VNI_REPLY: u32 = 2;
 /// First VNI that stands for a network.
 pub const FIRST_NETWORK_VNI: u32 = 4096;
 
-/// UDP port of the tunnel (RFC 7348, section 8).
-pub const TUNNEL_PORT: u16 = 4789;
 /// TCP port of the control plane between nodes.
 pub const CONTROL_PORT: u16 = 2377;
 
@@ -93,10 +91,10 @@ plain! {
     Service: 4,
     SlotKey: 8,
     Backend: 68,
-    Endpoint: 144,
+    Endpoint: 48,
     Forward: 28,
     Route: 20,
-    Config: 64,
+    Config: 72,
     Nets: 32,
     FlowKey: 44,
     Flow: 88,

@@ -73,6 +73,7 @@ pub struct Backend {
     /// Bits of [`backend_flags`].
     pub flags: u8,
     pub _pad: u8,
+    /// Unspecified on a network without IPv4.
     pub v4: Addr,
     pub v6: Addr,
     /// Address of the task's node, as an endpoint of the tunnel. Unspecified if the task is on this
@@ -109,14 +110,9 @@ pub struct Endpoint {
     pub flags: u16,
     /// MAC address of the task's side of the veth.
     pub mac: [u8; 6],
+    /// Unspecified on a network without IPv4.
     pub v4: Addr,
     pub v6: Addr,
-    pub v4_subnet: Addr,
-    pub v4_mask: Addr,
-    pub v6_subnet: Addr,
-    pub v6_mask: Addr,
-    pub v4_gateway: Addr,
-    pub v6_gateway: Addr,
 }
 
 /// Bits of [`Endpoint::flags`].
@@ -140,15 +136,18 @@ pub struct Forward {
     pub _pad: u16,
 }
 
-/// Value of `ROUTES`, by the longest matching prefix of [`crate::NetAddr`]: the node's own routes,
-/// for packets of tasks to the outside.
+/// Value of `ROUTES`, by the longest matching prefix of [`crate::NetAddr`]. In
+/// [`crate::HOST_NET`]: the node's own routes, for packets of tasks to the outside. In any other
+/// network: its subnets, and as an entry of its own the last address of each IPv4 subnet, which
+/// stands for all its hosts (RFC 919).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Route {
     /// Source address of packets that leave by this route. If it is of the other family than the
-    /// packet, the packet has no route.
+    /// packet, the packet has no route. Of a subnet: its gateway address. Of a broadcast address:
+    /// unspecified.
     pub source: Addr,
-    /// Index of the link that the packets leave by.
+    /// Index of the link that the packets leave by. Zero for a subnet: its packets do not leave.
     pub ifindex: u32,
 }
 

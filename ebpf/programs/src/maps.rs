@@ -66,7 +66,8 @@ pub static FORWARD: HashMap<NetAddr, Forward> = HashMap::pinned(PLAN_ENTRIES, BP
 /// meaning.
 #[map]
 pub static NODES: HashMap<NetAddr, u32> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
-/// The node's own routes, for packets from tasks to the outside.
+/// The node's own routes, for packets from tasks to the outside, and the subnets of the networks
+/// that tasks of this node are on.
 #[map]
 pub static ROUTES: LpmTrie<NetAddr, Route> = LpmTrie::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
 /// The networks of the tasks of this node, by the cookie of the task's network namespace.

@@ -17,7 +17,8 @@ use weft_ebpf_common::{
     Route, Service, SlotKey, backend_flags, endpoint_flags,
 };
 use weft_model::{
-    NetworkId, NodeId, NodePlan, TaskId, Vni,
+    DualAddr, NetworkId, NodeId, NodePlan, TaskId, Vni,
+    net::Subnets,
     plan::{EndpointPlan, NetworkPlan, ServicePlan},
     spec::Protocol,
 };
@@ -25,12 +26,11 @@ use weft_model::{
 use crate::{
     attachment::{Attachment, Hook, SOCKET_PROGRAMS},
     facts::{LocalEndpoint, LocalFacts},
-    tables::{Prefix, Tables, addr, host_addr, mask, net_addr},
+    tables::{Prefix, Tables, addr, host_addr, net_addr},
 };
 
 // Constants that the plan and the programs must agree on.
 const _: () = {
-    assert!(weft_model::TUNNEL_PORT == weft_ebpf_common::TUNNEL_PORT);
     assert!(weft_model::CONTROL_PORT == weft_ebpf_common::CONTROL_PORT);
     assert!(*weft_model::EGRESS_PORTS.start() == weft_ebpf_common::EGRESS_FIRST_PORT);
     assert!(*weft_model::EGRESS_PORTS.end() == u16::MAX);
@@ -63,12 +63,10 @@ pub struct Desired {
 /// #     id: network.clone(),
 /// #     name: "ingress".parse().expect("a name"),
 /// #     vni: Vni::new(4096).expect("a VNI"),
-/// #     subnets: Subnets {
-/// #         v4: "10.0.0.0/24".parse().expect("a subnet"),
-/// #         v4_gateway: [10, 0, 0, 1].into(),
-/// #         v6: "fd00::/64".parse().expect("a subnet"),
-/// #         v6_gateway: "fd00::1".parse().expect("an address"),
-/// #     },
+/// #     subnets: Subnets::dual(
+/// #         "10.0.0.0/24".parse().expect("a subnet"),
+/// #         "fd00::/64".parse().expect("a subnet"),
+/// #     ),
 /// #     ipv6: false,
 /// #     internal: false,
 /// #     ingress: true,
@@ -185,6 +183,8 @@ fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
         tunnel_ifindex: facts.tunnel_ifindex,
         // Routers may fragment the tunnel's packets over IPv4. Over IPv6 only the sender may
         // fragment (RFC 8200, section 4.5), and the kernel does not do it for a tunnel.
+        tunnel_port_be: weft_model::TUNNEL_PORT.to_be(),
+        _pad: [0; 3],
         tunnel_mtu: if plan.addr.is_ipv4() { 0 } else { facts.task_mtu },
     }
 }
@@ -256,8 +256,7 @@ fn add_forward(index: &PlanIndex<'_>, endpoint: &EndpointPlan, tables: &mut Tabl
     }
     let value = Forward { node, ifindex, mac: endpoint.mac.0, _pad: 0 };
     let vni = network.vni.get();
-    tables.forward.insert(net_addr(vni, endpoint.addr.v4.into()), value);
-    tables.forward.insert(net_addr(vni, endpoint.addr.v6.into()), value);
+    tables.forward.extend(endpoint.addr.ips().map(|ip| (net_addr(vni, ip), value)));
 }
 
 fn add_endpoint(index: &PlanIndex<'_>, link: &LocalEndpoint, tables: &mut Tables) {
@@ -266,28 +265,34 @@ fn add_endpoint(index: &PlanIndex<'_>, link: &LocalEndpoint, tables: &mut Tables
     let internal = if network.internal { endpoint_flags::INTERNAL } else { 0 };
     let isolated = if network.ingress { endpoint_flags::ISOLATED } else { 0 };
     let primary = index.primary_networks.get(&link.task).and_then(|first| index.links.get(&(&link.task, *first)));
-    let subnets = &network.subnets;
-    let (v4, v6) = (IpNetwork::V4(subnets.v4), IpNetwork::V6(subnets.v6));
+    let vni = network.vni.get();
     tables.endpoints.insert(
         link.ifindex,
         Endpoint {
-            net: network.vni.get(),
+            net: vni,
             primary: primary.map_or(link.ifindex, |primary| primary.ifindex),
             flags: internal | isolated,
             mac: endpoint.mac.0,
-            v4: addr(endpoint.addr.v4.into()),
+            v4: v4_addr(endpoint.addr),
             v6: addr(endpoint.addr.v6.into()),
-            v4_subnet: addr(v4.network()),
-            v4_mask: mask(v4),
-            v6_subnet: addr(v6.network()),
-            v6_mask: mask(v6),
-            v4_gateway: addr(subnets.v4_gateway.into()),
-            v6_gateway: addr(subnets.v6_gateway.into()),
         },
     );
+    add_subnets(vni, &network.subnets, tables);
     let nets = tables.netns.entry(link.netns_cookie).or_default();
     if !network.ingress {
         add_network(nets, network.vni);
+    }
+}
+
+/// A packet to an address of the network that no task has must not leave the network. A packet to
+/// the broadcast address of a subnet gets no answer.
+fn add_subnets(vni: u32, subnets: &Subnets, tables: &mut Tables) {
+    for (range, gateway) in subnets.iter() {
+        tables.routes.insert(Prefix::of_network(vni, range), Route { source: addr(gateway), ifindex: 0 });
+        if range.is_ipv4() {
+            let broadcast = Prefix::of_network(vni, IpNetwork::from(range.broadcast()));
+            tables.routes.insert(broadcast, Route { source: Addr::UNSPECIFIED, ifindex: 0 });
+        }
     }
 }
 
@@ -306,7 +311,7 @@ fn add_service(index: &PlanIndex<'_>, service: &ServicePlan, tables: &mut Tables
     for backend in &service.backends {
         let Some((ifindex, node)) = index.locate(&backend.node, &backend.task, &service.network) else { continue };
         let endpoint = index.endpoints.get(&(&backend.task, &service.network));
-        let mac = endpoint.map_or_else(|| weft_model::Mac::of_task(backend.addr.v4), |endpoint| endpoint.mac);
+        let mac = endpoint.map_or_else(|| weft_model::Mac::of_task(backend.addr), |endpoint| endpoint.mac);
         let value = Backend {
             net: vni,
             service: id,
@@ -314,7 +319,7 @@ fn add_service(index: &PlanIndex<'_>, service: &ServicePlan, tables: &mut Tables
             mac: mac.0,
             flags: if backend.draining { backend_flags::DRAINING } else { 0 },
             _pad: 0,
-            v4: addr(backend.addr.v4.into()),
+            v4: v4_addr(backend.addr),
             v6: addr(backend.addr.v6.into()),
             node,
         };
@@ -329,9 +334,13 @@ fn add_service(index: &PlanIndex<'_>, service: &ServicePlan, tables: &mut Tables
     if let Some(vip) = service.vip
         && !network.ingress
     {
-        tables.vips.insert(net_addr(vni, vip.v4.into()), id);
-        tables.vips.insert(net_addr(vni, vip.v6.into()), id);
+        tables.vips.extend(vip.ips().map(|ip| (net_addr(vni, ip), id)));
     }
+}
+
+/// The IPv4 address in the form of the maps. Unspecified if there is none.
+fn v4_addr(dual: DualAddr) -> Addr {
+    dual.v4.map_or(Addr::UNSPECIFIED, |v4| addr(v4.into()))
 }
 
 #[cfg(test)]

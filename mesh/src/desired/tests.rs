@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use weft_model::{
     BackendId, DualAddr, Mac, MeshServiceId,
-    net::Subnets,
+    net::{Subnet, Subnets},
     plan::{AttachmentPlan, BackendPlan, PeerPlan, PortPlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
 };
@@ -33,18 +33,16 @@ fn task(number: u128) -> TaskId {
 
 fn dual(subnet: u8, host: u8) -> DualAddr {
     DualAddr {
-        v4: Ipv4Addr::new(10, 0, subnet, host),
+        v4: Some(Ipv4Addr::new(10, 0, subnet, host)),
         v6: format!("fd00:{subnet:x}::{host:x}").parse().expect("a valid address"),
     }
 }
 
 fn subnets(subnet: u8) -> Subnets {
-    Subnets {
-        v4: format!("10.0.{subnet}.0/24").parse().expect("a valid network"),
-        v4_gateway: dual(subnet, 1).v4,
-        v6: format!("fd00:{subnet:x}::/64").parse().expect("a valid network"),
-        v6_gateway: dual(subnet, 1).v6,
-    }
+    Subnets::dual(
+        format!("10.0.{subnet}.0/24").parse().expect("a valid network"),
+        format!("fd00:{subnet:x}::/64").parse().expect("a valid network"),
+    )
 }
 
 fn network_plan(vni: u32, subnet: u8) -> NetworkPlan {
@@ -61,7 +59,7 @@ fn network_plan(vni: u32, subnet: u8) -> NetworkPlan {
 }
 
 fn endpoint(number: u128, on: u128, vni: u32, addr: DualAddr) -> EndpointPlan {
-    EndpointPlan { network: network(vni), task: task(number), node: node(on), addr, mac: Mac::of_task(addr.v4) }
+    EndpointPlan { network: network(vni), task: task(number), node: node(on), addr, mac: Mac::of_task(addr) }
 }
 
 fn backend(number: u128, on: u128, addr: DualAddr, draining: bool) -> BackendPlan {
@@ -163,8 +161,8 @@ fn a_service_has_local_and_remote_backends() {
     let (local, remote) = (tables.backends[&11], tables.backends[&12]);
     assert_eq!((local.ifindex, local.node), (21, Addr::UNSPECIFIED));
     assert_eq!((remote.ifindex, remote.node), (0, addr(node_addr(2))));
-    assert_eq!((local.net, local.service, local.v4), (APP, 5, addr(dual(1, 11).v4.into())));
-    for vip in [IpAddr::from(dual(1, 2).v4), dual(1, 2).v6.into()] {
+    assert_eq!((local.net, local.service, local.v4), (APP, 5, addr(dual(1, 11).first())));
+    for vip in dual(1, 2).ips() {
         assert_eq!(tables.vips[&net_addr(APP, vip)], 5);
     }
     let (key, target) = tables.ports.iter().next().expect("a port");
@@ -188,7 +186,7 @@ fn no_entry_refers_to_a_task_without_a_link() {
     let tables = tables_of(&plan(), &facts);
     assert!(!tables.backends.contains_key(&11));
     assert_eq!(tables.slots.values().copied().collect::<Vec<_>>(), [12]);
-    assert!(!tables.forward.contains_key(&net_addr(APP, dual(1, 11).v4.into())));
+    assert!(!tables.forward.contains_key(&net_addr(APP, dual(1, 11).first())));
 }
 
 #[test]
@@ -219,8 +217,8 @@ fn the_ingress_network_connects_no_tasks() {
     let tables = tables_of(&plan, &facts);
     assert_eq!(tables.endpoints[&21].flags, endpoint_flags::ISOLATED);
     assert!(tables.vips.is_empty());
-    assert!(tables.forward.contains_key(&net_addr(INGRESS, dual(200, 11).v4.into())));
-    assert!(!tables.forward.contains_key(&net_addr(INGRESS, dual(200, 12).v4.into())));
+    assert!(tables.forward.contains_key(&net_addr(INGRESS, dual(200, 11).first())));
+    assert!(!tables.forward.contains_key(&net_addr(INGRESS, dual(200, 12).first())));
     assert_eq!(tables.netns[&1011], Nets::default());
     assert_eq!(tables.services[&5], Service { slots: 2 });
 }
@@ -230,6 +228,44 @@ fn an_endpoint_on_an_internal_network_is_marked_internal() {
     let mut plan = plan();
     plan.networks[1].internal = true;
     assert_eq!(tables_of(&plan, &facts()).endpoints[&21].flags, endpoint_flags::INTERNAL);
+}
+
+#[test]
+fn packets_to_free_addresses_of_any_subnet_stay_in_the_network() {
+    let mut plan = plan();
+    let app = &mut plan.networks[1];
+    assert_eq!(app.vni.get(), APP);
+    app.subnets.v4.push(Subnet::v4("10.77.0.0/16".parse().expect("a valid network")));
+    let tables = tables_of(&plan, &facts());
+    let of_app: Vec<_> = tables.routes.iter().filter(|(prefix, _)| prefix.addr.net == APP).collect();
+    let gateways = [(152, "10.0.1.1"), (144, "10.77.0.1"), (96, "fd00:1::1")]
+        .map(|(bits, gateway)| (bits, Route { source: addr(gateway.parse().expect("a valid address")), ifindex: 0 }));
+    // The last address of each IPv4 subnet has an entry of its own.
+    let broadcast = |ip: [u8; 4]| tables.routes[&Prefix { bits: 160, addr: net_addr(APP, ip.into()) }].source;
+    assert!([[10, 0, 1, 255], [10, 77, 255, 255]].into_iter().all(|ip| broadcast(ip).is_unspecified()));
+    assert_eq!(of_app.len(), gateways.len() + 2);
+    for (bits, route) in gateways {
+        assert!(of_app.iter().any(|(prefix, found)| prefix.bits == bits && **found == route), "{of_app:?}");
+    }
+    let other = tables.routes.keys().any(|prefix| prefix.addr.net == 4098);
+    assert!(!other, "no task of this node is on another network");
+}
+
+#[test]
+fn a_backend_without_ipv4_has_no_ipv4_entries() {
+    let mut plan = plan();
+    for endpoint in &mut plan.endpoints {
+        endpoint.addr.v4 = None;
+    }
+    for service in &mut plan.services {
+        service.vip = service.vip.map(|vip| DualAddr { v4: None, ..vip });
+        service.backends.iter_mut().for_each(|backend| backend.addr.v4 = None);
+    }
+    let tables = tables_of(&plan, &facts());
+    assert!(tables.backends.values().all(|backend| backend.v4 == Addr::UNSPECIFIED && backend.v6 != Addr::UNSPECIFIED));
+    assert!(tables.endpoints.values().all(|endpoint| endpoint.v4 == Addr::UNSPECIFIED));
+    assert!(!tables.forward.is_empty() && tables.forward.keys().all(|key| !key.addr.is_v4()));
+    assert!(!tables.vips.is_empty() && tables.vips.keys().all(|key| !key.addr.is_v4()));
 }
 
 #[test]
@@ -243,7 +279,7 @@ fn eth0_is_the_primary_link_of_a_task_on_two_networks() {
         mtu: None,
         subnets: subnets(subnet),
         addr: dual(subnet, 11),
-        mac: Mac::of_task(dual(subnet, 11).v4),
+        mac: Mac::of_task(dual(subnet, 11)),
     };
     plan.tasks.push(TaskPlan {
         id: task(11),

@@ -9,7 +9,7 @@ mod settings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
@@ -40,8 +40,8 @@ pub struct Desired {
 pub struct DesiredNetns {
     /// By name.
     pub links: BTreeMap<String, DesiredLink>,
-    /// All default routes. `None` if weft does not manage the default routes of this namespace.
-    pub default_routes: Option<BTreeSet<DefaultRoute>>,
+    /// All routes through a gateway. `None` if weft does not manage the routes of this namespace.
+    pub routes: Option<BTreeSet<GatewayRoute>>,
     /// By their path below `/proc/sys`.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -73,7 +73,9 @@ pub enum DesiredLinkKind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DefaultRoute {
+pub struct GatewayRoute {
+    /// 0.0.0.0/0 or ::/0 for a default route.
+    pub destination: IpNetwork,
     pub via: IpAddr,
     /// The name of the link.
     pub link: String,
@@ -161,7 +163,7 @@ fn desired_node(settings: &NodeSettings) -> DesiredNetns {
 
 fn desired_task(task: &TaskId, attachments: &[AttachmentPlan], sandbox: &Path, mtu: u32) -> DesiredTask {
     let mut desired = DesiredTask::default();
-    let mut default_routes = BTreeSet::new();
+    let mut routes = BTreeSet::new();
     for (index, attachment) in attachments.iter().enumerate() {
         // A larger MTU than the path's would make packets that do not fit through the tunnel.
         let mtu = attachment.mtu.map_or(mtu, |wanted| wanted.min(mtu));
@@ -178,12 +180,7 @@ fn desired_task(task: &TaskId, attachments: &[AttachmentPlan], sandbox: &Path, m
         );
         desired.host.set_sysctl(&format!("net/ipv6/conf/{host}/disable_ipv6"), "1");
         desired.sandbox.links.insert(peer.clone(), task_side_link(attachment, mtu));
-        if index == 0 {
-            // A task on an internal network has a default route too: it replies to clients of
-            // published ports, whose addresses can be any.
-            default_routes.insert(DefaultRoute { via: attachment.subnets.v4_gateway.into(), link: peer.clone() });
-            default_routes.insert(DefaultRoute { via: attachment.subnets.v6_gateway.into(), link: peer.clone() });
-        }
+        routes.extend(routes_of_link(attachment, &peer, index == 0));
         set_task_side_sysctls(&mut desired.sandbox, &peer);
         desired.attachments.push(DesiredAttachment {
             host,
@@ -198,7 +195,7 @@ fn desired_task(task: &TaskId, attachments: &[AttachmentPlan], sandbox: &Path, m
         "lo".to_owned(),
         DesiredLink { kind: DesiredLinkKind::Loopback, mtu: None, mac: None, alias: None, addresses: None },
     );
-    desired.sandbox.default_routes = Some(default_routes);
+    desired.sandbox.routes = Some(routes);
     desired.sandbox.set_sysctl("net/ipv4/conf/all/rp_filter", "0");
     desired.sandbox.set_sysctl("net/ipv6/conf/lo/disable_ipv6", "0");
     // The same as in other container runtimes: any user may ping and may bind ports below 1024.
@@ -208,18 +205,40 @@ fn desired_task(task: &TaskId, attachments: &[AttachmentPlan], sandbox: &Path, m
 }
 
 fn task_side_link(attachment: &AttachmentPlan, mtu: u32) -> DesiredLink {
-    let DualAddr { v4, v6 } = attachment.addr;
-    let addresses = [
-        IpNetwork::new(v4.into(), attachment.subnets.v4.prefix()),
-        IpNetwork::new(v6.into(), attachment.subnets.v6.prefix()),
-    ];
+    let with_prefix = |ip| IpNetwork::new(ip, attachment.subnets.containing(ip)?.0.prefix()).ok();
     DesiredLink {
         kind: DesiredLinkKind::TaskSide,
         mtu: Some(mtu),
         mac: Some(attachment.mac),
         alias: None,
-        addresses: Some(addresses.into_iter().flatten().collect()),
+        addresses: Some(attachment.addr.ips().filter_map(with_prefix).collect()),
     }
+}
+
+/// The routes through the gateways of the link. Every link leads to all subnets of its network. The
+/// first link also has the default routes; a task on an internal network has them too: it replies
+/// to clients of published ports, whose addresses can be any.
+fn routes_of_link(attachment: &AttachmentPlan, link: &str, is_first: bool) -> Vec<GatewayRoute> {
+    let mut routes = Vec::new();
+    for ip in attachment.addr.ips() {
+        let Some((own, via)) = attachment.subnets.containing(ip) else { continue };
+        let mut destinations: Vec<_> = attachment
+            .subnets
+            .iter()
+            .map(|(range, _)| range)
+            .filter(|range| *range != own && range.is_ipv4() == own.is_ipv4())
+            .collect();
+        if is_first {
+            let any = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            destinations.extend(IpNetwork::new(any, 0).ok());
+        }
+        routes.extend(destinations.into_iter().map(|destination| GatewayRoute {
+            destination,
+            via,
+            link: link.to_owned(),
+        }));
+    }
+    routes
 }
 
 /// All addresses of the link are static, and its only neighbour is the mesh's router. So the kernel

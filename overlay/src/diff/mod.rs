@@ -6,14 +6,14 @@
 //! One pass is not always enough. For example, the kernel removes a link's routes together with the
 //! link. Therefore `reconcile` reads and compares again until nothing is left to do.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use ipnetwork::IpNetwork;
 use weft_model::{Mac, TUNNEL_PORT, TaskId};
 
 use crate::{
-    actual::{Actual, ActualLink, ActualLinkKind, ActualNetns, VxlanSettings},
-    desired::{DefaultRoute, Desired, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask},
+    actual::{Actual, ActualLink, ActualLinkKind, ActualNetns, ActualRoute, VxlanSettings},
+    desired::{Desired, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask, GatewayRoute},
     name,
 };
 
@@ -51,13 +51,8 @@ pub enum Op {
         link: String,
         address: IpNetwork,
     },
-    RemoveDefaultRoute {
-        via: Option<IpAddr>,
-        v6: bool,
-        link: Option<u32>,
-        metric: u32,
-    },
-    AddDefaultRoute(DefaultRoute),
+    RemoveRoute(ActualRoute),
+    AddRoute(GatewayRoute),
 }
 
 impl fmt::Display for Op {
@@ -72,10 +67,10 @@ impl fmt::Display for Op {
             Self::SetLink { name, change } => write!(f, "change link {name}: {change:?}"),
             Self::RemoveAddress { link, address } => write!(f, "remove address {address} from {link}"),
             Self::AddAddress { link, address } => write!(f, "add address {address} to {link}"),
-            Self::RemoveDefaultRoute { via, v6, .. } => {
-                write!(f, "remove IPv{} default route via {via:?}", if *v6 { 6 } else { 4 })
+            Self::RemoveRoute(route) => write!(f, "remove route to {} via {:?}", route.destination, route.via),
+            Self::AddRoute(route) => {
+                write!(f, "add route to {} via {} on {}", route.destination, route.via, route.link)
             }
-            Self::AddDefaultRoute(route) => write!(f, "add default route via {} on {}", route.via, route.link),
         }
     }
 }
@@ -190,7 +185,7 @@ fn diff_netns(desired: &DesiredNetns, actual: &ActualNetns, peers: Option<&Actua
             change_link(name, link, actual, ops);
         }
     }
-    change_default_routes(desired, actual, ops);
+    change_routes(desired, actual, ops);
 }
 
 /// Creates the link if it is missing or of the wrong kind, after deleting the link that has its
@@ -243,20 +238,20 @@ fn change_link(name: &str, desired: &DesiredLink, actual: &ActualLink, ops: &mut
     }
 }
 
-fn change_default_routes(desired: &DesiredNetns, actual: &ActualNetns, ops: &mut Vec<Op>) {
-    let Some(routes) = &desired.default_routes else { return };
+fn change_routes(desired: &DesiredNetns, actual: &ActualNetns, ops: &mut Vec<Op>) {
+    let Some(routes) = &desired.routes else { return };
     let mut missing = routes.clone();
-    for route in actual.routes.iter().filter(|route| route.destination.prefix() == 0) {
+    for route in actual.routes.iter().filter(|route| route.via.is_some() || route.destination.prefix() == 0) {
         let link = route.link.and_then(|index| actual.link_by_index(index)).map(|(name, _)| name.to_owned());
-        let existing = route.via.zip(link).map(|(via, link)| DefaultRoute { via, link });
+        let existing = route.via.zip(link);
+        let existing = existing.map(|(via, link)| GatewayRoute { destination: route.destination, via, link });
         if let Some(existing) = existing.filter(|existing| routes.contains(existing)) {
             missing.remove(&existing);
         } else {
-            let v6 = route.destination.is_ipv6();
-            ops.push(Op::RemoveDefaultRoute { via: route.via, v6, link: route.link, metric: route.metric });
+            ops.push(Op::RemoveRoute(route.clone()));
         }
     }
-    ops.extend(missing.into_iter().map(Op::AddDefaultRoute));
+    ops.extend(missing.into_iter().map(Op::AddRoute));
 }
 
 fn is_veth(link: &ActualLink) -> bool {

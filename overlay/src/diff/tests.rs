@@ -1,12 +1,12 @@
 //! Tests with a model of the kernel that applies the operations. They show that every actual state
 //! becomes the desired one.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use proptest::prelude::*;
 use weft_model::{
     DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni,
-    net::Subnets,
+    net::{Subnet, Subnets},
     plan::{AttachmentPlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
 };
@@ -18,24 +18,24 @@ use crate::{
 };
 
 fn subnets(net: u8) -> Subnets {
-    Subnets {
-        v4: format!("10.0.{net}.0/24").parse().expect("a subnet"),
-        v4_gateway: [10, 0, net, 1].into(),
-        v6: format!("fd00:{net}::/64").parse().expect("a subnet"),
-        v6_gateway: [0xfd00, u16::from(net), 0, 0, 0, 0, 0, 1].into(),
-    }
+    Subnets::dual(
+        format!("10.0.{net}.0/24").parse().expect("a subnet"),
+        format!("fd00:{net}::/64").parse().expect("a subnet"),
+    )
 }
 
 fn attachment(net: u8, host: u8) -> AttachmentPlan {
-    let addr =
-        DualAddr { v4: [10, 0, net, host].into(), v6: [0xfd00, u16::from(net), 0, 0, 0, 0, 0, host.into()].into() };
+    let addr = DualAddr {
+        v4: Some([10, 0, net, host].into()),
+        v6: [0xfd00, u16::from(net), 0, 0, 0, 0, 0, host.into()].into(),
+    };
     AttachmentPlan {
         network: NetworkId::from_random(net.into()),
         vni: Vni::new(4096 + u32::from(net)).expect("a VNI"),
         mtu: None,
         subnets: subnets(net),
         addr,
-        mac: Mac::of_task(addr.v4),
+        mac: Mac::of_task(addr),
     }
 }
 
@@ -149,13 +149,13 @@ fn apply(op: &Op, netns: &mut ActualNetns, peers: Option<&mut ActualNetns>, next
         Op::AddAddress { link, address } => {
             netns.links.get_mut(link).expect("the link").addresses.insert(*address);
         }
-        Op::RemoveDefaultRoute { via, v6, link, .. } => {
-            netns.routes.retain(|route| (route.via, route.destination.is_ipv6(), route.link) != (*via, *v6, *link));
-        }
-        Op::AddDefaultRoute(route) => {
+        Op::RemoveRoute(removed) => netns.routes.retain(|route| route != removed),
+        Op::AddRoute(route) => {
             let link = &netns.links[&route.link];
             assert!(link.up, "{} is down", route.link);
-            netns.routes.push(default_route(route.via, link.index));
+            let connected = |address: &IpNetwork| address.contains(route.via);
+            assert!(link.addresses.iter().any(connected), "the gateway {} cannot be reached", route.via);
+            netns.routes.push(gateway_route(route.destination, route.via, link.index));
         }
     }
 }
@@ -171,9 +171,7 @@ fn remove_link(netns: &mut ActualNetns, peers: Option<&mut ActualNetns>, name: &
     }
 }
 
-fn default_route(via: IpAddr, link: u32) -> ActualRoute {
-    let any = if via.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-    let destination = any.parse().expect("a network");
+fn gateway_route(destination: IpNetwork, via: IpAddr, link: u32) -> ActualRoute {
     ActualRoute { destination, via: Some(via), link: Some(link), source: None, metric: 0 }
 }
 
@@ -190,7 +188,7 @@ fn a_task_on_two_networks_has_two_links_and_its_default_routes_on_the_first() {
     let addresses = |link: &str| sandbox.links[link].addresses.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
     assert_eq!(addresses("eth0"), ["10.0.1.5/24".to_owned(), "fd00:1::5/64".to_owned()].into());
     assert_eq!(addresses("eth1"), ["10.0.2.5/24".to_owned(), "fd00:2::5/64".to_owned()].into());
-    assert_eq!(sandbox.links["eth1"].mac, Some(Mac::of_task([10, 0, 2, 5].into())));
+    assert_eq!(sandbox.links["eth1"].mac, Some(attachment(2, 5).mac));
     assert!(sandbox.links.values().all(|link| link.up), "every link is up, lo included");
     let eth0 = sandbox.links["eth0"].index;
     assert_eq!(sandbox.routes.len(), 2);
@@ -198,6 +196,33 @@ fn a_task_on_two_networks_has_two_links_and_its_default_routes_on_the_first() {
     let all = || model.actual.node.links.iter().chain(&sandbox.links).filter(|(_, link)| !link.loopback);
     assert!(all().all(|(_, link)| link.up));
     assert!(all().all(|(name, link)| link.mtu == 1450 || name == name::TUNNEL));
+}
+
+#[test]
+fn a_link_leads_to_all_subnets_of_its_network() {
+    let mut task = task(5, &[1, 2]);
+    for attachment in &mut task.attachments {
+        attachment.subnets.v4.push(Subnet::v4("10.77.0.0/24".parse().expect("a subnet")));
+    }
+    let sandbox = &Model::reconciled(&[task.clone()]).actual.tasks[&task.id];
+    let through = |link: &str| {
+        let routes = sandbox.routes.iter().filter(|route| route.link == Some(sandbox.links[link].index));
+        routes.filter_map(|route| Some(format!("{} via {}", route.destination, route.via?))).collect::<BTreeSet<_>>()
+    };
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(through("eth0"), texts(&["0.0.0.0/0 via 10.0.1.1", "10.77.0.0/24 via 10.0.1.1", "::/0 via fd00:1::1"]));
+    assert_eq!(through("eth1"), texts(&["10.77.0.0/24 via 10.0.2.1"]));
+}
+
+#[test]
+fn a_task_without_ipv4_has_ipv6_addresses_and_routes_only() {
+    let mut task = task(5, &[1]);
+    task.attachments[0].addr.v4 = None;
+    task.attachments[0].subnets.v4.clear();
+    let sandbox = &Model::reconciled(&[task.clone()]).actual.tasks[&task.id];
+    assert!(sandbox.links["eth0"].addresses.iter().all(IpNetwork::is_ipv6));
+    assert_eq!(sandbox.routes.len(), 1);
+    assert!(sandbox.routes[0].destination.is_ipv6());
 }
 
 #[test]
@@ -348,7 +373,10 @@ fn damage(model: &mut Model, damage: &Damage) {
         Damage::AddAddress(_, last) => {
             link.addresses.insert(format!("10.99.0.{last}/24").parse().expect("an address"));
         }
-        Damage::AddRoute(_, last) => sandbox.routes.push(default_route([10, 99, 0, *last].into(), link.index)),
+        Damage::AddRoute(_, last) => {
+            let destination = "0.0.0.0/0".parse().expect("a network");
+            sandbox.routes.push(gateway_route(destination, [10, 99, 0, *last].into(), link.index));
+        }
         _ => {}
     }
 }

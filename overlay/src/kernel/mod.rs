@@ -42,10 +42,8 @@ pub(crate) async fn apply(netlink: &Netlink, op: &Op) -> Result<(), Error> {
         Op::SetLink { name, change } => netlink.set_link(name, change).await,
         Op::RemoveAddress { link, address } => netlink.remove_address(link, *address).await,
         Op::AddAddress { link, address } => netlink.add_address(link, *address).await,
-        Op::RemoveDefaultRoute { via, v6, link, metric } => {
-            netlink.remove_default_route(*via, *v6, *link, *metric).await
-        }
-        Op::AddDefaultRoute(route) => netlink.add_default_route(route).await,
+        Op::RemoveRoute(route) => netlink.remove_route(route).await,
+        Op::AddRoute(route) => netlink.add_route(route).await,
     }
 }
 

@@ -29,7 +29,7 @@ use weft_model::TUNNEL_PORT;
 use super::decode;
 use crate::{
     actual::{ActualLink, ActualRoute},
-    desired::DefaultRoute,
+    desired::GatewayRoute,
     diff::LinkChange,
     error::Error,
 };
@@ -170,22 +170,17 @@ impl Netlink {
         ignore_missing(check("remove", format!("the address {address} from {link}"), removed))
     }
 
-    pub(crate) async fn add_default_route(&self, route: &DefaultRoute) -> Result<(), Error> {
+    pub(crate) async fn add_route(&self, route: &GatewayRoute) -> Result<(), Error> {
         let link = self.index(&route.link).await?;
-        let message = default_route(Some(route.via), route.via.is_ipv6(), Some(link), 0);
-        let object = format!("the default route via {} on {}", route.via, route.link);
+        let message = route_message(route.destination, Some(route.via), Some(link), 0);
+        let object = format!("the route to {} via {} on {}", route.destination, route.via, route.link);
         check("add", object, self.0.route().add(message).execute().await)
     }
 
-    pub(crate) async fn remove_default_route(
-        &self,
-        via: Option<IpAddr>,
-        v6: bool,
-        link: Option<u32>,
-        metric: u32,
-    ) -> Result<(), Error> {
-        let removed = self.0.route().del(default_route(via, v6, link, metric)).execute().await;
-        ignore_missing(check("remove", "a default route", removed))
+    pub(crate) async fn remove_route(&self, route: &ActualRoute) -> Result<(), Error> {
+        let message = route_message(route.destination, route.via, route.link, route.metric);
+        let removed = self.0.route().del(message).execute().await;
+        ignore_missing(check("remove", format!("the route to {}", route.destination), removed))
     }
 
     pub(crate) async fn has_link(&self, name: &str) -> Result<bool, Error> {
@@ -240,19 +235,24 @@ fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
     message
 }
 
-/// A default route. A metric of 0 means the default of the address family.
-fn default_route(via: Option<IpAddr>, v6: bool, link: Option<u32>, metric: u32) -> RouteMessage {
-    let mut message = if v6 {
-        let route = RouteMessageBuilder::<Ipv6Addr>::new();
-        match via {
-            Some(IpAddr::V6(via)) => route.gateway(via).build(),
-            _ => route.build(),
+/// A metric of 0 means the default of the address family.
+fn route_message(destination: IpNetwork, via: Option<IpAddr>, link: Option<u32>, metric: u32) -> RouteMessage {
+    let mut message = match destination {
+        IpNetwork::V4(destination) => {
+            let route = RouteMessageBuilder::<Ipv4Addr>::new();
+            let route = route.destination_prefix(destination.ip(), destination.prefix());
+            match via {
+                Some(IpAddr::V4(via)) => route.gateway(via).build(),
+                _ => route.build(),
+            }
         }
-    } else {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new();
-        match via {
-            Some(IpAddr::V4(via)) => route.gateway(via).build(),
-            _ => route.build(),
+        IpNetwork::V6(destination) => {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new();
+            let route = route.destination_prefix(destination.ip(), destination.prefix());
+            match via {
+                Some(IpAddr::V6(via)) => route.gateway(via).build(),
+                _ => route.build(),
+            }
         }
     };
     message.attributes.extend(link.map(RouteAttribute::Oif));

@@ -23,6 +23,9 @@ fn accepts_the_commands_of_swarm() {
         "swarm leave",
         "swarm leave --force",
         "swarm update --key-rotation 24h",
+        "swarm init --default-addr-pool 10.20.0.0/16 --default-addr-pool 10.30.0.0/16",
+        "swarm init --default-addr-pool 10.20.0.0/16,10.30.0.0/16 --default-addr-pool-mask-length 26",
+        "swarm update --default-addr-pool 10.20.0.0/16 --default-addr-pool-mask-length 25",
         "swarm update --cert-expiry 720h --task-history-limit 3 --dispatcher-heartbeat 5s",
     ]);
 }
@@ -93,6 +96,8 @@ fn accepts_the_commands_of_network() {
         "network create --scope swarm --ipam-driver default --ipam-opt com.docker.network.ipam.serial=true app",
         "network create --subnet 10.1.0.0/24 --aux-address router=10.1.0.5 --aux-address printer=10.1.0.6 app",
         "network create --opt com.docker.network.driver.mtu=1400 -o com.docker.network.driver.overlay.vxlanid_list=5000 x",
+        "network create --subnet 10.1.0.0/24 --subnet 10.2.0.0/24 --gateway 10.2.0.9 app",
+        "network create --ipv4=false --ipv6 --subnet fd00:1::/64 app",
         "network create --driver overlay --opt encrypted --internal --ipv6 --label a=b app",
         "network create --ingress --opt encrypted --driver overlay --subnet 10.11.0.0/16 --gateway 10.11.0.2 my-ingress",
         "network create --subnet 10.1.0.0/24,2001:db8::/64 --ipv6 app",

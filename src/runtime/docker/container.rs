@@ -56,10 +56,10 @@ pub(super) fn sandbox_name(task: &TaskPlan) -> String {
 /// resolv.conf, with the domains of `search`, is also that of the task's own container.
 pub(super) fn sandbox(task: &TaskPlan, node: &NodeName, search: &[String]) -> ContainerCreateBody {
     let hostname = identity::hostname(task);
-    let addresses = task.attachments.first().map(|first| [first.addr.v4.to_string(), first.addr.v6.to_string()]);
+    let addresses = task.attachments.first().into_iter().flat_map(|first| first.addr.ips());
     // The engine takes an empty list as those of the machine at this moment, and the root as none.
     let search = if search.is_empty() { vec![".".to_owned()] } else { search.to_vec() };
-    let hosts = addresses.into_iter().flatten().map(|addr| format!("{hostname}:{addr}")).collect();
+    let hosts = addresses.map(|addr| format!("{hostname}:{addr}")).collect();
     ContainerCreateBody {
         image: Some(image::PAUSE.to_owned()),
         entrypoint: Some(vec![image::PROGRAM.to_owned(), PAUSE_COMMAND.to_owned()]),

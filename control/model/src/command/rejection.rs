@@ -31,10 +31,13 @@ pub enum Rejection {
     SubnetOverlapsRoute { subnet: IpNetwork, route: IpNetwork, node: String },
     #[error("networks {first} and {second} have overlapping subnets: one service cannot be on both")]
     OverlappingNetworks { first: String, second: String },
-    #[error("no subnet left in the address pool {pool}: choose a subnet with --subnet")]
-    PoolExhausted { pool: IpNetwork },
-    #[error("no address left in network {network} ({subnet}): remove services or use a larger subnet")]
-    AddressesExhausted { network: String, subnet: IpNetwork },
+    #[error(
+        "no subnet left in the address pool {pools}: choose a subnet with --subnet, or add a pool with \
+         `weft swarm update --default-addr-pool`"
+    )]
+    PoolExhausted { pools: String },
+    #[error("no address left in network {network} ({subnets}): remove services or use a larger subnet")]
+    AddressesExhausted { network: String, subnets: String },
     #[error("VNI {vni} is in use by network {by}: choose another, or none to let the cluster choose")]
     VniInUse { vni: Vni, by: String },
     #[error("{kind} {id} is in use by {by}: remove that first")]

@@ -21,9 +21,10 @@ pub struct ClusterSpec {
     /// After this time a node's WireGuard key is replaced by a new one. The time starts when the
     /// key becomes active.
     pub key_rotation_ms: u64,
-    /// A network without a chosen subnet gets one from this pool.
-    pub pool: Ipv4Network,
-    /// The prefix length of subnets from the pool.
+    /// A network without a chosen IPv4 subnet gets one from the first of these pools that has one
+    /// left. They do not overlap. A change does not affect the subnets of existing networks.
+    pub pools: Vec<Ipv4Network>,
+    /// The prefix length of subnets from the pools.
     pub pool_prefix: u8,
 }
 
@@ -36,7 +37,7 @@ impl Default for ClusterSpec {
             heartbeat_misses: 3,
             cert_expiry_ms: 90 * 24 * 3_600_000,
             key_rotation_ms: 12 * 3_600_000,
-            pool: Ipv4Network::new_checked(Ipv4Addr::new(10, 0, 0, 0), 8).expect("10.0.0.0/8 is a network"),
+            pools: vec![Ipv4Network::new_checked(Ipv4Addr::new(10, 0, 0, 0), 8).expect("10.0.0.0/8 is a network")],
             pool_prefix: 24,
         }
     }

@@ -15,10 +15,12 @@ use crate::{NetworkName, Vni};
 pub struct NetworkSpec {
     pub name: NetworkName,
     pub labels: Labels,
-    /// `None`: the network gets a subnet from the pool of the cluster.
-    pub v4: Option<SubnetSpec<Ipv4Network, Ipv4Addr>>,
-    /// `None`: the network gets a unique local /64 (RFC 4193).
-    pub v6: Option<SubnetSpec<Ipv6Network, Ipv6Addr>>,
+    /// `--ipv4=false` makes it false: the tasks have no IPv4 addresses on this network.
+    pub ipv4: bool,
+    /// Empty: the network gets a subnet from a pool of the cluster, unless it has no IPv4.
+    pub v4: Vec<SubnetSpec<Ipv4Network, Ipv4Addr>>,
+    /// Empty: the network gets a unique local /64 (RFC 4193).
+    pub v6: Vec<SubnetSpec<Ipv6Network, Ipv6Addr>>,
     /// `--ipv6`: DNS names on this network have AAAA records.
     pub ipv6: bool,
     /// `--internal`: tasks on this network cannot connect to addresses outside of the cluster.
@@ -48,8 +50,9 @@ impl NetworkSpec {
         Self {
             name,
             labels: Labels::new(),
-            v4: None,
-            v6: None,
+            ipv4: true,
+            v4: Vec::new(),
+            v6: Vec::new(),
             ipv6: false,
             internal: false,
             encrypted: false,

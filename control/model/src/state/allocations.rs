@@ -2,7 +2,7 @@
 //! changes them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
 };
 
@@ -10,17 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DualAddr, NetworkId};
 
-/// Counters of ids, and addresses that may not be used yet. Addresses in use are not stored here:
-/// they are computed from the tasks and services.
+/// Counters of ids, and the addresses that cannot be allocated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocations {
     pub next_raft_id: u64,
     pub next_mesh_service: u32,
     pub next_backend: u64,
     pub next_vni: u32,
-    /// For each network the addresses that were allocated last. The next search starts after these
-    /// addresses.
-    pub cursors: BTreeMap<NetworkId, AddressCursor>,
+    /// The addresses of each network.
+    pub addresses: BTreeMap<NetworkId, NetworkAddresses>,
     /// Freed addresses that may not be used yet, because some node may still have them in its maps.
     pub quarantine: Vec<FreedAddress>,
 }
@@ -32,16 +30,24 @@ impl Default for Allocations {
             next_mesh_service: 1,
             next_backend: 1,
             next_vni: crate::FIRST_VNI,
-            cursors: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             quarantine: Vec::new(),
         }
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AddressCursor {
-    pub v4: Ipv4Addr,
-    pub v6: Ipv6Addr,
+/// Which addresses of one network cannot be allocated. A change of one address costs the same,
+/// however many addresses the network has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAddresses {
+    /// The addresses of VIPs and tasks, those in quarantine, and those that are never allocated:
+    /// gateways, addresses that the user has reserved, network and broadcast addresses.
+    pub used_v4: BTreeSet<Ipv4Addr>,
+    /// The same for IPv6.
+    pub used_v6: BTreeSet<Ipv6Addr>,
+    /// The address that was allocated last. The next search starts after it.
+    pub last_v4: Option<Ipv4Addr>,
+    pub last_v6: Option<Ipv6Addr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

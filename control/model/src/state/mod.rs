@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{NetworkId, NodeId, ServiceId, TaskId};
 
-pub use allocations::{AddressCursor, Allocations, FreedAddress};
+pub use allocations::{Allocations, FreedAddress, NetworkAddresses};
 pub use cluster::Cluster;
 pub use keys::{KeyRecord, KeyStage, NodeKeys};
 pub use network::Network;

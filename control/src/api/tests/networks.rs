@@ -70,7 +70,7 @@ async fn networks_are_created_shown_and_removed() {
         ("/Scope", json!("local"), 501, "Scope"),
         ("/Attachable", json!(true), 501, "only services use networks"),
         ("/ConfigOnly", json!(true), 501, "--config-only"),
-        ("/EnableIPv4", json!(false), 501, "without IPv4"),
+        ("/EnableIPv4", json!(false), 400, "subnet 10.7.0.0/24 is IPv4: leave --ipv4=false out"),
         ("/IPAM/Driver", json!("dhcp"), 501, "IPAM"),
         ("/IPAM/Options/x", json!("y"), 501, "the IPAM option x=y"),
         ("/IPAM/Config", subnet("10.9.0.1/24"), 400, "did you mean 10.9.0.0/24?"),
@@ -78,7 +78,7 @@ async fn networks_are_created_shown_and_removed() {
         ("/IPAM/Config", subnet("10.9.0.0/33"), 400, "invalid subnet"),
         ("/IPAM/Config", json!([{"Gateway": "10.9.0.1"}]), 400, "needs its subnet"),
         ("/IPAM/Config", json!([{"Subnet": "10.9.0.0/24", "Gateway": "10.8.0.1"}]), 400, "not inside"),
-        ("/IPAM/Config", json!([{"Subnet": "10.9.0.0/24"}, {"Subnet": "10.10.0.0/24"}]), 501, "two IPv4 subnets"),
+        ("/IPAM/Config", json!([{"Subnet": "10.9.0.0/24"}, {"Subnet": "10.9.0.0/25"}]), 400, "overlap: choose others"),
         (
             "/IPAM/Config",
             json!([{"Subnet": "10.9.0.0/24", "AuxiliaryAddresses": {"r": "10.8.0.9"}}]),
@@ -86,7 +86,10 @@ async fn networks_are_created_shown_and_removed() {
             "auxiliary address r 10.8.0.9 is not inside",
         ),
     ] {
-        let bad = with(with(body.clone(), "/Name", json!("other")), path, value);
+        let other = with(body.clone(), "/Name", json!("other"));
+        // Without the VNI, which the first network has.
+        let other = with(other, "/Options", json!({"com.docker.network.driver.mtu": "1400"}));
+        let bad = with(other, path, value);
         api.refused(Method::POST, "/networks/create", Some(bad), status, text).await;
     }
     let v6_only = with(body.clone(), "/EnableIPv6", json!(false));
@@ -129,6 +132,33 @@ async fn the_ingress_network_is_replaced_while_no_service_uses_it() {
     api.post("/services/create", service("web")).await;
     let attached = api.change(|t| t.state.service_by_name("web").expect("the service").endpoints[0].network.clone());
     assert_eq!(shown["Id"], attached.as_str());
+}
+
+#[tokio::test]
+async fn a_network_has_several_subnets_or_no_ipv4() {
+    let api = Fixture::manager();
+    let configs = json!([
+        {"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.1"}, {"Subnet": "fd00:7::/64", "Gateway": "fd00:7::1"},
+        {"Subnet": "10.8.0.0/24", "Gateway": "10.8.0.9"},
+    ]);
+    let body = json!({"Name": "two", "Driver": "overlay", "EnableIPv6": true, "IPAM": {"Config": configs}});
+    api.post("/networks/create", body).await;
+    let mut shown = api.get("/networks/two").await["IPAM"]["Config"].clone();
+    shown.as_array_mut().expect("a list").swap(1, 2);
+    assert_eq!(shown, configs, "IPv4 first");
+
+    let body = |ipv6: bool| json!({"Name": "six", "Driver": "overlay", "EnableIPv4": false, "EnableIPv6": ipv6});
+    api.refused(Method::POST, "/networks/create", Some(body(false)), 400, "needs IPv4 or IPv6").await;
+    api.post("/networks/create", body(true)).await;
+    let shown = api.get("/networks/six").await;
+    assert_eq!((&shown["EnableIPv4"], &shown["EnableIPv6"]), (&json!(false), &json!(true)));
+    let subnets = shown["IPAM"]["Config"].as_array().expect("a list");
+    assert!(subnets.len() == 1 && subnets[0]["Subnet"].as_str().is_some_and(|s| s.starts_with("fd")), "{shown}");
+    let mut service = service("web");
+    service["TaskTemplate"]["Networks"] = json!([{"Target": "six"}]);
+    api.post("/services/create", service).await;
+    let vip = &api.get("/services/web").await["Endpoint"]["VirtualIPs"][0]["Addr"];
+    assert!(vip.as_str().is_some_and(|vip| vip.starts_with("fd") && vip.ends_with("/64")), "{vip}");
 }
 
 #[tokio::test]

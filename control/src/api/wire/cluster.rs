@@ -1,11 +1,13 @@
 //! Converts the settings of the cluster in both directions, and the cluster to JSON.
 //!
-//! Two fields are extensions of weft. Only weft's own client sends them. If one is absent, the
+//! Four fields are extensions of weft. Only weft's own client sends them. If one is absent, the
 //! setting does not change.
 //!
 //! - `Dispatcher.HeartbeatMisses`: the number of heartbeats that a node may miss before it is down;
 //! - `EncryptionConfig.KeyRotationPeriod`, in nanoseconds: the time after which the WireGuard key
-//!   of a node is replaced.
+//!   of a node is replaced;
+//! - `DefaultAddrPool` and `SubnetSize`: the address pools and the prefix length of their subnets.
+//!   In Swarm they are fields of the request of `swarm init` only, and never change.
 
 use bollard_stubs::models;
 use serde_json::{Value, json};
@@ -32,6 +34,8 @@ pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpe
     if let Some(encryption) = body.get_mut("EncryptionConfig") {
         fields::rename(encryption, "KeyRotationPeriod")?;
     }
+    fields::rename(body, "DefaultAddrPool")?;
+    fields::rename(body, "SubnetSize")?;
     if requested.name.as_deref().is_some_and(|name| !name.is_empty() && name != SPEC_NAME) {
         return Err(ApiError::Invalid(format!("swarm spec must be named {SPEC_NAME:?}")));
     }
@@ -67,8 +71,38 @@ pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpe
             .ok_or_else(|| ApiError::Invalid(format!("{field} is {period}: give a number of nanoseconds")))?;
         spec.key_rotation_ms = millis(field, period)?;
     }
+    let pools = body.get("DefaultAddrPool").filter(|pools| !pools.is_null());
+    let pools = pools.map(|pools| serde_json::from_value::<Vec<String>>(pools.clone())).transpose();
+    let pools = pools.map_err(|_| ApiError::Invalid("DefaultAddrPool must be a list of subnets".into()))?;
+    let size = body.get("SubnetSize").filter(|size| !size.is_null());
+    let size = size.map(|size| size.as_u64().and_then(|size| u32::try_from(size).ok()).ok_or(size)).transpose();
+    let size = size.map_err(|size| ApiError::Invalid(format!("SubnetSize is {size}: give a prefix length")))?;
+    read_pools(&mut spec, &pools.unwrap_or_default(), size)?;
     unsupported::refuse(body, &write(&spec))?;
     Ok(spec)
+}
+
+/// Reads the address pools and the prefix length of their subnets. If one is absent, it keeps its
+/// value.
+pub(super) fn read_pools(spec: &mut ClusterSpec, pools: &[String], size: Option<u32>) -> Result<(), ApiError> {
+    if !pools.is_empty() {
+        let parse = |pool: &String| {
+            pool.parse().map_err(|_| {
+                ApiError::Invalid(format!("invalid address pool {pool:?}: give an IPv4 subnet such as 10.20.0.0/16"))
+            })
+        };
+        spec.pools = pools.iter().map(parse).collect::<Result<_, _>>()?;
+    }
+    if let Some(size) = size.filter(|&size| size != 0) {
+        spec.pool_prefix = u8::try_from(size).map_err(|_| {
+            ApiError::Invalid(format!("a mask length of {size} is out of range (--default-addr-pool-mask-length)"))
+        })?;
+    }
+    Ok(())
+}
+
+fn pools(spec: &ClusterSpec) -> Vec<String> {
+    spec.pools.iter().map(ToString::to_string).collect()
 }
 
 fn write(spec: &ClusterSpec) -> Value {
@@ -89,6 +123,8 @@ fn write(spec: &ClusterSpec) -> Value {
     });
     set(&mut shown["Dispatcher"], "HeartbeatMisses", json!(spec.heartbeat_misses));
     set(&mut shown["EncryptionConfig"], "KeyRotationPeriod", json!(nanos(spec.key_rotation_ms)));
+    set(&mut shown, "DefaultAddrPool", json!(pools(spec)));
+    set(&mut shown, "SubnetSize", json!(spec.pool_prefix));
     shown
 }
 
@@ -103,7 +139,7 @@ pub(crate) fn show(cluster: &Cluster) -> Value {
         tls_info: Some(models::TlsInfo { trust_root: Some(cluster.ca_cert_pem.clone()), ..Default::default() }),
         root_rotation_in_progress: Some(false),
         data_path_port: Some(u32::from(TUNNEL_PORT)),
-        default_addr_pool: Some(vec![cluster.spec.pool.to_string()]),
+        default_addr_pool: Some(pools(&cluster.spec)),
         subnet_size: Some(u32::from(cluster.spec.pool_prefix)),
     });
     set(&mut shown, "Spec", write(&cluster.spec));

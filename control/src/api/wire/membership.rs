@@ -7,7 +7,6 @@
 use std::net::IpAddr;
 
 use bollard_stubs::models;
-use ipnetwork::Ipv4Network;
 use serde_json::Value;
 use weft_model::{
     ClusterState, NodeReport, TUNNEL_PORT,
@@ -46,21 +45,7 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
         None | Some(Value::Null) => ClusterSpec::default(),
         Some(spec) => cluster::read(spec, &ClusterSpec::default())?,
     };
-    let pools = request.default_addr_pool.unwrap_or_default();
-    match pools.as_slice() {
-        [] => {}
-        [pool] => {
-            spec.pool = pool.parse::<Ipv4Network>().map_err(|_| {
-                ApiError::Invalid(format!("invalid address pool {pool:?}: give a subnet such as 10.20.0.0/16"))
-            })?;
-        }
-        _ => return Err(features::ADDRESS_POOLS.refusal()),
-    }
-    if let Some(size) = request.subnet_size.filter(|&size| size != 0) {
-        spec.pool_prefix = u8::try_from(size).map_err(|_| {
-            ApiError::Invalid(format!("a mask length of {size} is out of range (--default-addr-pool-mask-length)"))
-        })?;
-    }
+    cluster::read_pools(&mut spec, &request.default_addr_pool.unwrap_or_default(), request.subnet_size)?;
     if request.data_path_port.is_some_and(|port| port != 0 && port != u32::from(TUNNEL_PORT)) {
         return Err(features::TUNNEL_PORTS.refusal());
     }

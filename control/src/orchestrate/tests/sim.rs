@@ -331,10 +331,11 @@ impl Sim {
         let waiting = state.allocated.quarantine.iter().map(|f| (&f.network, f.addr));
         for (network, addr) in vips.chain(tasks).chain(waiting) {
             let subnets = &state.networks[network].subnets;
-            assert!(subnets.v4.contains(addr.v4) && subnets.v6.contains(addr.v6), "{addr:?} is outside its subnet");
-            assert!(addr.v4 != subnets.v4_gateway && addr.v6 != subnets.v6_gateway, "{addr:?} is the gateway");
-            assert!(seen.insert((network, std::net::IpAddr::V4(addr.v4))), "{addr:?} was allocated twice");
-            assert!(seen.insert((network, std::net::IpAddr::V6(addr.v6))), "{addr:?} was allocated twice");
+            for ip in addr.ips() {
+                let subnet = subnets.containing(ip);
+                assert!(subnet.is_some_and(|(_, gateway)| gateway != ip), "{ip} is in no subnet, or is a gateway");
+                assert!(seen.insert((network, ip)), "{ip} was allocated twice");
+            }
         }
     }
 

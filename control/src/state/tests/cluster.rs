@@ -21,8 +21,8 @@ fn init_creates_a_voting_manager_and_the_ingress_network() {
     assert_eq!(node.raft_id, 1);
     let ingress = cluster.ingress();
     assert!(ingress.spec.ingress);
-    assert_eq!(ingress.subnets.v4.to_string(), "10.255.0.0/16");
-    assert_eq!(ingress.subnets.v4_gateway.to_string(), "10.255.0.1");
+    assert_eq!(ingress.subnets.v4[0].range.to_string(), "10.255.0.0/16");
+    assert_eq!(ingress.subnets.v4[0].gateway.to_string(), "10.255.0.1");
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn refuses_settings_that_cannot_work() {
     let heartbeat = "the heartbeat period and the number of missed heartbeats must be greater than 0";
     check(|s| s.heartbeat_ms = 0, heartbeat);
     check(|s| s.heartbeat_misses = 0, heartbeat);
-    check(|s| s.pool = parse("10.1.0.0/8"), "address pool 10.1.0.0/8 has host bits set: use 10.0.0.0/8");
+    check(|s| s.pools = vec![parse("10.1.0.0/8")], "address pool 10.1.0.0/8 has host bits set: use 10.0.0.0/8");
     check(|s| s.pool_prefix = 7, "address pool 10.0.0.0/8 cannot be cut into /7: use a mask length of 8 to 29");
     check(|s| s.pool_prefix = 30, "address pool 10.0.0.0/8 cannot be cut into /30: use a mask length of 8 to 29");
 }
@@ -60,7 +60,7 @@ fn refuses_a_pool_inside_a_route() {
     let mut cluster = TestCluster::new();
     cluster.node("n2", &["172.16.0.0/12"]);
     let version = cluster.settings().meta.version;
-    let spec = ClusterSpec { pool: parse("172.20.0.0/16"), ..ClusterSpec::default() };
+    let spec = ClusterSpec { pools: vec![parse("172.20.0.0/16")], ..ClusterSpec::default() };
     check_refused(
         &mut cluster,
         Command::UpdateCluster { version, spec },
@@ -186,10 +186,10 @@ fn an_unused_ingress_network_gets_a_subnet_that_overlaps_no_route() {
     let mut cluster = TestCluster::new();
     cluster.node("n2", &["10.255.0.0/24", "10.254.0.0/15"]);
     let ingress = cluster.ingress();
-    assert_eq!(ingress.subnets.v4.to_string(), "10.253.0.0/16");
+    assert_eq!(ingress.subnets.v4[0].range.to_string(), "10.253.0.0/16");
     cluster.add_service(service_spec("web", 1, &[]));
     cluster.node("n3", &["10.253.0.0/16"]);
-    assert_eq!(cluster.ingress().subnets.v4.to_string(), "10.253.0.0/16");
+    assert_eq!(cluster.ingress().subnets.v4[0].range.to_string(), "10.253.0.0/16");
 }
 
 #[test]

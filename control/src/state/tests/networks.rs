@@ -15,7 +15,7 @@ fn subnets_from_the_pool_avoid_other_networks_and_routes() {
     cluster.add_network(subnet_spec("mine", "10.0.2.0/23"));
     let mut allocate = |name: &str| {
         let id = cluster.add_network(network_spec(name));
-        cluster.state.networks[&id].subnets.v4.to_string()
+        cluster.state.networks[&id].subnets.v4[0].range.to_string()
     };
     assert_eq!(allocate("a"), "10.0.0.0/24");
     assert_eq!(allocate("b"), "10.0.4.0/24");
@@ -26,13 +26,24 @@ fn subnets_from_the_pool_avoid_other_networks_and_routes() {
 fn reports_an_exhausted_pool() {
     let mut cluster = TestCluster::empty();
     let mut init = cluster.init();
-    init.spec = ClusterSpec { pool: parse("10.20.0.0/22"), ..ClusterSpec::default() };
+    init.spec = ClusterSpec { pools: vec![parse("10.20.0.0/22")], ..ClusterSpec::default() };
+    let init_spec = init.spec.clone();
     cluster.ok(Command::InitCluster(Box::new(init)));
     for name in ["a", "b", "c"] {
         cluster.add_network(network_spec(name));
     }
     let refused = refusal(cluster.network(network_spec("d")));
-    assert_eq!(refused, "no subnet left in the address pool 10.20.0.0/22: choose a subnet with --subnet");
+    assert_eq!(
+        refused,
+        "no subnet left in the address pool 10.20.0.0/22: choose a subnet with --subnet, or add a pool with \
+         `weft swarm update --default-addr-pool`"
+    );
+    // A second pool helps at once.
+    let (version, mut spec) = (cluster.state.cluster.as_ref().expect("a cluster").meta.version, init_spec);
+    spec.pools.push(parse("10.30.0.0/22"));
+    cluster.ok(Command::UpdateCluster { version, spec });
+    let d = cluster.add_network(network_spec("d"));
+    assert_eq!(cluster.state.networks[&d].subnets.v4[0].range.to_string(), "10.30.0.0/24");
 }
 
 #[test]
@@ -42,9 +53,10 @@ fn every_network_has_its_own_v6_subnet_and_vni() {
     let (a, b) = (&cluster.state.networks[&a], &cluster.state.networks[&b]);
     assert_ne!(a.vni, b.vni);
     assert_ne!(a.subnets.v6, b.subnets.v6);
-    assert_eq!(a.subnets.v6.prefix(), 64);
-    assert_eq!(a.subnets.v6.ip().octets()[0], 0xfd);
-    assert!(a.subnets.v6.contains(a.subnets.v6_gateway));
+    let subnet = &a.subnets.v6[0];
+    assert_eq!(subnet.range.prefix(), 64);
+    assert_eq!(subnet.range.ip().octets()[0], 0xfd);
+    assert!(subnet.range.contains(subnet.gateway));
 }
 
 #[test]
@@ -58,6 +70,29 @@ fn a_vni_is_reused_only_after_all_others() {
     cluster.state.allocated.next_vni = 1 << 24;
     let c = cluster.add_network(network_spec("c"));
     assert_eq!(cluster.state.networks[&c].vni, vni);
+}
+
+#[test]
+fn refuses_subnets_of_one_network_that_overlap() {
+    let mut spec = subnet_spec("app", "10.1.0.0/24");
+    spec.v4.push(SubnetSpec::new(parse("10.1.0.128/25")));
+    assert_eq!(
+        refusal(TestCluster::new().network(spec)),
+        "subnets 10.1.0.0/24 and 10.1.0.128/25 of network app overlap: choose others"
+    );
+}
+
+#[test]
+fn a_service_cannot_be_on_networks_of_which_any_subnets_overlap() {
+    let mut cluster = TestCluster::new();
+    let mut first = subnet_spec("a", "10.1.0.0/24");
+    first.v4.push(SubnetSpec::new(parse("10.2.0.0/24")));
+    let networks = [cluster.add_network(first), cluster.add_network(subnet_spec("b", "10.2.0.0/25"))];
+    let service = service_spec("web", 1, &[&networks[0], &networks[1]]);
+    assert_eq!(
+        refusal(cluster.service(service)),
+        "networks a and b have overlapping subnets: one service cannot be on both"
+    );
 }
 
 #[test]
@@ -96,7 +131,7 @@ fn refuses_auxiliary_addresses_that_cannot_be_reserved() {
     let check = |reserved: &[(&str, &str)], expected: &str| {
         let mut spec = subnet_spec("app", "10.1.0.0/24");
         let reserved = reserved.iter().map(|(name, address)| ((*name).to_owned(), parse(address)));
-        spec.v4.as_mut().expect("a subnet").reserved = reserved.collect();
+        spec.v4[0].reserved = reserved.collect();
         assert_eq!(refusal(TestCluster::new().network(spec)), expected);
     };
     for bad in ["10.1.1.1", "10.1.0.0", "10.1.0.255"] {
@@ -143,12 +178,12 @@ fn refuses_subnets_that_cannot_work() {
     }
     let check_v6 = |subnet: &str, expected: &str| {
         let mut spec = network_spec("app");
-        spec.v6 = Some(SubnetSpec::new(parse(subnet)));
+        spec.v6 = vec![SubnetSpec::new(parse(subnet))];
         assert_eq!(refusal(TestCluster::new().network(spec)), expected);
     };
     check_v6("fd00::1/64", "subnet fd00::1/64 has host bits set: use fd00::/64");
     check_v6("fd00::/127", "subnet fd00::/127 cannot be used: use a prefix length from 1 to 126");
-    for reserved in ["fe80::/64", "ff00::/8", "::/96"] {
+    for reserved in ["fe80::/64", "ff00::/8", "::/96", "::ffff:10.0.0.0/104"] {
         check_v6(reserved, &format!("subnet {reserved} is reserved and cannot be used: choose a private one"));
     }
 }
@@ -162,7 +197,7 @@ fn refuses_a_gateway_or_range_outside_of_the_subnet() {
             ..SubnetSpec::new(parse("10.1.0.0/24"))
         };
         let mut spec = network_spec("app");
-        spec.v4 = Some(v4);
+        spec.v4 = vec![v4];
         assert_eq!(refusal(TestCluster::new().network(spec)), expected);
     };
     for bad in ["10.1.1.1", "10.1.0.0", "10.1.0.255"] {
@@ -181,7 +216,7 @@ fn refuses_a_subnet_that_overlaps_a_route_and_names_the_node() {
         "subnet 10.1.7.0/24 overlaps with route 10.1.0.0/16 on node n2: choose another subnet"
     );
     let mut spec = network_spec("app");
-    spec.v6 = Some(SubnetSpec::new(parse("2001:db8::/48")));
+    spec.v6 = vec![SubnetSpec::new(parse("2001:db8::/48"))];
     assert_eq!(
         refusal(cluster.network(spec)),
         "subnet 2001:db8::/48 overlaps with route 2001:db8::/64 on node n2: choose another subnet"
@@ -198,7 +233,7 @@ fn refuses_to_remove_a_network_in_use() {
     cluster.ok(Command::RemoveService { id: service.clone() });
     cluster.ok(Command::ForgetService { id: service });
     cluster.ok(remove);
-    assert!(cluster.state.allocated.quarantine.is_empty() && cluster.state.allocated.cursors.is_empty());
+    assert!(cluster.state.allocated.quarantine.is_empty() && cluster.state.allocated.addresses.len() == 1);
 }
 
 #[test]
@@ -218,5 +253,5 @@ fn the_ingress_network_can_be_replaced_and_its_chosen_subnet_stays() {
     cluster.ok(Command::RemoveNetwork { id: other });
     let chosen = cluster.add_network(ingress(subnet_spec("chosen", "10.250.0.0/16")));
     cluster.node("n2", &["10.250.1.0/24"]);
-    assert_eq!(cluster.state.networks[&chosen].subnets.v4.to_string(), "10.250.0.0/16");
+    assert_eq!(cluster.state.networks[&chosen].subnets.v4[0].range.to_string(), "10.250.0.0/16");
 }

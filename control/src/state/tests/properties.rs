@@ -1,7 +1,7 @@
 //! Applies random commands, many of which are invalid, and checks that the cluster state stays
 //! consistent and that the plan of each node depends only on the cluster state.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use proptest::prelude::*;
 use weft_model::{
@@ -104,10 +104,11 @@ fn check(state: &ClusterState) {
     let mut taken = BTreeSet::new();
     let mut take = |network: &NetworkId, addr: weft_model::DualAddr| {
         let subnets = &state.networks[network].subnets;
-        assert!(subnets.v4.contains(addr.v4) && subnets.v6.contains(addr.v6));
-        assert!(addr.v4 != subnets.v4_gateway && addr.v6 != subnets.v6_gateway);
-        assert!(taken.insert((network.clone(), addr.v4.to_string())), "{} was allocated twice", addr.v4);
-        assert!(taken.insert((network.clone(), addr.v6.to_string())), "{} was allocated twice", addr.v6);
+        for ip in addr.ips() {
+            let (_, gateway) = subnets.containing(ip).expect("each address is in a subnet of its network");
+            assert_ne!(ip, gateway);
+            assert!(taken.insert((network.clone(), ip)), "{ip} was allocated twice");
+        }
     };
     for (network, vip) in state.services.values().flat_map(|s| &s.endpoints).filter_map(|e| Some((&e.network, e.vip?)))
     {
@@ -119,6 +120,17 @@ fn check(state: &ClusterState) {
         task.attachments.iter().for_each(|a| take(&a.network, a.addr));
     }
     state.allocated.quarantine.iter().for_each(|f| take(&f.network, f.addr));
+    assert!(state.allocated.addresses.keys().eq(state.networks.keys()));
+    for (id, addresses) in &state.allocated.addresses {
+        let v4 = addresses.used_v4.iter().copied().map(IpAddr::V4);
+        let used: BTreeSet<IpAddr> = v4.chain(addresses.used_v6.iter().copied().map(IpAddr::V6)).collect();
+        let subnets = &state.networks[id].subnets;
+        let never = subnets.iter().flat_map(|(range, gateway)| {
+            [Some(range.network()), Some(gateway), range.is_ipv4().then(|| range.broadcast())]
+        });
+        let allocated = taken.iter().filter(|(network, _)| network == id).map(|(_, ip)| *ip);
+        assert_eq!(used, never.flatten().chain(allocated).collect(), "used addresses of network {id}");
+    }
 
     let visible = || state.services.values().filter(|s| !s.removing);
     let ports: Vec<_> = visible().flat_map(|s| &s.ports).map(|p| (p.published, p.spec.protocol)).collect();

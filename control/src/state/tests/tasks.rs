@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use weft_model::{
     Command, Mac, NodeId, ServiceId, TaskId,
-    spec::SubnetSpec,
+    spec::{NetworkSpec, SubnetSpec},
     state::{Slot, Task, TaskState, Traffic},
 };
 
@@ -30,7 +30,7 @@ fn create(service: &ServiceId, id: &TaskId, slot: Slot, desired: TaskState) -> C
 
 /// The IPv4 address of a task.
 fn v4(cluster: &TestCluster, task: &TaskId) -> String {
-    cluster.state.tasks[task].attachments[0].addr.v4.to_string()
+    cluster.state.tasks[task].attachments[0].addr.first().to_string()
 }
 
 #[test]
@@ -71,11 +71,11 @@ fn refuses_a_task_without_a_service_or_a_matching_slot() {
 fn addresses_are_allocated_in_order_when_a_task_is_assigned() {
     let (mut cluster, service, node) = web();
     let vip = cluster.state.services[&service].endpoints[0].vip.expect("a VIP");
-    assert_eq!(vip.v4.to_string(), "10.1.0.2");
+    assert_eq!(vip.first().to_string(), "10.1.0.2");
     let (a, b) = (cluster.running_task(&service, 1, &node), cluster.running_task(&service, 2, &node));
     assert_eq!((v4(&cluster, &a).as_str(), v4(&cluster, &b).as_str()), ("10.1.0.3", "10.1.0.4"));
     let attachment = &cluster.state.tasks[&a].attachments[0];
-    assert_eq!(attachment.mac, Mac::of_task(attachment.addr.v4));
+    assert_eq!(attachment.mac, Mac::of_task(attachment.addr));
     let refused = refusal(cluster.apply(Command::AssignTask { id: a.clone(), node: node.clone() }));
     assert_eq!(refused, format!("task {a} cannot be assigned to node {node}: it has a node already, or it must stop"));
 }
@@ -84,12 +84,11 @@ fn addresses_are_allocated_in_order_when_a_task_is_assigned() {
 fn auxiliary_addresses_are_given_to_no_task() {
     let mut cluster = TestCluster::new();
     let mut spec = subnet_spec("app", "10.1.0.0/29");
-    spec.v4.as_mut().expect("a subnet").reserved =
-        [("router".to_owned(), parse("10.1.0.2")), ("printer".to_owned(), parse("10.1.0.4"))].into();
+    spec.v4[0].reserved = [("router".to_owned(), parse("10.1.0.2")), ("printer".to_owned(), parse("10.1.0.4"))].into();
     let network = cluster.add_network(spec);
     let service = cluster.add_service(service_spec("web", 1, &[&network]));
     let node = cluster.first_node();
-    assert_eq!(cluster.state.services[&service].endpoints[0].vip.expect("a VIP").v4.to_string(), "10.1.0.3");
+    assert_eq!(cluster.state.services[&service].endpoints[0].vip.expect("a VIP").first().to_string(), "10.1.0.3");
     let addresses: Vec<_> = (1..=2)
         .map(|slot| {
             let id = cluster.running_task(&service, slot, &node);
@@ -100,18 +99,53 @@ fn auxiliary_addresses_are_given_to_no_task() {
 }
 
 #[test]
-fn addresses_come_from_the_ip_range() {
+fn a_network_takes_addresses_from_its_next_subnet_when_one_is_full() {
     let mut cluster = TestCluster::new();
-    let mut spec = network_spec("app");
-    spec.v4 = Some(SubnetSpec {
-        gateway: Some(parse("10.1.0.129")),
-        ip_range: Some(parse("10.1.0.128/30")),
-        ..SubnetSpec::new(parse("10.1.0.0/24"))
-    });
+    let mut spec = subnet_spec("app", "10.1.0.0/29");
+    spec.v4.push(SubnetSpec::new(parse("10.7.0.0/29")));
     let network = cluster.add_network(spec);
     let service = cluster.add_service(service_spec("web", 1, &[&network]));
     let node = cluster.first_node();
-    assert_eq!(cluster.state.services[&service].endpoints[0].vip.expect("a VIP").v4.to_string(), "10.1.0.128");
+    let tasks: Vec<_> = (1..=6).map(|slot| cluster.running_task(&service, slot, &node)).collect();
+    let addresses: Vec<_> = tasks.iter().map(|id| v4(&cluster, id)).collect();
+    assert_eq!(addresses, ["10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6", "10.7.0.2", "10.7.0.3"]);
+    let more: Vec<_> = (7..=9).map(|slot| cluster.running_task(&service, slot, &node)).collect();
+    assert_eq!(v4(&cluster, &more[2]), "10.7.0.6");
+    let id = cluster.task(&service, 10);
+    assert_eq!(
+        refusal(cluster.apply(Command::AssignTask { id, node })),
+        "no address left in network app (10.1.0.0/29, 10.7.0.0/29): remove services or use a larger subnet"
+    );
+}
+
+#[test]
+fn a_network_without_ipv4_gives_ipv6_addresses_only() {
+    let mut cluster = TestCluster::new();
+    let network = cluster.add_network(NetworkSpec { ipv4: false, ipv6: true, ..network_spec("six") });
+    assert!(cluster.state.networks[&network].subnets.v4.is_empty());
+    let service = cluster.add_service(service_spec("web", 1, &[&network]));
+    let node = cluster.first_node();
+    let vip = cluster.state.services[&service].endpoints[0].vip.expect("a VIP");
+    let tasks = [cluster.running_task(&service, 1, &node), cluster.running_task(&service, 2, &node)];
+    let [a, b] = tasks.map(|id| cluster.state.tasks[&id].attachments[0].clone());
+    assert!([vip, a.addr, b.addr].iter().all(|addr| addr.v4.is_none()));
+    assert_ne!(a.addr.v6, b.addr.v6);
+    assert_ne!(a.mac, b.mac);
+}
+
+#[test]
+fn addresses_come_from_the_ip_range() {
+    let mut cluster = TestCluster::new();
+    let mut spec = network_spec("app");
+    spec.v4 = vec![SubnetSpec {
+        gateway: Some(parse("10.1.0.129")),
+        ip_range: Some(parse("10.1.0.128/30")),
+        ..SubnetSpec::new(parse("10.1.0.0/24"))
+    }];
+    let network = cluster.add_network(spec);
+    let service = cluster.add_service(service_spec("web", 1, &[&network]));
+    let node = cluster.first_node();
+    assert_eq!(cluster.state.services[&service].endpoints[0].vip.expect("a VIP").first().to_string(), "10.1.0.128");
     let mut addresses = BTreeSet::new();
     for slot in 1..=2 {
         let id = cluster.running_task(&service, slot, &node);

@@ -12,7 +12,7 @@
 //! (`EGRESS_FIRST_PORT`), so that a reply is never taken for a packet of the node.
 
 use aya_ebpf::maps::lpm_trie::Key;
-use weft_ebpf_common::{Action, CONTROL_PORT, DropReason, HOST_NET, NetAddr, TUNNEL_PORT, flow_flags, zone};
+use weft_ebpf_common::{Action, Addr, CONTROL_PORT, DropReason, HOST_NET, NetAddr, Route, flow_flags, zone};
 
 use super::{
     apply,
@@ -20,7 +20,7 @@ use super::{
     published,
 };
 use crate::{
-    maps::{NODES, ROUTES},
+    maps::{NODES, ROUTES, config},
     packet::{
         parse::{Packet, l4_kind},
         skb::{Skb, now_s},
@@ -40,16 +40,23 @@ pub fn is_node_port(packet: &Packet) -> bool {
     if packet.l4_kind != l4_kind::PORTS {
         return false;
     }
-    let port = u16::from_be(packet.dport_be);
-    if packet.is_udp() && port == TUNNEL_PORT {
-        return true;
+    if packet.is_udp() {
+        // A node without a configuration is in no cluster, and has no task.
+        return config().is_none_or(|config| packet.dport_be == config.tunnel_port_be);
     }
-    if !packet.is_tcp() || port != CONTROL_PORT {
+    if !packet.is_tcp() || packet.dport_be != CONTROL_PORT.to_be() {
         return false;
     }
     // SAFETY: the value is not read.
     unsafe { NODES.get(NetAddr { net: HOST_NET, addr: packet.dst }) }.is_some()
         || published::is_node_address(&packet.dst)
+}
+
+/// The route of the node to an address, or with another network than [`HOST_NET`], the subnet of
+/// the network that contains the address.
+#[inline(always)]
+pub fn find_route(net: u32, addr: &Addr) -> Option<&'static Route> {
+    ROUTES.get(Key::new(KEY_BITS, NetAddr { net, addr: *addr }))
 }
 
 /// Creates a flow from a task of network `net` to a host outside of its network, and sends the
@@ -60,7 +67,7 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
     if !translatable {
         return Some(drop(DropReason::Protocol));
     }
-    let Some(route) = ROUTES.get(Key::new(KEY_BITS, NetAddr { net: HOST_NET, addr: s.packet.dst })) else {
+    let Some(route) = find_route(HOST_NET, &s.packet.dst) else {
         return Some(drop(DropReason::NoRoute));
     };
     // Keys hold IPv4 addresses as v4-mapped IPv6 addresses, so an IPv6 default route matches them

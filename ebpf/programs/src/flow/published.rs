@@ -70,10 +70,14 @@ pub enum Client {
 }
 
 /// Creates a flow at the ingress node: chooses a backend and sends the packet. `None` if the
-/// service has no backend that takes new flows.
+/// service has no backend that takes new flows of the packet's family.
 #[inline(always)]
 pub fn create_flow(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Client) -> Option<Verdict> {
     let (id, backend) = pick_backend(target.service)?;
+    if s.packet.v4 && backend.v4.is_unspecified() {
+        // The network has no IPv4, and a flow never changes its family.
+        return None;
+    }
     insert::write_untranslated(&s.packet, &mut s.flow);
     s.flow.backend = id;
     s.flow.ifindex = skb.ifindex();

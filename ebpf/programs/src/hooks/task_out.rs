@@ -173,7 +173,9 @@ fn send_within_network(skb: Skb, s: &Scratch, endpoint: &Endpoint) -> Option<Ver
 fn handle_new_flow(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
     let path = ReplyPath::IncomingLink;
     let service = vip::find_service(endpoint.net, &s.packet);
-    let is_gateway = s.packet.dst == if s.packet.v4 { endpoint.v4_gateway } else { endpoint.v6_gateway };
+    // No VIP is a gateway.
+    let subnet = if service.is_some() { None } else { egress::find_route(endpoint.net, &s.packet.dst) };
+    let is_gateway = subnet.is_some_and(|subnet| subnet.source == s.packet.dst);
     if service.is_some() || is_gateway {
         if echo::is_echo_request(&s.packet) {
             return echo::answer_echo(skb, &s.packet, &endpoint.mac);
@@ -195,35 +197,14 @@ fn handle_new_flow(skb: Skb, s: &mut Scratch, endpoint: &Endpoint) -> Verdict {
             None => refuse::reject(skb, &s.packet, path, DropReason::NoBackend),
         };
     }
-    if is_subnet_broadcast(endpoint, &s.packet) {
-        // RFC 1122, 3.2.2: a broadcast is not answered by an ICMP error.
-        return drop(DropReason::Multicast);
-    }
-    if is_gateway || is_within_subnet(endpoint, &s.packet) {
+    if let Some(subnet) = subnet {
+        if subnet.source.is_unspecified() {
+            // The broadcast address. RFC 1122, 3.2.2: a broadcast is not answered by an ICMP error.
+            return drop(DropReason::Multicast);
+        }
         return refuse::reject(skb, &s.packet, path, DropReason::NoTask);
     }
     handle_egress(skb, s, endpoint)
-}
-
-/// Whether the destination of the packet is in the subnet of this interface.
-#[inline(always)]
-fn is_within_subnet(endpoint: &Endpoint, packet: &Packet) -> bool {
-    if packet.v4 {
-        packet.dst.is_within(&endpoint.v4_subnet, &endpoint.v4_mask)
-    } else {
-        packet.dst.is_within(&endpoint.v6_subnet, &endpoint.v6_mask)
-    }
-}
-
-/// Whether the destination is the last address of the IPv4 subnet of this interface, which stands
-/// for all its hosts (RFC 919). A subnet of one or two addresses has no such address (RFC 3021).
-#[inline(always)]
-fn is_subnet_broadcast(endpoint: &Endpoint, packet: &Packet) -> bool {
-    let host_bits = !endpoint.v4_mask.v4_be();
-    packet.v4
-        && u32::from_be(host_bits) > 1
-        && packet.dst.v4_be() & host_bits == host_bits
-        && is_within_subnet(endpoint, packet)
 }
 
 /// Handles a new flow that leaves the network: to a published port of this node, or to the outside.

@@ -15,7 +15,7 @@
 //! way too.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use weft_ebpf_common::{DropReason, LOOPBACK_IFINDEX, TUNNEL_PORT, zone};
+use weft_ebpf_common::{DropReason, LOOPBACK_IFINDEX, zone};
 
 use crate::{
     flow::{
@@ -25,7 +25,7 @@ use crate::{
         lookup::{Lookup, lookup},
         published::{self, Client},
     },
-    maps::FLOWS,
+    maps::{FLOWS, config},
     packet::{
         parse::{fragment, l4_kind, parse},
         skb::Skb,
@@ -67,7 +67,7 @@ fn handle_any_packet(skb: Skb) -> Verdict {
     }
     // Tunnel packets are most of the traffic between nodes, and the tunnel port cannot be
     // published.
-    if s.packet.is_udp() && s.packet.dport_be == TUNNEL_PORT.to_be() {
+    if s.packet.is_udp() && config().is_some_and(|config| s.packet.dport_be == config.tunnel_port_be) {
         return PASS;
     }
     handle_packet(skb, s)

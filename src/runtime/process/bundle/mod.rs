@@ -107,7 +107,9 @@ fn resolv_conf(search: &[String]) -> String {
 fn hosts(task: &TaskPlan, hostname: &str) -> String {
     let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
     if let Some(first) = task.attachments.first() {
-        hosts.push_str(&format!("{}\t{hostname}\n{}\t{hostname}\n", first.addr.v4, first.addr.v6));
+        for ip in first.addr.ips() {
+            hosts.push_str(&format!("{ip}\t{hostname}\n"));
+        }
     }
     hosts
 }

@@ -11,7 +11,10 @@ use std::{
 
 use bollard_stubs::models;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
-use weft_model::spec::{Labels, SubnetSpec};
+use weft_model::{
+    net::Subnet,
+    spec::{Labels, SubnetSpec},
+};
 
 use crate::api::{error::ApiError, features};
 
@@ -25,8 +28,8 @@ type V6 = SubnetSpec<Ipv6Network, Ipv6Addr>;
 /// The field `IPAM` of one request.
 #[derive(Debug, Default)]
 pub(super) struct Ipam {
-    pub(super) v4: Option<V4>,
-    pub(super) v6: Option<V6>,
+    pub(super) v4: Vec<V4>,
+    pub(super) v6: Vec<V6>,
     pub(super) options: Labels,
 }
 
@@ -34,28 +37,25 @@ pub(super) fn read(requested: models::Ipam) -> Result<Ipam, ApiError> {
     let mut ipam = Ipam { options: read_options(requested.options.unwrap_or_default())?, ..Ipam::default() };
     for config in requested.config.unwrap_or_default() {
         let texts = Texts::of(config)?;
-        let twice = |family| features::TWO_SUBNETS.refusal_of(&format!("two {family} subnets on one network"));
         match texts.subnet.parse::<IpNetwork>() {
-            Ok(IpNetwork::V4(subnet)) if ipam.v4.is_none() => {
+            Ok(IpNetwork::V4(subnet)) => {
                 texts.check_host_bits(IpNetwork::V4(subnet))?;
-                ipam.v4 = Some(texts.read(
+                ipam.v4.push(texts.read(
                     subnet,
                     |address: &Ipv4Addr| subnet.contains(*address),
                     |range| subnet.prefix() <= range.prefix() && range.network() == range.ip(),
                     |range| range.ip(),
                 )?);
             }
-            Ok(IpNetwork::V6(subnet)) if ipam.v6.is_none() => {
+            Ok(IpNetwork::V6(subnet)) => {
                 texts.check_host_bits(IpNetwork::V6(subnet))?;
-                ipam.v6 = Some(texts.read(
+                ipam.v6.push(texts.read(
                     subnet,
                     |address: &Ipv6Addr| subnet.contains(*address),
                     |range| subnet.prefix() <= range.prefix() && range.network() == range.ip(),
-                    |range| range.ip(),
+                    Ipv6Network::ip,
                 )?);
             }
-            Ok(IpNetwork::V4(_)) => return Err(twice("IPv4")),
-            Ok(IpNetwork::V6(_)) => return Err(twice("IPv6")),
             Err(_) => {
                 return Err(ApiError::Invalid(format!(
                     "invalid subnet {:?}: give an address and a prefix length, such as 10.1.2.0/24",
@@ -150,7 +150,7 @@ pub(super) fn write<N: Display, A: Display>(spec: &SubnetSpec<N, A>) -> models::
 }
 
 /// A subnet as it is in use. `spec` is `None` if the cluster has chosen the subnet.
-pub(super) fn config<N: Display, A: Display>(
+fn config<N: Display, A: Display>(
     subnet: &N,
     gateway: Option<&A>,
     spec: Option<&SubnetSpec<N, A>>,
@@ -163,6 +163,14 @@ pub(super) fn config<N: Display, A: Display>(
         auxiliary_addresses: reserved
             .map(|reserved| reserved.iter().map(|(name, address)| (name.clone(), address.to_string())).collect()),
     }
+}
+
+/// The subnets of a family as they are in use. The specs are empty, or in the order of the subnets.
+pub(super) fn configs<N: Display, A: Display>(
+    subnets: &[Subnet<N, A>],
+    specs: &[SubnetSpec<N, A>],
+) -> impl Iterator<Item = models::IpamConfig> {
+    subnets.iter().enumerate().map(|(nth, subnet)| config(&subnet.range, Some(&subnet.gateway), specs.get(nth)))
 }
 
 /// The field `IPAM` with these subnets.

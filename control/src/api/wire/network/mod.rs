@@ -14,7 +14,7 @@ use super::{
 };
 use crate::api::{error::ApiError, features};
 
-pub(crate) use show::{show, show_attached};
+pub(crate) use show::{show, show_attached, with_prefix};
 
 /// Whether the body asks for a network of the cluster. If not, the request is for the local engine.
 pub(crate) fn is_overlay(body: &Value) -> bool {
@@ -33,18 +33,23 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
     if let Some(driver) = requested.driver.as_deref().filter(|driver| *driver != "overlay") {
         return Err(features::NETWORK_DRIVERS.refusal_of(&format!("the network driver {driver}")));
     }
-    if requested.enable_ipv4 == Some(false) {
-        return Err(features::IPV6_ONLY.refusal());
-    }
     let options = options::read(&requested.options.unwrap_or_default())?;
     let ipam = ipam::read(requested.ipam.unwrap_or_default())?;
     let ipv6 = requested.enable_ipv6.unwrap_or(false);
-    if let (Some(v6), false) = (&ipam.v6, ipv6) {
+    let ipv4 = requested.enable_ipv4.unwrap_or(true);
+    if let (Some(v6), false) = (ipam.v6.first(), ipv6) {
         return Err(ApiError::Invalid(format!("subnet {} is IPv6: add --ipv6", v6.subnet)));
+    }
+    if let (Some(v4), false) = (ipam.v4.first(), ipv4) {
+        return Err(ApiError::Invalid(format!("subnet {} is IPv4: leave --ipv4=false out", v4.subnet)));
+    }
+    if !ipv4 && !ipv6 {
+        return Err(ApiError::Invalid("a network needs IPv4 or IPv6: add --ipv6, or leave --ipv4=false out".into()));
     }
     let spec = NetworkSpec {
         name: requested.name.parse::<NetworkName>()?,
         labels: requested.labels.unwrap_or_default().into_iter().collect(),
+        ipv4,
         v4: ipam.v4,
         v6: ipam.v6,
         ipv6,
@@ -59,21 +64,20 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
     Ok(spec)
 }
 
-/// The spec in the form of a request. The subnets have the same order as in `requested`.
+/// The spec in the form of a request. The families alternate as in `requested`.
 fn write(spec: &NetworkSpec, requested: &Value) -> Value {
-    let (v4, v6) = (spec.v4.as_ref().map(ipam::write), spec.v6.as_ref().map(ipam::write));
-    let mut configs: Vec<_> = v4.into_iter().chain(v6).collect();
-    let first = requested.pointer("/IPAM/Config/0/Subnet").and_then(Value::as_str);
-    if configs.len() == 2 && configs[0].subnet.as_deref() != first {
-        configs.swap(0, 1);
-    }
+    let (mut v4, mut v6) = (spec.v4.iter().map(ipam::write), spec.v6.iter().map(ipam::write));
+    let requested = requested.pointer("/IPAM/Config").and_then(Value::as_array);
+    let is_v6 = |config: &Value| config["Subnet"].as_str().is_some_and(|subnet| subnet.contains(':'));
+    let configs = requested.into_iter().flatten();
+    let configs = configs.filter_map(|config| if is_v6(config) { v6.next() } else { v4.next() }).collect();
     to_json(models::NetworkCreateRequest {
         name: spec.name.to_string(),
         driver: Some("overlay".into()),
         scope: Some("swarm".into()),
         internal: Some(spec.internal),
         attachable: Some(false),
-        enable_ipv4: Some(true),
+        enable_ipv4: Some(spec.ipv4),
         enable_ipv6: Some(spec.ipv6),
         ipam: Some(ipam::ipam(&spec.ipam_options, configs)),
         ingress: Some(spec.ingress),

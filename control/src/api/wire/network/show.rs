@@ -1,11 +1,14 @@
 //! Converts a network to JSON: as an object, and as an attachment of a task.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use bollard_stubs::models;
 use serde_json::{Map, Value, json};
 use weft_model::{
-    ClusterState, NodeId,
+    ClusterState, DualAddr, NodeId,
     state::{Network, Service, Task},
 };
 
@@ -16,9 +19,9 @@ use crate::api::wire::values::{date, labels, set, timestamp, to_json};
 /// adds the services with all their tasks.
 pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeId>, verbose: bool) -> Value {
     let subnets = &network.subnets;
-    let mut config = vec![ipam::config(&subnets.v4, Some(&subnets.v4_gateway), network.spec.v4.as_ref())];
+    let mut config: Vec<_> = ipam::configs(&subnets.v4, &network.spec.v4).collect();
     if network.spec.ipv6 {
-        config.push(ipam::config(&subnets.v6, Some(&subnets.v6_gateway), network.spec.v6.as_ref()));
+        config.extend(ipam::configs(&subnets.v6, &network.spec.v6));
     }
     let mut shown = to_json(models::Network {
         name: Some(network.spec.name.to_string()),
@@ -26,7 +29,7 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
         created: date(network.meta.created_ms),
         scope: Some("swarm".into()),
         driver: Some("overlay".into()),
-        enable_ipv4: Some(true),
+        enable_ipv4: Some(network.spec.ipv4),
         enable_ipv6: Some(network.spec.ipv6),
         ipam: Some(ipam::ipam(&network.spec.ipam_options, config)),
         internal: Some(network.spec.internal),
@@ -64,7 +67,8 @@ fn containers<'a>(network: &Network, tasks: impl Iterator<Item = &'a Task>) -> V
         .filter(|task| task.holds_addresses())
         .filter_map(|task| {
             let attachment = task.attachments.iter().find(|a| a.network == network.id)?;
-            let (v4, v6) = (network.subnets.v4.prefix(), network.subnets.v6.prefix());
+            let DualAddr { v4, v6 } = attachment.addr;
+            let v4 = v4.map(|v4| with_prefix(network, v4.into()));
             let id = task.status.container.clone().unwrap_or_else(|| task.id.to_string());
             Some((
                 id,
@@ -72,13 +76,22 @@ fn containers<'a>(network: &Network, tasks: impl Iterator<Item = &'a Task>) -> V
                     "Name": task.name,
                     "EndpointID": task.id.as_str(),
                     "MacAddress": attachment.mac.to_string(),
-                    "IPv4Address": format!("{}/{v4}", attachment.addr.v4),
-                    "IPv6Address": format!("{}/{v6}", attachment.addr.v6),
+                    "IPv4Address": v4.unwrap_or_default(),
+                    "IPv6Address": with_prefix(network, v6.into()),
                 }),
             ))
         })
         .collect();
     Value::Object(shown)
+}
+
+/// An address on the network, with the prefix length of its subnet.
+pub(crate) fn with_prefix(network: &Network, address: IpAddr) -> String {
+    let length = network
+        .subnets
+        .containing(address)
+        .map_or(if address.is_ipv4() { 32 } else { 128 }, |(range, _)| range.prefix());
+    format!("{address}/{length}")
 }
 
 fn show_service(state: &ClusterState, network: &Network, service: &Service) -> Value {
@@ -92,14 +105,14 @@ fn show_service(state: &ClusterState, network: &Network, service: &Service) -> V
             Some(models::NetworkTaskInfo {
                 name: Some(task.name.clone()),
                 endpoint_id: Some(task.id.to_string()),
-                endpoint_ip: Some(attachment.addr.v4.to_string()),
+                endpoint_ip: Some(attachment.addr.first().to_string()),
                 info: host.map(|host| [("Host IP".to_owned(), host)].into()),
             })
         })
         .collect();
     let ports = service.ports.iter().map(|p| format!("Target: {}, Publish: {}", p.spec.target, p.published)).collect();
     to_json(models::ServiceInfo {
-        vip: endpoint.and_then(|e| e.vip).map(|vip| vip.v4.to_string()),
+        vip: endpoint.and_then(|e| e.vip).map(|vip| vip.first().to_string()),
         ports: Some(ports),
         local_lb_index: endpoint.map(|e| i64::from(e.mesh.0)),
         tasks: Some(tasks),
@@ -110,6 +123,9 @@ fn show_service(state: &ClusterState, network: &Network, service: &Service) -> V
 /// form of `GET /networks`.
 pub(crate) fn show_attached(network: &Network) -> Value {
     let labels: BTreeMap<_, _> = network.spec.labels.iter().collect();
+    let shown = network.subnets.iter().filter(|(range, _)| range.is_ipv4() || network.spec.ipv6);
+    let configs: Vec<_> =
+        shown.map(|(range, gateway)| json!({"Subnet": range.to_string(), "Gateway": gateway.to_string()})).collect();
     json!({
         "ID": network.id.as_str(),
         "Version": {"Index": network.meta.version},
@@ -127,10 +143,7 @@ pub(crate) fn show_attached(network: &Network) -> Value {
         "DriverState": {"Name": "overlay", "Options": driver_options(network)},
         "IPAMOptions": {
             "Driver": {"Name": "default"},
-            "Configs": [{
-                "Subnet": network.subnets.v4.to_string(),
-                "Gateway": network.subnets.v4_gateway.to_string(),
-            }],
+            "Configs": configs,
         },
     })
 }

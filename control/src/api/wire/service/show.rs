@@ -9,7 +9,10 @@ use weft_model::{
 };
 
 use super::endpoint;
-use crate::api::wire::values::{date, set, text, to_json, version};
+use crate::api::wire::{
+    network,
+    values::{date, set, text, to_json, version},
+};
 
 /// A service in the form of `GET /services/{id}`. `with_status` adds the numbers of its tasks.
 pub(crate) fn show(state: &ClusterState, service: &Service, with_status: bool) -> Value {
@@ -32,10 +35,10 @@ pub(crate) fn show(state: &ClusterState, service: &Service, with_status: bool) -
 
 fn show_endpoint(state: &ClusterState, service: &Service) -> models::ServiceEndpoint {
     let vip = |endpoint: &ServiceEndpoint| {
-        let prefix = state.networks.get(&endpoint.network)?.subnets.v4.prefix();
+        let network = state.networks.get(&endpoint.network)?;
         Some(models::ServiceEndpointVirtualIps {
             network_id: Some(endpoint.network.to_string()),
-            addr: Some(format!("{}/{prefix}", endpoint.vip?.v4)),
+            addr: Some(network::with_prefix(network, endpoint.vip?.first())),
         })
     };
     let ports = |port: &PublishedPort| endpoint::write_port(&port.spec, Some(port.published));

@@ -1,5 +1,7 @@
 //! Converts a task to JSON.
 
+use std::net::IpAddr;
+
 use bollard_stubs::models;
 use serde_json::{Value, json};
 use weft_model::{
@@ -51,10 +53,9 @@ pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
 
 fn show_attachment(state: &ClusterState, attachment: &Attachment) -> Value {
     let network = state.networks.get(&attachment.network);
-    let prefix = network.map_or((32, 128), |n| (n.subnets.v4.prefix(), n.subnets.v6.prefix()));
-    // A task always has an IPv4 and an IPv6 address. On networks without IPv6, DNS does not answer
-    // with the IPv6 address.
-    let addresses = [format!("{}/{}", attachment.addr.v4, prefix.0), format!("{}/{}", attachment.addr.v6, prefix.1)];
+    // A task always has an IPv6 address. On networks without IPv6, DNS does not answer with it.
+    let show = |ip: IpAddr| network.map_or_else(|| ip.to_string(), |network| network::with_prefix(network, ip));
+    let addresses: Vec<_> = attachment.addr.ips().map(show).collect();
     json!({
         "Network": network.map_or_else(|| json!({"ID": attachment.network.as_str()}), network::show_attached),
         "Addresses": addresses,
