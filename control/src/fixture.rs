@@ -10,7 +10,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use weft_model::{
-    Applied, ClusterState, Command, Entry, NetworkId, NodeId, Rejection, ServiceId, TaskId,
+    Applied, ClusterState, Command, DEFAULT_TUNNEL_PORT, Entry, NetworkId, NodeId, Rejection, ServiceId, TaskId,
     command::{InitCluster, JoinNode},
     id::ClusterId,
     report::NodeDescription,
@@ -55,6 +55,7 @@ impl TestCluster {
         InitCluster {
             id: ClusterId::from_random(self.random()),
             spec: ClusterSpec::default(),
+            tunnel_port: DEFAULT_TUNNEL_PORT,
             ca_cert_pem: String::new(),
             ca_key_sealed: Vec::new(),
             worker_secret: "worker".to_owned(),
@@ -74,6 +75,7 @@ impl TestCluster {
             role,
             availability: Availability::Active,
             addr,
+            tunnel_addr: addr,
             rpc_addr: SocketAddr::new(addr, 2377),
         }
     }

@@ -6,7 +6,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use nix::errno::Errno;
-use weft_model::{TUNNEL_PORT, error_chain};
+use weft_model::error_chain;
 
 /// Why links could not be read, configured or removed.
 #[derive(Debug, thiserror::Error)]
@@ -78,10 +78,7 @@ impl fmt::Display for NetlinkHint<'_> {
                 " (the kernel does not support it: weft needs CONFIG_VXLAN, CONFIG_VETH and IPv6, without the boot option ipv6.disable=1)"
             }
             Some(Errno::EADDRINUSE) => {
-                return write!(
-                    f,
-                    " (UDP port {TUNNEL_PORT} is in use by another VXLAN device or program: find it with `ss -ulnp` and `ip -d link`)"
-                );
+                " (the UDP port of the tunnel is in use by another VXLAN device or program: find it with `ss -ulnp` and `ip -d link`; `weft swarm init --data-path-port` chooses another port for the cluster)"
             }
             Some(Errno::EEXIST) if *self.0 == "create" => {
                 " (a link with that name exists and does not belong to weft: remove it)"

@@ -32,6 +32,10 @@ use crate::{
 /// MTU of the links that [`Overlay::check`] creates, in octets. Any valid value works.
 const PROBE_MTU: u32 = 1280;
 
+/// UDP port of the tunnel that [`Overlay::check`] creates: discard (RFC 863). The tunnel is never
+/// up, so it does not open the port. It must be another port than that of other VXLAN devices.
+const PROBE_PORT: u16 = 9;
+
 /// The links after a reconcile.
 #[derive(Debug)]
 pub struct OverlayState {
@@ -95,7 +99,7 @@ impl Overlay {
         // The tunnel of an earlier daemon proves that the kernel can create one, and holds the UDP
         // port that a second one would need.
         if !netlink.has_link(name::TUNNEL).await? {
-            netlink.create_tunnel(name::PROBE, PROBE_MTU).await?;
+            netlink.create_tunnel(name::PROBE, PROBE_PORT, PROBE_MTU).await?;
             netlink.delete_link(name::PROBE).await?;
         }
         netlink

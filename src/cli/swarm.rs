@@ -37,6 +37,10 @@ struct NodeFlags {
     /// Address and port to listen on for other nodes
     #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0:2377")]
     listen_addr: String,
+    /// Address at which the tunnels of this node end: an IP address, or the name of a network
+    /// interface; by default the address of --advertise-addr
+    #[arg(long, value_name = "ADDRESS", default_value = "")]
+    data_path_addr: String,
     /// Whether tasks are placed on this node
     #[arg(long, value_enum, value_name = "AVAILABILITY", default_value_t = Availability::Active)]
     availability: Availability,
@@ -48,6 +52,7 @@ impl NodeFlags {
         json!({
             "ListenAddr": self.listen_addr,
             "AdvertiseAddr": self.advertise_addr,
+            "DataPathAddr": self.data_path_addr,
             "Availability": self.availability.as_str(),
         })
     }
@@ -57,6 +62,9 @@ impl NodeFlags {
 pub(super) struct Init {
     #[command(flatten)]
     node: NodeFlags,
+    /// UDP port of the tunnels between all nodes, from 1024 to 49151
+    #[arg(long, value_name = "PORT", default_value_t = 4789)]
+    data_path_port: u32,
     #[command(flatten)]
     settings: Settings,
 }
@@ -174,6 +182,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<()> {
 
 async fn init(client: &Client, options: &Init) -> Result<()> {
     let mut body = options.node.request();
+    body["DataPathPort"] = options.data_path_port.into();
     body["Spec"] = json!({});
     options.settings.apply(&mut body["Spec"]);
     let id = client.post("/swarm/init", &body).await?;

@@ -136,8 +136,6 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
     (&["--external-ca"], "weft cannot use an external certificate authority yet"),
     (&["--max-snapshots", "--snapshot-interval"], "Raft snapshots cannot be configured: leave the flag out"),
     (&["--force-new-cluster"], "weft cannot create a new cluster from one that has lost its quorum yet"),
-    (&["--data-path-addr"], "tunnels use the address of --advertise-addr: leave the flag out"),
-    (&["--data-path-port"], "tunnels always use UDP port 4789: leave the flag out"),
     (&["--attachable"], NOT_ATTACHABLE),
     (&["--config-only", "--config-from"], "weft has no configuration-only networks yet"),
     (

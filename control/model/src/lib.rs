@@ -43,8 +43,9 @@ pub use plan::NodePlan;
 pub use report::NodeReport;
 pub use state::ClusterState;
 
-/// UDP port of the VXLAN tunnel (IANA, RFC 7348). It cannot be published.
-pub const TUNNEL_PORT: u16 = 4789;
+/// Default UDP port of the VXLAN tunnel (IANA, RFC 7348). The port of the cluster is chosen at its
+/// initialisation, and cannot be published.
+pub const DEFAULT_TUNNEL_PORT: u16 = 4789;
 /// TCP port of the node RPC, as in Swarm. It cannot be published.
 pub const CONTROL_PORT: u16 = 2377;
 /// Source ports of packets from tasks to addresses outside of the cluster, after SNAT to the

@@ -50,6 +50,8 @@ pub struct NodePlan {
     pub role: Role,
     /// The address of this node, at which its tunnels end.
     pub addr: IpAddr,
+    /// The UDP port of the tunnels between all nodes.
+    pub tunnel_port: u16,
     pub managers: Vec<ManagerPlan>,
     /// The time between two heartbeats.
     pub heartbeat_ms: u64,
@@ -83,6 +85,7 @@ impl NodePlan {
             hostname: "n1".parse().expect("a valid node name"),
             role: Role::Worker,
             addr,
+            tunnel_port: crate::DEFAULT_TUNNEL_PORT,
             managers: Vec::new(),
             heartbeat_ms: 5_000,
             peers: Vec::new(),
@@ -103,7 +106,7 @@ pub struct ManagerPlan {
     pub rpc_addr: SocketAddr,
 }
 
-/// Another node, and its underlay address.
+/// Another node, and the address at which its tunnels end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerPlan {
     pub node: NodeId,

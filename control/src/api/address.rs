@@ -38,6 +38,19 @@ pub(super) fn parse_advertise(text: &str, listen: SocketAddr) -> Result<Option<I
     Ok(Some(ip))
 }
 
+/// Parses the address at which the tunnels of this node end. Returns `None` if the text is empty;
+/// tunnels then use the address that the node advertises.
+pub(super) fn parse_tunnel(text: &str) -> Result<Option<IpAddr>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let ip = ip_of(text).map_err(|why| invalid("data path", text, &why))?;
+    if ip.is_unspecified() {
+        return Err(invalid("data path", text, "other nodes cannot reach it"));
+    }
+    Ok(Some(ip))
+}
+
 /// Resolves the address of the manager through which this node joins.
 pub(super) async fn resolve_manager(text: &str) -> Result<SocketAddr, ApiError> {
     let (host, port) = split(text)?;

@@ -170,10 +170,6 @@ features! {
     OWN_CAS = Feature::new("certificate authorities of your own, and their rotation (swarm ca)", &["CAConfig"]);
     RAFT_SETTINGS = Feature::new("Raft settings (--max-snapshots, --snapshot-interval)", &["Raft"]);
     FORCED_CLUSTER = Feature::new("a new cluster after a lost quorum (--force-new-cluster)", &["ForceNewCluster"]);
-    TUNNEL_PORTS = Feature::new("another tunnel port (--data-path-port)", &["DataPathPort"])
-        .advice("tunnels use UDP port 4789, so leave DataPathPort out");
-    TUNNEL_ADDRESSES = Feature::new("another address for the tunnels (--data-path-addr)", &["DataPathAddr"])
-        .advice("tunnels use the advertised address, so leave DataPathAddr out");
     ADVERTISED_PORTS = Feature::new("an advertised port other than the listening port (--advertise-addr)", &[])
         .advice("use the same port for both");
 

@@ -22,8 +22,17 @@ pub(super) async fn init(State(api): State<Api>, JsonBody(mut body): JsonBody) -
     let request = wire::membership::read_init(&mut body)?;
     let listen_addr = address::parse_listen(&request.listen_addr)?;
     let advertise_addr = address::parse_advertise(&request.advertise_addr, listen_addr)?;
-    let (spec, availability) = (request.spec, request.availability);
-    let node = api.member.init(InitOptions { advertise_addr, listen_addr, spec, availability }).await?;
+    let node = api
+        .member
+        .init(InitOptions {
+            advertise_addr,
+            listen_addr,
+            tunnel_addr: address::parse_tunnel(&request.tunnel_addr)?,
+            tunnel_port: request.tunnel_port,
+            spec: request.spec,
+            availability: request.availability,
+        })
+        .await?;
     Ok(Json(json!(node.as_str())))
 }
 
@@ -39,7 +48,8 @@ pub(super) async fn join(State(api): State<Api>, JsonBody(mut body): JsonBody) -
         remotes.push(address::resolve_manager(manager).await?);
     }
     let (token, availability) = (request.token, request.availability);
-    api.member.join(JoinOptions { remotes, token, advertise_addr, listen_addr, availability }).await?;
+    let tunnel_addr = address::parse_tunnel(&request.tunnel_addr)?;
+    api.member.join(JoinOptions { remotes, token, advertise_addr, listen_addr, tunnel_addr, availability }).await?;
     Ok(())
 }
 

@@ -27,10 +27,11 @@ fn active(node: &Node) -> Option<PublicKey> {
 
 /// All other nodes with keys. A withdrawn key is in no plan but that of its own node.
 fn peers(state: &ClusterState, node: &Node) -> Vec<EncryptedPeer> {
-    let others = state.nodes.values().filter(|n| n.id != node.id && n.addr != node.addr);
+    let others =
+        state.nodes.values().filter(|n| n.id != node.id && n.addr != node.addr && n.tunnel_addr != node.tunnel_addr);
     let peers = others.map(|n| EncryptedPeer {
         node: n.id.clone(),
-        addr: n.addr,
+        addr: n.tunnel_addr,
         keys: n.keys.keys.iter().filter(|r| r.stage < KeyStage::Withdrawn).map(|r| r.key).collect(),
         active: active(n),
     });

@@ -36,7 +36,8 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         node: node.id.clone(),
         hostname: node.hostname.clone(),
         role: role(node),
-        addr: node.addr,
+        addr: node.tunnel_addr,
+        tunnel_port: cluster.tunnel_port,
         managers: managers(state),
         heartbeat_ms: cluster.spec.heartbeat_ms,
         peers: peers(state, node),
@@ -71,8 +72,9 @@ fn managers(state: &ClusterState) -> Vec<ManagerPlan> {
 /// All other nodes. When a machine leaves and joins again, its former node remains in the cluster
 /// state with the same address. That former node is not a peer.
 fn peers(state: &ClusterState, node: &Node) -> Vec<PeerPlan> {
-    let others = state.nodes.values().filter(|n| n.id != node.id && n.addr != node.addr);
-    others.map(|n| PeerPlan { node: n.id.clone(), addr: n.addr }).collect()
+    let others =
+        state.nodes.values().filter(|n| n.id != node.id && n.addr != node.addr && n.tunnel_addr != node.tunnel_addr);
+    others.map(|n| PeerPlan { node: n.id.clone(), addr: n.tunnel_addr }).collect()
 }
 
 fn networks(state: &ClusterState) -> Vec<NetworkPlan> {

@@ -163,10 +163,24 @@ fn a_plan_lists_peers_managers_and_networks() {
 }
 
 #[test]
+fn tunnels_end_at_the_address_that_the_node_has_chosen() {
+    let mut cluster = cluster();
+    let mut third = cluster.cluster.joining("n3", weft_model::spec::Role::Worker);
+    third.tunnel_addr = [198, 51, 100, 3].into();
+    let (id, tunnel_addr) = (third.id.clone(), third.tunnel_addr);
+    cluster.cluster.ok(Command::JoinNode(Box::new(third)));
+    let own = cluster.own_plan();
+    assert_eq!(own.peers.iter().find(|peer| peer.node == id).map(|peer| peer.addr), Some(tunnel_addr));
+    let plan = plan(&cluster.cluster.state, &id).expect("the plan of the new node");
+    assert_eq!((plan.addr, plan.tunnel_port), (tunnel_addr, weft_model::DEFAULT_TUNNEL_PORT));
+}
+
+#[test]
 fn the_former_node_of_a_machine_is_not_a_peer() {
     let mut cluster = cluster();
     let mut again = cluster.cluster.joining("n2", weft_model::spec::Role::Worker);
-    again.addr = cluster.cluster.state.nodes[&cluster.other_node].addr;
+    let former = &cluster.cluster.state.nodes[&cluster.other_node];
+    (again.addr, again.tunnel_addr) = (former.addr, former.tunnel_addr);
     let id = again.id.clone();
     cluster.cluster.ok(Command::JoinNode(Box::new(again)));
     let plan = plan(&cluster.cluster.state, &id).expect("the plan of the new node");

@@ -1,6 +1,8 @@
 //! The cluster itself: its initialisation with the first manager and the ingress network, its
 //! settings and its join tokens.
 
+use std::ops::RangeInclusive;
+
 use ipnetwork::{IpNetwork, Ipv4Network};
 use weft_model::{
     Applied, ClusterState, INGRESS_NETWORK, Rejection,
@@ -14,6 +16,8 @@ use super::{check_version, cluster_mut, networks, new_meta, nodes, subnets, upda
 /// The longest prefix of subnets from the pool. A /29 has room for a gateway and five more
 /// addresses.
 const MAX_POOL_PREFIX: u8 = 29;
+/// The UDP ports that tunnels may use: the registered ports (RFC 6335, section 6), as in Swarm.
+const TUNNEL_PORTS: RangeInclusive<u16> = 1024..=49151;
 /// The largest number of address pools. It bounds the time of an allocation.
 const MAX_POOLS: usize = 64;
 
@@ -26,12 +30,14 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
         return Err(Rejection::AlreadyInitialised);
     }
     check(&init.spec)?;
+    check_tunnel_port(init.tunnel_port)?;
     let subnet = subnets::allocate_ingress(state, &init.spec)?;
     let meta = new_meta(state);
     state.cluster = Some(Cluster {
         id: init.id,
         meta,
         spec: init.spec,
+        tunnel_port: init.tunnel_port,
         ca_cert_pem: init.ca_cert_pem,
         ca_key_sealed: init.ca_key_sealed,
         worker_secret: init.worker_secret,
@@ -86,6 +92,18 @@ fn check(spec: &ClusterSpec) -> Result<(), Rejection> {
         ));
     }
     check_pools(spec)
+}
+
+/// Refuses a port that programs of the nodes use, or that egress translation chooses as a source.
+fn check_tunnel_port(port: u16) -> Result<(), Rejection> {
+    if TUNNEL_PORTS.contains(&port) {
+        return Ok(());
+    }
+    Err(Rejection::Invalid(format!(
+        "the tunnels cannot use UDP port {port}: choose one from {} to {} (--data-path-port)",
+        TUNNEL_PORTS.start(),
+        TUNNEL_PORTS.end()
+    )))
 }
 
 /// Checks the shape of the address pools.

@@ -18,6 +18,7 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
     if let Some(node) = state.nodes.get_mut(&id) {
         node.hostname = join.hostname;
         node.addr = join.addr;
+        node.tunnel_addr = join.tunnel_addr;
         node.rpc_addr = join.rpc_addr;
         return Ok(Applied::Node(id));
     }
@@ -28,6 +29,7 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
         spec: NodeSpec { name: None, labels: Default::default(), role: join.role, availability: join.availability },
         hostname: join.hostname,
         addr: join.addr,
+        tunnel_addr: join.tunnel_addr,
         rpc_addr: join.rpc_addr,
         status: NodeStatus::Unknown,
         message: String::new(),

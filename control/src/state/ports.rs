@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use weft_model::{
-    CONTROL_PORT, ClusterState, DYNAMIC_PORTS, Rejection, ServiceId, TUNNEL_PORT,
+    CONTROL_PORT, ClusterState, DYNAMIC_PORTS, Rejection, ServiceId,
     spec::{EndpointMode, EndpointSpec, PortSpec, Protocol},
     state::{Node, PublishedPort},
     wireguard::WIREGUARD_PORTS,
@@ -17,7 +17,9 @@ fn is_reserved(state: &ClusterState, port: u16, protocol: Protocol) -> bool {
         Protocol::Tcp => port == CONTROL_PORT || state.nodes.values().any(|node| node.rpc_addr.port() == port),
         Protocol::Udp => {
             let is_key_port = |node: &Node| node.keys.keys.iter().any(|record| record.key.port == port);
-            port == TUNNEL_PORT || WIREGUARD_PORTS.contains(&port) || state.nodes.values().any(is_key_port)
+            state.cluster.as_ref().is_some_and(|cluster| cluster.tunnel_port == port)
+                || WIREGUARD_PORTS.contains(&port)
+                || state.nodes.values().any(is_key_port)
         }
     }
 }

@@ -63,6 +63,11 @@ pub struct InitOptions {
     /// or if that is unspecified, this machine's only global address.
     pub advertise_addr: Option<IpAddr>,
     pub listen_addr: SocketAddr,
+    /// The address at which the tunnels of this node end. If absent: the address that it
+    /// advertises.
+    pub tunnel_addr: Option<IpAddr>,
+    /// The UDP port of the tunnels of all nodes.
+    pub tunnel_port: u16,
     pub spec: ClusterSpec,
     pub availability: Availability,
 }
@@ -78,5 +83,8 @@ pub struct JoinOptions {
     /// or if that is unspecified, the local address of the connection to the manager.
     pub advertise_addr: Option<IpAddr>,
     pub listen_addr: SocketAddr,
+    /// The address at which the tunnels of this node end. If absent: the address that it
+    /// advertises.
+    pub tunnel_addr: Option<IpAddr>,
     pub availability: Availability,
 }

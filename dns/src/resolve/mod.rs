@@ -10,7 +10,7 @@
 use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
-use weft_model::{NetworkId, spec::Protocol};
+use weft_model::{DualAddr, NetworkId, spec::Protocol};
 
 use crate::zone::{Entry, NetworkNames, Zone};
 

@@ -183,7 +183,7 @@ fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
         tunnel_ifindex: facts.tunnel_ifindex,
         // Routers may fragment the tunnel's packets over IPv4. Over IPv6 only the sender may
         // fragment (RFC 8200, section 4.5), and the kernel does not do it for a tunnel.
-        tunnel_port_be: weft_model::TUNNEL_PORT.to_be(),
+        tunnel_port_be: plan.tunnel_port.to_be(),
         _pad: [0; 3],
         tunnel_mtu: if plan.addr.is_ipv4() { 0 } else { facts.task_mtu },
     }

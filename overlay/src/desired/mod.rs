@@ -62,12 +62,12 @@ pub struct DesiredLink {
 pub enum DesiredLinkKind {
     /// The kernel makes it with the namespace.
     Loopback,
-    Tunnel,
-    /// The end of a veth pair in the node's namespace. Created together with `peer` in `sandbox`.
-    HostSide {
-        peer: String,
-        sandbox: PathBuf,
+    Tunnel {
+        /// UDP port at both ends.
+        port: u16,
     },
+    /// The end of a veth pair in the node's namespace. Created together with `peer` in `sandbox`.
+    HostSide { peer: String, sandbox: PathBuf },
     /// The end of a veth pair in the task's namespace. Created together with its host side.
     TaskSide,
 }
@@ -140,14 +140,20 @@ pub fn desired(
         .filter_map(|task| Some((task, sandboxes.get(&task.id)?)))
         .map(|(task, sandbox)| (task.id.clone(), desired_task(&task.id, &task.attachments, sandbox, mtu)))
         .collect();
-    Desired { mtu, node: desired_node(settings), tasks }
+    Desired { mtu, node: desired_node(settings, plan.tunnel_port), tasks }
 }
 
-fn desired_node(settings: &NodeSettings) -> DesiredNetns {
+fn desired_node(settings: &NodeSettings, port: u16) -> DesiredNetns {
     let mut node = DesiredNetns::default();
     node.links.insert(
         name::TUNNEL.to_owned(),
-        DesiredLink { kind: DesiredLinkKind::Tunnel, mtu: Some(TUNNEL_MTU), mac: None, alias: None, addresses: None },
+        DesiredLink {
+            kind: DesiredLinkKind::Tunnel { port },
+            mtu: Some(TUNNEL_MTU),
+            mac: None,
+            alias: None,
+            addresses: None,
+        },
     );
     // The mesh delivers replies for the node's own sockets at lo. Their source is one of the node's
     // own addresses, which the kernel drops by default.

@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use ipnetwork::IpNetwork;
-use weft_model::{Mac, TUNNEL_PORT, TaskId};
+use weft_model::{Mac, TaskId};
 
 use crate::{
     actual::{Actual, ActualLink, ActualLinkKind, ActualNetns, ActualRoute, VxlanSettings},
@@ -26,6 +26,7 @@ pub enum Op {
     },
     CreateTunnel {
         name: String,
+        port: u16,
         mtu: u32,
     },
     /// Creates `host` in the node's namespace and its peer in the task's namespace.
@@ -59,7 +60,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DeleteLink { name } => write!(f, "delete link {name}"),
-            Self::CreateTunnel { name, mtu } => write!(f, "create tunnel {name} mtu {mtu}"),
+            Self::CreateTunnel { name, port, mtu } => write!(f, "create tunnel {name} port {port} mtu {mtu}"),
             Self::CreateVeth { host, peer, sandbox, mtu } => {
                 write!(f, "create link {host} mtu {mtu} with peer {peer} in {}", sandbox.display())
             }
@@ -202,8 +203,8 @@ fn create_link(
     let mtu = desired.mtu.unwrap_or_default();
     let op = match &desired.kind {
         DesiredLinkKind::Loopback | DesiredLinkKind::TaskSide => return None,
-        DesiredLinkKind::Tunnel if actual.is_some_and(is_tunnel) => return None,
-        DesiredLinkKind::Tunnel => Op::CreateTunnel { name: name.to_owned(), mtu },
+        DesiredLinkKind::Tunnel { port } if actual.is_some_and(|link| is_tunnel(link, *port)) => return None,
+        DesiredLinkKind::Tunnel { port } => Op::CreateTunnel { name: name.to_owned(), port: *port, mtu },
         DesiredLinkKind::HostSide { peer, sandbox } => {
             let actual_peer = peers.and_then(|peers| peers.links.get(peer));
             if actual.is_some_and(|actual| actual_peer.is_some_and(|peer| are_paired(actual, peer))) {
@@ -258,8 +259,8 @@ fn is_veth(link: &ActualLink) -> bool {
     matches!(link.kind, ActualLinkKind::Veth { .. })
 }
 
-fn is_tunnel(link: &ActualLink) -> bool {
-    link.kind == ActualLinkKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port: TUNNEL_PORT })
+fn is_tunnel(link: &ActualLink, port: u16) -> bool {
+    link.kind == ActualLinkKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port })
 }
 
 /// Two veths are a pair if each has the other's index as its peer. The namespaces differ, so one

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use proptest::prelude::*;
 use weft_model::{
-    DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni,
+    DEFAULT_TUNNEL_PORT, DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni,
     net::{Subnet, Subnets},
     plan::{AttachmentPlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
@@ -115,9 +115,8 @@ fn apply(op: &Op, netns: &mut ActualNetns, peers: Option<&mut ActualNetns>, next
     };
     match op {
         Op::DeleteLink { name } => remove_link(netns, peers, name),
-        Op::CreateTunnel { name, mtu } => {
-            let kind =
-                ActualLinkKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port: TUNNEL_PORT });
+        Op::CreateTunnel { name, port, mtu } => {
+            let kind = ActualLinkKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port: *port });
             let link = ActualLink { mtu: *mtu, ..new_link(kind) };
             assert!(netns.links.insert(name.clone(), link).is_none(), "{name} exists");
         }
@@ -275,15 +274,15 @@ fn makes_no_operation_for_a_task_whose_sandbox_cannot_be_read() {
 #[test]
 fn replaces_a_vxlan_device_with_other_settings() {
     for settings in [
-        VxlanSettings { collect_metadata: false, learning: false, port: TUNNEL_PORT },
-        VxlanSettings { collect_metadata: true, learning: true, port: TUNNEL_PORT },
+        VxlanSettings { collect_metadata: false, learning: false, port: DEFAULT_TUNNEL_PORT },
+        VxlanSettings { collect_metadata: true, learning: true, port: DEFAULT_TUNNEL_PORT },
         VxlanSettings { collect_metadata: true, learning: false, port: 8472 },
     ] {
         let mut model = Model::reconciled(&[]);
         model.actual.node.links.get_mut(name::TUNNEL).expect("the tunnel").kind =
             ActualLinkKind::Vxlan(settings.clone());
         model.reconcile(&desired_for(vec![]));
-        assert!(is_tunnel(&model.actual.node.links[name::TUNNEL]), "{settings:?}");
+        assert!(is_tunnel(&model.actual.node.links[name::TUNNEL], DEFAULT_TUNNEL_PORT), "{settings:?}");
     }
 }
 

@@ -24,7 +24,6 @@ use rtnetlink::{
         route::{RouteAttribute, RouteMessage, RouteMetric},
     },
 };
-use weft_model::TUNNEL_PORT;
 
 use super::decode;
 use crate::{
@@ -99,11 +98,11 @@ impl Netlink {
 
     /// Creates the tunnel, one VXLAN device for all networks. Its own VNI is 0, because a device in
     /// collect_metadata mode receives no packets with any other VNI.
-    pub(crate) async fn create_tunnel(&self, name: &str, mtu: u32) -> Result<(), Error> {
+    pub(crate) async fn create_tunnel(&self, name: &str, port: u16, mtu: u32) -> Result<(), Error> {
         let tunnel = LinkVxlan::new(name, 0)
             .collect_metadata(true)
             .learning(false)
-            .port(TUNNEL_PORT)
+            .port(port)
             .udp_zero_csum6_rx(true)
             .udp_zero_csum6_tx(true)
             .mtu(mtu)

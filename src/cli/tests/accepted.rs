@@ -16,6 +16,8 @@ fn accepts_the_commands_of_swarm() {
     check(&[
         "swarm init --advertise-addr 192.0.2.1",
         "swarm init --advertise-addr 192.0.2.1 --listen-addr 192.0.2.1:2377",
+        "swarm init --data-path-addr 198.51.100.1 --data-path-port 7789",
+        "swarm join --data-path-addr eth1 --token T 192.0.2.1:2377",
         "swarm join-token worker",
         "swarm join-token manager --quiet",
         "swarm join-token --rotate worker",

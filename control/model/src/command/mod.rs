@@ -221,6 +221,7 @@ pub enum Command {
 pub struct InitCluster {
     pub id: ClusterId,
     pub spec: ClusterSpec,
+    pub tunnel_port: u16,
     /// See [`crate::state::Cluster`] for the certificate, the key and the secrets.
     pub ca_cert_pem: String,
     pub ca_key_sealed: Vec<u8>,
@@ -239,6 +240,7 @@ pub struct JoinNode {
     pub hostname: NodeName,
     pub role: Role,
     pub addr: IpAddr,
+    pub tunnel_addr: IpAddr,
     pub rpc_addr: SocketAddr,
     pub availability: Availability,
 }

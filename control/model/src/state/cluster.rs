@@ -10,6 +10,8 @@ pub struct Cluster {
     pub id: ClusterId,
     pub meta: Meta,
     pub spec: ClusterSpec,
+    /// The UDP port of the tunnels between all nodes. Never changes.
+    pub tunnel_port: u16,
     /// The certificate of the cluster's CA in PEM. Every join token contains its SHA-256 digest.
     pub ca_cert_pem: String,
     /// The private key of the CA (PKCS#8 DER), encrypted. Only managers have the key that decrypts

@@ -20,8 +20,11 @@ pub struct Node {
     pub raft_id: u64,
     pub spec: NodeSpec,
     pub hostname: NodeName,
-    /// The address at which all other nodes reach this node. Control traffic and tunnels use it.
+    /// The address at which all other nodes reach this node. Control traffic uses it.
     pub addr: IpAddr,
+    /// The address at which the tunnels of this node end. The same as `addr`, unless the user has
+    /// chosen another one (`--data-path-addr`).
+    pub tunnel_addr: IpAddr,
     /// The address and port at which the node's RPC server listens.
     pub rpc_addr: SocketAddr,
     pub status: NodeStatus,

@@ -33,7 +33,8 @@ async fn init_and_join_accept_the_requests_of_clients() {
     }
     for (path, body, status, text) in [
         ("/swarm/init", with(body.clone(), "/AutoLockManagers", json!(true)), 501, "autolock"),
-        ("/swarm/init", with(body.clone(), "/DataPathPort", json!(7789)), 501, "--data-path-port"),
+        ("/swarm/init", with(body.clone(), "/DataPathPort", json!(77_890)), 400, "--data-path-port"),
+        ("/swarm/init", with(body.clone(), "/DataPathAddr", json!("nowhere0")), 400, "invalid data path address"),
         ("/swarm/init", with(body.clone(), "/ForceNewCluster", json!(true)), 501, "--force-new-cluster"),
         ("/swarm/init", with(body.clone(), "/AdvertiseAddr", json!("nowhere0")), 400, "name of an interface"),
         ("/swarm/init", with(body.clone(), "/Availability", json!("asleep")), 400, "use active, pause or drain"),

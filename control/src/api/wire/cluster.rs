@@ -11,7 +11,7 @@
 
 use bollard_stubs::models;
 use serde_json::{Value, json};
-use weft_model::{TUNNEL_PORT, spec::ClusterSpec, state::Cluster};
+use weft_model::{spec::ClusterSpec, state::Cluster};
 
 use super::{
     fields, unsupported,
@@ -138,7 +138,7 @@ pub(crate) fn show(cluster: &Cluster) -> Value {
         spec: None,
         tls_info: Some(models::TlsInfo { trust_root: Some(cluster.ca_cert_pem.clone()), ..Default::default() }),
         root_rotation_in_progress: Some(false),
-        data_path_port: Some(u32::from(TUNNEL_PORT)),
+        data_path_port: Some(u32::from(cluster.tunnel_port)),
         default_addr_pool: Some(pools(&cluster.spec)),
         subnet_size: Some(u32::from(cluster.spec.pool_prefix)),
     });

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use bollard_stubs::models;
 use serde_json::Value;
 use weft_model::{
-    ClusterState, NodeReport, TUNNEL_PORT,
+    ClusterState, DEFAULT_TUNNEL_PORT, NodeReport,
     spec::{Availability, ClusterSpec},
 };
 
@@ -23,8 +23,11 @@ use crate::api::{error::ApiError, features};
 #[derive(Debug)]
 pub(crate) struct InitRequest {
     pub(crate) spec: ClusterSpec,
+    pub(crate) tunnel_port: u16,
     pub(crate) listen_addr: String,
     pub(crate) advertise_addr: String,
+    /// Empty: the advertised address.
+    pub(crate) tunnel_addr: String,
     pub(crate) availability: Availability,
 }
 
@@ -35,6 +38,8 @@ pub(crate) struct JoinRequest {
     pub(crate) token: String,
     pub(crate) listen_addr: String,
     pub(crate) advertise_addr: String,
+    /// Empty: the advertised address.
+    pub(crate) tunnel_addr: String,
     pub(crate) availability: Availability,
 }
 
@@ -46,12 +51,11 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
         Some(spec) => cluster::read(spec, &ClusterSpec::default())?,
     };
     cluster::read_pools(&mut spec, &request.default_addr_pool.unwrap_or_default(), request.subnet_size)?;
-    if request.data_path_port.is_some_and(|port| port != 0 && port != u32::from(TUNNEL_PORT)) {
-        return Err(features::TUNNEL_PORTS.refusal());
-    }
-    if request.data_path_addr.is_some_and(|addr| !addr.is_empty()) {
-        return Err(features::TUNNEL_ADDRESSES.refusal());
-    }
+    let tunnel_port = match request.data_path_port.unwrap_or_default() {
+        0 => DEFAULT_TUNNEL_PORT,
+        port => u16::try_from(port)
+            .map_err(|_| ApiError::Invalid(format!("{port} is not a port: give one to --data-path-port")))?,
+    };
     if request.force_new_cluster == Some(true) {
         return Err(features::FORCED_CLUSTER.refusal());
     }
@@ -70,6 +74,8 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
     unsupported::refuse_all_but(&known, body)?;
     Ok(InitRequest {
         spec,
+        tunnel_port,
+        tunnel_addr: request.data_path_addr.unwrap_or_default(),
         listen_addr: request.listen_addr.unwrap_or_default(),
         advertise_addr: request.advertise_addr.unwrap_or_default(),
         availability,
@@ -79,7 +85,8 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
 pub(crate) fn read_join(body: &mut Value) -> Result<JoinRequest, ApiError> {
     let request: models::SwarmJoinRequest = fields::read(body)?;
     let availability = read_availability(body)?;
-    unsupported::refuse_all_but(&["ListenAddr", "AdvertiseAddr", "RemoteAddrs", "JoinToken", "Availability"], body)?;
+    let known = ["ListenAddr", "AdvertiseAddr", "DataPathAddr", "RemoteAddrs", "JoinToken", "Availability"];
+    unsupported::refuse_all_but(&known, body)?;
     let token = request.join_token.unwrap_or_default();
     if token.is_empty() {
         return Err(ApiError::Invalid(
@@ -89,6 +96,7 @@ pub(crate) fn read_join(body: &mut Value) -> Result<JoinRequest, ApiError> {
     Ok(JoinRequest {
         managers: request.remote_addrs.unwrap_or_default(),
         token,
+        tunnel_addr: request.data_path_addr.unwrap_or_default(),
         listen_addr: request.listen_addr.unwrap_or_default(),
         advertise_addr: request.advertise_addr.unwrap_or_default(),
         availability,

@@ -1,8 +1,9 @@
 //! The cluster itself, its join tokens and its nodes.
 
+use ipnetwork::Ipv4Network;
 use weft_model::{
     Applied, Command, Entry, NodeId, ServiceId, TaskId,
-    command::JoinNode,
+    command::{InitCluster, JoinNode},
     spec::{Availability, ClusterSpec, Role},
     state::{NodeStatus, TaskState},
 };
@@ -53,6 +54,41 @@ fn refuses_settings_that_cannot_work() {
     check(|s| s.pools = vec![parse("10.1.0.0/8")], "address pool 10.1.0.0/8 has host bits set: use 10.0.0.0/8");
     check(|s| s.pool_prefix = 7, "address pool 10.0.0.0/8 cannot be cut into /7: use a mask length of 8 to 29");
     check(|s| s.pool_prefix = 30, "address pool 10.0.0.0/8 cannot be cut into /30: use a mask length of 8 to 29");
+}
+
+#[test]
+fn refuses_a_tunnel_port_that_others_use() {
+    for port in [1023, 49_152, 61_000] {
+        let mut cluster = TestCluster::empty();
+        let init = InitCluster { tunnel_port: port, ..cluster.init() };
+        let refused = refusal(cluster.apply(Command::InitCluster(Box::new(init))));
+        let text = "choose one from 1024 to 49151 (--data-path-port)";
+        assert_eq!(refused, format!("the tunnels cannot use UDP port {port}: {text}"));
+    }
+}
+
+#[test]
+fn refuses_pools_that_overlap_or_are_too_many() {
+    let check = |pools: Vec<Ipv4Network>, expected: &str| {
+        let mut cluster = TestCluster::new();
+        let version = cluster.settings().meta.version;
+        let spec = ClusterSpec { pools, ..ClusterSpec::default() };
+        check_refused(&mut cluster, Command::UpdateCluster { version, spec }, expected);
+    };
+    check(
+        vec![parse("10.1.0.0/16"), parse("10.0.0.0/15")],
+        "address pools 10.1.0.0/16 and 10.0.0.0/15 overlap: give only one of them",
+    );
+    check(vec![], "the cluster needs 1 to 64 address pools, and 0 are given");
+}
+
+#[test]
+fn a_new_route_does_not_prevent_the_change_of_other_settings() {
+    let mut cluster = TestCluster::new();
+    cluster.node("n2", &["10.0.0.0/8"]);
+    let before = cluster.settings().clone();
+    let spec = ClusterSpec { task_history_limit: 1, ..before.spec };
+    cluster.ok(Command::UpdateCluster { version: before.meta.version, spec });
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use weft_model::{
     Command, MAX_NETWORKS_PER_SERVICE, Rejection, ServiceId,
+    command::InitCluster,
     spec::{EndpointMode, PortSpec, Protocol, Role, ServiceMode, ServiceSpec},
     state::{UpdateState, UpdateStatus},
 };
@@ -82,6 +83,14 @@ fn refuses_ports_that_cannot_be_published() {
     check(&[tcp(None, 0)], "port 0 cannot be published: use 1 to 65535");
     check(&[tcp(Some(80), 80), tcp(Some(80), 81)], "port 80/tcp is published twice: publish it once");
     TestCluster::new().add_service(with_ports("web", &[udp(2377), tcp(Some(4789), 80)]));
+    let mut other = TestCluster::empty();
+    let init = InitCluster { tunnel_port: 7789, ..other.init() };
+    other.ok(Command::InitCluster(Box::new(init)));
+    other.add_service(with_ports("web", &[udp(4789)]));
+    assert_eq!(
+        refusal(other.service(with_ports("api", &[udp(7789)]))),
+        "port 7789/udp is reserved for the cluster itself: choose another port"
+    );
 }
 
 #[test]

@@ -99,15 +99,19 @@ async fn propose_join(manager: &Manager, id: NodeId, role: Role, request: &JoinR
     let hostname: NodeName = request.hostname.parse().map_err(|e| invalid(&e))?;
     let addr: IpAddr = request.addr.parse().map_err(|e| invalid(&e))?;
     let rpc_addr: SocketAddr = request.rpc_addr.parse().map_err(|e| invalid(&e))?;
+    let tunnel_addr: IpAddr = request.tunnel_addr.parse().map_err(|e| invalid(&e))?;
     if addr.is_unspecified() || addr.is_multicast() || rpc_addr.port() == 0 {
         return Err(Status::invalid_argument(format!("other nodes cannot reach {addr}, port {}", rpc_addr.port())));
+    }
+    if tunnel_addr.is_unspecified() || tunnel_addr.is_multicast() {
+        return Err(Status::invalid_argument(format!("tunnels of other nodes cannot reach {tunnel_addr}")));
     }
     let availability = match request.availability {
         1 => Availability::Pause,
         2 => Availability::Drain,
         _ => Availability::Active,
     };
-    let join = JoinNode { id, hostname, role, addr, rpc_addr, availability };
+    let join = JoinNode { id, hostname, role, addr, tunnel_addr, rpc_addr, availability };
     let (_, outcome) = manager
         .submit(ProposalId::random(), Command::JoinNode(Box::new(join)))
         .await

@@ -48,6 +48,7 @@ pub(super) async fn init(
 ) -> Result<Formed, SwarmError> {
     let listen_addr = options.listen_addr;
     let addr = address::choose(options.advertise_addr, listen_addr)?;
+    let tunnel_addr = options.tunnel_addr.map_or(Ok(addr), address::check)?;
     let bound = Bound::bind(listen_addr).map_err(|source| SwarmError::Listen { addr: listen_addr, source })?;
     store.wipe()?;
     let cluster = ClusterId::from_random(rand::random());
@@ -74,6 +75,7 @@ pub(super) async fn init(
     let command = InitCluster {
         id: cluster.clone(),
         spec: options.spec,
+        tunnel_port: options.tunnel_port,
         ca_cert_pem: ca.cert_pem().to_owned(),
         ca_key_sealed: ca.sealed_key(&cluster, &kek)?,
         worker_secret: pki::random_secret(),
@@ -84,6 +86,7 @@ pub(super) async fn init(
             hostname: config.hostname.clone(),
             role: Role::Manager,
             addr,
+            tunnel_addr,
             rpc_addr,
             availability: options.availability,
         },

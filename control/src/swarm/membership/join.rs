@@ -65,8 +65,15 @@ pub(super) async fn join(
     // The node's id is a hash of its key. All attempts use the same key. So if the answer to a join
     // is lost, the next attempt joins as the same node.
     let request = KeyRequest::generate()?;
-    let attempt =
-        Attempt { config, token, request, addr, listen_addr: bound.addr(), availability: options.availability };
+    let attempt = Attempt {
+        config,
+        token,
+        request,
+        addr,
+        listen_addr: bound.addr(),
+        tunnel_addr: options.tunnel_addr.map(address::check).transpose()?,
+        availability: options.availability,
+    };
     let deadline = Instant::now() + RETRY_FOR;
     loop {
         let mut failures = Vec::new();
@@ -124,6 +131,8 @@ struct Attempt<'a> {
     /// The address to advertise. `None`: the local address of the connection to the manager.
     addr: Option<IpAddr>,
     listen_addr: SocketAddr,
+    /// The address at which tunnels end. `None`: the address to advertise.
+    tunnel_addr: Option<IpAddr>,
     availability: Availability,
 }
 
@@ -150,6 +159,7 @@ impl Attempt<'_> {
             csr_pem: self.request.csr_pem().to_owned(),
             hostname: self.config.hostname.to_string(),
             addr: addr.to_string(),
+            tunnel_addr: self.tunnel_addr.unwrap_or(addr).to_string(),
             rpc_addr: SocketAddr::new(addr, self.listen_addr.port()).to_string(),
             availability: match self.availability {
                 Availability::Active => 0,

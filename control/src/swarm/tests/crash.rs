@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use weft_model::spec::Availability;
+use weft_model::{DEFAULT_TUNNEL_PORT, spec::Availability};
 
 use super::fixture::{Host, config, has_label, propose_label, spec};
 use crate::swarm::{InitOptions, Manager, Membership, Swarm};
@@ -73,6 +73,8 @@ async fn write_until_killed(dir: &Path, addr: Ipv4Addr) {
         let options = InitOptions {
             advertise_addr: None,
             listen_addr: SocketAddr::new(addr.into(), 0),
+            tunnel_addr: None,
+            tunnel_port: DEFAULT_TUNNEL_PORT,
             spec: spec(),
             availability: Availability::Active,
         };

@@ -15,7 +15,8 @@ use futures_util::{StreamExt, stream::BoxStream};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use weft_model::{
-    ClusterState, Command, LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan, NodeReport, TaskId,
+    ClusterState, Command, DEFAULT_TUNNEL_PORT, LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan,
+    NodeReport, TaskId,
     plan::TaskGoal,
     spec::{Availability, ClusterSpec, NodeSpec, Role},
     state::{Node, NodeStatus, TaskState, TaskStatus},
@@ -129,6 +130,8 @@ impl Daemon {
         InitOptions {
             advertise_addr: None,
             listen_addr: SocketAddr::new(self.host.addr.into(), 0),
+            tunnel_addr: None,
+            tunnel_port: DEFAULT_TUNNEL_PORT,
             spec: spec(),
             availability: Availability::Active,
         }
@@ -140,6 +143,7 @@ impl Daemon {
             token: token.to_owned(),
             advertise_addr: None,
             listen_addr: SocketAddr::new(self.host.addr.into(), 0),
+            tunnel_addr: None,
             availability: Availability::Active,
         }
     }

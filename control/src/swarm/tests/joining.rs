@@ -112,6 +112,7 @@ async fn a_repeated_join_request_adds_one_node_and_an_invalid_one_adds_none() {
             addr: "127.78.0.2".to_owned(),
             rpc_addr: "127.78.0.2:2377".to_owned(),
             availability: 0,
+            tunnel_addr: "127.78.0.2".to_owned(),
         };
         AuthorityClient::new(connect_now(&dialer).await.expect("a connection")).join(request).await
     };
