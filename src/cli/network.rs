@@ -19,7 +19,7 @@ use super::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Create a network
-    Create(Create),
+    Create(Box<Create>),
     /// List networks
     #[command(visible_alias = "list")]
     Ls(Ls),
@@ -64,6 +64,12 @@ pub(super) struct Create {
     /// Let the names on this network also resolve to IPv6 addresses
     #[arg(long)]
     ipv6: bool,
+    /// Create no network, but options that other networks take with --config-from
+    #[arg(long)]
+    config_only: bool,
+    /// Name of the configuration-only network from which the options come
+    #[arg(long, value_name = "NETWORK", default_value = "")]
+    config_from: String,
     /// Do not connect the network to the outside
     #[arg(long)]
     internal: bool,
@@ -146,6 +152,8 @@ async fn create(client: &Client, options: &Create) -> Result<()> {
         "Scope": options.scope,
         "Internal": options.internal,
         "Ingress": options.ingress,
+        "ConfigOnly": options.config_only,
+        "ConfigFrom": { "Network": options.config_from },
         "EnableIPv4": options.ipv4,
         "EnableIPv6": options.ipv6,
         "IPAM": {
@@ -239,6 +247,8 @@ mod tests {
             scope: "swarm".to_owned(),
             ipv4: true,
             ipv6: true,
+            config_only: false,
+            config_from: String::new(),
             internal: false,
             ingress: false,
             label: vec![],

@@ -137,7 +137,6 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
     (&["--max-snapshots", "--snapshot-interval"], "Raft snapshots cannot be configured: leave the flag out"),
     (&["--force-new-cluster"], "weft cannot create a new cluster from one that has lost its quorum yet"),
     (&["--attachable"], NOT_ATTACHABLE),
-    (&["--config-only", "--config-from"], "weft has no configuration-only networks yet"),
     (
         &[
             "service inspect --format",

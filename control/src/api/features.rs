@@ -147,10 +147,6 @@ features! {
     NETWORK_OPTIONS = Feature::new("other network options (--opt)", &[]).advice("leave the option out");
     ATTACHABLE_NETWORKS = Feature::new("attachable networks (--attachable)", &["Attachable"])
         .advice("only services use networks, so leave Attachable out");
-    CONFIGURATION_NETWORKS = Feature::new(
-        "configuration-only networks (--config-only, --config-from)",
-        &["ConfigOnly", "ConfigFrom"],
-    );
     IPAM_DRIVERS = Feature::new("IPAM drivers (--ipam-driver)", &["IPAM.Driver"]);
     IPAM_OPTIONS = Feature::new(
         "IPAM options other than com.docker.network.ipam.serial=true (--ipam-opt)",

@@ -6,7 +6,7 @@
 use weft_model::{
     ClusterState, NodeId, TaskId,
     command::ObjectKind,
-    state::{Network, Node, Service, Task},
+    state::{Network, NetworkConfiguration, Node, Service, Task},
 };
 
 use super::error::ApiError;
@@ -48,6 +48,12 @@ pub(super) fn service<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Ser
 
 pub(super) fn network<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Network, ApiError> {
     find_one(ObjectKind::Network, text, &state.networks.values(), |n| n.id.as_str(), |n| n.spec.name.as_str())
+}
+
+/// Finds a configuration-only network.
+pub(super) fn configuration<'a>(state: &'a ClusterState, text: &str) -> Result<&'a NetworkConfiguration, ApiError> {
+    let all = state.configurations.values();
+    find_one(ObjectKind::Network, text, &all, |n| n.id.as_str(), |n| n.spec.name.as_str())
 }
 
 /// Finds a node. The text `self` means the local node.

@@ -13,11 +13,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use weft_model::{
-    ClusterState, Command, NetworkId, Rejection,
-    command::ObjectKind,
-    state::{Network, Service},
-};
+use weft_model::{ClusterState, Command, NetworkId, Rejection, command::ObjectKind, spec::NetworkSpec, state::Service};
 
 use super::{
     Api, body,
@@ -38,21 +34,25 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let filters = Filters::read(&params, &["dangling", "driver", "id", "label", "name", "scope", "type"])?;
     let is_dangling = filters.flag("dangling")? == Some(true);
-    let matches = |network: &&Network| {
-        filters.any("id", |id| network.id.as_str().starts_with(id))
-            && filters.any("name", |name| network.spec.name.as_str().contains(name))
-            && filters.any("driver", |driver| driver == "overlay")
+    let matches = |id: &NetworkId, spec: &NetworkSpec| {
+        filters.any("id", |text| id.as_str().starts_with(text))
+            && filters.any("name", |name| spec.name.as_str().contains(name))
+            && filters.any("driver", |driver| driver == if spec.config_only { "null" } else { "overlay" })
             && filters.any("scope", |scope| scope == "swarm")
-            && filters.any("type", |kind| kind == if network.spec.ingress { "builtin" } else { "custom" })
+            && filters.any("type", |kind| kind == if spec.ingress { "builtin" } else { "custom" })
             && !is_dangling
-            && filters.labels("label", |key| network.spec.labels.get(key))
+            && filters.labels("label", |key| spec.labels.get(key))
     };
     // Clients list networks before they know whether the node is a manager. So workers and nodes
     // outside a cluster answer with the networks of their engine.
     let mut listed: Vec<Value> = match api.state() {
         Ok(state) => {
-            let networks = state.networks.values().filter(matches);
-            networks.map(|network| wire::network::show(&state, network, None, false)).collect()
+            let networks = state.networks.values().filter(|n| matches(&n.id, &n.spec));
+            let configurations = state.configurations.values().filter(|n| matches(&n.id, &n.spec));
+            networks
+                .map(|network| wire::network::show(&state, network, None, false))
+                .chain(configurations.map(wire::network::show_configuration))
+                .collect()
         }
         Err(error) if api.node.engine.is_none() => return Err(error),
         Err(_) => Vec::new(),
@@ -105,7 +105,13 @@ pub(super) async fn inspect(
 
 fn show(api: &Api, id: &str, verbose: bool) -> Result<Value, ApiError> {
     let state = api.state()?;
-    Ok(wire::network::show(&state, find::network(&state, id)?, api.node_id().as_ref(), verbose))
+    match find::network(&state, id) {
+        Ok(network) => Ok(wire::network::show(&state, network, api.node_id().as_ref(), verbose)),
+        Err(missing) => match find::configuration(&state, id) {
+            Ok(configuration) => Ok(wire::network::show_configuration(configuration)),
+            Err(_) => Err(missing),
+        },
+    }
 }
 
 pub(super) async fn remove(
@@ -113,7 +119,10 @@ pub(super) async fn remove(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let found = api.state().and_then(|state| find::network(&state, &id).map(|network| network.id.clone()));
+    let found = api.state().and_then(|state| {
+        let network = find::network(&state, &id).map(|network| network.id.clone());
+        network.or_else(|missing| find::configuration(&state, &id).map(|found| found.id.clone()).map_err(|_| missing))
+    });
     match found {
         Ok(id) => {
             remove_when_released(&*api.cluster()?, id).await?;

@@ -124,6 +124,11 @@ pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Re
 /// Reads a spec, and replaces the names of its networks by their ids.
 fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
     let resolve = |text: &str| -> Result<NetworkId, ApiError> {
+        if find::network(state, text).is_err() && find::configuration(state, text).is_ok() {
+            return Err(ApiError::Invalid(format!(
+                "network {text} only holds options: create a network with --config-from {text} and use that"
+            )));
+        }
         let network = find::network(state, text)?;
         if network.spec.ingress {
             return Err(ApiError::Invalid(format!(

@@ -15,13 +15,14 @@
 //! - A refused command changes only the index and the clock of the cluster state. So each function
 //!   checks and allocates everything before it changes anything.
 //!
-//! In reading order: `addresses`, `subnets` and `ports` allocate; `keys`, `networks`, `services`,
-//! `tasks`, `nodes` and `cluster` change the objects of their kind.
+//! In reading order: `addresses`, `subnets` and `ports` allocate; `keys`, `configurations`,
+//! `networks`, `services`, `tasks`, `nodes` and `cluster` change the objects of their kind.
 
 mod addresses;
 mod subnets;
 mod ports;
 mod keys;
+mod configurations;
 mod networks;
 mod services;
 mod tasks;

@@ -8,18 +8,16 @@ use weft_model::{
     state::Network,
 };
 
-use super::{addresses, cluster_mut, keys, network_by_id, new_meta, subnets};
+use super::{addresses, cluster_mut, configurations, keys, network_by_id, new_meta, subnets};
 
 pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec) -> Result<Applied, Rejection> {
-    if state.networks.contains_key(&id) {
+    if state.networks.contains_key(&id) || state.configurations.contains_key(&id) {
         return Err(in_use(&id, &id));
     }
-    if let Some(other) = state.network_by_name(spec.name.as_str()) {
-        return Err(Rejection::NameInUse {
-            kind: ObjectKind::Network,
-            name: spec.name.to_string(),
-            by: other.id.to_string(),
-        });
+    let name = spec.name.as_str();
+    let other = state.network_by_name(name).map(|n| &n.id);
+    if let Some(other) = other.or_else(|| state.configuration_by_name(name).map(|n| &n.id)) {
+        return Err(Rejection::NameInUse { kind: ObjectKind::Network, name: name.to_owned(), by: other.to_string() });
     }
     if let Some(other) = state.networks.values().find(|n| spec.ingress && n.spec.ingress) {
         return Err(Rejection::Invalid(format!(
@@ -27,8 +25,13 @@ pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec)
             name = other.spec.name
         )));
     }
-    let cluster = cluster_mut(state)?.clone();
     check_mtu(&spec)?;
+    if spec.config_only {
+        subnets::check(state, &spec)?;
+        return configurations::create(state, id, spec);
+    }
+    let spec = configurations::resolve(state, spec)?;
+    let cluster = cluster_mut(state)?.clone();
     let vni = match spec.vni {
         Some(chosen) => check_vni(state, chosen)?,
         None => free_vni(state)?,
@@ -61,6 +64,9 @@ fn insert(state: &mut ClusterState, network: Network) {
 
 /// Refused while a service or a task uses the network.
 pub(super) fn remove(state: &mut ClusterState, id: &NetworkId) -> Result<Applied, Rejection> {
+    if state.configurations.contains_key(id) {
+        return configurations::remove(state, id);
+    }
     let network = network_by_id(state, id)?;
     if let Some(by) = find_user(state, id) {
         return Err(in_use(&network.spec.name, &by));

@@ -73,22 +73,22 @@ pub(super) fn from_spec(
     spec: &NetworkSpec,
     vni: Vni,
 ) -> Result<Subnets, Rejection> {
-    let mut v4 = Vec::new();
-    for wanted in &spec.v4 {
-        v4.push(Subnet { range: wanted.subnet, gateway: check_v4(state, wanted)? });
-    }
-    let mut v6 = Vec::new();
-    for wanted in &spec.v6 {
-        v6.push(Subnet { range: wanted.subnet, gateway: check_v6(state, wanted)? });
-    }
-    if v4.is_empty() && spec.ipv4 {
+    let mut subnets = check(state, spec)?;
+    if subnets.v4.is_empty() && spec.ipv4 {
         let subnet = if spec.ingress { allocate_ingress(state, pools)? } else { allocate_v4(state, pools)? };
-        v4.push(Subnet::v4(subnet));
+        subnets.v4.push(Subnet::v4(subnet));
     }
-    if v6.is_empty() {
-        v6.push(Subnet::v6(unique_local(cluster, vni)));
+    if subnets.v6.is_empty() {
+        subnets.v6.push(Subnet::v6(unique_local(cluster, vni)));
     }
-    let subnets = Subnets { v4, v6 };
+    Ok(subnets)
+}
+
+/// Checks the subnets that a user has chosen, and returns them with their gateways.
+pub(super) fn check(state: &ClusterState, spec: &NetworkSpec) -> Result<Subnets, Rejection> {
+    let v4 = spec.v4.iter().map(|wanted| Ok(Subnet { range: wanted.subnet, gateway: check_v4(state, wanted)? }));
+    let v6 = spec.v6.iter().map(|wanted| Ok(Subnet { range: wanted.subnet, gateway: check_v6(state, wanted)? }));
+    let subnets = Subnets { v4: v4.collect::<Result<_, Rejection>>()?, v6: v6.collect::<Result<_, Rejection>>()? };
     let ranges: Vec<IpNetwork> = subnets.iter().map(|(range, _)| range).collect();
     for (nth, range) in ranges.iter().enumerate() {
         if let Some(earlier) = ranges[..nth].iter().find(|earlier| overlap(**earlier, *range)) {

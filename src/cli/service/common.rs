@@ -266,6 +266,11 @@ pub(super) fn network(text: &str) -> Result<Value> {
         match field.split_once('=') {
             Some(("name", value)) => name = Some(value),
             Some(("alias", value)) => aliases.push(value),
+            Some(("ip" | "ip6" | "mac-address" | "link-local-ip", _)) => bail!(
+                "{field:?} in {text:?}: a task of a service cannot have a fixed address, because a service has any \
+                 number of tasks: use the name or the VIP of the service"
+            ),
+            Some(("driver-opt", _)) => bail!("weft does not support {field:?}: leave it out"),
             _ => bail!("unknown field {field:?} in {text:?}: the fields are name and alias"),
         }
     }
@@ -288,6 +293,14 @@ fn preference(text: &str) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refuses_a_fixed_address_and_says_why() {
+        for field in ["ip=10.1.0.5", "ip6=fd00::5", "mac-address=02:42:0a:01:00:05"] {
+            let error = network(&format!("name=app,{field}")).expect_err("a service has no fixed address").to_string();
+            assert!(error.contains(field) && error.contains("cannot have a fixed address"), "{error}");
+        }
+    }
 
     #[test]
     fn a_changed_section_always_has_a_parallelism() {

@@ -100,6 +100,8 @@ fn accepts_the_commands_of_network() {
         "network create --opt com.docker.network.driver.mtu=1400 -o com.docker.network.driver.overlay.vxlanid_list=5000 x",
         "network create --subnet 10.1.0.0/24 --subnet 10.2.0.0/24 --gateway 10.2.0.9 app",
         "network create --ipv4=false --ipv6 --subnet fd00:1::/64 app",
+        "network create --config-only --subnet 10.1.0.0/24 options",
+        "network create --config-from options app",
         "network create --driver overlay --opt encrypted --internal --ipv6 --label a=b app",
         "network create --ingress --opt encrypted --driver overlay --subnet 10.11.0.0/16 --gateway 10.11.0.2 my-ingress",
         "network create --subnet 10.1.0.0/24,2001:db8::/64 --ipv6 app",

@@ -36,6 +36,11 @@ pub struct NetworkSpec {
     pub mtu: Option<u32>,
     /// `--opt com.docker.network.driver.overlay.vxlanid_list`. `None`: the cluster chooses the VNI.
     pub vni: Option<Vni>,
+    /// `--config-only`: the network only holds options for other networks, and no service uses it.
+    pub config_only: bool,
+    /// `--config-from`: the name of the configuration-only network from which the options come:
+    /// subnets, IP versions, MTU, VNI, IPAM options and labels.
+    pub config_from: Option<NetworkName>,
     /// `--ipam-opt`: only options that ask for what weft does in any case. They are shown again.
     pub ipam_options: Labels,
 }
@@ -59,6 +64,8 @@ impl NetworkSpec {
             ingress: false,
             mtu: None,
             vni: None,
+            config_only: false,
+            config_from: None,
             ipam_options: Labels::new(),
         }
     }

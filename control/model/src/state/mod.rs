@@ -25,7 +25,7 @@ use crate::{NetworkId, NodeId, ServiceId, TaskId};
 pub use allocations::{Allocations, FreedAddress, NetworkAddresses};
 pub use cluster::Cluster;
 pub use keys::{KeyRecord, KeyStage, NodeKeys};
-pub use network::Network;
+pub use network::{Network, NetworkConfiguration};
 pub use node::{Node, NodeDescription, NodeStatus};
 pub use service::{PublishedPort, Service, ServiceEndpoint, UpdateState, UpdateStatus};
 pub use task::{Attachment, Slot, Task, TaskState, TaskStatus, Traffic};
@@ -47,6 +47,7 @@ pub struct ClusterState {
     pub cluster: Option<Cluster>,
     pub nodes: BTreeMap<NodeId, Node>,
     pub networks: BTreeMap<NetworkId, Network>,
+    pub configurations: BTreeMap<NetworkId, NetworkConfiguration>,
     pub services: BTreeMap<ServiceId, Service>,
     pub tasks: BTreeMap<TaskId, Task>,
     pub allocated: Allocations,
@@ -80,6 +81,11 @@ impl ClusterState {
     /// The network with this name, compared without regard to case.
     pub fn network_by_name(&self, name: &str) -> Option<&Network> {
         self.networks.values().find(|n| n.spec.name.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// The configuration-only network with this name, compared without regard to case.
+    pub fn configuration_by_name(&self, name: &str) -> Option<&NetworkConfiguration> {
+        self.configurations.values().find(|n| n.spec.name.as_str().eq_ignore_ascii_case(name))
     }
 
     pub fn tasks_of(&self, service: &ServiceId) -> impl Iterator<Item = &Task> {

@@ -31,6 +31,15 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
         };
         Some(event(Type::NETWORK, action, id.as_str(), network_attributes(network)))
     });
+    let configurations = compare(&before.configurations, &after.configurations).filter_map(|(id, presence)| {
+        let (action, configuration) = match presence {
+            Presence::After(configuration) => ("create", configuration),
+            Presence::Before(configuration) => ("remove", configuration),
+            Presence::Both(..) => return None,
+        };
+        let attributes = vec![("name".into(), configuration.spec.name.to_string()), ("type".into(), "null".into())];
+        Some(event(Type::NETWORK, action, id.as_str(), attributes))
+    });
     // Clients get the event `remove` when the removal of a service begins, not when it ends.
     let visible = |services: &BTreeMap<_, Service>| -> BTreeMap<_, Service> {
         services.iter().filter(|(_, s)| !s.removing).map(|(id, s)| (Clone::clone(id), s.clone())).collect()
@@ -62,6 +71,7 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
     });
     let mut events: Vec<_> = nodes.collect();
     events.extend(networks);
+    events.extend(configurations);
     events.extend(services);
     events
 }

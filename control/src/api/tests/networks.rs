@@ -69,7 +69,7 @@ async fn networks_are_created_shown_and_removed() {
         ("/Options/com.docker.network.driver.overlay.vxlanid_list", json!("7000"), 409, "VNI 7000 is in use by"),
         ("/Scope", json!("local"), 501, "Scope"),
         ("/Attachable", json!(true), 501, "only services use networks"),
-        ("/ConfigOnly", json!(true), 501, "--config-only"),
+        ("/ConfigFrom", json!({"Network": "none"}), 400, "no configuration-only network none"),
         ("/EnableIPv4", json!(false), 400, "subnet 10.7.0.0/24 is IPv4: leave --ipv4=false out"),
         ("/IPAM/Driver", json!("dhcp"), 501, "IPAM"),
         ("/IPAM/Options/x", json!("y"), 501, "the IPAM option x=y"),
@@ -159,6 +159,45 @@ async fn a_network_has_several_subnets_or_no_ipv4() {
     api.post("/services/create", service).await;
     let vip = &api.get("/services/web").await["Endpoint"]["VirtualIPs"][0]["Addr"];
     assert!(vip.as_str().is_some_and(|vip| vip.starts_with("fd") && vip.ends_with("/64")), "{vip}");
+}
+
+#[tokio::test]
+async fn networks_take_their_options_from_a_configuration() {
+    let api = Fixture::manager();
+    let mtu = json!({"com.docker.network.driver.mtu": "1400"});
+    let options = json!({
+        "Name": "options", "Driver": "overlay", "ConfigOnly": true, "Labels": {"a": "1", "b": "1"},
+        "IPAM": {"Config": [{"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.9"}]}, "Options": mtu,
+    });
+    api.post("/networks/create", options.clone()).await;
+    let create = |name: &str, body: Value| {
+        let fields = json!({"Name": name, "Driver": "overlay", "ConfigFrom": {"Network": "options"}});
+        let fields = fields.as_object().cloned().expect("an object");
+        Value::Object(body.as_object().cloned().expect("an object").into_iter().chain(fields).collect())
+    };
+    api.post("/networks/create", create("app", json!({"Labels": {"b": "2"}, "Internal": true}))).await;
+    let shown = api.get("/networks/app").await;
+    assert_eq!(shown["IPAM"]["Config"], json!([{"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.9"}]));
+    assert_eq!(shown["Options"]["com.docker.network.driver.mtu"], "1400");
+    assert_eq!(shown["Labels"], json!({"a": "1", "b": "2"}));
+    assert_eq!((&shown["Internal"], &shown["ConfigFrom"]["Network"]), (&json!(true), &json!("options")));
+    let configuration = api.get("/networks/options").await;
+    assert_eq!((&configuration["ConfigOnly"], &configuration["Driver"]), (&json!(true), &json!("null")));
+    assert_eq!(api.get("/networks").await.as_array().map(Vec::len), Some(3), "with the ingress network");
+
+    let path = "/networks/create";
+    api.refused(Method::POST, path, Some(options.clone()), 409, "name options is in use").await;
+    let both = create("x", json!({"Options": mtu}));
+    api.refused(Method::POST, path, Some(both), 400, "takes its options from options").await;
+    let internal = with(with(options, "/Name", json!("y")), "/Internal", json!(true));
+    api.refused(Method::POST, path, Some(internal), 400, "only holds options").await;
+    let mut web = service("web");
+    web["TaskTemplate"]["Networks"] = json!([{"Target": "options"}]);
+    api.refused(Method::POST, "/services/create", Some(web), 400, "--config-from options").await;
+    api.refused(Method::DELETE, "/networks/options", None, 409, "in use by network app").await;
+    for name in ["app", "options"] {
+        assert_eq!(api.call(Method::DELETE, &format!("/networks/{name}"), None).await.0, StatusCode::NO_CONTENT);
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::api::{error::ApiError, features};
 
-pub(crate) use show::{show, show_attached, with_prefix};
+pub(crate) use show::{show, show_attached, show_configuration, with_prefix};
 
 /// Whether the body asks for a network of the cluster. If not, the request is for the local engine.
 pub(crate) fn is_overlay(body: &Value) -> bool {
@@ -58,6 +58,11 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
         ingress: requested.ingress.unwrap_or(false),
         mtu: options.mtu,
         vni: options.vni,
+        config_only: requested.config_only.unwrap_or(false),
+        config_from: match requested.config_from.and_then(|from| from.network).as_deref() {
+            None | Some("") => None,
+            Some(name) => Some(name.parse()?),
+        },
         ipam_options: ipam.options,
     };
     unsupported::refuse(&body, &write(&spec, &body))?;
@@ -83,6 +88,7 @@ fn write(spec: &NetworkSpec, requested: &Value) -> Value {
         ingress: Some(spec.ingress),
         options: Some(options::write(spec)),
         labels: Some(labels(&spec.labels)),
-        ..Default::default()
+        config_only: Some(spec.config_only),
+        config_from: Some(models::ConfigReference { network: spec.config_from.as_ref().map(ToString::to_string) }),
     })
 }

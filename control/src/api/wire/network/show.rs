@@ -9,7 +9,7 @@ use bollard_stubs::models;
 use serde_json::{Map, Value, json};
 use weft_model::{
     ClusterState, DualAddr, NodeId,
-    state::{Network, Service, Task},
+    state::{Network, NetworkConfiguration, Service, Task},
 };
 
 use super::{ipam, options};
@@ -35,7 +35,9 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
         internal: Some(network.spec.internal),
         attachable: Some(false),
         ingress: Some(network.spec.ingress),
-        config_from: Some(models::ConfigReference { network: Some(String::new()) }),
+        config_from: Some(models::ConfigReference {
+            network: Some(network.spec.config_from.as_ref().map_or_else(String::new, ToString::to_string)),
+        }),
         config_only: Some(false),
         options: Some(driver_options(network)),
         labels: Some(labels(&network.spec.labels)),
@@ -52,6 +54,33 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
             .collect();
         set(&mut shown, "Services", Value::Object(services));
     }
+    shown
+}
+
+/// A configuration-only network in the form of `GET /networks/{id}`. As in Docker, its driver is
+/// `null`.
+pub(crate) fn show_configuration(configuration: &NetworkConfiguration) -> Value {
+    let spec = &configuration.spec;
+    let config = spec.v4.iter().map(ipam::write).chain(spec.v6.iter().map(ipam::write)).collect();
+    let mut shown = to_json(models::Network {
+        name: Some(spec.name.to_string()),
+        id: Some(configuration.id.to_string()),
+        created: date(configuration.meta.created_ms),
+        scope: Some("swarm".into()),
+        driver: Some("null".into()),
+        enable_ipv4: Some(spec.ipv4),
+        enable_ipv6: Some(spec.ipv6),
+        ipam: Some(ipam::ipam(&spec.ipam_options, config)),
+        internal: Some(false),
+        attachable: Some(false),
+        ingress: Some(false),
+        config_from: Some(models::ConfigReference { network: Some(String::new()) }),
+        config_only: Some(true),
+        options: Some(options::write(spec)),
+        labels: Some(labels(&spec.labels)),
+        peers: None,
+    });
+    set(&mut shown, "Containers", json!({}));
     shown
 }
 
