@@ -8,8 +8,9 @@ use weft_model::{
 use super::{acks::Acks, restart::Restart};
 
 /// The maximum number of commands in one decision. They become one log entry, which must fit one
-/// RPC message.
-pub(super) const MAX_COMMANDS: usize = 512;
+/// RPC message. A decision reads all tasks, so a large change takes time that grows with the number
+/// of decisions that it needs.
+pub(super) const MAX_COMMANDS: usize = 2_048;
 
 /// The inputs of one part, and the commands that it proposes.
 pub(super) struct Context<'a> {

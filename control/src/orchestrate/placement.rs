@@ -1,8 +1,10 @@
 //! Assigns waiting tasks to nodes, or records why a task cannot be placed.
 
+use std::collections::BTreeMap;
+
 use weft_model::{
-    ClusterState, Command, TaskId,
-    state::{Task, TaskState},
+    ClusterState, Command, ServiceId, TaskId,
+    state::{Slot, Task, TaskState},
 };
 
 use super::{Context, Preview};
@@ -36,16 +38,28 @@ fn waiting_tasks(ctx: &mut Context<'_>) -> Vec<TaskId> {
     let state = ctx.state;
     let waits = |t: &&Task| t.status.state < TaskState::Assigned && t.desired <= TaskState::Running;
     let mut waiting: Vec<_> = state.tasks.values().filter(waits).collect();
+    if waiting.is_empty() {
+        return Vec::new();
+    }
     // A node prepares a task as soon as it is assigned. Without this delay, a task that cannot be
     // prepared would be rejected and replaced repeatedly without a pause.
-    waiting.retain(|t| !follows_rejected_task(state, t) || ctx.is_due(t.not_before_ms));
+    let last_ended = last_ended(state);
+    let follows_rejected =
+        |t: &Task| last_ended.get(&(&t.service, &t.slot)).is_some_and(|last| last.status.state == TaskState::Rejected);
+    waiting.retain(|t| !follows_rejected(t) || ctx.is_due(t.not_before_ms));
     waiting.sort_by_key(|t| (t.meta.version, &t.id));
     waiting.into_iter().map(|t| t.id.clone()).collect()
 }
 
-/// Whether the last task that ended in the slot of `task` could not be prepared.
-fn follows_rejected_task(state: &ClusterState, task: &Task) -> bool {
-    let ended = |t: &&Task| t.slot == task.slot && t.status.state.is_terminal();
-    let last = state.tasks_of(&task.service).filter(ended).max_by_key(|t| (t.meta.version, &t.id));
-    last.is_some_and(|t| t.status.state == TaskState::Rejected)
+/// The last task that has ended in each slot. All slots are computed at once, because a search for
+/// each waiting task would take time that grows with the square of the number of tasks.
+fn last_ended(state: &ClusterState) -> BTreeMap<(&ServiceId, &Slot), &Task> {
+    let mut last = BTreeMap::<_, &Task>::new();
+    for task in state.tasks.values().filter(|t| t.status.state.is_terminal()) {
+        let newest = last.entry((&task.service, &task.slot)).or_insert(task);
+        if (newest.meta.version, &newest.id) < (task.meta.version, &task.id) {
+            *newest = task;
+        }
+    }
+    last
 }

@@ -21,7 +21,7 @@ use weft_model::{
 /// packet to the last owner of the address is still in the network.
 pub const QUARANTINE_MS: u64 = 30_000;
 
-/// The allocations of one command. [`Allocator::commit`] puts them into the cluster state when the
+/// The allocations of one command. [`Changes::commit`] puts them into the cluster state when the
 /// whole command is certain to succeed.
 #[derive(Debug)]
 pub(super) struct Allocator<'a> {

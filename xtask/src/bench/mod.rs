@@ -13,6 +13,7 @@ mod peers;
 mod swarm;
 mod mesh;
 mod dns;
+mod control;
 
 use std::path::PathBuf;
 
@@ -26,11 +27,13 @@ enum Subject {
     Mesh,
     /// The resolver of a task, with 10,000 names.
     Dns,
+    /// The control plane: a /16 with 10,000 tasks, and networks that come and go.
+    Control,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Prints a table of medians. Writes medians, minima and maxima to target/bench/mesh.jsonl \
-                        or dns.jsonl, one JSON object for each case and metric.")]
+                        dns.jsonl or control.jsonl, one JSON object for each case and metric.")]
 pub(crate) struct Args {
     /// What to measure.
     #[arg(value_enum, default_value = "mesh")]
@@ -50,6 +53,9 @@ pub(crate) struct Args {
     /// Profile this case under keep-alive load instead of measuring: show where it spends CPU time.
     #[arg(long, value_enum, conflicts_with_all = ["json", "rounds", "cases"])]
     profile: Option<Case>,
+    /// How many times `control` creates, uses and removes a network.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    count: u64,
     /// The binary to run. Without this option a release build is made.
     #[arg(long, hide = true)]
     weft: Option<PathBuf>,
@@ -61,6 +67,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Subject::Dns => {
             ensure!(args.cases.is_empty() && args.profile.is_none(), "--case and --profile are for `bench mesh`");
             dns::run(args)
+        }
+        Subject::Control => {
+            ensure!(args.cases.is_empty() && args.profile.is_none(), "--case and --profile are for `bench mesh`");
+            control::run(args)
         }
     }
 }

@@ -14,13 +14,14 @@ mod node;
 mod network;
 mod service;
 mod task;
+mod task_map;
 mod allocations;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkId, NodeId, ServiceId, TaskId};
+use crate::{NetworkId, NodeId, ServiceId};
 
 pub use allocations::{Allocations, FreedAddress, NetworkAddresses};
 pub use cluster::Cluster;
@@ -29,6 +30,7 @@ pub use network::{Network, NetworkConfiguration};
 pub use node::{Node, NodeDescription, NodeStatus};
 pub use service::{PublishedPort, Service, ServiceEndpoint, UpdateState, UpdateStatus};
 pub use task::{Attachment, Slot, Task, TaskState, TaskStatus, Traffic};
+pub use task_map::TaskMap;
 
 /// Version of the serialized layout of the cluster state and the log. Increased when either changes
 /// incompatibly.
@@ -49,7 +51,7 @@ pub struct ClusterState {
     pub networks: BTreeMap<NetworkId, Network>,
     pub configurations: BTreeMap<NetworkId, NetworkConfiguration>,
     pub services: BTreeMap<ServiceId, Service>,
-    pub tasks: BTreeMap<TaskId, Task>,
+    pub tasks: TaskMap,
     pub allocated: Allocations,
 }
 

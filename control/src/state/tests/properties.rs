@@ -31,15 +31,16 @@ const TRAFFIC: [Traffic; 4] = [Traffic::Local, Traffic::Active, Traffic::Drainin
 type Draw = (u8, usize, usize, u64);
 
 fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Command {
-    fn nth<K: Clone, V>(map: &std::collections::BTreeMap<K, V>, nth: usize, none: K) -> K {
-        map.keys().nth(nth % map.len().max(1)).cloned().unwrap_or(none)
+    fn nth<'a, K: Clone + 'a>(keys: impl Iterator<Item = &'a K>, nth: usize, none: K) -> K {
+        let keys: Vec<&K> = keys.collect();
+        keys.get(nth % keys.len().max(1)).map_or(none, |key| (*key).clone())
     }
     let random = cluster.random();
     let state = &cluster.state;
-    let node = nth(&state.nodes, which, NodeId::from_random(0));
-    let service = nth(&state.services, which, ServiceId::from_random(0));
-    let network = nth(&state.networks, other, NetworkId::from_random(0));
-    let task = nth(&state.tasks, which, TaskId::from_random(0));
+    let node = nth(state.nodes.keys(), which, NodeId::from_random(0));
+    let service = nth(state.services.keys(), which, ServiceId::from_random(0));
+    let network = nth(state.networks.keys(), other, NetworkId::from_random(0));
+    let task = nth(state.tasks.keys(), which, TaskId::from_random(0));
     let version = state.services.get(&service).map_or(0, |s| s.meta.version);
     match kind % 16 {
         0 => {
@@ -52,7 +53,7 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
         }
         1 => Command::RemoveNetwork { id: network },
         2 | 3 => {
-            let second = nth(&state.networks, which, NetworkId::from_random(0));
+            let second = nth(state.networks.keys(), which, NetworkId::from_random(0));
             let mut spec = service_spec(&format!("svc{which}"), number, &[&network, &second][..other % 3]);
             spec.endpoint.ports = vec![tcp(number.is_multiple_of(2).then_some(8000), 80)];
             Command::CreateService { id: ServiceId::from_random(random), spec: Box::new(spec) }
@@ -79,7 +80,7 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
             not_before_ms: 0,
             attempts: 0,
         },
-        9 | 10 => Command::AssignTask { id: task, node: nth(&state.nodes, other, node) },
+        9 | 10 => Command::AssignTask { id: task, node: nth(state.nodes.keys(), other, node) },
         11 => Command::SetDesired { id: task, desired: STATES[other % STATES.len()] },
         12 => Command::SetTraffic { id: task, traffic: TRAFFIC[other % TRAFFIC.len()] },
         13 => {

@@ -1,0 +1,221 @@
+//! `bench control`: the control plane. Two parts:
+//!
+//! - A /16 is created, filled with 10,000 tasks, emptied and removed: `control/examples/scale.rs`,
+//!   the pure core without processes.
+//! - In a lab of three nodes, a network with a service is created, used once and removed, many
+//!   times. The time from the first command to the first answer, and what the daemons have
+//!   accumulated at the end.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use serde_json::{Value, json};
+use weft_lab::{CLIENT, Lab, LabOptions, Runtime, http};
+
+use super::{Args, programs::Runner};
+use crate::{cargo, machine, setup, ui::Ui};
+
+/// The published port of the service.
+const PORT: u16 = 8080;
+/// The time in which a new service must answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The pause between two attempts to reach a new service. It bounds the error of the measurement.
+const POLL: Duration = Duration::from_millis(1);
+/// The share of the rounds after which the daemons have allocated what they keep. What they use
+/// then is compared with the end.
+const WARM_UP_PERCENT: u64 = 10;
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let ui = Ui::new();
+    setup::lab(&ui)?;
+    let weft = match &args.weft {
+        Some(weft) => weft.clone(),
+        None => build(&ui)?,
+    };
+    if !machine::is_root() {
+        let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
+        arguments.extend([OsStr::new("--weft"), weft.as_os_str()]);
+        return machine::become_root(&arguments);
+    }
+    let mut lines = ui.step("create, fill and remove a /16", |_| scale(&weft))?;
+    let _lock = Lab::lock()?;
+    let runner = Runner::new()?;
+    let name = format!("create, use and remove a network {} times", args.count);
+    let measured = ui.step(&name, |_| rounds(&weft, &runner, args.count));
+    let cleaned = ui.step("remove the lab", |_| Lab::remove());
+    lines.extend(measured?);
+    cleaned?;
+    report(&lines, args.json)
+}
+
+/// Builds weft and the program of the first part. Returns the path of weft.
+fn build(ui: &Ui) -> Result<PathBuf> {
+    let mut weft = cargo::command(&["build", "--locked", "--release", "--package", "weft", "--bin", "weft"]);
+    ui.step("build weft for release", |step| step.run(&mut weft))?;
+    let arguments = ["build", "--locked", "--release", "--package", "weft-control", "--example", "scale"];
+    ui.step("build the program for the large network", |step| step.run(&mut cargo::command(&arguments)))?;
+    let own = env::current_exe().context("cannot find the file of this program")?;
+    let weft = own.parent().and_then(Path::parent).map(|target| target.join("release/weft"));
+    weft.context("the file of this program is not in a target folder")
+}
+
+/// Runs the first part. Returns its lines.
+fn scale(weft: &Path) -> Result<Vec<Value>> {
+    let program = weft.with_file_name("examples").join("scale");
+    let output = Command::new(&program).output().with_context(|| format!("cannot run {}", program.display()))?;
+    ensure!(output.status.success(), "{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).context("the output is not text")?;
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))).collect()
+}
+
+/// What the daemon of a node uses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Usage {
+    descriptors: usize,
+    memory_kib: u64,
+    links: usize,
+}
+
+fn usage(lab: &Lab, node: &str) -> Result<Usage> {
+    let process = PathBuf::from("/proc").join(lab.daemon_pid(node)?.to_string());
+    let status = fs::read_to_string(process.join("status"))?;
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+    Ok(Usage {
+        descriptors: fs::read_dir(process.join("fd"))?.count(),
+        memory_kib: memory.context("the process has no VmRSS")?,
+        links: lab.exec_ok(node, &["ip", "-oneline", "link", "show"])?.lines().count(),
+    })
+}
+
+fn rounds(weft: &Path, runner: &Runner, count: u64) -> Result<Vec<Value>> {
+    Lab::remove_previous()?;
+    let options = LabOptions { nodes: 3, managers: 1, runtime: Runtime::Process, init: true, weft: weft.to_owned() };
+    let lab = Lab::up(options)?;
+    let mut times = BTreeMap::<&str, Vec<f64>>::new();
+    let warm_up = (count * WARM_UP_PERCENT).div_ceil(100);
+    let mut before = None;
+    for round in 0..count {
+        runner.check()?;
+        if round == warm_up {
+            before = Some(usages(&lab)?);
+        }
+        for (name, duration) in one_round(&lab, runner).with_context(|| format!("round {round}"))? {
+            times.entry(name).or_default().push(duration.as_secs_f64() * 1e3);
+        }
+    }
+    let mut lines: Vec<Value> = times.into_iter().filter_map(|(name, values)| summary(name, values)).collect();
+    if let Some(before) = before {
+        for (node, before) in before {
+            let after = usage(&lab, &node)?;
+            lines.push(json!({
+                "bench": "control",
+                "case": format!("{node} after {} rounds", count - warm_up),
+                "descriptors": [before.descriptors, after.descriptors],
+                "memory_kib": [before.memory_kib, after.memory_kib],
+                "links": [before.links, after.links],
+            }));
+            ensure!(before.links == after.links, "{node}: links were left behind: {before:?}, {after:?}");
+        }
+    }
+    lab.down()?;
+    Ok(lines)
+}
+
+fn usages(lab: &Lab) -> Result<Vec<(String, Usage)>> {
+    lab.nodes().map(|node| Ok((node.clone(), usage(lab, &node)?))).collect()
+}
+
+/// Creates a network and a service, sends one request, and removes both. Returns how long each part
+/// took.
+fn one_round(lab: &Lab, runner: &Runner) -> Result<[(&'static str, Duration); 4]> {
+    let start = Instant::now();
+    lab.weft_ok("n1", &["network", "create", "app"])?;
+    let network = start.elapsed();
+    let port = format!("{PORT}:80");
+    let service =
+        ["service", "create", "--detach", "--quiet", "--name", "web", "--network", "app", "-p", &port, "weft/whoami"];
+    lab.weft_ok("n1", &service)?;
+    let addr: SocketAddr = lab.published(PORT).into_iter().next().context("a node has an address")?;
+    wait_for_answer(lab, runner, addr)?;
+    let answered = start.elapsed();
+    let removing = Instant::now();
+    lab.weft_ok("n1", &["service", "rm", "web"])?;
+    lab.weft_ok("n1", &["network", "rm", "app"])?;
+    Ok([
+        ("network create, with its command", network),
+        ("first answer of a new service, with its command", answered - network),
+        ("first answer after network create", answered),
+        ("service rm and network rm", removing.elapsed()),
+    ])
+}
+
+fn wait_for_answer(lab: &Lab, runner: &Runner, addr: SocketAddr) -> Result<()> {
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    loop {
+        match lab.within(CLIENT, || http::get(addr, "/"))? {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error).context(format!("{addr} does not answer within {ANSWER_TIMEOUT:?}"));
+            }
+            Err(_) => runner.pause(POLL)?,
+        }
+    }
+}
+
+fn summary(name: &str, mut values: Vec<f64>) -> Option<Value> {
+    values.sort_by(f64::total_cmp);
+    let rounded = |value: f64| (value * 10.0).round() / 10.0;
+    let (min, max) = (*values.first()?, *values.last()?);
+    let median = values[values.len() / 2];
+    Some(json!({
+        "bench": "control",
+        "case": name,
+        "ms": rounded(median),
+        "min": rounded(min),
+        "max": rounded(max),
+        "rounds": values.len(),
+    }))
+}
+
+/// Prints the table or the JSON lines, and writes the JSON file.
+fn report(lines: &[Value], as_json: bool) -> Result<()> {
+    let json: Vec<String> = lines.iter().map(Value::to_string).collect();
+    if as_json {
+        json.iter().for_each(|line| println!("{line}"));
+    } else {
+        println!("{}", table(lines));
+    }
+    let file = cargo::root().join("target/bench/control.jsonl");
+    fs::create_dir_all(file.parent().context("a folder")?)?;
+    fs::write(&file, json.join("\n") + "\n").with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn table(lines: &[Value]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["step", "ms (median)", "details"]);
+    for line in lines {
+        let skipped = ["bench", "case", "ms"];
+        let details = line.as_object().into_iter().flatten().filter(|(key, _)| !skipped.contains(&key.as_str()));
+        let details: Vec<String> = details.map(|(key, value)| format!("{key} {value}")).collect();
+        let text =
+            |key: &str| line.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        table.add_row([
+            Cell::new(text("case").unwrap_or_default()),
+            Cell::new(text("ms").unwrap_or_default()).set_alignment(CellAlignment::Right),
+            Cell::new(details.join(", ")),
+        ]);
+    }
+    table
+}
