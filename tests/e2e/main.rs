@@ -13,6 +13,7 @@ mod uplinks;
 mod names;
 mod unbound;
 mod isolation;
+mod networks;
 mod scaling;
 mod update;
 mod connections;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         uplinks::group(),
         names::group(),
         isolation::group(),
+        networks::group(),
         scaling::group(),
         update::group(),
         failure::daemons(),

@@ -115,6 +115,34 @@ async fn nodes_and_info_show_how_a_node_encrypts() {
 }
 
 #[tokio::test]
+async fn the_address_pools_are_shown_and_change() {
+    let api = Fixture::manager();
+    let swarm = api.get("/swarm").await;
+    assert_eq!((&swarm["DefaultAddrPool"], &swarm["SubnetSize"]), (&json!(["10.0.0.0/8"]), &json!(24)));
+    let path = |swarm: &Value| format!("/swarm/update?version={}", swarm["Version"]["Index"]);
+    let pools = json!(["10.20.0.0/16", "10.30.0.0/16"]);
+    let spec = with(swarm["Spec"].clone(), "/DefaultAddrPool", pools.clone());
+    api.post(&path(&swarm), with(spec, "/SubnetSize", json!(25))).await;
+    // A client that does not know the fields leaves them out, and changes nothing.
+    let changed = api.get("/swarm").await;
+    let mut spec = changed["Spec"].clone();
+    for field in ["DefaultAddrPool", "SubnetSize"] {
+        spec.as_object_mut().expect("an object").remove(field);
+    }
+    api.post(&path(&changed), with(spec, "/Orchestration/TaskHistoryRetentionLimit", json!(2))).await;
+    let swarm = api.get("/swarm").await;
+    assert_eq!((&swarm["DefaultAddrPool"], &swarm["SubnetSize"]), (&pools, &json!(25)));
+    for (pools, text) in [
+        (json!(["10.20.0.0/16", "10.20.1.0/24"]), "overlap"),
+        (json!(["fd00::/48"]), "give an IPv4 subnet"),
+        (json!("10.20.0.0/16"), "must be a list"),
+    ] {
+        let bad = with(swarm["Spec"].clone(), "/DefaultAddrPool", pools);
+        api.refused(Method::POST, &path(&swarm), Some(bad), 400, text).await;
+    }
+}
+
+#[tokio::test]
 async fn nodes_are_listed_found_updated_and_removed() {
     let api = Fixture::manager();
     let worker = api.change(|t| t.node("n2", &[]));
