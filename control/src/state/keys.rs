@@ -10,7 +10,7 @@ use weft_model::{
 
 use super::node_mut;
 
-/// Whether [`report`] would change the keys. `acked` is the plan generation that was in effect on
+/// Whether `report` would change the keys. `acked` is the plan generation that was in effect on
 /// the node when it reported `reported`.
 pub fn is_news(keys: &NodeKeys, reported: &[NodeKey], acked: u64) -> bool {
     keys.keys.iter().any(|record| is_lost(record, reported, acked))

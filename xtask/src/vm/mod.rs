@@ -10,7 +10,7 @@
 //! - [`kernel`]: the kernels.
 //! - [`image`]: the disk with the root file system, built once.
 //! - [`payload`]: the disk with the binaries of the tree and the command, built for each run.
-//! - [`boot`]: runs the machine.
+//! - [`mod@boot`]: runs the machine.
 
 mod kernel;
 mod image;
