@@ -3,9 +3,9 @@
 //! the machine: clsact instead of tcx, an older verifier, WireGuard in the kernel, cgroup2 without
 //! hierarchies of version 1.
 //!
-//! qemu emulates the processor in software, which is about ten times slower. Therefore the tests
-//! get all their deadlines multiplied by a factor that is measured in the machine (`weft_lab`,
-//! module `speed`), and CI does not run this task.
+//! qemu emulates the processor in software: computing is about 10 times slower, and opening a
+//! connection up to 40 times. Therefore the tests multiply all their deadlines by a factor that is
+//! measured in the machine (`weft_lab`, module `speed`), and CI does not run this task.
 //!
 //! - [`kernel`]: the kernels.
 //! - [`image`]: the disk with the root file system, built once.
