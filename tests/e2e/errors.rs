@@ -170,8 +170,8 @@ fn unsupported_options_are_refused_by_name(lab: &Lab) -> Result<()> {
     check(
         lab,
         "n1",
-        &["network", "create", "--driver", "overlay", "--opt", "encrypted", "x"],
-        &["leave --opt encrypted out"],
+        &["network", "create", "--driver", "overlay", "--opt", "secure=true", "x"],
+        &["the network option secure"],
     )?;
     check(lab, "n1", &["network", "create", "--driver", "macvlan", "x"], &["use --driver overlay"])
 }
