@@ -102,26 +102,20 @@ impl Handler {
     }
 }
 
-/// The parts of a message around the records of a reply. Leaves out records that do not fit.
-fn frame(request: &Request, reply: &mut Reply) -> (Metadata, Option<Edns>) {
+/// Replaces `octets` by the message with `reply`. Leaves out records that do not fit.
+pub(crate) fn encode(request: &Request, mut reply: Reply, octets: &mut Vec<u8>) {
+    let mut metadata = Metadata::response_from_request(&request.metadata);
+    // For the task this server is a recursive resolver, and never the authority.
+    metadata.recursion_available = true;
+    metadata.authoritative = false;
+    metadata.response_code = reply.code;
+    metadata.truncation = truncate(request, metadata, &mut reply);
     let edns = request.edns.as_ref().map(|requested| {
         let mut edns = Edns::new();
         edns.set_max_payload(MAX_UDP_OCTETS);
         edns.set_dnssec_ok(requested.flags().dnssec_ok);
         edns
     });
-    let mut metadata = Metadata::response_from_request(&request.metadata);
-    // For the task this server is a recursive resolver, and never the authority.
-    metadata.recursion_available = true;
-    metadata.authoritative = false;
-    metadata.response_code = reply.code;
-    metadata.truncation = truncate(request, metadata, reply);
-    (metadata, edns)
-}
-
-/// Replaces `octets` by the message with `reply`.
-pub(crate) fn encode(request: &Request, mut reply: Reply, octets: &mut Vec<u8>) {
-    let (metadata, edns) = frame(request, &mut reply);
     let mut builder = MessageResponseBuilder::from_message_request(request);
     if let Some(edns) = &edns {
         builder.edns(edns);
@@ -165,17 +159,13 @@ fn truncate(request: &Request, metadata: Metadata, reply: &mut Reply) -> bool {
         return false;
     }
     let limit = limit - request.edns.as_ref().map_or(0, |_| OPT_OCTETS);
-    let fitting = |reply: &Reply| {
-        let mut octets = Vec::new();
-        let mut encoder = BinEncoder::new(&mut octets);
-        encoder.set_max_size(limit);
-        let builder = MessageResponseBuilder::from_message_request(request);
-        let response = builder.build(metadata, &reply.answers, &reply.authorities, [], &reply.additionals);
-        let info = response.destructive_emit(&mut encoder);
-        // An error does not happen for a question that could be decoded.
-        info.map_or_else(|_| HeaderCounts::default(), |info| info.counts())
-    };
-    let counts = fitting(reply);
+    let mut octets = Vec::new();
+    let mut encoder = BinEncoder::new(&mut octets);
+    encoder.set_max_size(limit);
+    let builder = MessageResponseBuilder::from_message_request(request);
+    let response = builder.build(metadata, &reply.answers, &reply.authorities, [], &reply.additionals);
+    // An error does not happen for a question that could be decoded.
+    let counts = response.destructive_emit(&mut encoder).map_or_else(|_| HeaderCounts::default(), |info| info.counts());
     reply.additionals.truncate(counts.additionals.into());
     reply.authorities.truncate(counts.authorities.into());
     let truncated = usize::from(counts.answers) < reply.answers.len();
