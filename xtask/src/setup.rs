@@ -67,8 +67,8 @@ pub(crate) fn docker(ui: &Ui) -> Result<()> {
     packages(ui, DOCKER)
 }
 
-/// Installs unbound. Its package would start a service on port 53 of the machine, which nobody
-/// asked for: the tests start their own.
+/// Installs unbound. Its package starts a service on port 53 of the machine. The tests start their
+/// own unbound and do not need that service, so it is masked first.
 pub(crate) fn resolver(ui: &Ui) -> Result<()> {
     if !machine::missing(RESOLVER).is_empty() && Path::new("/run/systemd/system").exists() {
         ui.step("keep the service of unbound from starting", |step| {

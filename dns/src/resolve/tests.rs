@@ -102,7 +102,7 @@ fn services_can_share_an_alias_but_no_alias_replaces_the_name_of_a_service() {
 
 #[test]
 fn names_of_other_networks_are_asked_for_outside_like_unknown_names() {
-    for name in ["secret", "hidden", "tasks.secret", "secret.far", "secret.1.task51", "nobody", "example.test", "edge"]
+    for name in ["secret", "hidden", "tasks.secret", "secret.far", "secret.1.task51", "missing", "example.test", "edge"]
     {
         for record_type in [A, AAAA, MX, ANY] {
             check(&[FRONT, BACK, INGRESS], name, record_type, &Answer::Outside);
@@ -166,7 +166,8 @@ fn published_ports_have_srv_records() {
     for unknown in ["_81._tcp.web", "_80._udp.web", "_80._tcp.cache"] {
         check(&[FRONT], unknown, SRV, &Answer::NxDomain);
     }
-    for outside in ["_80._tcp.nobody", "_80._tcp.secret", "_http._tcp.web", "_080._tcp.web", "_80._sctp.web", "_80.web"]
+    for outside in
+        ["_80._tcp.missing", "_80._tcp.secret", "_http._tcp.web", "_080._tcp.web", "_80._sctp.web", "_80.web"]
     {
         check(&[FRONT], outside, SRV, &Answer::Outside);
     }
@@ -175,7 +176,7 @@ fn published_ports_have_srv_records() {
 #[test]
 fn requests_that_are_no_records_are_refused() {
     for record_type in [AXFR, OPT, 249.into(), 253.into()] {
-        for name in ["web", "nobody", "100.1.0.10.in-addr.arpa"] {
+        for name in ["web", "missing", "100.1.0.10.in-addr.arpa"] {
             check(&[FRONT], name, record_type, &Answer::Refused);
         }
     }
