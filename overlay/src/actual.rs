@@ -5,17 +5,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
-use ipnetwork::IpNetwork;
-use weft_model::{Mac, TaskId};
+use ipnetwork::{IpNetwork, Ipv6Network};
+use weft_model::{Mac, TaskId, wireguard::PublicKey};
 
 /// What the kernel holds for this node and its tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Actual {
     /// The node's own network namespace.
     pub node: ActualNetns,
+    /// The WireGuard links of weft, by name. A link that has the name but is not the WireGuard link
+    /// that weft would use is missing.
+    pub wireguard: BTreeMap<String, ActualWireGuard>,
     /// The network namespace of each task. A sandbox that cannot be read is missing.
     pub tasks: BTreeMap<TaskId, ActualNetns>,
 }
@@ -29,6 +32,8 @@ pub struct ActualNetns {
     pub links: BTreeMap<String, ActualLink>,
     /// The unicast routes of the main table.
     pub routes: Vec<ActualRoute>,
+    /// The routes that weft marked as its own.
+    pub key_routes: Vec<ActualKeyRoute>,
     /// The requested sysctls that exist, by their path below `/proc/sys`.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -62,6 +67,8 @@ pub enum ActualLinkKind {
     Vxlan(VxlanSettings),
     /// A pair like veth, for containers of other programs.
     Netkit,
+    /// A WireGuard link of the kernel.
+    WireGuard,
     #[default]
     Other,
 }
@@ -99,6 +106,34 @@ pub struct ActualRoute {
     pub source: Option<IpAddr>,
     /// IPv6 routes that differ only in the metric are separate routes.
     pub metric: u32,
+}
+
+/// A route with weft's mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActualKeyRoute {
+    pub destination: Ipv6Network,
+    /// `None` if the route is for packets with any source.
+    pub source: Option<Ipv6Network>,
+    /// The index of the link. `None` if the route makes the destination unreachable.
+    pub link: Option<u32>,
+    pub metric: u32,
+}
+
+/// The WireGuard part of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActualWireGuard {
+    pub public_key: PublicKey,
+    pub port: u16,
+    pub peers: BTreeMap<PublicKey, ActualPeer>,
+}
+
+/// A peer of a WireGuard link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActualPeer {
+    /// The endpoint that this daemon set last; `None` if it has not set one yet. It is not the
+    /// endpoint that WireGuard uses: that follows the peer, if a translated address changes.
+    pub endpoint: Option<SocketAddr>,
+    pub allowed_ips: BTreeSet<IpNetwork>,
 }
 
 impl ActualNetns {

@@ -31,8 +31,14 @@ pub enum Error {
     Cookie(#[source] io::Error),
     #[error("the daemon is stopping")]
     Stopped,
+    #[error("this node cannot encrypt: {0}")]
+    NoWireGuard(String),
+    #[error("cannot {verb} the WireGuard link {link}{}", WireGuardHint(source))]
+    KernelWireGuard { verb: &'static str, link: String, source: io::Error },
+    #[error("cannot open the WireGuard link {link}")]
+    UserSpaceWireGuard { link: String, source: weft_wireguard::Error },
     #[error(
-        "another program keeps changing weft's links (left to do: {0}): it can be systemd-networkd, a firewall or a tuning service; exclude weft-tun, wv* and lo from it"
+        "another program keeps changing weft's links (left to do: {0}): it can be systemd-networkd, a firewall or a tuning service; exclude weft-tun, weft-wg*, wv* and lo from it"
     )]
     Unsettled(String),
     #[error("cannot remove all links and sysctls of weft: {}", join(.0.iter().map(|error| error_chain(error))))]
@@ -87,6 +93,17 @@ impl fmt::Display for NetlinkHint<'_> {
             _ => "",
         };
         f.write_str(text)
+    }
+}
+
+struct WireGuardHint<'a>(&'a io::Error);
+
+impl fmt::Display for WireGuardHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EADDRINUSE) => f.write_str(" (another program uses its UDP port: find it with `ss -ulnp`)"),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! The network links of one node: the tunnel device that carries every overlay network, one veth
-//! pair for each attachment of a task, and the addresses, routes and sysctls that they need.
+//! The network links of one node: the tunnel device that carries every overlay network, a WireGuard
+//! link for each key of the node, one veth pair for each attachment of a task, and the addresses,
+//! routes and sysctls that they need.
 //!
 //! The agent calls [`Overlay::reconcile`] when the plan or the links of the node change. The mesh
 //! attaches its programs to the links that this crate makes.
@@ -11,13 +12,14 @@
 //! Modules in reading order. The crate `weft-mesh` has the same ones, except those marked with *:
 //!
 //! - `name`*: the names of weft's links (pure);
+//! - `wireguard`*: keys, and which implementation of WireGuard encrypts (pure data);
 //! - [`desired`]: what this node must have, from the plan and the sandboxes (pure);
 //! - [`actual`]: what the kernel holds (pure data);
 //! - [`diff`]: the operations that turn `actual` into `desired` (pure);
 //! - [`facts`]: the node's uplinks, addresses and routes, for other layers (pure);
 //! - `endpoint`*: the links through which tasks can be reached (pure);
 //! - `error`: the one error type, with hints for the operator;
-//! - `kernel`: netlink, sysctls and namespaces; the only code that makes system calls;
+//! - `kernel`: netlink, WireGuard, sysctls and namespaces; the only code that makes system calls;
 //! - `reconcile`: reads, compares and applies until nothing is left to do;
 //! - `overlay`: the handle that the agent holds.
 //!
@@ -25,6 +27,7 @@
 //! never changed, except that `lo` gets two sysctls.
 
 mod name;
+mod wireguard;
 pub mod desired;
 pub mod actual;
 pub mod diff;
@@ -40,3 +43,4 @@ pub use error::Error;
 pub use facts::{EgressRoute, NodeFacts, Uplink};
 pub use kernel::netns;
 pub use overlay::{Overlay, OverlayState};
+pub use wireguard::{EncryptionMode, KeyLink, OwnKey, PrivateKey};

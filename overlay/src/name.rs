@@ -11,6 +11,8 @@ use weft_model::{NetworkId, TaskId};
 pub(crate) const TUNNEL: &str = "weft-tun";
 /// A link that [`crate::Overlay::check`] creates and deletes again, to test the kernel.
 pub(crate) const PROBE: &str = "weft-probe";
+/// The links of this node's WireGuard keys. A node has two keys while it replaces one.
+pub(crate) const WIREGUARD: [&str; 2] = ["weft-wg0", "weft-wg1"];
 /// Octets of the longest name of a link: `IFNAMSIZ` (linux/if.h) less the final zero.
 const MAX_LEN: usize = 15;
 /// The beginning of the name of a host side.
@@ -49,9 +51,21 @@ pub(crate) fn is_host_side(name: &str) -> bool {
         && index.bytes().all(|b| b.is_ascii_digit())
 }
 
+/// The name of the WireGuard link that listens at `port`. Two neighbouring ports give different
+/// names.
+pub(crate) fn wireguard(port: u16) -> &'static str {
+    let [even, odd] = WIREGUARD;
+    if port.is_multiple_of(2) { even } else { odd }
+}
+
+/// Whether `name` is that of a WireGuard link of weft.
+pub(crate) fn is_wireguard(name: &str) -> bool {
+    WIREGUARD.contains(&name)
+}
+
 /// Whether a link in the node's namespace belongs to weft.
 pub(crate) fn is_weft_link(name: &str) -> bool {
-    name == TUNNEL || name == PROBE || is_host_side(name)
+    name == TUNNEL || name == PROBE || is_wireguard(name) || is_host_side(name)
 }
 
 #[cfg(test)]
@@ -77,5 +91,13 @@ mod tests {
             assert!(!is_weft_link(name), "{name}");
         }
         assert!(is_weft_link(TUNNEL));
+    }
+
+    #[test]
+    fn neighbouring_ports_have_different_links() {
+        for port in [51820, 51821, u16::MAX - 1] {
+            assert_ne!(wireguard(port), wireguard(port + 1));
+            assert!(is_weft_link(wireguard(port)));
+        }
     }
 }

@@ -9,24 +9,25 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, OnceCell, watch},
     task::JoinHandle,
 };
 use tracing::warn;
-use weft_model::{NodePlan, TaskId, error_chain};
+use weft_model::{NodePlan, TaskId, error_chain, wireguard::EncryptionSupport};
 
 use crate::{
-    desired::settings_without_weft,
+    desired::{Desired, settings_without_weft},
     endpoint::{self, Endpoint},
     error::Error,
     facts::{self, NodeFacts},
-    kernel::{self, netlink::Netlink, netns, watch::Watch},
+    kernel::{self, netlink::Netlink, netns, watch::Watch, wireguard::WireGuard},
     name,
-    reconcile::{self, Faults, Pass},
+    reconcile::{self, Context, Faults, Pass},
+    wireguard::{EncryptionMode, KeyLink, OwnKey},
 };
 
 /// MTU of the links that [`Overlay::check`] creates, in octets. Any valid value works.
@@ -42,12 +43,21 @@ pub struct OverlayState {
     pub tunnel_ifindex: u32,
     /// MTU of the tasks' links, in octets: what fits through a tunnel to any peer.
     pub mtu: u32,
+    /// MTU of the tasks' links on encrypted networks, in octets.
+    pub encrypted_mtu: u32,
+    pub encryption: EncryptionSupport,
+    /// The WireGuard keys of this node that have a link with all peers, in the order in which they
+    /// were given.
+    pub key_links: Vec<KeyLink>,
     /// Every link of every task, sorted by task id and then in the order of the task's links.
     pub endpoints: Vec<Endpoint>,
     pub facts: NodeFacts,
     /// The tasks whose links could not be read or configured. Such a task keeps only the endpoints
     /// that were configured before and whose links have not changed.
     pub faults: BTreeMap<TaskId, Error>,
+    /// Why the WireGuard links do not have the configuration of the plan. Packets of encrypted
+    /// networks are dropped where it is missing. The plan is not in effect.
+    pub encryption_fault: Option<Error>,
 }
 
 /// The links of this node. Cheap to clone.
@@ -56,6 +66,9 @@ pub struct Overlay(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    mode: EncryptionMode,
+    support: OnceCell<EncryptionSupport>,
+    wireguard: Arc<std::sync::Mutex<WireGuard>>,
     /// The endpoints of the last reconcile. Every operation that changes links holds this lock.
     endpoints: Mutex<Vec<Endpoint>>,
     changed: watch::Receiver<u64>,
@@ -70,6 +83,7 @@ impl Drop for Inner {
 
 impl Overlay {
     /// Starts to follow the links of the network namespace that the process is in. Changes nothing.
+    /// `mode` says which implementation of WireGuard encrypts.
     ///
     /// # Errors
     ///
@@ -78,11 +92,23 @@ impl Overlay {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    pub fn open() -> Result<Self, Error> {
+    pub fn open(mode: EncryptionMode) -> Result<Self, Error> {
         let watch = Watch::open()?;
         let (sender, changed) = watch::channel(0);
         let follower = tokio::spawn(follow(watch, sender));
-        Ok(Self(Arc::new(Inner { endpoints: Mutex::default(), changed, follower })))
+        let (support, wireguard) = (OnceCell::new(), Arc::default());
+        Ok(Self(Arc::new(Inner { mode, support, wireguard, endpoints: Mutex::default(), changed, follower })))
+    }
+
+    /// Whether this node can encrypt, and with which implementation of WireGuard. The first call
+    /// finds it out; later calls return the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Open`] if the kernel gives no netlink socket.
+    pub async fn encryption_support(&self) -> Result<EncryptionSupport, Error> {
+        let probe = async || Ok(kernel::wireguard::probe(&open_netlink()?, self.0.mode).await);
+        self.0.support.get_or_try_init(probe).await.cloned()
     }
 
     /// Checks that the kernel and the process's privileges suffice: creates a link of each kind and
@@ -115,11 +141,12 @@ impl Overlay {
     }
 
     /// Configures the links for the tasks of `plan` that have a sandbox (the path of a network
-    /// namespace). Idempotent: it creates, repairs, adopts and removes by comparing the whole plan
+    /// namespace), and a WireGuard link for each of `keys` if the plan has a part for encryption.
+    /// Idempotent: it creates, repairs, adopts and removes by comparing the whole plan
     /// with the whole state of the kernel.
     ///
     /// A task whose links cannot be configured is a fault in the result, and does not delay the
-    /// other tasks.
+    /// other tasks. So is a WireGuard link.
     ///
     /// # Errors
     ///
@@ -128,10 +155,13 @@ impl Overlay {
         &self,
         plan: &NodePlan,
         sandboxes: &BTreeMap<TaskId, PathBuf>,
+        keys: &[OwnKey],
     ) -> Result<OverlayState, Error> {
         let mut endpoints = self.0.endpoints.lock().await;
-        let (pass, faults) = reconcile::reconcile(&open_netlink()?, plan, sandboxes).await?;
-        let state = state(&pass, faults, &endpoints)?;
+        let (netlink, support) = (&open_netlink()?, &self.encryption_support().await?);
+        let context = Context { netlink, sandboxes, keys, support, wireguard: &self.0.wireguard };
+        let (pass, faults) = reconcile::reconcile(&context, plan).await?;
+        let state = state(&pass, faults, &context, &endpoints)?;
         endpoints.clone_from(&state.endpoints);
         Ok(state)
     }
@@ -146,6 +176,13 @@ impl Overlay {
         endpoints.clear();
         let netlink = open_netlink()?;
         let mut errors = Vec::new();
+        let wireguard = Arc::clone(&self.0.wireguard);
+        // Ending a device waits for its threads.
+        kernel::run_blocking(move || *wireguard.lock().unwrap_or_else(PoisonError::into_inner) = WireGuard::default())
+            .await?;
+        for route in netlink.routes().await?.1 {
+            errors.extend(netlink.remove_key_route(&route).await.err());
+        }
         let links = netlink.links().await?;
         for name in links.keys().filter(|name| name::is_weft_link(name)) {
             errors.extend(netlink.delete_link(name).await.err());
@@ -157,15 +194,39 @@ impl Overlay {
     }
 }
 
-fn state(pass: &Pass, faults: Faults, previous: &[Endpoint]) -> Result<OverlayState, Error> {
+fn state(pass: &Pass, faults: Faults, context: &Context<'_>, previous: &[Endpoint]) -> Result<OverlayState, Error> {
     let node = &pass.actual.node;
     let tunnel = node.links.get(name::TUNNEL);
     let tunnel = tunnel.ok_or_else(|| Error::unsettled([format!("create the tunnel {}", name::TUNNEL)]))?;
-    let configured = pass.actual.tasks.iter().filter(|(task, _)| !faults.contains_key(*task));
+    let configured = pass.actual.tasks.iter().filter(|(task, _)| !faults.tasks.contains_key(*task));
     let cookies = configured.map(|(task, netns)| (task, netns.cookie)).collect();
     let endpoints = endpoint::endpoints(&pass.desired, node, &cookies, previous);
     let facts = facts::facts(node);
-    Ok(OverlayState { tunnel_ifindex: tunnel.index, mtu: pass.desired.mtu, endpoints, facts, faults })
+    let Desired { mtu, encrypted_mtu, .. } = pass.desired;
+    Ok(OverlayState {
+        tunnel_ifindex: tunnel.index,
+        mtu,
+        encrypted_mtu,
+        encryption: context.support.clone(),
+        key_links: context.keys.iter().filter_map(|key| key_link(pass, key)).collect(),
+        endpoints,
+        facts,
+        faults: faults.tasks,
+        encryption_fault: faults.encryption,
+    })
+}
+
+/// The link of a key. `None` if the key has none, or if its address or its peers are not complete.
+fn key_link(pass: &Pass, key: &OwnKey) -> Option<KeyLink> {
+    let name = name::wireguard(key.port);
+    let (desired, desired_link) = (pass.desired.wireguard.get(name)?, pass.desired.node.links.get(name)?);
+    let (actual, link) = (pass.actual.wireguard.get(name)?, pass.actual.node.links.get(name)?);
+    let is_complete = actual.public_key == key.public_key
+        && actual.port == key.port
+        && desired.peers.keys().eq(actual.peers.keys())
+        && desired_link.addresses.as_ref() == Some(&link.addresses)
+        && link.up;
+    is_complete.then_some(KeyLink { key: key.node_key(), ifindex: link.index })
 }
 
 fn open_netlink() -> Result<Netlink, Error> {

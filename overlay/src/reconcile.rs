@@ -10,18 +10,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use futures_util::{StreamExt, stream};
 use tracing::{debug, warn};
-use weft_model::{NodePlan, TaskId, error_chain};
+use weft_model::{NodePlan, TaskId, error_chain, wireguard::EncryptionSupport};
 
 use crate::{
-    actual::{Actual, ActualNetns},
+    actual::{Actual, ActualNetns, ActualWireGuard},
     desired::{self, Desired, NodeSettings, Underlay, desired},
-    diff::{Op, Ops, TaskOps, diff},
+    diff::{Op, Ops, TaskOps, WireGuardOp, diff},
     error::Error,
-    kernel::{self, netlink::Netlink},
+    kernel::{self, netlink::Netlink, wireguard::WireGuard},
+    name,
+    wireguard::OwnKey,
 };
 
 /// Sandboxes that are read or changed at the same time. Each of them needs a thread.
@@ -32,8 +35,25 @@ const MAX_CONCURRENT_SANDBOXES: usize = 8;
 /// another program reverts weft's changes.
 const MAX_PASSES: usize = 4;
 
-/// The tasks whose links could not be read or configured, and why.
-pub(crate) type Faults = BTreeMap<TaskId, Error>;
+/// What a reconcile works on besides the plan.
+pub(crate) struct Context<'a> {
+    pub(crate) netlink: &'a Netlink,
+    /// Paths of the tasks' network namespaces.
+    pub(crate) sandboxes: &'a BTreeMap<TaskId, PathBuf>,
+    /// The WireGuard keys of this node that must have a link.
+    pub(crate) keys: &'a [OwnKey],
+    pub(crate) support: &'a EncryptionSupport,
+    pub(crate) wireguard: &'a Arc<Mutex<WireGuard>>,
+}
+
+/// What could not be configured, and why.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// The tasks whose links could not be read or configured.
+    pub(crate) tasks: BTreeMap<TaskId, Error>,
+    /// Why not all WireGuard links have their configuration.
+    pub(crate) encryption: Option<Error>,
+}
 
 /// The last state that was read from the kernel, and the desired state at that time.
 #[derive(Debug)]
@@ -43,32 +63,31 @@ pub(crate) struct Pass {
     ops: Ops,
 }
 
-/// Configures the links of `plan` for the tasks that have a sandbox. Returns the last pass, and the
-/// tasks that could not be configured.
+/// Configures the links of `plan` for the tasks that have a sandbox. Returns the last pass, and what
+/// could not be configured.
 ///
 /// # Errors
 ///
 /// The node's own namespace could not be read or configured.
-pub(crate) async fn reconcile(
-    netlink: &Netlink,
-    plan: &NodePlan,
-    sandboxes: &BTreeMap<TaskId, PathBuf>,
-) -> Result<(Pass, Faults), Error> {
-    let mut faults = Faults::new();
+pub(crate) async fn reconcile(context: &Context<'_>, plan: &NodePlan) -> Result<(Pass, Faults), Error> {
+    let mut faults = Faults::default();
     for _ in 1..MAX_PASSES {
-        let pass = Pass::read(netlink, plan, sandboxes, &mut faults).await?;
+        let pass = Pass::read(context, plan, &mut faults).await?;
         if pass.ops.is_empty() {
             return Ok((pass, faults));
         }
-        pass.apply(netlink, sandboxes, &mut faults).await?;
+        pass.apply(context, &mut faults).await?;
     }
-    let pass = Pass::read(netlink, plan, sandboxes, &mut faults).await?;
+    let pass = Pass::read(context, plan, &mut faults).await?;
     if !pass.ops.node.is_empty() {
         return Err(Error::unsettled(&pass.ops.node));
     }
+    if !pass.ops.wireguard.is_empty() {
+        faults.encryption = Some(Error::unsettled(&pass.ops.wireguard));
+    }
     for (task, ops) in &pass.ops.tasks {
         let left = if ops.host.is_empty() { &ops.sandbox } else { &ops.host };
-        faults.entry(task.clone()).or_insert_with(|| Error::unsettled(left));
+        faults.tasks.entry(task.clone()).or_insert_with(|| Error::unsettled(left));
     }
     Ok((pass, faults))
 }
@@ -76,30 +95,34 @@ pub(crate) async fn reconcile(
 impl Pass {
     /// Reads the actual state and compares it with the desired one. Tasks with a fault are left
     /// out.
-    async fn read(
-        netlink: &Netlink,
-        plan: &NodePlan,
-        sandboxes: &BTreeMap<TaskId, PathBuf>,
-        faults: &mut Faults,
-    ) -> Result<Self, Error> {
+    async fn read(context: &Context<'_>, plan: &NodePlan, faults: &mut Faults) -> Result<Self, Error> {
+        let Context { netlink, sandboxes, keys, .. } = *context;
         let mut node = kernel::read_netns(netlink).await?;
         let underlay = read_underlay(netlink, plan, &node).await?;
-        let desired = desired(plan, sandboxes, underlay, &read_settings());
+        let desired = desired(plan, sandboxes, keys, underlay, &read_settings());
         let task_keys = desired.tasks.values().flat_map(|task| task.host.sysctls.keys());
         node.sysctls = kernel::sysctl::read_all(task_keys.chain(desired.node.sysctls.keys()));
         let tasks = read_sandboxes(&desired, sandboxes, faults).await;
-        let actual = Actual { node, tasks };
+        let wireguard = read_wireguard(context, &node, faults).await?;
+        let actual = Actual { node, wireguard, tasks };
         let mut ops = diff(&desired, &actual);
-        ops.tasks.retain(|task, _| !faults.contains_key(task));
+        ops.tasks.retain(|task, _| !faults.tasks.contains_key(task));
+        if faults.encryption.is_some() {
+            ops.wireguard.clear();
+        }
         Ok(Self { desired, actual, ops })
     }
 
-    async fn apply(
-        &self,
-        netlink: &Netlink,
-        sandboxes: &BTreeMap<TaskId, PathBuf>,
-        faults: &mut Faults,
-    ) -> Result<(), Error> {
+    async fn apply(&self, context: &Context<'_>, faults: &mut Faults) -> Result<(), Error> {
+        let Context { netlink, sandboxes, .. } = *context;
+        for op in &self.ops.wireguard {
+            debug!(%op, "applying WireGuard operation");
+            if let Err(error) = apply_wireguard(context, op).await {
+                warn!(error = error_chain(&error), "cannot configure WireGuard link");
+                faults.encryption = Some(error);
+                break;
+            }
+        }
         apply_all(netlink, &self.ops.node).await?;
         self.log_reduced_mtus();
         let failed: Vec<_> = stream::iter(&self.ops.tasks)
@@ -112,7 +135,7 @@ impl Pass {
             .await;
         for (task, error) in failed.into_iter().flatten() {
             warn!(%task, error = error_chain(&error), "cannot configure task links");
-            faults.insert(task, error);
+            faults.tasks.insert(task, error);
         }
         Ok(())
     }
@@ -138,7 +161,7 @@ async fn read_sandboxes(
     sandboxes: &BTreeMap<TaskId, PathBuf>,
     faults: &mut Faults,
 ) -> BTreeMap<TaskId, ActualNetns> {
-    let skipped: BTreeSet<TaskId> = faults.keys().cloned().collect();
+    let skipped: BTreeSet<TaskId> = faults.tasks.keys().cloned().collect();
     let results: Vec<_> = stream::iter(&desired.tasks)
         .filter_map(async |(task, desired)| Some((task, desired, sandboxes.get(task)?)))
         .filter(|(task, ..)| std::future::ready(!skipped.contains(*task)))
@@ -162,11 +185,57 @@ async fn read_sandboxes(
             }
             Err(error) => {
                 warn!(%task, error = error_chain(&error), "cannot read task sandbox");
-                faults.insert(task, error);
+                faults.tasks.insert(task, error);
             }
         }
     }
     tasks
+}
+
+/// Reads the WireGuard links. A link that cannot be read is a fault of the encryption only.
+async fn read_wireguard(
+    context: &Context<'_>,
+    node: &ActualNetns,
+    faults: &mut Faults,
+) -> Result<BTreeMap<String, ActualWireGuard>, Error> {
+    if !node.links.keys().any(|name| name::is_wireguard(name)) {
+        return Ok(BTreeMap::new());
+    }
+    let (support, links) = (context.support.clone(), node.links.clone());
+    let read = with_wireguard(context, move |wireguard| wireguard.read(&support, &links)).await?;
+    Ok(read.unwrap_or_else(|error| {
+        warn!(error = error_chain(&error), "cannot read WireGuard links");
+        faults.encryption = Some(error);
+        BTreeMap::new()
+    }))
+}
+
+async fn apply_wireguard(context: &Context<'_>, op: &WireGuardOp) -> Result<(), Error> {
+    let (support, op) = (context.support.clone(), op.clone());
+    match &op {
+        WireGuardOp::Delete { name } => {
+            let name = name.clone();
+            with_wireguard(context, move |wireguard| wireguard.forget(&name)).await?;
+            context.netlink.delete_link(op.name()).await
+        }
+        WireGuardOp::Create { name, .. } => {
+            if support == EncryptionSupport::Kernel {
+                context.netlink.create_wireguard(name).await?;
+            }
+            with_wireguard(context, move |wireguard| wireguard.create(&support, &op)).await?
+        }
+        WireGuardOp::SetPeers { .. } => with_wireguard(context, move |wireguard| wireguard.set_peers(&op)).await?,
+    }
+}
+
+/// Runs `work`, which blocks, on a thread that may block.
+async fn with_wireguard<T: Send + 'static>(
+    context: &Context<'_>,
+    work: impl FnOnce(&mut WireGuard) -> T + Send + 'static,
+) -> Result<T, Error> {
+    let wireguard = Arc::clone(context.wireguard);
+    // After a panic in an earlier call the daemon ends, so what the lock protects is not used again.
+    kernel::run_blocking(move || work(&mut wireguard.lock().unwrap_or_else(PoisonError::into_inner))).await
 }
 
 async fn apply_task(netlink: &Netlink, ops: &TaskOps, sandbox: PathBuf) -> Result<(), Error> {

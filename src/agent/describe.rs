@@ -2,12 +2,13 @@
 //! must not change anything on the machine.
 
 use rustix::system::{Sysinfo, sysinfo, uname};
-use weft_model::{report::NodeDescription, spec::Labels, wireguard::EncryptionSupport};
-use weft_overlay::NodeFacts;
+use weft_model::{report::NodeDescription, spec::Labels};
+use weft_overlay::OverlayState;
 
 use crate::runtime::RuntimeKind;
 
-pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, facts: &NodeFacts) -> NodeDescription {
+pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, links: &OverlayState) -> NodeDescription {
+    let facts = &links.facts;
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     NodeDescription {
         os: std::env::consts::OS.to_owned(),
@@ -19,7 +20,7 @@ pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, facts: &NodeF
         engine_labels: labels.clone(),
         addresses: facts.addresses.clone(),
         routes: facts.routes.clone(),
-        encryption: EncryptionSupport::Unavailable("this version of weft cannot encrypt".to_owned()),
+        encryption: links.encryption.clone(),
     }
 }
 
@@ -30,15 +31,31 @@ fn memory_bytes(info: &Sysinfo) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use procfs::{Current as _, Meminfo};
+    use weft_model::wireguard::EncryptionSupport;
+    use weft_overlay::NodeFacts;
 
     use super::*;
 
     #[test]
     fn describes_a_node_with_the_labels_of_its_daemon() {
         let labels = Labels::from([("storage".to_owned(), "ssd".to_owned())]);
-        let node = describe_node(RuntimeKind::Docker, &labels, &NodeFacts::default());
+        let links = OverlayState {
+            tunnel_ifindex: 4,
+            mtu: 1450,
+            encrypted_mtu: 1370,
+            encryption: EncryptionSupport::UserSpace,
+            key_links: Vec::new(),
+            endpoints: Vec::new(),
+            facts: NodeFacts::default(),
+            faults: BTreeMap::new(),
+            encryption_fault: None,
+        };
+        let node = describe_node(RuntimeKind::Docker, &labels, &links);
         assert_eq!((node.runtime.as_str(), node.engine_labels), ("docker", labels));
+        assert_eq!(node.encryption, EncryptionSupport::UserSpace);
         assert_eq!((node.os.as_str(), node.arch.as_str()), (std::env::consts::OS, std::env::consts::ARCH));
     }
 

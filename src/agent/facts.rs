@@ -40,6 +40,7 @@ pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
 mod tests {
     use std::collections::BTreeMap;
 
+    use weft_model::wireguard::EncryptionSupport;
     use weft_overlay::NodeFacts;
 
     use super::*;
@@ -55,8 +56,17 @@ mod tests {
         let addresses: Vec<_> =
             uplinks.iter().flat_map(|uplink| &uplink.addresses).map(ipnetwork::IpNetwork::ip).collect();
         let facts = NodeFacts { uplinks, addresses: addresses.clone(), ..NodeFacts::default() };
-        let links =
-            OverlayState { tunnel_ifindex: 4, mtu: 1450, endpoints: Vec::new(), facts, faults: BTreeMap::new() };
+        let links = OverlayState {
+            tunnel_ifindex: 4,
+            mtu: 1450,
+            encrypted_mtu: 1370,
+            encryption: EncryptionSupport::Kernel,
+            key_links: Vec::new(),
+            endpoints: Vec::new(),
+            facts,
+            faults: BTreeMap::new(),
+            encryption_fault: None,
+        };
         let facts = local_facts(&links);
         assert_eq!(
             facts.uplinks.iter().map(|uplink| (uplink.ifindex, uplink.ethernet)).collect::<Vec<_>>(),

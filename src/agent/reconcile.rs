@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::time::Instant;
 use weft_model::{NodePlan, TaskId, error_chain};
 use weft_overlay::{Endpoint, OverlayState};
@@ -39,7 +39,8 @@ impl Agent {
             .filter_map(|o| Some((o.task.clone(), o.netns.clone()?)))
             .collect();
         let mut errors = LayerErrors::default();
-        let linked = self.overlay.reconcile(plan, &sandboxes).await.context("cannot configure the links of the plan");
+        let linked =
+            self.overlay.reconcile(plan, &sandboxes, &[]).await.context("cannot configure the links of the plan");
         let links = match errors.collect(linked)? {
             Some(links) => Some(links),
             None => self.links.take().map(|last| without_removed_sandboxes(last, &sandboxes)),
@@ -48,6 +49,9 @@ impl Agent {
             let programmed = self.data_plane.reconcile(plan, links).await;
             if let Some(report) = errors.collect(programmed)? {
                 errors.collect(close_connections(report.gone, links, &sandboxes).await)?;
+            }
+            if let Some(error) = &links.encryption_fault {
+                errors.collect::<()>(Err(anyhow!("cannot configure encryption: {}", error_chain(error))))?;
             }
             for (task, error) in &links.faults {
                 tracing::warn!(%task, error = error_chain(error), "cannot configure task links");
@@ -74,7 +78,7 @@ impl Agent {
         if errors.is_empty() {
             self.reporter.set_applied(plan);
         }
-        self.reporter.publish(plan, self.links.as_ref().map(|links| &links.facts), self.tasks.statuses(plan));
+        self.reporter.publish(plan, self.links.as_ref(), self.tasks.statuses(plan));
     }
 
     /// The tasks that have all their links and a resolver.
@@ -130,5 +134,5 @@ impl Agent {
 /// exists. Used after the overlay failed.
 fn without_removed_sandboxes(last: OverlayState, sandboxes: &BTreeMap<TaskId, PathBuf>) -> OverlayState {
     let endpoints = last.endpoints.into_iter().filter(|e| sandboxes.contains_key(&e.task)).collect();
-    OverlayState { endpoints, faults: BTreeMap::new(), ..last }
+    OverlayState { endpoints, faults: BTreeMap::new(), encryption_fault: None, ..last }
 }

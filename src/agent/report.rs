@@ -9,7 +9,7 @@
 
 use tokio::sync::watch;
 use weft_model::{NodeId, NodePlan, NodeReport, TaskId, spec::Labels, state::TaskStatus};
-use weft_overlay::NodeFacts;
+use weft_overlay::OverlayState;
 
 use super::describe::describe_node;
 use crate::runtime::RuntimeKind;
@@ -33,17 +33,18 @@ impl Reporter {
         self.applied = Some((plan.node.clone(), plan.generation));
     }
 
-    /// Publishes a report if it differs from the last one. Without `facts` it repeats the last
-    /// description.
-    pub(super) fn publish(&self, plan: &NodePlan, facts: Option<&NodeFacts>, tasks: Vec<(TaskId, TaskStatus)>) {
+    /// Publishes a report if it differs from the last one. Without `links` it repeats the last
+    /// description and the last keys.
+    pub(super) fn publish(&self, plan: &NodePlan, links: Option<&OverlayState>, tasks: Vec<(TaskId, TaskStatus)>) {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
         let acked = applied.map_or(0, |(_, generation)| *generation);
-        let description = facts.map(|facts| describe_node(self.runtime, &self.labels, facts));
+        let description = links.map(|links| describe_node(self.runtime, &self.labels, links));
+        let keys = links.map(|links| links.key_links.iter().map(|link| link.key).collect());
         self.reports.send_if_modified(|last| {
             let report = NodeReport {
                 acked,
                 description: description.or_else(|| last.description.clone()),
-                keys: Vec::new(),
+                keys: keys.unwrap_or_else(|| last.keys.clone()),
                 tasks,
             };
             let changed = *last != report;

@@ -17,6 +17,7 @@ use weft_model::{
     plan::{TaskGoal, TaskPlan},
     state::TaskState,
 };
+use weft_overlay::EncryptionMode;
 
 use super::{
     blocking::run_blocking,
@@ -89,7 +90,7 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         swarm,
         tasks: Tasks::new(executor.clone()),
         executor,
-        overlay: Overlay::open().expect("netlink is available"),
+        overlay: Overlay::open(EncryptionMode::Auto).expect("netlink is available"),
         links: None,
         data_plane: DataPlane::new(None, dir.join("pins")),
         resolvers: Resolvers::new(Outside::new(&[]).expect("a resolver")),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use weft_dns::Upstream;
 use weft_model::{NodeName, spec::Labels};
+use weft_overlay::EncryptionMode;
 
 use crate::runtime::{RuntimeKind, docker};
 
@@ -36,11 +37,35 @@ pub(crate) struct Args {
     /// Label of this node's engine, for constraints on engine.labels.KEY; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// What encrypts the traffic of encrypted networks; auto is the kernel's WireGuard if it has one
+    #[arg(long, value_enum, default_value_t = Encryption::Auto)]
+    pub(super) encryption: Encryption,
     /// Resolver for names outside of the cluster, as ADDRESS, ADDRESS:PORT, or for DNS over TLS as
     /// tls://ADDRESS#NAME with the name in its certificate; by default those of /etc/resolv.conf;
     /// may be repeated
     #[arg(long = "dns-upstream", value_name = "ADDRESS")]
     pub(super) dns_upstreams: Vec<Upstream>,
+}
+
+/// The values of `--encryption`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Encryption {
+    /// The kernel's WireGuard if it has one, otherwise that of the daemon
+    Auto,
+    /// Only the kernel's WireGuard
+    Kernel,
+    /// The WireGuard of the daemon, on a TUN device
+    Userspace,
+}
+
+impl From<Encryption> for EncryptionMode {
+    fn from(encryption: Encryption) -> Self {
+        match encryption {
+            Encryption::Auto => Self::Auto,
+            Encryption::Kernel => Self::Kernel,
+            Encryption::Userspace => Self::UserSpace,
+        }
+    }
 }
 
 impl Args {

@@ -67,7 +67,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     .context("cannot open the task runtime")?;
     let pin_dir = Path::new(weft_mesh::BPFFS).join("weft").join(hostname.as_str());
     let mesh = Mesh::open(&pin_dir).context("cannot load the data plane")?;
-    let overlay = Overlay::open().context("cannot use the overlay")?;
+    let overlay = Overlay::open(args.encryption.into()).context("cannot use the overlay")?;
     overlay.check().await.context("cannot use the overlay")?;
 
     let swarm = Swarm::open(SwarmConfig {

@@ -6,6 +6,7 @@
 
 mod mtu;
 mod settings;
+mod wireguard;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,8 +19,9 @@ pub use mtu::Underlay;
 pub use settings::NodeSettings;
 pub(crate) use settings::{DEFAULT_RP_FILTER, LOCAL_PORTS, RESERVED_PORTS, settings_without_weft};
 use weft_model::{DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni, plan::AttachmentPlan};
+pub use wireguard::{DesiredPeer, DesiredWireGuard, KeyRoute, KeyRouteKind};
 
-use crate::name;
+use crate::{name, wireguard::OwnKey};
 
 /// MTU of the tunnel device, in octets. It is so large that it never limits a packet: the mesh
 /// checks lengths itself, and clients of published ports send what fits their own links.
@@ -30,8 +32,12 @@ const TUNNEL_MTU: u32 = 65_000;
 pub struct Desired {
     /// MTU of the tasks' links, in octets.
     pub mtu: u32,
-    /// The tunnel device and the node's own sysctls.
+    /// MTU of the tasks' links on encrypted networks, in octets.
+    pub encrypted_mtu: u32,
+    /// The tunnel device, the WireGuard links and the node's own sysctls.
     pub node: DesiredNetns,
+    /// The WireGuard part of the links of that kind, by name.
+    pub wireguard: BTreeMap<String, DesiredWireGuard>,
     pub tasks: BTreeMap<TaskId, DesiredTask>,
 }
 
@@ -42,6 +48,9 @@ pub struct DesiredNetns {
     pub links: BTreeMap<String, DesiredLink>,
     /// All routes through a gateway. `None` if weft does not manage the routes of this namespace.
     pub routes: Option<BTreeSet<GatewayRoute>>,
+    /// All routes of the addresses of WireGuard keys. `None` if they are not desired here: the links
+    /// of tasks in the node's namespace are compared with it too.
+    pub key_routes: Option<BTreeSet<KeyRoute>>,
     /// By their path below `/proc/sys`.
     pub sysctls: BTreeMap<String, String>,
 }
@@ -66,6 +75,8 @@ pub enum DesiredLinkKind {
         /// UDP port at both ends.
         port: u16,
     },
+    /// Created and configured by [`crate::diff::WireGuardOp`].
+    WireGuard,
     /// The end of a veth pair in the node's namespace. Created together with `peer` in `sandbox`.
     HostSide { peer: String, sandbox: PathBuf },
     /// The end of a veth pair in the task's namespace. Created together with its host side.
@@ -109,8 +120,9 @@ const LOOPBACK_ACCEPT_LOCAL: &str = "net/ipv4/conf/lo/accept_local";
 const LOOPBACK_RP_FILTER: &str = "net/ipv4/conf/lo/rp_filter";
 
 /// Computes what the node of `plan` must have. `sandboxes` are the paths of the tasks' network
-/// namespaces. A task without a sandbox gets no links yet. The links of a sandbox whose task is not
-/// in the plan are not desired any more.
+/// namespaces, `keys` the WireGuard keys of this node that must have a link. A task without a
+/// sandbox gets no links yet. The links of a sandbox whose task is not in the plan are not desired
+/// any more.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -122,7 +134,7 @@ const LOOPBACK_RP_FILTER: &str = "net/ipv4/conf/lo/rp_filter";
 /// let mut underlay = Underlay::default();
 /// underlay.add_path([192, 0, 2, 2].into(), 1500);
 ///
-/// let desired = desired(&plan, &BTreeMap::new(), underlay, &NodeSettings::default());
+/// let desired = desired(&plan, &BTreeMap::new(), &[], underlay, &NodeSettings::default());
 /// assert_eq!(desired.mtu, 1450, "VXLAN over IPv4 adds 50 octets");
 /// assert!(desired.node.links.contains_key("weft-tun"));
 /// assert!(desired.tasks.is_empty());
@@ -130,17 +142,24 @@ const LOOPBACK_RP_FILTER: &str = "net/ipv4/conf/lo/rp_filter";
 pub fn desired(
     plan: &NodePlan,
     sandboxes: &BTreeMap<TaskId, PathBuf>,
+    keys: &[OwnKey],
     underlay: Underlay,
     settings: &NodeSettings,
 ) -> Desired {
-    let mtu = underlay.link_mtu();
+    let (mtu, encrypted_mtu) = (underlay.link_mtu(), underlay.encrypted_link_mtu());
+    let mtu_of = |network: &NetworkId| {
+        if wireguard::is_encrypted(&plan.networks, network) { encrypted_mtu } else { mtu }
+    };
     let tasks = plan
         .tasks
         .iter()
         .filter_map(|task| Some((task, sandboxes.get(&task.id)?)))
-        .map(|(task, sandbox)| (task.id.clone(), desired_task(&task.id, &task.attachments, sandbox, mtu)))
+        .map(|(task, sandbox)| (task.id.clone(), desired_task(&task.id, &task.attachments, sandbox, &mtu_of)))
         .collect();
-    Desired { mtu, node: desired_node(settings, plan.tunnel_port), tasks }
+    let wireguard = wireguard::links(plan, keys, underlay);
+    let mut node = desired_node(settings, plan.tunnel_port);
+    wireguard::add_links(plan, &wireguard, &mut node);
+    Desired { mtu, encrypted_mtu, node, wireguard, tasks }
 }
 
 fn desired_node(settings: &NodeSettings, port: u16) -> DesiredNetns {
@@ -167,12 +186,18 @@ fn desired_node(settings: &NodeSettings, port: u16) -> DesiredNetns {
     node
 }
 
-fn desired_task(task: &TaskId, attachments: &[AttachmentPlan], sandbox: &Path, mtu: u32) -> DesiredTask {
+fn desired_task(
+    task: &TaskId,
+    attachments: &[AttachmentPlan],
+    sandbox: &Path,
+    mtu_of: &impl Fn(&NetworkId) -> u32,
+) -> DesiredTask {
     let mut desired = DesiredTask::default();
     let mut routes = BTreeSet::new();
     for (index, attachment) in attachments.iter().enumerate() {
         // A larger MTU than the path's would make packets that do not fit through the tunnel.
-        let mtu = attachment.mtu.map_or(mtu, |wanted| wanted.min(mtu));
+        let path = mtu_of(&attachment.network);
+        let mtu = attachment.mtu.map_or(path, |wanted| wanted.min(path));
         let (host, peer) = (name::host_side(task, index), name::task_side(index));
         desired.host.links.insert(
             host.clone(),

@@ -1,4 +1,5 @@
-//! The MTU of the tasks' links: the largest packet that fits through a tunnel to every peer.
+//! The MTU of the tasks' links: the largest packet that fits through a tunnel to every peer, and the
+//! MTU of the WireGuard links, through which the tunnel of encrypted networks goes.
 //! `reconcile` fills [`Underlay`], and `desired` reads it. Pure.
 
 use std::{net::IpAddr, ops::RangeInclusive};
@@ -8,6 +9,11 @@ use std::{net::IpAddr, ops::RangeInclusive};
 const OVERHEAD_V4: u32 = 50;
 /// Octets that VXLAN over IPv6 adds to a packet: the same with an IPv6 header of 40 octets.
 const OVERHEAD_V6: u32 = 70;
+/// Octets that WireGuard over IPv4 adds to a packet: IPv4 20, UDP 8, WireGuard header 16 and
+/// authentication tag 16 (`MESSAGE_MINIMUM_LENGTH`, drivers/net/wireguard/messages.h).
+const WIREGUARD_OVERHEAD_V4: u32 = 60;
+/// Octets that WireGuard over IPv6 adds to a packet.
+const WIREGUARD_OVERHEAD_V6: u32 = 80;
 /// IPv6 needs links of at least 1280 octets (RFC 8200, section 5). A veth takes at most 65,535. If
 /// the underlay carries less, it has to fragment.
 const LINK_MTU: RangeInclusive<u32> = 1280..=65_535;
@@ -31,10 +37,25 @@ impl Underlay {
 
     /// The largest packet that fits through a tunnel to any peer.
     pub(super) fn link_mtu(self) -> u32 {
-        let v4 = self.v4.map(|mtu| mtu.saturating_sub(OVERHEAD_V4));
-        let v6 = self.v6.map(|mtu| mtu.saturating_sub(OVERHEAD_V6));
-        let smallest = v4.into_iter().chain(v6).min().unwrap_or(DEFAULT_UNDERLAY_MTU - OVERHEAD_V6);
-        smallest.clamp(*LINK_MTU.start(), *LINK_MTU.end())
+        self.smallest_less(OVERHEAD_V4, OVERHEAD_V6).clamp(*LINK_MTU.start(), *LINK_MTU.end())
+    }
+
+    /// The largest packet of an encrypted network that fits through a tunnel to any peer. The
+    /// addresses of keys are IPv6 addresses.
+    pub(super) fn encrypted_link_mtu(self) -> u32 {
+        self.wireguard_mtu() - OVERHEAD_V6
+    }
+
+    /// The largest packet that fits through WireGuard to any peer.
+    pub(super) fn wireguard_mtu(self) -> u32 {
+        let smallest = self.smallest_less(WIREGUARD_OVERHEAD_V4, WIREGUARD_OVERHEAD_V6);
+        smallest.clamp(LINK_MTU.start() + OVERHEAD_V6, *LINK_MTU.end())
+    }
+
+    fn smallest_less(self, overhead_v4: u32, overhead_v6: u32) -> u32 {
+        let v4 = self.v4.map(|mtu| mtu.saturating_sub(overhead_v4));
+        let v6 = self.v6.map(|mtu| mtu.saturating_sub(overhead_v6));
+        v4.into_iter().chain(v6).min().unwrap_or(DEFAULT_UNDERLAY_MTU - overhead_v6)
     }
 }
 
@@ -56,6 +77,22 @@ mod tests {
         check_mtu(Some(1300), None, 1280);
         check_mtu(Some(0), Some(0), 1280);
         check_mtu(Some(u32::MAX), None, 65_535);
+    }
+
+    #[test]
+    fn encryption_costs_the_overhead_of_wireguard_and_of_vxlan_over_ipv6() {
+        let check = |v4, v6, wireguard: u32| {
+            let underlay = Underlay { v4, v6 };
+            assert_eq!(underlay.wireguard_mtu(), wireguard, "{underlay:?}");
+            assert_eq!(underlay.encrypted_link_mtu(), wireguard - 70, "{underlay:?}");
+        };
+        check(None, None, 1420);
+        check(Some(1500), None, 1440);
+        check(None, Some(1500), 1420);
+        check(Some(1500), Some(1500), 1420);
+        // IPv6 needs 1280 octets in the tasks. A smaller underlay has to fragment.
+        check(Some(1300), None, 1350);
+        check(Some(u32::MAX), None, 65_535);
     }
 
     #[test]

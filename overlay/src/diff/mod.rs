@@ -6,14 +6,21 @@
 //! One pass is not always enough. For example, the kernel removes a link's routes together with the
 //! link. Therefore `reconcile` reads and compares again until nothing is left to do.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+mod wireguard;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+};
 
 use ipnetwork::IpNetwork;
 use weft_model::{Mac, TaskId};
+pub use wireguard::WireGuardOp;
 
 use crate::{
-    actual::{Actual, ActualLink, ActualLinkKind, ActualNetns, ActualRoute, VxlanSettings},
-    desired::{Desired, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask, GatewayRoute},
+    actual::{Actual, ActualKeyRoute, ActualLink, ActualLinkKind, ActualNetns, ActualRoute, VxlanSettings},
+    desired::{Desired, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask, GatewayRoute, KeyRoute, KeyRouteKind},
     name,
 };
 
@@ -54,6 +61,8 @@ pub enum Op {
     },
     RemoveRoute(ActualRoute),
     AddRoute(GatewayRoute),
+    RemoveKeyRoute(ActualKeyRoute),
+    AddKeyRoute(KeyRoute),
 }
 
 impl fmt::Display for Op {
@@ -72,6 +81,11 @@ impl fmt::Display for Op {
             Self::AddRoute(route) => {
                 write!(f, "add route to {} via {} on {}", route.destination, route.via, route.link)
             }
+            Self::RemoveKeyRoute(route) => write!(f, "remove route to {} of link {:?}", route.destination, route.link),
+            Self::AddKeyRoute(KeyRoute { destination, kind }) => match kind {
+                KeyRouteKind::From { source, link } => write!(f, "add route to {destination} from {source} on {link}"),
+                KeyRouteKind::Unreachable => write!(f, "add unreachable route to {destination}"),
+            },
         }
     }
 }
@@ -86,9 +100,11 @@ pub struct LinkChange {
     pub up: bool,
 }
 
-/// All steps: first the steps for the node, then the steps for each task.
+/// All steps: first the WireGuard links, then the steps for the node, then those for each task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ops {
+    /// In the node's namespace, in this order.
+    pub wireguard: Vec<WireGuardOp>,
     /// In the node's namespace, in this order.
     pub node: Vec<Op>,
     /// Only tasks with at least one step.
@@ -105,7 +121,7 @@ pub struct TaskOps {
 
 impl Ops {
     pub fn is_empty(&self) -> bool {
-        self.node.is_empty() && self.tasks.is_empty()
+        self.wireguard.is_empty() && self.node.is_empty() && self.tasks.is_empty()
     }
 }
 
@@ -123,14 +139,15 @@ impl Ops {
 /// };
 ///
 /// let plan = NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into());
-/// let desired = desired(&plan, &BTreeMap::new(), Underlay::default(), &NodeSettings::default());
+/// let desired = desired(&plan, &BTreeMap::new(), &[], Underlay::default(), &NodeSettings::default());
 ///
 /// let ops = diff(&desired, &Actual::default());
 /// assert!(matches!(&ops.node[0], Op::CreateTunnel { name, .. } if name == "weft-tun"));
 /// assert!(ops.tasks.is_empty());
 /// ```
 pub fn diff(desired: &Desired, actual: &Actual) -> Ops {
-    let mut ops = Ops { node: delete_orphans(desired, &actual.node), tasks: BTreeMap::new() };
+    let wireguard = wireguard::diff(desired, actual);
+    let mut ops = Ops { wireguard, node: delete_orphans(desired, &actual.node), tasks: BTreeMap::new() };
     diff_netns(&desired.node, &actual.node, None, &mut ops.node);
     for (task, desired) in &desired.tasks {
         let Some(sandbox) = actual.tasks.get(task) else { continue };
@@ -175,7 +192,15 @@ fn diff_netns(desired: &DesiredNetns, actual: &ActualNetns, peers: Option<&Actua
             created.insert(name, link);
         }
     }
+    // The first pass creates WireGuard links, the next one configures them.
+    let is_missing =
+        |name: &String, link: &DesiredLink| link.kind == DesiredLinkKind::WireGuard && !actual.links.contains_key(name);
+    let missing: BTreeSet<&str> =
+        desired.links.iter().filter(|(name, link)| is_missing(name, link)).map(|(name, _)| name.as_str()).collect();
     for (key, value) in &desired.sysctls {
+        if key.split('/').any(|part| missing.contains(part)) {
+            continue;
+        }
         let is_of_created_link = key.split('/').any(|part| created.keys().any(|name| *name == part));
         if is_of_created_link || !actual.sysctls.get(key).is_some_and(|actual| is_same_value(actual, value)) {
             ops.push(Op::SetSysctl { key: key.clone(), value: value.clone() });
@@ -187,6 +212,7 @@ fn diff_netns(desired: &DesiredNetns, actual: &ActualNetns, peers: Option<&Actua
         }
     }
     change_routes(desired, actual, ops);
+    change_key_routes(desired, actual, &missing, ops);
 }
 
 /// Creates the link if it is missing or of the wrong kind, after deleting the link that has its
@@ -202,7 +228,7 @@ fn create_link(
     let actual = netns.links.get(name);
     let mtu = desired.mtu.unwrap_or_default();
     let op = match &desired.kind {
-        DesiredLinkKind::Loopback | DesiredLinkKind::TaskSide => return None,
+        DesiredLinkKind::Loopback | DesiredLinkKind::TaskSide | DesiredLinkKind::WireGuard => return None,
         DesiredLinkKind::Tunnel { port } if actual.is_some_and(|link| is_tunnel(link, *port)) => return None,
         DesiredLinkKind::Tunnel { port } => Op::CreateTunnel { name: name.to_owned(), port: *port, mtu },
         DesiredLinkKind::HostSide { peer, sandbox } => {
@@ -253,6 +279,30 @@ fn change_routes(desired: &DesiredNetns, actual: &ActualNetns, ops: &mut Vec<Op>
         }
     }
     ops.extend(missing.into_iter().map(Op::AddRoute));
+}
+
+/// The routes of links that are `missing` are left out.
+fn change_key_routes(desired: &DesiredNetns, actual: &ActualNetns, missing: &BTreeSet<&str>, ops: &mut Vec<Op>) {
+    let Some(mut routes) = desired.key_routes.clone() else { return };
+    routes.retain(|route| !matches!(&route.kind, KeyRouteKind::From { link, .. } if missing.contains(link.as_str())));
+    for route in &actual.key_routes {
+        if !known_key_route(route, actual).is_some_and(|known| routes.remove(&known)) {
+            ops.push(Op::RemoveKeyRoute(route.clone()));
+        }
+    }
+    ops.extend(routes.into_iter().map(Op::AddKeyRoute));
+}
+
+/// The route in the form of a desired one. `None` if no desired route has its form.
+fn known_key_route(route: &ActualKeyRoute, netns: &ActualNetns) -> Option<KeyRoute> {
+    let kind = match (route.source, route.link) {
+        (None, None) => KeyRouteKind::Unreachable,
+        (Some(source), Some(link)) if source.prefix() == 128 => {
+            KeyRouteKind::From { source: source.ip(), link: netns.link_by_index(link)?.0.to_owned() }
+        }
+        _ => return None,
+    };
+    Some(KeyRoute { destination: route.destination, kind })
 }
 
 fn is_veth(link: &ActualLink) -> bool {

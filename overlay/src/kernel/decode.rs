@@ -5,18 +5,25 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv6Network};
 use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
     link::{
         InfoData, InfoKind, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
     },
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteProtocol,
+        RouteType,
+    },
 };
 use weft_model::Mac;
 
-use crate::actual::{ActualLink, ActualLinkKind, ActualRoute, Framing, VxlanSettings};
+use crate::actual::{ActualKeyRoute, ActualLink, ActualLinkKind, ActualRoute, Framing, VxlanSettings};
+
+/// The protocol of weft's own routes: a number that iproute2 gives to no other program
+/// (rtnetlink(7), `rtm_protocol`).
+pub(super) const WEFT: RouteProtocol = RouteProtocol::Other(119);
 
 /// Decodes a link and its name. The kernel sends its addresses in separate messages.
 pub(crate) fn link(message: &LinkMessage) -> Option<(String, ActualLink)> {
@@ -84,6 +91,9 @@ fn kind(infos: &[LinkInfo], peer: Option<u32>) -> ActualLinkKind {
     if is(InfoKind::Netkit) {
         return ActualLinkKind::Netkit;
     }
+    if is(InfoKind::Wireguard) {
+        return ActualLinkKind::WireGuard;
+    }
     if !is(InfoKind::Vxlan) {
         return ActualLinkKind::Other;
     }
@@ -120,6 +130,32 @@ pub(crate) fn global_address(message: &AddressMessage) -> Option<(u32, IpNetwork
     // On a point-to-point link, `Address` is the address of the other end.
     let own = message.attributes.iter().find_map(local).or_else(|| message.attributes.iter().find_map(address))?;
     Some((message.header.index, IpNetwork::new(own, message.header.prefix_len).ok()?))
+}
+
+/// Decodes an IPv6 route with weft's mark. `None` for other routes.
+pub(crate) fn key_route(message: &RouteMessage) -> Option<ActualKeyRoute> {
+    let header = &message.header;
+    if header.address_family != AddressFamily::Inet6 || header.protocol != WEFT {
+        return None;
+    }
+    let (mut destination, mut source, mut link, mut metric) = (Ipv6Addr::UNSPECIFIED, None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = *address,
+            RouteAttribute::Source(RouteAddress::Inet6(address)) => source = Some(*address),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    let source = source.map(|source| Ipv6Network::new(source, header.source_prefix_length)).transpose().ok()?;
+    Some(ActualKeyRoute {
+        destination: Ipv6Network::new(destination, header.destination_prefix_length).ok()?,
+        source,
+        // The kernel reports loopback as the link of unreachable routes.
+        link: link.filter(|_| header.kind == RouteType::Unicast),
+        metric,
+    })
 }
 
 /// Decodes a unicast route of the main table. `None` for other routes.

@@ -12,6 +12,7 @@ pub(crate) mod netlink;
 pub(crate) mod sysctl;
 pub mod netns;
 pub(crate) mod watch;
+pub(crate) mod wireguard;
 
 use std::{
     collections::BTreeMap,
@@ -28,8 +29,8 @@ use crate::{actual::ActualNetns, diff::Op, error::Error};
 pub(crate) async fn read_netns(netlink: &Netlink) -> Result<ActualNetns, Error> {
     let cookie = cookie::netns_cookie().map_err(Error::Cookie)?;
     let links = netlink.links().await?;
-    let routes = netlink.routes().await?;
-    Ok(ActualNetns { cookie, links, routes, sysctls: BTreeMap::new() })
+    let (routes, key_routes) = netlink.routes().await?;
+    Ok(ActualNetns { cookie, links, routes, key_routes, sysctls: BTreeMap::new() })
 }
 
 /// Applies `op` in the namespace of `netlink`, which must be the calling thread's.
@@ -44,6 +45,8 @@ pub(crate) async fn apply(netlink: &Netlink, op: &Op) -> Result<(), Error> {
         Op::AddAddress { link, address } => netlink.add_address(link, *address).await,
         Op::RemoveRoute(route) => netlink.remove_route(route).await,
         Op::AddRoute(route) => netlink.add_route(route).await,
+        Op::RemoveKeyRoute(route) => netlink.remove_key_route(route).await,
+        Op::AddKeyRoute(route) => netlink.add_key_route(route).await,
     }
 }
 
@@ -56,10 +59,14 @@ where
     W: FnOnce(Netlink) -> F + Send + 'static,
     F: Future<Output = Result<T, Error>>,
 {
-    let result = tokio::task::spawn_blocking(move || netns::in_netns(&path, || block_on(&path, work))?);
-    result.await.unwrap_or_else(|error| match error.try_into_panic() {
+    run_blocking(move || netns::in_netns(&path, || block_on(&path, work))?).await?
+}
+
+/// Runs `work` on a thread that may block.
+pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(Error::Stopped),
+        Err(_) => Error::Stopped,
     })
 }
 

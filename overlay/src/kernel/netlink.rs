@@ -14,24 +14,28 @@ use std::{
 };
 
 use futures_util::{Stream, TryStreamExt};
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv6Network};
 use nix::errno::Errno;
 use rtnetlink::{
-    AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
+    AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, LinkWireguard,
+    RouteMessageBuilder,
     packet_route::{
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
         link::{InfoData, InfoVeth, LinkMessage},
-        route::{RouteAttribute, RouteMessage, RouteMetric},
+        route::{RouteAttribute, RouteMessage, RouteMetric, RouteType},
     },
 };
 
 use super::decode;
 use crate::{
-    actual::{ActualLink, ActualRoute},
-    desired::GatewayRoute,
+    actual::{ActualKeyRoute, ActualLink, ActualRoute},
+    desired::{GatewayRoute, KeyRoute, KeyRouteKind},
     diff::LinkChange,
     error::Error,
 };
+
+/// The metric of the route that makes the addresses of keys unreachable: any other route wins.
+const UNREACHABLE_METRIC: u32 = u32::MAX;
 
 /// A socket in the network namespace of the thread that opened it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -59,13 +63,14 @@ impl Netlink {
         Ok(links)
     }
 
-    /// Reads the unicast routes of the main table.
-    pub(crate) async fn routes(&self) -> Result<Vec<ActualRoute>, Error> {
+    /// Reads the unicast routes of the main table, and the routes with weft's mark.
+    pub(crate) async fn routes(&self) -> Result<(Vec<ActualRoute>, Vec<ActualKeyRoute>), Error> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         let mut messages = collect("list", "IPv4 routes", self.0.route().get(v4).execute()).await?;
         messages.extend(collect("list", "IPv6 routes", self.0.route().get(v6).execute()).await?);
-        Ok(messages.iter().filter_map(decode::route).collect())
+        let routes = messages.iter().filter_map(decode::route).collect();
+        Ok((routes, messages.iter().filter_map(decode::key_route).collect()))
     }
 
     /// Reads the MTU of the node's current route to `peer`, in octets. `None` if
@@ -108,6 +113,12 @@ impl Netlink {
             .mtu(mtu)
             .build();
         check("create", format!("the tunnel {name}"), self.0.link().add(tunnel).execute().await)
+    }
+
+    /// Creates a WireGuard link of the kernel, without key and peers.
+    pub(crate) async fn create_wireguard(&self, name: &str) -> Result<(), Error> {
+        let link = LinkWireguard::new(name).build();
+        check("create", format!("the WireGuard link {name}"), self.0.link().add(link).execute().await)
     }
 
     /// Creates a veth pair: `host` in this namespace and its peer in the namespace `sandbox`. Both
@@ -178,6 +189,23 @@ impl Netlink {
 
     pub(crate) async fn remove_route(&self, route: &ActualRoute) -> Result<(), Error> {
         let message = route_message(route.destination, route.via, route.link, route.metric);
+        let removed = self.0.route().del(message).execute().await;
+        ignore_missing(check("remove", format!("the route to {}", route.destination), removed))
+    }
+
+    pub(crate) async fn add_key_route(&self, route: &KeyRoute) -> Result<(), Error> {
+        let (source, link) = match &route.kind {
+            KeyRouteKind::From { source, link } => (Some((*source).into()), Some(self.index(link).await?)),
+            KeyRouteKind::Unreachable => (None, None),
+        };
+        let metric = if link.is_some() { 0 } else { UNREACHABLE_METRIC };
+        let message = key_route(route.destination, source, link, metric);
+        let object = format!("the route to {} on link {link:?}", route.destination);
+        check("add", object, self.0.route().add(message).execute().await)
+    }
+
+    pub(crate) async fn remove_key_route(&self, route: &ActualKeyRoute) -> Result<(), Error> {
+        let message = key_route(route.destination, route.source, route.link, route.metric);
         let removed = self.0.route().del(message).execute().await;
         ignore_missing(check("remove", format!("the route to {}", route.destination), removed))
     }
@@ -257,6 +285,24 @@ fn route_message(destination: IpNetwork, via: Option<IpAddr>, link: Option<u32>,
     message.attributes.extend(link.map(RouteAttribute::Oif));
     message.attributes.extend((metric > 0).then_some(RouteAttribute::Priority(metric)));
     message
+}
+
+/// A route with weft's mark. Without a link it makes the destination unreachable.
+fn key_route(destination: Ipv6Network, source: Option<Ipv6Network>, link: Option<u32>, metric: u32) -> RouteMessage {
+    let mut route = RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(destination.ip(), destination.prefix())
+        .protocol(decode::WEFT);
+    if let Some(source) = source {
+        route = route.source_prefix(source.ip(), source.prefix());
+    }
+    route = match link {
+        Some(link) => route.output_interface(link),
+        None => route.kind(RouteType::Unreachable),
+    };
+    if metric > 0 {
+        route = route.priority(metric);
+    }
+    route.build()
 }
 
 fn oif(route: &RouteMessage) -> Option<u32> {
