@@ -11,18 +11,21 @@ pub enum Hook {
     UplinkIn,
     /// Of an uplink without Ethernet.
     UplinkInL3,
+    /// Of a WireGuard link of weft.
+    WireGuardIn,
     TunnelIn,
     TaskOut,
 }
 
 impl Hook {
-    pub const ALL: [Self; 4] = [Self::UplinkIn, Self::UplinkInL3, Self::TunnelIn, Self::TaskOut];
+    pub const ALL: [Self; 5] = [Self::UplinkIn, Self::UplinkInL3, Self::WireGuardIn, Self::TunnelIn, Self::TaskOut];
 
     /// The name of the program in the eBPF object.
     pub const fn program(self) -> &'static str {
         match self {
             Self::UplinkIn => "uplink_in",
             Self::UplinkInL3 => "uplink_in_l3",
+            Self::WireGuardIn => "wireguard_in",
             Self::TunnelIn => "tunnel_in",
             Self::TaskOut => "task_out",
         }

@@ -11,11 +11,25 @@ pub(crate) type Drops = BTreeMap<DropReason, u64>;
 
 /// The packets that were dropped between two readings, by the name of the reason. A reason without
 /// packets is left out.
-pub(crate) fn dropped(before: &Drops, now: &Drops) -> BTreeMap<&'static str, u64> {
-    now.iter()
-        .map(|(reason, count)| (reason.name(), count.saturating_sub(before.get(reason).copied().unwrap_or_default())))
-        .filter(|(_, packets)| *packets > 0)
-        .collect()
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NewDrops {
+    /// Packets that were not encrypted and had to be. An attack or a fault is behind them, except
+    /// while a node gets its first key.
+    pub(crate) unencrypted: BTreeMap<&'static str, u64>,
+    /// All others.
+    pub(crate) others: BTreeMap<&'static str, u64>,
+}
+
+pub(crate) fn dropped(before: &Drops, now: &Drops) -> NewDrops {
+    let mut new = NewDrops::default();
+    for (reason, count) in now {
+        let packets = count.saturating_sub(before.get(reason).copied().unwrap_or_default());
+        if packets > 0 {
+            let of_kind = if reason.protects_encryption() { &mut new.unencrypted } else { &mut new.others };
+            of_kind.insert(reason.name(), packets);
+        }
+    }
+    new
 }
 
 #[cfg(test)]
@@ -24,9 +38,13 @@ mod tests {
 
     #[test]
     fn only_new_drops_are_returned() {
-        let count = |no_task, spoofed| Drops::from([(DropReason::NoTask, no_task), (DropReason::Spoofed, spoofed)]);
-        assert_eq!(dropped(&count(3, 1), &count(5, 1)), BTreeMap::from([("no-task", 2)]));
-        assert_eq!(dropped(&Drops::new(), &count(0, 4)), BTreeMap::from([("spoofed", 4)]));
-        assert!(dropped(&count(3, 1), &count(3, 1)).is_empty());
+        let count = |no_task, forged| Drops::from([(DropReason::NoTask, no_task), (DropReason::Unencrypted, forged)]);
+        let new = |others: &[(&'static str, u64)], unencrypted: &[(&'static str, u64)]| NewDrops {
+            others: others.iter().copied().collect(),
+            unencrypted: unencrypted.iter().copied().collect(),
+        };
+        assert_eq!(dropped(&count(3, 1), &count(5, 1)), new(&[("no-task", 2)], &[]));
+        assert_eq!(dropped(&Drops::new(), &count(0, 4)), new(&[], &[("unencrypted", 4)]));
+        assert_eq!(dropped(&count(3, 1), &count(3, 1)), NewDrops::default());
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_ebpf_common::{
-    Backend, Config, Endpoint, Forward, NetAddr, Nets, PortKey, PortTarget, Route, Service, SlotKey,
+    Backend, Config, Endpoint, Forward, NetAddr, Nets, Node, PortKey, PortTarget, Route, Service, SlotKey,
 };
 
 use crate::{
@@ -37,7 +37,7 @@ pub struct Ops {
     pub backends: Vec<Op<u64, Backend>>,
     pub endpoints: Vec<Op<u32, Endpoint>>,
     pub forward: Vec<Op<NetAddr, Forward>>,
-    pub nodes: Vec<Op<NetAddr, u32>>,
+    pub nodes: Vec<Op<NetAddr, Node>>,
     pub routes: Vec<Op<Prefix, Route>>,
     pub netns: Vec<Op<u64, Nets>>,
     pub counted_services: Vec<Op<u32, ()>>,

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use weft_model::{NetworkId, TaskId};
+use weft_model::{NetworkId, TaskId, wireguard::NodeKey};
 
 /// The current state of the node. A link that is not configured yet is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +19,11 @@ pub struct LocalFacts {
     /// MTU of the tasks' links, in octets: the largest IP packet that the tunnel carries
     /// unfragmented.
     pub task_mtu: u32,
+    /// The same for networks that are encrypted.
+    pub encrypted_mtu: u32,
+    /// The WireGuard links that are configured completely, at most
+    /// [`weft_ebpf_common::MAX_WIREGUARD_LINKS`].
+    pub wireguard: Vec<LocalWireGuard>,
     /// Every link by which packets of other machines can enter the node.
     pub uplinks: Vec<Uplink>,
     /// Every address at which other machines can reach the node: the addresses of the uplinks, of
@@ -50,6 +55,13 @@ pub struct HostRoute {
     pub ifindex: u32,
     /// The source address for this route, of the same family as the destination.
     pub source: IpAddr,
+}
+
+/// The WireGuard link of one key of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalWireGuard {
+    pub ifindex: u32,
+    pub key: NodeKey,
 }
 
 /// One link of a task.

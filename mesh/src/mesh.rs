@@ -5,11 +5,11 @@
 
 use std::{fmt, path::Path};
 
-use tracing::debug;
+use tracing::{debug, warn};
 use weft_model::NodePlan;
 
 use crate::{
-    counters::{Drops, dropped},
+    counters::{Drops, NewDrops, dropped},
     error::Error,
     facts::LocalFacts,
     kernel::{self, Kernel},
@@ -80,9 +80,12 @@ impl Mesh {
 
     fn log_drops(&mut self) -> Result<(), Error> {
         let now = self.kernel.drops()?;
-        let packets = dropped(&self.drops, &now);
-        if !packets.is_empty() {
-            debug!(?packets, "packets dropped since the last reconcile");
+        let NewDrops { unencrypted, others } = dropped(&self.drops, &now);
+        if !unencrypted.is_empty() {
+            warn!(packets = ?unencrypted, "packets without the encryption of their network dropped");
+        }
+        if !others.is_empty() {
+            debug!(packets = ?others, "packets dropped since the last reconcile");
         }
         self.drops = now;
         Ok(())

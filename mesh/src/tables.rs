@@ -11,7 +11,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use weft_ebpf_common::{
-    Addr, Backend, Config, Endpoint, Forward, HOST_NET, NetAddr, Nets, PortKey, PortTarget, Route, Service, SlotKey,
+    Addr, Backend, Config, Endpoint, Forward, HOST_NET, NetAddr, Nets, Node, PortKey, PortTarget, Route, Service,
+    SlotKey,
 };
 
 /// One field for each map. `ebpf/programs/src/maps.rs` says what each map means.
@@ -26,7 +27,7 @@ pub struct Tables {
     pub backends: BTreeMap<u64, Backend>,
     pub endpoints: BTreeMap<u32, Endpoint>,
     pub forward: BTreeMap<NetAddr, Forward>,
-    pub nodes: BTreeMap<NetAddr, u32>,
+    pub nodes: BTreeMap<NetAddr, Node>,
     pub routes: BTreeMap<Prefix, Route>,
     pub netns: BTreeMap<u64, Nets>,
     /// The services that have an entry in the map of counters.

@@ -3,7 +3,7 @@
 //! Pure. [`super::data_plane`] calls it. The crates of the overlay and the mesh do not import each
 //! other, so the agent translates between them.
 
-use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, Uplink};
+use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, LocalWireGuard, Uplink};
 use weft_overlay::{OverlayState, actual::Framing};
 
 /// The facts for [`weft_mesh::Mesh::reconcile`].
@@ -19,6 +19,7 @@ pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
         ifindex: route.ifindex,
         source: route.source,
     };
+    let wireguard = |link: &weft_overlay::KeyLink| LocalWireGuard { ifindex: link.ifindex, key: link.key };
     let endpoint = |endpoint: &weft_overlay::Endpoint| LocalEndpoint {
         task: endpoint.task.clone(),
         network: endpoint.network.clone(),
@@ -29,6 +30,8 @@ pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
         netns_cookie: node.netns_cookie,
         tunnel_ifindex: links.tunnel_ifindex,
         task_mtu: links.mtu,
+        encrypted_mtu: links.encrypted_mtu,
+        wireguard: links.key_links.iter().map(wireguard).collect(),
         uplinks: node.uplinks.iter().map(uplink).collect(),
         addresses: node.addresses.clone(),
         routes: node.egress_routes.iter().map(route).collect(),

@@ -89,6 +89,14 @@ pub struct Flow {
     pub _pad: [u8; 2],
 }
 
+impl Flow {
+    /// Whether packets of the flow between nodes must be encrypted.
+    #[inline(always)]
+    pub const fn is_encrypted(&self) -> bool {
+        self.flags & flow_flags::ENCRYPTED != 0
+    }
+}
+
 /// Where a packet of a flow is sent after translation.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +126,9 @@ pub mod flow_flags {
     pub const RST: u8 = 2;
     /// Nothing has answered yet. Only in flows of replies from the outside.
     pub const UNANSWERED: u8 = 4;
+    /// The network of the flow's backend is encrypted, so packets of the flow between nodes must be
+    /// encrypted. In both directions of a flow to a published port.
+    pub const ENCRYPTED: u8 = 8;
 }
 
 /// Key of `FRAGMENTS`: what all fragments of one datagram have in common (RFC 791, 3.2; RFC 8200,

@@ -21,10 +21,11 @@ mod route;
 mod stats;
 
 pub use addr::{Addr, NetAddr};
-pub use config::{Config, MAX_NETS_PER_TASK, Nets};
+pub use config::{Config, MAX_NETS_PER_TASK, MAX_WIREGUARD_LINKS, Nets};
 pub use flow::{Action, Flow, FlowKey, FragmentKey, FragmentPorts, SocketKey, SocketPeer, flow_flags, zone};
 pub use route::{
-    Backend, Endpoint, Forward, PortKey, PortTarget, Route, Service, SlotKey, backend_flags, endpoint_flags,
+    Backend, Endpoint, Forward, Node, PortKey, PortTarget, Route, Service, SlotKey, backend_flags, endpoint_flags,
+    forward_flags, node_flags,
 };
 pub use stats::{DropReason, ServiceStats};
 
@@ -42,6 +43,10 @@ pub const VNI_REQUEST: u32 = 1;
 pub const VNI_REPLY: u32 = 2;
 /// First VNI that stands for a network.
 pub const FIRST_NETWORK_VNI: u32 = 4096;
+
+/// The mark (`skb->mark`) of packets that came out of a WireGuard link of weft: the letters "weft".
+/// The kernel keeps it while it removes the VXLAN header, so the program at the tunnel sees it.
+pub const WIREGUARD_MARK: u32 = 0x7765_6674;
 
 /// TCP port of the control plane between nodes.
 pub const CONTROL_PORT: u16 = 2377;
@@ -93,8 +98,9 @@ plain! {
     Backend: 68,
     Endpoint: 48,
     Forward: 28,
+    Node: 40,
     Route: 20,
-    Config: 72,
+    Config: 112,
     Nets: 32,
     FlowKey: 44,
     Flow: 88,

@@ -1,7 +1,7 @@
 //! Where packets can go: published ports, services and their backends, tasks, routes. Only user
 //! space writes these; `weft-mesh` computes them from the node's plan.
 
-use crate::Addr;
+use crate::{Addr, MAX_WIREGUARD_LINKS};
 
 /// Key of `PORTS`: a published port. The address is unspecified if the port is published on every
 /// address of the node.
@@ -87,12 +87,20 @@ impl Backend {
     pub const fn takes_new(&self) -> bool {
         self.flags & backend_flags::DRAINING == 0
     }
+
+    /// Whether packets between nodes to and from this backend must be encrypted.
+    #[inline(always)]
+    pub const fn is_encrypted(&self) -> bool {
+        self.flags & backend_flags::ENCRYPTED != 0
+    }
 }
 
 /// Bits of [`Backend::flags`].
 pub mod backend_flags {
     /// The backend keeps its flows and takes no new ones.
     pub const DRAINING: u8 = 1;
+    /// The network of the backend is encrypted.
+    pub const ENCRYPTED: u8 = 2;
 }
 
 /// Value of `ENDPOINTS`, by the index of the host side of a task's veth: the addresses of the task
@@ -133,7 +141,53 @@ pub struct Forward {
     pub ifindex: u32,
     /// MAC address of the task's side of the veth.
     pub mac: [u8; 6],
-    pub _pad: u16,
+    /// Bits of [`forward_flags`].
+    pub flags: u16,
+}
+
+impl Forward {
+    /// Whether packets between nodes to and from this task must be encrypted.
+    #[inline(always)]
+    pub const fn is_encrypted(&self) -> bool {
+        self.flags & forward_flags::ENCRYPTED != 0
+    }
+}
+
+/// Bits of [`Forward::flags`].
+pub mod forward_flags {
+    /// The network is encrypted.
+    pub const ENCRYPTED: u16 = 1;
+}
+
+/// Value of `NODES`, by the source address of tunnel packets: another node of the cluster. A node
+/// has one entry for its address, and one for the address of each of its live WireGuard keys.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The address of the node. Flows and [`Forward`] refer to the node by this address.
+    pub addr: Addr,
+    /// The address of the node's active key: the destination of packets of encrypted networks.
+    /// Unspecified if the node has none.
+    pub active_key: Addr,
+    /// UDP ports of the node's WireGuard links. Zero in places without a link.
+    pub wireguard_ports_be: [u16; MAX_WIREGUARD_LINKS],
+    /// Bits of [`node_flags`].
+    pub flags: u32,
+}
+
+impl Node {
+    /// Whether the map key is the address of a WireGuard key.
+    #[inline(always)]
+    pub const fn is_key(&self) -> bool {
+        self.flags & node_flags::KEY != 0
+    }
+}
+
+/// Bits of [`Node::flags`].
+pub mod node_flags {
+    /// The map key of the entry is the address of a WireGuard key. Only packets that came out of a
+    /// WireGuard link may have it.
+    pub const KEY: u32 = 1;
 }
 
 /// Value of `ROUTES`, by the longest matching prefix of [`crate::NetAddr`]. In

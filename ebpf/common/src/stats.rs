@@ -28,6 +28,11 @@ macro_rules! drop_reasons {
                     $(Self::$name => $text),+
                 }
             }
+
+            /// Whether the packet was dropped because it was not encrypted, or would not have been.
+            pub const fn protects_encryption(self) -> bool {
+                matches!(self, Self::NoKey | Self::UnencryptedRoute | Self::Unencrypted | Self::KeyAddress)
+            }
         }
     };
 }
@@ -71,6 +76,16 @@ drop_reasons! {
     UntrustedNode = "untrusted-node",
     /// A tunnel packet with a VNI that is not a network's.
     UnknownNetwork = "unknown-network",
+    /// A packet of an encrypted network to another node, while this node or the other one has no
+    /// active WireGuard key.
+    NoKey = "no-key",
+    /// A packet of an encrypted network that would leave this node by a link other than weft's
+    /// WireGuard links.
+    UnencryptedRoute = "unencrypted-route",
+    /// A tunnel packet of an encrypted network that did not come out of a WireGuard link of weft.
+    Unencrypted = "unencrypted",
+    /// A packet with the address of a WireGuard key, on another link than weft's WireGuard links.
+    KeyAddress = "key-address",
     /// A kernel helper returned an error.
     Helper = "helper",
 }

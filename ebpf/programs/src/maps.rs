@@ -19,8 +19,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use weft_ebpf_common::{
-    Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragmentKey, FragmentPorts, NetAddr, Nets, PortKey,
-    PortTarget, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
+    Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragmentKey, FragmentPorts, NetAddr, Nets, Node,
+    PortKey, PortTarget, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
 };
 
 /// Maximum number of entries of the maps that grow with the cluster. These maps are not
@@ -62,10 +62,10 @@ pub static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::pinned(FEW_ENTRIES, BPF_
 /// Where the task with an address is.
 #[map]
 pub static FORWARD: HashMap<NetAddr, Forward> = HashMap::pinned(PLAN_ENTRIES, BPF_F_NO_PREALLOC);
-/// Addresses of the other nodes. Only they may send packets through the tunnel. The value has no
-/// meaning.
+/// The other nodes, by each address that their tunnel packets may have as source. Only these may
+/// send packets through the tunnel.
 #[map]
-pub static NODES: HashMap<NetAddr, u32> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+pub static NODES: HashMap<NetAddr, Node> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
 /// The node's own routes, for packets from tasks to the outside, and the subnets of the networks
 /// that tasks of this node are on.
 #[map]

@@ -6,6 +6,8 @@
 //! Invariant: an entry never refers to something that this node does not have yet, such as a task
 //! without a link, or a node without an address. The entry is left out until the node has it.
 
+mod encryption;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -14,7 +16,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use weft_ebpf_common::{
     Addr, Backend, Config, Endpoint, Forward, HOST_NET, LOOPBACK_IFINDEX, MAX_NETS_PER_TASK, Nets, PortKey, PortTarget,
-    Route, Service, SlotKey, backend_flags, endpoint_flags,
+    Route, Service, SlotKey, backend_flags, endpoint_flags, forward_flags,
 };
 use weft_model::{
     DualAddr, NetworkId, NodeId, NodePlan, TaskId, Vni,
@@ -106,19 +108,21 @@ fn attachments(facts: &LocalFacts) -> BTreeSet<Attachment> {
     let uplink_hook = |ethernet| if ethernet { Hook::UplinkIn } else { Hook::UplinkInL3 };
     let uplinks = facts.uplinks.iter().map(|uplink| link(uplink_hook(uplink.ethernet), uplink.ifindex));
     let tasks = facts.endpoints.iter().map(|endpoint| link(Hook::TaskOut, endpoint.ifindex));
+    let wireguard = facts.wireguard.iter().map(|wireguard| link(Hook::WireGuardIn, wireguard.ifindex));
     let node = [link(Hook::UplinkIn, LOOPBACK_IFINDEX), link(Hook::TunnelIn, facts.tunnel_ifindex)];
-    uplinks.chain(tasks).chain(node).chain(SOCKET_PROGRAMS.map(Attachment::Cgroup)).collect()
+    uplinks.chain(tasks).chain(wireguard).chain(node).chain(SOCKET_PROGRAMS.map(Attachment::Cgroup)).collect()
 }
 
 fn tables(plan: &NodePlan, facts: &LocalFacts) -> Tables {
     let index = PlanIndex::new(plan, facts);
     let mut tables = Tables {
         config: config(plan, facts),
-        nodes: plan.peers.iter().map(|peer| (host_addr(peer.addr), PRESENT)).collect(),
+        nodes: encryption::nodes(plan),
         ports: plan.ports.iter().map(|port| port_entry(port.port, port.protocol, port.target, port.mesh.0)).collect(),
         ..Tables::default()
     };
     add_routes(facts, &mut tables);
+    tables.routes.extend(encryption::unreachable_keys(plan));
     add_own_addresses(facts, &mut tables);
     for endpoint in &plan.endpoints {
         add_forward(&index, endpoint, &mut tables);
@@ -181,11 +185,16 @@ fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
         advertise_v4: advertised_addr(plan.addr, facts, IpAddr::is_ipv4),
         advertise_v6: advertised_addr(plan.addr, facts, IpAddr::is_ipv6),
         tunnel_ifindex: facts.tunnel_ifindex,
-        // Routers may fragment the tunnel's packets over IPv4. Over IPv6 only the sender may
-        // fragment (RFC 8200, section 4.5), and the kernel does not do it for a tunnel.
         tunnel_port_be: plan.tunnel_port.to_be(),
         _pad: [0; 3],
+        // Routers may fragment the tunnel's packets over IPv4. Over IPv6 only the sender may
+        // fragment (RFC 8200, section 4.5), and the kernel does not do it for a tunnel.
         tunnel_mtu: if plan.addr.is_ipv4() { 0 } else { facts.task_mtu },
+        encrypted_mtu: facts.encrypted_mtu,
+        active_key: encryption::own_active_key(plan, facts),
+        key_prefix_be: encryption::key_prefix_be(plan),
+        wireguard_ifindexes: encryption::links(facts, |link| link.ifindex),
+        wireguard_ports_be: encryption::links(facts, |link| link.key.port.to_be()),
     }
 }
 
@@ -254,7 +263,8 @@ fn add_forward(index: &PlanIndex<'_>, endpoint: &EndpointPlan, tables: &mut Tabl
         // needed.
         return;
     }
-    let value = Forward { node, ifindex, mac: endpoint.mac.0, _pad: 0 };
+    let flags = if network.encrypted { forward_flags::ENCRYPTED } else { 0 };
+    let value = Forward { node, ifindex, mac: endpoint.mac.0, flags };
     let vni = network.vni.get();
     tables.forward.extend(endpoint.addr.ips().map(|ip| (net_addr(vni, ip), value)));
 }
@@ -307,6 +317,7 @@ fn add_network(nets: &mut Nets, vni: Vni) {
 fn add_service(index: &PlanIndex<'_>, service: &ServicePlan, tables: &mut Tables) {
     let Some(network) = index.networks.get(&service.network) else { return };
     let (id, vni) = (service.mesh.0, network.vni.get());
+    let encrypted = if network.encrypted { backend_flags::ENCRYPTED } else { 0 };
     let mut active = BTreeSet::new();
     for backend in &service.backends {
         let Some((ifindex, node)) = index.locate(&backend.node, &backend.task, &service.network) else { continue };
@@ -317,7 +328,7 @@ fn add_service(index: &PlanIndex<'_>, service: &ServicePlan, tables: &mut Tables
             service: id,
             ifindex,
             mac: mac.0,
-            flags: if backend.draining { backend_flags::DRAINING } else { 0 },
+            flags: encrypted | if backend.draining { backend_flags::DRAINING } else { 0 },
             _pad: 0,
             v4: v4_addr(backend.addr),
             v6: addr(backend.addr.v6.into()),

@@ -2,15 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use weft_ebpf_common::{Node, node_flags};
 use weft_model::{
     BackendId, DualAddr, Mac, MeshServiceId,
     net::{Subnet, Subnets},
     plan::{AttachmentPlan, BackendPlan, PeerPlan, PortPlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
+    wireguard::{self, EncryptedPeer, EncryptionPlan, NodeKey, PublicKey},
 };
 
 use super::*;
-use crate::facts::{HostRoute, Uplink};
+use crate::facts::{HostRoute, LocalWireGuard, Uplink};
 
 const APP: u32 = 4097;
 const INGRESS: u32 = 4096;
@@ -106,6 +108,8 @@ fn facts() -> LocalFacts {
         netns_cookie: 99,
         tunnel_ifindex: 3,
         task_mtu: 1430,
+        encrypted_mtu: 1370,
+        wireguard: Vec::new(),
         uplinks: vec![Uplink {
             ifindex: 2,
             ethernet: true,
@@ -351,4 +355,99 @@ fn a_route_through_a_link_without_a_program_is_unreachable() {
     assert!(!v4.source.is_v4() && v6.source.is_v4());
     assert_eq!((v4.ifindex, v6.ifindex), (0, 0));
     assert!(!tables.routes.contains_key(&Prefix { bits: 32, addr: host("::") }));
+}
+
+fn key(number: u8) -> PublicKey {
+    PublicKey([number; 32])
+}
+
+/// The address of a key, as a map key.
+fn key_addr(number: u8) -> weft_ebpf_common::NetAddr {
+    host_addr(wireguard::key_address(&plan().cluster, &key(number)).into())
+}
+
+fn node_key(number: u8, port: u16) -> NodeKey {
+    NodeKey { public_key: key(number), port }
+}
+
+/// The same plan with the network `app` encrypted. Node 1 has the keys 1 and 3, node 2 has 2 and 4.
+/// Both use their older key.
+fn encrypted_plan() -> NodePlan {
+    let mut plan = plan();
+    plan.networks[1].encrypted = true;
+    plan.encryption = Some(EncryptionPlan {
+        epoch: 2,
+        own: vec![key(1), key(3)],
+        active: Some(key(1)),
+        peers: vec![EncryptedPeer {
+            node: node(2),
+            addr: node_addr(2),
+            keys: vec![node_key(2, 51820), node_key(4, 51821)],
+            active: Some(key(2)),
+        }],
+    });
+    plan
+}
+
+fn encrypted_facts() -> LocalFacts {
+    let link = |ifindex, number, port| LocalWireGuard { ifindex, key: node_key(number, port) };
+    LocalFacts { wireguard: vec![link(31, 1, 51820), link(32, 3, 51821)], ..facts() }
+}
+
+#[test]
+fn every_entry_that_leads_to_an_encrypted_network_says_so() {
+    let encrypted = |tables: &Tables| {
+        let backends = [11, 12].map(|id| tables.backends[&id].is_encrypted());
+        let tasks = [11, 12].map(|host| tables.forward[&net_addr(APP, dual(1, host).v6.into())].is_encrypted());
+        [backends, tasks].concat()
+    };
+    assert_eq!(encrypted(&tables_of(&encrypted_plan(), &encrypted_facts())), [true; 4]);
+    assert_eq!(encrypted(&tables_of(&plan(), &facts())), [false; 4]);
+    // Without a key nothing can be sent. The entries still say that it must be encrypted.
+    let without_keys = NodePlan { encryption: None, ..encrypted_plan() };
+    assert_eq!(encrypted(&tables_of(&without_keys, &facts())), [true; 4]);
+}
+
+#[test]
+fn a_node_is_known_by_its_address_and_by_all_its_keys() {
+    let tables = tables_of(&encrypted_plan(), &encrypted_facts());
+    let wireguard_ports_be = [51820_u16.to_be(), 51821_u16.to_be()];
+    let node = Node { addr: addr(node_addr(2)), active_key: key_addr(2).addr, wireguard_ports_be, flags: 0 };
+    let of_key = Node { flags: node_flags::KEY, ..node };
+    assert_eq!(tables.nodes, [(host("192.0.2.2"), node), (key_addr(2), of_key), (key_addr(4), of_key)].into());
+}
+
+#[test]
+fn a_peer_without_an_active_key_gets_no_address_to_send_to() {
+    let mut plan = encrypted_plan();
+    let encryption = plan.encryption.as_mut().expect("an encrypted plan");
+    encryption.peers[0].active = None;
+    let tables = tables_of(&plan, &encrypted_facts());
+    assert!(tables.nodes.values().all(|node| node.active_key.is_unspecified()));
+    // A node that is no peer any more is not trusted by its keys either.
+    plan.peers.clear();
+    assert!(tables_of(&plan, &encrypted_facts()).nodes.is_empty());
+}
+
+#[test]
+fn the_node_sends_from_its_active_key_only_if_that_key_has_a_link() {
+    let config = tables_of(&encrypted_plan(), &encrypted_facts()).config;
+    assert_eq!((config.active_key, config.wireguard_ifindexes), (key_addr(1).addr, [31, 32]));
+    assert_eq!((config.encrypted_mtu, config.wireguard_ports_be[1]), (1370, 51821_u16.to_be()));
+    assert!(config.is_key_address(&key_addr(4).addr) && !config.is_key_address(&host("2001:db8::1").addr));
+    let without_link = LocalFacts { wireguard: Vec::new(), ..encrypted_facts() };
+    let config = tables_of(&encrypted_plan(), &without_link).config;
+    assert!(config.active_key.is_unspecified());
+    assert!(config.is_key_address(&key_addr(1).addr), "forged packets are dropped all the time");
+    assert_eq!(tables_of(&plan(), &facts()).config.key_prefix_be, [0; 2]);
+}
+
+#[test]
+fn wireguard_links_get_their_program_and_tasks_no_route_to_keys() {
+    let desired = desired(&encrypted_plan(), &encrypted_facts());
+    for ifindex in [31, 32] {
+        assert!(desired.attachments.contains(&Attachment::Link { hook: Hook::WireGuardIn, ifindex }));
+    }
+    let range = Prefix::of_host(IpNetwork::V6(wireguard::cluster_range(&plan().cluster)));
+    assert!(desired.tables.routes[&range].source.is_v4(), "no IPv6 packet can use the route");
 }

@@ -15,7 +15,7 @@ use aya::{
 };
 use rustix::io::Errno;
 use weft_ebpf_common::{
-    Backend, Config, DropReason, Endpoint, Forward, NetAddr, Nets, Plain, PortKey, PortTarget, Route, Service,
+    Backend, Config, DropReason, Endpoint, Forward, NetAddr, Nets, Node, Plain, PortKey, PortTarget, Route, Service,
     ServiceStats, SlotKey,
 };
 
@@ -110,7 +110,7 @@ pub(crate) struct Maps {
     backends: Table<u64, Backend>,
     endpoints: Table<u32, Endpoint>,
     forward: Table<NetAddr, Forward>,
-    nodes: Table<NetAddr, u32>,
+    nodes: Table<NetAddr, Node>,
     routes: RouteTable,
     netns: Table<u64, Nets>,
     service_stats: ServiceStatsTable,

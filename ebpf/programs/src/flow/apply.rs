@@ -6,7 +6,12 @@
 use weft_ebpf_common::{Action, Backend, DropReason, Flow};
 
 use crate::{
-    packet::{parse::Packet, rewrite::translate, send, skb::Skb},
+    packet::{
+        parse::Packet,
+        rewrite::translate,
+        send::{self, RemoteNode},
+        skb::Skb,
+    },
     reply::refuse,
     verdict::{Verdict, drop},
 };
@@ -16,7 +21,8 @@ use crate::{
 #[inline(always)]
 pub fn translate_and_send(skb: Skb, packet: &Packet, flow: &Flow, backend: Option<&Backend>) -> Verdict {
     if flow.action == Action::Request as u8
-        && let Some(mtu) = send::exceeded_tunnel_mtu(skb)
+        && let Some(backend) = backend
+        && let Some(mtu) = send::exceeded_tunnel_mtu(skb, backend)
     {
         return refuse::reject_too_big(skb, packet, mtu);
     }
@@ -36,10 +42,11 @@ pub fn send(skb: Skb, flow: &Flow, backend: Option<&Backend>) -> Verdict {
         if flow.action == Action::Request as u8 {
             return send::to_backend_node(skb, flow.backend, backend);
         }
-        return send::to_task_node(skb, backend.net, &backend.node);
+        let node = RemoteNode { addr: backend.node, encrypt: backend.is_encrypted() };
+        return send::to_task_node(skb, backend.net, &node);
     }
     if flow.action == Action::Reply as u8 {
-        send::to_ingress_node(skb, &flow.node)
+        send::to_ingress_node(skb, &RemoteNode { addr: flow.node, encrypt: flow.is_encrypted() })
     } else if flow.action == Action::Client as u8 {
         send::to_client(skb, flow)
     } else if flow.action == Action::Link as u8 {

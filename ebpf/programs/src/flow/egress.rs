@@ -12,7 +12,9 @@
 //! (`EGRESS_FIRST_PORT`), so that a reply is never taken for a packet of the node.
 
 use aya_ebpf::maps::lpm_trie::Key;
-use weft_ebpf_common::{Action, Addr, CONTROL_PORT, DropReason, HOST_NET, NetAddr, Route, flow_flags, zone};
+use weft_ebpf_common::{
+    Action, Addr, CONTROL_PORT, Config, DropReason, HOST_NET, MAX_WIREGUARD_LINKS, NetAddr, Route, flow_flags, zone,
+};
 
 use super::{
     apply,
@@ -20,9 +22,10 @@ use super::{
     published,
 };
 use crate::{
-    maps::{NODES, ROUTES, config},
+    maps::{ROUTES, config},
     packet::{
         parse::{Packet, l4_kind},
+        send,
         skb::{Skb, now_s},
     },
     scratch::Scratch,
@@ -40,16 +43,31 @@ pub fn is_node_port(packet: &Packet) -> bool {
     if packet.l4_kind != l4_kind::PORTS {
         return false;
     }
+    let port_be = packet.dport_be;
     if packet.is_udp() {
         // A node without a configuration is in no cluster, and has no task.
-        return config().is_none_or(|config| packet.dport_be == config.tunnel_port_be);
+        let Some(config) = config() else { return true };
+        return port_be == config.tunnel_port_be || is_wireguard_port(config, &packet.dst, port_be);
     }
-    if !packet.is_tcp() || packet.dport_be != CONTROL_PORT.to_be() {
+    packet.is_tcp()
+        && port_be == CONTROL_PORT.to_be()
+        && (send::find_node(&packet.dst).is_some() || published::is_node_address(&packet.dst))
+}
+
+/// Whether a node of the cluster, this one or another, has a WireGuard link at the port.
+#[inline(always)]
+fn is_wireguard_port(config: &Config, addr: &Addr, port_be: u16) -> bool {
+    // A cluster without encrypted networks pays nothing for this check.
+    if port_be == 0 || config.wireguard_ports_be == [0; MAX_WIREGUARD_LINKS] {
         return false;
     }
-    // SAFETY: the value is not read.
-    unsafe { NODES.get(NetAddr { net: HOST_NET, addr: packet.dst }) }.is_some()
-        || published::is_node_address(&packet.dst)
+    match send::find_node(addr) {
+        Some(node) => node.wireguard_ports_be[0] == port_be || node.wireguard_ports_be[1] == port_be,
+        None => {
+            (config.wireguard_ports_be[0] == port_be || config.wireguard_ports_be[1] == port_be)
+                && published::is_node_address(addr)
+        }
+    }
 }
 
 /// The route of the node to an address, or with another network than [`HOST_NET`], the subnet of

@@ -33,19 +33,20 @@ use crate::{
 /// if it is about no flow.
 #[inline(always)]
 pub fn forward_from_link(skb: Skb, s: &mut Scratch) -> Verdict {
-    translate_by_flow(skb, s, zone::HOST).unwrap_or(PASS)
+    translate_by_flow(skb, s, zone::HOST, true).unwrap_or(PASS)
 }
 
-/// Forwards an error from the outside, at the node of the backend.
+/// Forwards an error from the outside, at the node of the backend. `encrypted` says whether the
+/// ingress node sent it encrypted.
 #[inline(always)]
-pub fn forward_from_client(skb: Skb, s: &mut Scratch) -> Verdict {
-    translate_by_flow(skb, s, zone::REQUEST).unwrap_or_else(|| drop(DropReason::NoFlow))
+pub fn forward_from_client(skb: Skb, s: &mut Scratch, encrypted: bool) -> Verdict {
+    translate_by_flow(skb, s, zone::REQUEST, encrypted).unwrap_or_else(|| drop(DropReason::NoFlow))
 }
 
 /// Forwards an error from a backend, at the ingress node. The backend's node has already translated
-/// it.
+/// it. `encrypted` says whether that node sent it encrypted.
 #[inline(always)]
-pub fn forward_from_backend(skb: Skb, s: &mut Scratch) -> Verdict {
+pub fn forward_from_backend(skb: Skb, s: &mut Scratch, encrypted: bool) -> Verdict {
     if parse_quoted_packet(skb, &s.packet, &mut s.quoted).is_err() {
         return drop(DropReason::Malformed);
     }
@@ -54,20 +55,27 @@ pub fn forward_from_backend(skb: Skb, s: &mut Scratch) -> Verdict {
     if let Some(flow) = unsafe { FLOWS.get(&s.key) }
         && flow.action == Action::Request as u8
     {
-        return send::to_client(skb, flow);
+        return if flow.is_encrypted() && !encrypted {
+            drop(DropReason::Unencrypted)
+        } else {
+            send::to_client(skb, flow)
+        };
     }
-    translate_by_flow(skb, s, zone::REPLY).unwrap_or_else(|| drop(DropReason::NoFlow))
+    translate_by_flow(skb, s, zone::REPLY, encrypted).unwrap_or_else(|| drop(DropReason::NoFlow))
 }
 
-/// Forwards an error from a task of network `net`. `None` if it is about no flow.
+/// Forwards an error from a task of network `net`. `None` if it is about no flow. If another node
+/// sent the error, the caller has checked that it was encrypted if it had to be.
 #[inline(always)]
 pub fn forward_from_task(skb: Skb, s: &mut Scratch, net: u32) -> Option<Verdict> {
-    translate_by_flow(skb, s, net)
+    translate_by_flow(skb, s, net, true)
 }
 
 /// Translates and sends an error that is about a flow of `zone`. `None` if there is no such flow.
+/// `encrypted` is false if another node sent the error in clear: then an error about a flow that
+/// must be encrypted is dropped.
 #[inline(always)]
-fn translate_by_flow(skb: Skb, s: &mut Scratch, zone: u32) -> Option<Verdict> {
+fn translate_by_flow(skb: Skb, s: &mut Scratch, zone: u32, encrypted: bool) -> Option<Verdict> {
     if parse_quoted_packet(skb, &s.packet, &mut s.quoted).is_err() {
         return Some(drop(DropReason::Malformed));
     }
@@ -79,6 +87,9 @@ fn translate_by_flow(skb: Skb, s: &mut Scratch, zone: u32) -> Option<Verdict> {
     // SAFETY: the entry is read at once. If another CPU replaces it meanwhile, the error is at
     // worst translated for another flow, and its receiver ignores it.
     let flow = unsafe { FLOWS.get(&s.key) }?;
+    if flow.is_encrypted() && !encrypted {
+        return Some(drop(DropReason::Unencrypted));
+    }
     if translate(skb, &s.packet, &s.quoted, flow).is_err() {
         return Some(drop(DropReason::Helper));
     }

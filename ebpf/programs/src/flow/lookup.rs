@@ -58,7 +58,7 @@ pub fn lookup(packet: &Packet, key: &FlowKey) -> Lookup {
                 return Lookup::Miss;
             }
             // A new connection with the same key: forget the state of the old one.
-            flow.flags = 0;
+            flow.flags &= flow_flags::ENCRYPTED;
         }
         track_state(packet, flow);
         return Lookup::Hit(flow, None);

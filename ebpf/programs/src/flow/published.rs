@@ -16,7 +16,7 @@
 //! need only one entry there.
 
 use weft_ebpf_common::{
-    Action, Addr, Backend, DropReason, Flow, FlowKey, HOST_NET, NetAddr, PortKey, PortTarget, zone,
+    Action, Addr, Backend, DropReason, Flow, FlowKey, HOST_NET, NetAddr, PortKey, PortTarget, flow_flags, zone,
 };
 
 use super::{
@@ -81,6 +81,7 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Clien
     insert::write_untranslated(&s.packet, &mut s.flow);
     s.flow.backend = id;
     s.flow.ifindex = skb.ifindex();
+    s.flow.flags = encryption_flag(backend);
     let Ok(macs) = skb.macs() else { return Some(drop(DropReason::Helper)) };
     (s.flow.link_mac, s.flow.client_mac) = (macs.dst, macs.src);
     if backend.ifindex != 0 {
@@ -100,6 +101,7 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Clien
         Client::Task(net) => {
             insert::write_reply(&s.packet, Action::Task, &mut s.reply);
             s.reply.net = net;
+            s.reply.flags = encryption_flag(backend);
             insert::write_reply_key(zone::REPLY, s.packet.proto, &s.flow, &mut s.reply_key);
             insert::insert_pair(s, SourcePort::Keep)
         }
@@ -109,6 +111,12 @@ pub fn create_flow(skb: Skb, s: &mut Scratch, target: &PortTarget, client: Clien
     } else {
         drop(DropReason::PortsExhausted)
     })
+}
+
+/// The flag of a flow whose packets between nodes must be encrypted, if the backend's network is.
+#[inline(always)]
+fn encryption_flag(backend: &Backend) -> u8 {
+    if backend.is_encrypted() { flow_flags::ENCRYPTED } else { 0 }
 }
 
 /// Notes the link and the neighbour that a client's packet came from, because replies go there. A
@@ -158,8 +166,10 @@ pub fn create_forwarded_flow(
     insert::write_untranslated(&s.packet, &mut s.flow);
     s.flow.backend = id;
     s.flow.node = *node;
+    s.flow.flags = encryption_flag(backend);
     insert::write_reply(&s.packet, Action::Reply, &mut s.reply);
     s.reply.node = *node;
+    s.reply.flags = encryption_flag(backend);
     send_to_local_backend(skb, s, port_be, backend)
 }
 

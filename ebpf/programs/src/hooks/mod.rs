@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`uplink_in`] | packets that enter the node | each uplink with Ethernet, and loopback |
 //! | [`uplink_in::uplink_in_l3`] | the same | each uplink without Ethernet |
+//! | [`wireguard_in`] | decrypted packets from other nodes | each WireGuard link of weft |
 //! | [`tunnel_in`] | packets from other nodes | the VXLAN device |
 //! | [`task_out`] | packets that a task sends | the host side of each task's veth |
 //! | [`sock`] | socket calls | the root cgroup |
@@ -46,6 +47,7 @@
 //! replies out of the link that the client's last packet came from.
 
 pub mod uplink_in;
+pub mod wireguard_in;
 pub mod tunnel_in;
 pub mod task_out;
 pub mod sock;

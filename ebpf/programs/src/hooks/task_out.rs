@@ -34,7 +34,7 @@ use crate::{
     maps::{ENDPOINTS, FLOWS},
     packet::{
         parse::{ETH_P_ARP, Packet, fragment, l4_kind, parse},
-        send,
+        send::{self, RemoteNode},
         skb::Skb,
     },
     reply::{
@@ -164,7 +164,7 @@ fn send_within_network(skb: Skb, s: &Scratch, endpoint: &Endpoint) -> Option<Ver
     } else if found.ifindex != 0 {
         send::to_task(skb, found.ifindex, &found.mac)
     } else {
-        send::to_task_node(skb, endpoint.net, &found.node)
+        send::to_task_node(skb, endpoint.net, &RemoteNode { addr: found.node, encrypt: found.is_encrypted() })
     })
 }
 

@@ -2,7 +2,9 @@
 //! for uplinks without Ethernet.
 //!
 //! ```text
-//! not IP, VLAN tag, loopback, multicast, tunnel    -> pass to the node's stack
+//! not IP, VLAN tag, loopback, multicast            -> pass to the node's stack
+//! address of a WireGuard key                       -> drop: such packets come from WireGuard only
+//! tunnel                                           -> pass to the node's stack
 //! ICMP error                                       -> flow::icmp_error
 //! known flow (published port, reply from outside)  -> flow::apply
 //! TCP connection whose backend is dead             -> reset
@@ -27,7 +29,7 @@ use crate::{
     },
     maps::{FLOWS, config},
     packet::{
-        parse::{fragment, l4_kind, parse},
+        parse::{Packet, fragment, l4_kind, parse},
         skb::Skb,
     },
     reply::refuse::{self, ReplyPath},
@@ -65,12 +67,23 @@ fn handle_any_packet(skb: Skb) -> Verdict {
     if s.packet.dst.is_loopback() || s.packet.dst.is_multicast_or_broadcast() {
         return PASS;
     }
+    if has_key_address(&s.packet) {
+        return drop(DropReason::KeyAddress);
+    }
     // Tunnel packets are most of the traffic between nodes, and the tunnel port cannot be
     // published.
     if s.packet.is_udp() && config().is_some_and(|config| s.packet.dport_be == config.tunnel_port_be) {
         return PASS;
     }
     handle_packet(skb, s)
+}
+
+/// Whether the packet has an address of a WireGuard key. On this link it is forged: packets with
+/// such addresses enter the node by weft's WireGuard links only.
+#[inline(always)]
+fn has_key_address(packet: &Packet) -> bool {
+    !packet.v4
+        && config().is_some_and(|config| config.is_key_address(&packet.src) || config.is_key_address(&packet.dst))
 }
 
 /// Handles an IP packet that is addressed to a single host.

@@ -4,6 +4,10 @@
 //! helper and returns its verdict. Addresses and ports must be final before. If a helper fails, the
 //! packet is dropped and counted as `Helper`.
 //!
+//! Packets of encrypted networks go through the tunnel to the address of the other node's active
+//! WireGuard key. They are dropped if there is none, or if the node's routes would send them by
+//! another link than weft's WireGuard links. They never leave in clear.
+//!
 //! | Receiver | Function | Tunnel VNI |
 //! |---|---|---|
 //! | task on this node | [`to_task`], [`to_task_with_address`], [`back_to_task`] | |
@@ -15,12 +19,13 @@
 //! | sender of this packet | [`to_sender`] | |
 
 use weft_ebpf_common::{
-    Addr, Backend, DropReason, Flow, Forward, LOOPBACK_IFINDEX, NetAddr, ROUTER_MAC, VNI_REPLY, VNI_REQUEST,
+    Addr, Backend, Config, DropReason, Flow, Forward, HOST_NET, LOOPBACK_IFINDEX, NetAddr, Node, ROUTER_MAC, VNI_REPLY,
+    VNI_REQUEST,
 };
 
 use super::skb::{Macs, Skb};
 use crate::{
-    maps::{FORWARD, config},
+    maps::{FORWARD, NODES, config},
     verdict::{Verdict, drop},
 };
 
@@ -79,7 +84,8 @@ pub fn back_to_task(skb: Skb, mac: &[u8; 6]) -> Verdict {
 #[inline(always)]
 pub fn to_backend_node(skb: Skb, id: u64, backend: &Backend) -> Verdict {
     let [.., a, b, c, d, e] = id.to_be_bytes();
-    to_tunnel(skb, VNI_REQUEST, &backend.node, [BACKEND_MAC_PREFIX, a, b, c, d, e])
+    let dst = [BACKEND_MAC_PREFIX, a, b, c, d, e];
+    to_tunnel(skb, VNI_REQUEST, &RemoteNode { addr: backend.node, encrypt: backend.is_encrypted() }, dst)
 }
 
 /// The id of the backend that a packet from [`to_backend_node`] is for. `None` if the frame has no
@@ -92,39 +98,78 @@ pub fn requested_backend(skb: Skb) -> Option<u64> {
     (first == BACKEND_MAC_PREFIX).then_some(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
 }
 
+/// A node as the receiver of tunnel packets.
+#[derive(Clone, Copy)]
+pub struct RemoteNode {
+    pub addr: Addr,
+    /// Whether the packet must be encrypted.
+    pub encrypt: bool,
+}
+
 /// Sends a reply to the ingress node, where the request came in. The reply is translated already.
 #[inline(always)]
-pub fn to_ingress_node(skb: Skb, node: &Addr) -> Verdict {
+pub fn to_ingress_node(skb: Skb, node: &RemoteNode) -> Verdict {
     to_tunnel(skb, VNI_REPLY, node, ROUTER_MAC)
 }
 
 /// Sends a packet of network `net` to the node of its task.
 #[inline(always)]
-pub fn to_task_node(skb: Skb, net: u32, node: &Addr) -> Verdict {
+pub fn to_task_node(skb: Skb, net: u32, node: &RemoteNode) -> Verdict {
     to_tunnel(skb, net, node, ROUTER_MAC)
 }
 
-/// The MTU of the tunnel in bytes, if this packet is larger. The links of tasks have this MTU;
-/// clients outside learn it from the ICMP error that the caller sends. A tunnel over IPv4 has no
-/// limit, because its own packets may be fragmented.
+/// The MTU of the tunnel to the backend's node in bytes, if this packet is larger. The links of
+/// tasks have this MTU; clients outside learn it from the ICMP error that the caller sends. A tunnel
+/// over IPv4 has no limit, because its own packets may be fragmented.
 #[inline(always)]
-pub fn exceeded_tunnel_mtu(skb: Skb) -> Option<u32> {
-    let mtu = config()?.tunnel_mtu;
+pub fn exceeded_tunnel_mtu(skb: Skb, backend: &Backend) -> Option<u32> {
+    let config = config()?;
+    let mtu = if backend.is_encrypted() { config.encrypted_mtu } else { config.tunnel_mtu };
     (mtu != 0 && !skb.is_gso() && skb.ip_len() > mtu).then_some(mtu)
 }
 
 #[inline(always)]
-fn to_tunnel(skb: Skb, vni: u32, node: &Addr, dst: [u8; 6]) -> Verdict {
+fn to_tunnel(skb: Skb, vni: u32, node: &RemoteNode, dst: [u8; 6]) -> Verdict {
     let Some(config) = config() else { return drop(DropReason::Helper) };
     // A VXLAN device drops frames whose source is its own address, so use an address that no device
     // has.
     if skb.write_macs(&Macs { dst, src: ROUTER_MAC }).is_err() {
         return drop(DropReason::Helper);
     }
-    if skb.set_tunnel(vni, &config.tunnel_addr, node).is_err() {
+    let set = if node.encrypt {
+        match find_key(skb, config, &node.addr) {
+            Ok(key) => skb.set_tunnel(vni, &config.active_key, &key),
+            Err(reason) => return drop(reason),
+        }
+    } else {
+        skb.set_tunnel(vni, &config.tunnel_addr, &node.addr)
+    };
+    if set.is_err() {
         return drop(DropReason::Helper);
     }
     skb.redirect_to_link(config.tunnel_ifindex)
+}
+
+/// The address of the node's active WireGuard key. An error if the VXLAN device could not send an
+/// encrypted packet there now.
+#[inline(always)]
+fn find_key(skb: Skb, config: &Config, node: &Addr) -> Result<Addr, DropReason> {
+    let key = find_node(node).ok_or(DropReason::NoKey)?.active_key;
+    if key.is_unspecified() || config.active_key.is_unspecified() {
+        return Err(DropReason::NoKey);
+    }
+    match skb.route_v6(&config.active_key, &key, config.wireguard_ifindexes[0]) {
+        Some(ifindex) if config.is_wireguard_link(ifindex) => Ok(key),
+        _ => Err(DropReason::UnencryptedRoute),
+    }
+}
+
+/// The node whose tunnel packets have this source. `None` if it is no node of the cluster.
+#[inline(always)]
+pub fn find_node(addr: &Addr) -> Option<&'static Node> {
+    // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory still
+    // belongs to the map and holds at worst another entry.
+    unsafe { NODES.get(NetAddr { net: HOST_NET, addr: *addr }) }
 }
 
 /// Sends a reply to the client of a published port: out of the link and to the neighbour that the

@@ -9,13 +9,14 @@ use core::{ffi::c_void, mem::zeroed, ptr::null_mut};
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
-        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_sock_tuple,
+        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_fib_lookup as FibParams, bpf_sock_tuple,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as bpf_sock_tuple_v4,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as bpf_sock_tuple_v6, bpf_tunnel_key,
     },
     helpers::generated::{
-        bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
-        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release, bpf_skb_change_head, bpf_skb_change_tail,
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_l3_csum_replace,
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release, bpf_skb_change_head,
+        bpf_skb_change_tail,
         bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
         bpf_skc_lookup_tcp,
     },
@@ -60,8 +61,8 @@ impl Macs {
 /// The tunnel that a packet came from.
 pub struct TunnelSource {
     pub vni: u32,
-    /// The node at the other end.
-    pub node: Addr,
+    /// The address of the other end.
+    pub addr: Addr,
 }
 
 #[inline(always)]
@@ -123,6 +124,19 @@ impl Skb {
     pub fn is_gso(self) -> bool {
         // SAFETY: the pointer is the context of this program.
         unsafe { (*self.context).gso_size != 0 }
+    }
+
+    /// The mark of the packet, a number that programs and the stack give it.
+    #[inline(always)]
+    pub fn mark(self) -> u32 {
+        // SAFETY: the pointer is the context of this program.
+        unsafe { (*self.context).mark }
+    }
+
+    #[inline(always)]
+    pub fn set_mark(self, mark: u32) {
+        // SAFETY: the pointer is the context of this program, which may write this field.
+        unsafe { (*self.context).mark = mark };
     }
 
     /// Whether the packet carries a VLAN tag, which the kernel keeps outside of the frame.
@@ -307,15 +321,36 @@ impl Skb {
         // wrote, and every bit pattern is valid in all members.
         unsafe {
             if bpf_skb_get_tunnel_key(self.context, &raw mut key, size, 0) == 0 {
-                let node = Addr::from_v4_be(key.__bindgen_anon_1.remote_ipv4.to_be());
-                return Some(TunnelSource { vni: key.tunnel_id, node });
+                let addr = Addr::from_v4_be(key.__bindgen_anon_1.remote_ipv4.to_be());
+                return Some(TunnelSource { vni: key.tunnel_id, addr });
             }
             if bpf_skb_get_tunnel_key(self.context, &raw mut key, size, BPF_F_TUNINFO_IPV6.into()) == 0 {
-                let node = Addr { words_be: key.__bindgen_anon_1.remote_ipv6 };
-                return Some(TunnelSource { vni: key.tunnel_id, node });
+                let addr = Addr { words_be: key.__bindgen_anon_1.remote_ipv6 };
+                return Some(TunnelSource { vni: key.tunnel_id, addr });
             }
         }
         None
+    }
+
+    /// Index of the link by which the node's routes send packets from `src` to `dst`, which are IPv6
+    /// addresses. `None` if they send none there. `ifindex` is the index of a link with the sysctl `forwarding`, without which
+    /// the kernel does not look up.
+    #[inline(always)]
+    pub fn route_v6(self, src: &Addr, dst: &Addr, ifindex: u32) -> Option<u32> {
+        // SAFETY: the type consists of integers, for which zero is valid.
+        let mut params: FibParams = unsafe { zeroed() };
+        params.family = AF_INET6;
+        params.ifindex = ifindex;
+        // With a length of zero, the kernel would compare the packet's with the MTU of the link.
+        params.__bindgen_anon_1.tot_len = 1;
+        params.__bindgen_anon_3.ipv6_src = src.words_be;
+        params.__bindgen_anon_4.ipv6_dst = dst.words_be;
+        let size = size_of::<FibParams>() as i32;
+        // SAFETY: `params` is valid for its size.
+        let result = unsafe { bpf_fib_lookup(self.context.cast(), &raw mut params, size, 0) };
+        // The kernel writes the index before it looks for a neighbour, which a link without
+        // Ethernet does not have.
+        (result == ROUTE_FOUND || result == ROUTE_FOUND_NO_NEIGHBOUR).then_some(params.ifindex)
     }
 
     /// Whether a socket of the node itself has this TCP connection. A socket that only listens does
@@ -348,6 +383,12 @@ impl Skb {
     }
 }
 
+/// `AF_INET6` (linux/socket.h).
+const AF_INET6: u8 = 10;
+/// Results of `bpf_fib_lookup` that mean that there is a route: `BPF_FIB_LKUP_RET_SUCCESS` and
+/// `BPF_FIB_LKUP_RET_NO_NEIGH` (linux/bpf.h).
+const ROUTE_FOUND: i64 = 0;
+const ROUTE_FOUND_NO_NEIGHBOUR: i64 = 7;
 /// `TCP_LISTEN` (net/tcp_states.h).
 const TCP_LISTEN: u32 = 10;
 

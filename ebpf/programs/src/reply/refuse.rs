@@ -10,14 +10,14 @@
 //! Without an answer, the sender would wait for a timeout. The hooks call [`reject`]; `flow::apply`
 //! calls [`reject_too_big`]. A TCP reset must never be answered by a reset (RFC 9293, 3.5.2).
 
-use weft_ebpf_common::{Addr, DropReason};
+use weft_ebpf_common::DropReason;
 
 use super::{icmp, ip::write_reply_header};
 use crate::{
     packet::{
         checksum,
         parse::{Packet, TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, V4_HEADER_LEN, V6_HEADER_LEN, fragment},
-        send,
+        send::{self, RemoteNode},
         skb::{HelperError, Skb},
     },
     verdict::{Verdict, drop},
@@ -30,8 +30,8 @@ const TCP_HEADER_LEN: u32 = 20;
 pub enum ReplyPath {
     /// Out of the link that the packet came in by: to a neighbour of the node, or into the task.
     IncomingLink,
-    /// Through the tunnel, to the ingress node with this address.
-    Tunnel(Addr),
+    /// Through the tunnel, to the ingress node.
+    Tunnel(RemoteNode),
 }
 
 /// Counts the packet as dropped for `reason`, and answers it with a TCP reset or an ICMP error if
