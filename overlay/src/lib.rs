@@ -12,7 +12,7 @@
 //! Modules in reading order. The crate `weft-mesh` has the same ones, except those marked with *:
 //!
 //! - `name`*: the names of weft's links (pure);
-//! - `wireguard`*: keys, and which implementation of WireGuard encrypts (pure data);
+//! - `wireguard`*: keys, and which implementation of WireGuard encrypts (plain data);
 //! - [`desired`]: what this node must have, from the plan and the sandboxes (pure);
 //! - [`actual`]: what the kernel holds (pure data);
 //! - [`diff`]: the operations that turn `actual` into `desired` (pure);

@@ -1,5 +1,6 @@
 //! What the agent and this crate say to each other about WireGuard: the keys of this node, and which
-//! implementation encrypts. Pure data.
+//! implementation encrypts. Plain data; only [`PrivateKey::generate`] asks the system for something,
+//! which is random bytes.
 //!
 //! The agent makes and stores the keys, and passes those that must have a link to
 //! [`crate::Overlay::reconcile`].
@@ -7,10 +8,22 @@
 use std::fmt;
 
 use weft_model::wireguard::{NodeKey, PublicKey};
+use wireguard_control::Key;
 
 /// A Curve25519 private key. It never leaves the node, and its `Debug` form does not show it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PrivateKey(pub [u8; 32]);
+
+impl PrivateKey {
+    /// A new random key.
+    pub fn generate() -> Self {
+        Self(Key::generate_private().0)
+    }
+
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(Key(self.0).get_public().0)
+    }
+}
 
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,6 +69,15 @@ pub struct KeyLink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_public_key_follows_from_the_private_key() {
+        // A pair that `wg genkey` and `wg pubkey` have made.
+        let private = Key::from_base64("SGb+ojrRNDuMePufwtIYhXzA//k6wF3R21tEBgKlzlM=").expect("a key");
+        let public = "DD5yKRfzExcV5+kDnTroDgCU15latdMjiQ59j1hEuk8=".parse();
+        assert_eq!(Ok(PrivateKey(private.0).public_key()), public);
+        assert_ne!(PrivateKey::generate(), PrivateKey::generate());
+    }
 
     #[test]
     fn the_debug_form_hides_the_private_key() {

@@ -20,6 +20,7 @@
 mod blocking;
 mod layer_errors;
 mod facts;
+mod keys;
 mod data_plane;
 mod resolvers;
 mod task;
@@ -39,7 +40,7 @@ use weft_mesh::Mesh;
 use weft_model::spec::Labels;
 use weft_overlay::{Overlay, OverlayState};
 
-use self::{data_plane::DataPlane, report::Reporter, resolvers::Resolvers, task::Tasks};
+use self::{data_plane::DataPlane, keys::Keys, report::Reporter, resolvers::Resolvers, task::Tasks};
 use crate::runtime::{Executor, RuntimeKind};
 
 /// Interval of the full resync: a pass without an event, which repairs changes that caused no
@@ -62,6 +63,10 @@ pub(crate) struct AgentConfig {
     pub(crate) pin_dir: PathBuf,
     /// Answers names outside of the cluster.
     pub(crate) outside: Outside,
+    /// The node's WireGuard keys are in a folder of this one.
+    pub(crate) data_dir: PathBuf,
+    /// The UDP port of the first of the node's two WireGuard links.
+    pub(crate) wireguard_port: u16,
 }
 
 pub(crate) struct Agent {
@@ -70,6 +75,7 @@ pub(crate) struct Agent {
     overlay: Overlay,
     /// The result of the last successful reconcile of the overlay; `None` before the first one.
     links: Option<OverlayState>,
+    keys: Keys,
     data_plane: DataPlane,
     resolvers: Resolvers,
     tasks: Tasks,
@@ -78,8 +84,9 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(config: AgentConfig) -> Self {
-        let AgentConfig { swarm, executor, runtime, labels, overlay, mesh, pin_dir, outside } = config;
+        let AgentConfig { swarm, executor, runtime, labels, overlay, mesh, pin_dir, outside, .. } = config;
         Self {
+            keys: Keys::new(&config.data_dir, config.wireguard_port),
             reporter: Reporter::new(swarm.reports(), runtime, labels),
             tasks: Tasks::new(Arc::clone(&executor)),
             resolvers: Resolvers::new(outside),

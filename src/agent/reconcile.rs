@@ -39,8 +39,11 @@ impl Agent {
             .filter_map(|o| Some((o.task.clone(), o.netns.clone()?)))
             .collect();
         let mut errors = LayerErrors::default();
-        let linked =
-            self.overlay.reconcile(plan, &sandboxes, &[]).await.context("cannot configure the links of the plan");
+        let linked = match self.keys.reconcile(plan) {
+            Ok(keys) => self.overlay.reconcile(plan, &sandboxes, &keys).await.map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        let linked = linked.context("cannot configure the links of the plan");
         let links = match errors.collect(linked)? {
             Some(links) => Some(links),
             None => self.links.take().map(|last| without_removed_sandboxes(last, &sandboxes)),
@@ -124,6 +127,7 @@ impl Agent {
         self.reporter.clear_applied();
         self.data_plane.teardown().await?;
         self.overlay.teardown().await.context("cannot remove weft's links")?;
+        self.keys.clear()?;
         self.resolvers.clear_zone();
         self.reporter.clear_report();
         Ok(())

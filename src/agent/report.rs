@@ -39,7 +39,10 @@ impl Reporter {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
         let acked = applied.map_or(0, |(_, generation)| *generation);
         let description = links.map(|links| describe_node(self.runtime, &self.labels, links));
-        let keys = links.map(|links| links.key_links.iter().map(|link| link.key).collect());
+        // A link that cannot be read or configured for a moment is no lost key: the leader would
+        // replace it.
+        let configured = links.filter(|links| links.encryption_fault.is_none());
+        let keys = configured.map(|links| links.key_links.iter().map(|link| link.key).collect());
         self.reports.send_if_modified(|last| {
             let report = NodeReport {
                 acked,

@@ -92,6 +92,7 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         executor,
         overlay: Overlay::open(EncryptionMode::Auto).expect("netlink is available"),
         links: None,
+        keys: Keys::new(dir, 51820),
         data_plane: DataPlane::new(None, dir.join("pins")),
         resolvers: Resolvers::new(Outside::new(&[]).expect("a resolver")),
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use weft_dns::Upstream;
-use weft_model::{NodeName, spec::Labels};
+use weft_model::{NodeName, spec::Labels, wireguard::WIREGUARD_PORTS};
 use weft_overlay::EncryptionMode;
 
 use crate::runtime::{RuntimeKind, docker};
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// What encrypts the traffic of encrypted networks; auto is the kernel's WireGuard if it has one
     #[arg(long, value_enum, default_value_t = Encryption::Auto)]
     pub(super) encryption: Encryption,
+    /// First of the two UDP ports at which this node receives the traffic of encrypted networks
+    #[arg(long, value_name = "PORT", default_value_t = WIREGUARD_PORTS[0], value_parser = clap::value_parser!(u16).range(1..65535))]
+    pub(super) wireguard_port: u16,
     /// Resolver for names outside of the cluster, as ADDRESS, ADDRESS:PORT, or for DNS over TLS as
     /// tls://ADDRESS#NAME with the name in its certificate; by default those of /etc/resolv.conf;
     /// may be repeated

@@ -88,6 +88,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         mesh,
         pin_dir,
         outside,
+        data_dir: args.data_dir.clone(),
+        wireguard_port: args.wireguard_port,
     });
     let node = LocalNode {
         hostname: hostname.clone(),

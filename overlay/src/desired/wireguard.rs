@@ -95,6 +95,9 @@ pub(super) fn add_links(plan: &NodePlan, links: &BTreeMap<String, DesiredWireGua
         node.key_routes = Some(BTreeSet::new());
         return;
     }
+    // The programs of the tunnel ask the kernel for its routes, which it tells only for a link that
+    // forwards. It forwards no packet: that takes `forwarding` for all links.
+    node.set_sysctl(&format!("net/ipv6/conf/{}/forwarding", name::TUNNEL), "1");
     let destination = cluster_range(&plan.cluster);
     let mut routes = BTreeSet::from([KeyRoute { destination, kind: KeyRouteKind::Unreachable }]);
     for (name, link) in links {
@@ -109,9 +112,8 @@ pub(super) fn add_links(plan: &NodePlan, links: &BTreeMap<String, DesiredWireGua
                 addresses: Some(BTreeSet::from([IpNetwork::from(std::net::IpAddr::V6(address))])),
             },
         );
-        // `bpf_fib_lookup` does not look up for a link without `forwarding`. Without it for all
-        // links, the kernel does not forward. The link has only the one static address.
-        for (key, value) in [("disable_ipv6", "0"), ("forwarding", "1"), ("accept_ra", "0"), ("addr_gen_mode", "1")] {
+        // The link has only the one static address.
+        for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("addr_gen_mode", "1")] {
             node.set_sysctl(&format!("net/ipv6/conf/{name}/{key}"), value);
         }
         let kind = KeyRouteKind::From { source: address, link: name.clone() };

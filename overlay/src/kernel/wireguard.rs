@@ -121,6 +121,8 @@ impl WireGuard {
     /// Configures a link that the kernel has created, or creates it in user space.
     pub(crate) fn create(&mut self, support: &EncryptionSupport, op: &WireGuardOp) -> Result<(), Error> {
         let WireGuardOp::Create { name, private_key, port, mtu, .. } = op else { return Ok(()) };
+        // A device in user space whose link another program deleted still has the port.
+        self.links.remove(name);
         let device = match support {
             EncryptionSupport::Kernel => {
                 let update = DeviceUpdate::new().set_private_key(Key(private_key.0)).set_listen_port(*port);

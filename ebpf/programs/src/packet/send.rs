@@ -158,7 +158,8 @@ fn find_key(skb: Skb, config: &Config, node: &Addr) -> Result<Addr, DropReason> 
     if key.is_unspecified() || config.active_key.is_unspecified() {
         return Err(DropReason::NoKey);
     }
-    match skb.route_v6(&config.active_key, &key, config.wireguard_ifindexes[0]) {
+    // The tunnel exists as long as packets are sent. A WireGuard link ends with its key.
+    match skb.route_v6(&config.active_key, &key, config.tunnel_ifindex) {
         Some(ifindex) if config.is_wireguard_link(ifindex) => Ok(key),
         _ => Err(DropReason::UnencryptedRoute),
     }

@@ -1,0 +1,272 @@
+//! The WireGuard keys of this node: makes them, stores them, and deletes them.
+//!
+//! [`super::reconcile`] calls [`Keys::reconcile`] in each pass, before it configures the links. The
+//! plan says by its epoch when a new key is due, and which keys the node must keep.
+//!
+//! A private key never leaves the node. Each key is a file that only root can read, in
+//! `DATA/wireguard/NODE`: a node has another id, and so other keys, in each membership.
+//!
+//! Invariant: a key is stored before it gets a link, so a key that other nodes know survives a
+//! restart of the daemon.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use weft_model::{NodeId, NodePlan, wireguard::EncryptionPlan};
+use weft_overlay::{OwnKey, PrivateKey};
+
+/// Only the owner may read and write a key.
+const FILE_MODE: u32 = 0o600;
+
+/// A key as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredKey {
+    /// The epoch of the plan that the key was made for.
+    epoch: u64,
+    port: u16,
+    private_key: [u8; 32],
+}
+
+impl StoredKey {
+    fn own_key(&self) -> OwnKey {
+        let private_key = PrivateKey(self.private_key);
+        OwnKey { private_key, public_key: private_key.public_key(), port: self.port }
+    }
+
+    fn file(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}.json", self.epoch))
+    }
+}
+
+/// The keys of this node.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// The folder of all memberships.
+    dir: PathBuf,
+    /// The UDP port of the first key. The next key gets the port after it, then they alternate.
+    port: u16,
+    /// What is stored for a membership, oldest first. `None` before the first reconcile.
+    stored: Option<(NodeId, Vec<StoredKey>)>,
+}
+
+impl Keys {
+    /// Reads and writes nothing yet.
+    pub(super) fn new(data_dir: &Path, port: u16) -> Self {
+        Self { dir: data_dir.join("wireguard"), port, stored: None }
+    }
+
+    /// Makes the stored keys match the plan, and returns those that must have a link, oldest first.
+    /// A key that cannot be stored or deleted is logged, and tried again in the next pass: the other
+    /// keys must keep their links meanwhile, also on a full disk.
+    ///
+    /// # Errors
+    /// When the stored keys cannot be read. The links must then stay as they are.
+    pub(super) fn reconcile(&mut self, plan: &NodePlan) -> Result<Vec<OwnKey>> {
+        let Some(encryption) = &plan.encryption else {
+            self.clear()?;
+            return Ok(Vec::new());
+        };
+        let dir = self.dir.join(plan.node.as_str());
+        let mut keys = match self.stored.take() {
+            Some((node, keys)) if node == plan.node => keys,
+            _ => {
+                remove_other_dirs(&self.dir, &dir)?;
+                read_keys(&dir)?
+            }
+        };
+        keys.retain(|key| is_used(key, encryption) || delete(key, &dir).is_err_and(|error| warn(&error)));
+        if let Err(error) = add_key_if_due(&mut keys, encryption, self.port, &dir) {
+            warn(&error);
+        }
+        let own = keys.iter().filter(|key| is_used(key, encryption)).map(StoredKey::own_key).collect();
+        self.stored = Some((plan.node.clone(), keys));
+        Ok(own)
+    }
+
+    /// Deletes all keys, after this node has left its cluster or the cluster has no encrypted
+    /// network any more.
+    pub(super) fn clear(&mut self) -> Result<()> {
+        if self.stored.as_ref().is_some_and(|(_, keys)| keys.is_empty()) {
+            return Ok(());
+        }
+        self.stored = None;
+        ignore_absent(fs::remove_dir_all(&self.dir))
+            .with_context(|| format!("cannot delete the WireGuard keys in {}", self.dir.display()))
+    }
+}
+
+/// Whether the plan needs the key. The leader may not know a key of the plan's epoch yet.
+fn is_used(key: &StoredKey, encryption: &EncryptionPlan) -> bool {
+    key.epoch >= encryption.epoch || encryption.own.contains(&key.own_key().public_key)
+}
+
+/// Logs an error of one key. Always true.
+fn warn(error: &anyhow::Error) -> bool {
+    tracing::warn!(error = format!("{error:#}"), "cannot change a WireGuard key");
+    true
+}
+
+/// Makes a key if the newest is of an earlier epoch than the plan's. While both ports are in use, the
+/// key waits: the plan must first let an old key go.
+fn add_key_if_due(keys: &mut Vec<StoredKey>, encryption: &EncryptionPlan, port: u16, dir: &Path) -> Result<()> {
+    if keys.last().is_some_and(|newest| newest.epoch >= encryption.epoch) {
+        return Ok(());
+    }
+    let is_free = |port: &u16| keys.iter().all(|key| key.port != *port);
+    let Some(port) = [port, port + 1].into_iter().find(is_free) else { return Ok(()) };
+    let key = StoredKey { epoch: encryption.epoch, port, private_key: PrivateKey::generate().0 };
+    let path = key.file(dir);
+    store(&path, &key).with_context(|| format!("cannot store a WireGuard key in {}", path.display()))?;
+    tracing::info!(key = %key.own_key().public_key, epoch = key.epoch, port, "made a WireGuard key");
+    keys.push(key);
+    Ok(())
+}
+
+fn read_keys(dir: &Path) -> Result<Vec<StoredKey>> {
+    let error = || format!("cannot read the WireGuard keys in {}", dir.display());
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().with_context(error)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(source).with_context(error),
+    };
+    let is_key = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    let mut keys = Vec::new();
+    for path in entries.into_iter().map(|entry| entry.path()).filter(is_key) {
+        let text = fs::read(&path).with_context(error)?;
+        let key: StoredKey = serde_json::from_slice(&text).with_context(|| {
+            format!("{} is not a WireGuard key: delete it, and the node makes a new one", path.display())
+        })?;
+        keys.push(key);
+    }
+    keys.sort_by_key(|key| key.epoch);
+    Ok(keys)
+}
+
+/// Writes the key to another file and renames it, so that a reader sees all of it or nothing.
+fn store(path: &Path, key: &StoredKey) -> Result<()> {
+    let dir = path.parent().context("a key has a folder")?;
+    fs::create_dir_all(dir)?;
+    let staged = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&staged)?;
+    file.write_all(&serde_json::to_vec(key)?)?;
+    file.sync_all()?;
+    fs::rename(&staged, path)?;
+    // The rename survives a power loss only once the folder itself is on the disk (fsync(2)).
+    Ok(File::open(dir)?.sync_all()?)
+}
+
+fn delete(key: &StoredKey, dir: &Path) -> Result<()> {
+    let path = key.file(dir);
+    ignore_absent(fs::remove_file(&path)).with_context(|| format!("cannot delete {}", path.display()))?;
+    tracing::info!(key = %key.own_key().public_key, epoch = key.epoch, "deleted a WireGuard key");
+    Ok(())
+}
+
+/// Deletes the keys of earlier memberships.
+fn remove_other_dirs(parent: &Path, keep: &Path) -> Result<()> {
+    let error = || format!("cannot delete the WireGuard keys of earlier memberships in {}", parent.display());
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().with_context(error)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(source).with_context(error),
+    };
+    for path in entries.into_iter().map(|entry| entry.path()).filter(|path| path != keep) {
+        ignore_absent(fs::remove_dir_all(&path)).with_context(error)?;
+    }
+    Ok(())
+}
+
+fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use weft_model::wireguard::PublicKey;
+
+    use super::*;
+
+    const PORT: u16 = 51820;
+
+    fn plan(epoch: u64, own: &[PublicKey]) -> NodePlan {
+        let encryption = EncryptionPlan { epoch, own: own.to_vec(), active: None, peers: Vec::new() };
+        NodePlan { encryption: Some(encryption), ..NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into()) }
+    }
+
+    fn publics(keys: &[OwnKey]) -> Vec<PublicKey> {
+        keys.iter().map(|key| key.public_key).collect()
+    }
+
+    fn files(dir: &Path) -> usize {
+        fs::read_dir(dir.join("wireguard").join(NodeId::from_random(1).as_str())).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn a_key_is_made_once_for_each_epoch_and_survives_a_restart() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut keys = Keys::new(dir.path(), PORT);
+        let first = keys.reconcile(&plan(1, &[])).expect("a key");
+        assert_eq!((first.len(), first[0].port), (1, PORT));
+        // The leader does not know the key yet.
+        assert_eq!(keys.reconcile(&plan(1, &[])).expect("the same"), first);
+        let mut restarted = Keys::new(dir.path(), PORT);
+        assert_eq!(restarted.reconcile(&plan(1, &publics(&first))).expect("the same"), first);
+    }
+
+    #[test]
+    fn the_old_key_stays_until_the_plan_lets_it_go() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut keys = Keys::new(dir.path(), PORT);
+        let first = publics(&keys.reconcile(&plan(1, &[])).expect("a key"));
+        let both = keys.reconcile(&plan(2, &first)).expect("two keys");
+        assert_eq!((both.len(), both[0].public_key, both[1].port), (2, first[0], PORT + 1));
+        let second = publics(&both[1..]);
+        assert_eq!(publics(&keys.reconcile(&plan(2, &second)).expect("one key")), second);
+        assert_eq!(files(dir.path()), 1, "the private key of the old one is deleted");
+        let third = keys.reconcile(&plan(3, &second)).expect("two keys");
+        assert_eq!(third[1].port, PORT, "the ports alternate");
+    }
+
+    #[test]
+    fn a_third_key_waits_for_a_port() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut keys = Keys::new(dir.path(), PORT);
+        let first = publics(&keys.reconcile(&plan(1, &[])).expect("a key"));
+        let both = publics(&keys.reconcile(&plan(2, &first)).expect("two keys"));
+        assert_eq!(publics(&keys.reconcile(&plan(3, &both)).expect("two keys")), both);
+        assert_eq!(keys.reconcile(&plan(3, &both[1..])).expect("two keys").len(), 2);
+    }
+
+    #[test]
+    fn only_the_owner_can_read_a_key() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        Keys::new(dir.path(), PORT).reconcile(&plan(1, &[])).expect("a key");
+        let path = dir.path().join("wireguard").join(NodeId::from_random(1).as_str()).join("1.json");
+        assert_eq!(fs::metadata(path).expect("a file").permissions().mode() & 0o777, FILE_MODE);
+    }
+
+    #[test]
+    fn another_membership_has_other_keys() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut keys = Keys::new(dir.path(), PORT);
+        let first = publics(&keys.reconcile(&plan(1, &[])).expect("a key"));
+        let other = NodePlan { node: NodeId::from_random(2), ..plan(1, &first) };
+        let second = publics(&keys.reconcile(&other).expect("a key"));
+        assert_ne!(first, second);
+        assert_eq!(files(dir.path()), 0, "the keys of the earlier membership are deleted");
+        let without = NodePlan { encryption: None, ..other };
+        assert_eq!(keys.reconcile(&without).expect("no key"), []);
+        assert!(!dir.path().join("wireguard").exists());
+    }
+}
