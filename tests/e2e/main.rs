@@ -14,6 +14,7 @@ mod names;
 mod unbound;
 mod isolation;
 mod networks;
+mod encrypted;
 mod scaling;
 mod update;
 mod connections;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         names::group(),
         isolation::group(),
         networks::group(),
+        encrypted::group(),
         scaling::group(),
         update::group(),
         failure::daemons(),

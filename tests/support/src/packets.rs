@@ -1,16 +1,21 @@
-//! Sends packets that no ordinary socket sends, such as a forged VXLAN frame, and receives every
-//! UDP datagram for a host. The tests and the demo call it. It needs root.
+//! Sends packets that no ordinary socket sends, such as a forged VXLAN frame, receives every UDP
+//! datagram for a host, and captures all frames of a host. The tests and the demo call it. It needs
+//! root.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    num::NonZero,
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketType, bind, ipproto, recv, sendto, socket},
+    net::{
+        AddressFamily, Protocol, RecvFlags, SendFlags, SocketAddrAny, SocketType, bind, ipproto, recv, sendto, socket,
+        sockopt,
+    },
 };
 
 use crate::speed::scaled;
@@ -155,6 +160,73 @@ impl Sniffer {
             return None;
         }
         Some(u16::from_be_bytes([*datagram.get(2)?, *datagram.get(3)?]))
+    }
+}
+
+/// `ETH_P_ALL` (linux/if_ether.h): frames of every protocol.
+const ALL_PROTOCOLS: u16 = 3;
+/// How much a capture holds before it is read, in bytes with the kernel's own overhead.
+const CAPTURED_BYTES: usize = 64 << 20;
+/// The largest frame that a capture reads, in bytes. GRO makes frames of up to 64 KiB.
+const LARGEST_FRAME: usize = 1 << 17;
+
+/// Captures every frame on every link of the host in whose namespace it was created (packet(7)).
+#[derive(Debug)]
+pub struct Capture(OwnedFd);
+
+/// A captured frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(Vec<u8>);
+
+impl Capture {
+    pub fn new() -> io::Result<Self> {
+        let protocol = NonZero::new(u32::from(ALL_PROTOCOLS.to_be())).map(Protocol::from_raw);
+        let socket = socket(AddressFamily::PACKET, SocketType::RAW, protocol)?;
+        // The frames wait in the socket until the caller reads them.
+        sockopt::set_socket_recv_buffer_size_force(&socket, CAPTURED_BYTES)?;
+        Ok(Self(socket))
+    }
+
+    /// Returns the frames up to and including the first that contains `last`.
+    ///
+    /// # Errors
+    /// `TimedOut` when no such frame comes in time.
+    pub fn frames_until(&self, last: &[u8], timeout: Duration) -> io::Result<Vec<Frame>> {
+        let (start, timeout) = (Instant::now(), scaled(timeout));
+        let mut frames = Vec::new();
+        let mut buffer = vec![0; LARGEST_FRAME];
+        loop {
+            let left = timeout.saturating_sub(start.elapsed());
+            let left = Timespec::try_from(left).map_err(io::Error::other)?;
+            if poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&left))? == 0 {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no such frame among {}", frames.len())));
+            }
+            let (length, _) = recv(&self.0, &mut buffer[..], RecvFlags::empty())?;
+            let frame = Frame(buffer[..length].to_vec());
+            let is_last = frame.contains(last);
+            frames.push(frame);
+            if is_last {
+                return Ok(frames);
+            }
+        }
+    }
+}
+
+impl Frame {
+    pub fn contains(&self, bytes: &[u8]) -> bool {
+        self.0.windows(bytes.len()).any(|window| window == bytes)
+    }
+
+    /// Whether the frame has a UDP datagram to this port over IPv4 without options, or over IPv6
+    /// without extension headers.
+    pub fn is_udp_to(&self, port: u16) -> bool {
+        let (protocol, header) = match self.0.get(12..14) {
+            Some([0x08, 0x00]) => (23, 20),
+            Some([0x86, 0xdd]) => (20, 40),
+            _ => return false,
+        };
+        let port_at = 14 + header + 2;
+        self.0.get(protocol) == Some(&17) && self.0.get(port_at..port_at + 2) == Some(&port.to_be_bytes())
     }
 }
 

@@ -68,7 +68,8 @@ pub(crate) fn set_cable(host: &str, cable: Cable) -> Result<()> {
     ip(Some(UNDERLAY), &[format!("link set {host} {state}")])
 }
 
-pub(crate) fn underlay_path() -> std::path::PathBuf {
+/// The path of the switch's namespace.
+pub fn underlay_path() -> std::path::PathBuf {
     Path::new("/run/netns").join(UNDERLAY)
 }
 

@@ -34,7 +34,7 @@ use crate::{
 
 /// The groups of end-to-end tests that run without a filter: those whose subject depends on the
 /// kernel.
-const GROUPS: [&str; 5] = ["mesh", "names", "isolation", "scaling", "update"];
+const GROUPS: [&str; 6] = ["mesh", "names", "isolation", "encrypted", "scaling", "update"];
 /// The time after which a run is ended.
 const DEADLINE: Duration = Duration::from_mins(30);
 
@@ -49,7 +49,7 @@ const TOOLS: &[Tool] = &[
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Run end-to-end tests: without a filter those of mesh, names, isolation, scaling and update.
+    /// Run end-to-end tests: without a filter those of mesh, names, isolation, encrypted, scaling and update.
     Test {
         #[command(flatten)]
         machine: Options,
