@@ -142,12 +142,12 @@ impl Pass {
 
     /// Logs the links that get a smaller MTU than the user has chosen for their network.
     fn log_reduced_mtus(&self) {
-        let limit = self.desired.mtu;
-        for task in self.ops.tasks.keys() {
-            for attachment in self.desired.tasks.get(task).into_iter().flat_map(|task| &task.attachments) {
-                if let Some(wanted) = attachment.wanted_mtu.filter(|wanted| *wanted > limit) {
+        for (task, desired) in self.ops.tasks.keys().filter_map(|task| Some((task, self.desired.tasks.get(task)?))) {
+            for attachment in &desired.attachments {
+                let mtu = desired.host.links.get(&attachment.host).and_then(|link| link.mtu);
+                if let Some(wanted) = attachment.wanted_mtu.filter(|wanted| mtu.is_some_and(|mtu| *wanted > mtu)) {
                     let network = &attachment.network;
-                    warn!(%task, %network, wanted, mtu = limit, "MTU of the network does not fit through the tunnel");
+                    warn!(%task, %network, wanted, mtu, "MTU of the network does not fit through the tunnel");
                 }
             }
         }

@@ -18,13 +18,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use weft_model::{NodeId, NodePlan, wireguard::EncryptionPlan};
+use weft_model::{
+    NodeId, NodePlan,
+    wireguard::{EncryptionPlan, PublicKey},
+};
 use weft_overlay::{OwnKey, PrivateKey};
 
 /// Only the owner may read and write a key.
 const FILE_MODE: u32 = 0o600;
 
-/// A key as it is stored.
+/// A key as it is stored. The port names the file: no two keys of a node have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct StoredKey {
     /// The epoch of the plan that the key was made for.
@@ -39,8 +42,12 @@ impl StoredKey {
         OwnKey { private_key, public_key: private_key.public_key(), port: self.port }
     }
 
+    fn public_key(&self) -> PublicKey {
+        PrivateKey(self.private_key).public_key()
+    }
+
     fn file(&self, dir: &Path) -> PathBuf {
-        dir.join(format!("{}.json", self.epoch))
+        dir.join(format!("{}.json", self.port))
     }
 }
 
@@ -80,11 +87,22 @@ impl Keys {
                 read_keys(&dir)?
             }
         };
-        keys.retain(|key| is_used(key, encryption) || delete(key, &dir).is_err_and(|error| warn(&error)));
-        if let Err(error) = add_key_if_due(&mut keys, encryption, self.port, &dir) {
-            warn(&error);
+        let newest = keys.last().map(StoredKey::public_key);
+        let is_kept = |key: &StoredKey| encryption.keeps(&key.public_key(), newest == Some(key.public_key()));
+        keys.retain(|key| is_kept(key) || delete(key, &dir).is_err_and(|error| warn(&error)));
+        for key in keys.iter_mut().filter(|key| is_kept(key)) {
+            if let Err(error) = update_epoch(key, encryption, &dir) {
+                warn(&error);
+            }
         }
-        let own = keys.iter().filter(|key| is_used(key, encryption)).map(StoredKey::own_key).collect();
+        let mut own: Vec<OwnKey> = keys.iter().filter(|key| is_kept(key)).map(StoredKey::own_key).collect();
+        match new_key_if_due(&keys, encryption, self.port, &dir) {
+            Ok(made) => {
+                own.extend(made.iter().map(StoredKey::own_key));
+                keys.extend(made);
+            }
+            Err(error) => _ = warn(&error),
+        }
         self.stored = Some((plan.node.clone(), keys));
         Ok(own)
     }
@@ -101,9 +119,14 @@ impl Keys {
     }
 }
 
-/// Whether the plan needs the key. The leader may not know a key of the plan's epoch yet.
-fn is_used(key: &StoredKey, encryption: &EncryptionPlan) -> bool {
-    key.epoch >= encryption.epoch || encryption.own.contains(&key.own_key().public_key)
+/// Stores the epoch that the key counts for. It changes for a key that the leader does not know yet.
+fn update_epoch(key: &mut StoredKey, encryption: &EncryptionPlan, dir: &Path) -> Result<()> {
+    let changed = StoredKey { epoch: encryption.epoch_of(&key.public_key(), key.epoch), ..*key };
+    if changed != *key {
+        store(&changed, dir)?;
+        *key = changed;
+    }
+    Ok(())
 }
 
 /// Logs an error of one key. Always true.
@@ -112,20 +135,18 @@ fn warn(error: &anyhow::Error) -> bool {
     true
 }
 
-/// Makes a key if the newest is of an earlier epoch than the plan's. While both ports are in use, the
-/// key waits: the plan must first let an old key go.
-fn add_key_if_due(keys: &mut Vec<StoredKey>, encryption: &EncryptionPlan, port: u16, dir: &Path) -> Result<()> {
-    if keys.last().is_some_and(|newest| newest.epoch >= encryption.epoch) {
-        return Ok(());
+/// Makes a key if the plan asks for one. While both ports are in use, the key waits: the plan must
+/// first let an old key go.
+fn new_key_if_due(keys: &[StoredKey], encryption: &EncryptionPlan, port: u16, dir: &Path) -> Result<Option<StoredKey>> {
+    if !encryption.needs_key(keys.last().map(|newest| newest.epoch)) {
+        return Ok(None);
     }
     let is_free = |port: &u16| keys.iter().all(|key| key.port != *port);
-    let Some(port) = [port, port + 1].into_iter().find(is_free) else { return Ok(()) };
+    let Some(port) = [port, port + 1].into_iter().find(is_free) else { return Ok(None) };
     let key = StoredKey { epoch: encryption.epoch, port, private_key: PrivateKey::generate().0 };
-    let path = key.file(dir);
-    store(&path, &key).with_context(|| format!("cannot store a WireGuard key in {}", path.display()))?;
-    tracing::info!(key = %key.own_key().public_key, epoch = key.epoch, port, "made a WireGuard key");
-    keys.push(key);
-    Ok(())
+    store(&key, dir)?;
+    tracing::info!(key = %key.public_key(), epoch = key.epoch, port, "made a WireGuard key");
+    Ok(Some(key))
 }
 
 fn read_keys(dir: &Path) -> Result<Vec<StoredKey>> {
@@ -149,22 +170,25 @@ fn read_keys(dir: &Path) -> Result<Vec<StoredKey>> {
 }
 
 /// Writes the key to another file and renames it, so that a reader sees all of it or nothing.
-fn store(path: &Path, key: &StoredKey) -> Result<()> {
-    let dir = path.parent().context("a key has a folder")?;
-    fs::create_dir_all(dir)?;
-    let staged = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&staged)?;
-    file.write_all(&serde_json::to_vec(key)?)?;
-    file.sync_all()?;
-    fs::rename(&staged, path)?;
-    // The rename survives a power loss only once the folder itself is on the disk (fsync(2)).
-    Ok(File::open(dir)?.sync_all()?)
+fn store(key: &StoredKey, dir: &Path) -> Result<()> {
+    let path = key.file(dir);
+    let write = || -> Result<()> {
+        fs::create_dir_all(dir)?;
+        let staged = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&staged)?;
+        file.write_all(&serde_json::to_vec(key)?)?;
+        file.sync_all()?;
+        fs::rename(&staged, &path)?;
+        // The rename survives a power loss only once the folder itself is on the disk (fsync(2)).
+        Ok(File::open(dir)?.sync_all()?)
+    };
+    write().with_context(|| format!("cannot store a WireGuard key in {}", path.display()))
 }
 
 fn delete(key: &StoredKey, dir: &Path) -> Result<()> {
     let path = key.file(dir);
     ignore_absent(fs::remove_file(&path)).with_context(|| format!("cannot delete {}", path.display()))?;
-    tracing::info!(key = %key.own_key().public_key, epoch = key.epoch, "deleted a WireGuard key");
+    tracing::info!(key = %key.public_key(), epoch = key.epoch, "deleted a WireGuard key");
     Ok(())
 }
 
@@ -192,8 +216,6 @@ fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-
-    use weft_model::wireguard::PublicKey;
 
     use super::*;
 
@@ -249,10 +271,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_the_leader_learns_late_counts_for_the_epoch_of_the_plan() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut keys = Keys::new(dir.path(), PORT);
+        let first = keys.reconcile(&plan(1, &[])).expect("a key");
+        // Its network was removed and another created before the leader had the report.
+        assert_eq!(keys.reconcile(&plan(3, &[])).expect("the same"), first);
+        let mut restarted = Keys::new(dir.path(), PORT);
+        assert_eq!(restarted.reconcile(&plan(3, &publics(&first))).expect("the same"), first);
+    }
+
+    #[test]
     fn only_the_owner_can_read_a_key() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         Keys::new(dir.path(), PORT).reconcile(&plan(1, &[])).expect("a key");
-        let path = dir.path().join("wireguard").join(NodeId::from_random(1).as_str()).join("1.json");
+        let path = dir.path().join("wireguard").join(NodeId::from_random(1).as_str()).join(format!("{PORT}.json"));
         assert_eq!(fs::metadata(path).expect("a file").permissions().mode() & 0o777, FILE_MODE);
     }
 
