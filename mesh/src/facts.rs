@@ -44,6 +44,8 @@ pub struct Uplink {
     /// Whether packets on the link begin with an Ethernet header. If not, they begin with their IP
     /// header, as on WireGuard, tun and PPP.
     pub ethernet: bool,
+    /// In octets.
+    pub mtu: u32,
     /// The global addresses of both families. Empty if the node uses addresses of other links here.
     pub addresses: Vec<IpAddr>,
 }

@@ -49,6 +49,8 @@ pub struct Uplink {
     pub ifindex: u32,
     /// Never [`Framing::Other`].
     pub framing: Framing,
+    /// In octets.
+    pub mtu: u32,
     /// The global addresses with their prefix lengths, sorted. Empty if the link has none: the node
     /// then uses an address of another link or of `lo`.
     pub addresses: Vec<IpNetwork>,
@@ -100,7 +102,7 @@ fn uplink(node: &ActualNetns, link: &ActualLink) -> Option<Uplink> {
         && !link.port
         && link.framing != Framing::Other
         && (!addresses.is_empty() || !is_pair || is_used());
-    is_uplink.then_some(Uplink { ifindex: link.index, framing: link.framing, addresses })
+    is_uplink.then_some(Uplink { ifindex: link.index, framing: link.framing, mtu: link.mtu, addresses })
 }
 
 fn egress_routes(node: &ActualNetns, uplinks: &[Uplink]) -> Vec<EgressRoute> {

@@ -12,6 +12,7 @@ pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
     let uplink = |uplink: &weft_overlay::Uplink| Uplink {
         ifindex: uplink.ifindex,
         ethernet: uplink.framing == Framing::Ethernet,
+        mtu: uplink.mtu,
         addresses: uplink.addresses.iter().map(ipnetwork::IpNetwork::ip).collect(),
     };
     let route = |route: &weft_overlay::EgressRoute| HostRoute {
@@ -53,6 +54,7 @@ mod tests {
         let uplink = |ifindex: u32, framing: Framing, address: &str| weft_overlay::Uplink {
             ifindex,
             framing,
+            mtu: 1500,
             addresses: vec![address.parse().expect("an address with a prefix")],
         };
         let uplinks = vec![uplink(2, Framing::Ethernet, "192.0.2.1/24"), uplink(3, Framing::Ip, "10.99.0.1/16")];

@@ -3,13 +3,14 @@
 //! the traffic of tasks to the outside as an ordinary link does, and weft follows their changes.
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, Task, contract, http, scaled, tun::TunCable};
+use anyhow::{Context, Result, anyhow, ensure};
+use weft_lab::{CLIENT, Lab, Task, contract, eventually, http, scaled, tun::TunCable};
 
 use crate::{
     fixtures::{DROP_TIMEOUT, all_answer, service},
@@ -33,6 +34,7 @@ pub(crate) fn group() -> Group {
             a_link_without_an_address_carries_published_ports_and_egress,
             a_link_without_ethernet_carries_published_ports_and_egress,
             a_link_that_is_renamed_or_made_anew_is_followed,
+            tasks_learn_the_mtu_of_the_link_that_their_packets_leave_by,
         ],
     }
 }
@@ -164,7 +166,7 @@ impl Link {
 fn check_icmp_error(lab: &Lab, task: &Task, own: IpAddr) -> Result<()> {
     let closed = lab.within(CLIENT, || UdpSocket::bind((own, 0))?.local_addr())??;
     let refused = lab.within_task(task, || {
-        let socket = UdpSocket::bind((if own.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?;
+        let socket = UdpSocket::bind((unspecified_like(own), 0))?;
         socket.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
         socket.connect(closed)?;
         socket.send(b"question")?;
@@ -179,6 +181,10 @@ fn check_icmp_error(lab: &Lab, task: &Task, own: IpAddr) -> Result<()> {
 
 fn ip(lab: &Lab, host: &str, arguments: &[&str]) -> Result<()> {
     lab.exec_ok(host, &[&["ip"], arguments].concat()).map(|_| ())
+}
+
+fn unspecified_like(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 fn prefix(address: IpAddr) -> String {
@@ -235,4 +241,68 @@ pub(crate) fn a_link_that_is_renamed_or_made_anew_is_followed(lab: &Lab) -> Resu
     all_answer(CLIENT, &[added], &tasks, LINK_TIMEOUT);
     link.remove_addresses(lab)?;
     ip(lab, NODE, &["link", "delete", "third0"])
+}
+
+/// Smaller than the links of tasks. IPv6 needs 1280.
+const SMALL_MTU: usize = 1300;
+
+pub(crate) fn tasks_learn_the_mtu_of_the_link_that_their_packets_leave_by(lab: &Lab) -> Result<()> {
+    let link = Link::new("small0", 14);
+    // The client's end takes larger packets, so its connections do not limit those of the tasks.
+    let cable = TunCable::new(link.name, [NODE, CLIENT])?;
+    ip(lab, NODE, &["link", "set", link.name, "mtu", &SMALL_MTU.to_string()])?;
+    link.configure(lab, false)?;
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    all_answer(CLIENT, &link.published(mesh::PORT), &tasks, LINK_TIMEOUT);
+    let payload: Vec<u8> = (0..1_u32 << 18).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for addr in link.published(mesh::TCP_ECHO_PORT) {
+        // Enough for each backend, on this node and on others.
+        for _ in 0..3 {
+            let answer = lab.within(CLIENT, || http::tcp_echo(addr, &payload))?.with_context(|| addr.to_string())?;
+            ensure!(answer == payload, "{addr} echoed {} of {} bytes", answer.len(), payload.len());
+        }
+    }
+    for addr in link.published(mesh::UDP_PORT) {
+        for _ in 0..3 {
+            check_large_datagram(lab, addr, &payload[..1400])?;
+        }
+    }
+    let task = tasks.iter().find(|task| task.node == NODE).context("a task runs on the node")?;
+    for own in link.client {
+        let received = send_from_task(lab, task, own, &payload)?;
+        ensure!(received == payload, "a task sent {} bytes to {own}, and other bytes arrived", payload.len());
+    }
+    let largest = cable.largest_from_first();
+    ensure!(largest <= SMALL_MTU, "the node sent a packet of {largest} bytes by a link with MTU {SMALL_MTU}");
+    link.remove_addresses(lab)
+}
+
+/// The first answer of a task is lost. Then the task knows the MTU.
+fn check_large_datagram(lab: &Lab, addr: SocketAddr, datagram: &[u8]) -> Result<()> {
+    let socket = lab.within(CLIENT, || UdpSocket::bind((unspecified_like(addr.ip()), 0)))??;
+    socket.connect(addr)?;
+    socket.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
+    eventually(LINK_TIMEOUT, &format!("{addr} echoes {} bytes", datagram.len()), || {
+        socket.send(datagram).map_err(|error| error.to_string())?;
+        let mut answer = [0; 2048];
+        let length = socket.recv(&mut answer).map_err(|error| error.to_string())?;
+        if answer[..length] == *datagram { Ok(()) } else { Err(format!("{length} other bytes")) }
+    });
+    Ok(())
+}
+
+/// Sends a payload over a TCP connection from a task to the client, and returns what arrives.
+fn send_from_task(lab: &Lab, task: &Task, own: IpAddr, payload: &[u8]) -> Result<Vec<u8>> {
+    let server = lab.within(CLIENT, || TcpListener::bind((own, 0)))??;
+    let addr = server.local_addr()?;
+    let mut sender = lab.within_task(task, || TcpStream::connect_timeout(&addr, scaled(DROP_TIMEOUT)))??;
+    let (mut receiver, _) = server.accept()?;
+    receiver.set_read_timeout(Some(scaled(LINK_TIMEOUT)))?;
+    let mut received = vec![0; payload.len()];
+    thread::scope(|scope| {
+        let sent = scope.spawn(|| sender.write_all(payload));
+        receiver.read_exact(&mut received).with_context(|| format!("from a task to {addr}"))?;
+        sent.join().map_err(|_| anyhow!("the sender panicked"))?.context("send")
+    })?;
+    Ok(received)
 }

@@ -36,7 +36,9 @@ pub struct Config {
     pub wireguard_ports_be: [u16; MAX_WIREGUARD_LINKS],
     /// UDP port of the tunnels of all nodes.
     pub tunnel_port_be: u16,
-    pub _pad: [u16; 3],
+    pub _pad: u16,
+    /// The smallest MTU of the node's uplinks, in bytes. A smaller packet fits each of them.
+    pub uplink_mtu: u32,
 }
 
 impl Config {

@@ -70,7 +70,8 @@ drop_reasons! {
     PortsExhausted = "ports-exhausted",
     /// The node has no route to the destination.
     NoRoute = "no-route",
-    /// The packet is larger than the tunnel's MTU. The sender gets an ICMP error.
+    /// The packet is larger than the MTU of the tunnel, or of the uplink that it leaves by. The
+    /// sender gets an ICMP error.
     TooBig = "too-big",
     /// A tunnel packet from an address that is not a node of the cluster.
     UntrustedNode = "untrusted-node",

@@ -90,7 +90,8 @@ pub struct Desired {
 ///     mesh: MeshServiceId(5),
 ///     target: 80,
 /// });
-/// let uplink = Uplink { ifindex: 2, ethernet: true, addresses: vec![[192, 0, 2, 1].into()] };
+/// let addresses = vec![[192, 0, 2, 1].into()];
+/// let uplink = Uplink { ifindex: 2, ethernet: true, mtu: 1500, addresses };
 /// let facts = LocalFacts { uplinks: vec![uplink], tunnel_ifindex: 3, ..LocalFacts::default() };
 ///
 /// let desired = desired(&plan, &facts);
@@ -186,7 +187,7 @@ fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
         advertise_v6: advertised_addr(plan.addr, facts, IpAddr::is_ipv6),
         tunnel_ifindex: facts.tunnel_ifindex,
         tunnel_port_be: plan.tunnel_port.to_be(),
-        _pad: [0; 3],
+        _pad: 0,
         // Routers may fragment the tunnel's packets over IPv4. Over IPv6 only the sender may
         // fragment (RFC 8200, section 4.5), and the kernel does not do it for a tunnel.
         tunnel_mtu: if plan.addr.is_ipv4() { 0 } else { facts.task_mtu },
@@ -195,6 +196,7 @@ fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
         key_prefix_be: encryption::key_prefix_be(plan),
         wireguard_ifindexes: encryption::links(facts, |link| link.ifindex),
         wireguard_ports_be: encryption::links(facts, |link| link.key.port.to_be()),
+        uplink_mtu: facts.uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or_default(),
     }
 }
 

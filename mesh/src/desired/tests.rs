@@ -113,6 +113,7 @@ fn facts() -> LocalFacts {
         uplinks: vec![Uplink {
             ifindex: 2,
             ethernet: true,
+            mtu: 1500,
             addresses: vec![node_addr(1), "2001:db8::1".parse().expect("an address")],
         }],
         addresses: vec![node_addr(1), "2001:db8::1".parse().expect("an address")],
@@ -137,7 +138,7 @@ fn tables_of(plan: &NodePlan, facts: &LocalFacts) -> Tables {
 #[test]
 fn programs_are_attached_to_uplinks_lo_the_tunnel_and_tasks() {
     let mut facts = facts();
-    facts.uplinks.push(Uplink { ifindex: 5, ethernet: false, addresses: Vec::new() });
+    facts.uplinks.push(Uplink { ifindex: 5, ethernet: false, mtu: 1420, addresses: Vec::new() });
     let attachments = desired(&plan(), &facts).attachments;
     let links: Vec<_> = attachments
         .iter()
@@ -322,6 +323,14 @@ fn only_a_tunnel_over_ipv6_limits_the_packet_size() {
     assert_eq!(tables_of(&plan, &facts()).config.tunnel_mtu, 0);
     plan.addr = "2001:db8::1".parse().expect("an address");
     assert_eq!(tables_of(&plan, &facts()).config.tunnel_mtu, 1430);
+}
+
+#[test]
+fn packets_that_fit_every_uplink_are_not_checked() {
+    let mut facts = facts();
+    assert_eq!(tables_of(&plan(), &facts).config.uplink_mtu, 1500);
+    facts.uplinks.push(Uplink { ifindex: 5, ethernet: false, mtu: 1420, addresses: Vec::new() });
+    assert_eq!(tables_of(&plan(), &facts).config.uplink_mtu, 1420);
 }
 
 #[test]

@@ -6,6 +6,10 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -23,6 +27,8 @@ pub struct TunCable {
     /// The thread ends when this is closed.
     stop: Option<UnixStream>,
     carrier: Option<JoinHandle<()>>,
+    /// The length of the largest packet that the first host has sent, in bytes.
+    largest: Arc<AtomicUsize>,
 }
 
 impl TunCable {
@@ -37,8 +43,15 @@ impl TunCable {
         };
         let ends = [create(hosts[0])?, create(hosts[1])?];
         let (stop, stopped) = UnixStream::pair()?;
-        let carrier = thread::Builder::new().name("tun".to_owned()).spawn(move || carry(&ends, &stopped))?;
-        Ok(Self { stop: Some(stop), carrier: Some(carrier) })
+        let largest = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&largest);
+        let carrier = thread::Builder::new().name("tun".to_owned()).spawn(move || carry(&ends, &stopped, &seen))?;
+        Ok(Self { stop: Some(stop), carrier: Some(carrier), largest })
+    }
+
+    /// The length of the largest packet that the first host has sent, in bytes.
+    pub fn largest_from_first(&self) -> usize {
+        self.largest.load(Ordering::Relaxed)
     }
 }
 
@@ -51,7 +64,7 @@ impl Drop for TunCable {
     }
 }
 
-fn carry(ends: &[File; 2], stopped: &UnixStream) {
+fn carry(ends: &[File; 2], stopped: &UnixStream, largest_from_first: &AtomicUsize) {
     let mut packet = vec![0; LARGEST];
     loop {
         let mut ready = [
@@ -65,14 +78,18 @@ fn carry(ends: &[File; 2], stopped: &UnixStream) {
         let is_ready = [ready[0].revents(), ready[1].revents()].map(|events| events.contains(PollFlags::IN));
         for (from, is_ready) in is_ready.into_iter().enumerate() {
             if is_ready {
-                // A device that is down carries nothing, as a cable without a light.
-                let _carried = carry_one(&ends[from], &ends[1 - from], &mut packet);
+                // A device that is down carries nothing.
+                let carried = carry_one(&ends[from], &ends[1 - from], &mut packet).unwrap_or_default();
+                if from == 0 {
+                    largest_from_first.fetch_max(carried, Ordering::Relaxed);
+                }
             }
         }
     }
 }
 
-fn carry_one(mut from: &File, mut to: &File, packet: &mut [u8]) -> io::Result<()> {
+fn carry_one(mut from: &File, mut to: &File, packet: &mut [u8]) -> io::Result<usize> {
     let length = from.read(packet)?;
-    to.write_all(&packet[..length])
+    to.write_all(&packet[..length])?;
+    Ok(length)
 }

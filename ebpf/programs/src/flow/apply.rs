@@ -12,7 +12,7 @@ use crate::{
         send::{self, RemoteNode},
         skb::Skb,
     },
-    reply::refuse,
+    reply::refuse::{self, ReplyPath},
     verdict::{Verdict, drop},
 };
 
@@ -24,7 +24,12 @@ pub fn translate_and_send(skb: Skb, packet: &Packet, flow: &Flow, backend: Optio
         && let Some(backend) = backend
         && let Some(mtu) = send::exceeded_tunnel_mtu(skb, backend)
     {
-        return refuse::reject_too_big(skb, packet, mtu);
+        return refuse::reject_too_big(skb, packet, mtu, ReplyPath::IncomingLink);
+    }
+    if (flow.action == Action::Client as u8 || flow.action == Action::Link as u8)
+        && let Some(mtu) = send::exceeded_uplink_mtu(skb, packet, flow.ifindex)
+    {
+        return refuse::reject_too_big(skb, packet, mtu, ReplyPath::IncomingLink);
     }
     if translate(skb, packet, flow).is_err() {
         return drop(DropReason::Helper);

@@ -6,6 +6,7 @@
 //! encrypted network, but sent in clear      -> drop
 //! VNI_REQUEST  to a published port          -> to the backend that the ingress node chose
 //! VNI_REPLY    reply to such a packet       -> to the client, outside or a task of this node
+//!              too big for that link        -> drop, ICMP error to the backend
 //! network      between tasks of a network   -> to the task of this node
 //! ```
 //!
@@ -117,10 +118,16 @@ fn handle_reply(skb: Skb, s: &mut Scratch, node: &RemoteNode) -> Verdict {
     if let Some(flow) = unsafe { FLOWS.get(&s.key) }
         && flow.action == Action::Request as u8
     {
-        return if flow.is_encrypted() && !node.encrypt {
-            drop(DropReason::Unencrypted)
-        } else {
-            send::to_client(skb, flow)
+        if flow.is_encrypted() && !node.encrypt {
+            return drop(DropReason::Unencrypted);
+        }
+        return match send::exceeded_uplink_mtu(skb, &s.packet, flow.ifindex) {
+            None => send::to_client(skb, flow),
+            // The backend's node translates the error like one that a router has sent here.
+            Some(mtu) => match pick::find_backend(flow.backend) {
+                Some(backend) => refuse::reject_too_big(skb, &s.packet, mtu, ReplyPath::Backend(flow.backend, backend)),
+                None => drop(DropReason::TooBig),
+            },
         };
     }
     s.packet.write_key(zone::REPLY, &mut s.key);

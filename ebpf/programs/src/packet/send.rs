@@ -23,12 +23,17 @@ use weft_ebpf_common::{
     VNI_REQUEST,
 };
 
-use super::skb::{Macs, Skb};
+use super::{
+    parse::Packet,
+    skb::{Macs, Skb},
+};
 use crate::{
     maps::{FORWARD, NODES, config},
     verdict::{Verdict, drop},
 };
 
+/// Length of the UDP header, in bytes (RFC 768).
+const UDP_HEADER_LEN: u32 = 8;
 /// First byte of the inner destination MAC of a request: a locally administered address. The low
 /// five bytes of the backend's id follow.
 const BACKEND_MAC_PREFIX: u8 = 0x02;
@@ -126,6 +131,23 @@ pub fn exceeded_tunnel_mtu(skb: Skb, backend: &Backend) -> Option<u32> {
     let config = config()?;
     let mtu = if backend.is_encrypted() { config.encrypted_mtu } else { config.tunnel_mtu };
     (mtu != 0 && !skb.is_gso() && skb.ip_len() > mtu).then_some(mtu)
+}
+
+/// The MTU of an uplink in bytes, if this packet, or a segment that the kernel cuts from it, is
+/// larger. Tasks and clients have links with other MTUs, and the kernel does not fragment what a
+/// program sends. `packet` is the packet as parsed.
+#[inline(always)]
+pub fn exceeded_uplink_mtu(skb: Skb, packet: &Packet, ifindex: u32) -> Option<u32> {
+    let smallest = config()?.uplink_mtu;
+    let transport_header = if packet.is_tcp() { packet.tcp_header_len.into() } else { UDP_HEADER_LEN };
+    let len = match skb.segment_len() {
+        0 => skb.ip_len(),
+        payload => packet.l4.wrapping_sub(skb.ip_offset()) + transport_header + payload,
+    };
+    if len <= smallest || ifindex == LOOPBACK_IFINDEX {
+        return None;
+    }
+    skb.mtu_of_link(ifindex).filter(|mtu| len > *mtu)
 }
 
 #[inline(always)]

@@ -14,11 +14,10 @@ use aya_ebpf::{
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as bpf_sock_tuple_v6, bpf_tunnel_key,
     },
     helpers::generated::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_l3_csum_replace,
-        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release, bpf_skb_change_head,
-        bpf_skb_change_tail,
-        bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes, bpf_skb_set_tunnel_key, bpf_skb_store_bytes,
-        bpf_skc_lookup_tcp,
+        bpf_check_mtu, bpf_fib_lookup, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_sk_release,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_load_bytes,
+        bpf_skb_set_tunnel_key, bpf_skb_store_bytes, bpf_skc_lookup_tcp,
     },
 };
 use weft_ebpf_common::Addr;
@@ -137,6 +136,27 @@ impl Skb {
     pub fn set_mark(self, mark: u32) {
         // SAFETY: the pointer is the context of this program, which may write this field.
         unsafe { (*self.context).mark = mark };
+    }
+
+    /// Bytes of transport payload in each segment of such a packet. Zero if it is not cut.
+    #[inline(always)]
+    pub fn segment_len(self) -> u32 {
+        // SAFETY: the pointer is the context of this program.
+        unsafe { (*self.context).gso_size }
+    }
+
+    /// The MTU of a link in bytes. `None` if there is no such link.
+    ///
+    /// The helper can also check segments. It then relies on the transport header that the kernel
+    /// has noted, which is the outer one for packets that came out of the tunnel.
+    #[inline(always)]
+    pub fn mtu_of_link(self, ifindex: u32) -> Option<u32> {
+        // The length of a packet to check, which the helper replaces by the MTU. Zero would stand
+        // for the length of this packet.
+        let mut mtu = 1;
+        // SAFETY: `mtu` is valid for a read and a write.
+        let result = unsafe { bpf_check_mtu(self.context.cast(), ifindex, &raw mut mtu, 0, 0) };
+        (result >= 0).then_some(mtu)
     }
 
     /// Whether the packet carries a VLAN tag, which the kernel keeps outside of the frame.

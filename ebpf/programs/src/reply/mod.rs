@@ -1,8 +1,8 @@
 //! Packets that weft itself sends, each built in place from the packet that it answers.
 //!
 //! The hooks call this room, and `flow::apply` calls [`refuse`] for packets that are too big for
-//! the tunnel. It looks up no flow and no map of the plan: callers decide that a packet is
-//! answered, and where the answer goes.
+//! the tunnel or an uplink. It looks up no flow and no map of the plan: callers decide that a
+//! packet is answered, and where the answer goes.
 //!
 //! - [`refuse`]: a TCP reset or an ICMP error for a packet that is dropped;
 //! - [`ip`]: the IP header of such an answer;

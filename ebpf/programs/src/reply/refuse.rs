@@ -3,14 +3,15 @@
 //! ```text
 //! TCP                     -> TCP reset
 //! UDP                     -> ICMP port unreachable
-//! too big for the tunnel  -> ICMP fragmentation needed, or packet too big
+//! too big for the path    -> ICMP fragmentation needed, or packet too big
 //! anything else           -> no answer
 //! ```
 //!
 //! Without an answer, the sender would wait for a timeout. The hooks call [`reject`]; `flow::apply`
-//! calls [`reject_too_big`]. A TCP reset must never be answered by a reset (RFC 9293, 3.5.2).
+//! and `tunnel_in` call [`reject_too_big`]. A TCP reset must never be answered by a reset (RFC
+//! 9293, 3.5.2).
 
-use weft_ebpf_common::DropReason;
+use weft_ebpf_common::{Backend, DropReason};
 
 use super::{icmp, ip::write_reply_header};
 use crate::{
@@ -32,6 +33,8 @@ pub enum ReplyPath {
     IncomingLink,
     /// Through the tunnel, to the ingress node.
     Tunnel(RemoteNode),
+    /// Through the tunnel, to the backend with this id, which is on another node.
+    Backend(u64, &'static Backend),
 }
 
 /// Counts the packet as dropped for `reason`, and answers it with a TCP reset or an ICMP error if
@@ -64,7 +67,7 @@ pub fn reject(skb: Skb, packet: &Packet, path: ReplyPath, reason: DropReason) ->
 /// Counts the packet as dropped because it is too big, and answers it with an ICMP error that says
 /// that packets of up to `mtu` bytes fit.
 #[inline(always)]
-pub fn reject_too_big(skb: Skb, packet: &Packet, mtu: u32) -> Verdict {
+pub fn reject_too_big(skb: Skb, packet: &Packet, mtu: u32, path: ReplyPath) -> Verdict {
     let dropped = drop(DropReason::TooBig);
     let header = if packet.v4 { V4_HEADER_LEN } else { V6_HEADER_LEN };
     if packet.fragment == fragment::LATER || packet.l4 != skb.ip_offset() + header {
@@ -73,7 +76,7 @@ pub fn reject_too_big(skb: Skb, packet: &Packet, mtu: u32) -> Verdict {
     if icmp::write_too_big(skb, packet, mtu).is_err() {
         return drop(DropReason::Helper);
     }
-    send::to_sender(skb)
+    send_reply(skb, path)
 }
 
 #[inline(always)]
@@ -81,6 +84,7 @@ fn send_reply(skb: Skb, path: ReplyPath) -> Verdict {
     match path {
         ReplyPath::IncomingLink => send::to_sender(skb),
         ReplyPath::Tunnel(node) => send::to_ingress_node(skb, &node),
+        ReplyPath::Backend(id, backend) => send::to_backend_node(skb, id, backend),
     }
 }
 
