@@ -23,6 +23,21 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// Builds a program of a package for release, and returns its path. `kind` is `bin` or `example`.
+pub(crate) fn build_release(ui: &Ui, package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+    let arguments = ["build", "--locked", "--release", "--package", package, &format!("--{kind}"), name];
+    ui.step(&format!("build {name} for release"), |step| step.run(&mut command(&arguments)))?;
+    // The folder of the release profile is beside the folder of this program's profile.
+    let own = env::current_exe().context("cannot find the file of this program")?;
+    let target = own.parent().and_then(Path::parent).context("the file of this program is not in a target folder")?;
+    let folder = if kind == "example" { "release/examples" } else { "release" };
+    let program = target.join(folder).join(name);
+    if !program.exists() {
+        bail!("cargo built {name}, but there is no {}", program.display());
+    }
+    Ok(program)
+}
+
 /// Builds the `weft` binary in this program's own profile, and returns its path.
 pub(crate) fn build_weft(ui: &Ui) -> Result<PathBuf> {
     ui.step("build weft", |step| step.run(&mut command(&["build", "--locked", "--workspace", "--bin", "weft"])))?;

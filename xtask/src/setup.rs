@@ -98,14 +98,17 @@ pub(crate) fn checks(ui: &Ui) -> Result<()> {
             })?;
         }
     }
-    for package in EXTENSIONS {
-        if machine::find(package).is_none() {
-            // Not in the workspace's folder: its build flags are not for these tools.
-            ui.step(&format!("install {package}"), |step| {
-                let mut command = cargo::command(&["install", "--locked", "--quiet", package]);
-                step.run(command.current_dir("/"))
-            })?;
-        }
+    EXTENSIONS.iter().try_for_each(|package| cargo_program(ui, package))
+}
+
+/// Installs a crate's program of the same name by cargo.
+pub(crate) fn cargo_program(ui: &Ui, package: &str) -> Result<()> {
+    if machine::find(package).is_some() {
+        return Ok(());
     }
-    Ok(())
+    // Not in the workspace's folder: its build flags are not for these tools.
+    ui.step(&format!("install {package}"), |step| {
+        let mut command = cargo::command(&["install", "--locked", "--quiet", package]);
+        step.run(command.current_dir("/"))
+    })
 }

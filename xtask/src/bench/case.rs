@@ -1,8 +1,20 @@
-//! The cases that are compared, and how the client reaches each.
+//! The cases of `bench mesh`, and how the client reaches a case of any benchmark.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::ValueEnum;
+
+/// A case of a benchmark. Cases are sorted in the order of the table.
+pub(super) trait Label: Copy + Ord {
+    /// The limit, with which the others are compared.
+    const RAW: Self;
+
+    /// The name on the command line and in JSON.
+    fn name(self) -> String;
+
+    /// One line for the readers of the table.
+    fn description(self) -> &'static str;
+}
 
 /// In the order of the table: the limit, the other programs, weft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
@@ -22,17 +34,19 @@ pub(super) enum Case {
 }
 
 impl Case {
-    /// The name on the command line and in JSON.
-    pub(super) fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
     pub(super) fn is_weft(self) -> bool {
         matches!(self, Self::WeftSymmetric | Self::WeftLocal)
     }
+}
 
-    /// One line for the readers of the table.
-    pub(super) fn description(self) -> &'static str {
+impl Label for Case {
+    const RAW: Self = Self::Raw;
+
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn description(self) -> &'static str {
         match self {
             Self::Raw => "client → server, one veth pair and nothing else: the limit",
             Self::Routed => "client → node 1 → VXLAN → node 2 → bridge → task: kernel routing, no translation",
@@ -46,8 +60,8 @@ impl Case {
 
 /// How the client reaches a case.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
-    pub(super) case: Case,
+pub(super) struct Target<C> {
+    pub(super) case: C,
     /// The client's network namespace.
     pub(super) client: PathBuf,
     /// The address of the HTTP server of `weft/whoami`.

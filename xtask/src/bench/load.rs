@@ -40,8 +40,8 @@ pub(super) enum Load {
 }
 
 impl Load {
-    pub(super) const ALL: [Self; 5] =
-        [Self::KeepAlive, Self::NewConnections, Self::OneAtATime, Self::OneStream, Self::ManyStreams];
+    pub(super) const ALL: &[Self] =
+        &[Self::KeepAlive, Self::NewConnections, Self::OneAtATime, Self::OneStream, Self::ManyStreams];
 }
 
 /// In the order of the table.
@@ -55,10 +55,12 @@ pub(super) enum Metric {
     Stream1Gbps,
     Stream8Gbps,
     CpuUsPerReq,
+    CpuNsPerByte,
 }
 
 impl Metric {
-    pub(super) const ALL: [Self; 8] = [
+    /// Those of a benchmark of connections.
+    pub(super) const ALL: &[Self] = &[
         Self::KeepaliveRps,
         Self::P50Us,
         Self::P99Us,
@@ -79,6 +81,7 @@ impl Metric {
             Self::Stream1Gbps => "stream1_gbps",
             Self::Stream8Gbps => "stream8_gbps",
             Self::CpuUsPerReq => "cpu_us_per_req",
+            Self::CpuNsPerByte => "cpu_ns_per_byte",
         }
     }
 }
@@ -98,7 +101,7 @@ pub(super) struct Measured {
 }
 
 /// Runs a load on a target for `seconds`.
-pub(super) fn measure(runner: &Runner, target: &Target, load: Load, seconds: u64) -> Result<Measured> {
+pub(super) fn measure<C>(runner: &Runner, target: &Target<C>, load: Load, seconds: u64) -> Result<Measured> {
     let limit = Duration::from_secs(seconds) + SLACK;
     let run = |command| runner.run(&target.client, command, limit);
     match load {
@@ -124,22 +127,28 @@ pub(super) fn measure(runner: &Runner, target: &Target, load: Load, seconds: u64
             Ok(Measured { values: vec![(Metric::IdleP50Us, requests.p50_us)], failures: requests.failures })
         }
         Load::OneStream => {
-            let rate = parse_iperf3(&run(iperf3(target, seconds, 1))?)?;
-            Ok(Measured { values: vec![(Metric::Stream1Gbps, rate)], failures: Vec::new() })
+            let before = busy_us()?;
+            let stream = parse_iperf3(&run(iperf3(target, seconds, 1))?)?;
+            let busy = busy_us()? - before;
+            let values = vec![
+                (Metric::Stream1Gbps, stream.gbits_per_second),
+                (Metric::CpuNsPerByte, busy * 1e3 / stream.octets),
+            ];
+            Ok(Measured { values, failures: Vec::new() })
         }
         Load::ManyStreams => {
-            let rate = parse_iperf3(&run(iperf3(target, seconds, MANY_STREAMS))?)?;
-            Ok(Measured { values: vec![(Metric::Stream8Gbps, rate)], failures: Vec::new() })
+            let streams = parse_iperf3(&run(iperf3(target, seconds, MANY_STREAMS))?)?;
+            Ok(Measured { values: vec![(Metric::Stream8Gbps, streams.gbits_per_second)], failures: Vec::new() })
         }
     }
 }
 
 /// The command of [`Load::KeepAlive`].
-pub(super) fn keep_alive(target: &Target, seconds: u64) -> Command {
+pub(super) fn keep_alive<C>(target: &Target<C>, seconds: u64) -> Command {
     wrk(target, seconds, CONNECTIONS, true)
 }
 
-fn wrk(target: &Target, seconds: u64, connections: u32, keep_alive: bool) -> Command {
+fn wrk<C>(target: &Target<C>, seconds: u64, connections: u32, keep_alive: bool) -> Command {
     let mut command = Command::new("wrk");
     command.args([&format!("-t{THREADS}"), &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency"]);
     if !keep_alive {
@@ -149,7 +158,7 @@ fn wrk(target: &Target, seconds: u64, connections: u32, keep_alive: bool) -> Com
     command
 }
 
-fn iperf3(target: &Target, seconds: u64, streams: u32) -> Command {
+fn iperf3<C>(target: &Target<C>, seconds: u64, streams: u32) -> Command {
     let mut command = Command::new("iperf3");
     command.args(["--client", &target.stream.ip().to_string(), "--port", &target.stream.port().to_string()]);
     command.args(["--time", &seconds.to_string(), "--parallel", &streams.to_string()]);
@@ -201,11 +210,20 @@ fn microseconds(text: &str) -> Option<f64> {
     Some(number.parse::<f64>().ok()? * factor)
 }
 
-/// The rate of the data that arrived at the server, in Gbit/s.
-fn parse_iperf3(output: &str) -> Result<f64> {
+/// The data that arrived at the server.
+#[derive(Debug, Clone, PartialEq)]
+struct Streams {
+    octets: f64,
+    gbits_per_second: f64,
+}
+
+fn parse_iperf3(output: &str) -> Result<Streams> {
     let report: Value = serde_json::from_str(output).context("iperf3 printed no JSON")?;
-    let rate = report.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
-    Ok(rate.with_context(|| format!("the output of iperf3 has no rate:\n{output}"))? / 1e9)
+    let number = |name: &str| {
+        let value = report.pointer(&format!("/end/sum_received/{name}")).and_then(Value::as_f64);
+        value.filter(|value| *value > 0.0).with_context(|| format!("the output of iperf3 has no {name}:\n{output}"))
+    };
+    Ok(Streams { octets: number("bytes")?, gbits_per_second: number("bits_per_second")? / 1e9 })
 }
 
 /// The share of all cores that work while there is no load, in percent.
@@ -277,8 +295,9 @@ Transfer/sec:     31.96MB
 
     #[test]
     fn the_report_of_iperf3_is_read() {
-        let report = r#"{"end": {"sum_sent": {"bits_per_second": 3e9}, "sum_received": {"bits_per_second": 2.5e9}}}"#;
-        assert_eq!(parse_iperf3(report).ok(), Some(2.5));
+        let report = r#"{"end": {"sum_sent": {"bits_per_second": 3e9},
+                                 "sum_received": {"bits_per_second": 2.5e9, "bytes": 1000}}}"#;
+        assert_eq!(parse_iperf3(report).ok(), Some(Streams { octets: 1000.0, gbits_per_second: 2.5 }));
         assert!(parse_iperf3(r#"{"error": "error - the server is busy"}"#).is_err());
     }
 

@@ -9,11 +9,14 @@ mod programs;
 mod load;
 mod report;
 mod profile;
+mod rounds;
+mod publish;
 mod peers;
 mod swarm;
 mod mesh;
 mod dns;
 mod control;
+mod overlay;
 
 use std::path::PathBuf;
 
@@ -29,11 +32,13 @@ enum Subject {
     Dns,
     /// The control plane: a /16 with 10,000 tasks, and networks that come and go.
     Control,
+    /// An overlay network between two nodes: clear, and encrypted by several WireGuard devices.
+    Overlay,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Prints a table of medians. Writes medians, minima and maxima to target/bench/mesh.jsonl \
-                        dns.jsonl or control.jsonl, one JSON object for each case and metric.")]
+#[command(after_help = "Prints a table of medians. Writes medians, minima and maxima to target/bench/SUBJECT.jsonl, \
+                        one JSON object for each case and metric.")]
 pub(crate) struct Args {
     /// What to measure.
     #[arg(value_enum, default_value = "mesh")]
@@ -47,10 +52,12 @@ pub(crate) struct Args {
     /// How many times each measurement is taken. All cases are measured once in each round.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=20))]
     rounds: u64,
-    /// Measure only this case, and raw, with which it is compared. Can be given more than once.
+    /// Measure only this case of mesh, and raw, with which it is compared. Can be given more than
+    /// once.
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
-    /// Profile this case under keep-alive load instead of measuring: show where it spends CPU time.
+    /// Profile this case of mesh under keep-alive load instead of measuring: show where it spends
+    /// CPU time.
     #[arg(long, value_enum, conflicts_with_all = ["json", "rounds", "cases"])]
     profile: Option<Case>,
     /// How many times `control` creates, uses and removes a network.
@@ -59,18 +66,21 @@ pub(crate) struct Args {
     /// The binary to run. Without this option a release build is made.
     #[arg(long, hide = true)]
     weft: Option<PathBuf>,
+    /// The example `device` of weft-wireguard. Without this option a release build is made.
+    #[arg(long, hide = true)]
+    device: Option<PathBuf>,
+    /// boringtun's own tool. Without this option it is searched, and installed if it is missing.
+    #[arg(long, hide = true)]
+    boringtun: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let only_mesh = args.cases.is_empty() && args.profile.is_none();
+    ensure!(args.subject == Subject::Mesh || only_mesh, "--case and --profile are for `bench mesh`");
     match args.subject {
         Subject::Mesh => mesh::run(args),
-        Subject::Dns => {
-            ensure!(args.cases.is_empty() && args.profile.is_none(), "--case and --profile are for `bench mesh`");
-            dns::run(args)
-        }
-        Subject::Control => {
-            ensure!(args.cases.is_empty() && args.profile.is_none(), "--case and --profile are for `bench mesh`");
-            control::run(args)
-        }
+        Subject::Dns => dns::run(args),
+        Subject::Control => control::run(args),
+        Subject::Overlay => overlay::run(args),
     }
 }

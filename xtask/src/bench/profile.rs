@@ -67,7 +67,7 @@ struct Share {
 }
 
 /// Runs the load under perf. Returns the lists as text.
-pub(super) fn record(runner: &Runner, target: &Target, seconds: u64) -> Result<String> {
+pub(super) fn record<C>(runner: &Runner, target: &Target<C>, seconds: u64) -> Result<String> {
     let files = TempDir::new().context("cannot make a temporary directory")?;
     let data = files.path().join("perf.data");
     let limit = Duration::from_secs(seconds) + SLACK;

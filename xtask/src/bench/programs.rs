@@ -6,7 +6,7 @@
 use std::{
     io::Write,
     path::Path,
-    process::{Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -147,19 +147,26 @@ pub(super) fn configure(netns: &Path, command: &mut Command, input: &str) -> Res
 pub(super) struct Server {
     name: String,
     pid: u32,
+    /// Its standard input, if that stays open.
+    input: Option<ChildStdin>,
 }
 
 impl Server {
     /// Starts a server in a network namespace. `input` is its standard input; its errors go to this
     /// process's standard error. Returns before the server listens: the caller waits for an answer.
-    pub(super) fn start(netns: &Path, mut command: Command, input: &str) -> Result<Self> {
+    pub(super) fn start(netns: &Path, command: Command, input: &str) -> Result<Self> {
+        let mut server = Self::start_with_open_input(netns, command)?;
+        let mut stdin = server.input.take().context("the standard input of a server is piped")?;
+        stdin.write_all(input.as_bytes()).with_context(|| format!("{} does not read its input", server.name))?;
+        Ok(server)
+    }
+
+    /// Like [`Self::start`], for a program that ends when its standard input does.
+    pub(super) fn start_with_open_input(netns: &Path, mut command: Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = netns::within(netns, || command.spawn())?.with_context(|| format!("cannot run {name}"))?;
-        let server = Self { name, pid: child.id() };
-        let mut stdin = child.stdin.take().context("the standard input of a server is piped")?;
-        stdin.write_all(input.as_bytes()).with_context(|| format!("{} does not read its input", server.name))?;
-        Ok(server)
+        Ok(Self { name, pid: child.id(), input: child.stdin.take() })
     }
 
     pub(super) fn pid(&self) -> u32 {

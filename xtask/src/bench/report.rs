@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{case::Case, load::Metric};
+use super::{case::Label, load::Metric};
 
 /// The values of all rounds.
-#[derive(Debug, Default)]
-pub(super) struct Samples {
+#[derive(Debug)]
+pub(super) struct Samples<C> {
+    /// The columns of the table.
+    metrics: &'static [Metric],
     /// One value for each round, in the order of the rounds.
-    values: BTreeMap<(Case, Metric), Vec<f64>>,
-    failures: BTreeMap<(Case, String), u64>,
+    values: BTreeMap<(C, Metric), Vec<f64>>,
+    failures: BTreeMap<(C, String), u64>,
 }
 
 /// The values of a case and a metric over all rounds.
@@ -39,19 +41,24 @@ struct Line<'a> {
     ratio_to_raw: f64,
 }
 
-impl Samples {
-    pub(super) fn add(&mut self, case: Case, metric: Metric, value: f64) {
+impl<C: Label> Samples<C> {
+    /// No values. Others than `metrics` are not shown.
+    pub(super) fn new(metrics: &'static [Metric]) -> Self {
+        Self { metrics, values: BTreeMap::new(), failures: BTreeMap::new() }
+    }
+
+    pub(super) fn add(&mut self, case: C, metric: Metric, value: f64) {
         self.values.entry((case, metric)).or_default().push(value);
     }
 
     /// Records that requests of a measurement failed.
-    pub(super) fn add_failure(&mut self, case: Case, failure: String) {
+    pub(super) fn add_failure(&mut self, case: C, failure: String) {
         *self.failures.entry((case, failure)).or_default() += 1;
     }
 
-    fn summary(&self, case: Case, metric: Metric) -> Option<Summary> {
+    fn summary(&self, case: C, metric: Metric) -> Option<Summary> {
         let values = self.values.get(&(case, metric))?;
-        let raw = self.values.get(&(Case::Raw, metric))?;
+        let raw = self.values.get(&(C::RAW, metric))?;
         let ratios: Vec<f64> = values.iter().zip(raw).map(|(value, raw)| value / raw).collect();
         Some(Summary {
             median: median(values)?,
@@ -61,17 +68,22 @@ impl Samples {
         })
     }
 
-    pub(super) fn cases(&self) -> Vec<Case> {
-        let mut cases: Vec<Case> = self.values.keys().map(|(case, _)| *case).collect();
+    pub(super) fn cases(&self) -> Vec<C> {
+        let mut cases: Vec<C> = self.values.keys().map(|(case, _)| *case).collect();
         cases.dedup();
         cases
+    }
+
+    /// Whether a metric is a column of the table.
+    pub(super) fn shows(&self, metric: Metric) -> bool {
+        self.metrics.contains(&metric)
     }
 
     /// One JSON object for each case and metric, with median, minimum and maximum.
     pub(super) fn json(&self, bench: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for case in self.cases() {
-            for metric in Metric::ALL {
+            for metric in self.metrics.iter().copied() {
                 let Some(Summary { median, min, max, ratio_to_raw }) = self.summary(case, metric) else { continue };
                 let [median, min, max, ratio_to_raw] = [median, min, max, ratio_to_raw].map(three_decimals);
                 let line = Line { bench, case: case.name(), metric: metric.name(), median, min, max, ratio_to_raw };
@@ -85,10 +97,10 @@ impl Samples {
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.set_header(["case".to_owned()].into_iter().chain(Metric::ALL.map(|metric| metric.to_string())));
+        table.set_header(["case".to_owned()].into_iter().chain(self.metrics.iter().map(Metric::to_string)));
         for case in self.cases() {
-            let cells = Metric::ALL.map(|metric| {
-                let text = self.summary(case, metric).map(cell).unwrap_or_default();
+            let cells = self.metrics.iter().map(|metric| {
+                let text = self.summary(case, *metric).map(cell).unwrap_or_default();
                 Cell::new(text).set_alignment(CellAlignment::Right)
             });
             table.add_row([Cell::new(case.name())].into_iter().chain(cells));
@@ -98,7 +110,7 @@ impl Samples {
 
     /// One line for each kind of failed requests. Empty when none failed.
     pub(super) fn failures(&self) -> Vec<String> {
-        let line = |((case, failure), count): (&(Case, String), &u64)| {
+        let line = |((case, failure), count): (&(C, String), &u64)| {
             format!("{}: {failure} (in {count} of its measurements)", case.name())
         };
         self.failures.iter().map(line).collect()
@@ -136,6 +148,7 @@ pub(super) fn median(values: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::case::Case;
 
     #[track_caller]
     fn check(values: &[f64], expected: Option<f64>) {
@@ -151,8 +164,8 @@ mod tests {
     }
 
     /// In the second round both cases are half as fast, so that the ratio stays the same.
-    fn samples() -> Samples {
-        let mut samples = Samples::default();
+    fn samples() -> Samples<Case> {
+        let mut samples = Samples::new(Metric::ALL);
         for (raw, routed) in [(200_000.0, 120_000.0), (100_000.0, 60_000.0), (200_000.0, 140_000.0)] {
             samples.add(Case::Raw, Metric::KeepaliveRps, raw);
             samples.add(Case::Routed, Metric::KeepaliveRps, routed);

@@ -7,7 +7,7 @@ use anyhow::Result;
 use weft_lab::{CLIENT, Lab, LabOptions, Runtime, contract};
 
 use super::{
-    case::{Case, ExpectedServer, Target},
+    case::{Case, ExpectedServer, Label, Target},
     settings::{disable_bridge_netfilter, widen_port_range},
 };
 
@@ -52,7 +52,7 @@ pub(super) fn up(weft: &Path) -> Result<Lab> {
 }
 
 /// How the client reaches each case.
-pub(super) fn targets() -> Vec<Target> {
+pub(super) fn targets() -> Vec<Target<Case>> {
     let target = |Placement { case, node, http, stream }: Placement| Target {
         case,
         client: contract::namespace_path(CLIENT),

@@ -12,7 +12,7 @@
 //!
 //! It owns all namespaces whose names start with [`PREFIX`], and the processes inside of them.
 
-mod network;
+pub(super) mod network;
 mod servers;
 
 use std::{
@@ -99,7 +99,7 @@ impl Peers {
     }
 
     /// How the client reaches each case.
-    pub(super) fn targets() -> Vec<Target> {
+    pub(super) fn targets() -> Vec<Target<Case>> {
         let raw = Target {
             case: Case::Raw,
             client: netns_path(CLIENT),
@@ -142,15 +142,15 @@ fn netns_names() -> Vec<String> {
     names.filter(|name| name.starts_with(PREFIX)).collect()
 }
 
-fn netns_name(host: &str) -> String {
+pub(super) fn netns_name(host: &str) -> String {
     format!("{PREFIX}{host}")
 }
 
-fn netns_path(host: &str) -> PathBuf {
+pub(super) fn netns_path(host: &str) -> PathBuf {
     Path::new(NETNS).join(netns_name(host))
 }
 
 /// A name as long as those that weft gives to tasks, so that all answers have the same length.
-fn task_name(host: &str) -> String {
+pub(super) fn task_name(host: &str) -> String {
     format!("{host:0<34}")
 }

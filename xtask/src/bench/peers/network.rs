@@ -9,7 +9,7 @@ use super::{
     TASK, netns_name, netns_path,
 };
 use crate::bench::{
-    case::Case,
+    case::{Case, Label},
     programs::{OWN_NETNS, configure},
     settings::{disable_bridge_netfilter, sysctl, widen_port_range},
 };
@@ -184,7 +184,7 @@ fn nft_ruleset(first: &FirstNode) -> String {
 }
 
 /// Runs lines of `ip` on a host, or on this machine.
-pub(super) fn ip(host: Option<&str>, lines: &[String]) -> Result<()> {
+pub(in crate::bench) fn ip(host: Option<&str>, lines: &[String]) -> Result<()> {
     let mut command = Command::new("ip");
     if let Some(host) = host {
         command.args(["-n", &netns_name(host)]);

@@ -6,7 +6,7 @@ use std::{path::Path, process::Command, thread};
 use anyhow::Result;
 
 use super::{FIRST_NODES, FirstNode, HTTP, OVERLAY_TASK, PUBLISHED, SECOND, SERVER, TASK, netns_path, task_name};
-use crate::bench::programs::Server;
+use crate::bench::{case::Label, programs::Server};
 
 pub(super) fn start(weft: &Path) -> Result<Vec<Server>> {
     let mut servers = Vec::new();
