@@ -4,14 +4,25 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt::IpTransparent};
+use rustix::net;
 
 use super::Lab;
 use crate::{Task, dns, http, speed::scaled};
+
+/// A socket that sends from an address that no link has. weft would take the address away from a
+/// link of a task.
+fn bind_foreign(source: Ipv4Addr) -> io::Result<UdpSocket> {
+    let socket = net::socket_with(net::AddressFamily::INET, net::SocketType::DGRAM, net::SocketFlags::CLOEXEC, None)?;
+    setsockopt(&socket, IpTransparent, &true)?;
+    net::bind(&socket, &SocketAddrV4::new(source, 0))?;
+    Ok(socket.into())
+}
 
 impl Lab {
     /// Opens `count` connections from a host, and returns how many each task answered.
@@ -70,16 +81,14 @@ impl Lab {
         }
     }
 
-    /// Sends one datagram from a task. With `source`, the task first gets that address, and sends
-    /// from it.
+    /// Sends one datagram from a task. With `source`, it has that source address, which the task
+    /// does not have.
     pub fn send_datagram(&self, task: &Task, source: Option<Ipv4Addr>, to: SocketAddr) -> Result<()> {
-        if let Some(source) = source {
-            let add = ["ip", "address", "replace", &format!("{source}/32"), "dev", "eth0"];
-            let output = self.exec_in_task_netns(task, &add)?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-        self.within_task(task, || {
-            let socket = UdpSocket::bind((source.unwrap_or(Ipv4Addr::UNSPECIFIED), 0))?;
+        self.within_task(task, || -> io::Result<usize> {
+            let socket = match source {
+                Some(source) => bind_foreign(source)?,
+                None => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
+            };
             socket.send_to(b"hello", to)
         })??;
         Ok(())
