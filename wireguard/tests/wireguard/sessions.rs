@@ -143,7 +143,8 @@ fn a_device_leaves_nothing_behind_and_reports_that_its_link_was_removed() -> Res
     ensure!(error.to_string().contains("a link of this name may exist"), "{error}");
     drop(device);
     ensure!(a.ip(&format!("link show {LINK}")).is_err(), "the link is still there");
-    let device = a.open(1)?;
+    // A process that another test starts at this moment has the socket until it calls exec.
+    let device = try_eventually(DEADLINE, "the port is free", || a.open(1).map_err(|error| format!("{error:#}")))?;
     ensure!(!device.has_failed());
     a.ip(&format!("link delete {LINK}"))?;
     try_eventually(DEADLINE, "a report", || device.has_failed().then_some(()).ok_or_else(String::new))
