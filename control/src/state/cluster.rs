@@ -127,7 +127,7 @@ fn check_pools(spec: &ClusterSpec) -> Result<(), Rejection> {
                  {MAX_POOL_PREFIX}"
             ));
         }
-        if let Some(other) = spec.pools[..nth].iter().find(|other| subnets::overlap_v4(**other, *pool)) {
+        if let Some(other) = spec.pools[..nth].iter().find(|other| other.overlaps(*pool)) {
             return invalid(format!("address pools {other} and {pool} overlap: give only one of them"));
         }
     }

@@ -132,7 +132,7 @@ pub(super) fn move_ingress(state: &mut ClusterState) {
     };
     let (id, vni) = (ingress.id.clone(), ingress.vni);
     let overlaps = subnets::routes_v4(state)
-        .any(|(_, route)| ingress.subnets.v4.iter().any(|subnet| subnets::overlap_v4(subnet.range, route)));
+        .any(|(_, route)| ingress.subnets.v4.iter().any(|subnet| subnet.range.overlaps(route)));
     if !overlaps || find_user(state, &id).is_some() {
         return;
     }

@@ -36,10 +36,6 @@ pub(super) fn contains_v4(outer: Ipv4Network, inner: Ipv4Network) -> bool {
     outer.prefix() <= inner.prefix() && outer.contains(inner.ip())
 }
 
-pub(super) fn overlap_v4(a: Ipv4Network, b: Ipv4Network) -> bool {
-    contains_v4(a, b) || contains_v4(b, a)
-}
-
 /// All routes that nodes have reported, with the name of the node. Default routes are left out,
 /// because they overlap every subnet.
 fn routes(state: &ClusterState) -> impl Iterator<Item = (&NodeName, IpNetwork)> {
@@ -150,11 +146,11 @@ pub(super) fn allocate_ingress(state: &ClusterState, spec: &ClusterSpec) -> Resu
     pools.sort_by_key(|pool| pool.prefix());
     let candidates = || pools.iter().flat_map(|pool| ingress_candidates(*pool, spec.pool_prefix));
     let free = |subnet: &Ipv4Network| {
-        !routes_v4(state).any(|(_, route)| overlap_v4(*subnet, route))
+        !routes_v4(state).any(|(_, route)| subnet.overlaps(route))
             && !state
                 .networks
                 .values()
-                .any(|n| !n.spec.ingress && n.subnets.v4.iter().any(|other| overlap_v4(*subnet, other.range)))
+                .any(|n| !n.spec.ingress && n.subnets.v4.iter().any(|other| subnet.overlaps(other.range)))
     };
     candidates().find(free).or_else(|| candidates().next()).ok_or_else(|| pool_exhausted(spec))
 }
@@ -196,7 +192,7 @@ fn check_v4(state: &ClusterState, wanted: &SubnetSpec<Ipv4Network, Ipv4Addr>) ->
     check_reserved(&wanted.reserved, gateway, IpNetwork::V4(subnet), |address| {
         subnet.contains(*address) && *address != first && *address != last
     })?;
-    match routes_v4(state).find(|(_, route)| overlap_v4(subnet, *route)) {
+    match routes_v4(state).find(|(_, route)| subnet.overlaps(*route)) {
         None => Ok(gateway),
         Some((node, route)) => Err(Rejection::SubnetOverlapsRoute {
             subnet: IpNetwork::V4(subnet),
