@@ -63,8 +63,8 @@ pub(crate) struct Pass {
     ops: Ops,
 }
 
-/// Configures the links of `plan` for the tasks that have a sandbox. Returns the last pass, and what
-/// could not be configured.
+/// Configures the links of `plan` for the tasks that have a sandbox. Returns the last pass, and
+/// what could not be configured.
 ///
 /// # Errors
 ///
@@ -234,7 +234,8 @@ async fn with_wireguard<T: Send + 'static>(
     work: impl FnOnce(&mut WireGuard) -> T + Send + 'static,
 ) -> Result<T, Error> {
     let wireguard = Arc::clone(context.wireguard);
-    // After a panic in an earlier call the daemon ends, so what the lock protects is not used again.
+    // After a panic in an earlier call the daemon ends, so what the lock protects is not used
+    // again.
     kernel::run_blocking(move || work(&mut wireguard.lock().unwrap_or_else(PoisonError::into_inner))).await
 }
 

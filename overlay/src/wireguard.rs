@@ -1,6 +1,6 @@
-//! What the agent and this crate say to each other about WireGuard: the keys of this node, and which
-//! implementation encrypts. Plain data; only [`PrivateKey::generate`] asks the system for something,
-//! which is random bytes.
+//! What the agent and this crate say to each other about WireGuard: the keys of this node, and
+//! which implementation encrypts. Plain data; only [`PrivateKey::generate`] asks the system for
+//! something, which is random bytes.
 //!
 //! The agent makes and stores the keys, and passes those that must have a link to
 //! [`crate::Overlay::reconcile`].

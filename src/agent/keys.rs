@@ -69,8 +69,8 @@ impl Keys {
     }
 
     /// Makes the stored keys match the plan, and returns those that must have a link, oldest first.
-    /// A key that cannot be stored or deleted is logged, and tried again in the next pass: the other
-    /// keys must keep their links meanwhile, also on a full disk.
+    /// A key that cannot be stored or deleted is logged, and tried again in the next pass: the
+    /// other keys must keep their links meanwhile, also on a full disk.
     ///
     /// # Errors
     /// When the stored keys cannot be read. The links must then stay as they are.
@@ -119,7 +119,8 @@ impl Keys {
     }
 }
 
-/// Stores the epoch that the key counts for. It changes for a key that the leader does not know yet.
+/// Stores the epoch that the key counts for. It changes for a key that the leader does not know
+/// yet.
 fn update_epoch(key: &mut StoredKey, encryption: &EncryptionPlan, dir: &Path) -> Result<()> {
     let changed = StoredKey { epoch: encryption.epoch_of(&key.public_key(), key.epoch), ..*key };
     if changed != *key {

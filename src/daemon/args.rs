@@ -37,7 +37,8 @@ pub(crate) struct Args {
     /// Label of this node's engine, for constraints on engine.labels.KEY; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// What encrypts the traffic of encrypted networks; auto is the kernel's WireGuard if it has one
+    /// What encrypts the traffic of encrypted networks; auto is the kernel's WireGuard if it has
+    /// one
     #[arg(long, value_enum, default_value_t = Encryption::Auto)]
     pub(super) encryption: Encryption,
     /// First of the two UDP ports at which this node receives the traffic of encrypted networks

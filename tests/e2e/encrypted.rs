@@ -1,5 +1,5 @@
-//! Encrypted networks: what crosses the underlay cannot be read, packets that were not encrypted are
-//! dropped, and traffic survives what happens to nodes and keys.
+//! Encrypted networks: what crosses the underlay cannot be read, packets that were not encrypted
+//! are dropped, and traffic survives what happens to nodes and keys.
 
 use std::{
     fs,
@@ -26,8 +26,8 @@ const LISTEN_PORT: u16 = 9999;
 /// The time in which every node must have the keys of all others, after the first encrypted network
 /// was created.
 const KEYS_TIMEOUT: Duration = Duration::from_secs(20);
-/// The time in which traffic must continue after a daemon that encrypts was started again, or after a
-/// node has another address.
+/// The time in which traffic must continue after a daemon that encrypts was started again, or after
+/// a node has another address.
 const HEAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time in which the keys of all nodes must be replaced, once they are due.
 const ROTATION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -56,8 +56,8 @@ pub(crate) fn group() -> Group {
     }
 }
 
-/// `secret` and the probes of `secret-n1` and `secret-n2` are on the encrypted network, `open-n1` and
-/// `open-n2` on a clear one.
+/// `secret` and the probes of `secret-n1` and `secret-n2` are on the encrypted network, `open-n1`
+/// and `open-n2` on a clear one.
 pub(crate) fn setup(lab: &Lab) -> Result<()> {
     network(lab, "secret", &["--opt", "encrypted"])?;
     network(lab, "open", &[])?;
@@ -138,7 +138,8 @@ pub(crate) fn published_ports_are_encrypted_between_nodes(lab: &Lab) -> Result<(
 }
 
 pub(crate) fn tasks_know_the_smaller_mtu(lab: &Lab) -> Result<()> {
-    // Ethernet 1500; VXLAN over IPv4 takes 50 octets, WireGuard over IPv4 60 and VXLAN over IPv6 70.
+    // Ethernet 1500; VXLAN over IPv4 takes 50 octets, WireGuard over IPv4 60 and VXLAN over IPv6
+    // 70.
     for (service, mtu) in [("open-n1", 1450), ("secret-n1", 1370)] {
         let task = task_of(lab, service)?;
         let output = lab.exec_in_task_netns(&task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;

@@ -1,5 +1,5 @@
-//! What the programs must know about WireGuard keys: the addresses of the nodes' keys, and the links
-//! that encrypt. The parent module calls it. Pure.
+//! What the programs must know about WireGuard keys: the addresses of the nodes' keys, and the
+//! links that encrypt. The parent module calls it. Pure.
 //!
 //! Invariant: the programs send a packet of an encrypted network only if both ends have an active
 //! key and the link of this node's key exists. A key that is missing here never means that a packet

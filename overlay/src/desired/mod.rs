@@ -48,8 +48,8 @@ pub struct DesiredNetns {
     pub links: BTreeMap<String, DesiredLink>,
     /// All routes through a gateway. `None` if weft does not manage the routes of this namespace.
     pub routes: Option<BTreeSet<GatewayRoute>>,
-    /// All routes of the addresses of WireGuard keys. `None` if they are not desired here: the links
-    /// of tasks in the node's namespace are compared with it too.
+    /// All routes of the addresses of WireGuard keys. `None` if they are not desired here: the
+    /// links of tasks in the node's namespace are compared with it too.
     pub key_routes: Option<BTreeSet<KeyRoute>>,
     /// By their path below `/proc/sys`.
     pub sysctls: BTreeMap<String, String>,

@@ -1,6 +1,6 @@
-//! The MTU of the tasks' links: the largest packet that fits through a tunnel to every peer, and the
-//! MTU of the WireGuard links, through which the tunnel of encrypted networks goes.
-//! `reconcile` fills [`Underlay`], and `desired` reads it. Pure.
+//! The MTU of the tasks' links: the largest packet that fits through a tunnel to every peer, and
+//! the MTU of the WireGuard links, through which the tunnel of encrypted networks goes. `reconcile`
+//! fills [`Underlay`], and `desired` reads it. Pure.
 
 use std::{net::IpAddr, ops::RangeInclusive};
 

@@ -5,8 +5,8 @@
 //!
 //! The routes are the first of two guards against packets in clear; the programs of the mesh are
 //! the second. A packet between keys can only leave by the link of the key that is its source. If
-//! that link is missing, the fallback route makes the destination unreachable, because otherwise the
-//! default route would match.
+//! that link is missing, the fallback route makes the destination unreachable, because otherwise
+//! the default route would match.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -139,7 +139,8 @@ impl Ops {
 /// };
 ///
 /// let plan = NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into());
-/// let desired = desired(&plan, &BTreeMap::new(), &[], Underlay::default(), &NodeSettings::default());
+/// let (underlay, settings) = (Underlay::default(), NodeSettings::default());
+/// let desired = desired(&plan, &BTreeMap::new(), &[], underlay, &settings);
 ///
 /// let ops = diff(&desired, &Actual::default());
 /// assert!(matches!(&ops.node[0], Op::CreateTunnel { name, .. } if name == "weft-tun"));

@@ -49,7 +49,8 @@ const TOOLS: &[Tool] = &[
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Run end-to-end tests: without a filter those of mesh, names, isolation, encrypted, scaling and update.
+    /// Run end-to-end tests: without a filter those of mesh, names, isolation, encrypted, scaling
+    /// and update.
     Test {
         #[command(flatten)]
         machine: Options,

@@ -103,7 +103,8 @@ fn handle_request(skb: Skb, s: &mut Scratch, node: &RemoteNode) -> Verdict {
     }
 }
 
-/// Handles a reply to a packet that this node, as the ingress node, has sent to a backend on `node`.
+/// Handles a reply to a packet that this node, as the ingress node, has sent to a backend on
+/// `node`.
 #[inline(always)]
 fn handle_reply(skb: Skb, s: &mut Scratch, node: &RemoteNode) -> Verdict {
     if s.packet.l4_kind == l4_kind::ICMP_ERROR {

@@ -124,8 +124,8 @@ pub fn to_task_node(skb: Skb, net: u32, node: &RemoteNode) -> Verdict {
 }
 
 /// The MTU of the tunnel to the backend's node in bytes, if this packet is larger. The links of
-/// tasks have this MTU; clients outside learn it from the ICMP error that the caller sends. A tunnel
-/// over IPv4 has no limit, because its own packets may be fragmented.
+/// tasks have this MTU; clients outside learn it from the ICMP error that the caller sends. A
+/// tunnel over IPv4 has no limit, because its own packets may be fragmented.
 #[inline(always)]
 pub fn exceeded_tunnel_mtu(skb: Skb, backend: &Backend) -> Option<u32> {
     let config = config()?;

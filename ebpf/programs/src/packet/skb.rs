@@ -352,9 +352,9 @@ impl Skb {
         None
     }
 
-    /// Index of the link by which the node's routes send packets from `src` to `dst`, which are IPv6
-    /// addresses. `None` if they send none there. `ifindex` is the index of a link with the sysctl `forwarding`, without which
-    /// the kernel does not look up.
+    /// Index of the link by which the node's routes send packets from `src` to `dst`, which are
+    /// IPv6 addresses. `None` if they send none there. `ifindex` is the index of a link with the
+    /// sysctl `forwarding`, without which the kernel does not look up.
     #[inline(always)]
     pub fn route_v6(self, src: &Addr, dst: &Addr, ifindex: u32) -> Option<u32> {
         // SAFETY: the type consists of integers, for which zero is valid.
