@@ -37,4 +37,4 @@ pub use handler::TaskConfig;
 pub use outside::Outside;
 pub use server::{Server, Sockets, open_sockets};
 pub use upstream::{ParseUpstreamError, Upstream};
-pub use zone::{Zone, ZoneHandle};
+pub use zone::{ListedName, Zone, ZoneHandle};

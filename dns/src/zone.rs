@@ -19,7 +19,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -53,6 +53,17 @@ impl ZoneHandle {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Zone {
     networks: BTreeMap<NetworkId, NetworkNames>,
+}
+
+/// A name on one network, and all its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedName {
+    pub name: String,
+    /// Whether the name ends with the name of the network. A name that does not is found first, on
+    /// all networks of a task.
+    pub qualified: bool,
+    pub v4: Vec<Ipv4Addr>,
+    pub v6: Vec<Ipv6Addr>,
 }
 
 /// The names of one network.
@@ -118,6 +129,28 @@ impl Zone {
         })
     }
 
+    /// The names of a network with the addresses that [`resolve`](crate::resolve::resolve) finds
+    /// for questions of type A and AAAA. A name can be listed twice, with and without the name of
+    /// the network.
+    ///
+    /// Names that no question can have are left out, and those below `arpa`, which are not looked
+    /// up by their text.
+    pub fn list(&self, network: &NetworkId) -> impl Iterator<Item = ListedName> {
+        let network = self.networks.get(network);
+        network
+            .into_iter()
+            .flat_map(|network| {
+                network.forward.iter().flat_map(move |(name, entry)| {
+                    let qualified = format!("{name}.{}", network.name);
+                    [(name.clone(), false), (qualified, true)]
+                        .map(|(name, qualified)| network.listed(name, qualified, entry))
+                })
+            })
+            .filter(|listed| {
+                listed.name.bytes().all(|octet| octet.is_ascii_graphic()) && !listed.name.ends_with(".arpa")
+            })
+    }
+
     /// Finds the name of `address`. `None` if the address belongs to none of `networks`, and
     /// `Some(None)` if it belongs to one of them but has no name.
     pub(crate) fn reverse(&self, networks: &[NetworkId], address: IpAddr) -> Option<Option<&str>> {
@@ -153,6 +186,16 @@ impl NetworkNames {
             subnets: network.subnets.clone(),
             forward: HashMap::new(),
             reverse: HashMap::new(),
+        }
+    }
+
+    fn listed(&self, name: String, qualified: bool, entry: &Entry) -> ListedName {
+        let addresses = || entry.addresses.iter().map(|(address, _)| address);
+        ListedName {
+            name,
+            qualified,
+            v4: addresses().filter_map(|address| address.v4).collect(),
+            v6: addresses().filter(|_| self.ipv6).map(|address| address.v6).collect(),
         }
     }
 

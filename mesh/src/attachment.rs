@@ -45,6 +45,9 @@ pub const SOCKET_PROGRAMS: [&str; 8] = [
     "sock_getpeername6",
 ];
 
+/// The program that answers questions about names.
+pub const NAMES_PROGRAM: &str = "names_out";
+
 /// A program and where it is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Attachment {
@@ -52,6 +55,13 @@ pub enum Attachment {
     Link { hook: Hook, ifindex: u32 },
     /// To the root of the cgroup2 hierarchy: one of [`SOCKET_PROGRAMS`].
     Cgroup(&'static str),
+    /// [`NAMES_PROGRAM`] to the egress of `lo`, in a task's network namespace.
+    Names {
+        /// `SO_NETNS_COOKIE` of the namespace. The kernel uses each cookie once.
+        netns_cookie: u64,
+        /// The class of the filter, by which the program knows the task.
+        class: u16,
+    },
 }
 
 impl Attachment {
@@ -60,6 +70,7 @@ impl Attachment {
         match self {
             Self::Link { hook, ifindex } => format!("{}-{ifindex}", hook.program()),
             Self::Cgroup(program) => program.to_owned(),
+            Self::Names { netns_cookie, class } => format!("{NAMES_PROGRAM}-{netns_cookie}-{class}"),
         }
     }
 
@@ -67,6 +78,10 @@ impl Attachment {
     pub fn from_pin(name: &str) -> Option<Self> {
         if let Some(program) = SOCKET_PROGRAMS.into_iter().find(|program| *program == name) {
             return Some(Self::Cgroup(program));
+        }
+        if let Some(of_task) = name.strip_prefix(NAMES_PROGRAM) {
+            let (netns_cookie, class) = of_task.strip_prefix('-')?.split_once('-')?;
+            return Some(Self::Names { netns_cookie: netns_cookie.parse().ok()?, class: class.parse().ok()? });
         }
         let (program, ifindex) = name.rsplit_once('-')?;
         let hook = Hook::ALL.into_iter().find(|hook| hook.program() == program)?;
@@ -81,10 +96,20 @@ mod tests {
     #[test]
     fn the_name_of_a_pin_identifies_its_attachment() {
         let links = Hook::ALL.map(|hook| Attachment::Link { hook, ifindex: 17 });
-        for attachment in links.into_iter().chain(SOCKET_PROGRAMS.map(Attachment::Cgroup)) {
+        let names = Attachment::Names { netns_cookie: u64::MAX, class: 9 };
+        for attachment in links.into_iter().chain(SOCKET_PROGRAMS.map(Attachment::Cgroup)).chain([names]) {
             assert_eq!(Attachment::from_pin(&attachment.pin()), Some(attachment));
         }
-        for name in ["sock_connect4-new", "sock_other", "uplink_in", "uplink_in-", "other-3", ""] {
+        for name in [
+            "sock_connect4-new",
+            "sock_other",
+            "uplink_in",
+            "uplink_in-",
+            "other-3",
+            "names_out-1",
+            "names_out-1-x",
+            "",
+        ] {
             assert_eq!(Attachment::from_pin(name), None, "{name}");
         }
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_ebpf_common::{
     Backend, Config, Endpoint, Forward, NetAddr, Nets, Node, PortKey, PortTarget, Route, Service, SlotKey,
+    names::{Name, NameKey, NameScope},
 };
 
 use crate::{
@@ -40,6 +41,8 @@ pub struct Ops {
     pub nodes: Vec<Op<NetAddr, Node>>,
     pub routes: Vec<Op<Prefix, Route>>,
     pub netns: Vec<Op<u64, Nets>>,
+    pub names: Vec<Op<NameKey, Name>>,
+    pub name_scopes: Vec<Op<u32, NameScope>>,
     pub counted_services: Vec<Op<u32, ()>>,
     /// Attachments that are missing or have another program.
     pub attach: Vec<Attachment>,
@@ -62,6 +65,8 @@ impl Ops {
             + self.nodes.len()
             + self.routes.len()
             + self.netns.len()
+            + self.names.len()
+            + self.name_scopes.len()
             + self.counted_services.len()
     }
 }
@@ -103,6 +108,8 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Ops {
         nodes: diff_map(&desired.nodes, &actual.nodes),
         routes: diff_map(&desired.routes, &actual.routes),
         netns: diff_map(&desired.netns, &actual.netns),
+        names: diff_map(&desired.names, &actual.names),
+        name_scopes: diff_map(&desired.name_scopes, &actual.name_scopes),
         counted_services: diff_set(&desired.counted_services, &actual.counted_services),
         attach,
         detach,

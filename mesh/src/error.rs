@@ -32,6 +32,8 @@ pub enum Error {
     Map { name: &'static str, source: Box<MapError> },
     #[error("cannot attach {program} to link {ifindex}")]
     Attach { program: &'static str, ifindex: u32, source: Box<ProgramError> },
+    #[error("cannot attach names_out to lo in {}", netns.display())]
+    AttachNames { netns: PathBuf, source: Box<ProgramError> },
     #[error("cannot pin the attachment of {program}")]
     NotPinnable { program: &'static str, source: LinkError },
     #[error("cannot pin {}", path.display())]

@@ -4,7 +4,10 @@
 //! The agent fills [`LocalFacts`] from the report of the overlay; [`crate::desired`] reads it.
 //! Pure data.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use ipnetwork::IpNetwork;
 use weft_model::{NetworkId, TaskId, wireguard::NodeKey};
@@ -36,6 +39,20 @@ pub struct LocalFacts {
     pub routes: Vec<HostRoute>,
     /// The links of this node's tasks.
     pub endpoints: Vec<LocalEndpoint>,
+    /// The names of the networks that this node's tasks are on, as their resolver answers them.
+    pub names: Vec<ResolvedName>,
+}
+
+/// A name on one network, and all its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedName {
+    pub network: NetworkId,
+    /// In lower case, without a final dot.
+    pub name: String,
+    /// Whether the name ends with the name of its network. Names that do not are found first.
+    pub qualified: bool,
+    pub v4: Vec<Ipv4Addr>,
+    pub v6: Vec<Ipv6Addr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,4 +92,6 @@ pub struct LocalEndpoint {
     pub ifindex: u32,
     /// `SO_NETNS_COOKIE` of the task's network namespace.
     pub netns_cookie: u64,
+    /// The file of the task's network namespace.
+    pub netns: PathBuf,
 }

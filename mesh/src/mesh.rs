@@ -1,7 +1,7 @@
 //! [`Mesh`], the handle that the agent holds. The counterpart of `weft_overlay::Overlay`.
 //!
-//! It owns the loaded programs and logs dropped packets. It decides nothing: `reconcile` does the
-//! work.
+//! It owns the loaded programs, and logs dropped packets and answered names. It decides nothing:
+//! `reconcile` does the work.
 
 use std::{fmt, path::Path};
 
@@ -21,6 +21,7 @@ pub struct Mesh {
     kernel: Kernel,
     /// The counters as they were read last.
     drops: Drops,
+    name_answers: u64,
 }
 
 impl fmt::Debug for Mesh {
@@ -42,8 +43,8 @@ impl Mesh {
     /// The directory, the programs or the maps cannot be used.
     pub fn open(pin_dir: &Path) -> Result<Self, Error> {
         let kernel = Kernel::open(pin_dir)?;
-        let drops = kernel.drops()?;
-        Ok(Self { kernel, drops })
+        let (drops, name_answers) = (kernel.drops()?, kernel.name_answers()?);
+        Ok(Self { kernel, drops, name_answers })
     }
 
     /// Checks what the machine must have before the programs can be loaded, and returns everything
@@ -62,7 +63,7 @@ impl Mesh {
     pub fn reconcile(&mut self, plan: &NodePlan, facts: &LocalFacts) -> Result<Report, Error> {
         // Log before the reconcile: if this fails, no entry is deleted, so the next report still
         // lists the addresses that are gone.
-        self.log_drops()?;
+        self.log_counters()?;
         reconcile::reconcile(&mut self.kernel, plan, facts)
     }
 
@@ -78,7 +79,16 @@ impl Mesh {
         if errors.is_empty() { Ok(()) } else { Err(Error::Teardown(errors)) }
     }
 
-    fn log_drops(&mut self) -> Result<(), Error> {
+    /// The questions about names that the kernel has answered since its maps were created.
+    ///
+    /// # Errors
+    ///
+    /// The counter cannot be read.
+    pub fn name_answers(&self) -> Result<u64, Error> {
+        self.kernel.name_answers()
+    }
+
+    fn log_counters(&mut self) -> Result<(), Error> {
         let now = self.kernel.drops()?;
         let NewDrops { unencrypted, others } = dropped(&self.drops, &now);
         if !unencrypted.is_empty() {
@@ -88,6 +98,12 @@ impl Mesh {
             debug!(packets = ?others, "packets dropped since the last reconcile");
         }
         self.drops = now;
+        let name_answers = self.kernel.name_answers()?;
+        if name_answers != self.name_answers {
+            let answers = name_answers.saturating_sub(self.name_answers);
+            debug!(answers, "names answered in the kernel since the last reconcile");
+        }
+        self.name_answers = name_answers;
         Ok(())
     }
 }

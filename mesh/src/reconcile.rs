@@ -11,12 +11,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::Path,
 };
 
 use weft_ebpf_common::NetAddr;
 use weft_model::NodePlan;
 
 use crate::{
+    attachment::Attachment,
     desired::desired,
     diff::{Op, Ops, diff},
     error::Error,
@@ -56,8 +58,14 @@ pub(crate) fn reconcile(kernel: &mut Kernel, plan: &NodePlan, facts: &LocalFacts
     let mut report = Report { changed: ops.map_entries(), gone: gone(plan, &ops), ..Report::default() };
     kernel.put_entries(&ops)?;
     let mut detach = ops.detach.clone();
+    let namespaces: BTreeMap<u64, &Path> =
+        facts.endpoints.iter().map(|endpoint| (endpoint.netns_cookie, endpoint.netns.as_path())).collect();
     for attachment in &ops.attach {
-        match kernel.attach(*attachment)? {
+        let netns = match attachment {
+            Attachment::Names { netns_cookie, .. } => namespaces.get(netns_cookie).copied(),
+            Attachment::Link { .. } | Attachment::Cgroup(_) => None,
+        };
+        match kernel.attach(*attachment, netns)? {
             Attached::Changed => report.attached += 1,
             Attached::Unchanged => {}
             Attached::NoLink(ifindex) => {

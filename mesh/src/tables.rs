@@ -13,6 +13,7 @@ use ipnetwork::IpNetwork;
 use weft_ebpf_common::{
     Addr, Backend, Config, Endpoint, Forward, HOST_NET, NetAddr, Nets, Node, PortKey, PortTarget, Route, Service,
     SlotKey,
+    names::{Name, NameKey, NameScope},
 };
 
 /// One field for each map. `ebpf/programs/src/maps.rs` says what each map means.
@@ -30,6 +31,8 @@ pub struct Tables {
     pub nodes: BTreeMap<NetAddr, Node>,
     pub routes: BTreeMap<Prefix, Route>,
     pub netns: BTreeMap<u64, Nets>,
+    pub names: BTreeMap<NameKey, Name>,
+    pub name_scopes: BTreeMap<u32, NameScope>,
     /// The services that have an entry in the map of counters.
     pub counted_services: BTreeSet<u32>,
 }

@@ -15,11 +15,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use weft_mesh::Mesh;
+use weft_mesh::{LocalFacts, Mesh};
 use weft_model::{NodePlan, TaskId, error_chain};
 use weft_overlay::{Endpoint, OverlayState};
 
-use super::{blocking::run_blocking, facts::local_facts};
+use super::blocking::run_blocking;
 
 pub(super) struct DataPlane {
     /// `None` during a call, after a failed open, and after this node left its cluster. The next
@@ -36,8 +36,7 @@ impl DataPlane {
     }
 
     /// Programs the kernel with the plan, for the links that the overlay made.
-    pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, links: &OverlayState) -> Result<weft_mesh::Report> {
-        let facts = local_facts(links);
+    pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, facts: LocalFacts) -> Result<weft_mesh::Report> {
         let (open, pin_dir, plan) = (self.mesh.take(), self.pin_dir.clone(), Arc::clone(plan));
         let (mesh, report) = run_blocking("program the data plane", move || {
             let mut mesh = match open.map_or_else(|| Mesh::open(&pin_dir), Ok) {

@@ -1,13 +1,25 @@
-//! Translates the overlay's state into the facts that the mesh needs.
+//! Translates the overlay's state and the resolver's zone into the facts that the mesh needs.
 //!
-//! Pure. [`super::data_plane`] calls it. The crates of the overlay and the mesh do not import each
-//! other, so the agent translates between them.
+//! Pure. [`super::reconcile`] calls it. The crates of the overlay, the mesh and the resolver do not
+//! import each other, so the agent translates between them.
 
-use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, LocalWireGuard, Uplink};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use weft_dns::Zone;
+use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, LocalWireGuard, ResolvedName, Uplink};
+use weft_model::{NetworkId, NodePlan, TaskId};
 use weft_overlay::{OverlayState, actual::Framing};
 
 /// The facts for [`weft_mesh::Mesh::reconcile`].
-pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
+pub(super) fn local_facts(
+    links: &OverlayState,
+    plan: &NodePlan,
+    zone: &Zone,
+    sandboxes: &BTreeMap<TaskId, PathBuf>,
+) -> LocalFacts {
     let node = &links.facts;
     let uplink = |uplink: &weft_overlay::Uplink| Uplink {
         ifindex: uplink.ifindex,
@@ -26,6 +38,7 @@ pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
         network: endpoint.network.clone(),
         ifindex: endpoint.host_ifindex,
         netns_cookie: endpoint.netns_cookie,
+        netns: sandboxes.get(&endpoint.task).cloned().unwrap_or_default(),
     };
     LocalFacts {
         netns_cookie: node.netns_cookie,
@@ -37,13 +50,29 @@ pub(super) fn local_facts(links: &OverlayState) -> LocalFacts {
         addresses: node.addresses.clone(),
         routes: node.egress_routes.iter().map(route).collect(),
         endpoints: links.endpoints.iter().map(endpoint).collect(),
+        names: names(plan, zone),
     }
+}
+
+/// The names of the networks that this node's tasks are on.
+pub(super) fn names(plan: &NodePlan, zone: &Zone) -> Vec<ResolvedName> {
+    let networks: BTreeSet<&NetworkId> =
+        plan.tasks.iter().flat_map(|task| &task.attachments).map(|attachment| &attachment.network).collect();
+    let mut names = Vec::new();
+    for network in networks {
+        names.extend(zone.list(network).map(|listed| ResolvedName {
+            network: network.clone(),
+            name: listed.name,
+            qualified: listed.qualified,
+            v4: listed.v4,
+            v6: listed.v6,
+        }));
+    }
+    names
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use weft_model::wireguard::EncryptionSupport;
     use weft_overlay::NodeFacts;
 
@@ -72,7 +101,8 @@ mod tests {
             faults: BTreeMap::new(),
             encryption_fault: None,
         };
-        let facts = local_facts(&links);
+        let plan = NodePlan::empty(weft_model::NodeId::from_random(1), [192, 0, 2, 1].into());
+        let facts = local_facts(&links, &plan, &Zone::default(), &BTreeMap::new());
         assert_eq!(
             facts.uplinks.iter().map(|uplink| (uplink.ifindex, uplink.ethernet)).collect::<Vec<_>>(),
             [(2, true), (3, false)]

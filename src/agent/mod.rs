@@ -28,6 +28,8 @@ mod describe;
 mod report;
 mod reconcile;
 #[cfg(test)]
+mod name_replies;
+#[cfg(test)]
 mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use weft_model::{NodePlan, TaskId, error_chain};
 use weft_overlay::{Endpoint, OverlayState};
 
-use super::{Agent, data_plane::close_connections, layer_errors::LayerErrors};
+use super::{Agent, data_plane::close_connections, facts::local_facts, layer_errors::LayerErrors};
 use crate::runtime::ObservedTask;
 
 impl Agent {
@@ -48,8 +48,9 @@ impl Agent {
             Some(links) => Some(links),
             None => self.links.take().map(|last| without_removed_sandboxes(last, &sandboxes)),
         };
+        let zone = weft_dns::Zone::from_plan(plan);
         if let Some(links) = &links {
-            let programmed = self.data_plane.reconcile(plan, links).await;
+            let programmed = self.data_plane.reconcile(plan, local_facts(links, plan, &zone, &sandboxes)).await;
             if let Some(report) = errors.collect(programmed)? {
                 errors.collect(close_connections(report.gone, links, &sandboxes).await)?;
             }
@@ -62,7 +63,7 @@ impl Agent {
         }
         self.links = links;
         let linked_tasks = self.endpoints().iter().map(|e| e.task.clone()).collect();
-        self.resolvers.reconcile(plan, &linked_tasks, &sandboxes);
+        self.resolvers.reconcile(plan, zone, &linked_tasks, &sandboxes);
         self.step_tasks_and_report(plan, &observed, &errors, now);
         errors.into_result()
     }

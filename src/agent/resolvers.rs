@@ -1,8 +1,9 @@
 //! The DNS servers inside the tasks' network namespaces: one at 127.0.0.11 in each sandbox that
 //! has a link.
 //!
-//! [`super::reconcile`] calls it. The answers come from a zone that this module computes from the
-//! plan.
+//! [`super::reconcile`] calls it, with the zone of the plan, which has the answers. Most questions
+//! for names of the zone do not reach a server: the kernel answers them, from the entries that
+//! [`super::data_plane`] writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,13 +27,19 @@ impl Resolvers {
         Self { zone, server, outside }
     }
 
-    /// Publishes the plan's names, starts the missing servers of the tasks in `linked`, and stops
-    /// all others.
+    /// Publishes the zone of the plan, starts the missing servers of the tasks in `linked`, and
+    /// stops all others.
     ///
     /// If a server cannot start, the error is only logged. The task does not start until a later
     /// reconcile has started its server.
-    pub(super) fn reconcile(&self, plan: &NodePlan, linked: &BTreeSet<TaskId>, sandboxes: &BTreeMap<TaskId, PathBuf>) {
-        self.zone.publish(weft_dns::Zone::from_plan(plan));
+    pub(super) fn reconcile(
+        &self,
+        plan: &NodePlan,
+        zone: weft_dns::Zone,
+        linked: &BTreeSet<TaskId>,
+        sandboxes: &BTreeMap<TaskId, PathBuf>,
+    ) {
+        self.zone.publish(zone);
         let serving = self.serving();
         for task in serving.difference(linked) {
             self.stop(task);

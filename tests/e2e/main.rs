@@ -12,6 +12,7 @@ mod mesh;
 mod uplinks;
 mod names;
 mod unbound;
+mod kernel_names;
 mod isolation;
 mod networks;
 mod encrypted;

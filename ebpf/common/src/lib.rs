@@ -1,8 +1,9 @@
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 //! The interface between the two halves of the data plane: the layout of all map keys and values.
 //!
 //! The eBPF programs (`ebpf/programs`) and their user half (`weft-mesh`) both use this crate. It
-//! defines layouts and constants only. It opens no map and makes no decision.
+//! defines layouts and constants, and in [`names`] the DNS messages that both halves must agree on.
+//! It opens no map.
 //!
 //! Both halves rely on these rules:
 //!
@@ -17,6 +18,7 @@
 mod addr;
 mod config;
 mod flow;
+pub mod names;
 mod route;
 mod stats;
 
@@ -109,4 +111,7 @@ plain! {
     SocketKey: 32,
     SocketPeer: 32,
     ServiceStats: 8,
+    names::NameKey: 104,
+    names::NameScope: 36,
+    names::Name: 168,
 }

@@ -6,10 +6,10 @@
 //!
 //! | Map | Written by | Read by |
 //! |---|---|---|
-//! | `CONFIG` to `NETNS` | user space, from the node's plan | the programs |
+//! | `CONFIG` to `NAME_SCOPES` | user space, from the node's plan | the programs |
 //! | `FLOWS`, `FRAGMENTS`, `SOCKETS` | the programs | the programs |
 //! | `SERVICE_STATS` | user space creates the entries, the programs count | the programs |
-//! | `DROPS` | the programs | user space |
+//! | `DROPS`, `NAME_ANSWERS` | the programs | user space |
 //!
 //! The programs must never write to a map of the first row.
 
@@ -21,6 +21,7 @@ use aya_ebpf::{
 use weft_ebpf_common::{
     Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragmentKey, FragmentPorts, NetAddr, Nets, Node,
     PortKey, PortTarget, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
+    names::{NAME_ENTRIES, Name, NameKey, NameScope},
 };
 
 /// Maximum number of entries of the maps that grow with the cluster. These maps are not
@@ -73,6 +74,12 @@ pub static ROUTES: LpmTrie<NetAddr, Route> = LpmTrie::pinned(FEW_ENTRIES, BPF_F_
 /// The networks of the tasks of this node, by the cookie of the task's network namespace.
 #[map]
 pub static NETNS: HashMap<u64, Nets> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+/// Names of the networks that tasks of this node are on, and their addresses.
+#[map]
+pub static NAMES: HashMap<NameKey, Name> = HashMap::pinned(NAME_ENTRIES, BPF_F_NO_PREALLOC);
+/// The networks on which a task's names are looked up, by the class of the filter in its namespace.
+#[map]
+pub static NAME_SCOPES: HashMap<u32, NameScope> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
 
 /// Flows, one entry for each direction (see `flow`).
 #[map]
@@ -91,6 +98,9 @@ pub static SERVICE_STATS: PerCpuHashMap<u32, ServiceStats> = PerCpuHashMap::pinn
 /// Number of dropped packets, by `DropReason`.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DropReason::ALL.len() as u32, 0);
+/// Number of questions about names that the programs have answered, as the only entry.
+#[map]
+pub static NAME_ANSWERS: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
 
 /// The node's configuration. The array always has this entry, but the verifier requires that
 /// callers check for `None`.

@@ -7,6 +7,7 @@
 //! without a link, or a node without an address. The entry is left out until the node has it.
 
 mod encryption;
+mod names;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +26,7 @@ use weft_model::{
     spec::Protocol,
 };
 
+use self::names::NameTables;
 use crate::{
     attachment::{Attachment, Hook, SOCKET_PROGRAMS},
     facts::{LocalEndpoint, LocalFacts},
@@ -101,17 +103,23 @@ pub struct Desired {
 /// assert_eq!(desired.attachments.len(), 3 + 8);
 /// ```
 pub fn desired(plan: &NodePlan, facts: &LocalFacts) -> Desired {
-    Desired { tables: tables(plan, facts), attachments: attachments(facts) }
+    let names = NameTables::new(plan, facts);
+    let attachments = attachments(facts, &names);
+    let mut tables = tables(plan, facts);
+    (tables.names, tables.name_scopes) = (names.names, names.scopes);
+    Desired { tables, attachments }
 }
 
-fn attachments(facts: &LocalFacts) -> BTreeSet<Attachment> {
+fn attachments(facts: &LocalFacts, names: &NameTables) -> BTreeSet<Attachment> {
     let link = |hook, ifindex| Attachment::Link { hook, ifindex };
     let uplink_hook = |ethernet| if ethernet { Hook::UplinkIn } else { Hook::UplinkInL3 };
     let uplinks = facts.uplinks.iter().map(|uplink| link(uplink_hook(uplink.ethernet), uplink.ifindex));
     let tasks = facts.endpoints.iter().map(|endpoint| link(Hook::TaskOut, endpoint.ifindex));
     let wireguard = facts.wireguard.iter().map(|wireguard| link(Hook::WireGuardIn, wireguard.ifindex));
     let node = [link(Hook::UplinkIn, LOOPBACK_IFINDEX), link(Hook::TunnelIn, facts.tunnel_ifindex)];
-    uplinks.chain(tasks).chain(wireguard).chain(node).chain(SOCKET_PROGRAMS.map(Attachment::Cgroup)).collect()
+    let answered = names.tasks.iter().map(|(&netns_cookie, &class)| Attachment::Names { netns_cookie, class });
+    let node = node.into_iter().chain(SOCKET_PROGRAMS.map(Attachment::Cgroup));
+    uplinks.chain(tasks).chain(wireguard).chain(node).chain(answered).collect()
 }
 
 fn tables(plan: &NodePlan, facts: &LocalFacts) -> Tables {

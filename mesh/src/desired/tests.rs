@@ -77,7 +77,13 @@ fn backend(number: u128, on: u128, addr: DualAddr, draining: bool) -> BackendPla
 }
 
 fn local(number: u128, vni: u32, ifindex: u32) -> LocalEndpoint {
-    LocalEndpoint { task: task(number), network: network(vni), ifindex, netns_cookie: 1000 + number as u64 }
+    LocalEndpoint {
+        task: task(number),
+        network: network(vni),
+        ifindex,
+        netns_cookie: 1000 + number as u64,
+        netns: format!("/run/netns/{number}").into(),
+    }
 }
 
 /// The plan of node 1 of two nodes. Task 11 is on node 1 and task 12 on node 2. Both belong to one
@@ -123,6 +129,7 @@ fn facts() -> LocalFacts {
             source: node_addr(1),
         }],
         endpoints: vec![local(11, APP, 21)],
+        names: Vec::new(),
     }
 }
 
@@ -144,7 +151,7 @@ fn programs_are_attached_to_uplinks_lo_the_tunnel_and_tasks() {
         .iter()
         .filter_map(|attachment| match attachment {
             Attachment::Link { hook, ifindex } => Some((*hook, *ifindex)),
-            Attachment::Cgroup(_) => None,
+            Attachment::Cgroup(_) | Attachment::Names { .. } => None,
         })
         .collect();
     let want = [

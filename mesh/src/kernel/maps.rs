@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use weft_ebpf_common::{
     Backend, Config, DropReason, Endpoint, Forward, NetAddr, Nets, Node, Plain, PortKey, PortTarget, Route, Service,
     ServiceStats, SlotKey,
+    names::{Name, NameKey, NameScope},
 };
 
 use crate::{
@@ -113,13 +114,17 @@ pub(crate) struct Maps {
     nodes: Table<NetAddr, Node>,
     routes: RouteTable,
     netns: Table<u64, Nets>,
+    names: Table<NameKey, Name>,
+    name_scopes: Table<u32, NameScope>,
     service_stats: ServiceStatsTable,
     drops: PerCpuArray<MapData, u64>,
+    name_answers: PerCpuArray<MapData, u64>,
 }
 
 const CONFIG: &str = "CONFIG";
 const ROUTES: &str = "ROUTES";
 const DROPS: &str = "DROPS";
+const NAME_ANSWERS: &str = "NAME_ANSWERS";
 const SERVICE_STATS: &str = "SERVICE_STATS";
 
 impl Maps {
@@ -137,8 +142,11 @@ impl Maps {
             nodes: Table::open(ebpf, "NODES")?,
             routes: RouteTable { name: ROUTES, map: take(ebpf, ROUTES)?.try_into().map_err(map_error(ROUTES))? },
             netns: Table::open(ebpf, "NETNS")?,
+            names: Table::open(ebpf, "NAMES")?,
+            name_scopes: Table::open(ebpf, "NAME_SCOPES")?,
             service_stats: ServiceStatsTable::open(ebpf)?,
             drops: take(ebpf, DROPS)?.try_into().map_err(map_error(DROPS))?,
+            name_answers: take(ebpf, NAME_ANSWERS)?.try_into().map_err(map_error(NAME_ANSWERS))?,
         })
     }
 
@@ -157,6 +165,8 @@ impl Maps {
             nodes: self.nodes.read()?,
             routes: self.routes.read()?,
             netns: self.netns.read()?,
+            names: self.names.read()?,
+            name_scopes: self.name_scopes.read()?,
             counted_services: self.service_stats.keys()?,
         })
     }
@@ -178,6 +188,8 @@ impl Maps {
         self.services.put(&ops.services)?;
         self.vips.put(&ops.vips)?;
         self.netns.put(&ops.netns)?;
+        self.names.put(&ops.names)?;
+        self.name_scopes.put(&ops.name_scopes)?;
         self.ports.put(&ops.ports)?;
         self.own.put(&ops.own)
     }
@@ -186,6 +198,8 @@ impl Maps {
     pub(crate) fn delete(&mut self, ops: &Ops) -> Result<(), Error> {
         self.own.delete(&ops.own)?;
         self.ports.delete(&ops.ports)?;
+        self.name_scopes.delete(&ops.name_scopes)?;
+        self.names.delete(&ops.names)?;
         self.netns.delete(&ops.netns)?;
         self.vips.delete(&ops.vips)?;
         self.services.delete(&ops.services)?;
@@ -206,6 +220,11 @@ impl Maps {
             Ok((reason, per_cpu.iter().sum()))
         };
         DropReason::ALL.iter().copied().map(count).collect()
+    }
+
+    /// Reads how many questions about names the programs have answered since the maps were created.
+    pub(crate) fn name_answers(&self) -> Result<u64, Error> {
+        Ok(self.name_answers.get(&0, 0).map_err(map_error(NAME_ANSWERS))?.iter().sum())
     }
 }
 

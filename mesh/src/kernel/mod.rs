@@ -7,12 +7,14 @@
 //! - `cgroup`: the root of the cgroup2 hierarchy;
 //! - `maps`: the maps, and the order in which their entries change;
 //! - `programs`: the programs, and their attachments to links and to the cgroup;
+//! - `names`: the attachments in the network namespaces of tasks;
 //! - `sockets`: closes connections to tasks that do not exist any more.
 
 mod pins;
 mod cgroup;
 mod maps;
 mod programs;
+mod names;
 mod sockets;
 
 use std::path::Path;
@@ -67,8 +69,9 @@ impl Kernel {
         self.maps.delete(ops)
     }
 
-    pub(crate) fn attach(&mut self, attachment: Attachment) -> Result<Attached, Error> {
-        self.programs.attach(&mut self.ebpf, attachment)
+    /// `netns` is the file of the namespace for [`Attachment::Names`].
+    pub(crate) fn attach(&mut self, attachment: Attachment, netns: Option<&Path>) -> Result<Attached, Error> {
+        self.programs.attach(&mut self.ebpf, attachment, netns)
     }
 
     pub(crate) fn detach(&self, attachment: Attachment) -> Result<(), Error> {
@@ -83,6 +86,11 @@ impl Kernel {
     /// Reads how many packets the programs have dropped since the maps were created.
     pub(crate) fn drops(&self) -> Result<Drops, Error> {
         self.maps.drops()
+    }
+
+    /// Reads how many questions about names the programs have answered since the maps were created.
+    pub(crate) fn name_answers(&self) -> Result<u64, Error> {
+        self.maps.name_answers()
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Linux before 6.6 has no tcx. There, a program for links is a filter of the clsact qdisc, which
 //! survives the daemon without a pin. The pin then holds the program and only records where it is
-//! attached.
+//! attached. The program for names is such a filter on all kernels: see `names`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,17 +17,20 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
     },
     util::KernelVersion,
 };
 
-use super::{cgroup, pins};
+use tracing::{debug, warn};
+use weft_model::error_chain;
+
+use super::{cgroup, names, pins};
 use crate::{
     actual::Pinned,
-    attachment::{Attachment, Hook, SOCKET_PROGRAMS},
+    attachment::{Attachment, Hook, NAMES_PROGRAM, SOCKET_PROGRAMS},
     error::Error,
 };
 
@@ -57,6 +60,10 @@ pub(crate) struct Programs {
     ids: BTreeMap<Hook, u32>,
     /// The programs for sockets that this daemon has attached.
     attached_sockets: BTreeSet<&'static str>,
+    /// The kernel's id of the program for names.
+    names_id: u32,
+    /// Whether the kernel has refused to attach the program for names.
+    has_failed_names: bool,
 }
 
 impl Programs {
@@ -64,15 +71,20 @@ impl Programs {
     pub(super) fn open(ebpf: &mut Ebpf, dir: &Path) -> Result<Self, Error> {
         let mut ids = BTreeMap::new();
         for hook in Hook::ALL {
-            let error = program_error(hook.program());
-            let program = link_program(ebpf, hook)?;
-            program.load().map_err(error)?;
-            ids.insert(hook, program.info().map_err(error)?.id());
+            ids.insert(hook, load(ebpf, hook.program())?);
         }
+        let names_id = load(ebpf, NAMES_PROGRAM)?;
         for name in SOCKET_PROGRAMS {
             socket_program(ebpf, name)?.load().map_err(program_error(name))?;
         }
-        Ok(Self { dir: dir.to_owned(), has_tcx: has_tcx(), ids, attached_sockets: BTreeSet::new() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            has_tcx: has_tcx(),
+            ids,
+            attached_sockets: BTreeSet::new(),
+            names_id,
+            has_failed_names: false,
+        })
     }
 
     /// Reads the attachments that have a pin.
@@ -90,6 +102,9 @@ impl Programs {
                     && link_name(ifindex).is_some_and(|name| self.is_attached_by_tcx(hook, &name).unwrap_or(false))
             }
             Attachment::Cgroup(program) => self.attached_sockets.contains(program),
+            // The pin is made after the filter.
+            Attachment::Names { .. } => ProgramInfo::from_pin(self.dir.join(attachment.pin()))
+                .is_ok_and(|program| program.id() == self.names_id),
         }
     }
 
@@ -99,7 +114,13 @@ impl Programs {
     }
 
     /// Attaches this daemon's program, and replaces the program that is attached there.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, attachment: Attachment) -> Result<Attached, Error> {
+    /// `netns` is the file of the namespace for [`Attachment::Names`].
+    pub(super) fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        attachment: Attachment,
+        netns: Option<&Path>,
+    ) -> Result<Attached, Error> {
         match attachment {
             Attachment::Link { hook, ifindex } => {
                 let Some(name) = link_name(ifindex) else { return Ok(Attached::NoLink(ifindex)) };
@@ -110,7 +131,26 @@ impl Programs {
                 }
             }
             Attachment::Cgroup(program) => self.attach_socket_program(ebpf, program),
+            Attachment::Names { class, .. } => {
+                let attached = netns.map_or(Ok(Attached::Unchanged), |netns| {
+                    self.attach_names_program(ebpf, netns, class, &self.dir.join(attachment.pin()))
+                });
+                Ok(attached.unwrap_or_else(|error| self.log_failed_names(&error)))
+            }
         }
+    }
+
+    /// Without the program, the task's resolver answers its names. So a failure does not prevent
+    /// that the plan is applied.
+    fn log_failed_names(&mut self, error: &Error) -> Attached {
+        let error = error_chain(error);
+        if self.has_failed_names {
+            debug!(error, "cannot answer names in the kernel");
+        } else {
+            warn!(error, "cannot answer names in the kernel: the daemon answers them, and only while it runs");
+        }
+        self.has_failed_names = true;
+        Attached::Unchanged
     }
 
     /// Detaches a program and removes its pin.
@@ -170,6 +210,18 @@ impl Programs {
             program.pin(&path).map_err(|source| Error::Pin { path, source })?;
         }
         Ok(attached)
+    }
+
+    fn attach_names_program(&self, ebpf: &mut Ebpf, netns: &Path, class: u16, pin: &Path) -> Result<Attached, Error> {
+        let io_error = |source| Error::Io { verb: "open", path: netns.to_owned(), source };
+        let Some(namespace) = names::open(netns).map_err(io_error)? else { return Ok(Attached::Unchanged) };
+        let program = classifier(ebpf, NAMES_PROGRAM)?;
+        let filter = NlOptions { priority: PRIORITY, handle: HANDLE, classid: Some(TcHandle::new(0, class)) };
+        names::attach(program, &namespace, filter)
+            .map_err(|source| Error::AttachNames { netns: netns.to_owned(), source: Box::new(source) })?;
+        unpin(pin)?;
+        program.pin(pin).map_err(|source| Error::Pin { path: pin.to_owned(), source })?;
+        Ok(Attached::Changed)
     }
 
     /// Attaches a program for sockets, and then detaches the program of an earlier daemon. For a
@@ -247,8 +299,18 @@ fn link_name(ifindex: u32) -> Option<String> {
     rustix::net::netdevice::index_to_name(&socket, ifindex).ok()
 }
 
+/// Loads a program, and returns the kernel's id of it.
+fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<u32, Error> {
+    let program = classifier(ebpf, name)?;
+    program.load().map_err(program_error(name))?;
+    Ok(program.info().map_err(program_error(name))?.id())
+}
+
 fn link_program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, Error> {
-    let name = hook.program();
+    classifier(ebpf, hook.program())
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
     let program = ebpf.program_mut(name).ok_or(Error::Missing { kind: "program", name })?;
     program.try_into().map_err(program_error(name))
 }

@@ -8,6 +8,7 @@
 //! | [`tunnel_in`] | packets from other nodes | the VXLAN device |
 //! | [`task_out`] | packets that a task sends | the host side of each task's veth |
 //! | [`sock`] | socket calls | the root cgroup |
+//! | [`names_out`] | packets that a task sends to itself | `lo` in each task's namespace, at egress |
 //!
 //! `weft-mesh` attaches them. A hook decides which kind of packet it has and calls `flow` and
 //! `reply` for the rest. No other room imports from the hooks.
@@ -51,3 +52,4 @@ pub mod wireguard_in;
 pub mod tunnel_in;
 pub mod task_out;
 pub mod sock;
+pub mod names_out;

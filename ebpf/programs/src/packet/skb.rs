@@ -4,7 +4,11 @@
 //! possible. Offsets and lengths are in bytes and count from the first byte of the packet: the
 //! Ethernet header, or the IP header on a link without Ethernet.
 
-use core::{ffi::c_void, mem::zeroed, ptr::null_mut};
+use core::{
+    ffi::c_void,
+    mem::zeroed,
+    ptr::{null_mut, read_volatile},
+};
 
 use aya_ebpf::{
     bindings::{
@@ -67,6 +71,15 @@ pub struct TunnelSource {
 #[inline(always)]
 fn check(code: i64) -> Result<(), HelperError> {
     if code < 0 { Err(HelperError) } else { Ok(()) }
+}
+
+/// The value of `len`, between 1 and `max`, which must be a power of two. The volatile read
+/// prevents that the compiler removes the mask, without which the verifier does not know the
+/// bounds.
+#[inline(always)]
+fn bounded(len: u32, max: u32) -> u32 {
+    // SAFETY: the pointer is to a local variable.
+    (unsafe { read_volatile(&raw const len) }.wrapping_sub(1) & max - 1) + 1
 }
 
 /// Only the hooks make an `Skb`, from the context that the kernel passed to the program. The helper
@@ -172,6 +185,35 @@ impl Skb {
         // SAFETY: `to` is valid for its size. Callers load only integers and arrays of integers.
         check(unsafe {
             bpf_skb_load_bytes(self.context.cast::<c_void>(), offset, (to as *mut T).cast(), size_of::<T>() as u32)
+        })
+    }
+
+    /// The class of the filter that runs the program (clsact only): the lower 16 bits of its
+    /// `TCA_BPF_CLASSID` (net/sched/cls_bpf.c, `cls_bpf_classify`). Zero if it has none.
+    #[inline(always)]
+    pub fn filter_class(self) -> u32 {
+        // SAFETY: the pointer is the context of this program. The read is volatile, because the
+        // verifier accepts it only with the width of the field.
+        unsafe { read_volatile(&raw const (*self.context).tc_classid) & 0xffff }
+    }
+
+    /// Fills the first `len` bytes of `to`, at least one, from the bytes at `offset`. `N` must be a
+    /// power of two.
+    #[inline(always)]
+    pub fn load_prefix<const N: usize>(self, offset: u32, to: &mut [u8; N], len: u32) -> Result<(), HelperError> {
+        // SAFETY: `to` is valid for the bounded length.
+        check(unsafe {
+            bpf_skb_load_bytes(self.context.cast::<c_void>(), offset, to.as_mut_ptr().cast(), bounded(len, N as u32))
+        })
+    }
+
+    /// Writes the first `len` bytes of `from`, at least one, at `offset`. No checksum is updated.
+    /// `N` must be a power of two.
+    #[inline(always)]
+    pub fn store_prefix<const N: usize>(self, offset: u32, from: &[u32; N], len: u32) -> Result<(), HelperError> {
+        // SAFETY: `from` is valid for the bounded length.
+        check(unsafe {
+            bpf_skb_store_bytes(self.context, offset, from.as_ptr().cast(), bounded(len, 4 * N as u32), 0)
         })
     }
 
