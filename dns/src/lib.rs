@@ -5,7 +5,8 @@
 //! task.
 //!
 //! This crate owns the resolution of names and the use of the resolver sockets. It must not enter a
-//! namespace (the agent passes it the sockets), and it does not decide where packets go.
+//! namespace (the agent passes it the sockets, or opens them), and it does not decide where packets
+//! go.
 //!
 //! Modules in reading order:
 //!
@@ -34,7 +35,7 @@ mod fixture;
 
 pub use error::Error;
 pub use handler::TaskConfig;
-pub use outside::Outside;
+pub use outside::{OpenSockets, Outside};
 pub use server::{Server, Sockets, open_sockets};
 pub use upstream::{ParseUpstreamError, Upstream};
 pub use zone::{ListedName, Zone, ZoneHandle};

@@ -6,19 +6,21 @@
 //! (RFC 5452).
 //!
 //! This module bounds that work and turns its result into a [`Reply`]. The sockets are opened in
-//! the network namespace of the process. This is the node's namespace, never the namespace of a
-//! task.
+//! the network namespace of the process, which is the node's. Only a resolver with upstream
+//! resolvers of one task ([`Outside::for_task`]) opens them in the namespace of that task.
 //!
-//! Invariant: at most [`MAX_WAITING`] questions wait, and [`MAX_AT_ONCE`] of them use sockets. The
-//! others wait for one of these to end, in the order in which they came.
+//! Invariant for all resolvers of the node together: at most [`MAX_WAITING`] questions wait, and
+//! [`MAX_AT_ONCE`] of them use sockets. The others wait for one of these to end, in the order in
+//! which they came.
 //!
 //! Equal questions that wait at the same time share one reply. This also ends a loop, in which an
 //! upstream resolver asks a task and that task asks this server: the second question joins the
 //! first one, and both end with the timeout.
 
+mod sockets;
 mod tls;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use hickory_proto::{
@@ -26,15 +28,18 @@ use hickory_proto::{
     rr::{Name, Record, RecordType},
 };
 use hickory_resolver::{
-    TokioResolver,
+    Resolver,
     config::{ConnectionConfig, NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     lookup::Lookup,
-    net::{DnsError, NetError, NoRecords, runtime::TokioRuntimeProvider},
+    net::{DnsError, NetError, NoRecords},
 };
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::debug;
 
+use self::sockets::Provider;
 use crate::{error::Error, reply::Reply, upstream::Upstream};
+
+pub use self::sockets::OpenSockets;
 
 /// The longest time for one question. Resolvers in tasks ask again after five seconds by default
 /// (resolv.conf(5)).
@@ -53,8 +58,10 @@ const PARALLEL_UPSTREAMS: usize = 2;
 const MAX_AT_ONCE: usize = 2048;
 /// Questions of all tasks that are asked or wait to be asked. Each needs about 10 KiB of memory.
 const MAX_WAITING: usize = 8192;
-/// Cached replies. Most have less than 512 octets.
+/// Cached replies of the node's upstream resolvers. Most have less than 512 octets.
 const CACHE_ENTRIES: u64 = 4096;
+/// Cached replies of the upstream resolvers of one task.
+const TASK_CACHE_ENTRIES: u64 = 256;
 /// The longest time for which a negative reply is cached. A name that an operator adds outside of
 /// the cluster resolves in tasks after this time.
 const NEGATIVE_MAX_TTL: Duration = Duration::from_secs(30);
@@ -68,7 +75,12 @@ const NEGATIVE_TTL_SECONDS: u32 = 1;
 pub struct Outside(Arc<Inner>);
 
 struct Inner {
-    resolver: ArcSwap<TokioResolver>,
+    resolver: ArcSwap<Resolver<Provider>>,
+    bounds: Arc<Bounds>,
+}
+
+/// What all resolvers of the node share.
+struct Bounds {
     at_once: Semaphore,
     waiting: Semaphore,
 }
@@ -88,21 +100,36 @@ impl Outside {
     /// [`Error::Certificates`] if an upstream resolver uses TLS and this machine has no
     /// certificates of authorities.
     pub fn new(upstreams: &[Upstream]) -> Result<Self, Error> {
-        Ok(Self::from_resolver(resolver(upstreams, tls::client_config(upstreams)?)?))
+        Ok(Self::from_resolver(node_resolver(upstreams, tls::client_config(upstreams)?)?))
     }
 
     /// Like [`Outside::new`], but trusts `roots` instead of this machine's authorities.
     #[cfg(test)]
     pub(crate) fn trusting(upstreams: &[Upstream], roots: rustls::RootCertStore) -> Result<Self, Error> {
-        Ok(Self::from_resolver(resolver(upstreams, tls::trusting(roots)?)?))
+        Ok(Self::from_resolver(node_resolver(upstreams, tls::trusting(roots)?)?))
     }
 
-    fn from_resolver(resolver: TokioResolver) -> Self {
-        Self(Arc::new(Inner {
-            resolver: ArcSwap::from_pointee(resolver),
-            at_once: Semaphore::new(MAX_AT_ONCE),
-            waiting: Semaphore::new(MAX_WAITING),
-        }))
+    fn from_resolver(resolver: Resolver<Provider>) -> Self {
+        let bounds = Bounds { at_once: Semaphore::new(MAX_AT_ONCE), waiting: Semaphore::new(MAX_WAITING) };
+        Self(Arc::new(Inner { resolver: ArcSwap::from_pointee(resolver), bounds: Arc::new(bounds) }))
+    }
+
+    /// A resolver of one task. It asks `servers` through sockets that `sockets` opens, and has a
+    /// cache of its own. The bounds are those of `self`, which it does not ask otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Resolver`] or [`Error::Tls`].
+    pub fn for_task(&self, servers: &[IpAddr], sockets: Arc<dyn OpenSockets>) -> Result<Self, Error> {
+        let upstreams: Vec<_> = servers.iter().copied().map(Upstream::from).collect();
+        self.for_task_with(&upstreams, sockets)
+    }
+
+    pub(crate) fn for_task_with(&self, upstreams: &[Upstream], sockets: Arc<dyn OpenSockets>) -> Result<Self, Error> {
+        let tls = tls::client_config(upstreams)?;
+        let resolver = resolver(upstreams, tls, Provider::new(Some(sockets)), TASK_CACHE_ENTRIES)?;
+        let bounds = Arc::clone(&self.0.bounds);
+        Ok(Self(Arc::new(Inner { resolver: ArcSwap::from_pointee(resolver), bounds })))
     }
 
     /// Replaces the upstream resolvers, and forgets the answers of the earlier ones. Questions that
@@ -112,16 +139,16 @@ impl Outside {
     ///
     /// Those of [`Outside::new`]. Then the earlier upstream resolvers stay.
     pub fn set_upstreams(&self, upstreams: &[Upstream]) -> Result<(), Error> {
-        self.0.resolver.store(Arc::new(resolver(upstreams, tls::client_config(upstreams)?)?));
+        self.0.resolver.store(Arc::new(node_resolver(upstreams, tls::client_config(upstreams)?)?));
         Ok(())
     }
 
     /// Asks the upstream resolvers. If none of them has a usable reply, or too many questions wait,
     /// the reply has the code SERVFAIL.
     pub(crate) async fn lookup(&self, name: &Name, record_type: RecordType) -> Reply {
-        let Ok(_waiting) = self.0.waiting.try_acquire() else { return Reply::new(ResponseCode::ServFail) };
+        let Ok(_waiting) = self.0.bounds.waiting.try_acquire() else { return Reply::new(ResponseCode::ServFail) };
         let answer = async {
-            let _at_once = self.0.at_once.acquire().await;
+            let _at_once = self.0.bounds.at_once.acquire().await;
             let resolver = self.0.resolver.load_full();
             resolver.lookup(name.clone(), record_type).await
         };
@@ -133,11 +160,21 @@ impl Outside {
     }
 }
 
-fn resolver(upstreams: &[Upstream], tls: rustls::ClientConfig) -> Result<TokioResolver, Error> {
+fn node_resolver(upstreams: &[Upstream], tls: rustls::ClientConfig) -> Result<Resolver<Provider>, Error> {
+    resolver(upstreams, tls, Provider::default(), CACHE_ENTRIES)
+}
+
+fn resolver(
+    upstreams: &[Upstream],
+    tls: rustls::ClientConfig,
+    provider: Provider,
+    cache_entries: u64,
+) -> Result<Resolver<Provider>, Error> {
     let servers = upstreams.iter().take(MAX_UPSTREAMS).map(name_server).collect();
     let config = ResolverConfig::from_name_servers(servers);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_tls_config(tls);
+    let mut builder = Resolver::builder_with_config(config, provider).with_tls_config(tls);
     set_options(builder.options_mut());
+    builder.options_mut().cache_size = cache_entries;
     builder.build().map_err(Error::Resolver)
 }
 
@@ -159,7 +196,6 @@ fn set_options(options: &mut ResolverOpts) {
     options.timeout = ATTEMPT_TIMEOUT;
     options.attempts = RETRIES;
     options.num_concurrent_reqs = PARALLEL_UPSTREAMS;
-    options.cache_size = CACHE_ENTRIES;
     options.negative_max_ttl = Some(NEGATIVE_MAX_TTL);
     options.max_active_requests = MAX_AT_ONCE;
     options.case_randomization = true;

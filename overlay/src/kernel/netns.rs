@@ -7,7 +7,12 @@
 //! Invariant: only a new thread enters a namespace, and it ends with its work. No thread of the
 //! caller and no asynchronous task ever changes its namespace.
 
-use std::{fs::File, os::fd::AsFd, path::Path, thread};
+use std::{
+    fs::File,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -39,17 +44,50 @@ pub(crate) const CURRENT: &str = "/proc/thread-self/ns/net";
 /// # Ok::<(), weft_overlay::Error>(())
 /// ```
 pub fn in_netns<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let namespace = File::open(path).map_err(|source| Error::OpenNetns { path: path.to_owned(), source })?;
-    let enter_and_work = || {
-        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| Error::EnterNetns { path: path.to_owned(), source: errno.into() })?;
-        Ok(work())
-    };
-    thread::scope(|scope| {
-        let thread = thread::Builder::new()
-            .name("netns".to_owned())
-            .spawn_scoped(scope, enter_and_work)
-            .map_err(|source| Error::NetnsThread { path: path.to_owned(), source })?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    Netns::open(path)?.run(work)
+}
+
+/// An open network namespace. It exists at least as long as this value, whatever happens to the
+/// file by which it was opened.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    /// For errors.
+    path: PathBuf,
+}
+
+impl Netns {
+    /// Opens the namespace that `path` names, as for [`in_netns`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OpenNetns`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|source| Error::OpenNetns { path: path.to_owned(), source })?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Like [`in_netns`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EnterNetns`] or [`Error::NetnsThread`]. In each case `work` did not run.
+    ///
+    /// # Panics
+    ///
+    /// If `work` panics, with the same panic.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        let enter_and_work = || {
+            setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| Error::EnterNetns { path: self.path.clone(), source: errno.into() })?;
+            Ok(work())
+        };
+        thread::scope(|scope| {
+            let thread = thread::Builder::new()
+                .name("netns".to_owned())
+                .spawn_scoped(scope, enter_and_work)
+                .map_err(|source| Error::NetnsThread { path: self.path.clone(), source })?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
 }

@@ -1,6 +1,14 @@
 //! Questions that upstream resolvers answer.
 
-use std::{cell::Cell, collections::HashSet};
+use std::{
+    cell::Cell,
+    collections::HashSet,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use hickory_proto::{
     op::ResponseCode,
@@ -11,10 +19,12 @@ use hickory_proto::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpSocket,
     time::Instant,
 };
 
 use super::*;
+use crate::outside::OpenSockets;
 
 /// An address without a listener: the port of the discard service.
 const CLOSED: &str = "127.0.0.1:9";
@@ -330,4 +340,43 @@ async fn an_upstream_resolver_over_tls_must_have_the_certificate() {
         let reply = ask(&server, &query("example.test.", RecordType::TXT)).await;
         assert_eq!(reply.metadata.response_code, code, "{name}");
     }
+}
+
+/// Opens sockets in the namespace of the process, and counts them.
+#[derive(Debug, Default)]
+struct Counted {
+    udp: AtomicUsize,
+    tcp: AtomicUsize,
+}
+
+impl OpenSockets for Counted {
+    fn udp(&self, local: SocketAddr) -> io::Result<std::net::UdpSocket> {
+        self.udp.fetch_add(1, Ordering::Relaxed);
+        std::net::UdpSocket::bind(local)
+    }
+
+    fn tcp(&self, _server: IpAddr) -> io::Result<TcpSocket> {
+        self.tcp.fetch_add(1, Ordering::Relaxed);
+        TcpSocket::new_v4()
+    }
+}
+
+#[tokio::test]
+async fn the_resolvers_of_a_task_are_asked_by_its_own_sockets() {
+    let node = Outside::new(&plain(&[CLOSED.parse().expect("an address")])).expect("upstream resolvers");
+    let sockets = Arc::new(Counted::default());
+    let outside = node.for_task_with(&plain(&[upstream().await]), sockets.clone()).expect("upstream resolvers");
+    let server = start_server_with(ZoneHandle::default(), outside);
+    let opened = || (sockets.udp.load(Ordering::Relaxed), sockets.tcp.load(Ordering::Relaxed));
+    let reply = ask(&server, &query("example.test.", RecordType::TXT)).await;
+    assert_eq!((reply.answers.len(), opened()), (1, (1, 0)));
+    ask(&server, &query("example.test.", RecordType::TXT)).await;
+    assert_eq!(opened(), (1, 0), "the reply is cached");
+    // The reply by UDP is truncated, so the resolver is asked by TCP.
+    let reply = ask(&server, &query("long.example.test.", RecordType::TXT)).await;
+    assert_eq!((reply.answers.len(), opened()), (1, (2, 1)));
+    // The node's own resolvers are still asked by the sockets of the process.
+    let server = start_server_with(ZoneHandle::default(), node);
+    let reply = ask(&server, &query("other.example.test.", RecordType::TXT)).await;
+    assert_eq!((reply.metadata.response_code, opened()), (ResponseCode::ServFail, (2, 1)));
 }
