@@ -4,14 +4,22 @@
 //! [`super::reconcile`] calls it, with the zone of the plan, which has the answers. Most questions
 //! for names of the zone do not reach a server: the kernel answers them, from the entries that
 //! [`super::data_plane`] writes.
+//!
+//! The node's upstream resolvers answer other names, unless the user chose upstream resolvers for
+//! the task: these are asked from the task's network namespace.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
-use weft_model::{NetworkId, NodePlan, TaskId};
+use tokio::net::TcpSocket;
+use weft_model::{NodePlan, TaskId, plan::TaskPlan};
+use weft_overlay::netns::Netns;
 
 pub(super) struct Resolvers {
     zone: weft_dns::ZoneHandle,
@@ -45,22 +53,30 @@ impl Resolvers {
             self.stop(task);
         }
         for task in plan.tasks.iter().filter(|t| linked.contains(&t.id) && !serving.contains(&t.id)) {
-            if let Some(netns) = sandboxes.get(&task.id) {
-                let networks = task.attachments.iter().map(|a| a.network.clone()).collect();
-                if let Err(error) = self.start(&task.id, networks, netns) {
-                    tracing::warn!(task = %task.id, error = format!("{error:#}"), "cannot start the task's resolver");
-                }
+            if let Some(netns) = sandboxes.get(&task.id)
+                && let Err(error) = self.start(task, netns)
+            {
+                tracing::warn!(task = %task.id, error = format!("{error:#}"), "cannot start the task's resolver");
             }
         }
     }
 
-    fn start(&self, task: &TaskId, networks: Vec<NetworkId>, netns: &Path) -> Result<()> {
-        let sockets = weft_overlay::netns::in_netns(netns, weft_dns::open_sockets)
+    fn start(&self, task: &TaskPlan, netns: &Path) -> Result<()> {
+        let netns = Netns::open(netns).context("cannot open the task's network namespace")?;
+        let sockets = netns
+            .run(weft_dns::open_sockets)
             .context("cannot enter the task's network namespace")?
             .context("cannot listen on 127.0.0.11:53 in the task's network namespace")?;
-        let config = weft_dns::TaskConfig { networks, outside: self.outside.clone() };
+        let name_servers = &task.container.dns.name_servers;
+        let outside = if name_servers.is_empty() {
+            self.outside.clone()
+        } else {
+            let chosen = self.outside.for_task(name_servers, Arc::new(TaskSockets(netns)));
+            chosen.context("cannot use the name servers that the user chose for the task")?
+        };
+        let networks = task.attachments.iter().map(|a| a.network.clone()).collect();
         self.server
-            .start(task.clone(), config, sockets)
+            .start(task.id.clone(), weft_dns::TaskConfig { networks, outside }, sockets)
             .context("cannot serve DNS on 127.0.0.11:53 in the task's network namespace")
     }
 
@@ -76,5 +92,20 @@ impl Resolvers {
     /// Publishes an empty zone, after this node has left its cluster.
     pub(super) fn clear_zone(&self) {
         self.zone.publish(weft_dns::Zone::default());
+    }
+}
+
+/// Opens sockets in the network namespace of a task.
+#[derive(Debug)]
+struct TaskSockets(Netns);
+
+impl weft_dns::OpenSockets for TaskSockets {
+    fn udp(&self, local: SocketAddr) -> io::Result<UdpSocket> {
+        self.0.run(|| UdpSocket::bind(local)).map_err(io::Error::other)?
+    }
+
+    fn tcp(&self, server: IpAddr) -> io::Result<TcpSocket> {
+        let open = || if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        self.0.run(open).map_err(io::Error::other)?
     }
 }

@@ -1,11 +1,11 @@
-//! The identity of a task inside its container: its host name, its variables and the address of its
-//! resolver. Pure.
+//! The identity of a task inside its container: its host name, its variables, and the content of
+//! its resolv.conf and hosts file. Pure.
 //!
 //! Both runtimes call it, so that a task has the same identity in both.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use weft_model::{NodeName, plan::TaskPlan};
+use weft_model::{NodeName, plan::TaskPlan, spec::SearchDomain};
 
 /// Variables that each task has.
 pub(crate) const NODE_VARIABLE: &str = "WEFT_NODE";
@@ -13,16 +13,43 @@ pub(crate) const TASK_NAME_VARIABLE: &str = "WEFT_TASK_NAME";
 const TASK_ID_VARIABLE: &str = "WEFT_TASK_ID";
 /// Address of the resolver in each task's network namespace.
 pub(crate) const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
-/// The options of each task's resolv.conf. With `ndots:0` a name is first looked up as it is, and
-/// only then in the search domains. So a search domain never hides a service, and the names of
-/// services are not sent to other resolvers.
-pub(crate) const RESOLVER_OPTIONS: &str = "ndots:0";
+/// The option `ndots` of a task's resolv.conf, unless the user chose another value. With 0, a name
+/// is first looked up as it is, and only then in the search domains. So a search domain never hides
+/// a service, and the names of services are not sent to other resolvers.
+const DEFAULT_NDOTS: &str = "ndots:0";
 /// Length of the default host name: a prefix of the task's id.
 const HOSTNAME_LEN: usize = 12;
 
 pub(crate) fn hostname(task: &TaskPlan) -> String {
     let own = task.container.hostname.clone().filter(|name| !name.is_empty());
     own.unwrap_or_else(|| task.id.as_str()[..HOSTNAME_LEN].to_owned())
+}
+
+/// The search domains of a task's resolv.conf: those that the user chose, or those of the
+/// `machine`.
+pub(crate) fn search_domains(task: &TaskPlan, machine: &[String]) -> Vec<String> {
+    match task.container.dns.search.as_slice() {
+        [] => machine.to_vec(),
+        [only] if only.as_str() == SearchDomain::ROOT => Vec::new(),
+        chosen => chosen.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The options of a task's resolv.conf.
+pub(crate) fn resolver_options(task: &TaskPlan) -> Vec<String> {
+    let chosen = &task.container.dns.options;
+    let ndots = (!chosen.iter().any(|option| option.name() == "ndots")).then(|| DEFAULT_NDOTS.to_owned());
+    ndots.into_iter().chain(chosen.iter().map(ToString::to_string)).collect()
+}
+
+/// The names in a task's hosts file, besides those of the loopback addresses, each with an address:
+/// the host name, and the names that the user chose.
+pub(crate) fn hosts(task: &TaskPlan) -> Vec<(String, IpAddr)> {
+    let own = task.attachments.first().into_iter().flat_map(|first| first.addr.ips());
+    let own = own.map(|addr| (hostname(task), addr));
+    let chosen = task.container.hosts.iter();
+    let chosen = chosen.flat_map(|entry| entry.names().map(|name| (name.to_string(), entry.addr)));
+    own.chain(chosen).collect()
 }
 
 /// weft's own variables. Callers put the user's variables after them, so that a user can replace
@@ -50,6 +77,40 @@ mod tests {
         check(None, &id.as_str()[..12]);
         check(Some(""), &id.as_str()[..12]);
         check(Some("web"), "web");
+    }
+
+    #[test]
+    fn the_users_search_domains_replace_the_machines() {
+        let machine = ["corp.test".to_owned()];
+        let check = |chosen: &[&str], want: &[&str]| {
+            let domains = chosen.iter().map(|text| text.parse().expect("a search domain")).collect();
+            let task = fixture::task(|container| container.dns.search = domains);
+            assert_eq!(search_domains(&task, &machine), want, "{chosen:?}");
+        };
+        check(&[], &["corp.test"]);
+        check(&["a.test", "b.test"], &["a.test", "b.test"]);
+        check(&["."], &[]);
+        check(&[".", "a.test"], &[".", "a.test"]);
+    }
+
+    #[test]
+    fn the_users_ndots_replaces_the_default() {
+        let check = |chosen: &[&str], want: &[&str]| {
+            let options = chosen.iter().map(|text| text.parse().expect("an option")).collect();
+            let task = fixture::task(|container| container.dns.options = options);
+            assert_eq!(resolver_options(&task), want, "{chosen:?}");
+        };
+        check(&[], &["ndots:0"]);
+        check(&["timeout:1", "rotate"], &["ndots:0", "timeout:1", "rotate"]);
+        check(&["rotate", "ndots:2"], &["rotate", "ndots:2"]);
+    }
+
+    #[test]
+    fn each_name_of_a_hosts_entry_has_its_address() {
+        let entries = ["192.0.2.7 db.test db", "2001:db8::7 db"].map(|text| text.parse().expect("an entry"));
+        let task = fixture::task(|container| container.hosts = entries.into());
+        let hosts = hosts(&task).into_iter().map(|(name, addr)| format!("{name} {addr}")).collect::<Vec<_>>();
+        assert_eq!(hosts, ["db.test 192.0.2.7", "db 192.0.2.7", "db 2001:db8::7"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     failure,
     fixtures::{task_names, task_of},
     harness::{Group, Shape, tests},
-    isolation, mesh, names, scaling, update,
+    isolation, lookups, mesh, names, scaling, update,
 };
 
 pub(crate) fn group() -> Group {
@@ -39,6 +39,7 @@ pub(crate) fn group() -> Group {
             names::unknown_names_and_missing_record_types_have_different_answers,
             names::long_answers_use_edns_or_tcp,
             names::external_names_resolve_through_the_upstream,
+            lookups::the_user_chooses_how_tasks_look_up_names,
             docker_exec_reaches_a_service_by_name,
             containers_have_the_names_of_their_tasks,
             isolation::names_of_another_network_do_not_resolve,

@@ -10,6 +10,7 @@ mod fixtures;
 mod cluster;
 mod mesh;
 mod uplinks;
+mod lookups;
 mod names;
 mod unbound;
 mod kernel_names;

@@ -18,7 +18,7 @@ use crate::{
         DROP_TIMEOUT, FOLLOW_TIMEOUT, HTTP, WHOAMI, network, probe, service, task_names, task_of, v4_of, v6_of, vip,
     },
     harness::{Group, Shape, tests},
-    kernel_names, unbound,
+    kernel_names, lookups, unbound,
 };
 
 pub(crate) fn group() -> Group {
@@ -42,6 +42,7 @@ pub(crate) fn group() -> Group {
             unknown_names_and_missing_record_types_have_different_answers,
             long_answers_use_edns_or_tcp,
             external_names_resolve_through_the_upstream,
+            lookups::the_user_chooses_how_tasks_look_up_names,
             unbound::replies_differ_from_those_of_unbound_only_as_listed,
             kernel_names::the_kernel_and_the_resolver_give_the_same_replies,
             kernel_names::names_resolve_while_the_daemon_is_down,

@@ -78,11 +78,6 @@ features! {
         "health checks (--health-*, --no-healthcheck)",
         &["TaskTemplate.ContainerSpec.HealthCheck"],
     );
-    EXTRA_HOSTS = Feature::new("extra host names (--host)", &["TaskTemplate.ContainerSpec.Hosts"]);
-    DNS_SETTINGS = Feature::new(
-        "DNS settings of a task (--dns, --dns-search, --dns-option)",
-        &["TaskTemplate.ContainerSpec.DNSConfig"],
-    );
     GROUPS = Feature::new("supplementary groups (--group)", &["TaskTemplate.ContainerSpec.Groups"]);
     PRIVILEGES = Feature::new(
         "privileges (--credential-spec, security options)",

@@ -10,6 +10,7 @@ use super::{
     super::values::{environment, environment_file, pairs},
     common::{Common, network, preferences},
     converge::Wait,
+    lookup::Lookup,
     publish::{self, Publish},
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Create {
     /// How tasks are spread over nodes, such as spread=node.labels.zone; may be repeated
     #[arg(long, value_name = "PREFERENCE")]
     placement_pref: Vec<String>,
+    #[command(flatten)]
+    lookup: Lookup,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
@@ -108,6 +111,7 @@ impl Create {
                 "Ports": self.publish.iter().map(Publish::json).collect::<Vec<_>>(),
             },
         });
+        self.lookup.apply(&mut spec["TaskTemplate"]["ContainerSpec"]);
         self.common.apply(&mut spec)?;
         Ok(spec)
     }
@@ -165,6 +169,20 @@ mod tests {
             spec["EndpointSpec"]["Ports"],
             json!([{ "Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080, "PublishMode": "ingress" }])
         );
+    }
+
+    #[test]
+    fn flags_about_names_become_fields_of_the_spec() {
+        let line = "--dns 192.0.2.53 --dns 2001:db8::53 --dns-search corp.test --dns-option timeout:1 \
+                    --host db:192.0.2.7 --host v6=[2001:db8::7] weft/whoami";
+        let container = &created(line)["TaskTemplate"]["ContainerSpec"];
+        assert_eq!(
+            container["DNSConfig"],
+            json!({
+                "Nameservers": ["192.0.2.53", "2001:db8::53"], "Search": ["corp.test"], "Options": ["timeout:1"],
+            })
+        );
+        assert_eq!(container["Hosts"], json!(["192.0.2.7 db", "2001:db8::7 v6"]));
     }
 
     #[test]

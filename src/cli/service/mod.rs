@@ -4,6 +4,8 @@
 mod converge;
 mod publish;
 mod common;
+mod lists;
+mod lookup;
 mod create;
 mod update;
 mod logs;

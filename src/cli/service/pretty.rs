@@ -89,12 +89,20 @@ fn container(out: &mut Vec<String>, service: &Value) {
     let at = |field: &str| format!("/Spec/TaskTemplate/ContainerSpec/{field}");
     out.push("ContainerSpec:".to_owned());
     out.push(format!(" Image:\t\t{}", text(service, &at("Image"))));
-    for (title, field) in [("Command", "Command"), ("Args", "Args"), ("Env", "Env")] {
-        let words: Vec<&str> = list(service, &at(field)).iter().filter_map(Value::as_str).collect();
-        if !words.is_empty() {
-            out.push(format!(" {title}:\t\t{}", words.join(" ")));
+    let mut texts = |title: &str, field: &str, separator: &str| {
+        let texts: Vec<&str> = list(service, &at(field)).iter().filter_map(Value::as_str).collect();
+        if !texts.is_empty() {
+            out.push(format!(" {title}\t{}", texts.join(separator)));
         }
-    }
+    };
+    texts("Command:\t", "Command", " ");
+    texts("Args:\t", "Args", " ");
+    texts("Env:\t", "Env", " ");
+    // The docker client does not print these.
+    texts("DNS:\t", "DNSConfig/Nameservers", " ");
+    texts("DNS search:", "DNSConfig/Search", " ");
+    texts("DNS options:", "DNSConfig/Options", " ");
+    texts("Hosts:\t", "Hosts", ", ");
     let resource = |group: &str, field: &str| number(service, &format!("/Spec/TaskTemplate/Resources/{group}/{field}"));
     let groups = [("Reservations", "Reservations"), ("Limits", "Limits")];
     let lines: Vec<String> = groups
@@ -131,6 +139,25 @@ mod tests {
         for line in ["Name:\t\tweb", " Replicas:\t2", " State:\t\tpaused", " Message:\twhy", "Networks: app"] {
             assert!(shown.contains(line), "{line} is missing in\n{shown}");
         }
+    }
+
+    #[test]
+    fn the_settings_of_names_have_a_line_each() {
+        let service = json!({ "Spec": { "TaskTemplate": { "ContainerSpec": {
+            "Args": ["a", "b"], "Hosts": ["192.0.2.7 db db.test", "192.0.2.8 web"],
+            "DNSConfig": { "Nameservers": ["192.0.2.53"], "Search": ["a.test", "b.test"], "Options": ["rotate"] },
+        } } } });
+        let shown = lines(&service, &NamesById::new()).join("\n");
+        for line in [
+            " Args:\t\ta b",
+            " DNS:\t\t192.0.2.53",
+            " DNS search:\ta.test b.test",
+            " DNS options:\trotate",
+            " Hosts:\t\t192.0.2.7 db db.test, 192.0.2.8 web",
+        ] {
+            assert!(shown.contains(line), "{line} is missing in\n{shown}");
+        }
+        assert!(!lines(&json!({}), &NamesById::new()).join("\n").contains("DNS"));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::{
     },
     common::{Common, network, preferences, put},
     converge::Wait,
+    lists::{change_list, items},
+    lookup::LookupChanges,
     publish::{self, Publish},
 };
 
@@ -19,11 +21,13 @@ use super::{
 pub(crate) struct Update {
     /// Return to the spec that the service had before the last update; excludes all flags that
     /// change the spec
-    // The argument groups of these two structs contain all flags that change the spec.
-    #[arg(long, conflicts_with_all = ["Changes", "Common"])]
+    // The argument groups of these structs contain all flags that change the spec.
+    #[arg(long, conflicts_with_all = ["Changes", "LookupChanges", "Common"])]
     pub rollback: bool,
     #[command(flatten)]
     changes: Changes,
+    #[command(flatten)]
+    lookup: LookupChanges,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
@@ -97,6 +101,7 @@ impl Update {
     /// service is not connected to.
     pub(super) async fn apply(&self, client: &Client, spec: &mut Value) -> Result<()> {
         self.common.apply(spec)?;
+        self.lookup.apply(&mut spec["TaskTemplate"]["ContainerSpec"]);
         let changes = &self.changes;
         let names = if changes.network_add.is_empty() && changes.network_rm.is_empty() {
             NamesById::new()
@@ -126,26 +131,6 @@ impl Changes {
         change_ports(&mut spec["EndpointSpec"]["Ports"], &self.publish_add, &self.publish_rm);
         Ok(())
     }
-}
-
-/// The items of a list. A value that is not a list becomes an empty one.
-fn items(value: &mut Value) -> &mut Vec<Value> {
-    if !value.is_array() {
-        *value = json!([]);
-    }
-    match value {
-        Value::Array(items) => items,
-        _ => unreachable!("the value is an array"),
-    }
-}
-
-fn change_list(value: &mut Value, add: &[String], remove: &[String]) {
-    if add.is_empty() && remove.is_empty() {
-        return;
-    }
-    let items = items(value);
-    items.retain(|item| !remove.iter().any(|removed| item == removed));
-    items.extend(add.iter().map(|text| json!(text)));
 }
 
 fn change_map(value: &mut Value, add: &[String], remove: &[String]) {
@@ -259,8 +244,15 @@ mod tests {
         check("--rollback web", None);
         check("--rollback --detach --quiet web", None);
         check("--force --image i --replicas 2 web", None);
-        for change in ["--force", "--image i", "--replicas 2", "--env-add A=1", "--publish-rm 80", "--update-delay 5s"]
-        {
+        for change in [
+            "--force",
+            "--image i",
+            "--replicas 2",
+            "--env-add A=1",
+            "--publish-rm 80",
+            "--update-delay 5s",
+            "--dns-add 192.0.2.1",
+        ] {
             check(&format!("--rollback {change} web"), Some(ErrorKind::ArgumentConflict));
         }
     }

@@ -64,6 +64,7 @@ fn accepts_service_create() {
         "service create --rollback-max-failure-ratio 0.1 --rollback-failure-action continue x",
         "service create --stop-grace-period 10s --stop-signal SIGINT --user 1:1 --workdir / --read-only --init x",
         "service create --network a --network name=b,alias=c --endpoint-mode dnsrr --hostname h --entrypoint sh x",
+        "service create --dns 192.0.2.53 --dns-search corp.test --dns-option ndots:1 --host db:192.0.2.7 x",
         // The command line accepts the mode `host`, but the daemon refuses it.
         "service create --publish published=8080,target=80,protocol=udp,mode=host x",
         "service create -p 80 x",
@@ -86,6 +87,8 @@ fn accepts_the_other_commands_of_service() {
         "service update --force vote",
         "service update --rollback --detach vote",
         "service update --args -v --network-add a --network-rm b --publish-add 8081:80 --publish-rm 80 vote",
+        "service update --dns-add 192.0.2.53 --dns-rm 2001:db8::53 --dns-search-add a.test --dns-search-rm . vote",
+        "service update --dns-option-add rotate --dns-option-rm ndots:1 --host-add db:192.0.2.7 --host-rm web vote",
         "service rollback vote",
         "service rm vote redis",
     ]);

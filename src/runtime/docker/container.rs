@@ -11,7 +11,7 @@ use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
     ContainerSummaryStateEnum, HostConfig, RestartPolicy, RestartPolicyNameEnum,
 };
-use weft_model::{NodeName, TaskId, plan::TaskPlan};
+use weft_model::{NodeName, TaskId, plan::TaskPlan, spec::SearchDomain};
 
 use super::{PAUSE_COMMAND, image};
 use crate::runtime::{Exit, Phase, identity};
@@ -53,22 +53,22 @@ pub(super) fn sandbox_name(task: &TaskPlan) -> String {
 }
 
 /// The sandbox: a container with an empty network namespace, whose program only waits. Its
-/// resolv.conf, with the domains of `search`, is also that of the task's own container.
-pub(super) fn sandbox(task: &TaskPlan, node: &NodeName, search: &[String]) -> ContainerCreateBody {
-    let hostname = identity::hostname(task);
-    let addresses = task.attachments.first().into_iter().flat_map(|first| first.addr.ips());
+/// resolv.conf and its hosts file are also those of the task's own container. `machine_search` are
+/// the search domains of the machine.
+pub(super) fn sandbox(task: &TaskPlan, node: &NodeName, machine_search: &[String]) -> ContainerCreateBody {
+    let search = identity::search_domains(task, machine_search);
     // The engine takes an empty list as those of the machine at this moment, and the root as none.
-    let search = if search.is_empty() { vec![".".to_owned()] } else { search.to_vec() };
-    let hosts = addresses.map(|addr| format!("{hostname}:{addr}")).collect();
+    let search = if search.is_empty() { vec![SearchDomain::ROOT.to_owned()] } else { search };
+    let hosts = identity::hosts(task).into_iter().map(|(name, addr)| format!("{name}:{addr}")).collect();
     ContainerCreateBody {
         image: Some(image::PAUSE.to_owned()),
         entrypoint: Some(vec![image::PROGRAM.to_owned(), PAUSE_COMMAND.to_owned()]),
-        hostname: Some(hostname),
+        hostname: Some(identity::hostname(task)),
         labels: Some(own_labels(task, node, Part::Sandbox).into()),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),
             dns: Some(vec![identity::RESOLVER.to_string()]),
-            dns_options: Some(vec![identity::RESOLVER_OPTIONS.to_owned()]),
+            dns_options: Some(identity::resolver_options(task)),
             dns_search: Some(search),
             extra_hosts: Some(hosts),
             readonly_rootfs: Some(true),
@@ -289,6 +289,24 @@ mod tests {
         let sandbox = sandbox(&plan, &node, &[]).labels.expect("the sandbox has labels");
         assert_eq!(identify(Some(&sandbox)), Some((plan.id.clone(), Part::Sandbox)));
         assert!(sandbox.keys().all(|key| key.starts_with("weft.")), "a sandbox has only weft's labels: {sandbox:?}");
+    }
+
+    #[test]
+    fn the_sandbox_has_the_settings_of_names() {
+        let plan = fixture::task(|container| {
+            container.dns.options = vec!["timeout:1".parse().expect("an option")];
+            container.hosts = vec!["2001:db8::7 db".parse().expect("an entry")];
+        });
+        let node: NodeName = "n1".parse().expect("a valid node name");
+        let config = |machine_search: &[String]| {
+            sandbox(&plan, &node, machine_search).host_config.expect("the sandbox has a host configuration")
+        };
+        let sandbox = config(&[]);
+        assert_eq!(sandbox.dns, Some(vec!["127.0.0.11".to_owned()]));
+        assert_eq!(sandbox.dns_options, Some(vec!["ndots:0".to_owned(), "timeout:1".to_owned()]));
+        assert_eq!(sandbox.extra_hosts, Some(vec!["db:2001:db8::7".to_owned()]));
+        assert_eq!(sandbox.dns_search, Some(vec![".".to_owned()]));
+        assert_eq!(config(&["a.test".to_owned()]).dns_search, Some(vec!["a.test".to_owned()]));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod api;
 pub mod http;
 pub mod dns;
 pub mod packets;
+pub mod name_server;
 pub mod resolver;
 mod topology;
 pub mod tun;

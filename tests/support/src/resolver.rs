@@ -15,19 +15,17 @@ use std::{
 
 use anyhow::{Context, Result};
 use hickory_proto::{
-    op::{Edns, Message, OpCode, Query, ResponseCode},
+    op::Query,
     rr::{
-        RData, Record, RecordType,
+        RData, RecordType,
         rdata::{A, AAAA, TXT},
     },
 };
 
-use crate::{contract, dns};
+use crate::{contract, dns, name_server};
 
 /// The argument that turns a program into the resolver.
 const ARGUMENT: &str = "lab-resolver";
-/// The TTL of every answer, in seconds.
-const TTL_S: u32 = 60;
 /// The resolver closes a TCP connection without a question for this long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -71,33 +69,12 @@ fn serve(listen: SocketAddr) -> Result<()> {
 }
 
 fn answer(packet: &[u8]) -> Option<Vec<u8>> {
-    let request = Message::from_vec(packet).ok()?;
-    let query = request.queries.first()?.clone();
-    let mut reply = Message::response(request.metadata.id, OpCode::Query);
-    reply.metadata.recursion_desired = request.metadata.recursion_desired;
-    reply.metadata.recursion_available = true;
-    match records(&query) {
-        Some(data) => {
-            for data in data {
-                reply.add_answer(Record::from_rdata(query.name().clone(), TTL_S, data));
-            }
-        }
-        None => reply.metadata.response_code = ResponseCode::NXDomain,
-    }
-    if let Some(edns) = &request.edns {
-        let mut own = Edns::new();
-        own.set_max_payload(edns.max_payload().clamp(512, 1232));
-        reply.set_edns(own);
-    }
-    reply.add_query(query);
-    reply.to_vec().ok()
+    name_server::reply(packet, records)
 }
 
 /// `None` when the name does not exist. Empty when it has no record of that type.
 fn records(query: &Query) -> Option<Vec<RData>> {
-    let mut name = query.name().to_lowercase();
-    name.set_fqdn(false);
-    if name.to_string() != contract::EXTERNAL_NAME {
+    if name_server::plain_name(query) != contract::EXTERNAL_NAME {
         return None;
     }
     Some(match query.query_type() {
@@ -115,7 +92,10 @@ pub fn external_addrs() -> [IpAddr; 2] {
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::Name;
+    use hickory_proto::{
+        op::{Message, ResponseCode},
+        rr::Name,
+    };
 
     use super::*;
 

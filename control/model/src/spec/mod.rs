@@ -9,11 +9,16 @@ mod cluster;
 mod node;
 mod network;
 mod service;
+mod names;
 mod task;
 
 use std::collections::BTreeMap;
 
 pub use cluster::ClusterSpec;
+pub use names::{
+    DnsConfig, HostEntry, HostName, InvalidHostEntry, InvalidResolverOption, InvalidSearchDomain, MAX_NAME_SERVERS,
+    ResolverOption, SearchDomain,
+};
 pub use network::{NETWORK_MTU, NetworkSpec, SubnetSpec};
 pub use node::{Availability, NodeSpec, Role};
 pub use service::{

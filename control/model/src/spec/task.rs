@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Labels;
+use super::{DnsConfig, HostEntry, Labels};
 use crate::NetworkId;
 
 /// The desired tasks of a service. If a user changes this spec, a rolling update replaces the tasks
@@ -68,6 +68,10 @@ pub struct ContainerSpec {
     pub read_only: bool,
     /// Whether an init process runs in the container.
     pub init: Option<bool>,
+    /// How the tasks look up names outside of the cluster.
+    pub dns: DnsConfig,
+    /// Additional lines of the tasks' `/etc/hosts`.
+    pub hosts: Vec<HostEntry>,
 }
 
 impl ContainerSpec {
@@ -86,6 +90,8 @@ impl ContainerSpec {
             stop_grace_ms: STOP_GRACE_MS,
             read_only: false,
             init: None,
+            dns: DnsConfig::default(),
+            hosts: Vec::new(),
         }
     }
 }

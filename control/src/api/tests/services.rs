@@ -46,6 +46,33 @@ async fn a_service_is_shown_as_it_was_requested() {
 }
 
 #[tokio::test]
+async fn names_of_tasks_are_shown_as_they_were_requested() {
+    let api = Fixture::manager();
+    let mut requested = service("web");
+    let container = &mut requested["TaskTemplate"]["ContainerSpec"];
+    container["DNSConfig"] =
+        json!({"Nameservers": ["2001:DB8::53", "192.0.2.53"], "Search": ["corp.test"], "Options": ["timeout:1"]});
+    container["Hosts"] = json!(["192.0.2.7\tdb.test db"]);
+    api.post("/services/create", requested).await;
+    let shown = api.get("/services/web").await;
+    let container = &shown["Spec"]["TaskTemplate"]["ContainerSpec"];
+    assert_eq!(
+        container["DNSConfig"],
+        json!({"Nameservers": ["2001:db8::53", "192.0.2.53"], "Search": ["corp.test"], "Options": ["timeout:1"]})
+    );
+    assert_eq!(container["Hosts"], json!(["192.0.2.7 db.test db"]));
+
+    let mut changed = shown["Spec"].clone();
+    changed["TaskTemplate"]["ContainerSpec"]["DNSConfig"] = json!({"Search": ["."]});
+    changed["TaskTemplate"]["ContainerSpec"]["Hosts"] = json!([]);
+    api.post(&format!("/services/web/update?version={}", shown["Version"]["Index"]), changed).await;
+    let updated = api.get("/services/web").await;
+    let container = &updated["Spec"]["TaskTemplate"]["ContainerSpec"];
+    assert_eq!((&container["DNSConfig"], &container["Hosts"]), (&json!({"Search": ["."]}), &Value::Null));
+    assert_eq!(updated["PreviousSpec"]["TaskTemplate"], shown["Spec"]["TaskTemplate"]);
+}
+
+#[tokio::test]
 async fn networks_beside_the_template_are_used_or_refused() {
     let api = Fixture::manager();
     let network = api.network("app").await;
@@ -73,8 +100,6 @@ async fn unsupported_features_are_refused_by_name() {
         ("/TaskTemplate/ContainerSpec/Healthcheck", json!({"Test": ["NONE"]}), "health checks"),
         ("/TaskTemplate/ContainerSpec/Secrets", json!([{"SecretID": "x", "SecretName": "x"}]), "secrets (--secret)"),
         ("/TaskTemplate/ContainerSpec/Configs", json!([{"ConfigID": "x", "ConfigName": "x"}]), "configs (--config)"),
-        ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Nameservers": ["192.0.2.1"]}), "--dns"),
-        ("/TaskTemplate/ContainerSpec/Hosts", json!(["192.0.2.1 a"]), "--host"),
         ("/TaskTemplate/ContainerSpec/CapabilityAdd", json!(["CAP_NET_ADMIN"]), "--cap-add"),
         ("/TaskTemplate/ContainerSpec/Sysctls", json!({"a": "b"}), "--sysctl"),
         ("/TaskTemplate/ContainerSpec/TTY", json!(true), "--tty"),
@@ -129,6 +154,11 @@ async fn an_invalid_service_gets_an_error_that_says_what_to_do() {
         ("/TaskTemplate/Networks", json!([{"Target": "nowhere"}]), 404, "no such network: nowhere"),
         ("/TaskTemplate/Networks", json!([{"Target": "ingress"}]), 400, "is the ingress network"),
         ("/TaskTemplate/Placement/Constraints", json!(["node.color==red"]), 400, "its attribute must be"),
+        ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Nameservers": ["dns.test"]}), 400, "(--dns): give an IPv4"),
+        ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Search": ["a..b"]}), 400, "not a search domain"),
+        ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Options": ["ndots:x"]}), 400, "an option of resolv.conf"),
+        ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Search": ["a"], "Domain": "b"}), 501, "DNSConfig.Domain"),
+        ("/TaskTemplate/ContainerSpec/Hosts", json!(["db 192.0.2.7"]), 400, "not an entry of a hosts file"),
         ("/TaskTemplate/RestartPolicy/Condition", json!("sometimes"), 400, "sometimes"),
         ("/TaskTemplate/RestartPolicy/Delay", json!(1_500_000), 501, "nearest that it can honour"),
         ("/TaskTemplate/RestartPolicy/Delay", json!(500_000), 501, "TaskTemplate.RestartPolicy.Delay of 500000 ns"),

@@ -1,13 +1,15 @@
 //! Property tests: if a client reads a spec and sends it back, the spec does not change. They test
 //! this for all specs that the cluster state can hold.
 
+use std::net::IpAddr;
+
 use proptest::{collection::vec, option, prelude::*};
 use weft_model::{
     NetworkId,
     spec::{
-        Constraint, ContainerSpec, EndpointMode, EndpointSpec, FailureAction, NetworkAttachment, NodeAttribute,
-        Placement, PortSpec, Protocol, Resources, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, TaskSpec,
-        UpdateConfig, UpdateOrder,
+        Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction, HostEntry, MAX_NAME_SERVERS,
+        NetworkAttachment, NodeAttribute, Placement, PortSpec, Protocol, Resources, RestartCondition, RestartPolicy,
+        SearchDomain, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
     },
 };
 
@@ -50,11 +52,31 @@ fn update_config(on_failure: impl Strategy<Value = FailureAction>) -> impl Strat
     )
 }
 
+fn dns() -> impl Strategy<Value = DnsConfig> {
+    let domain = prop_oneof![Just(SearchDomain::ROOT.to_owned()), word()];
+    let option = prop_oneof![word(), (0..5_u8).prop_map(|dots| format!("ndots:{dots}"))];
+    (vec(any::<IpAddr>(), 0..=MAX_NAME_SERVERS), vec(domain, 0..3), vec(option, 0..3)).prop_map(
+        |(name_servers, search, options)| DnsConfig {
+            name_servers,
+            search: search.iter().map(|text| text.parse().expect("a domain")).collect(),
+            options: options.iter().map(|text| text.parse().expect("an option")).collect(),
+        },
+    )
+}
+
+fn host() -> impl Strategy<Value = HostEntry> {
+    (any::<IpAddr>(), vec(word(), 1..4))
+        .prop_map(|(addr, names)| format!("{addr} {}", names.join(" ")).parse().expect("an entry"))
+}
+
 fn container() -> impl Strategy<Value = ContainerSpec> {
     let texts = (word(), vec(word(), 0..3), vec(word(), 0..3), vec("[A-Z]{1,4}=[a-z]{0,4}", 0..3));
     let options = (option::of(word()), option::of(word()), option::of(word()), option::of(word()));
-    (texts, options, amount(), any::<bool>(), any::<Option<bool>>()).prop_map(
-        |((image, command, args, env), (dir, user, hostname, stop_signal), stop_grace_ms, read_only, init)| {
+    let flags = (any::<bool>(), any::<Option<bool>>());
+    (texts, options, amount(), flags, dns(), vec(host(), 0..3)).prop_map(
+        |(texts, options, stop_grace_ms, (read_only, init), dns, hosts)| {
+            let (image, command, args, env) = texts;
+            let (dir, user, hostname, stop_signal) = options;
             ContainerSpec {
                 image,
                 labels: [("a".to_owned(), String::new())].into(),
@@ -68,6 +90,8 @@ fn container() -> impl Strategy<Value = ContainerSpec> {
                 stop_grace_ms,
                 read_only,
                 init,
+                dns,
+                hosts,
             }
         },
     )

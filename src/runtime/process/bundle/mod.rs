@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use oci_spec::runtime::Spec;
-use weft_model::{NodeName, TaskId, plan::TaskPlan, spec::ContainerSpec};
+use weft_model::{
+    NodeName, TaskId,
+    plan::TaskPlan,
+    spec::{ContainerSpec, DnsConfig},
+};
 
-use self::spec::SpecInput;
+use self::spec::{HOSTS, RESOLV_CONF, SpecInput};
 use super::{image::Image, user};
 use crate::runtime::{RuntimeError, identity};
 
@@ -35,7 +39,8 @@ pub(super) struct Bundle {
 
 impl Bundle {
     /// # Errors
-    /// If the user, the command, a variable or the stop signal of the task is not valid.
+    /// If the user, the command, a variable or the stop signal of the task is not valid, or the
+    /// user chose the content of a file that cannot be mounted.
     pub(super) fn new(
         task: &TaskPlan,
         image: Image,
@@ -45,6 +50,7 @@ impl Bundle {
         search: &[String],
     ) -> Result<Self, RuntimeError> {
         let container = &task.container;
+        check_files(container, image)?;
         let (passwd, group) = image.passwd_and_group();
         let ids = user::resolve(container.user.as_deref().unwrap_or_default(), &passwd, &group)?;
         let hostname = identity::hostname(task);
@@ -56,8 +62,8 @@ impl Bundle {
             spec,
             stop_signal: stop_signal(container)?,
             init: container.init.unwrap_or_else(|| image.wants_init()),
-            hosts: hosts(task, &hostname),
-            resolv_conf: resolv_conf(search),
+            hosts: hosts(task),
+            resolv_conf: resolv_conf(task, search),
             ids,
             hostname,
         })
@@ -99,19 +105,28 @@ fn stop_signal(container: &ContainerSpec) -> Result<Signal, RuntimeError> {
     signal.ok_or_else(|| RuntimeError::Signal { signal: text.to_owned() })
 }
 
-fn resolv_conf(search: &[String]) -> String {
+fn resolv_conf(task: &TaskPlan, machine_search: &[String]) -> String {
+    let search = identity::search_domains(task, machine_search);
     let search = if search.is_empty() { String::new() } else { format!("search {}\n", search.join(" ")) };
-    format!("nameserver {}\n{search}options {}\n", identity::RESOLVER, identity::RESOLVER_OPTIONS)
+    let options = identity::resolver_options(task).join(" ");
+    format!("nameserver {}\n{search}options {options}\n", identity::RESOLVER)
 }
 
-fn hosts(task: &TaskPlan, hostname: &str) -> String {
-    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-    if let Some(first) = task.attachments.first() {
-        for ip in first.addr.ips() {
-            hosts.push_str(&format!("{ip}\t{hostname}\n"));
-        }
+fn hosts(task: &TaskPlan) -> String {
+    let own = identity::hosts(task).into_iter().map(|(name, addr)| format!("{addr}\t{name}\n"));
+    let loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    [loopback.to_owned()].into_iter().chain(own).collect()
+}
+
+/// Fails if the user chose the content of a file that cannot be mounted into the container.
+fn check_files(container: &ContainerSpec, image: Image) -> Result<(), RuntimeError> {
+    let chosen = [(HOSTS, !container.hosts.is_empty()), (RESOLV_CONF, container.dns != DnsConfig::default())];
+    match chosen.into_iter().find(|(path, is_chosen)| *is_chosen && !image.can_mount_file(path)) {
+        Some((path, _)) => Err(RuntimeError::Start {
+            reason: format!("this machine has no {path}, on which that of the task is mounted: create an empty file"),
+        }),
+        None => Ok(()),
     }
-    hosts
 }
 
 /// The control groups of a task and of the node's shims, relative to the root of each hierarchy.
@@ -138,10 +153,27 @@ mod tests {
     }
 
     #[test]
-    fn the_machines_search_domains_follow_the_resolver() {
-        assert_eq!(resolv_conf(&[]), "nameserver 127.0.0.11\noptions ndots:0\n");
+    fn search_domains_and_options_follow_the_resolver() {
+        let plain = fixture::task(|_| ());
+        assert_eq!(resolv_conf(&plain, &[]), "nameserver 127.0.0.11\noptions ndots:0\n");
         let search = ["corp.test".to_owned(), "example.test".to_owned()];
-        assert_eq!(resolv_conf(&search), "nameserver 127.0.0.11\nsearch corp.test example.test\noptions ndots:0\n");
+        let text = "nameserver 127.0.0.11\nsearch corp.test example.test\noptions ndots:0\n";
+        assert_eq!(resolv_conf(&plain, &search), text);
+        let chosen = fixture::task(|container| {
+            container.dns.search = vec!["a.test".parse().expect("a search domain")];
+            container.dns.options = vec!["rotate".parse().expect("an option")];
+        });
+        assert_eq!(resolv_conf(&chosen, &search), "nameserver 127.0.0.11\nsearch a.test\noptions ndots:0 rotate\n");
+    }
+
+    #[test]
+    fn the_users_names_follow_those_of_the_loopback_addresses() {
+        let task = fixture::task(|container| {
+            container.hosts = vec!["192.0.2.7 db.test db".parse().expect("an entry")];
+        });
+        let text = hosts(&task);
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n"), "{text}");
+        assert!(text.ends_with("192.0.2.7\tdb.test\n192.0.2.7\tdb\n"), "{text}");
     }
 
     #[test]

@@ -35,6 +35,11 @@ const CAPABILITIES: [Capability; 13] = [
     Capability::SysChroot,
 ];
 
+/// Files of the container that weft writes.
+pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub(super) const HOSTS: &str = "/etc/hosts";
+const HOSTNAME: &str = "/etc/hostname";
+
 /// The inputs of a specification.
 pub(super) struct SpecInput<'a> {
     pub(super) task: &'a TaskPlan,
@@ -149,7 +154,7 @@ fn mounts(image: Image, dir: &Path) -> Result<Vec<Mount>, OciSpecError> {
         // The host's /run holds the sockets of its daemons.
         mounts.push(mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", "size=64m"])?);
     }
-    for (at, file) in [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts"), ("/etc/hostname", "hostname")] {
+    for (at, file) in [(RESOLV_CONF, "resolv.conf"), (HOSTS, "hosts"), (HOSTNAME, "hostname")] {
         if image.can_mount_file(at) {
             mounts.push(
                 MountBuilder::default()

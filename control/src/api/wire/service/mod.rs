@@ -78,7 +78,7 @@ fn normalise(body: &mut Value, resolve: &dyn Fn(&str) -> Result<NetworkId, ApiEr
             }
         }
     }
-    Ok(())
+    body.pointer_mut("/TaskTemplate/ContainerSpec").map_or(Ok(()), task::normalise_names)
 }
 
 pub(crate) fn write(spec: &ServiceSpec) -> models::ServiceSpec {

@@ -1,5 +1,6 @@
 //! Converts tasks: the task template of a service in both directions, and a task to JSON.
 
+mod names;
 mod show;
 
 use bollard_stubs::models;
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::api::error::ApiError;
 
+pub(super) use names::normalise as normalise_names;
 pub(crate) use show::show;
 
 /// Reads a task template. The caller must replace the names of networks by ids before.
@@ -68,6 +70,8 @@ fn read_container(spec: models::TaskSpecContainerSpec) -> Result<ContainerSpec, 
             .map_or(Ok(STOP_GRACE_MS), |grace| millis("TaskTemplate.ContainerSpec.StopGracePeriod", grace))?,
         read_only: spec.read_only.unwrap_or(false),
         init: spec.init,
+        dns: names::read_dns(spec.dns_config.unwrap_or_default())?,
+        hosts: names::read_hosts(&spec.hosts.unwrap_or_default())?,
     })
 }
 
@@ -85,6 +89,8 @@ fn write_container(spec: &ContainerSpec) -> models::TaskSpecContainerSpec {
         stop_grace_period: Some(nanos(spec.stop_grace_ms)),
         read_only: spec.read_only.then_some(true),
         init: spec.init,
+        dns_config: names::write_dns(&spec.dns),
+        hosts: names::write_hosts(&spec.hosts),
         isolation: Some(models::TaskSpecContainerSpecIsolationEnum::DEFAULT),
         ..Default::default()
     }
