@@ -1,4 +1,5 @@
-//! The attachments of [`NAMES_PROGRAM`]: to `lo` in the network namespace of each task.
+//! The attachments of [`NAMES_PROGRAM`](crate::attachment::NAMES_PROGRAM): to `lo` in the network
+//! namespace of each task.
 //!
 //! `programs` calls it. It does not decide which tasks have the program: `desired` does.
 //!

@@ -9,6 +9,8 @@
 //! Replies are the same as the resolver's, octet for octet, except that several addresses can be in
 //! another order, and that the name of the question is not repeated (RFC 1035, section 4.1.4).
 
+use core::hint::black_box;
+
 use crate::MAX_NETS_PER_TASK;
 
 /// Octets of the longest name in the map, in the form of messages (RFC 1035, section 3.1): with the
@@ -162,7 +164,15 @@ pub fn parse(header: &[u32; 3], octets: &[u8; QUESTION_OCTETS], len: usize, key:
     if flags & !QUESTION_FLAGS != 0 || counts != 1 << 16 || more_counts > 1 {
         return None;
     }
-    let name_len = name_octets(octets)?;
+    key._pad = name_octets(octets)? as u32;
+    // The verifier follows each number of labels separately until it forgets what it knows of the
+    // length: when the length is read from memory of a map.
+    let name_len = black_box(&*key)._pad as usize;
+    let written_len = black_box(&*key)._pad as usize;
+    key._pad = 0;
+    if name_len > NAME_OCTETS {
+        return None;
+    }
     let type_and_class = number(octets, name_len, 4);
     let family = match type_and_class {
         A_IN => Family::V4,
@@ -177,7 +187,7 @@ pub fn parse(header: &[u32; 3], octets: &[u8; QUESTION_OCTETS], len: usize, key:
     } else {
         return None;
     };
-    write_name(octets, name_len, key);
+    write_name(octets, written_len, key);
     Some(Question { family, octets: end as u32, edns })
 }
 
@@ -336,7 +346,6 @@ pub fn write_reply(
         Family::V6 => name.v6_count,
     };
     let count = if usize::from(count) > NAME_ADDRS { NAME_ADDRS } else { usize::from(count) };
-    let mut index = if count == 0 { 0 } else { rotation as usize % count };
     let mut word = 0;
     let mut push = |value: u32| {
         records[word & (RECORD_WORDS - 1)] = value;
@@ -345,6 +354,10 @@ pub fn write_reply(
     let mut i = 0;
     while i < NAME_ADDRS {
         if i < count {
+            // Without a branch, of which the verifier would follow both sides for each address. It
+            // knows the bounds of the index only from the mask below, which the compiler must not
+            // remove.
+            let index = black_box(((rotation as usize & 0xffff) + i) % count);
             // A pointer to the name in the question, which follows the header.
             let pointer = 0xc000 | DNS_HEADER_OCTETS;
             match question.family {
@@ -364,10 +377,6 @@ pub fn write_reply(
                     push(address[2]);
                     push(address[3]);
                 }
-            }
-            index += 1;
-            if index == count {
-                index = 0;
             }
         }
         i += 1;
