@@ -105,7 +105,12 @@ pub(super) async fn update(
         let state = api.state()?;
         let id = find::service(&state, &id)?.id.clone();
         if is_rollback {
-            Command::RollbackService { id, version, message: "manually requested rollback".to_owned() }
+            Command::RollbackService {
+                id,
+                version,
+                message: "manually requested rollback".to_owned(),
+                automatic: false,
+            }
         } else {
             Command::UpdateService { id, version, spec: Box::new(read(&state, body)?) }
         }

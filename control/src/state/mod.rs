@@ -84,7 +84,9 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::RemoveNetwork { id } => networks::remove(state, &id),
         Command::CreateService { id, spec } => services::create(state, id, *spec),
         Command::UpdateService { id, version, spec } => services::update(state, &id, version, *spec),
-        Command::RollbackService { id, version, message } => services::roll_back(state, &id, version, message),
+        Command::RollbackService { id, version, message, automatic } => {
+            services::roll_back(state, &id, version, message, automatic)
+        }
         Command::RemoveService { id } => services::remove(state, &id),
 
         Command::SetNodeStatus { id, status, message } => nodes::set_status(state, &id, status, message),

@@ -72,6 +72,7 @@ pub(super) fn roll_back(
     id: &ServiceId,
     version: u64,
     message: String,
+    automatic: bool,
 ) -> Result<Applied, Rejection> {
     let current = visible_service(state, id)?;
     check_version(ObjectKind::Service, id, current.meta, version)?;
@@ -80,7 +81,11 @@ pub(super) fn roll_back(
     };
     let status =
         UpdateStatus { state: UpdateState::RollbackStarted, started_ms: state.now_ms, completed_ms: None, message };
-    change_spec(state, id, previous, Some(status))
+    let applied = change_spec(state, id, previous, Some(status))?;
+    if automatic {
+        service_mut(state, id)?.previous = None;
+    }
+    Ok(applied)
 }
 
 /// Gives the service another spec, and allocates what the new spec needs.

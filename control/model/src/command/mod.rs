@@ -101,6 +101,9 @@ pub enum Command {
         version: u64,
         /// The reason, shown in the status of the update.
         message: String,
+        /// Whether the leader rolls back, because the update failed. Then nothing can return to the
+        /// failed spec. After a rollback by a user, the next rollback does.
+        automatic: bool,
     },
     /// Hides the service and frees its name and ports. The leader deletes it with
     /// [`Command::ForgetService`] when its tasks have ended.

@@ -13,7 +13,8 @@ pub struct Service {
     pub id: ServiceId,
     pub meta: Meta,
     pub spec: ServiceSpec,
-    /// The spec before the last update. `service rollback` returns to it.
+    /// The spec before the last update. `service rollback` returns to it. `None` after an automatic
+    /// rollback: the failed spec is nothing to return to.
     pub previous: Option<ServiceSpec>,
     /// The log index at which `spec.task` last changed. A task with a smaller version may be
     /// outdated ([`super::Task::is_current`]).

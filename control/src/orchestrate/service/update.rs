@@ -136,7 +136,8 @@ fn fail(service: &Service, status: &UpdateStatus, config: &UpdateConfig, task: &
         && service.previous.is_some()
     {
         let message = format!("update rolled back {cause}");
-        ctx.propose(Command::RollbackService { id: service.id.clone(), version: service.meta.version, message });
+        let (id, version) = (service.id.clone(), service.meta.version);
+        ctx.propose(Command::RollbackService { id, version, message, automatic: true });
         return;
     }
     let (state, message) = if status.state == UpdateState::RollbackStarted {

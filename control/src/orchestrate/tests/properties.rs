@@ -134,6 +134,7 @@ impl Scenario {
                         id: service.id.clone(),
                         version: service.meta.version,
                         message: String::new(),
+                        automatic: false,
                     });
                 }
             }

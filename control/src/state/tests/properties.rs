@@ -69,7 +69,12 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
             spec.mode = ServiceMode::Replicated { replicas: number };
             Command::UpdateService { id: service, version, spec: Box::new(spec) }
         }
-        5 => Command::RollbackService { id: service, version, message: String::new() },
+        5 => Command::RollbackService {
+            id: service,
+            version,
+            message: String::new(),
+            automatic: number.is_multiple_of(2),
+        },
         6 if number == 0 => Command::RemoveService { id: service },
         6 => Command::ForgetService { id: service },
         7 | 8 => Command::CreateTask {

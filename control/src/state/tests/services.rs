@@ -252,25 +252,31 @@ fn refuses_specs_that_cannot_work() {
 }
 
 #[test]
-fn a_rollback_swaps_the_specs() {
+fn a_rollback_by_a_user_swaps_the_specs_and_an_automatic_one_forgets_the_failed_spec() {
     let mut cluster = TestCluster::new();
     let id = cluster.add_service(service_spec("web", 1, &[]));
-    let roll_back = |cluster: &TestCluster| Command::RollbackService {
+    let roll_back = |cluster: &TestCluster, automatic: bool| Command::RollbackService {
         id: id.clone(),
         version: cluster.state.services[&id].meta.version,
         message: "asked".to_owned(),
+        automatic,
     };
-    let command = roll_back(&cluster);
+    let command = roll_back(&cluster, false);
     check_refused(&mut cluster, command, &format!("service {id} has no earlier spec to roll back to"));
     cluster.update_service(&id, |spec| spec.task.force_update = 1);
     assert_eq!(cluster.state.services[&id].update, None);
-    let command = roll_back(&cluster);
+    let command = roll_back(&cluster, false);
     cluster.ok(command);
     let service = &cluster.state.services[&id];
     assert_eq!(service.spec.task.force_update, 0);
     assert_eq!(service.previous.as_ref().expect("the previous spec").task.force_update, 1);
     let update = service.update.as_ref().expect("an update status");
     assert_eq!((update.state, update.message.as_str()), (UpdateState::RollbackStarted, "asked"));
+    let command = roll_back(&cluster, true);
+    cluster.ok(command);
+    assert_eq!(cluster.state.services[&id].spec.task.force_update, 1);
+    let command = roll_back(&cluster, false);
+    check_refused(&mut cluster, command, &format!("service {id} has no earlier spec to roll back to"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Rolling updates and rollbacks.
 
 use weft_model::{
-    Command,
+    Command, Rejection,
     spec::{FailureAction, ServiceSpec, UpdateOrder},
     state::UpdateState,
 };
@@ -135,7 +135,12 @@ fn a_user_can_roll_back() {
     sim.cluster.update_service(&service, |spec| spec.task.container.image = "two".to_owned());
     await_update(&mut sim, &service, 1);
     let version = sim.state().services[&service].meta.version;
-    sim.submit(Command::RollbackService { id: service.clone(), version, message: "asked".to_owned() });
+    sim.submit(Command::RollbackService {
+        id: service.clone(),
+        version,
+        message: "asked".to_owned(),
+        automatic: false,
+    });
     sim.run_until("the rollback to end", |sim| {
         sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
     });
@@ -161,4 +166,27 @@ fn a_new_update_supersedes_a_running_one() {
         await_serving(&mut sim, &service, 4);
         assert!(sim.active(&service).iter().all(|t| t.spec.container.image == "three"));
     }
+}
+
+#[test]
+fn after_an_automatic_rollback_there_is_no_spec_to_roll_back_to() {
+    let mut sim = Sim::new(1);
+    sim.broken_images.insert("broken".to_owned());
+    let service = create_serving(&mut sim, 2);
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.on_failure = FailureAction::Rollback;
+        spec.task.container.image = "broken".to_owned();
+    });
+    sim.run_until("the rollback to end", |sim| {
+        sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
+    });
+    let current = sim.state().services[&service].clone();
+    assert_eq!(current.previous, None);
+    let command = Command::RollbackService {
+        id: service.clone(),
+        version: current.meta.version,
+        message: "asked".to_owned(),
+        automatic: false,
+    };
+    assert_eq!(sim.cluster.apply(command), Err(Rejection::NothingToRollBack { id: service.to_string() }));
 }
