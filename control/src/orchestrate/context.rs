@@ -1,7 +1,7 @@
 //! The context of one part of a decision: its inputs, and the commands that it proposes.
 
 use weft_model::{
-    ClusterState, Command, TaskId,
+    ClusterState, Command, Rejection, TaskId,
     state::{Service, Slot, Task, TaskState, Traffic, UpdateStatus},
 };
 
@@ -12,6 +12,16 @@ use super::{acks::Acks, restart::Restart};
 /// of decisions that it needs.
 pub(super) const MAX_COMMANDS: usize = 2_048;
 
+/// Makes the command that replaces a refused one.
+pub(super) type Alternative = Box<dyn FnOnce(&Rejection) -> Command>;
+
+/// A command that a part proposes.
+pub(super) struct Proposal {
+    pub(super) command: Command,
+    /// `None`: the cluster state must accept the command.
+    pub(super) if_refused: Option<Alternative>,
+}
+
 /// The inputs of one part, and the commands that it proposes.
 pub(super) struct Context<'a> {
     /// The cluster state at the start of the part. The commands of the part are not applied to it.
@@ -21,7 +31,7 @@ pub(super) struct Context<'a> {
     /// The earliest future time that was passed to [`Context::is_due`].
     pub(super) wake_at_ms: Option<u64>,
     pub(super) random: &'a mut dyn FnMut() -> u128,
-    pub(super) commands: Vec<Command>,
+    pub(super) proposals: Vec<Proposal>,
 }
 
 impl Context<'_> {
@@ -36,11 +46,18 @@ impl Context<'_> {
 
     /// Whether this part has proposed as many commands as one decision can hold.
     pub(super) fn is_full(&self) -> bool {
-        self.commands.len() >= MAX_COMMANDS
+        self.proposals.len() >= MAX_COMMANDS
     }
 
+    /// Proposes a command that the cluster state must accept.
     pub(super) fn propose(&mut self, command: Command) {
-        self.commands.push(command);
+        self.proposals.push(Proposal { command, if_refused: None });
+    }
+
+    /// Proposes a command that depends on what users did meanwhile, and another one in case the
+    /// cluster state refuses it.
+    pub(super) fn propose_or(&mut self, command: Command, if_refused: impl FnOnce(&Rejection) -> Command + 'static) {
+        self.proposals.push(Proposal { command, if_refused: Some(Box::new(if_refused)) });
     }
 
     /// Creates a task in a slot. With `desired` [`TaskState::Ready`] the task is prepared and then

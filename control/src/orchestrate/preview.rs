@@ -7,7 +7,7 @@ use weft_model::{Applied, ClusterState, Command, Rejection};
 use super::{
     Decision,
     acks::Acks,
-    context::{Context, MAX_COMMANDS},
+    context::{Context, MAX_COMMANDS, Proposal},
 };
 use crate::state::execute;
 
@@ -71,16 +71,20 @@ impl Preview<'_> {
             acks: self.acks,
             wake_at_ms: self.wake_at_ms,
             random: &mut *self.random,
-            commands: Vec::new(),
+            proposals: Vec::new(),
         };
         let result = part(&mut ctx);
-        let Context { commands, wake_at_ms, .. } = ctx;
+        let Context { proposals, wake_at_ms, .. } = ctx;
         self.wake_at_ms = wake_at_ms;
-        for command in commands {
+        for Proposal { command, if_refused } in proposals {
             if self.is_full() {
                 break;
             }
-            self.execute_or_report(command);
+            match (self.execute(command), if_refused) {
+                (Ok(_), _) => {}
+                (Err(refused), Some(alternative)) => self.execute_or_report(alternative(&refused)),
+                (Err(refused), None) => self.refused.push(refused),
+            }
         }
         result
     }

@@ -67,22 +67,24 @@ pub struct UpdateStatus {
 ///                │
 ///                ▼     all slots updated, no longer watched
 ///            Updating ──────────────────────────────────────▶ Completed
-///             │    │
-///            (1)  (2)
-///             ▼    │
-///         Paused   │       service rollback, from any state
-///                  │                │
-///                  ▼                ▼
-///                RollbackStarted ───────────────────────────▶ RollbackCompleted
-///                       │
-///                      (3)
-///                       ▼
-///                RollbackPaused
+///             │  │    │
+///            (1) │   (2)   service rollback, from any state
+///             ▼  │    │             │
+///         Paused │    ▼             ▼
+///                │   RollbackStarted ───────────────────────▶ RollbackCompleted
+///               (3)   │
+///                │   (4)
+///                ▼    ▼
+///              RollbackPaused
 ///
 ///   (1) too many new tasks failed, and on_failure is Pause, or there is no previous spec
 ///   (2) too many new tasks failed, on_failure is Rollback, and there is a previous spec
-///   (3) too many new tasks failed, and on_failure of the rollback config is not Continue
+///   (3) as (2), but the previous spec is refused: its port belongs to another service, for example
+///   (4) too many new tasks failed, and on_failure of the rollback config is not Continue
 /// ```
+///
+/// A new task that has no place for a minute counts as failed. Slots of a global service on nodes
+/// that take no tasks are skipped.
 ///
 /// When a user changes the spec, the status is removed in every state. If tasks are outdated after
 /// that, a new update starts. With on_failure Continue, failed tasks do not stop an update.

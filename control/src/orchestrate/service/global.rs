@@ -28,8 +28,8 @@ pub(super) fn reconcile_global(
             return false;
         }
         with_slot.insert(id.clone());
-        // A node that takes no new tasks keeps its task. When this task ends, the node gets no new
-        // one.
+        // A node that takes no new tasks keeps its task, and is skipped by updates. When this task
+        // ends, the node gets no new one.
         tasks.live().next().is_some() || node.is_some_and(Node::takes_tasks)
     });
     let without_slot =

@@ -19,8 +19,9 @@ mod global;
 
 use rollout::Rollout;
 use weft_model::{
+    ClusterState,
     spec::{Availability, ServiceMode},
-    state::{Node, Service, Task, TaskState},
+    state::{Node, Service, Slot, Task, TaskState},
 };
 
 use super::{
@@ -62,6 +63,15 @@ fn reconcile_service(service: &Service, tasks: &[&Task], ctx: &mut Context<'_>) 
         rollout.replace(&replacement, order, ctx);
     }
     update::advance(service, slots.values(), &mut rollout, ctx);
+}
+
+/// Whether the scheduler may find a node for a new task of this slot. A slot of a global service
+/// has only its own node, which takes no tasks while it is paused.
+fn can_be_placed(slot: &Slot, state: &ClusterState) -> bool {
+    match slot {
+        Slot::Replica(_) => true,
+        Slot::Node(id) => state.nodes.get(id).is_some_and(Node::takes_tasks),
+    }
 }
 
 /// Whether tasks of the service may stay on this node.

@@ -1,5 +1,8 @@
 //! Reconciles one slot: creates a new task, starts a task that is held, or replaces the task of the
 //! slot.
+//!
+//! A task on a node where it may not stay always ends, with the order `start-first` too: when the
+//! new task serves, when it has failed, or when it has had no place for the monitor time.
 
 use weft_model::state::{Service, Task, TaskState, Traffic};
 
@@ -9,8 +12,9 @@ use super::{
         restart::{self, Restart},
         slot_tasks::{SlotTasks, ended_by_itself},
     },
-    may_stay,
+    can_be_placed, may_stay,
     rollout::{Replacement, Rollout},
+    update,
 };
 
 /// How long a task may take to stop beyond its grace period. After that, the next task of the slot
@@ -51,13 +55,25 @@ pub(super) fn reconcile_slot<'a>(
     let (current, outdated): (Vec<_>, Vec<_>) = slot.live().partition(|t| t.is_current(service) && is_placed_well(t));
     match (keep_best(&current, ctx), keep_best(&outdated, ctx)) {
         (Some(new), Some(old)) if new.traffic == Traffic::Active => ctx.stop_task(old, TaskState::Shutdown),
+        (Some(new), Some(old)) if !is_placed_well(old) && has_no_place(service, new, ctx) => {
+            ctx.stop_task(old, TaskState::Shutdown);
+        }
+        (None, Some(old)) if is_placed_well(old) => {
+            let restart = next_attempt(service, slot, old).filter(|_| can_be_placed(slot.slot, state));
+            rollout.outdated.extend(restart.map(|restart| Replacement { slot: slot.slot, old, restart }));
+        }
+        (None, Some(old)) if failed_attempt(service, slot, old).is_some() => ctx.stop_task(old, TaskState::Shutdown),
         (None, Some(old)) => {
-            let Some(restart) = next_attempt(service, slot, old) else { return };
-            let replacement = Replacement { slot: slot.slot, old, restart };
-            if is_placed_well(old) { &mut rollout.outdated } else { &mut rollout.misplaced }.push(replacement);
+            rollout.misplaced.push(Replacement { slot: slot.slot, old, restart: Restart::default() });
         }
         _ => {}
     }
+}
+
+/// Whether the scheduler has found no node for the new task within the monitor time of the update.
+fn has_no_place(service: &Service, new: &Task, ctx: &mut Context<'_>) -> bool {
+    let monitor_ms = update::config(service).monitor_ms;
+    new.status.state < TaskState::Assigned && ctx.is_due(new.meta.created_ms.saturating_add(monitor_ms))
 }
 
 /// Keeps the task that has progressed furthest and stops the others. Returns the task that it
@@ -71,8 +87,14 @@ fn keep_best<'a>(tasks: &[&'a Task], ctx: &mut Context<'_>) -> Option<&'a Task> 
 /// How the slot may start a new task while its old task still runs. `None`: the new spec was tried
 /// in this slot, failed, and its restart policy allows no further attempt.
 fn next_attempt(service: &Service, slot: &SlotTasks<'_>, old: &Task) -> Option<Restart> {
-    let tried = slot.newest().filter(|t| t.id != old.id && t.spec == service.spec.task && ended_by_itself(t));
-    tried.map_or(Some(Restart::default()), |tried| restart::after(service, tried))
+    let failed = failed_attempt(service, slot, old);
+    failed.map_or(Some(Restart::default()), |failed| restart::after(service, failed))
+}
+
+/// The newest task of the slot, if it has the new spec and ended by itself while the old task still
+/// runs.
+fn failed_attempt<'a>(service: &Service, slot: &SlotTasks<'a>, old: &Task) -> Option<&'a Task> {
+    slot.newest().filter(|t| t.id != old.id && t.spec == service.spec.task && ended_by_itself(t))
 }
 
 /// Whether the next task of the slot has to wait until a stopping task has ended.

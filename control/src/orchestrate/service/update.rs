@@ -3,6 +3,8 @@
 //!
 //! The messages copy Swarm's wording, because scripts search for it.
 
+use std::fmt;
+
 use weft_model::{
     Command, TaskId,
     spec::{FailureAction, UpdateConfig},
@@ -14,8 +16,14 @@ use super::{
         Context,
         slot_tasks::{SlotTasks, ended_by_itself},
     },
+    can_be_placed,
     rollout::Rollout,
 };
+
+/// How long a new task may have no place before it counts as failed, in milliseconds, if the update
+/// config has a shorter monitor time. Without a limit, an update to a spec that no node can run
+/// would never end. In this time a node restarts, and a freed address can be used again.
+const PLACE_WAIT_MS: u64 = 60_000;
 
 /// The config of the current update. During a rollback this is the rollback config.
 pub(super) fn config(service: &Service) -> &UpdateConfig {
@@ -43,8 +51,8 @@ pub(super) fn advance<'a>(
     let progress: Vec<_> = slots.map(|slot| progress(service, status, config, slot, ctx)).collect();
     let failed: Vec<_> = progress.iter().filter_map(|p| p.failed.as_ref()).collect();
     let too_many = failed.len() as u64 * 1000 > rollout.total as u64 * u64::from(config.max_failure_permille);
-    if let Some(task) = failed.first().filter(|_| too_many && config.on_failure != FailureAction::Continue) {
-        return fail(service, status, config, task, ctx);
+    if let Some(failure) = failed.first().filter(|_| too_many && config.on_failure != FailureAction::Continue) {
+        return fail(service, status, config, failure, ctx);
     }
     let in_progress = progress.iter().filter(|p| p.failed.is_none() && p.in_progress).count();
     if !rollout.outdated.is_empty() {
@@ -65,12 +73,30 @@ fn is_paused(state: UpdateState) -> bool {
 /// How far the running update is in one slot.
 #[derive(Debug)]
 struct Progress {
-    /// A task of the new spec that failed while it was watched.
-    failed: Option<TaskId>,
+    /// Why the update has failed in this slot.
+    failed: Option<Failure>,
     /// The new task does not serve yet, or has served for less than the delay between two batches.
     in_progress: bool,
     /// The new task does not serve yet, or is still watched for failure.
     watched: bool,
+}
+
+/// Why the update has failed in a slot.
+#[derive(Debug)]
+enum Failure {
+    /// A task of the new spec ended while it was watched.
+    Ended(TaskId),
+    /// A task of the new spec has had no place for too long, for this reason.
+    NoPlace(TaskId, String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(task) => write!(f, "due to failure or early termination of task {task}"),
+            Self::NoPlace(task, reason) => write!(f, "because task {task} has no place: {reason}"),
+        }
+    }
 }
 
 fn progress(
@@ -81,16 +107,28 @@ fn progress(
     ctx: &mut Context<'_>,
 ) -> Progress {
     let of_update = |t: &&&Task| t.version == service.task_version;
-    let failed = slot.tasks.iter().filter(of_update).find(|t| has_failed(t, status, config)).map(|t| t.id.clone());
-    let new = slot.live().find(|t| t.version == service.task_version && t.spec == service.spec.task);
+    let ended = slot.tasks.iter().filter(of_update).find(|t| has_failed(t, status, config)).map(|t| t.id.clone());
+    // A new task that waits for its paused node is not part of the update.
+    let is_new = |t: &&Task| t.version == service.task_version && t.spec == service.spec.task;
+    let new = slot.live().filter(is_new).find(|t| is_placed(t) || can_be_placed(slot.slot, ctx.state));
+    let unplaced = new.filter(|t| {
+        let since_ms = t.meta.created_ms.max(status.started_ms);
+        !is_placed(t) && ctx.is_due(since_ms.saturating_add(config.monitor_ms.max(PLACE_WAIT_MS)))
+    });
+    let unplaced = unplaced.map(|t| Failure::NoPlace(t.id.clone(), t.status.error.clone()));
     let has_served_for = |period_ms: u64, task: &Task, ctx: &mut Context<'_>| {
         task.traffic == Traffic::Active && ctx.is_due(task.traffic_since_ms.saturating_add(period_ms))
     };
     Progress {
-        failed,
+        failed: ended.map(Failure::Ended).or(unplaced),
         in_progress: new.is_some_and(|t| !has_served_for(config.delay_ms, t, ctx)),
         watched: new.is_some_and(|t| !has_served_for(config.monitor_ms, t, ctx)),
     }
+}
+
+/// Whether the task has a node.
+fn is_placed(task: &Task) -> bool {
+    task.status.state >= TaskState::Assigned
 }
 
 /// Whether the task ended by itself during this update, before or while it was watched.
@@ -128,24 +166,30 @@ fn start(service: &Service, ctx: &mut Context<'_>) {
     ctx.set_update_status(service, status);
 }
 
-/// Pauses the update, or rolls it back.
-fn fail(service: &Service, status: &UpdateStatus, config: &UpdateConfig, task: &TaskId, ctx: &mut Context<'_>) {
-    let cause = format!("due to failure or early termination of task {task}");
+/// Pauses the update, or rolls it back. If the previous spec is refused, the rollback is paused
+/// before it has begun. The previous spec is kept, so that a user can roll back later.
+fn fail(service: &Service, status: &UpdateStatus, config: &UpdateConfig, cause: &Failure, ctx: &mut Context<'_>) {
+    let paused = |state, message| UpdateStatus { state, started_ms: status.started_ms, completed_ms: None, message };
+    let (id, version) = (service.id.clone(), service.meta.version);
     if status.state == UpdateState::Updating
         && config.on_failure == FailureAction::Rollback
         && service.previous.is_some()
     {
         let message = format!("update rolled back {cause}");
-        let (id, version) = (service.id.clone(), service.meta.version);
-        ctx.propose(Command::RollbackService { id, version, message, automatic: true });
+        let roll_back = Command::RollbackService { id: id.clone(), version, message, automatic: true };
+        let status = paused(UpdateState::RollbackPaused, format!("rollback paused: the update failed {cause}"));
+        ctx.propose_or(roll_back, move |refused| {
+            let message = format!("{}; cannot roll back: {refused}", status.message);
+            Command::SetUpdateStatus { service: id, version, status: UpdateStatus { message, ..status } }
+        });
         return;
     }
-    let (state, message) = if status.state == UpdateState::RollbackStarted {
-        (UpdateState::RollbackPaused, format!("rollback paused {cause}"))
+    let status = if status.state == UpdateState::RollbackStarted {
+        paused(UpdateState::RollbackPaused, format!("rollback paused {cause}"))
     } else {
-        (UpdateState::Paused, format!("update paused {cause}"))
+        paused(UpdateState::Paused, format!("update paused {cause}"))
     };
-    ctx.set_update_status(service, UpdateStatus { state, started_ms: status.started_ms, completed_ms: None, message });
+    ctx.set_update_status(service, status);
 }
 
 fn complete(service: &Service, status: &UpdateStatus, ctx: &mut Context<'_>) {

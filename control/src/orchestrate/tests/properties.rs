@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use weft_model::{
     Command, NetworkId, NodeId, ServiceId,
     spec::{Availability, FailureAction, NetworkSpec, ServiceMode, UpdateConfig, UpdateOrder},
-    state::UpdateState,
+    state::{NodeStatus, UpdateState},
 };
 
 use super::sim::{Delays, Sim};
@@ -20,6 +20,11 @@ enum Event {
     MoveToNetwork { service: usize, network: usize },
     Drain { node: usize },
     Activate { node: usize },
+    Pause { node: usize },
+    // Publishes the first service at another port.
+    Publish { port: u16 },
+    // Another service publishes this port, if it is free.
+    TakePort { port: u16 },
     Recreate { service: usize },
     ChangeLeader,
     // Only in clusters with faults.
@@ -57,6 +62,9 @@ fn user_event() -> impl Strategy<Value = Event> {
         1 => (0..SERVICES, 0..3_usize).prop_map(|(service, network)| Event::MoveToNetwork { service, network }),
         1 => (0..NODES).prop_map(|node| Event::Drain { node }),
         1 => (0..NODES).prop_map(|node| Event::Activate { node }),
+        1 => (0..NODES).prop_map(|node| Event::Pause { node }),
+        1 => (8080..8082_u16).prop_map(|port| Event::Publish { port }),
+        1 => (8080..8082_u16).prop_map(|port| Event::TakePort { port }),
         1 => (0..SERVICES).prop_map(|service| Event::Recreate { service }),
         1 => Just(Event::ChangeLeader),
     ]
@@ -82,6 +90,8 @@ pub(super) fn delays() -> impl Strategy<Value = Delays> {
 struct Scenario {
     sim: Sim,
     services: Vec<ServiceId>,
+    /// A service without tasks, which publishes a port that the first service may need.
+    port_taker: Option<ServiceId>,
     nodes: Vec<NodeId>,
     networks: Vec<NetworkId>,
 }
@@ -102,7 +112,7 @@ impl Scenario {
         agent.mode = ServiceMode::Global;
         let services = vec![sim.create(web), sim.create(agent)];
         sim.settle();
-        Self { sim, services, nodes, networks }
+        Self { sim, services, port_taker: None, nodes, networks }
     }
 
     fn apply(&mut self, event: Event) {
@@ -129,16 +139,25 @@ impl Scenario {
             }
             Event::Rollback { service } => {
                 let service = &sim.state().services[&self.services[service]];
-                if service.previous.is_some() {
-                    sim.submit(Command::RollbackService {
-                        id: service.id.clone(),
-                        version: service.meta.version,
-                        message: String::new(),
-                        automatic: false,
-                    });
-                }
+                let (id, version) = (service.id.clone(), service.meta.version);
+                let command = Command::RollbackService { id, version, message: String::new(), automatic: false };
+                // There may be no previous spec, or its port may belong to another service.
+                _ = sim.cluster.apply(command);
+                sim.settle();
+            }
+            Event::Publish { port } => {
+                _ = sim.cluster.update(&self.services[0], |spec| spec.endpoint.ports = vec![tcp(Some(port), 80)]);
+                sim.settle();
+            }
+            Event::TakePort { port } => {
+                self.free_port();
+                let mut spec = service_spec("taker", 0, &[]);
+                spec.endpoint.ports.push(tcp(Some(port), 80));
+                self.port_taker = self.sim.cluster.service(spec).ok();
+                self.sim.settle();
             }
             Event::Drain { node } => self.set_availability(node, Availability::Drain),
+            Event::Pause { node } => self.set_availability(node, Availability::Pause),
             Event::Activate { node } => self.set_availability(node, Availability::Active),
             Event::Recreate { service } => {
                 let id = self.services[service].clone();
@@ -163,6 +182,12 @@ impl Scenario {
         self.sim.settle();
     }
 
+    fn free_port(&mut self) {
+        if let Some(id) = self.port_taker.take() {
+            self.sim.submit(Command::RemoveService { id });
+        }
+    }
+
     fn set_availability(&mut self, node: usize, availability: Availability) {
         let node = &self.sim.state().nodes[&self.nodes[node]];
         let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
@@ -170,9 +195,29 @@ impl Scenario {
         self.sim.submit(Command::UpdateNode { id, version, spec });
     }
 
+    /// Checks that every update ends, completed or paused, although some nodes take no tasks and
+    /// some specs cannot run.
+    fn check_updates_end(&mut self) {
+        let runs = |state: UpdateState| matches!(state, UpdateState::Updating | UpdateState::RollbackStarted);
+        self.sim.run_until_within(900_000, "every update to end", |sim| {
+            sim.state().services.values().filter_map(|s| s.update.as_ref()).all(|update| !runs(update.state))
+        });
+    }
+
+    /// Checks that drained nodes are empty, whether the tasks have another place or not.
+    fn check_drained_nodes_are_empty(&mut self) {
+        self.sim.run_until_within(900_000, "the drained nodes to be empty", |sim| {
+            let drained = sim.state().nodes.values().filter(|n| n.spec.availability == Availability::Drain);
+            drained.filter(|n| n.status == NodeStatus::Ready).all(|n| sim.task_processes(&n.id).is_empty())
+        });
+    }
+
     /// Repairs all nodes and images, and checks that the services then converge to their specs, and
     /// that the cluster state stops changing.
     fn check_convergence(mut self) {
+        self.check_updates_end();
+        self.check_drained_nodes_are_empty();
+        self.free_port();
         for node in 0..NODES {
             self.apply(Event::Revive { node });
             self.apply(Event::Activate { node });

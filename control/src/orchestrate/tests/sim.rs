@@ -226,7 +226,12 @@ impl Sim {
 
     /// Advances the simulated time until the condition holds.
     pub(super) fn run_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let end_ms = self.cluster.now_ms + 300_000;
+        self.run_until_within(300_000, what, holds);
+    }
+
+    /// Advances the simulated time until the condition holds, by `limit_ms` at most.
+    pub(super) fn run_until_within(&mut self, limit_ms: u64, what: &str, holds: impl Fn(&Self) -> bool) {
+        let end_ms = self.cluster.now_ms + limit_ms;
         while !holds(self) {
             assert!(self.cluster.now_ms < end_ms, "timeout while waiting for: {what}\n{:#?}", self.state().tasks);
             self.tick();

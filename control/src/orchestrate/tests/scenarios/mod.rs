@@ -46,7 +46,9 @@ fn set_availability(sim: &mut Sim, hostname: &str, availability: Availability) {
 /// Advances the simulated time until the update of the service has ended. At every step at least
 /// `at_least` backends must serve.
 fn await_update(sim: &mut Sim, service: &ServiceId, at_least: usize) {
+    let end_ms = sim.cluster.now_ms + 600_000;
     while !sim.state().services[service].update.as_ref().is_some_and(|u| u.state != UpdateState::Updating) {
+        assert!(sim.cluster.now_ms < end_ms, "the update does not end: {:?}", sim.state().services[service].update);
         sim.tick();
         let backends = sim.fewest_backends(service);
         assert!(backends >= at_least, "{backends} backends left");

@@ -1,12 +1,12 @@
 //! Nodes that fail, drain, pause or leave, and global services.
 
 use weft_model::{
-    Command,
+    Command, ServiceId,
     spec::{Availability, Constraint, NodeAttribute, ServiceMode, UpdateOrder},
-    state::{NodeStatus, TaskState},
+    state::{NodeStatus, TaskState, UpdateState},
 };
 
-use super::{super::sim::Sim, await_serving, await_update, create_serving, scale, set_availability};
+use super::{super::sim::Sim, await_serving, await_update, create_serving, scale, set_availability, update_status};
 use crate::fixture::service_spec;
 
 #[test]
@@ -94,6 +94,122 @@ fn a_paused_node_keeps_its_tasks_and_gets_no_more() {
     let n2 = sim.cluster.node_named("n2");
     assert_eq!(n2.status, NodeStatus::Ready);
     assert_eq!(sim.active(&service).iter().filter(|t| t.node.as_ref() == Some(&n2.id)).count(), 1);
+}
+
+/// Creates a global service, and waits until it has a task on each of the `nodes` nodes.
+fn create_global(sim: &mut Sim, nodes: usize) -> ServiceId {
+    let mut spec = service_spec("agent", 0, &[]);
+    spec.mode = ServiceMode::Global;
+    let service = sim.create(spec);
+    sim.run_until("one task on each node", |sim| sim.active(&service).len() == nodes);
+    service
+}
+
+#[test]
+fn an_update_of_a_global_service_skips_a_paused_node_until_it_is_active() {
+    for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
+        let mut sim = Sim::new(2);
+        let service = create_global(&mut sim, 3);
+        set_availability(&mut sim, "n3", Availability::Pause);
+        let n3 = sim.cluster.node_named("n3").id.clone();
+        sim.cluster.update_service(&service, |spec| {
+            spec.update.order = order;
+            spec.task.force_update = 1;
+        });
+        let updated = |sim: &Sim| sim.active(&service).iter().filter(|t| t.spec.force_update == 1).count();
+        sim.run_until("the update to complete", |sim| {
+            sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::Completed)
+        });
+        assert_eq!((updated(&sim), sim.active(&service).len()), (2, 3));
+        assert_eq!(sim.state().tasks_on(&n3).count(), 1, "the paused node keeps the task that it had");
+        sim.run(60_000);
+        assert_eq!(updated(&sim), 2);
+        set_availability(&mut sim, "n3", Availability::Active);
+        sim.run_until("the last task to be updated", |sim| updated(sim) == 3);
+    }
+}
+
+#[test]
+fn a_node_that_is_paused_during_an_update_does_not_hold_it_up() {
+    let mut sim = Sim::new(2);
+    let service = create_global(&mut sim, 3);
+    // Its tasks no longer fit on n3, and there is no task of the new spec on it when it is paused.
+    let n3 = sim.cluster.node_named("n3").id.clone();
+    let mut description = crate::fixture::description(&[]);
+    description.memory_bytes = 1 << 20;
+    sim.submit(Command::DescribeNode { node: n3, description: Box::new(description) });
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.parallelism = 0;
+        spec.task.resources.reserve_memory_bytes = 1 << 30;
+    });
+    sim.run_until("two tasks to be updated", |sim| {
+        sim.active(&service).iter().filter(|t| t.spec.resources.reserve_memory_bytes > 0).count() == 2
+    });
+    sim.run(1_000);
+    set_availability(&mut sim, "n3", Availability::Pause);
+    await_update(&mut sim, &service, 2);
+    assert_eq!(update_status(&sim, &service), (UpdateState::Completed, "update completed".to_owned()));
+}
+
+#[test]
+fn a_drained_node_is_emptied_although_there_is_no_other_place() {
+    let mut sim = Sim::new(0);
+    let service = create_serving(&mut sim, 2);
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.order = UpdateOrder::StartFirst;
+        spec.update.monitor_ms = 8_000;
+    });
+    set_availability(&mut sim, "n1", Availability::Drain);
+    sim.run(7_000);
+    assert_eq!(sim.active(&service).len(), 2, "the tasks stay while there may be another place");
+    let n1 = sim.node_ids()[0].clone();
+    sim.run_until("the node to be empty", |sim| sim.task_processes(&n1).is_empty());
+    sim.run(10_000);
+    let waiting: Vec<_> = sim.state().tasks_of(&service).filter(|t| t.status.state == TaskState::Pending).collect();
+    assert_eq!(waiting.len(), 2);
+    assert!(waiting.iter().all(|t| t.status.error == "no suitable node (1 node not available for new tasks)"));
+    set_availability(&mut sim, "n1", Availability::Active);
+    await_serving(&mut sim, &service, 2);
+}
+
+#[test]
+fn a_drained_node_is_emptied_although_the_tasks_fail_elsewhere() {
+    for max_attempts in [0, 1] {
+        let mut sim = Sim::new(1);
+        let service = create_serving(&mut sim, 2);
+        sim.cluster.update_service(&service, |spec| {
+            spec.update.order = UpdateOrder::StartFirst;
+            spec.task.restart.max_attempts = max_attempts;
+            spec.task.force_update += 1;
+        });
+        await_update(&mut sim, &service, 2);
+        await_serving(&mut sim, &service, 2);
+        sim.fault_injected = true;
+        sim.broken_images.insert("weft/whoami".to_owned());
+        set_availability(&mut sim, "n1", Availability::Drain);
+        let n1 = sim.cluster.node_named("n1").id.clone();
+        sim.run_until("the node to be empty", |sim| sim.task_processes(&n1).is_empty());
+    }
+}
+
+#[test]
+fn a_task_leaves_a_node_that_no_longer_satisfies_the_constraints_although_no_node_does() {
+    let mut sim = Sim::new(1);
+    sim.update_node("n2", |spec| _ = spec.labels.insert("disk".to_owned(), "ssd".to_owned()));
+    let mut spec = service_spec("db", 1, &[]);
+    let attribute = NodeAttribute::Label("disk".to_owned());
+    spec.task.placement.constraints.push(Constraint { attribute, equal: true, value: "ssd".to_owned() });
+    spec.update.order = UpdateOrder::StartFirst;
+    let service = sim.create(spec);
+    await_serving(&mut sim, &service, 1);
+    sim.update_node("n2", |spec| _ = spec.labels.remove("disk"));
+    sim.run(20_000);
+    assert!(sim.active(&service).is_empty());
+    let waiting = sim.state().tasks_of(&service).find(|t| t.status.state == TaskState::Pending);
+    assert_eq!(
+        waiting.expect("a pending task").status.error,
+        "no suitable node (scheduling constraints not satisfied on 2 nodes)"
+    );
 }
 
 #[test]

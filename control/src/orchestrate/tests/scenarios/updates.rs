@@ -7,6 +7,7 @@ use weft_model::{
 };
 
 use super::{super::sim::Sim, await_serving, await_update, create_serving, update_status};
+use crate::fixture::{network_spec, service_spec, tcp};
 
 #[test]
 fn a_stop_first_update_replaces_one_task_at_a_time() {
@@ -189,4 +190,89 @@ fn after_an_automatic_rollback_there_is_no_spec_to_roll_back_to() {
         automatic: false,
     };
     assert_eq!(sim.cluster.apply(command), Err(Rejection::NothingToRollBack { id: service.to_string() }));
+}
+
+#[test]
+fn a_rollback_to_a_port_of_another_service_pauses_and_can_be_asked_for_later() {
+    let mut sim = Sim::new(1);
+    sim.broken_images.insert("broken".to_owned());
+    let service = create_serving(&mut sim, 2);
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.on_failure = FailureAction::Rollback;
+        spec.task.container.image = "broken".to_owned();
+        spec.endpoint.ports[0] = tcp(Some(8081), 80);
+    });
+    let mut spec = service_spec("thief", 1, &[]);
+    spec.endpoint.ports.push(tcp(Some(8080), 80));
+    let thief = sim.create(spec);
+    await_update(&mut sim, &service, 0);
+    let (state, message) = update_status(&sim, &service);
+    assert_eq!(state, UpdateState::RollbackPaused);
+    let expected = "cannot roll back: port 8080/tcp is already published by service thief: choose another port or \
+                    remove that service";
+    assert!(message.ends_with(expected), "{message}");
+    sim.run(60_000);
+    assert_eq!(update_status(&sim, &service), (state, message), "it stays paused");
+    sim.submit(Command::RemoveService { id: thief });
+    let version = sim.state().services[&service].meta.version;
+    sim.submit(Command::RollbackService {
+        id: service.clone(),
+        version,
+        message: "asked".to_owned(),
+        automatic: false,
+    });
+    sim.run_until("the rollback to end", |sim| {
+        sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
+    });
+    await_serving(&mut sim, &service, 2);
+}
+
+#[test]
+fn a_rollback_to_a_network_that_was_removed_pauses() {
+    let mut sim = Sim::new(1);
+    sim.broken_images.insert("broken".to_owned());
+    let service = create_serving(&mut sim, 1);
+    let other = sim.cluster.add_network(network_spec("other"));
+    let former = sim.state().services[&service].endpoints[0].network.clone();
+    sim.cluster.update_service(&service, |spec| {
+        spec.update.on_failure = FailureAction::Rollback;
+        spec.task.container.image = "broken".to_owned();
+        spec.task.networks[0].network = other;
+    });
+    while sim.cluster.apply(Command::RemoveNetwork { id: former.clone() }).is_err() {
+        sim.tick();
+    }
+    await_update(&mut sim, &service, 0);
+    let (state, message) = update_status(&sim, &service);
+    assert_eq!(state, UpdateState::RollbackPaused);
+    assert!(message.ends_with(&format!("cannot roll back: no such network: {former}")), "{message}");
+}
+
+#[test]
+fn an_update_whose_tasks_have_no_place_pauses_or_rolls_back() {
+    for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
+        for on_failure in [FailureAction::Pause, FailureAction::Rollback, FailureAction::Continue] {
+            let mut sim = Sim::new(1);
+            let service = create_serving(&mut sim, 2);
+            sim.cluster.update_service(&service, |spec| {
+                (spec.update.order, spec.update.on_failure) = (order, on_failure);
+                spec.task.resources.reserve_memory_bytes = 1 << 40;
+            });
+            let (ends, because) = match on_failure {
+                FailureAction::Pause => (UpdateState::Paused, "update paused because task "),
+                FailureAction::Rollback => (UpdateState::RollbackCompleted, "rollback completed"),
+                FailureAction::Continue => (UpdateState::Completed, "update completed"),
+            };
+            sim.run_until("the update to end", |sim| {
+                sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == ends)
+            });
+            let message = update_status(&sim, &service).1;
+            assert!(message.starts_with(because), "{message}");
+            let has_reason = message.ends_with("has no place: no suitable node (insufficient resources on 2 nodes)");
+            assert_eq!(has_reason, on_failure == FailureAction::Pause, "{message}");
+            if on_failure == FailureAction::Rollback {
+                await_serving(&mut sim, &service, 2);
+            }
+        }
+    }
 }
