@@ -17,9 +17,12 @@ use weft_model::{
     state::{Allocations, Attachment, FreedAddress, Network, NetworkAddresses},
 };
 
-/// The minimum quarantine of a freed address, by the clock of the cluster state. After this time no
-/// packet to the last owner of the address is still in the network.
-pub const QUARANTINE_MS: u64 = 30_000;
+/// The minimum quarantine of a freed address, by the clock of the cluster state, in milliseconds.
+/// After this time no DNS reply with the address is valid (their TTL is one second), and no packet
+/// to the last owner of the address is still in the network. Every ready node must also have
+/// acknowledged that it knows the address no longer. Longer than that would let a few tasks that
+/// fail at once use up a small network.
+pub const QUARANTINE_MS: u64 = 2_000;
 
 /// The allocations of one command. [`Changes::commit`] puts them into the cluster state when the
 /// whole command is certain to succeed.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
-    BackendId, ClusterState, Command, NodeId, NodePlan, ServiceId, TaskId,
+    BackendId, ClusterState, Command, DualAddr, NetworkId, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,
     spec::{NodeSpec, ServiceSpec},
     state::{NodeStatus, Task, TaskState, Traffic},
@@ -320,6 +320,9 @@ impl Sim {
             }
         }
         for task in self.cluster.state.tasks.values() {
+            if before.get(&task.id).is_none_or(|old| old.attachments.is_empty()) {
+                self.check_addresses_are_unknown(task);
+            }
             for attachment in &task.attachments {
                 let owner = self.backends.entry(attachment.backend).or_insert_with(|| task.id.clone());
                 assert_eq!(*owner, task.id, "a backend id was reused");
@@ -340,6 +343,22 @@ impl Sim {
                 let subnet = subnets.containing(ip);
                 assert!(subnet.is_some_and(|(_, gateway)| gateway != ip), "{ip} is in no subnet, or is a gateway");
                 assert!(seen.insert((network, ip)), "{ip} was allocated twice");
+            }
+        }
+    }
+
+    /// Checks that no ready node knows an address of a task that was just assigned, as the address
+    /// of another task or of a service.
+    fn check_addresses_are_unknown(&self, task: &Task) {
+        let is_ready = |id: &NodeId| self.cluster.state.nodes.get(id).is_some_and(|n| n.status == NodeStatus::Ready);
+        for plan in self.nodes.iter().filter(|(id, _)| is_ready(id)).filter_map(|(_, node)| node.plan.as_ref()) {
+            for attachment in &task.attachments {
+                let is_same =
+                    |network: &NetworkId, addr: DualAddr| *network == attachment.network && addr == attachment.addr;
+                let mut others = plan.endpoints.iter().filter(|e| e.task != task.id);
+                let known = others.any(|e| is_same(&e.network, e.addr))
+                    || plan.services.iter().any(|s| s.vip.is_some_and(|vip| is_same(&s.network, vip)));
+                assert!(!known, "{} still knows {attachment:?}, which {} got", plan.hostname, task.name);
             }
         }
     }

@@ -27,10 +27,27 @@ fn tasks_on_a_full_network_wait_until_an_address_is_free() {
     );
     let crashed = sim.active(&service)[0].id.clone();
     sim.crash(&crashed);
-    sim.run(20_000);
+    sim.run(1_500);
     assert_eq!(sim.active(&service).len(), 3, "a freed address is in quarantine");
-    sim.run(20_000);
-    assert_eq!(sim.active(&service).len(), 4);
+    sim.run_until("the address to be used again", |sim| sim.active(&service).len() == 4);
+}
+
+#[test]
+fn tasks_that_fail_at_once_do_not_use_up_the_addresses_of_their_network() {
+    for (subnet, replicas) in [("10.9.0.0/28", 1), ("10.9.0.0/24", 50)] {
+        let mut sim = Sim::new(1);
+        sim.broken_images.insert("broken".to_owned());
+        let network = sim.cluster.add_network(subnet_spec("small", subnet));
+        let mut spec = service_spec("bad", replicas, &[&network]);
+        spec.task.container.image = "broken".to_owned();
+        spec.task.restart.delay_ms = 0;
+        sim.create(spec);
+        for nth in 0..4 {
+            sim.run(2_000);
+            let good = sim.create(service_spec(&format!("good{nth}"), 1, &[&network]));
+            sim.run_until("the other service to serve", |sim| sim.active(&good).len() == 1);
+        }
+    }
 }
 
 #[test]
@@ -54,6 +71,7 @@ fn moving_a_service_to_another_network_keeps_its_port_served() {
     let endpoints = &sim.state().services[&service].endpoints;
     assert_eq!(endpoints.len(), 1);
     assert_eq!(endpoints[0].network, other);
-    assert!(sim.state().allocated.quarantine.iter().any(|f| Some(f.addr) == old.vip));
+    let used = &sim.state().allocated.addresses[&old.network].used_v6;
+    assert!(!used.contains(&old.vip.expect("a VIP").v6), "the former VIP is free again");
     sim.submit(Command::RemoveNetwork { id: old.network });
 }
