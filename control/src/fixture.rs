@@ -18,7 +18,7 @@ use weft_model::{
         Availability, ClusterSpec, ContainerSpec, NetworkAttachment, NetworkSpec, NodeSpec, PortSpec, Protocol, Role,
         ServiceMode, ServiceSpec, SubnetSpec,
     },
-    state::{Cluster, Network, Node, NodeStatus, Slot, TaskState, TaskStatus},
+    state::{Cluster, Network, Node, NodeStatus, Restarts, Slot, TaskState, TaskStatus},
     wireguard::EncryptionSupport,
 };
 
@@ -193,7 +193,7 @@ impl TestCluster {
             slot: Slot::Replica(slot),
             desired: TaskState::Running,
             not_before_ms: 0,
-            attempts: 0,
+            restarts: Restarts::default(),
         });
         id
     }

@@ -71,7 +71,7 @@ impl Context<'_> {
             slot: slot.clone(),
             desired,
             not_before_ms: restart.not_before_ms,
-            attempts: restart.attempts,
+            restarts: restart.restarts,
         });
     }
 

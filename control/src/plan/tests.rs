@@ -125,7 +125,7 @@ fn a_held_task_is_prepared_but_not_started() {
         slot: weft_model::state::Slot::Replica(2),
         desired: TaskState::Ready,
         not_before_ms: 0,
-        attempts: 0,
+        restarts: weft_model::state::Restarts::default(),
     });
     assert_eq!(cluster.own_plan().tasks.len(), 1, "it has no node yet");
     cluster.cluster.ok(Command::AssignTask { id: id.clone(), node: cluster.own_node.clone() });

@@ -92,8 +92,8 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::SetNodeStatus { id, status, message } => nodes::set_status(state, &id, status, message),
         Command::SetVoter { id, voter } => nodes::set_voter(state, &id, voter),
         Command::ClearRaftConfig { id } => nodes::clear_raft_config(state, &id),
-        Command::CreateTask { id, service, slot, desired, not_before_ms, attempts } => {
-            tasks::create(state, tasks::NewTask { id, service, slot, desired, not_before_ms, attempts })
+        Command::CreateTask { id, service, slot, desired, not_before_ms, restarts } => {
+            tasks::create(state, tasks::NewTask { id, service, slot, desired, not_before_ms, restarts })
         }
         Command::AssignTask { id, node } => tasks::assign(state, &id, node),
         Command::DelayTask { id, error } => tasks::delay(state, &id, error),

@@ -16,6 +16,9 @@ use super::{
 /// service.
 const MAX_REPLICAS: u64 = 60_000;
 
+/// The times of so many restarts of each slot are stored, if the restart policy has a window.
+const MAX_ATTEMPTS_IN_WINDOW: u64 = 1_000;
+
 pub(super) fn create(state: &mut ClusterState, id: ServiceId, spec: ServiceSpec) -> Result<Applied, Rejection> {
     if state.services.contains_key(&id) {
         return Err(Rejection::InUse { kind: ObjectKind::Service, id: id.to_string(), by: id.to_string() });
@@ -200,6 +203,13 @@ fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
     }
     if spec.update.max_failure_permille > 1000 || spec.rollback.max_failure_permille > 1000 {
         return invalid("the maximum failure ratio must be between 0 and 1".to_owned());
+    }
+    let restart = &spec.task.restart;
+    if restart.window_ms > 0 && restart.max_attempts > MAX_ATTEMPTS_IN_WINDOW {
+        return invalid(format!(
+            "{} restarts within a window are too many to count: use at most {MAX_ATTEMPTS_IN_WINDOW}, or no window",
+            restart.max_attempts
+        ));
     }
     let templates = spec.task.container.hostname.iter().chain(&spec.task.container.env);
     match templates.filter_map(|text| crate::plan::template::unknown(text)).next() {

@@ -4,7 +4,7 @@ use weft_model::{
     Applied, ClusterState, NodeId, Rejection, ServiceId, TaskId,
     command::ObjectKind,
     spec::ServiceMode,
-    state::{Slot, Task, TaskState, TaskStatus, Traffic},
+    state::{Restarts, Slot, Task, TaskState, TaskStatus, Traffic},
 };
 
 use super::{addresses::Allocator, network_by_id, new_meta, not_found, services, task_mut};
@@ -20,11 +20,11 @@ pub(super) struct NewTask {
     pub(super) slot: Slot,
     pub(super) desired: TaskState,
     pub(super) not_before_ms: u64,
-    pub(super) attempts: u64,
+    pub(super) restarts: Restarts,
 }
 
 pub(super) fn create(state: &mut ClusterState, new: NewTask) -> Result<Applied, Rejection> {
-    let NewTask { id, service, slot, desired, not_before_ms, attempts } = new;
+    let NewTask { id, service, slot, desired, not_before_ms, restarts } = new;
     let Some(owner) = state.services.get(&service).filter(|s| !s.removing) else {
         return Err(not_found(ObjectKind::Service, &service));
     };
@@ -53,7 +53,7 @@ pub(super) fn create(state: &mut ClusterState, new: NewTask) -> Result<Applied, 
         attachments: Vec::new(),
         desired,
         not_before_ms,
-        attempts,
+        restarts,
         status: TaskStatus {
             state: TaskState::Pending,
             since_ms: state.now_ms,

@@ -17,7 +17,7 @@ use crate::{
     NetworkId, NodeId, NodeName, ServiceId, TaskId,
     id::ClusterId,
     spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
-    state::{KeyStage, NodeDescription, NodeStatus, Slot, TaskState, TaskStatus, Traffic, UpdateStatus},
+    state::{KeyStage, NodeDescription, NodeStatus, Restarts, Slot, TaskState, TaskStatus, Traffic, UpdateStatus},
     wireguard::{NodeKey, PublicKey},
 };
 
@@ -136,7 +136,7 @@ pub enum Command {
         slot: Slot,
         desired: TaskState,
         not_before_ms: u64,
-        attempts: u64,
+        restarts: Restarts,
     },
     /// Assigns a task to a node, and allocates its addresses.
     AssignTask {

@@ -122,12 +122,13 @@ pub enum RestartCondition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartPolicy {
     pub condition: RestartCondition,
-    /// The time between the end of a task and the start of the next one.
+    /// The minimum time between the end of a task and the start of the next one. If tasks end again
+    /// and again soon after they have started, the leader waits longer.
     pub delay_ms: u64,
-    /// The maximum number of consecutive restarts. Zero: no limit.
+    /// The maximum number of restarts of a slot within the window. Zero: no limit.
     pub max_attempts: u64,
-    /// A task that ended at least this long after it was created is a success: the count of
-    /// restarts starts again. Zero: only a changed spec resets the count.
+    /// Only the restarts within this time before the end of a task count. Zero: all restarts since
+    /// the task spec changed.
     pub window_ms: u64,
 }
 

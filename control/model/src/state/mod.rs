@@ -29,7 +29,7 @@ pub use keys::{KeyRecord, KeyStage, NodeKeys};
 pub use network::{Network, NetworkConfiguration};
 pub use node::{Node, NodeDescription, NodeStatus};
 pub use service::{PublishedPort, Service, ServiceEndpoint, UpdateState, UpdateStatus};
-pub use task::{Attachment, Slot, Task, TaskState, TaskStatus, Traffic};
+pub use task::{Attachment, Restarts, Slot, Task, TaskState, TaskStatus, Traffic};
 pub use task_map::TaskMap;
 
 /// Version of the serialized layout of the cluster state and the log. Increased when either changes

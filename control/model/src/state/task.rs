@@ -31,8 +31,7 @@ pub struct Task {
     pub desired: TaskState,
     /// The task may not start before this time, in Unix milliseconds: the delay of a restart.
     pub not_before_ms: u64,
-    /// The number of consecutive restarts before this task (see [`crate::spec::RestartPolicy`]).
-    pub attempts: u64,
+    pub restarts: Restarts,
     pub status: TaskStatus,
     /// [`super::ClusterState::now_ms`] when `status.state` last changed. `status.since_ms` is the
     /// same time by the node's clock.
@@ -43,6 +42,20 @@ pub struct Task {
     pub traffic_index: u64,
     /// [`super::ClusterState::now_ms`] when `traffic` last changed.
     pub traffic_since_ms: u64,
+}
+
+/// The restarts of a slot before a task. A restart is a new task with the same spec as the task
+/// before it, which ended by itself. A task that replaces one that was moved or lost is no restart,
+/// and keeps these numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarts {
+    /// Since the task spec changed.
+    pub total: u64,
+    /// How many tasks in a row, up to the one before this task, ended soon after they had started.
+    pub ended_at_once: u32,
+    /// When the restarts within the window of the restart policy happened, in Unix milliseconds,
+    /// oldest first. Empty for a policy without a window or without a limit.
+    pub recent_ms: Vec<u64>,
 }
 
 /// The position of a task in its service. When the task of a slot has ended or is replaced, the

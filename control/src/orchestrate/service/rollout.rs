@@ -37,7 +37,10 @@ impl<'a> Rollout<'a> {
     pub(super) fn new(service: &'a Service, tasks: &[&'a Task], total: usize) -> Self {
         let live = || tasks.iter().filter(|t| is_live(t));
         let is_starting = |t: &&&Task| {
-            t.traffic < Traffic::Active && t.spec == service.spec.task && t.attempts == 0 && t.status.error.is_empty()
+            t.traffic < Traffic::Active
+                && t.spec == service.spec.task
+                && t.restarts.total == 0
+                && t.status.error.is_empty()
         };
         Self {
             service,
@@ -55,11 +58,11 @@ impl<'a> Rollout<'a> {
     /// while another task is starting: a later round replaces the task. So during an update of a
     /// service with more than one slot, at least one task always serves, unless the new tasks fail.
     pub(super) fn replace(&mut self, replacement: &Replacement<'_>, order: UpdateOrder, ctx: &mut Context<'_>) -> bool {
-        let Replacement { slot, old, restart } = *replacement;
+        let Replacement { slot, old, ref restart } = *replacement;
         if order == UpdateOrder::StartFirst {
             let due = ctx.is_due(restart.not_before_ms);
             let desired = if due { TaskState::Running } else { TaskState::Ready };
-            ctx.create_task(self.service, slot, desired, restart);
+            ctx.create_task(self.service, slot, desired, restart.clone());
             self.starting = true;
             return true;
         }
@@ -70,7 +73,7 @@ impl<'a> Rollout<'a> {
         self.serving -= usize::from(serves);
         self.starting = true;
         ctx.stop_task(old, TaskState::Shutdown);
-        ctx.create_task(self.service, slot, TaskState::Ready, restart);
+        ctx.create_task(self.service, slot, TaskState::Ready, restart.clone());
         true
     }
 }

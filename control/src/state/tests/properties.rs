@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use weft_model::{
     ClusterState, Command, NetworkId, NodeId, NodePlan, ServiceId, TaskId,
     spec::{EndpointMode, ServiceMode},
-    state::{NodeStatus, Slot, TaskState, Traffic},
+    state::{NodeStatus, Restarts, Slot, TaskState, Traffic},
 };
 
 use crate::{
@@ -83,7 +83,7 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
             slot: Slot::Replica(number),
             desired: TaskState::Running,
             not_before_ms: 0,
-            attempts: 0,
+            restarts: Restarts::default(),
         },
         9 | 10 => Command::AssignTask { id: task, node: nth(state.nodes.keys(), other, node) },
         11 => Command::SetDesired { id: task, desired: STATES[other % STATES.len()] },

@@ -243,6 +243,10 @@ fn refuses_specs_that_cannot_work() {
         |s| s.mode = ServiceMode::Replicated { replicas: 1_000_000 },
         "1000000 replicas are too many: use at most 60000",
     );
+    check(
+        |s| (s.task.restart.window_ms, s.task.restart.max_attempts) = (1, 1_001),
+        "1001 restarts within a window are too many to count: use at most 1000, or no window",
+    );
     check(|s| s.update.max_failure_permille = 1001, "the maximum failure ratio must be between 0 and 1");
     check(
         |s| s.task.container.hostname = Some("h-{{.Task.Age}}".to_owned()),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use weft_model::{
     Command, Mac, NodeId, ServiceId, TaskId,
     spec::{NetworkSpec, SubnetSpec},
-    state::{Slot, Task, TaskState, Traffic},
+    state::{Restarts, Slot, Task, TaskState, Traffic},
 };
 
 use super::{check_refused, refusal};
@@ -25,7 +25,7 @@ fn web() -> (TestCluster, ServiceId, NodeId) {
 
 fn create(service: &ServiceId, id: &TaskId, slot: Slot, desired: TaskState) -> Command {
     let (id, service) = (id.clone(), service.clone());
-    Command::CreateTask { id, service, slot, desired, not_before_ms: 0, attempts: 0 }
+    Command::CreateTask { id, service, slot, desired, not_before_ms: 0, restarts: Restarts::default() }
 }
 
 /// The IPv4 address of a task.

@@ -19,7 +19,7 @@ fn a_crashed_task_is_replaced_after_the_restart_delay() {
     assert!(sim.cluster.now_ms >= at_ms + 5_000);
     let old = &sim.state().tasks[&crashed];
     assert_eq!((old.desired, old.status.state), (TaskState::Shutdown, TaskState::Failed));
-    assert_eq!(sim.active(&service)[0].attempts, 1);
+    assert_eq!(sim.active(&service)[0].restarts.total, 1);
 }
 
 #[test]
@@ -82,4 +82,23 @@ fn a_rejected_task_is_retried_only_after_the_restart_delay() {
     assert_eq!(rejected(&sim), 2);
     sim.missing_images.clear();
     await_serving(&mut sim, &service, 1);
+}
+
+#[test]
+fn a_task_that_fails_at_once_is_restarted_ever_more_slowly() {
+    let mut sim = Sim::new(1);
+    sim.broken_images.insert("broken".to_owned());
+    let mut spec = service_spec("web", 1, &[]);
+    spec.task.container.image = "broken".to_owned();
+    spec.task.restart.delay_ms = 0;
+    let service = sim.create(spec);
+    let mut created = std::collections::BTreeSet::new();
+    for _ in 0..6_000 {
+        sim.tick();
+        created.extend(sim.state().tasks_of(&service).map(|t| t.id.clone()));
+    }
+    // 2 at once, then after 1, 2, 4, 8, 16 and 32 s, then one each minute.
+    assert!((14..=18).contains(&created.len()), "{} tasks in ten minutes", created.len());
+    let attempts = sim.state().tasks_of(&service).map(|t| t.restarts.total).max();
+    assert!(attempts.is_some_and(|attempts| attempts >= 13));
 }
