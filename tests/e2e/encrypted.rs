@@ -21,6 +21,8 @@ use crate::{
 
 /// The published port of `secret`, whose only network is encrypted.
 const PORT: u16 = 8095;
+/// The published port of `plain`, which is on the ingress network only.
+const INGRESS_PORT: u16 = 8096;
 /// The UDP port on which tasks listen for markers.
 const LISTEN_PORT: u16 = 9999;
 /// The time in which every node must have the keys of all others, after the first encrypted network
@@ -46,6 +48,7 @@ pub(crate) fn group() -> Group {
         tests: tests![
             only_markers_of_the_clear_network_are_seen_on_the_underlay,
             published_ports_are_encrypted_between_nodes,
+            published_ports_of_services_without_a_network_can_be_encrypted,
             tasks_know_the_smaller_mtu,
             keys_are_replaced_without_a_lost_request,
             forged_frames_in_clear_are_dropped_and_counted,
@@ -59,6 +62,9 @@ pub(crate) fn group() -> Group {
 /// `secret` and the probes of `secret-n1` and `secret-n2` are on the encrypted network, `open-n1`
 /// and `open-n2` on a clear one.
 pub(crate) fn setup(lab: &Lab) -> Result<()> {
+    // Also on a slow machine, a node whose daemon a test stops must not be down after a few
+    // seconds: its tasks would be replaced.
+    lab.weft_ok("n1", &["swarm", "update", "--down-after", "600"])?;
     network(lab, "secret", &["--opt", "encrypted"])?;
     network(lab, "open", &[])?;
     let port = format!("{PORT}:{HTTP}");
@@ -126,8 +132,20 @@ pub(crate) fn only_markers_of_the_clear_network_are_seen_on_the_underlay(lab: &L
 
 pub(crate) fn published_ports_are_encrypted_between_nodes(lab: &Lab) -> Result<()> {
     let tasks = lab.wait_running("n1", "secret", 3)?;
+    requests_are_encrypted(lab, PORT, &tasks)
+}
+
+pub(crate) fn published_ports_of_services_without_a_network_can_be_encrypted(lab: &Lab) -> Result<()> {
+    lab.weft_ok("n1", &["network", "rm", "ingress"])?;
+    lab.weft_ok("n1", &["network", "create", "--ingress", "--opt", "encrypted", "ingress"])?;
+    let tasks = service(lab, "plain", 3, &["-p", &format!("{INGRESS_PORT}:{HTTP}")], &[WHOAMI])?;
+    requests_are_encrypted(lab, INGRESS_PORT, &tasks)
+}
+
+/// Sends requests from the client to the published port of each node. The tasks are on all nodes.
+fn requests_are_encrypted(lab: &Lab, port: u16, tasks: &[Task]) -> Result<()> {
     let frames = captured(lab, || {
-        all_answer(CLIENT, &lab.published(PORT), &tasks, KEYS_TIMEOUT);
+        all_answer(CLIENT, &lab.published(port), tasks, KEYS_TIMEOUT);
         Ok(())
     })?;
     // The client's own requests cross the underlay in clear, but not in a tunnel.
@@ -292,7 +310,6 @@ pub(crate) fn traffic_pauses_without_the_daemon_and_never_goes_in_clear(lab: &La
     lab.kill_daemon("n2")?;
     let frames = captured(lab, || {
         for (from, to) in [(&from, &to), (&to, &from)] {
-            // Soon, because a node that is away for 5 s is down, and its tasks are replaced.
             let arrived = marker_arrives(lab, (from, to), to.v4("secret"), marker, DROP_TIMEOUT)?;
             // The kernel's WireGuard needs no daemon.
             ensure!(arrived != user_space, "from {} to {}: {arrived}", from.node, to.node);
