@@ -45,7 +45,8 @@ enum Task {
     Lab(lab::Command),
     /// Measure weft, the limit of this machine, and other programs, to compare them.
     Bench(bench::Args),
-    /// Boot another kernel in a virtual machine, and run end-to-end tests or a command in it.
+    /// Boot another kernel in a virtual machine, and run end-to-end tests, a benchmark or a command
+    /// in it.
     #[command(subcommand)]
     Vm(vm::Command),
     /// Rebuild the eBPF object, or check that the committed one is built from its source.
@@ -68,6 +69,9 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     weft_lab::resolver::run_if_requested()?;
+    if weft_lab::speed::measure_if_requested()? {
+        return Ok(());
+    }
     match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
         Task::Check => check::run(),

@@ -72,6 +72,9 @@ pub(crate) struct Args {
     /// boringtun's own tool. Without this option it is searched, and installed if it is missing.
     #[arg(long, hide = true)]
     boringtun: Option<PathBuf>,
+    /// Leave out boringtun's tool: the virtual machine of `vm bench` has no cargo.
+    #[arg(long, hide = true, conflicts_with = "boringtun")]
+    without_boringtun: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{http, netns};
+use weft_lab::{http, netns, scaled};
 
 use super::{
     Args,
@@ -23,7 +23,7 @@ pub(super) const WARM_UP_SECONDS: u64 = 1;
 
 /// Waits until the expected server of a target answers, and iperf3 works.
 pub(super) fn wait_ready<C: Label>(runner: &Runner, target: &Target<C>) -> Result<()> {
-    let deadline = Instant::now() + READY_TIMEOUT;
+    let deadline = Instant::now() + scaled(READY_TIMEOUT);
     loop {
         let Err(error) = check_server(target).and_then(|()| load::measure(runner, target, Load::OneStream, 1)) else {
             return Ok(());

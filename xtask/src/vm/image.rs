@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// The packages of the root file system, beside the essential ones: the programs of the lab
-/// (`setup`), kmod for modules, and busybox for the initramfs.
-const PACKAGES: &str = "busybox-static,curl,iproute2,iputils-ping,kmod,libc-bin,util-linux";
+/// (`setup`) and of `bench overlay`, kmod for modules, and busybox for the initramfs.
+const PACKAGES: &str = "busybox-static,curl,iperf3,iproute2,iputils-ping,kmod,libc-bin,util-linux,wireguard-tools,wrk";
 /// The package that depends on the release's kernel.
 const KERNEL_PACKAGE: &str = "linux-image-amd64";
 /// The modules that mount the disks. Debian's kernel has no driver for a disk built in.

@@ -1,7 +1,7 @@
-//! `vm`: boots another kernel in a virtual machine, and runs the end-to-end tests or one command
-//! in it. So the parts of weft that depend on the kernel are tested on other kernels than that of
-//! the machine: clsact instead of tcx, an older verifier, WireGuard in the kernel, cgroup2 without
-//! hierarchies of version 1.
+//! `vm`: boots another kernel in a virtual machine, and runs the end-to-end tests, a benchmark or
+//! one command in it. So the parts of weft that depend on the kernel are tested on other kernels
+//! than that of the machine: clsact instead of tcx, an older verifier, WireGuard in the kernel,
+//! cgroup2 without hierarchies of version 1.
 //!
 //! qemu emulates the processor in software: computing is about 10 times slower, and opening a
 //! connection up to 40 times. Therefore the tests multiply all their deadlines by a factor that is
@@ -17,7 +17,12 @@ mod image;
 mod payload;
 mod boot;
 
-use std::{env, ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use weft_lab::speed;
@@ -60,6 +65,18 @@ pub(crate) enum Command {
         #[arg(long, hide = true, requires = "weft")]
         tests: Option<PathBuf>,
     },
+    /// Run `bench overlay`, for the WireGuard of the machine's kernel. The processor is emulated,
+    /// so only the ratios between the cases mean something.
+    Bench {
+        #[command(flatten)]
+        machine: Options,
+        /// How many times each measurement is taken.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=20))]
+        rounds: u64,
+        /// The example `device` of weft-wireguard. Without this option it is built.
+        #[arg(long, hide = true)]
+        device: Option<PathBuf>,
+    },
     /// Run one command as root: `vm shell -- weft --version`. `weft` and the programs of the lab
     /// are in its PATH.
     Shell {
@@ -87,6 +104,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
     let ui = Ui::new();
     match command {
         Command::Test { machine, filter, tests } => run_tests(&ui, machine, filter.as_deref(), tests.clone()),
+        Command::Bench { machine, rounds, device } => run_bench(&ui, machine, *rounds, device.clone()),
         Command::Shell { machine, command } => run_shell(&ui, machine, command),
     }
 }
@@ -106,6 +124,29 @@ fn run_tests(ui: &Ui, options: &Options, filter: Option<&str>, tests: Option<Pat
     let mut outcome = Outcome::default();
     outcome.finished_tests("end-to-end tests", finished.exit_code == 0, &finished.output);
     outcome.report()
+}
+
+fn run_bench(ui: &Ui, options: &Options, rounds: u64, device: Option<PathBuf>) -> Result<()> {
+    setup::packages(ui, TOOLS)?;
+    let weft = match &options.weft {
+        Some(weft) => weft.clone(),
+        None => cargo::build_release(ui, "weft", "bin", "weft")?,
+    };
+    let device = match device {
+        Some(device) => device,
+        None => cargo::build_release(ui, "weft-wireguard", "example", "device")?,
+    };
+    continue_as_root(&[("--weft", &weft), ("--device", &device)])?;
+    let xtask = env::current_exe().context("cannot find the file of this program")?;
+    let (variable, argument) = (speed::VARIABLE, speed::ARGUMENT);
+    let command = format!(
+        "export {variable}=$(xtask {argument}) || exit\n\
+         xtask bench overlay --rounds {rounds} --weft /payload/weft --device /payload/device --without-boringtun\n"
+    );
+    let programs: &[(&str, &Path)] = &[("xtask", &xtask), ("device", &device)];
+    let finished = boot(ui, options.kernel, &Payload { weft: &weft, programs, command: &command })?;
+    ensure!(finished.exit_code == 0, "the benchmark ended with exit code {}", finished.exit_code);
+    Ok(())
 }
 
 fn run_shell(ui: &Ui, options: &Options, command: &[OsString]) -> Result<()> {

@@ -57,7 +57,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let arguments: Vec<OsString> = env::args_os().skip(1).collect();
         let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
         let Programs { weft, device, boringtun } = &programs;
-        let paths = [("--weft", weft), ("--device", device), ("--boringtun", boringtun)];
+        let paths =
+            [Some(("--weft", weft)), Some(("--device", device)), boringtun.as_ref().map(|path| ("--boringtun", path))];
+        let paths: Vec<_> = paths.into_iter().flatten().collect();
         arguments.extend(paths.iter().flat_map(|(option, path)| [OsStr::new(option), path.as_os_str()]));
         return machine::become_root(&arguments);
     }
@@ -66,8 +68,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let runner = Runner::new()?;
     let outcome = up(&ui, &runner, &programs).and_then(|bed| {
         let (samples, background) = rounds::measure(&ui, &runner, &bed.targets, LOADS, METRICS, args)?;
-        let boringtun = programs.boringtun.to_string_lossy();
-        let versions = [publish::wrk_version(), publish::version("iperf3", "-v"), publish::version(&boringtun, "-V")];
+        let mut versions = vec![publish::wrk_version(), publish::version("iperf3", "-v")];
+        versions.extend(programs.boringtun.as_ref().map(|path| publish::version(&path.to_string_lossy(), "-V")));
         publish::report("overlay", &samples, background, &versions, args)
     });
     let cleaned = ui.step("remove all cases", |_| peers::remove());
@@ -79,7 +81,8 @@ struct Programs {
     weft: PathBuf,
     /// The example of weft-wireguard, which runs a device.
     device: PathBuf,
-    boringtun: PathBuf,
+    /// `None` if it is left out.
+    boringtun: Option<PathBuf>,
 }
 
 impl Programs {
@@ -94,10 +97,11 @@ impl Programs {
             None => cargo::build_release(ui, "weft-wireguard", "example", "device")?,
         };
         let boringtun = match &args.boringtun {
-            Some(boringtun) => boringtun.clone(),
+            _ if args.without_boringtun => None,
+            Some(boringtun) => Some(boringtun.clone()),
             None => {
                 setup::cargo_program(ui, tunnels::BORINGTUN)?;
-                machine::find(tunnels::BORINGTUN).context("cargo has installed boringtun-cli outside of PATH")?
+                Some(machine::find(tunnels::BORINGTUN).context("cargo has installed boringtun-cli outside of PATH")?)
             }
         };
         Ok(Self { weft, device, boringtun })
@@ -112,7 +116,10 @@ struct TestBed {
 
 fn up(ui: &Ui, runner: &Runner, programs: &Programs) -> Result<TestBed> {
     peers::remove()?;
-    let mut kinds = vec![Tunnel::Boringtun, Tunnel::Mixed, Tunnel::UserSpace];
+    let mut kinds = vec![Tunnel::UserSpace];
+    if programs.boringtun.is_some() {
+        kinds.extend([Tunnel::Boringtun, Tunnel::Mixed]);
+    }
     network::create_pair()?;
     if tunnels::kernel_has_wireguard()? {
         setup::packages(ui, KERNEL_TOOLS)?;

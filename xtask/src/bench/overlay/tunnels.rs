@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
-use weft_lab::netns;
+use anyhow::{Context, Result, ensure};
+use weft_lab::{netns, scaled};
 
 use super::{
     Programs,
@@ -75,7 +75,8 @@ pub(super) fn start(runner: &Runner, tunnel: Tunnel, found: &Programs, workers: 
     for side in Side::BOTH {
         match (tunnel, side) {
             (Tunnel::Boringtun, _) | (Tunnel::Mixed, Side::Server) => {
-                programs.push(start_boringtun(runner, tunnel, side, &found.boringtun, workers)?);
+                let program = found.boringtun.as_deref().context("boringtun's tool is left out")?;
+                programs.push(start_boringtun(runner, tunnel, side, program, workers)?);
             }
             (Tunnel::UserSpace, _) | (Tunnel::Mixed, Side::Client) => {
                 programs.push(start_device(runner, tunnel, side, &found.device, workers)?);
@@ -117,7 +118,7 @@ fn start_boringtun(runner: &Runner, tunnel: Tunnel, side: Side, program: &Path, 
     let mut stream = wait(runner, &format!("{BORINGTUN} does not listen at {}", path.display()), || {
         UnixStream::connect(&path).ok()
     })?;
-    stream.set_read_timeout(Some(READY_TIMEOUT))?;
+    stream.set_read_timeout(Some(scaled(READY_TIMEOUT)))?;
     stream.write_all(request.as_bytes())?;
     let mut reply = [0; 64];
     let len = stream.read(&mut reply)?;
@@ -147,7 +148,7 @@ fn wait_link(runner: &Runner, side: Side, link: &str) -> Result<()> {
 }
 
 fn wait<T>(runner: &Runner, problem: &str, mut condition: impl FnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + READY_TIMEOUT;
+    let deadline = Instant::now() + scaled(READY_TIMEOUT);
     loop {
         if let Some(value) = condition() {
             return Ok(value);
