@@ -3,13 +3,19 @@
 //! networks that come and go leave nothing behind.
 
 use std::{
-    collections::BTreeSet,
-    io,
+    collections::{BTreeMap, BTreeSet},
+    env, fs, io,
     net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use weft_ebpf_common::{
+    Backend, Endpoint, Forward, LAYOUT_VERSION, NetAddr, Nets, PortKey, PortTarget, Service, SlotKey,
+};
 use weft_lab::{
     CLIENT, Lab, Role, Task, api, contract,
     dns::{RecordType, ResponseCode},
@@ -31,8 +37,13 @@ const PATH_MTU: &str = "1430";
 /// The pools of the cluster: this one has room for the ingress network and two others.
 const POOL: &str = "10.60.0.0/22";
 const MASK: &str = "24";
-/// How often a network is created, used and removed.
+/// How often a network is created, used and removed, unless [`ROUNDS_VARIABLE`] says otherwise.
 const ROUNDS: usize = 10;
+/// The environment variable with another number of rounds.
+const ROUNDS_VARIABLE: &str = "WEFT_LAB_ROUNDS";
+/// Descriptors that a daemon may have opened more at the end than at the beginning: connections
+/// that are being closed.
+const MORE_DESCRIPTORS: usize = 8;
 /// The time in which all tasks must answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time in which links and processes of a removed service must be gone.
@@ -120,7 +131,7 @@ fn task_links_have_the_chosen_mtu(lab: &Lab) -> Result<()> {
     let task = only(service(lab, "web", 1, &["--network", "small", "--network", "large"], &[WHOAMI])?)?;
     let mtus = (link_mtu(lab, &task, "eth0")?, link_mtu(lab, &task, "eth1")?);
     ensure!(mtus == (SMALL_MTU.to_owned(), PATH_MTU.to_owned()), "{mtus:?}");
-    let log = std::fs::read_to_string(contract::log(&task.node))?;
+    let log = fs::read_to_string(contract::log(&task.node))?;
     ensure!(log.contains("MTU of the network does not fit through the tunnel"), "the node must say why");
     remove(lab, &["web"], &["small", "large"])
 }
@@ -246,14 +257,78 @@ fn links(lab: &Lab, node: &str) -> Result<BTreeSet<String>> {
 
 /// The directories of the tasks that a node has.
 fn task_dirs(node: &str) -> io::Result<Vec<String>> {
-    let entries = std::fs::read_dir(contract::run_dir(node).join("tasks"))?;
+    let entries = fs::read_dir(contract::run_dir(node).join("tasks"))?;
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// What a node keeps of its networks and services.
+#[derive(Debug, PartialEq, Eq)]
+struct Kept {
+    links: BTreeSet<String>,
+    /// Directories of tasks.
+    tasks: Vec<String>,
+    /// The number of entries of maps that are filled from the plan.
+    entries: BTreeMap<&'static str, usize>,
+}
+
+fn kept(lab: &Lab, node: &str) -> Result<Kept> {
+    const ADDR: usize = size_of::<NetAddr>();
+    let entries = [
+        ("OWN", entries::<ADDR, 4>(node, "OWN")?),
+        ("PORTS", entries::<{ size_of::<PortKey>() }, { size_of::<PortTarget>() }>(node, "PORTS")?),
+        ("VIPS", entries::<ADDR, 4>(node, "VIPS")?),
+        ("SERVICES", entries::<4, { size_of::<Service>() }>(node, "SERVICES")?),
+        ("SLOTS", entries::<{ size_of::<SlotKey>() }, 8>(node, "SLOTS")?),
+        ("BACKENDS", entries::<8, { size_of::<Backend>() }>(node, "BACKENDS")?),
+        ("ENDPOINTS", entries::<4, { size_of::<Endpoint>() }>(node, "ENDPOINTS")?),
+        ("FORWARD", entries::<ADDR, { size_of::<Forward>() }>(node, "FORWARD")?),
+        ("NETNS", entries::<8, { size_of::<Nets>() }>(node, "NETNS")?),
+    ];
+    Ok(Kept { links: links(lab, node)?, tasks: task_dirs(node)?, entries: entries.into() })
+}
+
+/// The number of entries of a map whose keys and values have these sizes in octets.
+fn entries<const KEY: usize, const VALUE: usize>(node: &str, name: &str) -> Result<usize> {
+    let pin = Path::new(contract::PINS).join(node).join(format!("v{LAYOUT_VERSION}")).join(name);
+    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
+    let map = HashMap::<_, [u8; KEY], [u8; VALUE]>::try_from(Map::HashMap(map))?;
+    let mut count = 0;
+    for key in map.keys() {
+        key?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// The open descriptors of a node's daemon, and its memory in KiB (proc_pid_status(5), VmRSS).
+fn usage(lab: &Lab, node: &str) -> Result<(usize, u64)> {
+    let process = Path::new("/proc").join(lab.daemon_pid(node)?.to_string());
+    let status = fs::read_to_string(process.join("status"))?;
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+    Ok((fs::read_dir(process.join("fd"))?.count(), memory.context("the process has no VmRSS")?))
+}
+
+fn rounds() -> Result<usize> {
+    match env::var(ROUNDS_VARIABLE) {
+        Ok(text) => {
+            let rounds: NonZeroUsize =
+                text.parse().with_context(|| format!("{ROUNDS_VARIABLE}={text:?} is no count"))?;
+            Ok(rounds.get())
+        }
+        Err(_) => Ok(ROUNDS),
+    }
 }
 
 fn networks_that_come_and_go_leave_nothing_behind(lab: &Lab) -> Result<()> {
     let nodes: Vec<String> = lab.nodes().collect();
-    let before: Vec<_> = nodes.iter().map(|node| links(lab, node)).collect::<Result<_>>()?;
-    for round in 0..ROUNDS {
+    let rounds = rounds()?;
+    let before: Vec<_> = nodes.iter().map(|node| kept(lab, node)).collect::<Result<_>>()?;
+    // In the first rounds the daemons allocate what they keep.
+    let mut used = Vec::new();
+    for round in 0..rounds {
+        if round == rounds / 10 {
+            used = nodes.iter().map(|node| usage(lab, node)).collect::<Result<_>>()?;
+        }
         network(lab, "brief", &["--ipv6"])?;
         let tasks = service(lab, "web", 3, &["--network", "brief", "-p", "8095:80"], &[WHOAMI])?;
         all_answer(CLIENT, &lab.published(8095), &tasks, ANSWER_TIMEOUT);
@@ -261,14 +336,16 @@ fn networks_that_come_and_go_leave_nothing_behind(lab: &Lab) -> Result<()> {
     }
     let listed = api::get(&contract::socket("n1"), "/networks")?;
     ensure!(listed.as_array().is_some_and(|networks| networks.len() == 1), "only ingress is left: {listed}");
-    for (node, before) in nodes.iter().zip(before) {
-        eventually(REMOVE_TIMEOUT, &format!("{node} has no link and no directory of a task"), || {
-            let (links, dirs) = (links(lab, node), task_dirs(node));
-            match (links, dirs) {
-                (Ok(links), Ok(dirs)) if links == before && dirs.is_empty() => Ok(()),
-                (links, dirs) => Err(format!("links {links:?} instead of {before:?}, tasks {dirs:?}")),
-            }
+    for ((node, before), (descriptors, memory)) in nodes.iter().zip(before).zip(used) {
+        eventually(REMOVE_TIMEOUT, &format!("{node} keeps no link, task or map entry"), || {
+            let now = kept(lab, node).map_err(|error| format!("{error:#}"))?;
+            if now == before { Ok(()) } else { Err(format!("{now:?} instead of {before:?}")) }
         });
+        let (now, memory_now) = usage(lab, node)?;
+        println!(
+            "{node}, {rounds} rounds: descriptors {descriptors} -> {now}, KiB {memory} -> {memory_now}, {before:?}"
+        );
+        ensure!(now <= descriptors + MORE_DESCRIPTORS, "{node} had {descriptors} descriptors, and has {now}");
     }
     // The node refuses the port at once, because nothing of the service is left in its maps.
     for addr in lab.published(8095) {
