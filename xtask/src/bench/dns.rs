@@ -1,15 +1,16 @@
-//! `bench dns`: the resolver of a task, dnsmasq and unbound, each with one thread and the same
-//! names, asked by dnsperf.
+//! `bench dns`: the kernel, the resolver of a task, dnsmasq and unbound, each with one thread and
+//! the same names, asked by dnsperf.
 //!
 //! Everything runs in one network namespace, [`NETNS`], and on its loopback link. Where the machine
-//! has two cores, the server has one of them, and dnsperf the other.
+//! has two cores, the server has one of them, and dnsperf the other. The kernel answers on the core
+//! of dnsperf: there is no server, but the program that has written the names and waits.
 
 use std::{
     env,
     ffi::{OsStr, OsString},
     fmt::Write as _,
-    fs,
-    net::Ipv4Addr,
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -40,7 +41,12 @@ const TOOLS: &[Tool] = &[
 ];
 
 const NETNS: &str = "wbench-dns";
+/// The namespace of the programs for a node. The task of the plan is in [`NETNS`].
+const NODE_NETNS: &str = "wbench-dns-node";
+const PIN_DIR: &str = "/sys/fs/bpf/wbench-dns";
 const ADDRESS: &str = "127.0.0.1";
+/// Where the kernel answers.
+const KERNEL_ADDRESS: (&str, u16) = ("127.0.0.11", 53);
 /// Names with one IPv4 address and one IPv6 address each.
 const NAMES: u32 = 10_000;
 /// Tasks besides the first one, for the memory of a task.
@@ -56,34 +62,42 @@ const POLL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Case {
+    Kernel,
     Weft,
     Dnsmasq,
     Unbound,
 }
 
 impl Case {
-    const ALL: [Self; 3] = [Self::Weft, Self::Dnsmasq, Self::Unbound];
+    const ALL: [Self; 4] = [Self::Kernel, Self::Weft, Self::Dnsmasq, Self::Unbound];
 
     fn name(self) -> &'static str {
         match self {
-            Self::Weft => "weft",
+            Self::Kernel => "weft-kernel",
+            Self::Weft => "weft-daemon",
             Self::Dnsmasq => "dnsmasq",
             Self::Unbound => "unbound",
         }
     }
 
-    fn port(self) -> u16 {
+    fn address(self) -> (&'static str, u16) {
         match self {
-            Self::Weft => 5301,
-            Self::Dnsmasq => 5302,
-            Self::Unbound => 5303,
+            Self::Kernel => KERNEL_ADDRESS,
+            Self::Weft => (ADDRESS, 5301),
+            Self::Dnsmasq => (ADDRESS, 5302),
+            Self::Unbound => (ADDRESS, 5303),
         }
+    }
+
+    fn port(self) -> u16 {
+        self.address().1
     }
 }
 
 /// The metrics, with their headings.
-const METRICS: [(&str, &str); 5] = [
+const METRICS: [(&str, &str); 6] = [
     ("cpu_us_per_query", "CPU µs per query"),
+    ("all_cpu_us_per_query", "with client"),
     ("queries_per_s", "queries/s"),
     ("p50_us", "p50 µs"),
     ("p99_us", "p99 µs"),
@@ -113,8 +127,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     setup::lab(&ui)?;
     setup::packages(&ui, TOOLS)?;
     setup::resolver(&ui)?;
-    let server = match &args.weft {
-        Some(server) => server.clone(),
+    let programs = match &args.weft {
+        Some(folder) => folder.clone(),
         None => build(&ui)?,
     };
     fs::create_dir_all(results_folder()).with_context(|| format!("cannot create {}", results_folder().display()))?;
@@ -123,42 +137,58 @@ pub(super) fn run(args: &Args) -> Result<()> {
         // arguments.
         let arguments: Vec<OsString> = env::args_os().skip(1).collect();
         let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
-        arguments.extend([OsStr::new("--weft"), server.as_os_str()]);
+        arguments.extend([OsStr::new("--weft"), programs.as_os_str()]);
         return machine::become_root(&arguments);
     }
     // Before signals are caught, so that a user who waits for the lock can interrupt.
     let _lock = Lab::lock()?;
     let runner = Runner::new()?;
     remove()?;
-    let outcome = measure(&ui, &runner, &server, args);
+    let outcome = measure(&ui, &runner, &programs, args);
     outcome.and(remove())
 }
 
 /// Removes what this run or an earlier run has created.
 fn remove() -> Result<()> {
-    if !Path::new("/run/netns").join(NETNS).exists() {
-        return Ok(());
+    // The pins of programs that are attached to all processes.
+    match fs::remove_dir_all(PIN_DIR) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {PIN_DIR}"));
+        }
+        _ => {}
     }
-    configure(OWN_NETNS.as_ref(), Command::new("ip").args(["netns", "delete", NETNS]), "")
+    for netns in [NETNS, NODE_NETNS] {
+        if netns_path(netns).exists() {
+            configure(OWN_NETNS.as_ref(), Command::new("ip").args(["netns", "delete", netns]), "")?;
+        }
+    }
+    Ok(())
 }
 
-/// Builds the server that serves weft's names on ordinary sockets.
+fn netns_path(name: &str) -> PathBuf {
+    Path::new("/run/netns").join(name)
+}
+
+/// Builds the program that serves weft's names on ordinary sockets, and the one that lets the
+/// kernel answer them. Returns their folder.
 fn build(ui: &Ui) -> Result<PathBuf> {
-    let arguments = ["build", "--locked", "--release", "--package", "weft-dns", "--example", "serve_names"];
-    ui.step("build the resolver for release", |step| step.run(&mut cargo::command(&arguments)))?;
+    for (package, example) in [("weft-dns", "serve_names"), ("weft-mesh", "answer_names")] {
+        let arguments = ["build", "--locked", "--release", "--package", package, "--example", example];
+        ui.step(&format!("build {example} for release"), |step| step.run(&mut cargo::command(&arguments)))?;
+    }
     let own = env::current_exe().context("cannot find the file of this program")?;
-    let server = own.parent().and_then(Path::parent).map(|target| target.join("release/examples/serve_names"));
-    let server = server.context("the file of this program is not in a target folder")?;
-    ensure!(server.exists(), "cargo built the resolver, but there is no {}", server.display());
-    Ok(server)
+    let folder = own.parent().and_then(Path::parent).map(|target| target.join("release/examples"));
+    let folder = folder.context("the file of this program is not in a target folder")?;
+    ensure!(folder.join("answer_names").exists(), "cargo built the programs, but they are not in {}", folder.display());
+    Ok(folder)
 }
 
 fn results_folder() -> PathBuf {
     cargo::root().join("target/bench")
 }
 
-fn measure(ui: &Ui, runner: &Runner, weft: &Path, args: &Args) -> Result<()> {
-    let bed = ui.step("start the servers", |_| TestBed::up(runner, weft))?;
+fn measure(ui: &Ui, runner: &Runner, programs: &Path, args: &Args) -> Result<()> {
+    let bed = ui.step("start the servers", |_| TestBed::up(runner, programs))?;
     let background = ui.step("measure the machine without load", |_| load::background_percent(runner))?;
     let mut samples = Case::ALL.map(|case| Samples { case, rounds: Vec::new() });
     ui.step("warm up", |_| samples.iter().try_for_each(|samples| bed.round(samples.case, 1).map(drop)))?;
@@ -183,27 +213,31 @@ struct TestBed<'a> {
     runner: &'a Runner,
     netns: PathBuf,
     files: TempDir,
-    weft: PathBuf,
+    /// The folder of weft's programs.
+    programs: PathBuf,
     servers: Vec<(Case, Server)>,
 }
 
 impl<'a> TestBed<'a> {
-    fn up(runner: &'a Runner, weft: &Path) -> Result<Self> {
-        let netns = Path::new("/run/netns").join(NETNS);
-        configure(OWN_NETNS.as_ref(), Command::new("ip").args(["netns", "add", NETNS]), "")?;
-        configure(&netns, Command::new("ip").args(["link", "set", "lo", "up"]), "")?;
+    fn up(runner: &'a Runner, programs: &Path) -> Result<Self> {
+        let netns = netns_path(NETNS);
+        for name in [NETNS, NODE_NETNS] {
+            configure(OWN_NETNS.as_ref(), Command::new("ip").args(["netns", "add", name]), "")?;
+            configure(&netns_path(name), Command::new("ip").args(["link", "set", "lo", "up"]), "")?;
+        }
         let files = TempDir::new().context("cannot make a temporary directory")?;
-        let mut bed = Self { runner, netns, files, weft: weft.to_owned(), servers: Vec::new() };
+        let mut bed = Self { runner, netns, files, programs: programs.to_owned(), servers: Vec::new() };
         let write = |name: &str, text: String| fs::write(bed.files.path().join(name), text);
         write("questions", questions()).context("cannot write the questions")?;
         write("hosts", hosts()).context("cannot write the names for dnsmasq")?;
         write("unbound.conf", unbound_conf()).context("cannot write the names for unbound")?;
         for case in Case::ALL {
-            let server = Server::start(&bed.netns, bed.command(case), "")?;
+            let netns = if case == Case::Kernel { netns_path(NODE_NETNS) } else { bed.netns.clone() };
+            let server = Server::start(&netns, bed.command(case), "")?;
             bed.servers.push((case, server));
         }
         for case in Case::ALL {
-            bed.wait_ready(case.port()).with_context(|| format!("{} does not answer", case.name()))?;
+            bed.wait_ready(case.address()).with_context(|| format!("{} does not answer", case.name()))?;
         }
         Ok(bed)
     }
@@ -211,6 +245,11 @@ impl<'a> TestBed<'a> {
     fn command(&self, case: Case) -> Command {
         let file = |name: &str| self.files.path().join(name);
         match case {
+            Case::Kernel => {
+                let mut command = on_core(0, self.programs.join("answer_names"));
+                command.arg(PIN_DIR).arg(&self.netns).arg(NAMES.to_string());
+                command
+            }
             Case::Weft => self.weft_command(case.port(), 1),
             Case::Dnsmasq => {
                 let mut command = on_core(0, "dnsmasq");
@@ -230,21 +269,21 @@ impl<'a> TestBed<'a> {
     }
 
     fn weft_command(&self, port: u16, tasks: u32) -> Command {
-        let mut command = on_core(0, &self.weft);
+        let mut command = on_core(0, self.programs.join("serve_names"));
         command.args([format!("{ADDRESS}:{port}"), NAMES.to_string(), tasks.to_string()]);
         command
     }
 
     /// Waits until the last of the names is answered.
-    fn wait_ready(&self, port: u16) -> Result<()> {
+    fn wait_ready(&self, (address, port): (&str, u16)) -> Result<()> {
+        let server = SocketAddr::new(address.parse().context("an address")?, port);
         let name = format!("s{}", NAMES - 1);
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
-            let server = (Ipv4Addr::LOCALHOST, port).into();
             let answer =
                 netns::within(&self.netns, || weft_lab::dns::lookup(server, &name, weft_lab::dns::RecordType::A))?;
             match answer {
-                Ok(answer) if answer.addrs() == [address(NAMES - 1)] => return Ok(()),
+                Ok(answer) if answer.addrs() == [vip(NAMES - 1)] => return Ok(()),
                 other => ensure!(Instant::now() < deadline, "not ready within {READY_TIMEOUT:?}: {other:?}"),
             }
             self.runner.pause(POLL)?;
@@ -259,9 +298,10 @@ impl<'a> TestBed<'a> {
     /// Measures one case once. The values are in the order of [`METRICS`].
     fn round(&self, case: Case, seconds: u64) -> Result<[f64; METRICS.len()]> {
         let pid = self.pid(case)?;
-        let before = cpu_seconds(pid)?;
+        let used = || if case == Case::Kernel { program_seconds(pid) } else { cpu_seconds(pid) };
+        let (before, busy_before) = (used()?, load::busy_us()?);
         let full = self.dnsperf(case, seconds, &[])?;
-        let cpu = cpu_seconds(pid)? - before;
+        let (cpu, busy) = (used()? - before, load::busy_us()? - busy_before);
         let completed = field(&full, "Queries completed:").context("dnsperf prints the completed queries")?;
         let per_second = field(&full, "Queries per second:").context("dnsperf prints the rate")?;
         ensure!(full.contains("NOERROR"), "{} does not know the names:\n{full}", case.name());
@@ -272,12 +312,14 @@ impl<'a> TestBed<'a> {
             let index = (latencies.len() * permille / 1000).min(latencies.len().saturating_sub(1));
             latencies.get(index).copied().context("dnsperf prints the latencies")
         };
-        Ok([cpu * 1e6 / completed, per_second, at(500)?, at(990)?, resident_mib(pid)?])
+        let memory = if case == Case::Kernel { names_mib(pid)? } else { resident_mib(pid)? };
+        Ok([cpu * 1e6 / completed, busy / completed, per_second, at(500)?, at(990)?, memory])
     }
 
     fn dnsperf(&self, case: Case, seconds: u64, more: &[&str]) -> Result<String> {
         let mut command = on_core(1, "dnsperf");
-        command.args(["-s", ADDRESS, "-p", &case.port().to_string(), "-l", &seconds.to_string(), "-d"]);
+        let (address, port) = case.address();
+        command.args(["-s", address, "-p", &port.to_string(), "-l", &seconds.to_string(), "-d"]);
         command.arg(self.files.path().join("questions")).args(more);
         self.runner.run(&self.netns, command, Duration::from_secs(seconds) + SLACK)
     }
@@ -288,7 +330,7 @@ impl<'a> TestBed<'a> {
         for (resident, tasks) in resident.iter_mut().zip([1, TASKS + 1]) {
             let port = 5310;
             let server = Server::start(&self.netns, self.weft_command(port, tasks), "")?;
-            self.wait_ready(port)?;
+            self.wait_ready((ADDRESS, port))?;
             *resident = resident_mib(server.pid())?;
         }
         Ok((resident[1] - resident[0]) * 1024.0 / f64::from(TASKS))
@@ -303,7 +345,7 @@ fn on_core(core: usize, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-fn address(number: u32) -> std::net::IpAddr {
+fn vip(number: u32) -> std::net::IpAddr {
     Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + number + 2).into()
 }
 
@@ -321,7 +363,7 @@ fn questions() -> String {
 fn hosts() -> String {
     let mut text = String::new();
     for number in 0..NAMES {
-        let _ = writeln!(text, "{0} s{number}\nfd00::{1:x} s{number}", address(number), number + 2);
+        let _ = writeln!(text, "{0} s{number}\nfd00::{1:x} s{number}", vip(number), number + 2);
     }
     text
 }
@@ -336,7 +378,7 @@ fn unbound_conf() -> String {
         let _ = writeln!(
             text,
             "  local-data: \"s{number}. 1 IN A {}\"\n  local-data: \"s{number}. 1 IN AAAA fd00::{:x}\"",
-            address(number),
+            vip(number),
             number + 2
         );
     }
@@ -351,6 +393,32 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
     let fields = text.rsplit_once(')').map(|(_, fields)| fields.split_whitespace()).context("not a stat file")?;
     let ticks: f64 = fields.skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(f64::NAN)).sum();
     Ok(ticks / load::USER_HZ)
+}
+
+/// The run time of the program for names, whose file descriptor the process has: of its programs
+/// for links, the only one that runs.
+fn program_seconds(pid: u32) -> Result<f64> {
+    const SCHED_CLS: f64 = 3.0;
+    let run_times = descriptors(pid)?.into_iter().filter(|text| field(text, "prog_type:") == Some(SCHED_CLS));
+    let nanoseconds = run_times.filter_map(|text| field(&text, "run_time_ns:")).reduce(f64::max);
+    Ok(nanoseconds.context("the process has no program")? / 1e9)
+}
+
+/// The memory of the map of names, which the process has open.
+fn names_mib(pid: u32) -> Result<f64> {
+    /// Octets of a key, which no other map has (`NameKey` in ebpf/common).
+    const KEY_OCTETS: f64 = 104.0;
+    let maps = descriptors(pid)?;
+    let names = maps.iter().find(|text| field(text, "key_size:") == Some(KEY_OCTETS));
+    Ok(field(names.context("the process has no map of names")?, "memlock:").context("a map has memory")? / 1048576.0)
+}
+
+/// What the kernel says about each file descriptor of a process.
+fn descriptors(pid: u32) -> Result<Vec<String>> {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?;
+    // A descriptor can be closed meanwhile.
+    Ok(entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok()).collect())
 }
 
 fn resident_mib(pid: u32) -> Result<f64> {
@@ -419,8 +487,9 @@ fn report(samples: &[Samples], per_task_kib: f64, background: f64, args: &Args) 
         println!("{}\n", table(samples));
         println!(
             "{NAMES} names, one thread for each server; medians of {} rounds of {} s each. Minima and maxima are in {}.\n\
-             CPU: of the server alone. Latency: at {LATENCY_RATE} queries/s, where no question waits for another.\n\
-             Each further task of weft needs {per_task_kib:.1} KiB.\n\
+             CPU: of the server alone, and of server and client; for weft-kernel the run time of the program. Latency: at {LATENCY_RATE} queries/s, where no question waits for another.\n\
+             Memory: of the process; for weft-kernel of the map of names.\n\
+             Each further task of the daemon needs {per_task_kib:.1} KiB.\n\
              Other programs used {background:.1} % of the cores without load.",
             args.rounds,
             args.seconds,
@@ -455,11 +524,11 @@ mod tests {
 
     #[test]
     fn json_lines_have_minimum_and_maximum() {
-        let samples = Samples { case: Case::Weft, rounds: vec![[3.0; 5], [1.0; 5], [2.0; 5]] };
+        let samples = Samples { case: Case::Weft, rounds: vec![[3.0; 6], [1.0; 6], [2.0; 6]] };
         let lines = json(&[samples], 9.5);
         assert_eq!(
             lines[0],
-            r#"{"bench":"dns","case":"weft","metric":"cpu_us_per_query","median":2.0,"min":1.0,"max":3.0}"#
+            r#"{"bench":"dns","case":"weft-daemon","metric":"cpu_us_per_query","median":2.0,"min":1.0,"max":3.0}"#
         );
         assert_eq!(lines.len(), METRICS.len() + 1);
     }

@@ -235,7 +235,7 @@ pub(super) fn background_percent(runner: &Runner) -> Result<f64> {
 }
 
 /// The time that all cores of the machine have worked since it started, in microseconds.
-fn busy_us() -> Result<f64> {
+pub(super) fn busy_us() -> Result<f64> {
     let path = Path::new("/proc/stat");
     let text = fs::read_to_string(path).context("cannot read /proc/stat")?;
     let ticks = busy_ticks(&text).context("no `cpu` line in /proc/stat")?;
