@@ -63,21 +63,25 @@ pub(crate) fn build_tests(ui: &Ui) -> Result<Binaries> {
         let arguments = ["test", "--locked", "--workspace", "--test", "e2e", "--no-run", "--message-format=json"];
         let (success, output) = step.capture(&mut command(&arguments))?;
         ensure!(success, "cannot build the tests:\n{}", without_messages(&output));
-        let executable = |kind, name| {
-            executable(&output, kind, name)
-                .with_context(|| format!("cargo reports no {kind} {name} among what it built"))
+        let executable = |kind, main| {
+            executable(&output, kind, main)
+                .with_context(|| format!("cargo reports no {kind} of {main} among what it built"))
         };
-        Ok(Binaries { weft: executable("bin", "weft")?, tests: executable("test", "e2e")? })
+        Ok(Binaries { weft: executable("bin", "src/main.rs")?, tests: executable("test", "tests/e2e/main.rs")? })
     })
 }
 
-/// The path of a program in cargo's messages (cargo's reference, "External tools").
-fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
+/// The path of a program in cargo's messages (cargo's reference, "External tools"). `main` is its
+/// source file: several packages have test programs of the same name.
+fn executable(messages: &str, kind: &str, main: &str) -> Option<PathBuf> {
+    let main = root().join(main);
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut artifacts = messages.filter(|message| {
         let target = &message["target"];
         let has_kind = target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|found| found == kind));
-        message["reason"] == "compiler-artifact" && target["name"] == name && has_kind
+        message["reason"] == "compiler-artifact"
+            && has_kind
+            && target["src_path"].as_str().is_some_and(|path| Path::new(path) == main)
     });
     // A library or binary may also be built as the program of its unit tests.
     artifacts.find_map(|artifact| {
@@ -122,10 +126,10 @@ mod tests {
     }
 
     /// One message of cargo about a program.
-    fn message(kind: &str, name: &str, is_test: bool, executable: &str) -> String {
+    fn message(kind: &str, main: &str, is_test: bool, executable: &str) -> String {
         serde_json::json!({
             "reason": "compiler-artifact",
-            "target": { "kind": [kind], "name": name },
+            "target": { "kind": [kind], "src_path": root().join(main) },
             "profile": { "test": is_test },
             "executable": executable,
         })
@@ -136,14 +140,15 @@ mod tests {
     fn programs_are_found_in_the_messages_of_cargo() {
         let messages = [
             "   Compiling weft v0.1.0".to_owned(),
-            message("bin", "weft", true, "/deps/weft-1"),
-            message("bin", "weft", false, "/weft"),
-            message("test", "e2e", true, "/deps/e2e-1"),
+            message("bin", "src/main.rs", true, "/deps/weft-1"),
+            message("bin", "src/main.rs", false, "/weft"),
+            message("test", "wireguard/tests/main.rs", true, "/deps/e2e-2"),
+            message("test", "tests/e2e/main.rs", true, "/deps/e2e-1"),
         ]
         .join("\n");
-        assert_eq!(executable(&messages, "bin", "weft"), Some(PathBuf::from("/weft")));
-        assert_eq!(executable(&messages, "test", "e2e"), Some(PathBuf::from("/deps/e2e-1")));
-        assert_eq!(executable(&messages, "bin", "other"), None);
+        assert_eq!(executable(&messages, "bin", "src/main.rs"), Some(PathBuf::from("/weft")));
+        assert_eq!(executable(&messages, "test", "tests/e2e/main.rs"), Some(PathBuf::from("/deps/e2e-1")));
+        assert_eq!(executable(&messages, "bin", "other/main.rs"), None);
     }
 
     #[test]
@@ -154,6 +159,6 @@ mod tests {
     }
 
     fn message_without_text() -> String {
-        message("bin", "weft", false, "/weft")
+        message("bin", "src/main.rs", false, "/weft")
     }
 }
