@@ -13,7 +13,10 @@ use nix::sys::socket::{setsockopt, sockopt::IpTransparent};
 use rustix::net;
 
 use super::Lab;
-use crate::{Task, dns, http, speed::scaled};
+use crate::{Task, dns, http, speed::scaled, wait::try_eventually};
+
+/// The time in which all running tasks of a service must answer at every node.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A socket that sends from an address that no link has. weft would take the address away from a
 /// link of a task.
@@ -25,11 +28,13 @@ fn bind_foreign(source: Ipv4Addr) -> io::Result<UdpSocket> {
 }
 
 impl Lab {
-    /// Opens `count` connections from a host, and returns how many each task answered.
+    /// Waits until all these tasks answer a host: a task is running a moment before every node
+    /// sends traffic to it. Then opens `count` connections, and returns how many each task
+    /// answered.
     ///
     /// # Errors
-    /// When a connection fails, when other tasks than these answer, or when the number of a task
-    /// differs from the mean by more than 20 %.
+    /// When not all tasks answer in time, when a connection fails, when other tasks than these
+    /// answer, or when the number of a task differs from the mean by more than 20 %.
     pub fn check_even_spread(
         &self,
         host: &str,
@@ -37,9 +42,13 @@ impl Lab {
         tasks: &[Task],
         count: usize,
     ) -> Result<BTreeMap<String, usize>> {
-        let by_task =
-            self.within(host, || http::answers_by_task(addr, count))?.with_context(|| format!("{host} to {addr}"))?;
+        let connect = |count| self.within(host, || http::answers_by_task(addr, count)).and_then(|answers| Ok(answers?));
         let expected: BTreeSet<String> = tasks.iter().map(Task::name).collect();
+        try_eventually(ANSWER_TIMEOUT, &format!("all of {expected:?} answer {host} at {addr}"), || {
+            let by_task = connect(tasks.len() * 4).map_err(|error| format!("{error:#}"))?;
+            if by_task.keys().eq(&expected) { Ok(()) } else { Err(format!("{by_task:?}")) }
+        })?;
+        let by_task = connect(count).with_context(|| format!("{host} to {addr}"))?;
         let mean = count / tasks.len();
         let range = mean * 8 / 10..=mean * 12 / 10;
         let is_even = by_task.values().all(|answers| range.contains(answers));
