@@ -5,11 +5,11 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::{IpAddr, TcpStream, UdpSocket},
-    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use weft_lab::{Lab, Task, contract, dns, dns::RecordType, eventually, scaled};
 
 use crate::fixtures::{FOLLOW_TIMEOUT, WHOAMI, probe_on, service, v4_of};
@@ -83,18 +83,17 @@ fn comparable(question_octets: usize, data_octets: usize, reply: &[u8]) -> Resul
     Ok([start, &answers.concat(), rest].concat())
 }
 
-fn send_signal(pid: u32, signal: &str) -> Result<()> {
-    let status = Command::new("kill").args([signal, &pid.to_string()]).status().context("cannot run kill")?;
-    ensure!(status.success(), "cannot send {signal} to process {pid}");
-    Ok(())
+fn send_signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(pid.cast_signed()).context("a process has a number")?;
+    Ok(kill_process(pid, signal)?)
 }
 
 /// Runs `action` while the daemon of the probe's node is stopped by SIGSTOP.
 fn while_paused<T>(lab: &Lab, action: impl FnOnce() -> T) -> Result<T> {
     let pid = lab.daemon_pid(NODE)?;
-    send_signal(pid, "-STOP")?;
+    send_signal(pid, Signal::STOP)?;
     let done = action();
-    send_signal(pid, "-CONT")?;
+    send_signal(pid, Signal::CONT)?;
     Ok(done)
 }
 
