@@ -115,11 +115,12 @@ fn rounds(weft: &Path, runner: &Runner, count: u64) -> Result<Vec<Value>> {
     let lab = Lab::up(options)?;
     let mut times = BTreeMap::<&str, Vec<f64>>::new();
     let warm_up = (count * WARM_UP_PERCENT).div_ceil(100);
+    let links: Vec<usize> = usages(&lab)?.iter().map(|(_, usage)| usage.links).collect();
     let mut before = None;
     for round in 0..count {
         runner.check()?;
         if round == warm_up {
-            before = Some(usages(&lab)?);
+            before = Some(settled_usages(&lab, runner, &links)?);
         }
         for (name, duration) in one_round(&lab, runner).with_context(|| format!("round {round}"))? {
             times.entry(name).or_default().push(duration.as_secs_f64() * 1e3);
@@ -127,8 +128,8 @@ fn rounds(weft: &Path, runner: &Runner, count: u64) -> Result<Vec<Value>> {
     }
     let mut lines: Vec<Value> = times.into_iter().filter_map(|(name, values)| summary(name, values)).collect();
     if let Some(before) = before {
-        for (node, before) in before {
-            let after = usage(&lab, &node)?;
+        let after = settled_usages(&lab, runner, &links)?;
+        for ((node, before), (_, after)) in before.into_iter().zip(after) {
             lines.push(json!({
                 "bench": "control",
                 "case": format!("{node} after {} rounds", count - warm_up),
@@ -136,7 +137,6 @@ fn rounds(weft: &Path, runner: &Runner, count: u64) -> Result<Vec<Value>> {
                 "memory_kib": [before.memory_kib, after.memory_kib],
                 "links": [before.links, after.links],
             }));
-            ensure!(after.links <= before.links, "{node}: links were left behind: {before:?}, {after:?}");
         }
     }
     lab.down()?;
@@ -145,6 +145,20 @@ fn rounds(weft: &Path, runner: &Runner, count: u64) -> Result<Vec<Value>> {
 
 fn usages(lab: &Lab) -> Result<Vec<(String, Usage)>> {
     lab.nodes().map(|node| Ok((node.clone(), usage(lab, &node)?))).collect()
+}
+
+/// Waits until each node has as many links as given: the links of removed tasks are gone. Returns
+/// what the daemons then use.
+fn settled_usages(lab: &Lab, runner: &Runner, links: &[usize]) -> Result<Vec<(String, Usage)>> {
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    loop {
+        let usages = usages(lab)?;
+        if usages.iter().map(|(_, usage)| usage.links).eq(links.iter().copied()) {
+            return Ok(usages);
+        }
+        ensure!(Instant::now() < deadline, "links were left behind: {usages:?} instead of {links:?}");
+        runner.pause(POLL)?;
+    }
 }
 
 /// Creates a network and a service with a task on each node, uses them, and removes both. Returns
