@@ -1,9 +1,9 @@
 //! Reads and writes the small files of the data directory.
 //!
 //! A file is replaced as a whole or stays unchanged, even if the machine loses power. The swarm's
-//! membership store uses this module for its files. The Raft store, which is one redb file, uses
-//! only [`advice`]. All functions block: an async caller runs them on a blocking thread, or accepts
-//! that it waits for the disk.
+//! membership store and the agent's store of WireGuard keys use this module for their files. The
+//! Raft store, which is one redb file, uses only `advice`. All functions block: an async caller
+//! runs them on a blocking thread, or accepts that it waits for the disk.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,7 +21,7 @@ const MODE: u32 = 0o600;
 ///
 /// # Errors
 /// The error of the file system, or `InvalidInput` if `path` has no parent directory.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut staged = path.as_os_str().to_owned();
     staged.push(".new");
@@ -39,7 +39,10 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Removes a file. Returns no error if the file does not exist.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The error of the file system.
+pub fn remove(path: &Path) -> io::Result<()> {
     none_if_absent(fs::remove_file(path)).map(|_| ())
 }
 

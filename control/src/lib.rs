@@ -21,7 +21,7 @@ pub mod plan;
 pub mod schedule;
 pub mod orchestrate;
 mod codec;
-mod files;
+pub mod files;
 pub mod pki;
 pub mod rpc;
 pub mod raft;

@@ -10,22 +10,18 @@
 //! restart of the daemon.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+use weft_control::files;
 use weft_model::{
     NodeId, NodePlan,
     wireguard::{EncryptionPlan, PublicKey},
 };
 use weft_overlay::{OwnKey, PrivateKey};
-
-/// Only the owner may read and write a key.
-const FILE_MODE: u32 = 0o600;
 
 /// A key as it is stored. The port names the file: no two keys of a node have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,25 +166,18 @@ fn read_keys(dir: &Path) -> Result<Vec<StoredKey>> {
     Ok(keys)
 }
 
-/// Writes the key to another file and renames it, so that a reader sees all of it or nothing.
 fn store(key: &StoredKey, dir: &Path) -> Result<()> {
     let path = key.file(dir);
     let write = || -> Result<()> {
         fs::create_dir_all(dir)?;
-        let staged = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&staged)?;
-        file.write_all(&serde_json::to_vec(key)?)?;
-        file.sync_all()?;
-        fs::rename(&staged, &path)?;
-        // The rename survives a power loss only once the folder itself is on the disk (fsync(2)).
-        Ok(File::open(dir)?.sync_all()?)
+        Ok(files::write(&path, &serde_json::to_vec(key)?)?)
     };
     write().with_context(|| format!("cannot store a WireGuard key in {}", path.display()))
 }
 
 fn delete(key: &StoredKey, dir: &Path) -> Result<()> {
     let path = key.file(dir);
-    ignore_absent(fs::remove_file(&path)).with_context(|| format!("cannot delete {}", path.display()))?;
+    files::remove(&path).with_context(|| format!("cannot delete {}", path.display()))?;
     tracing::info!(key = %key.public_key(), epoch = key.epoch, "deleted a WireGuard key");
     Ok(())
 }
@@ -287,7 +276,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         Keys::new(dir.path(), PORT).reconcile(&plan(1, &[])).expect("a key");
         let path = dir.path().join("wireguard").join(NodeId::from_random(1).as_str()).join(format!("{PORT}.json"));
-        assert_eq!(fs::metadata(path).expect("a file").permissions().mode() & 0o777, FILE_MODE);
+        assert_eq!(fs::metadata(path).expect("a file").permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
