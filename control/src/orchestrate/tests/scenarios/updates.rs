@@ -1,13 +1,24 @@
 //! Rolling updates and rollbacks.
 
 use weft_model::{
-    Command, Rejection,
+    Command, Rejection, ServiceId,
     spec::{FailureAction, ServiceSpec, UpdateOrder},
     state::UpdateState,
 };
 
 use super::{super::sim::Sim, await_serving, await_update, create_serving, update_status};
 use crate::fixture::{network_spec, service_spec, tcp};
+
+fn rollback_by_user(sim: &Sim, service: &ServiceId) -> Command {
+    let version = sim.state().services[service].meta.version;
+    Command::RollbackService { id: service.clone(), version, message: "asked".to_owned(), automatic: false }
+}
+
+fn await_rollback(sim: &mut Sim, service: &ServiceId) {
+    sim.run_until("the rollback to end", |sim| {
+        sim.state().services[service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
+    });
+}
 
 #[test]
 fn a_stop_first_update_replaces_one_task_at_a_time() {
@@ -135,16 +146,9 @@ fn a_user_can_roll_back() {
     let service = create_serving(&mut sim, 2);
     sim.cluster.update_service(&service, |spec| spec.task.container.image = "two".to_owned());
     await_update(&mut sim, &service, 1);
-    let version = sim.state().services[&service].meta.version;
-    sim.submit(Command::RollbackService {
-        id: service.clone(),
-        version,
-        message: "asked".to_owned(),
-        automatic: false,
-    });
-    sim.run_until("the rollback to end", |sim| {
-        sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
-    });
+    let command = rollback_by_user(&sim, &service);
+    sim.submit(command);
+    await_rollback(&mut sim, &service);
     assert!(sim.active(&service).iter().all(|t| t.spec.container.image == "weft/whoami"));
 }
 
@@ -178,17 +182,9 @@ fn after_an_automatic_rollback_there_is_no_spec_to_roll_back_to() {
         spec.update.on_failure = FailureAction::Rollback;
         spec.task.container.image = "broken".to_owned();
     });
-    sim.run_until("the rollback to end", |sim| {
-        sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
-    });
-    let current = sim.state().services[&service].clone();
-    assert_eq!(current.previous, None);
-    let command = Command::RollbackService {
-        id: service.clone(),
-        version: current.meta.version,
-        message: "asked".to_owned(),
-        automatic: false,
-    };
+    await_rollback(&mut sim, &service);
+    assert_eq!(sim.state().services[&service].previous, None);
+    let command = rollback_by_user(&sim, &service);
     assert_eq!(sim.cluster.apply(command), Err(Rejection::NothingToRollBack { id: service.to_string() }));
 }
 
@@ -214,16 +210,9 @@ fn a_rollback_to_a_port_of_another_service_pauses_and_can_be_asked_for_later() {
     sim.run(60_000);
     assert_eq!(update_status(&sim, &service), (state, message), "it stays paused");
     sim.submit(Command::RemoveService { id: thief });
-    let version = sim.state().services[&service].meta.version;
-    sim.submit(Command::RollbackService {
-        id: service.clone(),
-        version,
-        message: "asked".to_owned(),
-        automatic: false,
-    });
-    sim.run_until("the rollback to end", |sim| {
-        sim.state().services[&service].update.as_ref().is_some_and(|u| u.state == UpdateState::RollbackCompleted)
-    });
+    let command = rollback_by_user(&sim, &service);
+    sim.submit(command);
+    await_rollback(&mut sim, &service);
     await_serving(&mut sim, &service, 2);
 }
 
