@@ -275,10 +275,20 @@ fn routes_of_link(attachment: &AttachmentPlan, link: &str, is_first: bool) -> Ve
 /// All addresses of the link are static, and its only neighbour is the mesh's router. So the kernel
 /// must not accept router advertisements, probe for duplicate addresses, or generate addresses for
 /// the link.
+///
+/// A program of the mesh answers the questions for neighbours' MAC addresses. One that was asked
+/// before this program is attached is lost, and the kernel would ask again only after a second. So
+/// it asks every 20 ms, as long as by default (3 s). The unit of the kernel's clock is a divisor of
+/// 20 ms for each of its usual frequencies, so it does not round the value.
 fn set_task_side_sysctls(sandbox: &mut DesiredNetns, link: &str) {
     sandbox.set_sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "0");
     for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "1")] {
         sandbox.set_sysctl(&format!("net/ipv6/conf/{link}/{key}"), value);
+    }
+    for family in ["ipv4", "ipv6"] {
+        for (key, value) in [("retrans_time_ms", "20"), ("mcast_solicit", "150")] {
+            sandbox.set_sysctl(&format!("net/{family}/neigh/{link}/{key}"), value);
+        }
     }
 }
 
