@@ -6,10 +6,9 @@
 //!   times. The time from the first command to the first packet between two tasks, to the first
 //!   answers, and what the daemons have accumulated at the end.
 //!
-//! The first packet between two tasks does not need their programs: the kernel answers a datagram
-//! to a closed port. It is measured in the tasks' network namespaces, which exist before the
-//! programs start. So its time includes links, maps and all steps of the cluster, and not the start
-//! of a container.
+//! The first packet between two tasks is sent and answered by sockets of the benchmark in their
+//! network namespaces, which exist before the tasks' programs start. So its time includes links,
+//! maps and all steps of the cluster, and not the start of a container.
 
 use std::{
     collections::BTreeMap,
@@ -36,9 +35,9 @@ const PORT: u16 = 8080;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The pause between two attempts to reach a new service. It bounds the error of the measurement.
 const POLL: Duration = Duration::from_millis(1);
-/// A port on which no task listens.
-const CLOSED_PORT: u16 = 9;
-/// How long a sender waits for the kernel's answer before it sends again.
+/// The UDP port of the first packet between two tasks.
+const PACKET_PORT: u16 = 9;
+/// How long a datagram is waited for before another one is sent.
 const RESEND: Duration = Duration::from_millis(2);
 /// The port of the service inside of its tasks.
 const HTTP: u16 = 80;
@@ -178,7 +177,7 @@ fn one_round(lab: &Lab, runner: &Runner) -> Result<[(&'static str, Duration); 8]
     let tasks = placed_tasks(lab, runner)?;
     let placed = start.elapsed();
     let [from, to, ..] = tasks.as_slice() else { bail!("two nodes must have tasks: {tasks:?}") };
-    wait_for_packet(runner, from, to.v4("app"))?;
+    wait_for_packet(runner, from, to)?;
     let packet = start.elapsed();
     let addr: SocketAddr = lab.published(PORT).into_iter().next().context("a node has an address")?;
     wait_for_answer(runner, &contract::namespace_path(CLIENT), addr)?;
@@ -214,29 +213,41 @@ fn placed_tasks(lab: &Lab, runner: &Runner) -> Result<Vec<Task>> {
     }
 }
 
-/// Waits until a datagram from the namespace of a task to the address of another one is answered:
-/// its kernel refuses the port.
-fn wait_for_packet(runner: &Runner, from: &Task, to: IpAddr) -> Result<()> {
-    let namespace = contract::task_namespace(&from.node, &from.id);
+/// Waits until a datagram has gone from one task to another, and its answer back. Both sockets are
+/// of this process: what the tasks run does not matter. An answer of the kernel, for a closed port,
+/// would be no measure: the kernel limits these to one in a second for each destination
+/// (`icmp_ratelimit`, Documentation/networking/ip-sysctl.rst).
+fn wait_for_packet(runner: &Runner, from: &Task, to: &Task) -> Result<()> {
+    let destination = SocketAddr::new(to.v4("app"), PACKET_PORT);
     let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let mut sockets = None;
     loop {
-        // The namespace does not exist yet if this is an error.
-        let refused = netns::within(&namespace, || is_refused((to, CLOSED_PORT).into())).unwrap_or(Ok(false));
-        if refused.is_ok_and(|refused| refused) {
+        if sockets.is_none() {
+            sockets = socket_of(from).zip(socket_of(to));
+        }
+        let answered = sockets.as_ref().is_some_and(|(from, to)| round_trip(from, to, destination).is_ok());
+        if answered {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{to} gets no packet from {} within {ANSWER_TIMEOUT:?}", from.node);
+        ensure!(Instant::now() < deadline, "{destination} gets no packet from {} within {ANSWER_TIMEOUT:?}", from.node);
         runner.pause(POLL)?;
     }
 }
 
-fn is_refused(addr: SocketAddr) -> io::Result<bool> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-    socket.connect(addr)?;
-    socket.set_read_timeout(Some(RESEND))?;
-    socket.send(b"first packet")?;
-    let answer = socket.recv(&mut [0; 16]);
-    Ok(answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
+/// A socket in the namespace of a task. `None` while there is no such namespace.
+fn socket_of(task: &Task) -> Option<UdpSocket> {
+    let namespace = contract::task_namespace(&task.node, &task.id);
+    let socket = netns::within(&namespace, || UdpSocket::bind(("0.0.0.0", PACKET_PORT))).ok()?.ok()?;
+    socket.set_read_timeout(Some(RESEND)).ok()?;
+    Some(socket)
+}
+
+fn round_trip(from: &UdpSocket, to: &UdpSocket, destination: SocketAddr) -> io::Result<()> {
+    let mut buffer = [0; 16];
+    from.send_to(b"first packet", destination)?;
+    let (_, source) = to.recv_from(&mut buffer)?;
+    to.send_to(b"its answer", source)?;
+    from.recv_from(&mut buffer).map(drop)
 }
 
 /// The IPv4 address of the service.
