@@ -59,6 +59,7 @@ impl Cluster {
         };
         let first = cluster.joining(1, Role::Manager);
         let init = InitCluster {
+            feature_level: weft_model::state::FEATURE_LEVEL,
             id: ClusterId::from_random(1),
             spec: ClusterSpec::default(),
             tunnel_port: DEFAULT_TUNNEL_PORT,

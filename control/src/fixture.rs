@@ -18,7 +18,7 @@ use weft_model::{
         Availability, ClusterSpec, ContainerSpec, NetworkAttachment, NetworkSpec, NodeSpec, PortSpec, Protocol, Role,
         ServiceMode, ServiceSpec, SubnetSpec,
     },
-    state::{Cluster, Network, Node, NodeStatus, Restarts, Slot, TaskState, TaskStatus},
+    state::{Cluster, FEATURE_LEVEL, Network, Node, NodeStatus, Restarts, Slot, TaskState, TaskStatus},
     wireguard::EncryptionSupport,
 };
 
@@ -62,6 +62,7 @@ impl TestCluster {
             manager_secret: "manager".to_owned(),
             ingress: NetworkId::from_random(self.random()),
             node: self.joining("n1", Role::Manager),
+            feature_level: FEATURE_LEVEL,
         }
     }
 

@@ -19,6 +19,7 @@ mod demo;
 mod bench;
 mod vm;
 mod ebpf;
+mod golden;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ enum Task {
     Vm(vm::Command),
     /// Rebuild the eBPF object, or check that the committed one is built from its source.
     Ebpf(ebpf::Options),
+    /// Add the golden files of new schema versions of what weft stores and sends.
+    Golden,
     /// Install the programs that the lab and the demo need; with --test, those of `test` too.
     Setup(setup::Options),
     /// Check crate dependencies, imports, module docs, names and the width of comments.
@@ -77,6 +80,7 @@ fn run() -> anyhow::Result<()> {
         Task::Check => check::run(),
         Task::Test(options) => test::run(&options),
         Task::Lab(command) => lab::run(command),
+        Task::Golden => golden::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Vm(command) => vm::run(&command),
         Task::Ebpf(options) => ebpf::run(&options),

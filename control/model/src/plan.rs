@@ -72,6 +72,9 @@ pub struct NodePlan {
     pub endpoints: Vec<EndpointPlan>,
     /// The tasks of this node.
     pub tasks: Vec<TaskPlan>,
+    /// [`crate::ClusterState::feature_level`]: what the node may send to managers.
+    #[serde(default)]
+    pub feature_level: u32,
 }
 
 impl NodePlan {
@@ -95,6 +98,7 @@ impl NodePlan {
             ports: Vec::new(),
             endpoints: Vec::new(),
             tasks: Vec::new(),
+            feature_level: 0,
         }
     }
 }

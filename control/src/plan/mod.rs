@@ -47,6 +47,7 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         services,
         endpoints: endpoints(state),
         tasks: tasks(state, node),
+        feature_level: state.feature_level,
     })
 }
 

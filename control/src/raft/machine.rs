@@ -36,7 +36,7 @@ pub struct Machine {
 
 /// Everything computed from the log up to one position: the content of a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Replica {
+pub(crate) struct Replica {
     last: Option<LogId<u64>>,
     voters: StoredMembership<u64, Voter>,
     state: Arc<ClusterState>,
@@ -56,7 +56,7 @@ impl Machine {
     /// If the store cannot be read, or the snapshot was written by another version.
     pub fn open(store: Store) -> Result<Self, Failure> {
         let replica = match store.snapshot()? {
-            Some((_, bytes)) => codec::decode::<Replica>(&bytes).map_err(read_failed)?,
+            Some((_, bytes)) => codec::decode::<Replica>(&codec::SNAPSHOT, &bytes).map_err(read_failed)?,
             None => Replica::default(),
         };
         let published = watch::Sender::new(replica.state.clone());
@@ -128,7 +128,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         meta: &SnapshotMeta<u64, Voter>,
         snapshot: Box<Vec<u8>>,
     ) -> Result<(), Failure> {
-        let replica = codec::decode::<Replica>(&snapshot).map_err(read_failed)?;
+        let replica = codec::decode::<Replica>(&codec::SNAPSHOT, &snapshot).map_err(read_failed)?;
         self.store.save_snapshot(&(meta.clone(), *snapshot)).await?;
         self.replica = replica;
         self.published.send_replace(self.replica.state.clone());
@@ -156,9 +156,24 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotWriter {
             last_membership: replica.voters.clone(),
             snapshot_id: replica.last.map(|last| last.to_string()).unwrap_or_default(),
         };
-        let encoded = tokio::task::spawn_blocking(move || codec::encode(&replica)).await.map_err(write_failed)?;
+        let encoded = tokio::task::spawn_blocking(move || codec::encode(&codec::SNAPSHOT, &replica))
+            .await
+            .map_err(write_failed)?;
         let bytes = encoded.map_err(write_failed)?;
         self.store.save_snapshot(&(meta.clone(), bytes.clone())).await?;
         Ok(Snapshot { meta, snapshot: Box::new(bytes) })
     }
+}
+
+/// A snapshot's content for the golden files.
+#[cfg(test)]
+pub(crate) fn sample_snapshot(
+    last: Option<LogId<u64>>,
+    voters: StoredMembership<u64, Voter>,
+    state: ClusterState,
+) -> Replica {
+    let outcome = |n, result| Outcome { id: ProposalId(n), result };
+    let refused = Rejection::Invalid("text".to_owned());
+    let outcomes = [outcome(7, Ok(Applied::Done)), outcome(u128::MAX, Err(refused))].into();
+    Replica { last, voters, state: Arc::new(state), outcomes }
 }

@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use weft_model::{Applied, Command, Entry, NodeId, Rejection};
 
 pub use machine::Machine;
+#[cfg(test)]
+pub(crate) use machine::{Replica, sample_snapshot};
 pub use network::{Network, receive_snapshot};
 pub use store::{Store, StoreError};
 

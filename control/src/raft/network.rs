@@ -15,12 +15,13 @@ use openraft::{
     raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, transport::Channel};
-use weft_model::NodeId;
+use weft_model::{ClusterState, NodeId, state::FEATURE_LEVEL};
 
-use super::{TypeConfig, Voter};
+use super::{TypeConfig, Voter, machine::Replica};
 use crate::{
-    codec,
+    codec::{self, CodecError, RAFT_MESSAGE, SNAPSHOT},
     rpc::{
         MAX_MESSAGE_BYTES, Peers,
         pb::{RaftReply, RaftRequest, SnapshotPart, quorum_client::QuorumClient},
@@ -46,13 +47,14 @@ type Unresponsive = Arc<Mutex<BTreeSet<NodeId>>>;
 pub struct Network {
     peers: Peers,
     raft_id: u64,
+    state: watch::Receiver<Arc<ClusterState>>,
     unresponsive: Unresponsive,
 }
 
 impl Network {
-    /// Connects as the voter `raft_id`.
-    pub fn new(peers: Peers, raft_id: u64) -> Self {
-        Self { peers, raft_id, unresponsive: Unresponsive::default() }
+    /// Connects as the voter `raft_id`. Messages have the feature level of `state`.
+    pub fn new(peers: Peers, raft_id: u64, state: watch::Receiver<Arc<ClusterState>>) -> Self {
+        Self { peers, raft_id, state, unresponsive: Unresponsive::default() }
     }
 }
 
@@ -65,6 +67,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             source: self.raft_id,
             target,
             voter: voter.clone(),
+            state: self.state.clone(),
             unresponsive: self.unresponsive.clone(),
         }
     }
@@ -77,6 +80,7 @@ pub struct Link {
     source: u64,
     target: u64,
     voter: Voter,
+    state: watch::Receiver<Arc<ClusterState>>,
     unresponsive: Unresponsive,
 }
 
@@ -105,8 +109,17 @@ impl Link {
         }
     }
 
+    fn level(&self) -> u32 {
+        self.state.borrow().feature_level
+    }
+
+    /// A message of the cluster's feature level. The log contains an entry that needs a higher
+    /// level only if all managers support it: the entry that raises the level, and entries of an
+    /// earlier leader that have not been applied here yet.
     fn request<T: Serialize>(&self, body: &T) -> Result<RaftRequest, Unreachable> {
-        let body = codec::encode(body).map_err(|e| unreachable(&e))?;
+        let body = codec::encode_at(&RAFT_MESSAGE, self.level(), body)
+            .or_else(|_| codec::encode(&RAFT_MESSAGE, body))
+            .map_err(|e| unreachable(&e))?;
         Ok(RaftRequest { source: self.source, target: self.target, body: body.into() })
     }
 }
@@ -121,7 +134,7 @@ fn unreachable(error: &(impl std::error::Error + 'static)) -> Unreachable {
 
 fn decode_reply<T: DeserializeOwned>(reply: Result<Response<RaftReply>, Status>) -> Result<T, Unreachable> {
     let reply = reply.map_err(|status| unreachable(&status))?.into_inner();
-    codec::decode(&reply.body).map_err(|e| unreachable(&e))
+    codec::decode(&RAFT_MESSAGE, &reply.body).map_err(|e| unreachable(&e))
 }
 
 /// If an append of this size is too large, returns the number of entries to retry with.
@@ -161,7 +174,7 @@ impl RaftNetwork<TypeConfig> for Link {
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
         let header = SnapshotHeader { vote, meta: snapshot.meta };
         let mut request = Some(self.request(&header)?);
-        let bytes = bytes::Bytes::from(*snapshot.snapshot);
+        let bytes = bytes::Bytes::from(snapshot_at(self.level(), *snapshot.snapshot).map_err(|e| unreachable(&e))?);
         // At least one part, even of an empty snapshot, because the first part carries the request.
         let parts: Vec<_> = (0..bytes.len().max(1))
             .step_by(SNAPSHOT_PART_BYTES)
@@ -180,6 +193,14 @@ impl RaftNetwork<TypeConfig> for Link {
     fn backoff(&self) -> Backoff {
         Backoff::new(std::iter::repeat(RETRY))
     }
+}
+
+/// The bytes of a stored snapshot, for a reader that supports this feature level.
+fn snapshot_at(level: u32, stored: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+    if level == FEATURE_LEVEL {
+        return Ok(stored);
+    }
+    codec::encode_at(&SNAPSHOT, level, &codec::decode::<Replica>(&SNAPSHOT, &stored)?)
 }
 
 fn with_timeout<T>(body: T, timeout: Duration) -> Request<T> {
@@ -207,7 +228,7 @@ pub async fn receive_snapshot(
     let first = parts.message().await?.ok_or_else(|| invalid("the snapshot has no parts".to_owned()))?;
     let request = first.request.ok_or_else(|| invalid("the first part of the snapshot has no request".to_owned()))?;
     admit(&request)?;
-    let header: SnapshotHeader = codec::decode(&request.body).map_err(|e| invalid(e.to_string()))?;
+    let header: SnapshotHeader = codec::decode(&RAFT_MESSAGE, &request.body).map_err(|e| invalid(e.to_string()))?;
     let mut bytes = first.data.to_vec();
     while let Some(part) = parts.message().await? {
         if bytes.len() + part.data.len() > MAX_SNAPSHOT_BYTES {

@@ -22,7 +22,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use super::{TypeConfig, Voter};
-use crate::{codec, files};
+use crate::{
+    codec::{self, Kind, LOG_ENTRY, LOG_POSITION, STORED_SNAPSHOT},
+    files,
+};
 
 type LogEntry = openraft::Entry<TypeConfig>;
 type Failure = StorageError<u64>;
@@ -119,15 +122,15 @@ impl Store {
         self.inner.open.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(Closed)
     }
 
-    fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
+    fn get<T: DeserializeOwned>(&self, key: &str, kind: &Kind) -> Result<Option<T>, Failure> {
         let open = self.open_file().map_err(read_failed)?;
         let table = open.db.begin_read().map_err(read_failed)?.open_table(META).map_err(read_failed)?;
         let value = table.get(key).map_err(read_failed)?;
-        value.map(|value| codec::decode(value.value())).transpose().map_err(read_failed)
+        value.map(|value| codec::decode(kind, value.value())).transpose().map_err(read_failed)
     }
 
     async fn put<T: Serialize>(&self, key: &'static str, value: &T, durability: Durability) -> Result<(), Failure> {
-        let bytes = codec::encode(value).map_err(write_failed)?;
+        let bytes = codec::encode(&LOG_POSITION, value).map_err(write_failed)?;
         self.write(durability, move |write| {
             write.open_table(META)?.insert(key, bytes.as_slice())?;
             Ok(())
@@ -161,7 +164,7 @@ impl Store {
     }
 
     async fn remove(&self, range: (Bound<u64>, Bound<u64>), purged: Option<LogId<u64>>) -> Result<(), Failure> {
-        let purged = purged.map(|id| codec::encode(&id)).transpose().map_err(write_failed)?;
+        let purged = purged.map(|id| codec::encode(&LOG_POSITION, &id)).transpose().map_err(write_failed)?;
         self.write(Durability::Immediate, move |write| {
             write.open_table(LOG)?.retain_in::<u64, _>(range, |_, _| false)?;
             if let Some(purged) = purged {
@@ -173,7 +176,7 @@ impl Store {
     }
 
     pub(super) fn snapshot(&self) -> Result<Option<StoredSnapshot>, Failure> {
-        self.get(SNAPSHOT)
+        self.get(SNAPSHOT, &STORED_SNAPSHOT)
     }
 
     /// Stores a snapshot, unless the stored one is newer. A snapshot of the leader may have been
@@ -181,10 +184,12 @@ impl Store {
     /// longer in the log.
     pub(super) async fn save_snapshot(&self, snapshot: &StoredSnapshot) -> Result<(), Failure> {
         let last = snapshot.0.last_log_id;
-        let bytes = codec::encode(snapshot).map_err(write_failed)?;
+        let bytes = codec::encode(&STORED_SNAPSHOT, snapshot).map_err(write_failed)?;
         self.write(Durability::Immediate, move |write| {
             let mut table = write.open_table(META)?;
-            let stored = table.get(SNAPSHOT)?.and_then(|stored| codec::decode::<StoredSnapshot>(stored.value()).ok());
+            let stored = table
+                .get(SNAPSHOT)?
+                .and_then(|stored| codec::decode::<StoredSnapshot>(&STORED_SNAPSHOT, stored.value()).ok());
             if stored.is_none_or(|(stored, _)| stored.last_log_id <= last) {
                 table.insert(SNAPSHOT, bytes.as_slice())?;
             }
@@ -207,7 +212,7 @@ impl RaftLogReader<TypeConfig> for Store {
         table
             .range::<u64>((range.start_bound().cloned(), range.end_bound().cloned()))
             .map_err(read_failed)?
-            .map(|row| codec::decode(row.map_err(read_failed)?.1.value()).map_err(read_failed))
+            .map(|row| codec::decode(&LOG_ENTRY, row.map_err(read_failed)?.1.value()).map_err(read_failed))
             .collect()
     }
 }
@@ -216,11 +221,14 @@ impl RaftLogStorage<TypeConfig> for Store {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, Failure> {
-        let last_purged_log_id: Option<LogId<u64>> = self.get(PURGED)?;
+        let last_purged_log_id: Option<LogId<u64>> = self.get(PURGED, &LOG_POSITION)?;
         let open = self.open_file().map_err(read_failed)?;
         let table = open.db.begin_read().map_err(read_failed)?.open_table(LOG).map_err(read_failed)?;
         let last = table.last().map_err(read_failed)?;
-        let last = last.map(|(_, entry)| codec::decode::<LogEntry>(entry.value())).transpose().map_err(read_failed)?;
+        let last = last
+            .map(|(_, entry)| codec::decode::<LogEntry>(&LOG_ENTRY, entry.value()))
+            .transpose()
+            .map_err(read_failed)?;
         Ok(LogState { last_log_id: last.map(|entry| entry.log_id).or(last_purged_log_id), last_purged_log_id })
     }
 
@@ -233,7 +241,7 @@ impl RaftLogStorage<TypeConfig> for Store {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, Failure> {
-        self.get(VOTE)
+        self.get(VOTE, &LOG_POSITION)
     }
 
     /// Not flushed by itself, only with the next append. The value only speeds up a restart; losing
@@ -243,7 +251,7 @@ impl RaftLogStorage<TypeConfig> for Store {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, Failure> {
-        Ok(self.get::<Option<LogId<u64>>>(COMMITTED)?.flatten())
+        Ok(self.get::<Option<LogId<u64>>>(COMMITTED, &LOG_POSITION)?.flatten())
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), Failure>
@@ -253,7 +261,7 @@ impl RaftLogStorage<TypeConfig> for Store {
     {
         let rows = entries
             .into_iter()
-            .map(|entry| Ok((entry.log_id.index, codec::encode(&entry).map_err(write_failed)?)))
+            .map(|entry| Ok((entry.log_id.index, codec::encode(&LOG_ENTRY, &entry).map_err(write_failed)?)))
             .collect::<Result<Vec<_>, Failure>>()?;
         let appended = self
             .write(Durability::Immediate, move |write| {

@@ -43,6 +43,7 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
         worker_secret: init.worker_secret,
         manager_secret: init.manager_secret,
     });
+    state.feature_level = init.feature_level;
     let name = INGRESS_NETWORK.parse().expect("\"ingress\" is a valid network name");
     let ingress = NetworkSpec { ingress: true, ..NetworkSpec::new(name) };
     networks::insert_ingress(state, init.ingress, ingress, subnet)?;
@@ -64,6 +65,12 @@ pub(super) fn update(state: &mut ClusterState, version: u64, spec: ClusterSpec) 
     let cluster = cluster_mut(state)?;
     cluster.meta = meta;
     cluster.spec = spec;
+    Ok(Applied::Done)
+}
+
+/// A lower level than the current one has no effect.
+pub(super) fn set_feature_level(state: &mut ClusterState, level: u32) -> Result<Applied, Rejection> {
+    state.feature_level = state.feature_level.max(level);
     Ok(Applied::Done)
 }
 

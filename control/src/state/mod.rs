@@ -113,6 +113,8 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::ReportTasks { node, tasks } => tasks::report(state, &node, tasks),
         Command::DescribeNode { node, description } => nodes::describe(state, &node, *description),
         Command::ReportKeys { node, keys, acked } => keys::report(state, &node, &keys, acked),
+
+        Command::SetFeatureLevel { level } => cluster::set_feature_level(state, level),
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct Liveness {
     /// its disk unless the disk failed.
     pub acked: u64,
     pub report: Arc<NodeReport>,
+    /// The feature level that the node's release supports.
+    pub feature_level: u32,
     session: SessionId,
 }
 
@@ -111,16 +113,22 @@ impl NodeTracker {
         }
     }
 
-    /// Begins a session with the whole report of its node, and ends the node's earlier sessions.
+    /// Begins a session with the whole report of its node, whose release supports `feature_level`,
+    /// and ends the node's earlier sessions.
     /// `None` while this manager does not lead.
-    pub(super) fn begin_session(&self, node: &NodeId, report: NodeReport) -> Option<SessionId> {
+    pub(super) fn begin_session(&self, node: &NodeId, report: NodeReport, feature_level: u32) -> Option<SessionId> {
         let session = {
             let mut guard = self.lock();
             let view = guard.as_mut()?;
             view.last_session += 1;
             let session = SessionId(view.last_session);
-            let liveness =
-                Liveness { last_message_ms: monotonic_ms(), acked: report.acked, report: Arc::new(report), session };
+            let liveness = Liveness {
+                last_message_ms: monotonic_ms(),
+                acked: report.acked,
+                report: Arc::new(report),
+                feature_level,
+                session,
+            };
             view.nodes.insert(node.clone(), liveness);
             session
         };
@@ -189,10 +197,10 @@ mod tests {
     #[test]
     fn accepts_sessions_and_messages_only_while_it_leads() {
         let tracker = NodeTracker::default();
-        assert!(tracker.begin_session(&node(), report(0)).is_none());
+        assert!(tracker.begin_session(&node(), report(0), 0).is_none());
         tracker.start_term(3, 0);
         assert_eq!(*tracker.term().borrow(), Some(3));
-        let session = tracker.begin_session(&node(), report(0)).expect("a session with the leader");
+        let session = tracker.begin_session(&node(), report(0), 0).expect("a session with the leader");
         tracker.end_term();
         assert!(!tracker.record_message(&node(), session, 1, None));
     }
@@ -201,8 +209,8 @@ mod tests {
     fn ignores_messages_of_all_sessions_except_the_newest() {
         let tracker = NodeTracker::default();
         tracker.start_term(1, 0);
-        let old = tracker.begin_session(&node(), report(1)).expect("a session with the leader");
-        let new = tracker.begin_session(&node(), report(2)).expect("a session with the leader");
+        let old = tracker.begin_session(&node(), report(1), 0).expect("a session with the leader");
+        let new = tracker.begin_session(&node(), report(2), 0).expect("a session with the leader");
         assert!(!tracker.record_message(&node(), old, 9, None));
         assert!(tracker.record_message(&node(), new, 3, None));
         assert_eq!(tracker.view().expect("the leader's view").nodes[&node()].acked, 3);
@@ -212,7 +220,7 @@ mod tests {
     fn a_heartbeat_without_changes_does_not_notify() {
         let tracker = NodeTracker::default();
         tracker.start_term(1, 0);
-        let session = tracker.begin_session(&node(), report(1)).expect("a session with the leader");
+        let session = tracker.begin_session(&node(), report(1), 0).expect("a session with the leader");
         let mut changes = tracker.changes();
         changes.mark_unchanged();
         assert!(tracker.record_message(&node(), session, 1, None));

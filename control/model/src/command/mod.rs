@@ -217,6 +217,13 @@ pub enum Command {
         keys: Vec<NodeKey>,
         acked: u64,
     },
+
+    // Added later. A new command is the last one, because a command is stored by its number.
+    /// Raises the feature level of the cluster. The leader proposes it once all managers support
+    /// the level.
+    SetFeatureLevel {
+        level: u32,
+    },
 }
 
 /// Creates the cluster, with its first manager and its ingress network.
@@ -234,6 +241,9 @@ pub struct InitCluster {
     pub ingress: NetworkId,
     /// The first manager.
     pub node: JoinNode,
+    /// The feature level of the new cluster: that of its first manager.
+    #[serde(default)]
+    pub feature_level: u32,
 }
 
 /// See [`crate::state::Node`] for the fields.

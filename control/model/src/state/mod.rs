@@ -32,9 +32,11 @@ pub use service::{PublishedPort, Service, ServiceEndpoint, UpdateState, UpdateSt
 pub use task::{Attachment, Restarts, Slot, Task, TaskState, TaskStatus, Traffic};
 pub use task_map::TaskMap;
 
-/// Version of the serialized layout of the cluster state and the log. Increased when either changes
-/// incompatibly.
-pub const STATE_VERSION: u32 = 2;
+/// The feature level of this release. It increases with every release that adds a command, or a
+/// field of the state, of plans or of messages. The cluster has the level of its oldest manager
+/// ([`ClusterState::feature_level`]), and what needs a higher level is neither written to the log
+/// nor sent before.
+pub const FEATURE_LEVEL: u32 = 1;
 
 /// The replicated state of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -53,6 +55,9 @@ pub struct ClusterState {
     pub services: BTreeMap<ServiceId, Service>,
     pub tasks: TaskMap,
     pub allocated: Allocations,
+    /// What all managers of the cluster support. Never decreases.
+    #[serde(default)]
+    pub feature_level: u32,
 }
 
 /// Version and times of an object. For a task these are the values at its creation, because users

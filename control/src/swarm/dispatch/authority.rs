@@ -51,6 +51,12 @@ impl Authority for Services {
         }
         let state = manager.state().borrow().clone();
         let role = role_of_token(&state, &request.secret)?;
+        if role == Role::Manager && request.feature_level < state.feature_level {
+            return Err(Status::invalid_argument(
+                "this node's version of weft is older than that of the managers, and cannot read their log: install \
+                 their version, or join as a worker",
+            ));
+        }
         // Check the request before the node becomes a member: otherwise the cluster state could
         // contain a node that has no certificate.
         let node = pki::node_id_of_request(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;

@@ -22,7 +22,7 @@ impl Logs for Services {
         let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
         let LogsRequest { task, options } = request.into_inner();
         let task: TaskId = task.parse().map_err(|e| invalid(&e))?;
-        let options: LogOptions = codec::decode(&options).map_err(|e| invalid(&e))?;
+        let options: LogOptions = codec::decode(&codec::LOG_OPTIONS, &options).map_err(|e| invalid(&e))?;
         let records = self.context.config.logs.logs(&task, &options).map_err(|error| match error {
             LogError::NoSuchTask(_) => Status::not_found(error.to_string()),
             _ => Status::failed_precondition(error.to_string()),

@@ -24,13 +24,13 @@ impl Quorum for Services {
     async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         let (manager, request) = self.accept_voter(request)?;
         let reply = manager.append_entries(decode_body(&request)?).await;
-        encode_reply(&reply.map_err(Status::unavailable)?)
+        encode_reply(&manager, &reply.map_err(Status::unavailable)?)
     }
 
     async fn vote(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         let (manager, request) = self.accept_voter(request)?;
         let reply = manager.vote(decode_body(&request)?).await;
-        encode_reply(&reply.map_err(Status::unavailable)?)
+        encode_reply(&manager, &reply.map_err(Status::unavailable)?)
     }
 
     async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<RaftReply>, Status> {
@@ -39,7 +39,7 @@ impl Quorum for Services {
         let check = |request: &RaftRequest| check_voter(&manager, &caller, request);
         let (vote, snapshot) = receive_snapshot(request.into_inner(), check).await?;
         let reply = manager.install_snapshot(vote, snapshot).await;
-        encode_reply(&reply.map_err(Status::unavailable)?)
+        encode_reply(&manager, &reply.map_err(Status::unavailable)?)
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
@@ -48,11 +48,13 @@ impl Quorum for Services {
         check_manager(&manager.state().borrow(), caller)?;
         let ProposeRequest { id, command } = request.into_inner();
         let id = id.as_ref().try_into().map_err(|_| Status::invalid_argument("a proposal id has 16 bytes"))?;
-        let command: Command = codec::decode(&command).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let command: Command =
+            codec::decode(&codec::COMMAND, &command).map_err(|e| Status::invalid_argument(e.to_string()))?;
         manager.confirm_leadership().await.map_err(Status::unavailable)?;
         let written = manager.write(ProposalId(u128::from_be_bytes(id)), command).await;
         let (index, outcome) = written.map_err(|e| Status::unavailable(e.to_string()))?;
-        let outcome = codec::encode(&outcome).map_err(|e| Status::internal(e.to_string()))?;
+        let outcome = codec::encode_at(&codec::OUTCOME, manager.feature_level(), &outcome)
+            .map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(ProposeReply { index, outcome: outcome.into() }))
     }
 
@@ -117,10 +119,11 @@ fn check_manager<'a>(state: &'a ClusterState, caller: &NodeId) -> Result<&'a Nod
 }
 
 fn decode_body<T: DeserializeOwned>(request: &RaftRequest) -> Result<T, Status> {
-    codec::decode(&request.body).map_err(|e| Status::invalid_argument(e.to_string()))
+    codec::decode(&codec::RAFT_MESSAGE, &request.body).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-fn encode_reply<T: Serialize>(reply: &T) -> Result<Response<RaftReply>, Status> {
-    let body = codec::encode(reply).map_err(|e| Status::internal(e.to_string()))?;
+fn encode_reply<T: Serialize>(manager: &Manager, reply: &T) -> Result<Response<RaftReply>, Status> {
+    let body = codec::encode_at(&codec::RAFT_MESSAGE, manager.feature_level(), reply)
+        .map_err(|e| Status::internal(e.to_string()))?;
     Ok(Response::new(RaftReply { body: body.into() }))
 }

@@ -84,12 +84,13 @@ async fn run_session(
     if led.is_some() && !manager.state().borrow().nodes.contains_key(caller) {
         return Err(removed(caller));
     }
-    let Some(session) = tracker.begin_session(caller, NodeReport { acked: first.acked, ..report }) else {
+    let Some(session) = tracker.begin_session(caller, NodeReport { acked: first.acked, ..report }, first.feature_level)
+    else {
         return send_redirect(manager, outbox).await;
     };
     let end = tokio::select! {
         end = receive_messages(manager, caller, session, inbox) => end,
-        end = send_plans(manager, caller, outbox) => end,
+        end = send_plans(manager, caller, first.feature_level, outbox) => end,
         _ = term.wait_for(|now| *now != led) => Ok(()),
         () = outbox.closed() => return Ok(()),
     };
@@ -126,16 +127,18 @@ fn decode_report(message: &NodeMessage) -> Result<Option<NodeReport>, Status> {
     if message.report.is_empty() {
         return Ok(None);
     }
-    codec::decode(&message.report).map(Some).map_err(|e| Status::invalid_argument(e.to_string()))
+    codec::decode(&codec::REPORT, &message.report).map(Some).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
 /// Sends the node's plan each time that it changes. For other changes of the cluster state, sends
-/// the generation at which the plan is still the same, so that the node can ack it.
-async fn send_plans(manager: &Manager, caller: &NodeId, outbox: &Outbox) -> Result<(), Status> {
+/// the generation at which the plan is still the same, so that the node can ack it. The plan
+/// contains what the cluster's feature level and that of the node allow.
+async fn send_plans(manager: &Manager, caller: &NodeId, node_level: u32, outbox: &Outbox) -> Result<(), Status> {
     let mut states = manager.state();
     let mut sent: Option<NodePlan> = None;
     loop {
         let state = states.borrow_and_update().clone();
+        let state_level = state.feature_level;
         let plan = plan(&state, caller).ok_or_else(|| removed(caller))?;
         drop(state);
         if let Some(sent) = &mut sent {
@@ -144,7 +147,8 @@ async fn send_plans(manager: &Manager, caller: &NodeId, outbox: &Outbox) -> Resu
         let message = if sent.as_ref() == Some(&plan) {
             Message::Unchanged(plan.generation)
         } else {
-            let bytes = codec::encode(&plan).map_err(|e| Status::internal(e.to_string()))?;
+            let bytes = codec::encode_at(&codec::PLAN, state_level.min(node_level), &plan)
+                .map_err(|e| Status::internal(e.to_string()))?;
             sent = Some(plan);
             Message::Plan(bytes.into())
         };

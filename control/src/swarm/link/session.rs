@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
-use weft_model::{NodePlan, NodeReport};
+use weft_model::{NodePlan, NodeReport, state::FEATURE_LEVEL};
 
 use super::acks::AckTracker;
 use crate::{
@@ -83,7 +83,8 @@ impl<'a> Session<'a> {
         let mut reports = self.context.channels.reports.subscribe();
         let report = reports.borrow_and_update().clone();
         let acked = self.acks.ack(report.acked, *self.context.stored_generation.borrow());
-        let first_message = NodeMessage { acked, report: encode(&report)?.into() };
+        let first_message =
+            NodeMessage { acked, report: encode(self.feature_level(), &report)?.into(), feature_level: FEATURE_LEVEL };
         outbox.send(first_message).await.map_err(|_| Status::unavailable("the connection broke"))?;
         let mut sent = Sent { acked, at: Instant::now() };
         let inbox = timeout(FIRST_REPLY_TIMEOUT, client.session(ReceiverStream::new(messages))).await;
@@ -115,8 +116,11 @@ impl<'a> Session<'a> {
             let acked = self.acks.ack(report.acked, *stored.borrow_and_update());
             let changed = NodeReport { acked: last_report.acked, ..report.clone() } != last_report;
             if changed || acked != sent.acked || sent.at.elapsed() >= self.heartbeat() {
-                let body = if changed { encode(&report)? } else { Vec::new() };
-                outbox.send(NodeMessage { acked, report: body.into() }).await.map_err(|_| disconnected())?;
+                let body = if changed { encode(self.feature_level(), &report)? } else { Vec::new() };
+                outbox
+                    .send(NodeMessage { acked, report: body.into(), feature_level: FEATURE_LEVEL })
+                    .await
+                    .map_err(|_| disconnected())?;
                 *sent = Sent { acked, at: Instant::now() };
                 last_report = report;
             }
@@ -133,6 +137,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The cluster's feature level, as far as this node knows it: a manager of that level reads its
+    /// reports.
+    fn feature_level(&self) -> u32 {
+        self.context.channels.plans.borrow().as_ref().map_or(0, |plan| plan.feature_level)
+    }
+
     fn heartbeat(&self) -> Duration {
         let plan = self.context.channels.plans.borrow();
         plan.as_ref().map_or(DEFAULT_HEARTBEAT, |plan| Duration::from_millis(plan.heartbeat_ms.max(1)))
@@ -147,7 +157,7 @@ impl<'a> Session<'a> {
             Some(Message::Redirect(redirect)) => return Ok(Some(SessionEnd::Redirected(redirect.addr.parse().ok()))),
             Some(Message::Unchanged(generation)) => self.acks.unchanged(generation),
             Some(Message::Plan(bytes)) => {
-                let plan = codec::decode(&bytes).map_err(|e| Status::internal(e.to_string()))?;
+                let plan = codec::decode(&codec::PLAN, &bytes).map_err(|e| Status::internal(e.to_string()))?;
                 self.publish_plan(plan);
             }
             None => return Err(Status::internal("the leader sent an empty message")),
@@ -173,6 +183,6 @@ impl<'a> Session<'a> {
     }
 }
 
-fn encode(report: &NodeReport) -> Result<Vec<u8>, Status> {
-    codec::encode(report).map_err(|e| Status::internal(e.to_string()))
+fn encode(level: u32, report: &NodeReport) -> Result<Vec<u8>, Status> {
+    codec::encode_at(&codec::REPORT, level, report).map_err(|e| Status::internal(e.to_string()))
 }

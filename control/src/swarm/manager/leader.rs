@@ -34,7 +34,7 @@ use weft_model::{ClusterState, Command};
 
 use super::{
     Manager,
-    observe::{LoggedReports, observe},
+    observe::{LoggedReports, observe, supported_level},
     voters::{VoterChange, flag_updates, next_change},
 };
 use crate::{
@@ -156,6 +156,12 @@ impl Leader<'_> {
         let Some(view) = self.manager.inner.tracker.view() else {
             return StepOutcome::Stopped;
         };
+        // Written alone: managers of this level read the entry, and until it is applied no other
+        // entry may need the level.
+        if let Some(level) = supported_level(state, &view).filter(|level| *level > state.feature_level) {
+            tracing::info!(level, "all managers support a higher feature level");
+            return self.write_commands(vec![Command::SetFeatureLevel { level }]).await;
+        }
         let observed = observe(state, &view, &self.logged, monotonic_ms());
         let mut facts = observed.commands;
         facts.extend(self.reconcile_voters(state));

@@ -43,7 +43,7 @@ impl Manager {
             .peers
             .dedicated_channel(addr, &node)
             .ok_or_else(|| failed("its node id is not a DNS name".to_owned()))?;
-        let options = codec::encode(&options).map_err(|e| failed(e.to_string()))?;
+        let options = codec::encode(&codec::LOG_OPTIONS, &options).map_err(|e| failed(e.to_string()))?;
         let request = LogsRequest { task: task.to_string(), options: options.into() };
         let lines = LogsClient::new(channel).read(request).await.map_err(|status| match status.code() {
             Code::NotFound | Code::FailedPrecondition => {

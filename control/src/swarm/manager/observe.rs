@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use weft_model::{
     ClusterState, Command, NodeId, TaskId,
     report::NodeDescription,
-    state::{NodeStatus, TaskStatus},
+    state::{FEATURE_LEVEL, NodeStatus, TaskStatus},
 };
 
 use crate::{
@@ -79,6 +79,14 @@ pub(super) fn observe(
         }
     }
     observed
+}
+
+/// The feature level that all managers support, or that this release supports if it is lower.
+/// `None` while a manager has no session, because the release of that manager is unknown.
+pub(super) fn supported_level(state: &ClusterState, view: &LeaderView) -> Option<u32> {
+    let managers = state.nodes.values().filter(|node| node.is_manager() || node.in_raft_config);
+    let levels = managers.map(|node| view.nodes.get(&node.id).map(|liveness| liveness.feature_level));
+    levels.chain([Some(FEATURE_LEVEL)]).min().flatten()
 }
 
 /// The commands for what is new in a node's report.

@@ -8,11 +8,12 @@ use std::{fmt, time::Duration};
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request};
-use weft_model::{Applied, Command, Rejection, spec::Role};
+use weft_model::{Applied, Command, Rejection, spec::Role, state::FEATURE_LEVEL};
 
 use super::Manager;
 use crate::{
-    codec, pki,
+    codec::{self, COMMAND, CodecError, OUTCOME},
+    pki,
     raft::{Proposal, ProposalId, Voter},
     rpc::{
         MAX_MESSAGE_BYTES,
@@ -30,6 +31,18 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// The index of a command's log entry, and the result of applying the command.
 type Outcome = (u64, Result<Applied, Rejection>);
+
+/// Why a command was not written to the log.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::swarm) enum WriteError {
+    #[error(transparent)]
+    Raft(Box<RaftError<u64, ClientWriteError<u64, Voter>>>),
+    #[error(
+        "the cluster has feature level {level}, and the change needs a higher one: upgrade all managers, then try again \
+         ({source})"
+    )]
+    Level { level: u32, source: CodecError },
+}
 
 /// Why one attempt got no outcome.
 enum Attempt {
@@ -115,20 +128,37 @@ impl Manager {
         }
     }
 
+    /// The feature level of the cluster: what all its managers support.
+    pub(in crate::swarm) fn feature_level(&self) -> u32 {
+        self.inner.state.borrow().feature_level
+    }
+
     /// Writes a command to this manager's log. Resolves when it is applied here. Without a quorum
     /// it does not resolve, so the caller must set a time limit.
     ///
     /// # Errors
-    /// If this manager does not lead, or its log has stopped.
-    pub(in crate::swarm) async fn write(
-        &self,
-        id: ProposalId,
-        command: Command,
-    ) -> Result<Outcome, RaftError<u64, ClientWriteError<u64, Voter>>> {
-        let written = self.inner.raft.client_write(Proposal::new(id, self.now_ms(), command)).await?;
+    /// If this manager does not lead, its log has stopped, or the command needs a higher feature
+    /// level than the cluster has.
+    pub(in crate::swarm) async fn write(&self, id: ProposalId, command: Command) -> Result<Outcome, WriteError> {
+        let command = self.at_cluster_level(command)?;
+        let written = self.inner.raft.client_write(Proposal::new(id, self.now_ms(), command)).await;
+        let written = written.map_err(|error| WriteError::Raft(Box::new(error)))?;
         // Only openraft's own entries have no outcome, and they are not written here.
         let outcome = written.data.0.unwrap_or(Ok(Applied::Done));
         Ok((written.log_id.index, outcome))
+    }
+
+    /// The command as managers of the cluster's feature level read it. All managers must apply the
+    /// same command, so what they would not receive is not written here either. A cluster that is
+    /// being formed gets the level of this release.
+    fn at_cluster_level(&self, command: Command) -> Result<Command, WriteError> {
+        let level = self.feature_level();
+        let forming = self.inner.state.borrow().cluster.is_none();
+        if level == FEATURE_LEVEL || forming || matches!(command, Command::SetFeatureLevel { .. }) {
+            return Ok(command);
+        }
+        let bytes = codec::encode_at(&COMMAND, level, &command);
+        bytes.and_then(|bytes| codec::decode(&COMMAND, &bytes)).map_err(|source| WriteError::Level { level, source })
     }
 
     /// Writes a command after a quorum confirmed that this manager leads. Without the confirmation,
@@ -136,9 +166,12 @@ impl Manager {
     /// after the user got an error.
     async fn write_confirmed(&self, id: ProposalId, command: Command) -> Result<Outcome, Attempt> {
         self.confirm_leadership().await.map_err(Attempt::Retry)?;
-        self.write(id, command).await.map_err(|error| match error {
-            RaftError::Fatal(error) => Attempt::Fatal(self.log_stopped(&error)),
-            RaftError::APIError(error) => Attempt::Retry(error.to_string()),
+        self.write(id, command).await.map_err(|error| match &error {
+            WriteError::Raft(raft) => match &**raft {
+                RaftError::Fatal(error) => Attempt::Fatal(self.log_stopped(error)),
+                RaftError::APIError(error) => Attempt::Retry(error.to_string()),
+            },
+            WriteError::Level { .. } => Attempt::Fatal(ProposeError::Unavailable { reason: error.to_string() }),
         })
     }
 
@@ -146,7 +179,8 @@ impl Manager {
     async fn forward(&self, id: ProposalId, command: &Command) -> Result<Outcome, Attempt> {
         let unavailable = |reason: String| Attempt::Fatal(ProposeError::Unavailable { reason });
         let channel = self.leader_channel().ok_or_else(|| Attempt::Retry("there is no leader".to_owned()))?;
-        let command = codec::encode(command).map_err(|e| unavailable(e.to_string()))?;
+        let command =
+            codec::encode_at(&COMMAND, self.feature_level(), command).map_err(|e| unavailable(e.to_string()))?;
         let request = ProposeRequest { id: id.0.to_be_bytes().to_vec().into(), command: command.into() };
         let mut client = QuorumClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
         let reply = client.propose(Request::new(request)).await.map_err(|status| match status.code() {
@@ -154,7 +188,7 @@ impl Manager {
             _ => Attempt::Retry(status.message().to_owned()),
         })?;
         let reply = reply.into_inner();
-        let outcome = codec::decode(&reply.outcome).map_err(|e| unavailable(e.to_string()))?;
+        let outcome = codec::decode(&OUTCOME, &reply.outcome).map_err(|e| unavailable(e.to_string()))?;
         Ok((reply.index, outcome))
     }
 

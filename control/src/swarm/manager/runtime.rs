@@ -52,7 +52,7 @@ impl ManagerRuntime {
         let machine = Machine::open(store.clone()).map_err(|e| unusable(e.to_string()))?;
         let state = machine.state();
         let peers = Peers::new(credentials.client());
-        let network = Network::new(peers.clone(), keys.raft_id);
+        let network = Network::new(peers.clone(), keys.raft_id, state.clone());
         let raft = raft::start(keys.raft_id, store.clone(), machine, network)
             .await
             .map_err(|e| unusable(store.failure().unwrap_or_else(|| e.to_string())))?;

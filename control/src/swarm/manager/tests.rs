@@ -8,13 +8,13 @@ use std::{
 use weft_model::{
     ClusterState, Command, NodeId, NodeReport,
     spec::Role,
-    state::{NodeStatus, TaskState, Traffic},
+    state::{FEATURE_LEVEL, NodeStatus, TaskState, Traffic},
     wireguard::{NodeKey, PublicKey},
 };
 
 use super::{
     leader::acks,
-    observe::{LoggedReports, observe},
+    observe::{LoggedReports, observe, supported_level},
     voters::{VoterChange, flag_updates, next_change},
 };
 use crate::{
@@ -36,7 +36,7 @@ fn view_with(since_monotonic_ms: u64, nodes: &[(&NodeId, NodeReport)]) -> Leader
     let tracker = NodeTracker::default();
     tracker.start_term(1, TERM_START_MS);
     for (node, report) in nodes {
-        tracker.begin_session(node, report.clone()).expect("a tracker that leads");
+        tracker.begin_session(node, report.clone(), FEATURE_LEVEL).expect("a tracker that leads");
     }
     let mut view = tracker.view().expect("a tracker that leads");
     view.since_monotonic_ms = since_monotonic_ms;
@@ -332,4 +332,25 @@ fn copies_of_a_view_share_the_reports() {
     let copy = view.clone();
     let (one, two) = (&view.nodes[&cluster.first_node()].report, &copy.nodes[&cluster.first_node()].report);
     assert!(Arc::ptr_eq(one, two));
+}
+
+#[test]
+fn the_feature_level_is_that_of_the_oldest_manager_and_unknown_while_one_is_silent() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let join = cluster.joining("n2", Role::Manager);
+    let n2 = join.id.clone();
+    cluster.ok(Command::JoinNode(Box::new(join)));
+    let worker = cluster.node("n3", &[]);
+    let tracker = NodeTracker::default();
+    tracker.start_term(1, TERM_START_MS);
+    let session = |node: &NodeId, level| tracker.begin_session(node, NodeReport::default(), level);
+    session(&n1, FEATURE_LEVEL).expect("a session");
+    session(&worker, 0).expect("a session");
+    let level = || supported_level(&cluster.state, &tracker.view().expect("a view"));
+    assert_eq!(level(), None, "the second manager has not connected");
+    session(&n2, 0).expect("a session");
+    assert_eq!(level(), Some(0));
+    session(&n2, FEATURE_LEVEL + 1).expect("a session");
+    assert_eq!(level(), Some(FEATURE_LEVEL), "the worker's release does not count, nor do unknown levels");
 }

@@ -8,6 +8,7 @@ use weft_model::{
     command::{InitCluster, JoinNode},
     id::ClusterId,
     spec::Role,
+    state::FEATURE_LEVEL,
 };
 
 use super::{address, role::start_manager, store::MembershipStore};
@@ -81,6 +82,7 @@ pub(super) async fn init(
         worker_secret: pki::random_secret(),
         manager_secret: pki::random_secret(),
         ingress: NetworkId::from_random(rand::random()),
+        feature_level: FEATURE_LEVEL,
         node: JoinNode {
             id: id.clone(),
             hostname: config.hostname.clone(),

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, transport::Channel};
-use weft_model::spec::Availability;
+use weft_model::{spec::Availability, state::FEATURE_LEVEL};
 
 use super::{address, store::MembershipStore};
 use crate::{
@@ -166,6 +166,7 @@ impl Attempt<'_> {
                 Availability::Pause => 1,
                 Availability::Drain => 2,
             },
+            feature_level: FEATURE_LEVEL,
         };
         let answer = timeout(JOIN_TIMEOUT, AuthorityClient::new(channel).join(message)).await;
         let answer = answer.map_err(|_| AskError::Unreachable("it does not answer".to_owned()))?.map_err(|status| {

@@ -88,11 +88,13 @@ impl MembershipStore {
     /// sends the plan again.
     pub(super) fn plan(&self) -> Option<NodePlan> {
         let bytes = self.read(PLAN).ok().flatten()?;
-        codec::decode(&bytes).inspect_err(|error| tracing::warn!(%error, "cannot read the stored plan")).ok()
+        codec::decode(&codec::PLAN, &bytes)
+            .inspect_err(|error| tracing::warn!(%error, "cannot read the stored plan"))
+            .ok()
     }
 
     pub(super) fn write_plan(&self, plan: &NodePlan) -> Result<(), SwarmError> {
-        let bytes = codec::encode(plan).map_err(|e| self.damaged(PLAN, &e))?;
+        let bytes = codec::encode(&codec::PLAN, plan).map_err(|e| self.damaged(PLAN, &e))?;
         self.write(PLAN, &bytes)
     }
 

@@ -6,6 +6,7 @@ use tokio::time::timeout;
 use weft_model::{
     Command,
     spec::Role::{Manager, Worker},
+    state::FEATURE_LEVEL,
 };
 
 use super::fixture::{
@@ -106,6 +107,7 @@ async fn a_repeated_join_request_adds_one_node_and_an_invalid_one_adds_none() {
     let dialer = Dialer::manager(n1.rpc_addr(), pinned_client(&ca_pem).expect("a TLS configuration"));
     let ask = async |csr_pem: &str| {
         let request = JoinRequest {
+            feature_level: FEATURE_LEVEL,
             secret: secret.clone(),
             csr_pem: csr_pem.to_owned(),
             hostname: "n2".to_owned(),

@@ -1,0 +1,51 @@
+//! Which feature level added which field and which variant.
+//!
+//! The first release of weft has level 0. A field or variant that is not in [`ADDED`] was there
+//! from the start. Rules for a change of a type that is stored or sent:
+//! - A new field gets a line here and `#[serde(default)]`. The default means what the absence of
+//!   the field meant before.
+//! - A new variant is the last one of its enum, and gets a line here.
+//! - No field or variant is removed, renamed or given another type. Another meaning is another
+//!   field.
+
+/// What a field or a variant belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A struct (for a field) or an enum (for a variant), by its name.
+    Type(&'static str),
+    /// A variant with named fields, by the names of its enum and its own.
+    Variant(&'static str, &'static str),
+    /// Elements without names.
+    None,
+}
+
+/// Owner, field or variant, and the feature level that added it.
+type Addition = (Owner, &'static str, u32);
+
+const ADDED: &[Addition] = &[
+    (Owner::Type("ClusterState"), "feature_level", 1),
+    (Owner::Type("Command"), "SetFeatureLevel", 1),
+    (Owner::Type("InitCluster"), "feature_level", 1),
+    (Owner::Type("NodePlan"), "feature_level", 1),
+];
+
+/// The releases of weft that introduced the feature levels, from level 0.
+pub(super) const RELEASES: &[&str] = &["0.1.0", "0.2.0"];
+
+/// The feature level that added a field or a variant.
+pub(super) fn since(owner: Owner, item: &str) -> u32 {
+    ADDED.iter().find(|(of, name, _)| *of == owner && *name == item).map_or(0, |(_, _, level)| *level)
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::state::FEATURE_LEVEL;
+
+    use super::*;
+
+    #[test]
+    fn every_level_has_a_release() {
+        assert_eq!(RELEASES.len(), FEATURE_LEVEL as usize + 1);
+        assert!(ADDED.iter().all(|(_, _, level)| (1..=FEATURE_LEVEL).contains(level)));
+    }
+}
