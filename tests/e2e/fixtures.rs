@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
+    env,
     net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
     panic,
     path::Path,
     thread,
@@ -23,6 +25,16 @@ pub(crate) const HTTP: u16 = 80;
 pub(crate) const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
 /// A packet that has not arrived after this time counts as dropped.
 pub(crate) const DROP_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The environment variable with the number of rounds of tests that repeat something.
+const ROUNDS_VARIABLE: &str = "WEFT_LAB_ROUNDS";
+
+/// How often a test repeats something: as often as the environment says, or this often.
+pub(crate) fn rounds_or(default: usize) -> Result<usize> {
+    let Ok(text) = env::var(ROUNDS_VARIABLE) else { return Ok(default) };
+    let rounds: NonZeroUsize = text.parse().with_context(|| format!("{ROUNDS_VARIABLE}={text:?} is no count"))?;
+    Ok(rounds.get())
+}
 
 pub(crate) fn network(lab: &Lab, name: &str, flags: &[&str]) -> Result<()> {
     let mut arguments = vec!["network", "create", "--driver", "overlay"];

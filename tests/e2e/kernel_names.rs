@@ -5,6 +5,11 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::{IpAddr, TcpStream, UdpSocket},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use weft_lab::{Lab, Task, contract, dns, dns::RecordType, eventually, scaled};
 
-use crate::fixtures::{FOLLOW_TIMEOUT, WHOAMI, probe_on, service, v4_of};
+use crate::fixtures::{FOLLOW_TIMEOUT, WHOAMI, probe_on, rounds_or, service, v4_of};
 
 /// The node of the probe. It is no manager: its daemon can be down without an election.
 const NODE: &str = "n2";
@@ -20,6 +25,10 @@ const NODE: &str = "n2";
 const REPLY_TIMEOUT: Duration = Duration::from_millis(50);
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_HEADER: usize = 12;
+/// How often a service shrinks and grows again, unless the environment says otherwise.
+const SHRINKING_ROUNDS: usize = 3;
+/// The threads that ask for its name meanwhile.
+const ASKING_THREADS: usize = 2;
 
 /// The OPT record of a question (RFC 6891, section 6.1.2): its flags, and its options.
 fn opt(flags: u8, options: &[u8]) -> Vec<u8> {
@@ -188,25 +197,72 @@ fn check_names(lab: &Lab, probe: &Task, expected: &[(&str, RecordType, BTreeSet<
     Ok(())
 }
 
-/// A task is stopped only after every node has acknowledged that it gets no more traffic.
+/// A task is stopped only after every node has acknowledged that it gets no more traffic. From then
+/// on no answer has its address: neither one of the kernel, while the daemon is stopped, nor any of
+/// those to threads that ask all the time.
 pub(crate) fn a_stopped_task_is_in_no_reply(lab: &Lab) -> Result<()> {
     let probe = probe_on(lab, NODE, "observer", &["app"])?;
     let flags = ["--network", "app", "--endpoint-mode", "dnsrr"];
     service(lab, "shrinking", 3, &flags, &[WHOAMI])?;
-    for _ in 0..3 {
-        let tasks = lab.wait_running("n1", "shrinking", 3)?;
-        eventually(FOLLOW_TIMEOUT, "the name resolves to all tasks", || {
-            let answer = lab.lookup(&probe, "shrinking", RecordType::A).map_err(|error| format!("{error:#}"))?;
-            let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
-            if found == v4_of(&tasks, "app") { Ok(()) } else { Err(format!("{answer:?}")) }
+    let rounds = rounds_or(SHRINKING_ROUNDS)?;
+    let watch = Watch::default();
+    let checked = thread::scope(|scope| {
+        let asking: Vec<_> = (0..ASKING_THREADS).map(|_| scope.spawn(|| watch.ask_until_done(lab, &probe))).collect();
+        let changed = (0..rounds).try_for_each(|round| {
+            shrink_and_grow(lab, &probe, &watch).with_context(|| format!("round {round} of {rounds}"))
         });
-        lab.weft_ok("n1", &["service", "scale", "--detach", "shrinking=1"])?;
-        let remaining = lab.wait_running("n1", "shrinking", 1)?;
-        lab.wait_stopped("n1", "shrinking")?;
-        let answer = while_paused(lab, || lab.lookup(&probe, "shrinking", RecordType::A))??;
-        ensure!(answer.addrs() == [remaining[0].v4("app")], "{answer:?}");
-        lab.weft_ok("n1", &["service", "scale", "--detach", "shrinking=3"])?;
-    }
+        watch.done.store(true, Ordering::SeqCst);
+        let checked: Result<Vec<usize>> = asking.into_iter().map(|thread| thread.join().expect("no panic")).collect();
+        changed.and(checked)
+    })?;
+    println!("{} changes, {} answers were checked", 2 * rounds, checked.iter().sum::<usize>());
+    ensure!(checked.iter().all(|answers| *answers > rounds), "too few answers were checked: {checked:?}");
     lab.weft_ok("n1", &["service", "rm", "shrinking", "observer"])?;
     Ok(())
+}
+
+fn shrink_and_grow(lab: &Lab, probe: &Task, watch: &Watch) -> Result<()> {
+    let tasks = lab.wait_running("n1", "shrinking", 3)?;
+    let all = v4_of(&tasks, "app");
+    eventually(FOLLOW_TIMEOUT, "the name resolves to all tasks", || {
+        let answer = lab.lookup(probe, "shrinking", RecordType::A).map_err(|error| format!("{error:#}"))?;
+        let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
+        if found == all { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+    lab.weft_ok("n1", &["service", "scale", "--detach", "shrinking=1"])?;
+    let remaining = lab.wait_running("n1", "shrinking", 1)?[0].v4("app");
+    lab.wait_stopped("n1", "shrinking")?;
+    watch.stopped.lock().expect("no panic").extend(all.iter().filter(|addr| **addr != remaining));
+    let answer = while_paused(lab, || lab.lookup(probe, "shrinking", RecordType::A))??;
+    ensure!(answer.addrs() == [remaining], "{answer:?} instead of {remaining}");
+    // The next tasks can have these addresses again.
+    watch.stopped.lock().expect("no panic").clear();
+    lab.weft_ok("n1", &["service", "scale", "--detach", "shrinking=3"])?;
+    Ok(())
+}
+
+/// What the threads that ask all the time have in common with the one that makes the changes.
+#[derive(Default)]
+struct Watch {
+    /// The addresses of stopped tasks. No new task has one of them yet.
+    stopped: Mutex<BTreeSet<IpAddr>>,
+    done: AtomicBool,
+}
+
+impl Watch {
+    /// Returns how many answers were checked against the addresses of stopped tasks.
+    fn ask_until_done(&self, lab: &Lab, probe: &Task) -> Result<usize> {
+        let mut checked = 0;
+        while !self.done.load(Ordering::SeqCst) {
+            let stopped = self.stopped.lock().expect("no panic").clone();
+            let answer = lab.lookup(probe, "shrinking", RecordType::A)?;
+            ensure!(!answer.addrs().is_empty(), "the service has a ready task: {answer:?}");
+            // Tasks that were stopped before the question, and whose addresses no new task can have.
+            let still_stopped = self.stopped.lock().expect("no panic").clone();
+            let old = answer.addrs().into_iter().find(|addr| stopped.contains(addr) && still_stopped.contains(addr));
+            ensure!(old.is_none(), "{answer:?} has the address of a stopped task");
+            checked += 1;
+        }
+        Ok(checked)
+    }
 }

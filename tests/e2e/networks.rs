@@ -4,9 +4,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs, io,
+    fs, io,
     net::{IpAddr, SocketAddr},
-    num::NonZeroUsize,
     path::Path,
     time::Duration,
 };
@@ -23,7 +22,7 @@ use weft_lab::{
 };
 
 use crate::{
-    fixtures::{HTTP, WHOAMI, all_answer, all_answer_within, network, only, probe, probe_on, service, vip},
+    fixtures::{HTTP, WHOAMI, all_answer, all_answer_within, network, only, probe, probe_on, rounds_or, service, vip},
     harness::{Group, Shape, tests},
 };
 
@@ -37,10 +36,8 @@ const PATH_MTU: &str = "1430";
 /// The pools of the cluster: this one has room for the ingress network and two others.
 const POOL: &str = "10.60.0.0/22";
 const MASK: &str = "24";
-/// How often a network is created, used and removed, unless [`ROUNDS_VARIABLE`] says otherwise.
+/// How often a network is created, used and removed, unless the environment says otherwise.
 const ROUNDS: usize = 10;
-/// The environment variable with another number of rounds.
-const ROUNDS_VARIABLE: &str = "WEFT_LAB_ROUNDS";
 /// Descriptors that a daemon may have opened more at the end than at the beginning: connections
 /// that are being closed.
 const MORE_DESCRIPTORS: usize = 8;
@@ -308,20 +305,9 @@ fn usage(lab: &Lab, node: &str) -> Result<(usize, u64)> {
     Ok((fs::read_dir(process.join("fd"))?.count(), memory.context("the process has no VmRSS")?))
 }
 
-fn rounds() -> Result<usize> {
-    match env::var(ROUNDS_VARIABLE) {
-        Ok(text) => {
-            let rounds: NonZeroUsize =
-                text.parse().with_context(|| format!("{ROUNDS_VARIABLE}={text:?} is no count"))?;
-            Ok(rounds.get())
-        }
-        Err(_) => Ok(ROUNDS),
-    }
-}
-
 fn networks_that_come_and_go_leave_nothing_behind(lab: &Lab) -> Result<()> {
     let nodes: Vec<String> = lab.nodes().collect();
-    let rounds = rounds()?;
+    let rounds = rounds_or(ROUNDS)?;
     let before: Vec<_> = nodes.iter().map(|node| kept(lab, node)).collect::<Result<_>>()?;
     // In the first rounds the daemons allocate what they keep.
     let mut used = Vec::new();
