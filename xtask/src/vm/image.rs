@@ -23,7 +23,8 @@ use crate::{
 
 /// The packages of the root file system, beside the essential ones: the programs of the lab
 /// (`setup`) and of `bench overlay`, kmod for modules, and busybox for the initramfs.
-const PACKAGES: &str = "busybox-static,curl,iperf3,iproute2,iputils-ping,kmod,libc-bin,util-linux,wireguard-tools,wrk";
+const PACKAGES: &str =
+    "busybox-static,curl,iperf3,iproute2,iputils-ping,kmod,libc-bin,unbound,util-linux,wireguard-tools,wrk";
 /// The package that depends on the release's kernel.
 const KERNEL_PACKAGE: &str = "linux-image-amd64";
 /// The modules that mount the disks. Debian's kernel has no driver for a disk built in.
@@ -103,6 +104,7 @@ fn build(step: &Step, kernel: Kernel, recipe: &str, new: &Image) -> Result<()> {
     let version = add_kernel(step, &root, new)?;
     ensure!(kernel.includes(&version), "Debian {} has the kernel {version}, not {kernel}", kernel.release());
     make_initramfs(step, &root, &version, new)?;
+    configure(&root)?;
     clean(&root)?;
     make_disk(step, &root, &new.root(), FREE_KIB)?;
     remove_folder(&root)?;
@@ -204,6 +206,12 @@ fn modules_in_order(depends: &str) -> Vec<&str> {
     let mut seen = BTreeSet::new();
     let files = depends.lines().filter_map(|line| line.strip_prefix("insmod ")?.split_whitespace().next());
     files.filter(|file| seen.insert(*file)).collect()
+}
+
+/// Writes what the installer of Debian writes, and debootstrap does not: tasks with hosts of their
+/// own get a copy of this file, and it is mounted where it is.
+fn configure(root: &Path) -> Result<()> {
+    fs::write(root.join("etc/hosts"), "127.0.0.1\tlocalhost\n::1\tlocalhost\n").context("cannot write /etc/hosts")
 }
 
 /// Removes what apt has downloaded.
