@@ -129,8 +129,8 @@ impl Cluster {
     /// Lets the leader and the nodes act until `is_done`.
     fn run_until(&mut self, is_done: impl Fn(&ClusterState) -> bool) {
         while !is_done(&self.state) {
-            let acks =
-                Acks { acked: self.nodes.iter().map(|node| (node.clone(), self.state.index)).collect(), since_ms: 0 };
+            let acked = self.nodes.iter().map(|node| (node.clone(), self.state.index)).collect();
+            let acks = Acks { acked, ..Acks::default() };
             let start = Instant::now();
             let next_id = &mut self.next_id;
             let decision = decide(&self.state, self.now_ms, &acks, &mut || {

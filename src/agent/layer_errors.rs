@@ -33,15 +33,17 @@ impl LayerErrors {
         self.0.is_empty()
     }
 
+    /// All collected errors in one line. Empty if there are none.
+    pub(super) fn text(&self) -> String {
+        self.0.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ")
+    }
+
     /// All collected errors as one.
     pub(super) fn into_result(mut self) -> Result<()> {
         match self.0.len() {
             0 => Ok(()),
             1 => Err(self.0.remove(0)),
-            _ => {
-                let texts: Vec<String> = self.0.iter().map(|error| format!("{error:#}")).collect();
-                Err(anyhow!("{}", texts.join("; ")))
-            }
+            _ => Err(anyhow!(self.text())),
         }
     }
 }

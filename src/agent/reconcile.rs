@@ -82,7 +82,7 @@ impl Agent {
         if errors.is_empty() {
             self.reporter.set_applied(plan);
         }
-        self.reporter.publish(plan, self.links.as_ref(), self.tasks.statuses(plan));
+        self.reporter.publish(plan, self.links.as_ref(), self.tasks.statuses(plan), errors.text());
     }
 
     /// The tasks that have all their links and a resolver.

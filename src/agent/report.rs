@@ -35,7 +35,14 @@ impl Reporter {
 
     /// Publishes a report if it differs from the last one. Without `links` it repeats the last
     /// description and the last keys.
-    pub(super) fn publish(&self, plan: &NodePlan, links: Option<&OverlayState>, tasks: Vec<(TaskId, TaskStatus)>) {
+    /// `problem` is why the plan is not in effect, or empty.
+    pub(super) fn publish(
+        &self,
+        plan: &NodePlan,
+        links: Option<&OverlayState>,
+        tasks: Vec<(TaskId, TaskStatus)>,
+        problem: String,
+    ) {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
         let acked = applied.map_or(0, |(_, generation)| *generation);
         let description = links.map(|links| describe_node(self.runtime, &self.labels, links));
@@ -46,6 +53,7 @@ impl Reporter {
         self.reports.send_if_modified(|last| {
             let report = NodeReport {
                 acked,
+                problem,
                 description: description.or_else(|| last.description.clone()),
                 keys: keys.unwrap_or_else(|| last.keys.clone()),
                 tasks,

@@ -143,7 +143,7 @@ fn table(nodes: &[Value], this_node: &str) -> Table {
         vec![
             format!("{id} {}", if id == this_node { "*" } else { " " }),
             text(node, "/Description/Hostname").to_owned(),
-            capitalize(text(node, "/Status/State")),
+            status(node),
             capitalize(text(node, "/Spec/Availability")),
             manager,
             text(node, "/Description/Engine/EngineVersion").to_owned(),
@@ -162,6 +162,13 @@ fn table(nodes: &[Value], this_node: &str) -> Table {
         ],
         rows,
     }
+}
+
+/// The status, and why a ready node does not converge. The reason of another status is in
+/// `node inspect`.
+fn status(node: &Value) -> String {
+    let (state, message) = (capitalize(text(node, "/Status/State")), text(node, "/Status/Message"));
+    if state == "Ready" && !message.is_empty() { format!("{state}, {message}") } else { state }
 }
 
 async fn inspect(client: &Client, options: &Inspect) -> Result<()> {

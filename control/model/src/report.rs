@@ -13,6 +13,9 @@ pub use crate::state::NodeDescription;
 pub struct NodeReport {
     /// The generation of the newest plan that is in effect on this node.
     pub acked: u64,
+    /// Why the newest plan is not in effect. Empty while there is no known reason.
+    #[serde(default)]
+    pub problem: String,
     /// `None` until the agent has read the facts of the machine.
     pub description: Option<NodeDescription>,
     /// The WireGuard keys that this node holds and has configured a device for, oldest first.

@@ -24,9 +24,14 @@ type Addition = (Owner, &'static str, u32);
 
 const ADDED: &[Addition] = &[
     (Owner::Type("ClusterState"), "feature_level", 1),
+    (Owner::Type("Command"), "SetConvergence", 1),
     (Owner::Type("Command"), "SetFeatureLevel", 1),
+    (Owner::Type("FreedAddress"), "node", 1),
     (Owner::Type("InitCluster"), "feature_level", 1),
+    (Owner::Type("Node"), "lag", 1),
     (Owner::Type("NodePlan"), "feature_level", 1),
+    (Owner::Type("NodeReport"), "problem", 1),
+    (Owner::Variant("Command", "ReleaseAddresses"), "owners", 1),
 ];
 
 /// The releases of weft that introduced the feature levels, from level 0.

@@ -10,6 +10,7 @@ use openraft::{
 use weft_model::{
     Applied, BackendId, ClusterState, Command, DualAddr, LogOptions, Mac, MeshServiceId, NetworkId, NodeId, NodePlan,
     NodeReport, Rejection, ServiceId, TaskId, Vni,
+    command::Convergence,
     id::ClusterId,
     plan::{
         AttachmentPlan, BackendPlan, EndpointPlan, ManagerPlan, NetworkPlan, PeerPlan, PortPlan, ServicePlan, TaskGoal,
@@ -196,8 +197,13 @@ pub(super) fn state() -> ClusterState {
         .insert(configuration.clone(), NetworkConfiguration { id: configuration, meta, spec: network_spec() });
     let web = state.services.get_mut(&service).expect("the service");
     web.update = Some(update_status());
-    let freed =
-        FreedAddress { network: NetworkId::from_random(70), addr: addr(99), freed_ms: START_MS, freed_index: 9 };
+    let freed = FreedAddress {
+        network: NetworkId::from_random(70),
+        addr: addr(99),
+        freed_ms: START_MS,
+        freed_index: 9,
+        node: None,
+    };
     state.allocated.quarantine.push(freed);
     state
 }
@@ -251,7 +257,7 @@ pub(super) fn commands() -> Vec<Command> {
         Command::ForgetTask { id: task.clone() },
         Command::ForgetService { id: service.clone() },
         Command::SetUpdateStatus { service, version: 5, status: update_status() },
-        Command::ReleaseAddresses { acked_index: 6 },
+        Command::ReleaseAddresses { acked_index: 6, owners: BTreeMap::new() },
         Command::RequestKey { node: node.clone() },
         Command::SetKeyStage { node: node.clone(), key: public_key, stage: KeyStage::Withdrawn },
         Command::ForgetKey { node: node.clone(), key: public_key },
@@ -263,7 +269,15 @@ pub(super) fn commands() -> Vec<Command> {
 
 /// Every command that later releases have added.
 pub(super) fn later_commands() -> Vec<Command> {
-    vec![Command::SetFeatureLevel { level: 1 }]
+    let node = NodeId::from_random(1);
+    let convergence = |convergence| Command::SetConvergence { id: node.clone(), convergence };
+    vec![
+        Command::SetFeatureLevel { level: 1 },
+        Command::ReleaseAddresses { acked_index: 6, owners: BTreeMap::from([(node.clone(), 5)]) },
+        convergence(Convergence::Lagging { reason: "a reason".to_owned() }),
+        convergence(Convergence::CatchingUp),
+        convergence(Convergence::Converged),
+    ]
 }
 
 pub(super) fn log_id(index: u64) -> LogId<u64> {
@@ -382,6 +396,7 @@ pub(super) fn plan() -> NodePlan {
 pub(super) fn report() -> NodeReport {
     NodeReport {
         acked: 76,
+        problem: String::new(),
         description: Some(description()),
         keys: vec![key(1), key(2)],
         tasks: vec![(TaskId::from_random(90), status())],

@@ -12,11 +12,11 @@
 //!                   │                                                         ▲
 //!                   └──────────────────────────(5)────────────────────────────┘
 //!
-//!   (1) every ready node has acknowledged the plan with the key, and no older key is retiring or
+//!   (1) every awaited node has acknowledged the plan with the key, and no older key is retiring or
 //!       withdrawn
 //!   (2) a newer key of the node has become active
-//!   (3) every ready node has acknowledged the plan in which the newer key is active
-//!   (4) every ready node has acknowledged the plan without the key
+//!   (3) every awaited node has acknowledged the plan in which the newer key is active
+//!   (4) every awaited node has acknowledged the plan without the key
 //!   (5) the node has made a newer key before this one became active
 //! ```
 //!
@@ -61,8 +61,8 @@ fn next_step(node: &Node, record: &KeyRecord, ctx: &mut Context<'_>) -> Option<C
         KeyStage::Announced if !is_newest => Some(set(KeyStage::Withdrawn)),
         KeyStage::Announced => may_become_active(node, record, ctx).then(|| set(KeyStage::Active)),
         KeyStage::Active => None,
-        KeyStage::Retiring => is_acked(record, ctx).then(|| set(KeyStage::Withdrawn)),
-        KeyStage::Withdrawn => is_acked(record, ctx).then(|| Command::ForgetKey { node: node.id.clone(), key }),
+        KeyStage::Retiring => is_acked(node, record, ctx).then(|| set(KeyStage::Withdrawn)),
+        KeyStage::Withdrawn => is_acked(node, record, ctx).then(|| Command::ForgetKey { node: node.id.clone(), key }),
     }
 }
 
@@ -70,7 +70,7 @@ fn may_become_active(node: &Node, record: &KeyRecord, ctx: &mut Context<'_>) -> 
     if node.keys.keys.iter().any(|other| other.stage >= KeyStage::Retiring) {
         return false;
     }
-    if is_acked(record, ctx) {
+    if is_acked(node, record, ctx) {
         return true;
     }
     let since_ms = record.stage_since_ms.max(ctx.acks.since_ms);
@@ -79,9 +79,10 @@ fn may_become_active(node: &Node, record: &KeyRecord, ctx: &mut Context<'_>) -> 
         && ctx.is_due(since_ms.saturating_add(ACK_WAIT_MS))
 }
 
-/// Whether every ready node has put the stage of the key into effect.
-fn is_acked(record: &KeyRecord, ctx: &Context<'_>) -> bool {
-    ctx.acks.all_ready_acked(ctx.state, record.stage_index)
+/// Whether the node itself and every awaited node (`Node::gates_changes`) have put the stage of the
+/// key into effect.
+fn is_acked(node: &Node, record: &KeyRecord, ctx: &Context<'_>) -> bool {
+    ctx.acks.has_acked(&node.id, record.stage_index) && ctx.acks.all_acked(ctx.state, record.stage_index)
 }
 
 /// A new key is due when the only key of the node has been active for the rotation period.

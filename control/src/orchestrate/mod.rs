@@ -21,6 +21,7 @@
 //!   use;
 //! - `orphans`: ends the tasks of nodes that are down or were removed;
 //! - `service`: how many tasks a service has, and which tasks must be replaced;
+//! - `convergence`: which nodes do not put their plans into effect;
 //! - `traffic`: when nodes may send traffic to a task, and when the task may stop;
 //! - `keys`: when WireGuard keys are replaced, and when nodes use them;
 //! - `placement`: which node runs a task, chosen by [`crate::schedule`];
@@ -33,6 +34,7 @@ mod context;
 mod preview;
 mod orphans;
 mod service;
+mod convergence;
 mod traffic;
 mod keys;
 mod placement;
@@ -45,7 +47,7 @@ use context::Context;
 use preview::Preview;
 use weft_model::{ClusterState, Command, Rejection};
 
-pub use acks::Acks;
+pub use acks::{Acks, Behind};
 
 /// The maximum number of rounds in one decision. A few rounds are enough to create a task, to place
 /// it and to start its traffic.
@@ -77,6 +79,7 @@ pub fn decide(state: &ClusterState, now_ms: u64, acks: &Acks, random: &mut dyn F
         preview.start_round();
         preview.run(orphans::orphan_tasks);
         preview.run(service::reconcile);
+        preview.run(convergence::judge);
         preview.run(traffic::advance);
         preview.run(keys::advance);
         placement::place_tasks(&mut preview);

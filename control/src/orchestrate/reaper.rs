@@ -1,6 +1,8 @@
 //! Deletes what is no longer needed: ended tasks beyond the history limit, removed services without
 //! tasks, and quarantined addresses that may be used again.
 
+use std::collections::BTreeMap;
+
 use weft_model::{
     ClusterState, Command,
     state::{Slot, Task, TaskState},
@@ -10,7 +12,7 @@ use super::{
     Context,
     slot_tasks::{SlotTasks, group_by_service, group_by_slot},
 };
-use crate::state::QUARANTINE_MS;
+use crate::state::release_at_ms;
 
 /// Deletes ended tasks and removed services.
 pub(super) fn delete_ended(ctx: &mut Context<'_>) {
@@ -56,13 +58,20 @@ fn obsolete_tasks<'a>(state: &ClusterState, slot: &SlotTasks<'a>, removing: bool
     obsolete
 }
 
-/// Ends the quarantine of addresses when every ready node has removed them from its kernel and
-/// their quarantine time has passed.
+/// Ends the quarantine of addresses that no node can have in its kernel any more.
 pub(super) fn release_addresses(ctx: &mut Context<'_>) {
-    let acked_index = ctx.acks.lowest_acked(ctx.state);
-    let unused = ctx.state.allocated.quarantine.iter().filter(|freed| freed.freed_index <= acked_index);
-    let free_at_ms = unused.map(|freed| freed.freed_ms.saturating_add(QUARANTINE_MS)).min();
+    let state = ctx.state;
+    let acked_index = ctx.acks.lowest_acked(state);
+    let quarantine = &state.allocated.quarantine;
+    let owners: BTreeMap<_, _> = quarantine
+        .iter()
+        .filter_map(|freed| {
+            let node = freed.node.as_ref()?;
+            Some((node.clone(), *ctx.acks.acked.get(node)?))
+        })
+        .collect();
+    let free_at_ms = quarantine.iter().filter_map(|freed| release_at_ms(state, freed, acked_index, &owners)).min();
     if free_at_ms.is_some_and(|at_ms| ctx.is_due(at_ms)) {
-        ctx.propose(Command::ReleaseAddresses { acked_index });
+        ctx.propose(Command::ReleaseAddresses { acked_index, owners });
     }
 }

@@ -13,7 +13,7 @@
 //!   (1) the task is running
 //!   (2) the task's own node has acknowledged the plan with Local
 //!   (3) the desired state is Shutdown or Remove
-//!   (4) every ready node has acknowledged the plan with Draining
+//!   (4) every node that the cluster waits for has acknowledged the plan with Draining
 //! ```
 //!
 //! The waits (2) and (4) end after [`ACK_WAIT_MS`] at the latest, so that a node that does not
@@ -48,7 +48,7 @@ fn next_step(task: &Task, ctx: &mut Context<'_>) -> Option<Traffic> {
         }
         Traffic::Local | Traffic::Active if !stays => Some(Traffic::Draining),
         Traffic::Draining => {
-            let all = ctx.acks.all_ready_acked(ctx.state, task.traffic_index);
+            let all = ctx.acks.all_acked(ctx.state, task.traffic_index);
             (all || ack_wait_is_over(task, ctx)).then_some(Traffic::Drained)
         }
         Traffic::None | Traffic::Local | Traffic::Active | Traffic::Drained => None,

@@ -5,13 +5,13 @@
 //! address stays in quarantine until no node can have it in its maps.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
 };
 
 use ipnetwork::IpNetwork;
 use weft_model::{
-    Applied, BackendId, ClusterState, DualAddr, Mac, MeshServiceId, NetworkId, Rejection,
+    Applied, BackendId, ClusterState, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, Rejection,
     net::Subnet,
     spec::SubnetSpec,
     state::{Allocations, Attachment, FreedAddress, Network, NetworkAddresses},
@@ -23,6 +23,11 @@ use weft_model::{
 /// acknowledged that it knows the address no longer. Longer than that would let a few tasks that
 /// fail at once use up a small network.
 pub const QUARANTINE_MS: u64 = 2_000;
+/// The feature level from which on the node of a freed address is known.
+const OWNERS_LEVEL: u32 = 1;
+/// The quarantine of an address whose node has not acknowledged its removal. The daemon of a node
+/// that is down may be dead while the tasks of the node still run and use their addresses.
+const ABANDONED_MS: u64 = 24 * 3_600_000;
 
 /// The allocations of one command. [`Changes::commit`] puts them into the cluster state when the
 /// whole command is certain to succeed.
@@ -85,13 +90,15 @@ impl<'a> Allocator<'a> {
         mesh
     }
 
-    /// Puts an address into quarantine.
-    pub(super) fn free_address(&mut self, network: &NetworkId, addr: DualAddr) {
+    /// Puts an address into quarantine. `node` is that of the task that had it.
+    pub(super) fn free_address(&mut self, network: &NetworkId, addr: DualAddr, node: Option<&NodeId>) {
         self.changes.freed.push(FreedAddress {
             network: network.clone(),
             addr,
             freed_ms: self.state.now_ms,
             freed_index: self.state.index,
+            // A replica of an older release knows no node, and all must release the same addresses.
+            node: node.filter(|_| self.state.feature_level >= OWNERS_LEVEL).cloned(),
         });
     }
 
@@ -188,20 +195,42 @@ impl Address for Ipv6Addr {
     }
 }
 
-/// Ends the quarantine of addresses whose removal every ready node has acknowledged (`acked_index`)
-/// and whose quarantine time is over.
-pub(super) fn release(state: &mut ClusterState, acked_index: u64) -> Result<Applied, Rejection> {
-    let now_ms = state.now_ms;
-    let Allocations { addresses, quarantine, .. } = &mut state.allocated;
-    quarantine.retain(|freed| {
-        let ends = freed.freed_index <= acked_index && freed.freed_ms + QUARANTINE_MS <= now_ms;
-        if ends && let Some(known) = addresses.get_mut(&freed.network) {
-            known.used_v6.remove(&freed.addr.v6);
-            if let Some(v4) = freed.addr.v4 {
-                known.used_v4.remove(&v4);
-            }
-        }
-        !ends
+/// When the quarantine of an address ends, by the clock of the cluster state. `None`: not before
+/// more nodes have acknowledged its removal. `acked_index` is what every node has acknowledged that
+/// the cluster waits for, and `owners` what the nodes have whose tasks had the addresses.
+pub fn release_at_ms(
+    state: &ClusterState,
+    freed: &FreedAddress,
+    acked_index: u64,
+    owners: &BTreeMap<NodeId, u64>,
+) -> Option<u64> {
+    if freed.freed_index > acked_index {
+        return None;
+    }
+    let may_still_run = freed.node.as_ref().is_some_and(|node| {
+        let acked = owners.get(node).is_some_and(|acked| *acked >= freed.freed_index);
+        state.nodes.contains_key(node) && !acked
     });
+    Some(freed.freed_ms.saturating_add(if may_still_run { ABANDONED_MS } else { QUARANTINE_MS }))
+}
+
+/// Ends the quarantine of the addresses that may be used again ([`release_at_ms`]).
+pub(super) fn release(
+    state: &mut ClusterState,
+    acked_index: u64,
+    owners: &BTreeMap<NodeId, u64>,
+) -> Result<Applied, Rejection> {
+    let quarantine = std::mem::take(&mut state.allocated.quarantine);
+    let (released, kept): (Vec<_>, Vec<_>) = quarantine
+        .into_iter()
+        .partition(|freed| release_at_ms(state, freed, acked_index, owners).is_some_and(|at_ms| at_ms <= state.now_ms));
+    state.allocated.quarantine = kept;
+    for freed in released {
+        let Some(known) = state.allocated.addresses.get_mut(&freed.network) else { continue };
+        known.used_v6.remove(&freed.addr.v6);
+        if let Some(v4) = freed.addr.v4 {
+            known.used_v4.remove(&v4);
+        }
+    }
     Ok(Applied::Done)
 }

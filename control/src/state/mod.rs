@@ -38,7 +38,7 @@ use weft_model::{
     state::{Cluster, Meta, Network, Node, Service, Task},
 };
 
-pub use addresses::QUARANTINE_MS;
+pub use addresses::{QUARANTINE_MS, release_at_ms};
 pub use keys::is_news;
 
 /// Applies the log entry at `index`.
@@ -90,6 +90,7 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::RemoveService { id } => services::remove(state, &id),
 
         Command::SetNodeStatus { id, status, message } => nodes::set_status(state, &id, status, message),
+        Command::SetConvergence { id, convergence } => nodes::set_convergence(state, &id, convergence),
         Command::SetVoter { id, voter } => nodes::set_voter(state, &id, voter),
         Command::ClearRaftConfig { id } => nodes::clear_raft_config(state, &id),
         Command::CreateTask { id, service, slot, desired, not_before_ms, restarts } => {
@@ -105,7 +106,7 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::SetUpdateStatus { service, version, status } => {
             services::set_update_status(state, &service, version, status)
         }
-        Command::ReleaseAddresses { acked_index } => addresses::release(state, acked_index),
+        Command::ReleaseAddresses { acked_index, owners } => addresses::release(state, acked_index, &owners),
         Command::RequestKey { node } => keys::request(state, &node),
         Command::SetKeyStage { node, key, stage } => keys::set_stage(state, &node, &key, stage),
         Command::ForgetKey { node, key } => keys::forget(state, &node, &key),

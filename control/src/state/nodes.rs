@@ -2,10 +2,10 @@
 
 use weft_model::{
     Applied, ClusterState, NodeId, Rejection,
-    command::{JoinNode, ObjectKind},
+    command::{Convergence, JoinNode, ObjectKind},
     report::NodeDescription,
     spec::{NodeSpec, Role},
-    state::{Node, NodeKeys, NodeStatus},
+    state::{Lag, Node, NodeKeys, NodeStatus},
 };
 
 use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
@@ -33,6 +33,7 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
         rpc_addr: join.rpc_addr,
         status: NodeStatus::Unknown,
         message: String::new(),
+        lag: None,
         description: None,
         keys: NodeKeys::default(),
         voter: false,
@@ -90,6 +91,24 @@ pub(super) fn set_status(
     let node = node_mut(state, id)?;
     node.status = status;
     node.message = message;
+    Ok(Applied::Done)
+}
+
+pub(super) fn set_convergence(
+    state: &mut ClusterState,
+    id: &NodeId,
+    convergence: Convergence,
+) -> Result<Applied, Rejection> {
+    let index = state.index;
+    let node = node_mut(state, id)?;
+    node.lag = match convergence {
+        Convergence::Lagging { mut reason } => {
+            tasks::truncate(&mut reason);
+            Some(Lag { reason, index, catching_up: false })
+        }
+        Convergence::CatchingUp => node.lag.take().map(|lag| Lag { index, catching_up: true, ..lag }),
+        Convergence::Converged => None,
+    };
     Ok(Applied::Done)
 }
 

@@ -141,7 +141,7 @@ pub(super) fn forget(state: &mut ClusterState, id: &ServiceId) -> Result<Applied
     let mut allocator = Allocator::new(state);
     for endpoint in &service.endpoints {
         if let Some(vip) = endpoint.vip {
-            allocator.free_address(&endpoint.network, vip);
+            allocator.free_address(&endpoint.network, vip, None);
         }
     }
     allocator.finish().commit(state);
@@ -179,7 +179,7 @@ pub(super) fn drop_unused_endpoints(state: &mut ClusterState, id: &ServiceId) {
     let mut allocator = Allocator::new(state);
     for endpoint in unused {
         if let Some(vip) = endpoint.vip {
-            allocator.free_address(&endpoint.network, vip);
+            allocator.free_address(&endpoint.network, vip, None);
         }
     }
     allocator.finish().commit(state);
@@ -288,7 +288,7 @@ fn endpoints(
         let vip = match known.and_then(|e| e.vip) {
             Some(vip) if with_vip => Some(vip),
             Some(vip) => {
-                allocator.free_address(&network.id, vip);
+                allocator.free_address(&network.id, vip, None);
                 None
             }
             None if with_vip => Some(allocator.allocate_address(network)?),

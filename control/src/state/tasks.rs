@@ -216,7 +216,7 @@ fn free_attachments(state: &mut ClusterState, id: &TaskId) {
     let service = task.service.clone();
     let mut allocator = Allocator::new(state);
     for attachment in &task.attachments {
-        allocator.free_address(&attachment.network, attachment.addr);
+        allocator.free_address(&attachment.network, attachment.addr, task.node.as_ref());
     }
     allocator.finish().commit(state);
     if let Some(task) = state.tasks.get_mut(id) {
@@ -225,7 +225,7 @@ fn free_attachments(state: &mut ClusterState, id: &TaskId) {
     services::drop_unused_endpoints(state, &service);
 }
 
-fn truncate(text: &mut String) {
+pub(super) fn truncate(text: &mut String) {
     if text.len() > MAX_TEXT_LEN {
         let end = (0..=MAX_TEXT_LEN).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         text.truncate(end);

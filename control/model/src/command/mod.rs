@@ -9,7 +9,10 @@
 
 mod rejection;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,17 @@ use crate::{
 };
 
 pub use rejection::{ObjectKind, Rejection};
+
+/// How far a ready node puts its plans into effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Convergence {
+    /// It has not acknowledged its plan for too long.
+    Lagging { reason: String },
+    /// It acknowledges its plans again.
+    CatchingUp,
+    /// It has acknowledged everything that the cluster did without it.
+    Converged,
+}
 
 /// An entry of the Raft log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -179,9 +193,13 @@ pub enum Command {
         status: UpdateStatus,
     },
     /// Ends the quarantine of addresses that were freed at or before this log index, if their
-    /// quarantine time is over.
+    /// quarantine time is over, and if the nodes of their tasks have acknowledged it.
     ReleaseAddresses {
+        /// Every converged node has acknowledged a plan of this index or a newer one.
         acked_index: u64,
+        /// What the nodes have acknowledged whose tasks had these addresses.
+        #[serde(default)]
+        owners: BTreeMap<NodeId, u64>,
     },
     /// Asks a node for a new WireGuard key.
     RequestKey {
@@ -223,6 +241,12 @@ pub enum Command {
     /// the level.
     SetFeatureLevel {
         level: u32,
+    },
+    /// Records that the node does not acknowledge its plans, that it does so again, or that it has
+    /// converged.
+    SetConvergence {
+        id: NodeId,
+        convergence: Convergence,
     },
 }
 

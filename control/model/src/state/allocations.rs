@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DualAddr, NetworkId};
+use crate::{DualAddr, NetworkId, NodeId};
 
 /// Counters of ids, and the addresses that cannot be allocated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,4 +58,7 @@ pub struct FreedAddress {
     pub freed_ms: u64,
     /// The log index at which the address was freed.
     pub freed_index: u64,
+    /// The node whose task had the address. `None` for a VIP.
+    #[serde(default)]
+    pub node: Option<NodeId>,
 }

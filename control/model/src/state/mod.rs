@@ -27,7 +27,7 @@ pub use allocations::{Allocations, FreedAddress, NetworkAddresses};
 pub use cluster::Cluster;
 pub use keys::{KeyRecord, KeyStage, NodeKeys};
 pub use network::{Network, NetworkConfiguration};
-pub use node::{Node, NodeDescription, NodeStatus};
+pub use node::{Lag, Node, NodeDescription, NodeStatus};
 pub use service::{PublishedPort, Service, ServiceEndpoint, UpdateState, UpdateStatus};
 pub use task::{Attachment, Restarts, Slot, Task, TaskState, TaskStatus, Traffic};
 pub use task_map::TaskMap;

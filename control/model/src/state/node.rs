@@ -30,6 +30,9 @@ pub struct Node {
     pub status: NodeStatus,
     /// Why the node has this status. Empty if it is ready.
     pub message: String,
+    /// `Some` if the node is ready, but has not put its plans into effect for too long.
+    #[serde(default)]
+    pub lag: Option<Lag>,
     /// `None` until the node has sent its first report.
     pub description: Option<NodeDescription>,
     pub keys: NodeKeys,
@@ -51,6 +54,19 @@ pub enum NodeStatus {
     Ready,
     /// The node has missed too many heartbeats.
     Down,
+}
+
+/// A node that does not converge: it sends heartbeats, and does not acknowledge its plans. It gets
+/// no new tasks, and nothing waits for its acknowledgement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lag {
+    /// Why, as far as the node has reported it.
+    pub reason: String,
+    /// The node has reached its next stage when it has acknowledged a plan of this log index.
+    pub index: u64,
+    /// Whether it acknowledges plans again. Then the cluster waits for its acknowledgements, but
+    /// its plan may still be older than what the cluster has done without it.
+    pub catching_up: bool,
 }
 
 /// The properties of the node's machine. The node's agent reads them, and the scheduler uses them
@@ -78,7 +94,22 @@ pub struct NodeDescription {
 impl Node {
     /// Whether the scheduler may assign tasks to the node.
     pub fn takes_tasks(&self) -> bool {
-        self.status == NodeStatus::Ready && self.spec.availability == Availability::Active
+        self.has_converged() && self.spec.availability == Availability::Active
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.status == NodeStatus::Ready
+    }
+
+    /// Whether the cluster waits for the acknowledgements of the node: it is ready and puts its
+    /// plans into effect.
+    pub fn gates_changes(&self) -> bool {
+        self.is_ready() && self.lag.as_ref().is_none_or(|lag| lag.catching_up)
+    }
+
+    /// Whether the node is ready and has missed no change.
+    pub fn has_converged(&self) -> bool {
+        self.is_ready() && self.lag.is_none()
     }
 
     /// Whether the node has described itself as able to encrypt.

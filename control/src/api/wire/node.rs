@@ -78,7 +78,7 @@ pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
                 NodeStatus::Ready => models::NodeState::READY,
                 NodeStatus::Down => models::NodeState::DOWN,
             }),
-            message: text(&node.message),
+            message: text(&status_message(node)),
             addr: Some(node.addr.to_string()),
         }),
         manager_status: (node.voter || node.is_manager()).then(|| models::ManagerStatus {
@@ -96,6 +96,14 @@ pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
         set(&mut shown["Description"], "Encryption", encryption::show(&machine.encryption, &keys));
     }
     shown
+}
+
+/// Why the node is not ready, or that it does not converge.
+fn status_message(node: &Node) -> String {
+    match &node.lag {
+        Some(lag) if node.is_ready() => format!("not converged: {}", lag.reason),
+        _ => node.message.clone(),
+    }
 }
 
 /// A WireGuard key: which one it is, how far it is in use, and since when the leader knows it.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use weft_model::{
     Command, NetworkId, NodeId, ServiceId,
     spec::{Availability, FailureAction, NetworkSpec, ServiceMode, UpdateConfig, UpdateOrder},
-    state::{NodeStatus, UpdateState},
+    state::UpdateState,
 };
 
 use super::sim::{Delays, Sim};
@@ -31,6 +31,8 @@ enum Event {
     Break { service: usize },
     Crash { task: usize },
     Kill { node: usize },
+    KillDaemon { node: usize },
+    Block { node: usize },
     Revive { node: usize },
 }
 
@@ -77,6 +79,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => (0..SERVICES).prop_map(|service| Event::Break { service }),
         1 => (0..20_usize).prop_map(|task| Event::Crash { task }),
         1 => (0..NODES).prop_map(|node| Event::Kill { node }),
+        1 => (0..NODES).prop_map(|node| Event::KillDaemon { node }),
+        1 => (0..NODES).prop_map(|node| Event::Block { node }),
         1 => (0..NODES).prop_map(|node| Event::Revive { node }),
     ]
 }
@@ -173,6 +177,8 @@ impl Scenario {
                 }
             }
             Event::Kill { node } => sim.kill_node(&self.nodes[node]),
+            Event::KillDaemon { node } => sim.kill_daemon(&self.nodes[node]),
+            Event::Block { node } => sim.block_node(&self.nodes[node]),
             Event::Revive { node } => sim.revive_node(&self.nodes[node]),
         }
     }
@@ -208,7 +214,7 @@ impl Scenario {
     fn check_drained_nodes_are_empty(&mut self) {
         self.sim.run_until_within(900_000, "the drained nodes to be empty", |sim| {
             let drained = sim.state().nodes.values().filter(|n| n.spec.availability == Availability::Drain);
-            drained.filter(|n| n.status == NodeStatus::Ready).all(|n| sim.task_processes(&n.id).is_empty())
+            drained.filter(|n| n.has_converged()).all(|n| sim.task_processes(&n.id).is_empty())
         });
     }
 

@@ -7,7 +7,7 @@ use weft_model::{
     BackendId, ClusterState, Command, DualAddr, NetworkId, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,
     spec::{NodeSpec, ServiceSpec},
-    state::{NodeStatus, Task, TaskState, Traffic},
+    state::{Node, NodeStatus, Task, TaskState, Traffic},
     wireguard::{EncryptedPeer, EncryptionPlan, NodeKey, PublicKey},
 };
 
@@ -55,6 +55,10 @@ struct SimNode {
     delays: Delays,
     /// A disconnected node receives no plans and sends no reports.
     disconnected: bool,
+    /// A stuck node puts no plan into effect, and reports.
+    stuck: bool,
+    /// The node was stuck, and has not put the newest plan into effect since then.
+    recovering: bool,
     /// Plans that are not in effect yet, with the time when they will be.
     pending_plans: Vec<(u64, NodePlan)>,
     plan: Option<NodePlan>,
@@ -105,7 +109,7 @@ impl Sim {
             cluster.node(&format!("n{}", nth + 2), &[]);
         }
         let mut sim = Self {
-            acks: Acks { acked: BTreeMap::new(), since_ms: cluster.now_ms },
+            acks: Acks::since(cluster.now_ms),
             nodes: BTreeMap::new(),
             broken_images: BTreeSet::new(),
             missing_images: BTreeSet::new(),
@@ -177,8 +181,29 @@ impl Sim {
         self.settle();
     }
 
+    /// The daemon of the node ends, and the leader considers the node down. Its tasks still run.
+    pub(super) fn kill_daemon(&mut self, id: &NodeId) {
+        self.fault_injected = true;
+        let node = self.node_mut(id);
+        node.disconnected = true;
+        node.pending_plans.clear();
+        node.pending_reports.clear();
+        self.acks.acked.remove(id);
+        self.cluster.status(id, NodeStatus::Down);
+        self.settle();
+    }
+
+    /// A layer of the node can no longer be configured: no plan takes effect.
+    pub(super) fn block_node(&mut self, id: &NodeId) {
+        self.fault_injected = true;
+        self.node_mut(id).stuck = true;
+    }
+
+    /// Ends all faults of the node.
     pub(super) fn revive_node(&mut self, id: &NodeId) {
-        self.node_mut(id).disconnected = false;
+        let node = self.node_mut(id);
+        node.recovering |= node.stuck;
+        (node.disconnected, node.stuck) = (false, false);
         self.cluster.status(id, NodeStatus::Ready);
         self.settle();
     }
@@ -209,7 +234,7 @@ impl Sim {
     /// Another manager becomes the leader. It has no acknowledgements until the nodes send them
     /// again.
     pub(super) fn change_leader(&mut self) {
-        self.acks = Acks { acked: BTreeMap::new(), since_ms: self.cluster.now_ms };
+        self.acks = Acks::since(self.cluster.now_ms);
         for node in self.nodes.values_mut() {
             (node.sent, node.received) = (None, None);
             node.pending_reports.clear();
@@ -259,11 +284,12 @@ impl Sim {
             node.pending_plans
                 .push((now_ms + node.delays.plan_ms, plan(&self.cluster.state, id).expect("the plan of a member")));
         }
-        while node.pending_plans.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms) {
+        while !node.stuck && node.pending_plans.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms) {
             node.plan = Some(node.pending_plans.remove(0).1);
         }
         let Some(plan) = node.plan.clone() else { return };
         self.acks.acked.insert(id.clone(), plan.generation);
+        node.recovering &= plan.generation < self.cluster.state.index;
         node.run_processes(&plan, now_ms, &self.broken_images, &self.missing_images);
         let mut reports = Vec::new();
         for (task, process) in &node.processes {
@@ -289,6 +315,8 @@ impl Sim {
     pub(super) fn settle(&mut self) {
         for _ in 0..100 {
             let now_ms = self.cluster.now_ms;
+            let acked = self.acks.acked.clone();
+            self.acks.update(&self.cluster.state, acked, now_ms, |_| String::new());
             let mut cluster = self.cluster.clone();
             let decision = decide(&self.cluster.state, now_ms, &self.acks, &mut || cluster.random());
             self.cluster = cluster;
@@ -347,11 +375,21 @@ impl Sim {
         }
     }
 
-    /// Checks that no ready node knows an address of a task that was just assigned, as the address
-    /// of another task or of a service.
+    /// Checks that no node that converges knows an address of a task that was just assigned, as the
+    /// address of another task or of a service. And no process on any node, also on one that is
+    /// down, uses it.
     fn check_addresses_are_unknown(&self, task: &Task) {
-        let is_ready = |id: &NodeId| self.cluster.state.nodes.get(id).is_some_and(|n| n.status == NodeStatus::Ready);
-        for plan in self.nodes.iter().filter(|(id, _)| is_ready(id)).filter_map(|(_, node)| node.plan.as_ref()) {
+        for node in self.nodes.values() {
+            let planned = node.plan.iter().flat_map(|plan| &plan.tasks).filter(|other| other.id != task.id);
+            let alive =
+                planned.filter(|other| node.processes.get(&other.id).is_some_and(|p| !matches!(p, Process::Ended(_))));
+            for used in alive.flat_map(|other| &other.attachments) {
+                let is_taken = task.attachments.iter().any(|a| a.network == used.network && a.addr == used.addr);
+                assert!(!is_taken, "{} got an address that a process uses: {used:?}", task.name);
+            }
+        }
+        let converged = |id: &NodeId| self.cluster.state.nodes.get(id).is_some_and(Node::has_converged);
+        for plan in self.nodes.iter().filter(|(id, _)| converged(id)).filter_map(|(_, node)| node.plan.as_ref()) {
             for attachment in &task.attachments {
                 let is_same =
                     |network: &NetworkId, addr: DualAddr| *network == attachment.network && addr == attachment.addr;
@@ -380,9 +418,9 @@ impl Sim {
         }
         if !old.must_stop() && new.must_stop() && !waited {
             for (id, node) in &self.nodes {
-                let ready = self.cluster.state.nodes.get(id).is_some_and(|n| n.status == NodeStatus::Ready);
+                let converged = self.cluster.state.nodes.get(id).is_some_and(Node::has_converged);
                 let sends = node.plan.as_ref().is_some_and(|p| backend_states(p, &new.id).any(|draining| !draining));
-                assert!(!(ready && sends), "{} must stop while node {id} sends new flows to it", new.name);
+                assert!(!(converged && sends), "{} must stop while node {id} sends new flows to it", new.name);
             }
         }
     }
@@ -412,7 +450,10 @@ impl Sim {
     /// node sends to has a device for the key, and all nodes know the key that a node sends from.
     fn check_keys(&self) {
         let Some(network) = self.cluster.state.networks.values().find(|n| n.spec.encrypted) else { return };
-        let connected: BTreeMap<&NodeId, &SimNode> = self.nodes.iter().filter(|(_, n)| !n.disconnected).collect();
+        let converged = |id: &NodeId| self.cluster.state.nodes.get(id).is_some_and(Node::has_converged);
+        let up_to_date = |node: &SimNode| !node.disconnected && !node.stuck && !node.recovering;
+        let connected: BTreeMap<&NodeId, &SimNode> =
+            self.nodes.iter().filter(|(id, node)| up_to_date(node) && converged(id)).collect();
         let plans = || connected.iter().filter_map(|(id, n)| Some((*id, n.plan.as_ref()?.encryption.as_ref()?)));
         // A plan from before the network was created may contain keys for a network that was
         // removed.
@@ -489,6 +530,8 @@ impl SimNode {
         Self {
             delays,
             disconnected: false,
+            stuck: false,
+            recovering: false,
             pending_plans: Vec::new(),
             plan: None,
             processes: BTreeMap::new(),

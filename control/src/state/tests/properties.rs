@@ -98,7 +98,10 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
             2 => Command::SetNodeStatus { id: node, status: NodeStatus::Down, message: String::new() },
             _ => Command::ForgetTask { id: task },
         },
-        _ => Command::ReleaseAddresses { acked_index: state.index },
+        _ => {
+            let owners = state.nodes.keys().map(|node| (node.clone(), state.index)).collect();
+            Command::ReleaseAddresses { acked_index: state.index, owners }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tasks: their states, their addresses, and when an address is used again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
     Command, Mac, NodeId, ServiceId, TaskId,
@@ -175,7 +175,10 @@ fn a_freed_address_is_reused_only_after_acks_and_quarantine() {
     let freed_index = cluster.state.index;
     let next = cluster.task(&service, 1);
     let assign = Command::AssignTask { id: next.clone(), node: node.clone() };
-    let release = |cluster: &mut TestCluster, acked_index| cluster.ok(Command::ReleaseAddresses { acked_index });
+    let release = |cluster: &mut TestCluster, acked_index| {
+        let owners = BTreeMap::from([(cluster.first_node(), acked_index)]);
+        cluster.ok(Command::ReleaseAddresses { acked_index, owners })
+    };
 
     release(&mut cluster, freed_index);
     assert!(cluster.apply(assign.clone()).is_err(), "released before the quarantine was over");

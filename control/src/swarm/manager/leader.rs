@@ -30,7 +30,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use openraft::{ChangeMembers, ServerState};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use weft_model::{ClusterState, Command};
+use weft_model::{ClusterState, Command, NodeId};
 
 use super::{
     Manager,
@@ -99,13 +99,15 @@ async fn lead(manager: &Manager, term: u64) {
         tokio::time::sleep(CONFIRM_RETRY).await;
     }
     tracing::info!(term, "this manager leads");
-    manager.inner.tracker.start_term(term, manager.now_ms());
-    Leader { manager, logged: LoggedReports::default(), voter_change: None }.run().await;
+    let since_ms = manager.now_ms();
+    manager.inner.tracker.start_term(term, since_ms);
+    Leader { manager, logged: LoggedReports::default(), acks: Acks::since(since_ms), voter_change: None }.run().await;
 }
 
 struct Leader<'a> {
     manager: &'a Manager,
     logged: LoggedReports,
+    acks: Acks,
     /// The change of the voters that runs, or ran last.
     voter_change: Option<AbortOnDropHandle<()>>,
 }
@@ -169,8 +171,8 @@ impl Leader<'_> {
             self.logged.record(state, &facts);
             return self.write_commands(facts).await;
         }
-        let acks = acks(state, &view);
-        let decision = orchestrate::decide(state, self.manager.now_ms(), &acks, &mut rand::random);
+        update_acks(&mut self.acks, state, &view, self.manager.now_ms());
+        let decision = orchestrate::decide(state, self.manager.now_ms(), &self.acks, &mut rand::random);
         for rejection in &decision.refused {
             tracing::error!(%rejection, "the cluster state rejects the leader's decision: this is a bug");
         }
@@ -257,10 +259,11 @@ async fn change_voters(raft: Raft, change: VoterChange) {
     }
 }
 
-/// Which plan generation each node's kernel holds, limited to the generation of `state`. A node may
-/// have acked a later generation, because the leader reads the view after the state. But no plan
-/// contains the changes that this step decides, so no ack may count for them.
-pub(super) fn acks(state: &ClusterState, view: &LeaderView) -> Acks {
+/// Updates the plan generation that each node's kernel holds, limited to the generation of `state`.
+/// A node may have acked a later generation, because the leader reads the view after the state. But
+/// no plan contains the changes that this step decides, so no ack may count for them.
+pub(super) fn update_acks(acks: &mut Acks, state: &ClusterState, view: &LeaderView, now_ms: u64) {
     let acked = view.nodes.iter().map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
-    Acks { acked, since_ms: view.since_cluster_ms }
+    let problem = |node: &NodeId| view.nodes.get(node).map_or_else(String::new, |l| l.report.problem.clone());
+    acks.update(state, acked, now_ms, problem);
 }

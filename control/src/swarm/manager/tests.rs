@@ -13,13 +13,13 @@ use weft_model::{
 };
 
 use super::{
-    leader::acks,
+    leader::update_acks,
     observe::{LoggedReports, observe, supported_level},
     voters::{VoterChange, flag_updates, next_change},
 };
 use crate::{
     fixture::{START_MS, TestCluster, description, observed, service_spec},
-    orchestrate::decide,
+    orchestrate::{Acks, decide},
     raft::{Voter, Voters},
     swarm::liveness::{LeaderView, NodeTracker},
 };
@@ -312,7 +312,8 @@ fn draining_is_not_completed_by_an_ack_of_a_plan_that_does_not_contain_it() {
     }
     cluster.ok(Command::RemoveService { id: service });
     let acked = NodeReport { acked: cluster.state.index + 5, ..NodeReport::default() };
-    let acks = acks(&cluster.state, &view_with(0, &[(&n1, acked)]));
+    let mut acks = Acks::default();
+    update_acks(&mut acks, &cluster.state, &view_with(0, &[(&n1, acked)]), cluster.state.now_ms);
     let decision = decide(&cluster.state, cluster.state.now_ms, &acks, &mut rand::random);
     let commands: Vec<Command> = match decision.commands.as_slice() {
         [Command::Batch(commands)] => commands.clone(),
