@@ -3,7 +3,7 @@
 //! All commands use it. The client opens one connection for each request, sends and receives JSON,
 //! and returns the error messages of the daemon unchanged. It must not print.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::OnceLock};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -31,6 +31,7 @@ enum DaemonAddress {
 #[derive(Debug)]
 pub(super) struct Client {
     address: DaemonAddress,
+    warning: OnceLock<String>,
 }
 
 /// The error for an answer whose HTTP status is not a success.
@@ -52,7 +53,20 @@ impl Client {
     pub(super) fn new(host: Option<&str>) -> Result<Self> {
         let from_env = || ["WEFT_HOST", "DOCKER_HOST"].iter().find_map(|name| std::env::var(name).ok());
         let host = host.map(str::to_owned).or_else(from_env).unwrap_or_else(|| DEFAULT_HOST.to_owned());
-        Ok(Self { address: parse_address(&host)? })
+        Ok(Self { address: parse_address(&host)?, warning: OnceLock::new() })
+    }
+
+    /// The first warning that an answer had in its header (RFC 7234, section 5.5).
+    pub(super) fn warning(&self) -> Option<&str> {
+        self.warning.get().map(String::as_str)
+    }
+
+    fn note_warning(&self, response: &Response<Incoming>) {
+        let value = response.headers().get(header::WARNING).and_then(|value| value.to_str().ok());
+        if let Some(text) = value.and_then(|value| value.split('"').nth(1)) {
+            // Only the first one is kept.
+            let _ = self.warning.set(text.to_owned());
+        }
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value> {
@@ -91,6 +105,7 @@ impl Client {
             None => Full::default(),
         };
         let response = self.send(request.body(body)?).await?;
+        self.note_warning(&response);
         if response.status().is_success() {
             return Ok(response);
         }

@@ -138,14 +138,23 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         return daemon::run(*args).await.map(|()| ExitCode::SUCCESS);
     }
     let client = Client::new(cli.host.as_deref())?;
-    match cli.command {
-        Command::Daemon(_) => {}
-        Command::Swarm(command) => swarm::run(&client, command).await?,
-        Command::Node(command) => node::run(&client, command).await?,
-        Command::Service(command) => return service::run(&client, command).await,
-        Command::Network(command) => network::run(&client, command).await?,
-        Command::Info(options) => system::info(&client, options).await?,
-        Command::Version => system::version(&client).await?,
+    let outcome = call(&client, cli.command).await;
+    if let Some(warning) = client.warning() {
+        output::print_to_stderr(format_args!("WARNING: {warning}"));
+    }
+    outcome
+}
+
+/// Runs a command that calls the daemon.
+async fn call(client: &Client, command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Daemon(args) => daemon::run(*args).await?,
+        Command::Swarm(command) => swarm::run(client, command).await?,
+        Command::Node(command) => node::run(client, command).await?,
+        Command::Service(command) => return service::run(client, command).await,
+        Command::Network(command) => network::run(client, command).await?,
+        Command::Info(options) => system::info(client, options).await?,
+        Command::Version => system::version(client).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -41,6 +41,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{Request, State},
+    http::{HeaderValue, header},
     middleware::{self, Next},
     response::Response,
     routing::{any, get, post},
@@ -166,9 +167,13 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
     serve::wrap(routes)
 }
 
+/// The warning in an answer from a cluster state that no leader has confirmed (RFC 7234, section
+/// 5.5.1).
+const STALE: &str = "110 weft \"the managers have no quorum: this answer may be out of date\"";
+
 /// Waits before each request until this manager has all earlier writes, including those that
-/// clients sent to other managers. If there is no leader, the request sees the state that this
-/// manager has.
+/// clients sent to other managers. If there is no leader, the answer is from the state that this
+/// manager has, and says so in its header `Warning`.
 async fn catch_up(State(api): State<Api>, request: Request, next: Next) -> Response {
     let is_manager = matches!(api.member.membership(), Membership::Active { role: Role::Manager, .. });
     if is_manager
@@ -177,10 +182,13 @@ async fn catch_up(State(api): State<Api>, request: Request, next: Next) -> Respo
     {
         tracing::debug!(path = request.uri().path(), "manager has no cluster state yet");
     }
-    if let Some(cluster) = api.member.cluster()
-        && !cluster.catch_up().await
-    {
-        tracing::debug!(path = request.uri().path(), "answering from a cluster state that no leader confirmed");
+    let mut is_stale = false;
+    if let Some(cluster) = api.member.cluster() {
+        is_stale = !cluster.catch_up().await;
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if is_stale {
+        response.headers_mut().insert(header::WARNING, HeaderValue::from_static(STALE));
+    }
+    response
 }

@@ -23,6 +23,7 @@ pub(super) enum Owner {
 type Addition = (Owner, &'static str, u32);
 
 const ADDED: &[Addition] = &[
+    (Owner::Type("Cluster"), "earlier_timeout", 1),
     (Owner::Type("ClusterState"), "feature_level", 1),
     (Owner::Type("Command"), "SetConvergence", 1),
     (Owner::Type("Command"), "SetFeatureLevel", 1),

@@ -8,7 +8,7 @@ use weft_model::{
     Applied, ClusterState, INGRESS_NETWORK, Rejection,
     command::{InitCluster, ObjectKind},
     spec::{ClusterSpec, NetworkSpec, Role},
-    state::Cluster,
+    state::{Cluster, EarlierTimeout},
 };
 
 use super::{check_version, cluster_mut, networks, new_meta, nodes, subnets, updated_meta};
@@ -24,6 +24,9 @@ const MAX_POOLS: usize = 64;
 /// The shortest period after which keys are replaced. A replacement takes several round trips
 /// between the leader and all nodes.
 const MIN_KEY_ROTATION_MS: u64 = 10_000;
+
+/// The feature level from which on the cluster state has the earlier heartbeat timeout.
+const EARLIER_TIMEOUT_LEVEL: u32 = 1;
 
 pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applied, Rejection> {
     if state.cluster.is_some() {
@@ -42,6 +45,7 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
         ca_key_sealed: init.ca_key_sealed,
         worker_secret: init.worker_secret,
         manager_secret: init.manager_secret,
+        earlier_timeout: None,
     });
     state.feature_level = init.feature_level;
     let name = INGRESS_NETWORK.parse().expect("\"ingress\" is a valid network name");
@@ -62,7 +66,13 @@ pub(super) fn update(state: &mut ClusterState, version: u64, spec: ClusterSpec) 
     let new_pools: Vec<_> = spec.pools.iter().filter(|pool| !pools.contains(pool)).copied().collect();
     check_routes(state, &new_pools)?;
     let meta = updated_meta(state, meta);
+    let (index, level) = (state.index, state.feature_level);
     let cluster = cluster_mut(state)?;
+    // A node that has not acknowledged this change may still have the timeout of an earlier one.
+    let longest_ms = cluster.heartbeat_timeout_ms(0);
+    if spec.heartbeat_timeout_ms() < longest_ms && level >= EARLIER_TIMEOUT_LEVEL {
+        cluster.earlier_timeout = Some(EarlierTimeout { timeout_ms: longest_ms, index });
+    }
     cluster.meta = meta;
     cluster.spec = spec;
     Ok(Applied::Done)

@@ -8,7 +8,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::watch;
@@ -30,6 +33,8 @@ struct Inner {
     changes: watch::Sender<u64>,
     /// The term in which this manager leads.
     term: watch::Sender<Option<u64>>,
+    /// When [`NodeTracker::attend`] was called last, on the monotonic clock.
+    attended_ms: AtomicU64,
 }
 
 /// What the leader knows at one moment.
@@ -73,9 +78,15 @@ pub(super) struct Liveness {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SessionId(u64);
 
+/// After a longer pause, a leader with this heartbeat timeout does not know which nodes are silent.
+pub(super) fn pause_limit_ms(timeout_ms: u64) -> u64 {
+    timeout_ms / 4
+}
+
 impl NodeTracker {
     /// This manager leads from now on. `since_cluster_ms` is the time on the cluster's clock.
     pub(super) fn start_term(&self, term: u64, since_cluster_ms: u64) {
+        self.inner.attended_ms.store(monotonic_ms(), Ordering::SeqCst);
         *self.lock() =
             Some(LeaderView { since_monotonic_ms: monotonic_ms(), since_cluster_ms, ..LeaderView::default() });
         self.inner.term.send_replace(Some(term));
@@ -105,11 +116,22 @@ impl NodeTracker {
         self.lock().clone()
     }
 
-    /// Gives every node one full heartbeat timeout from now, because this manager could not receive
-    /// messages for a while.
-    pub(super) fn restart_deadlines(&self) {
-        if let Some(view) = self.lock().as_mut() {
-            view.since_monotonic_ms = monotonic_ms();
+    /// Notices that this process was paused (by a signal, a suspended machine, a disk that does not
+    /// answer), and then gives every node one full heartbeat timeout from now: what arrived
+    /// meanwhile is not read yet. Must be called more often than [`pause_limit_ms`] while this
+    /// manager leads, and before each decision about silent nodes.
+    pub(super) fn attend(&self, timeout_ms: u64) {
+        self.attend_at(monotonic_ms(), timeout_ms);
+    }
+
+    fn attend_at(&self, now_ms: u64, timeout_ms: u64) {
+        let last_ms = self.inner.attended_ms.swap(now_ms, Ordering::SeqCst);
+        let paused_ms = now_ms.saturating_sub(last_ms);
+        if paused_ms > pause_limit_ms(timeout_ms)
+            && let Some(view) = self.lock().as_mut()
+        {
+            tracing::warn!(paused_ms, "this process was paused: all nodes get their full heartbeat timeout again");
+            view.since_monotonic_ms = now_ms;
         }
     }
 
@@ -227,5 +249,20 @@ mod tests {
         assert!(!changes.has_changed().expect("the tracker exists"));
         assert!(tracker.record_message(&node(), session, 2, None));
         assert!(changes.has_changed().expect("the tracker exists"));
+    }
+
+    #[test]
+    fn a_pause_of_the_process_gives_all_nodes_their_full_timeout() {
+        let tracker = NodeTracker::default();
+        tracker.start_term(1, 0);
+        let since = |tracker: &NodeTracker| tracker.view().expect("the leader's view").since_monotonic_ms;
+        let start_ms = since(&tracker) + 10_000;
+        tracker.attend_at(start_ms, u64::MAX);
+        tracker.attend_at(start_ms + 250, 1_000);
+        assert!(since(&tracker) < start_ms, "a quarter of the timeout is no pause");
+        tracker.attend_at(start_ms + 501, 1_000);
+        assert_eq!(since(&tracker), start_ms + 501, "a pause is relative to the timeout");
+        tracker.attend_at(start_ms + 5_000, 60_000);
+        assert_eq!(since(&tracker), start_ms + 501);
     }
 }

@@ -28,6 +28,13 @@ pub struct ClusterSpec {
     pub pool_prefix: u8,
 }
 
+impl ClusterSpec {
+    /// After this time without a message, a node is down.
+    pub fn heartbeat_timeout_ms(&self) -> u64 {
+        self.heartbeat_ms.saturating_mul(self.heartbeat_misses.into())
+    }
+}
+
 impl Default for ClusterSpec {
     fn default() -> Self {
         Self {

@@ -21,4 +21,25 @@ pub struct Cluster {
     pub worker_secret: String,
     /// The secret part of the manager join token, in base 36.
     pub manager_secret: String,
+    /// What the heartbeat timeout was before it was shortened. `None` if it never was.
+    #[serde(default)]
+    pub earlier_timeout: Option<EarlierTimeout>,
+}
+
+/// A heartbeat timeout that nodes may still rely on: they learn of a shorter one with a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierTimeout {
+    pub timeout_ms: u64,
+    /// It holds for nodes that have not acknowledged a plan of this log index.
+    pub index: u64,
+}
+
+impl Cluster {
+    /// After this time without a message, a node is down. `acked` is the plan generation that it
+    /// has acknowledged.
+    pub fn heartbeat_timeout_ms(&self, acked: u64) -> u64 {
+        let current = self.spec.heartbeat_timeout_ms();
+        let earlier = self.earlier_timeout.as_ref().filter(|earlier| acked < earlier.index);
+        earlier.map_or(current, |earlier| earlier.timeout_ms.max(current))
+    }
 }

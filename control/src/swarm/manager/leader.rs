@@ -34,7 +34,7 @@ use weft_model::{ClusterState, Command, NodeId};
 
 use super::{
     Manager,
-    observe::{LoggedReports, observe, supported_level},
+    observe::{DownLimit, LoggedReports, Observations, observe, set_down, supported_level},
     voters::{VoterChange, flag_updates, next_change},
 };
 use crate::{
@@ -52,12 +52,13 @@ const CONFIRM_RETRY: Duration = Duration::from_millis(20);
 const REJECTED_PAUSE: Duration = Duration::from_millis(250);
 /// The longest wait between two steps. No event reports how far a learner has caught up.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
-/// If a step begins this much later than planned, the process was suspended and received no
-/// messages.
-const SUSPENDED: Duration = Duration::from_secs(2);
+/// How often a leader looks whether its process was paused, as a part of the heartbeat timeout.
+const ATTENTION_SHARE: u64 = 16;
+const MIN_ATTENTION: Duration = Duration::from_millis(5);
+const MAX_ATTENTION: Duration = Duration::from_millis(500);
 /// If no quorum answered a leader for this long, another leader has probably been elected. This one
 /// then ends its sessions, so that its nodes look for the new leader.
-const QUORUM_LOST_MS: u64 = 3_000;
+pub(super) const QUORUM_LOST_MS: u64 = 3_000;
 /// If a change of the voters takes longer, the leader tries again.
 const VOTER_CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -101,13 +102,39 @@ async fn lead(manager: &Manager, term: u64) {
     tracing::info!(term, "this manager leads");
     let since_ms = manager.now_ms();
     manager.inner.tracker.start_term(term, since_ms);
-    Leader { manager, logged: LoggedReports::default(), acks: Acks::since(since_ms), voter_change: None }.run().await;
+    // In a task of its own, because a step can take long.
+    let attention = AbortOnDropHandle::new(tokio::spawn(attend(manager.clone())));
+    let leader = Leader {
+        manager,
+        logged: LoggedReports::default(),
+        acks: Acks::since(since_ms),
+        down_limit: DownLimit::default(),
+        voter_change: None,
+    };
+    leader.run().await;
+    drop(attention);
+}
+
+/// Notices pauses of this process, until it is dropped.
+async fn attend(manager: Manager) {
+    loop {
+        let timeout_ms = timeout_ms(&manager.inner.state.borrow());
+        manager.inner.tracker.attend(timeout_ms);
+        let pause = Duration::from_millis(timeout_ms / ATTENTION_SHARE);
+        tokio::time::sleep(pause.clamp(MIN_ATTENTION, MAX_ATTENTION)).await;
+    }
+}
+
+/// The heartbeat timeout of the cluster.
+fn timeout_ms(state: &ClusterState) -> u64 {
+    state.cluster.as_ref().map_or(u64::MAX, |cluster| cluster.spec.heartbeat_timeout_ms())
 }
 
 struct Leader<'a> {
     manager: &'a Manager,
     logged: LoggedReports,
     acks: Acks,
+    down_limit: DownLimit,
     /// The change of the voters that runs, or ran last.
     voter_change: Option<AbortOnDropHandle<()>>,
 }
@@ -144,9 +171,6 @@ impl Leader<'_> {
                         _ = tracked.changed() => {}
                         () = sleep_until(wake) => {}
                     }
-                    if Instant::now() > wake + SUSPENDED {
-                        self.manager.inner.tracker.restart_deadlines();
-                    }
                     MIN_PAUSE
                 }
             };
@@ -155,17 +179,26 @@ impl Leader<'_> {
     }
 
     async fn step(&mut self, state: &Arc<ClusterState>) -> StepOutcome {
-        let Some(view) = self.manager.inner.tracker.view() else {
-            return StepOutcome::Stopped;
-        };
+        let Some((view, mut observed)) = self.observe(state) else { return StepOutcome::Stopped };
         // Written alone: managers of this level read the entry, and until it is applied no other
         // entry may need the level.
         if let Some(level) = supported_level(state, &view).filter(|level| *level > state.feature_level) {
             tracing::info!(level, "all managers support a higher feature level");
             return self.write_commands(vec![Command::SetFeatureLevel { level }]).await;
         }
-        let observed = observe(state, &view, &self.logged, monotonic_ms());
+        if !observed.silent.is_empty() {
+            // Another manager may lead since then, and have heard from these nodes. While a quorum
+            // answers, messages of the nodes arrive too.
+            if let Err(reason) = self.manager.confirm_leadership().await {
+                tracing::debug!(reason, "no quorum confirms that nodes are silent");
+                return StepOutcome::Idle { wake_at_ms: None };
+            }
+            let Some((_, again)) = self.observe(state) else { return StepOutcome::Stopped };
+            observed = again;
+        }
         let mut facts = observed.commands;
+        let (down, next_down_ms) = self.limit_down(state, observed.silent);
+        facts.extend(down);
         facts.extend(self.reconcile_voters(state));
         if !facts.is_empty() {
             self.logged.record(state, &facts);
@@ -180,8 +213,29 @@ impl Leader<'_> {
             return self.write_commands(decision.commands).await;
         }
         let observed_wake = observed.wake_at_ms.map(|at| self.manager.now_ms() + at.saturating_sub(monotonic_ms()));
-        let wake_at_ms = [decision.wake_at_ms, observed_wake].into_iter().flatten().min();
+        let next_down = next_down_ms.map(|at| self.manager.now_ms() + at.saturating_sub(monotonic_ms()));
+        let wake_at_ms = [decision.wake_at_ms, observed_wake, next_down].into_iter().flatten().min();
         StepOutcome::Idle { wake_at_ms }
+    }
+
+    /// `None` if this manager no longer leads.
+    fn observe(&self, state: &ClusterState) -> Option<(LeaderView, Observations)> {
+        let tracker = &self.manager.inner.tracker;
+        tracker.attend(timeout_ms(state));
+        let view = tracker.view()?;
+        let observed = observe(state, &view, &self.logged, monotonic_ms());
+        Some((view, observed))
+    }
+
+    /// The commands for the silent nodes that go down now, and when the next one may, on the
+    /// monotonic clock.
+    fn limit_down(&mut self, state: &ClusterState, silent: Vec<NodeId>) -> (Vec<Command>, Option<u64>) {
+        let (count, timeout_ms) = (silent.len(), timeout_ms(state));
+        let (down, next_ms) = self.down_limit.take(silent, state.nodes.len(), timeout_ms, monotonic_ms());
+        if next_ms.is_some() && !down.is_empty() {
+            tracing::error!(silent = count, down = down.len(), "many nodes are silent at once: some go down later");
+        }
+        (down.into_iter().map(|node| set_down(node, timeout_ms)).collect(), next_ms)
     }
 
     /// Writes the commands as one log entry. If that is rejected, writes each command as an entry

@@ -30,7 +30,7 @@ mod tests;
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use weft_model::{ClusterState, LogSource, NodeId, id::ClusterId};
 
 use super::{clock::ClusterClock, liveness::NodeTracker};
@@ -63,6 +63,8 @@ struct Inner {
     peers: Peers,
     tracker: NodeTracker,
     clock: ClusterClock,
+    /// Since when no leader with a quorum is known.
+    leaderless_since: watch::Sender<Option<Instant>>,
     /// The other managers that answered the last ping.
     reachable: watch::Sender<BTreeSet<NodeId>>,
     logs: Arc<dyn LogSource>,

@@ -1,7 +1,7 @@
 //! Decides which commands follow from the nodes' heartbeats and reports. The leader's loop calls
 //! [`observe`], a pure function of the cluster state, the leader's view and the time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use weft_model::{
     ClusterState, Command, NodeId, TaskId,
@@ -29,6 +29,40 @@ pub(super) struct Observations {
     pub commands: Vec<Command>,
     /// When the heartbeat timeout of the next node ends, on the monotonic clock.
     pub wake_at_ms: Option<u64>,
+    /// The nodes whose heartbeat timeout has ended and that are not down yet.
+    pub silent: Vec<NodeId>,
+}
+
+/// Limits how many nodes go down at once. If many are silent, the fault may be this manager's own,
+/// and to replace all their tasks at once would overload the other nodes.
+#[derive(Debug, Default)]
+pub(super) struct DownLimit {
+    /// When nodes went down, on the monotonic clock, oldest first.
+    recent_ms: VecDeque<u64>,
+}
+
+impl DownLimit {
+    /// How many of `nodes` nodes may go down within one heartbeat timeout.
+    fn at_once(nodes: usize) -> usize {
+        (nodes / 4).max(3)
+    }
+
+    /// Chooses which of the silent nodes go down now, and when the next one may.
+    pub(super) fn take(
+        &mut self,
+        silent: Vec<NodeId>,
+        nodes: usize,
+        timeout_ms: u64,
+        monotonic_ms: u64,
+    ) -> (Vec<NodeId>, Option<u64>) {
+        self.recent_ms.retain(|at_ms| at_ms.saturating_add(timeout_ms) > monotonic_ms);
+        let room = Self::at_once(nodes).saturating_sub(self.recent_ms.len());
+        let wait = silent.len() > room;
+        let chosen: Vec<NodeId> = silent.into_iter().take(room).collect();
+        self.recent_ms.extend(chosen.iter().map(|_| monotonic_ms));
+        let next_ms = self.recent_ms.front().filter(|_| wait).map(|oldest| oldest.saturating_add(timeout_ms));
+        (chosen, next_ms)
+    }
 }
 
 /// Evaluates `view` at the time `monotonic_ms`.
@@ -42,9 +76,9 @@ pub(super) fn observe(
     let Some(cluster) = &state.cluster else {
         return observed;
     };
-    let timeout_ms = cluster.spec.heartbeat_ms.saturating_mul(cluster.spec.heartbeat_misses.into());
     for node in state.nodes.values() {
         let liveness = view.nodes.get(&node.id);
+        let timeout_ms = cluster.heartbeat_timeout_ms(liveness.map_or(0, |liveness| liveness.acked));
         let last_message_ms = liveness.map_or_else(
             || view.joined_monotonic_ms(node.meta.created_ms),
             |liveness| liveness.last_message_ms.max(view.since_monotonic_ms),
@@ -52,11 +86,7 @@ pub(super) fn observe(
         let down_at_ms = last_message_ms.saturating_add(timeout_ms);
         if down_at_ms <= monotonic_ms {
             if node.status != NodeStatus::Down {
-                observed.commands.push(Command::SetNodeStatus {
-                    id: node.id.clone(),
-                    status: NodeStatus::Down,
-                    message: format!("heartbeat failure: no message for {timeout_ms} ms"),
-                });
+                observed.silent.push(node.id.clone());
             }
             continue;
         }
@@ -87,6 +117,12 @@ pub(super) fn supported_level(state: &ClusterState, view: &LeaderView) -> Option
     let managers = state.nodes.values().filter(|node| node.is_manager() || node.in_raft_config);
     let levels = managers.map(|node| view.nodes.get(&node.id).map(|liveness| liveness.feature_level));
     levels.chain([Some(FEATURE_LEVEL)]).min().flatten()
+}
+
+/// The command that sets a silent node to down.
+pub(super) fn set_down(id: NodeId, timeout_ms: u64) -> Command {
+    let message = format!("heartbeat failure: no message for {timeout_ms} ms");
+    Command::SetNodeStatus { id, status: NodeStatus::Down, message }
 }
 
 /// The commands for what is new in a node's report.

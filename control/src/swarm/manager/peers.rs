@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use weft_model::NodeId;
 
-use super::Manager;
+use super::{Manager, leader::QUORUM_LOST_MS};
 use crate::{
     raft::{ServerMetrics, Voter},
     rpc::pb::{PingRequest, quorum_client::QuorumClient},
@@ -88,6 +88,34 @@ pub(super) async fn track_reachability(manager: Manager) {
             *known = reachable;
             changed
         });
+    }
+}
+
+/// Records since when no leader with a quorum is known, and takes over the clock of the leader that
+/// this manager follows. Runs until it is dropped.
+pub(super) async fn follow_leader(manager: Manager) {
+    let inner = &manager.inner;
+    let (mut metrics, mut states) = (inner.raft.metrics(), manager.state());
+    loop {
+        let (leader, answered) = {
+            let now = metrics.borrow_and_update();
+            let answered = now.millis_since_quorum_ack.is_none_or(|age_ms| age_ms < QUORUM_LOST_MS);
+            (now.current_leader, answered)
+        };
+        let leads = leader == Some(inner.keys.raft_id);
+        let leaderless = leader.is_none() || (leads && !answered);
+        inner.leaderless_since.send_if_modified(|since| {
+            let changed = since.is_some() != leaderless;
+            *since = if leaderless { since.or_else(|| Some(Instant::now())) } else { None };
+            changed
+        });
+        if leader.is_some() && !leads {
+            inner.clock.follow(states.borrow_and_update().now_ms);
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = states.changed() => if changed.is_err() { return },
+        }
     }
 }
 

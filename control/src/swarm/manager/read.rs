@@ -16,6 +16,8 @@ use crate::{
 
 /// How long a reader waits until this manager has applied the index that the leader confirms.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longer than an election takes: 1.5 to 2 s (`raft`).
+const QUORUM_LOST: Duration = Duration::from_secs(3);
 /// The pause before the leader is asked again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -28,9 +30,13 @@ impl Manager {
 
     /// Resolves with `true` as soon as the cluster state here contains every change that any
     /// manager confirmed before this call, so that a reader sees what was written before. Resolves
-    /// with `false` after 2 s if no leader confirmed its log index, or this manager has not applied
-    /// that index: the state here may be old.
+    /// with `false` if the state here may be old: after 2 s if no leader confirmed its log index or
+    /// this manager has not applied that index, and at once if the quorum has been missing for
+    /// longer than an election takes.
     pub async fn catch_up(&self) -> bool {
+        if self.has_lost_quorum() {
+            return false;
+        }
         let deadline = Instant::now() + CATCH_UP_TIMEOUT;
         while Instant::now() < deadline {
             if let Ok(Some(index)) = timeout_at(deadline, self.leader_confirmed_index()).await {
@@ -40,6 +46,11 @@ impl Manager {
             tokio::time::sleep_until((Instant::now() + RETRY).min(deadline)).await;
         }
         false
+    }
+
+    /// Whether no leader with a quorum has been known for longer than an election takes.
+    fn has_lost_quorum(&self) -> bool {
+        self.inner.leaderless_since.borrow().is_some_and(|since| since.elapsed() > QUORUM_LOST)
     }
 
     /// Asks the leader, which may be this manager, up to which index its log is confirmed.

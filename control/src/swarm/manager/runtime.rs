@@ -8,7 +8,10 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::sync::watch;
 use weft_model::{LogSource, NodeId, id::ClusterId};
 
-use super::{Inner, Manager, ManagerKeys, leader, peers::track_reachability};
+use super::{
+    Inner, Manager, ManagerKeys, leader,
+    peers::{follow_leader, track_reachability},
+};
 use crate::{
     pki::Credentials,
     raft::{self, Machine, Network, Store},
@@ -66,6 +69,7 @@ impl ManagerRuntime {
             peers,
             tracker: NodeTracker::default(),
             clock: ClusterClock::default(),
+            leaderless_since: watch::Sender::default(),
             reachable: watch::Sender::default(),
             logs,
         };
@@ -73,6 +77,7 @@ impl ManagerRuntime {
         let (manager, stop) = (runtime.manager.clone(), runtime.tasks.stop_token().clone());
         runtime.tasks.spawn_graceful(leader::run(manager, stop));
         runtime.tasks.spawn(track_reachability(runtime.manager.clone()));
+        runtime.tasks.spawn(follow_leader(runtime.manager.clone()));
         Ok(runtime)
     }
 

@@ -7,14 +7,14 @@ use std::{
 
 use weft_model::{
     ClusterState, Command, NodeId, NodeReport,
-    spec::Role,
+    spec::{ClusterSpec, Role},
     state::{FEATURE_LEVEL, NodeStatus, TaskState, Traffic},
     wireguard::{NodeKey, PublicKey},
 };
 
 use super::{
     leader::update_acks,
-    observe::{LoggedReports, observe, supported_level},
+    observe::{DownLimit, LoggedReports, observe, supported_level},
     voters::{VoterChange, flag_updates, next_change},
 };
 use crate::{
@@ -65,7 +65,7 @@ fn a_node_without_messages_is_down_after_one_heartbeat_timeout() {
     assert_eq!(early.commands, []);
     assert_eq!(early.wake_at_ms, Some(1_000 + HEARTBEAT_TIMEOUT_MS));
     let late = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + HEARTBEAT_TIMEOUT_MS);
-    assert_eq!(status_changes(&late.commands), [(n1, NodeStatus::Down)]);
+    assert_eq!(late.silent, [n1]);
 }
 
 #[test]
@@ -77,10 +77,7 @@ fn a_node_that_has_just_joined_has_one_heartbeat_timeout_to_open_its_session() {
     cluster.now_ms = TERM_START_MS + leads_for_ms;
     let n2 = cluster.node("n2", &[]);
     let joined_ms = 1_000 + cluster.state.nodes[&n2].meta.created_ms - TERM_START_MS;
-    let down = |at_ms: u64| {
-        let commands = observe(&cluster.state, &view, &LoggedReports::default(), at_ms).commands;
-        status_changes(&commands).contains(&(n2.clone(), NodeStatus::Down))
-    };
+    let down = |at_ms: u64| observe(&cluster.state, &view, &LoggedReports::default(), at_ms).silent.contains(&n2);
     assert!(!down(joined_ms));
     assert!(!down(joined_ms + HEARTBEAT_TIMEOUT_MS - 1));
     assert!(down(joined_ms + HEARTBEAT_TIMEOUT_MS));
@@ -110,7 +107,7 @@ fn a_node_is_ready_while_it_sends_messages_and_down_when_it_stops() {
     cluster.status(&n1, NodeStatus::Ready);
     assert_eq!(observe(&cluster.state, &view, &LoggedReports::default(), 1_001).commands, [], "a status is set once");
     let later = observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + HEARTBEAT_TIMEOUT_MS);
-    assert_eq!(status_changes(&later.commands), [(n1, NodeStatus::Down)]);
+    assert_eq!(later.silent, [n1]);
 }
 
 #[test]
@@ -354,4 +351,47 @@ fn the_feature_level_is_that_of_the_oldest_manager_and_unknown_while_one_is_sile
     assert_eq!(level(), Some(0));
     session(&n2, FEATURE_LEVEL + 1).expect("a session");
     assert_eq!(level(), Some(FEATURE_LEVEL), "the worker's release does not count, nor do unknown levels");
+}
+
+#[test]
+fn a_shorter_heartbeat_timeout_holds_for_a_node_once_it_has_acked_it() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let before = cluster.state.index;
+    let mut shorten = |misses| {
+        let known = cluster.state.cluster.clone().expect("a cluster");
+        let spec = ClusterSpec { heartbeat_misses: misses, ..known.spec };
+        cluster.ok(Command::UpdateCluster { version: known.meta.version, spec });
+    };
+    shorten(2);
+    shorten(1);
+    let changed = cluster.state.index;
+    let is_silent = |acked, after_ms| {
+        let view = view_with(1_000, &[(&n1, report(acked))]);
+        !observe(&cluster.state, &view, &LoggedReports::default(), 1_000 + after_ms).silent.is_empty()
+    };
+    assert!(!is_silent(before, HEARTBEAT_TIMEOUT_MS - 1), "it sends heartbeats as its old plan says");
+    assert!(is_silent(before, HEARTBEAT_TIMEOUT_MS));
+    assert!(!is_silent(changed - 1, HEARTBEAT_TIMEOUT_MS - 1), "it may have the plan of the first change only");
+    assert!(is_silent(changed, 5_000));
+    assert!(!is_silent(changed, 4_999));
+}
+
+fn report(acked: u64) -> NodeReport {
+    NodeReport { acked, ..NodeReport::default() }
+}
+
+#[test]
+fn few_nodes_go_down_at_once_and_the_others_later() {
+    let silent: Vec<NodeId> = (0..10).map(NodeId::from_random).collect();
+    let mut limit = DownLimit::default();
+    let (down, next_ms) = limit.take(silent[..3].to_vec(), 3, 15_000, 1_000);
+    assert_eq!((down.len(), next_ms), (3, None), "a small cluster is not limited");
+    let mut limit = DownLimit::default();
+    let (down, next_ms) = limit.take(silent.clone(), 20, 15_000, 1_000);
+    assert_eq!((down.as_slice(), next_ms), (&silent[..5], Some(16_000)), "a quarter of 20 nodes");
+    let (down, next_ms) = limit.take(silent[5..].to_vec(), 20, 15_000, 15_999);
+    assert_eq!((down.len(), next_ms), (0, Some(16_000)));
+    let (down, next_ms) = limit.take(silent[5..].to_vec(), 20, 15_000, 16_000);
+    assert_eq!((down.as_slice(), next_ms), (&silent[5..], None));
 }

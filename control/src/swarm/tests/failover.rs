@@ -40,6 +40,11 @@ async fn a_change_without_a_quorum_is_refused_and_does_not_happen_later() {
     let error = set_label(&n1, "lonely").await.expect_err("one of three managers is no quorum");
     assert!(matches!(error, ProposeError::NoQuorum { managers: 3, needed: 2, .. }), "{error}");
     assert!(error.to_string().contains("start the missing"), "{error}");
+    // By now the quorum has been missing for longer than an election takes.
+    let manager = n1.manager();
+    let asked = Instant::now();
+    assert!(!manager.catch_up().await, "no leader confirms the state");
+    assert!(asked.elapsed() < Duration::from_millis(500), "a reader waited for {:?}", asked.elapsed());
     let n2 = host2.start().await;
     n2.becomes_manager().await;
     set_label(&n2, "together").await.expect("two of three managers are a quorum");
