@@ -257,7 +257,7 @@ impl Watch {
             let stopped = self.stopped.lock().expect("no panic").clone();
             let answer = lab.lookup(probe, "shrinking", RecordType::A)?;
             ensure!(!answer.addrs().is_empty(), "the service has a ready task: {answer:?}");
-            // Of tasks that were stopped before the question. No new task can have their addresses yet.
+            // Tasks stopped before the question. No new task can have their addresses yet.
             let still_stopped = self.stopped.lock().expect("no panic").clone();
             let old = answer.addrs().into_iter().find(|addr| stopped.contains(addr) && still_stopped.contains(addr));
             ensure!(old.is_none(), "{answer:?} has the address of a stopped task");
