@@ -75,6 +75,11 @@ pub struct NodePlan {
     /// [`crate::ClusterState::feature_level`]: what the node may send to managers.
     #[serde(default)]
     pub feature_level: u32,
+    /// The Raft id of a manager. If it is greater than the one that the node uses, the node has
+    /// been demoted and promoted again: it removes its log and starts with the new id. 0 in the
+    /// plans of workers, and at feature level 0.
+    #[serde(default)]
+    pub raft_id: u64,
 }
 
 impl NodePlan {
@@ -99,6 +104,7 @@ impl NodePlan {
             endpoints: Vec::new(),
             tasks: Vec::new(),
             feature_level: 0,
+            raft_id: 0,
         }
     }
 }

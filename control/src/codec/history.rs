@@ -33,6 +33,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("NodePlan"), "feature_level", 1),
     (Owner::Type("NodeReport"), "problem", 1),
     (Owner::Variant("Command", "ReleaseAddresses"), "owners", 1),
+    (Owner::Type("NodePlan"), "raft_id", 1),
 ];
 
 /// The releases of weft that introduced the feature levels, from level 0.

@@ -178,10 +178,13 @@ pub(super) fn state() -> ClusterState {
     cluster.task(&service, 2);
     let mut state = cluster.state;
     let meta = state.services[&service].meta;
+    // At level 0 a worker has a Raft id.
+    state.allocated.next_raft_id = 3;
     let known = state.nodes.get_mut(&node).expect("the node");
     known.description = Some(description());
     known.spec.name = Some("second".to_owned());
     known.message = "text".to_owned();
+    known.raft_id = 2;
     known.keys.keys.push(KeyRecord {
         key: key(7),
         epoch: 2,
@@ -334,6 +337,7 @@ pub(super) fn plan() -> NodePlan {
         cluster: ClusterId::from_random(50),
         hostname: parse("n1"),
         role: Role::Manager,
+        raft_id: 5,
         managers: vec![ManagerPlan { node: node.clone(), rpc_addr: ([192, 0, 2, 1], 2377).into() }],
         peers: vec![PeerPlan { node: peer.clone(), addr: [192, 0, 2, 2].into() }],
         encryption: Some(EncryptionPlan {

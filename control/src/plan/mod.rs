@@ -30,12 +30,13 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
     let node = state.nodes.get(node)?;
     let live = live_tasks(state);
     let services = services(state, node, &live);
+    let role = role(node);
     Some(NodePlan {
         generation: state.index,
         cluster: cluster.id.clone(),
         node: node.id.clone(),
         hostname: node.hostname.clone(),
-        role: role(node),
+        role,
         addr: node.tunnel_addr,
         tunnel_port: cluster.tunnel_port,
         managers: managers(state),
@@ -48,6 +49,7 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         endpoints: endpoints(state),
         tasks: tasks(state, node),
         feature_level: state.feature_level,
+        raft_id: if role == Role::Manager { node.raft_id } else { 0 },
     })
 }
 

@@ -10,6 +10,9 @@ use weft_model::{
 
 use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
 
+/// The feature level from which each promotion gives a new Raft id.
+const NEW_IDS_LEVEL: u32 = 1;
+
 /// Adds a node. A node that is already a member keeps its Raft id and role, and may have changed
 /// its addresses.
 pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, Rejection> {
@@ -22,10 +25,11 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
         node.rpc_addr = join.rpc_addr;
         return Ok(Applied::Node(id));
     }
+    let takes_raft_id = join.role == Role::Manager || state.feature_level < NEW_IDS_LEVEL;
     let node = Node {
         id: join.id,
         meta: new_meta(state),
-        raft_id: state.allocated.next_raft_id,
+        raft_id: if takes_raft_id { next_raft_id(state) } else { 0 },
         spec: NodeSpec { name: None, labels: Default::default(), role: join.role, availability: join.availability },
         hostname: join.hostname,
         addr: join.addr,
@@ -39,11 +43,20 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
         voter: false,
         in_raft_config: join.role == Role::Manager,
     };
-    state.allocated.next_raft_id += 1;
     state.nodes.insert(id.clone(), node);
     Ok(Applied::Node(id))
 }
 
+fn next_raft_id(state: &mut ClusterState) -> u64 {
+    let id = state.allocated.next_raft_id;
+    state.allocated.next_raft_id += 1;
+    id
+}
+
+/// Changes the settings of a node. A node that becomes a manager gets a new Raft id, because it
+/// starts with an empty log: with an id that voted before, it could vote again in an old term, or
+/// elect itself with the first entries of the log. A node that is promoted before the Raft
+/// membership has dropped it keeps its log, and so its id.
 pub(super) fn update(
     state: &mut ClusterState,
     id: &NodeId,
@@ -58,8 +71,11 @@ pub(super) fn update(
         return Err(Rejection::LastManager { id: id.to_string() });
     }
     let meta = updated_meta(state, meta);
+    let promoted = spec.role == Role::Manager && !node_mut(state, id)?.in_raft_config;
+    let raft_id = (promoted && state.feature_level >= NEW_IDS_LEVEL).then(|| next_raft_id(state));
     let node = node_mut(state, id)?;
     node.meta = meta;
+    node.raft_id = raft_id.unwrap_or(node.raft_id);
     node.in_raft_config |= spec.role == Role::Manager;
     node.spec = spec;
     Ok(Applied::Done)
@@ -117,9 +133,14 @@ pub(super) fn set_voter(state: &mut ClusterState, id: &NodeId, voter: bool) -> R
     Ok(Applied::Done)
 }
 
+/// Ends the Raft id of a node that is no longer a manager. The node then removes its log.
 pub(super) fn clear_raft_config(state: &mut ClusterState, id: &NodeId) -> Result<Applied, Rejection> {
+    let ends_id = state.feature_level >= NEW_IDS_LEVEL;
     let node = node_mut(state, id)?;
     node.in_raft_config = node.is_manager();
+    if ends_id && !node.in_raft_config {
+        node.raft_id = 0;
+    }
     Ok(Applied::Done)
 }
 

@@ -34,6 +34,9 @@ pub(super) struct NodeChannels {
     pub reports: watch::Sender<NodeReport>,
     /// The running manager, also before the cluster state has reached it.
     pub manager: watch::Sender<Option<Manager>>,
+    /// While it is true, this node's log accepts no append once it has an entry.
+    #[cfg(test)]
+    pub hold_appends: watch::Sender<bool>,
 }
 
 impl Default for NodeChannels {
@@ -43,6 +46,8 @@ impl Default for NodeChannels {
             plans: watch::Sender::new(None),
             reports: watch::Sender::new(NodeReport::default()),
             manager: watch::Sender::new(None),
+            #[cfg(test)]
+            hold_appends: watch::Sender::new(false),
         }
     }
 }
@@ -108,6 +113,12 @@ impl Context {
     /// The role in this node's current certificate.
     pub(super) fn certified_role(&self) -> Role {
         self.credentials.identity().peer.role
+    }
+
+    /// Whether the plan has a later Raft id for this node: then the other managers have removed
+    /// this one from the Raft membership.
+    pub(super) fn raft_id_ended(&self, raft_id: u64) -> bool {
+        self.channels.plans.borrow().as_ref().is_some_and(|plan| plan.raft_id > raft_id)
     }
 
     /// The running manager, also before the cluster state has reached it. `None` on workers.

@@ -16,7 +16,9 @@ use crate::{
 pub struct Node {
     pub id: NodeId,
     pub meta: Meta,
-    /// The node's id in Raft. Never reused: a node that leaves and joins again gets a new one.
+    /// The manager's id in Raft, or 0 if the node is a worker. Never reused: each promotion gives a
+    /// new one, because the node's earlier log was removed with its earlier id. Nodes that joined
+    /// at feature level 0 may have an id as workers.
     pub raft_id: u64,
     pub spec: NodeSpec,
     pub hostname: NodeName,

@@ -4,7 +4,7 @@ use ipnetwork::Ipv4Network;
 use weft_model::{
     Applied, Command, Entry, NodeId, ServiceId, TaskId,
     command::{InitCluster, JoinNode},
-    spec::{Availability, ClusterSpec, Role},
+    spec::{Availability, ClusterSpec, NodeSpec, Role},
     state::{NodeStatus, TaskState},
 };
 
@@ -138,9 +138,39 @@ fn a_node_that_joins_again_with_its_id_keeps_its_raft_id() {
 fn raft_ids_are_never_reused() {
     let mut cluster = TestCluster::new();
     let n2 = cluster.node("n2", &[]);
-    cluster.ok(Command::RemoveNode { id: n2, force: true });
-    let n3 = cluster.node("n3", &[]);
-    assert_eq!(cluster.state.nodes[&n3].raft_id, 3);
+    assert_eq!(cluster.state.nodes[&n2].raft_id, 0, "a worker has none");
+    let role = |cluster: &mut TestCluster, role| {
+        let node = cluster.state.nodes[&n2].clone();
+        let spec = NodeSpec { role, ..node.spec };
+        cluster.ok(Command::UpdateNode { id: n2.clone(), version: node.meta.version, spec });
+        cluster.state.nodes[&n2].raft_id
+    };
+    assert_eq!(role(&mut cluster, Role::Manager), 2);
+    assert_eq!(role(&mut cluster, Role::Manager), 2, "only a promotion gives an id");
+    assert_eq!(role(&mut cluster, Role::Worker), 2, "the Raft membership still contains the node");
+    assert_eq!(role(&mut cluster, Role::Manager), 2, "the node has kept its log");
+    role(&mut cluster, Role::Worker);
+    cluster.ok(Command::ClearRaftConfig { id: n2.clone() });
+    assert_eq!(cluster.state.nodes[&n2].raft_id, 0, "the id has ended");
+    assert_eq!(role(&mut cluster, Role::Manager), 3);
+    let join = cluster.joining("n3", Role::Manager);
+    cluster.ok(Command::JoinNode(Box::new(join.clone())));
+    assert_eq!(cluster.state.nodes[&join.id].raft_id, 4);
+}
+
+/// Managers of the first release are replicas too: at their level all compute what they compute.
+#[test]
+fn at_feature_level_0_a_node_keeps_the_raft_id_of_its_join() {
+    let mut cluster = TestCluster::new();
+    cluster.state.feature_level = 0;
+    let n2 = cluster.node("n2", &[]);
+    for role in [Role::Manager, Role::Worker, Role::Manager] {
+        let node = cluster.state.nodes[&n2].clone();
+        let spec = NodeSpec { role, ..node.spec };
+        cluster.ok(Command::UpdateNode { id: n2.clone(), version: node.meta.version, spec });
+        cluster.ok(Command::ClearRaftConfig { id: n2.clone() });
+        assert_eq!(cluster.state.nodes[&n2].raft_id, 2);
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ use crate::{
 impl Quorum for Services {
     async fn append(&self, request: Request<RaftRequest>) -> Result<Response<RaftReply>, Status> {
         let (manager, request) = self.accept_voter(request)?;
+        #[cfg(test)]
+        self.hold_append(&manager).await;
         let reply = manager.append_entries(decode_body(&request)?).await;
         encode_reply(&manager, &reply.map_err(Status::unavailable)?)
     }
@@ -83,6 +85,13 @@ impl Quorum for Services {
 }
 
 impl Services {
+    #[cfg(test)]
+    async fn hold_append(&self, manager: &Manager) {
+        if manager.has_entries() {
+            let _ = self.context.channels.hold_appends.subscribe().wait_for(|hold| !hold).await;
+        }
+    }
+
     fn accept_voter(&self, request: Request<RaftRequest>) -> Result<(Manager, RaftRequest), Status> {
         let caller = Caller::manager(request.extensions(), &self.context.record.cluster)?.clone();
         let manager = self.manager()?;

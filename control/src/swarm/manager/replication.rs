@@ -57,6 +57,17 @@ impl Manager {
         self.inner.raft.metrics().borrow().to_string()
     }
 
+    pub(in crate::swarm) fn has_entries(&self) -> bool {
+        self.inner.raft.metrics().borrow().last_log_index.is_some()
+    }
+
+    /// Waits until this log has an entry, and returns the index of the last one.
+    pub(in crate::swarm) async fn wait_for_entries(&self) -> u64 {
+        let mut metrics = self.inner.raft.metrics();
+        let filled = metrics.wait_for(|now| now.last_log_index.is_some()).await;
+        filled.expect("the log runs").last_log_index.expect("an entry")
+    }
+
     /// Waits until this log has a leader that is one of `managers`, and returns its raft id.
     pub(in crate::swarm) async fn wait_for_leader(&self, managers: &[u64]) -> u64 {
         let mut metrics = self.inner.raft.server_metrics();

@@ -15,6 +15,7 @@ use crate::{
     swarm::{
         context::{Context, NodeChannels},
         error::SwarmError,
+        manager::ManagerKeys,
         types::{InitOptions, JoinOptions, Membership, SwarmConfig},
     },
 };
@@ -48,7 +49,8 @@ impl Lifecycle {
                 channels.plans.send_replace(store.plan().map(Arc::new));
                 let context = Context::new(config.clone(), record, identity, channels.clone())?;
                 let was_manager = context.certified_role() == Role::Manager;
-                let runtime = match store.manager_keys()?.filter(|_| was_manager) {
+                let current = |keys: &ManagerKeys| was_manager && !context.raft_id_ended(keys.raft_id);
+                let runtime = match store.manager_keys()?.filter(current) {
                     Some(keys) => Some(start_manager(&context, &store, keys).await?),
                     None => None,
                 };

@@ -3,6 +3,8 @@
 //! One task, started by the supervisor: a loop that compares everything again after each change.
 //! - Promotion: a certificate of the new role, then the manager's keys, then an empty log, which
 //!   the leader fills.
+//! - A later Raft id in the plan: this node was demoted and promoted again, and has not noticed. The
+//!   log of the former id is removed, then as for a promotion.
 //! - Demotion: the plan says worker once the other managers have removed this node's vote. A
 //!   certificate of the new role, then the log is closed and removed together with the keys.
 //! - Certificates are renewed before they expire.
@@ -75,7 +77,7 @@ pub(super) async fn run(
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = role_change(&mut plans, reconciler.context.certified_role()) => {}
+            () = role_change(&mut plans, reconciler.context.certified_role(), reconciler.raft_id()) => {}
             () = tokio::time::sleep(wait) => {}
             reason = log_failure(reconciler.runtime.as_ref()) => {
                 reconciler.handle_failed_log(reason).await;
@@ -86,10 +88,10 @@ pub(super) async fn run(
     reconciler.stop_manager().await;
 }
 
-/// Resolves when the plan has another role than `certified`.
-async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, certified: Role) {
-    let other = |plan: &Option<Arc<NodePlan>>| plan.as_ref().is_some_and(|plan| plan.role != certified);
-    if plans.wait_for(other).await.is_err() {
+/// Resolves when the plan has another role than `certified`, or a later Raft id than `raft_id`.
+async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, certified: Role, raft_id: Option<u64>) {
+    let other = |plan: &NodePlan| plan.role != certified || raft_id.is_some_and(|raft_id| plan.raft_id > raft_id);
+    if plans.wait_for(|plan| plan.as_deref().is_some_and(other)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
@@ -120,6 +122,10 @@ impl RoleReconciler {
         let due = self.context.credentials.identity().renew_in(now_ms(), self.spread);
         if wanted != self.context.certified_role() || due.is_zero() {
             self.renew(wanted).await?;
+        }
+        if self.raft_id().is_some_and(|raft_id| self.context.raft_id_ended(raft_id)) {
+            tracing::info!("this node was demoted and promoted again: it starts with an empty log");
+            self.stop_manager().await;
         }
         match (self.context.certified_role(), &self.runtime) {
             (Role::Manager, None) => self.start_manager().await?,
@@ -164,8 +170,13 @@ impl RoleReconciler {
         Ok(())
     }
 
+    /// The Raft id of the running manager.
+    fn raft_id(&self) -> Option<u64> {
+        self.runtime.as_ref().map(|runtime| runtime.manager().keys().raft_id)
+    }
+
     async fn start_manager(&mut self) -> Result<(), SwarmError> {
-        let keys = match self.store.manager_keys()? {
+        let keys = match self.store.manager_keys()?.filter(|keys| !self.context.raft_id_ended(keys.raft_id)) {
             Some(keys) => keys,
             None => self.fetch_manager_keys().await?,
         };
@@ -180,7 +191,12 @@ impl RoleReconciler {
     async fn fetch_manager_keys(&self) -> Result<ManagerKeys, SwarmError> {
         let welcome = self
             .ask_managers("become a manager", |channel| async move {
-                QuorumClient::new(channel).welcome(WelcomeRequest {}).await.map(tonic::Response::into_inner)
+                let welcome = QuorumClient::new(channel).welcome(WelcomeRequest {}).await?.into_inner();
+                // A manager that lags behind answers with the id of the last promotion.
+                if self.context.raft_id_ended(welcome.raft_id) {
+                    return Err(Status::unavailable("it has not applied the promotion yet"));
+                }
+                Ok(welcome)
             })
             .await?;
         let keys = ManagerKeys { raft_id: welcome.raft_id, kek: Kek::from_bytes(&welcome.kek)? };

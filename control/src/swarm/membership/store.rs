@@ -112,7 +112,10 @@ impl MembershipStore {
         Ok(Some(ManagerKeys { raft_id: stored.raft_id, kek }))
     }
 
+    /// Stores the keys of a manager that begins with an empty log. Removes the log of an earlier
+    /// Raft id, which a crash during a demotion may have left.
     pub(super) fn write_manager_keys(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
+        self.remove(LOG)?;
         let stored = StoredKeys { raft_id: keys.raft_id, kek: keys.kek.as_bytes().to_vec() };
         let bytes = serde_json::to_vec(&stored).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
         self.write(MANAGER_KEYS, &bytes)

@@ -1,12 +1,14 @@
 //! Tests of promotion, demotion, and the renewal of certificates.
 
+use std::time::Duration;
+
 use tokio::time::timeout;
 use weft_model::{
     Command, Rejection,
     spec::Role::{Manager, Worker},
 };
 
-use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, leader_among, node, set_label, stop};
+use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, leader_among, node, set_label, stop, voters};
 use crate::swarm::{Membership, ProposeError};
 
 #[tokio::test]
@@ -30,6 +32,59 @@ async fn a_worker_is_promoted_and_demoted_repeatedly() {
     assert!(!n2.host.dir().join("swarm/raft.redb").exists(), "a worker keeps no log");
     assert!(!n2.host.dir().join("swarm/manager.json").exists(), "a worker keeps no manager's keys");
     stop([n1, n2]).await;
+}
+
+/// The first entry of the log makes the first manager the only voter. A node that has only this
+/// part of the log and the Raft id of that manager would elect itself.
+#[tokio::test]
+async fn the_first_manager_cannot_lead_with_the_beginning_of_the_log_when_it_is_promoted_again() {
+    let [n1] = cluster([Manager]).await;
+    for _ in 0..500 {
+        n1.manager().rotate_token(Worker).await.expect("the change is made");
+    }
+    let n2 = Daemon::joined("n2", &n1, Manager).await;
+    let n3 = Daemon::joined("n3", &n1, Manager).await;
+    n2.wait_until("three managers vote", |s| voters(s) == 3).await;
+    let id = n1.id();
+    n2.set_role(&id, Worker).await.expect("n1 is demoted");
+    n2.wait_until("n1 is in no Raft configuration", |s| node(s, "n1", |n| !n.in_raft_config)).await;
+    n1.becomes_worker().await;
+
+    n1.swarm.lifecycle.channels.hold_appends.send_replace(true);
+    n2.set_role(&id, Manager).await.expect("n1 is promoted");
+    let mut managers = n1.swarm.lifecycle.channels.manager.subscribe();
+    let started = timeout(DEADLINE, managers.wait_for(Option::is_some)).await.expect("a manager in time");
+    let manager = started.expect("the daemon runs").clone().expect("a manager");
+    let last = timeout(DEADLINE, manager.wait_for_entries()).await.expect("the first entries in time");
+    assert!(last < 500, "n1 has got {last} entries already");
+    let raft_id = manager.keys().raft_id;
+    // Several times the longest election timeout.
+    let led = timeout(Duration::from_secs(4), manager.wait_for_leader(&[raft_id])).await;
+    assert!(led.is_err(), "n1 leads with {last} entries: {}", manager.log_metrics());
+    set_label(&n2, "meanwhile").await.expect("two managers are a quorum");
+
+    n1.swarm.lifecycle.channels.hold_appends.send_replace(false);
+    n2.wait_until("n1 votes again", |s| node(s, "n1", |n| n.voter && is_ready(n))).await;
+    n1.wait_until("n1 has caught up", |s| has_label(s, "meanwhile")).await;
+    assert_eq!(raft_id, 4, "each promotion gives the next id");
+    stop([n1, n2, n3]).await;
+}
+
+/// The node is stopped during its demotion, so it never gets a plan as a worker.
+#[tokio::test]
+async fn a_manager_that_was_demoted_and_promoted_while_it_was_stopped_starts_with_an_empty_log() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    let (id, raft_id) = (n3.id(), n3.manager().keys().raft_id);
+    let stopped = n3.stop().await;
+    n1.set_role(&id, Worker).await.expect("n3 is demoted");
+    n1.wait_until("n3 is in no Raft configuration", |s| node(s, "n3", |n| !n.in_raft_config)).await;
+    n1.set_role(&id, Manager).await.expect("n3 is promoted");
+    let n3 = stopped.start().await;
+    n1.wait_until("n3 votes again", |s| node(s, "n3", |n| n.voter && is_ready(n))).await;
+    n3.becomes_manager().await;
+    assert_eq!((raft_id, n3.manager().keys().raft_id), (3, 4));
+    set_label(&n3, "after").await.expect("n3 accepts changes");
+    stop([n1, n2, n3]).await;
 }
 
 #[tokio::test]
