@@ -117,9 +117,12 @@ impl From<SwarmError> for ApiError {
             | S::NoRemote
             | S::NoAdvertiseAddr { .. }
             | S::UnusableAdvertiseAddr { .. } => Self::Invalid(error.to_string()),
-            S::AlreadyMember | S::NotMember | S::ManagerNeedsForce { .. } | S::Unreachable { .. } | S::Timeout => {
-                Self::Unavailable(error.to_string())
-            }
+            S::AlreadyMember
+            | S::NotMember
+            | S::ManagerNeedsForce { .. }
+            | S::LeaveRefused { .. }
+            | S::Unreachable { .. }
+            | S::Timeout => Self::Unavailable(error.to_string()),
             S::Propose(error) => error.into(),
             S::Listen { .. } | S::Storage { .. } | S::Internal { .. } => Self::Internal(error.to_string()),
         }

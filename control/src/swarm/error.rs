@@ -24,6 +24,8 @@ pub enum SwarmError {
          Use --force to leave anyway."
     )]
     ManagerNeedsForce { consequence: String },
+    #[error("this manager cannot leave the swarm now: {reason}")]
+    LeaveRefused { reason: String },
     #[error("invalid join token: {reason}; print the current one with \"weft swarm join-token\" on a manager")]
     InvalidToken { reason: String },
     #[error(

@@ -142,6 +142,24 @@ async fn the_address_pools_are_shown_and_change() {
     }
 }
 
+/// The fixture says that every manager answers.
+#[tokio::test]
+async fn a_manager_is_reachable_only_once_it_votes() {
+    let api = Fixture::manager();
+    let id = api.change(|t| {
+        let join = t.joining("n2", Role::Manager);
+        t.ok(Command::JoinNode(Box::new(join.clone())));
+        join.id
+    });
+    let shown = async || {
+        let node = api.get("/nodes/n2").await;
+        (node["ManagerStatus"]["Reachability"].clone(), node["Status"]["Message"].clone())
+    };
+    assert_eq!(shown().await, (json!("unknown"), json!("becoming a manager: it does not vote yet")));
+    api.change(|t| t.ok(Command::SetVoter { id: id.clone(), voter: true }));
+    assert_eq!(shown().await, (json!("reachable"), Value::Null));
+}
+
 #[tokio::test]
 async fn nodes_are_listed_found_updated_and_removed() {
     let api = Fixture::manager();

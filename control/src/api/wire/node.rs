@@ -84,9 +84,10 @@ pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
         manager_status: (node.voter || node.is_manager()).then(|| models::ManagerStatus {
             leader: manager.is_leader.then_some(true),
             reachability: Some(match (manager.is_reachable, node.voter) {
-                (true, _) => models::Reachability::REACHABLE,
+                // A manager that does not vote yet cannot replace one that fails.
+                (_, false) => models::Reachability::UNKNOWN,
+                (true, true) => models::Reachability::REACHABLE,
                 (false, true) => models::Reachability::UNREACHABLE,
-                (false, false) => models::Reachability::UNKNOWN,
             }),
             addr: Some(node.rpc_addr.to_string()),
         }),
@@ -98,11 +99,14 @@ pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
     shown
 }
 
-/// Why the node is not ready, or that it does not converge.
+/// Why the node is not ready, that it does not converge, or that its role changes.
 fn status_message(node: &Node) -> String {
     match &node.lag {
         Some(lag) if node.is_ready() => format!("not converged: {}", lag.reason),
-        _ => node.message.clone(),
+        _ if !node.message.is_empty() => node.message.clone(),
+        _ if node.is_manager() && !node.voter => "becoming a manager: it does not vote yet".to_owned(),
+        _ if node.voter && !node.is_manager() => "becoming a worker: it still votes".to_owned(),
+        _ => String::new(),
     }
 }
 

@@ -53,7 +53,7 @@ impl Quorum for Services {
         let command: Command =
             codec::decode(&codec::COMMAND, &command).map_err(|e| Status::invalid_argument(e.to_string()))?;
         manager.confirm_leadership().await.map_err(Status::unavailable)?;
-        let written = manager.write(ProposalId(u128::from_be_bytes(id)), command).await;
+        let written = manager.write_checked(ProposalId(u128::from_be_bytes(id)), command).await;
         let (index, outcome) = written.map_err(|e| Status::unavailable(e.to_string()))?;
         let outcome = codec::encode_at(&codec::OUTCOME, manager.feature_level(), &outcome)
             .map_err(|e| Status::internal(e.to_string()))?;

@@ -25,7 +25,11 @@
 //!        └── wait for a change, the next deadline, or 500 ms
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use openraft::{ChangeMembers, ServerState};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -35,11 +39,11 @@ use weft_model::{ClusterState, Command, NodeId};
 use super::{
     Manager,
     observe::{DownLimit, LoggedReports, Observations, observe, set_down, supported_level},
-    voters::{VoterChange, flag_updates, next_change},
+    voters::{Members, VoterChange, flag_updates, next_change, ready_learners},
 };
 use crate::{
     orchestrate::{self, Acks},
-    raft::{Metrics, ProposalId, Raft},
+    raft::{Metrics, ProposalId, Voters},
     swarm::{clock::monotonic_ms, liveness::LeaderView},
 };
 
@@ -61,6 +65,9 @@ const MAX_ATTENTION: Duration = Duration::from_millis(500);
 pub(super) const QUORUM_LOST_MS: u64 = 3_000;
 /// If a change of the voters takes longer, the leader tries again.
 const VOTER_CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a new manager that has caught up waits for the other new managers, so that all of them
+/// begin to vote in one change. A node needs less than a second to start as a manager.
+const LEARNERS_WAIT: Duration = Duration::from_secs(5);
 
 /// Leads whenever this manager is elected, until `stop`.
 pub(super) async fn run(manager: Manager, stop: CancellationToken) {
@@ -110,6 +117,7 @@ async fn lead(manager: &Manager, term: u64) {
         acks: Acks::since(since_ms),
         down_limit: DownLimit::default(),
         voter_change: None,
+        ready_since: None,
     };
     leader.run().await;
     drop(attention);
@@ -137,6 +145,8 @@ struct Leader<'a> {
     down_limit: DownLimit,
     /// The change of the voters that runs, or ran last.
     voter_change: Option<AbortOnDropHandle<()>>,
+    /// Since when at least one new manager has caught up and does not vote.
+    ready_since: Option<Instant>,
 }
 
 /// How a step ended.
@@ -199,7 +209,10 @@ impl Leader<'_> {
         let mut facts = observed.commands;
         let (down, next_down_ms) = self.limit_down(state, observed.silent);
         facts.extend(down);
-        facts.extend(self.reconcile_voters(state));
+        let Some(flags) = self.reconcile_voters(state).await else {
+            return StepOutcome::Stopped;
+        };
+        facts.extend(flags);
         if !facts.is_empty() {
             self.logged.record(state, &facts);
             return self.write_commands(facts).await;
@@ -267,21 +280,46 @@ impl Leader<'_> {
     }
 
     /// Starts the next change of the voters, if one is due and none runs. Returns the commands that
-    /// record the current voters in the cluster state.
-    fn reconcile_voters(&mut self, state: &ClusterState) -> Vec<Command> {
+    /// record the current voters in the cluster state, or `None` if the log has stopped.
+    ///
+    /// The flags follow the committed membership: until then another leader may undo it.
+    async fn reconcile_voters(&mut self, state: &ClusterState) -> Option<Vec<Command>> {
+        let inner = &self.manager.inner;
+        let read = inner.raft.with_raft_state(|raft| {
+            let (effective, committed) = (raft.membership_state.effective(), raft.membership_state.committed());
+            (effective.log_id() == committed.log_id(), committed.membership().clone())
+        });
+        let (settled, voters) = read.await.ok()?;
+        if settled && !self.is_changing_voters() {
+            let change = self.next_voter_change(state, &voters);
+            let manager = self.manager;
+            self.voter_change =
+                change.map(|change| AbortOnDropHandle::new(tokio::spawn(change_voters(manager.clone(), change))));
+        }
+        Some(flag_updates(state, &voters, !settled || self.is_changing_voters()))
+    }
+
+    fn next_voter_change(&mut self, state: &ClusterState, voters: &Voters) -> Option<VoterChange> {
         let inner = &self.manager.inner;
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow();
-        let membership = metrics.membership_config.membership();
-        if !self.is_changing_voters() {
-            let replicated: BTreeMap<u64, u64> =
-                metrics.replication.iter().flatten().filter_map(|(id, at)| at.map(|at| (*id, at.index))).collect();
-            let last = metrics.last_log_index.unwrap_or(0);
-            let change = next_change(state, membership, &replicated, last, inner.keys.raft_id);
-            self.voter_change =
-                change.map(|change| AbortOnDropHandle::new(tokio::spawn(change_voters(inner.raft.clone(), change))));
+        let replicated: BTreeMap<u64, u64> =
+            metrics.replication.iter().flatten().filter_map(|(id, at)| at.map(|at| (*id, at.index))).collect();
+        let answering: BTreeSet<NodeId> = inner.reachable.borrow().clone();
+        let members = Members {
+            voters,
+            replicated: &replicated,
+            last: metrics.last_log_index.unwrap_or(0),
+            me: inner.keys.raft_id,
+            answering: &answering,
+            wait_for_all: true,
+        };
+        if ready_learners(state, members).is_empty() {
+            self.ready_since = None;
+            return next_change(state, members);
         }
-        flag_updates(state, membership, self.is_changing_voters())
+        let waited = self.ready_since.get_or_insert_with(Instant::now).elapsed();
+        next_change(state, Members { wait_for_all: waited < LEARNERS_WAIT, ..members })
     }
 
     fn is_changing_voters(&self) -> bool {
@@ -289,22 +327,25 @@ impl Leader<'_> {
     }
 }
 
-async fn change_voters(raft: Raft, change: VoterChange) {
+async fn change_voters(manager: Manager, change: VoterChange) {
+    if let VoterChange::Demote { raft_ids } = &change
+        && !manager.quorum_remains(raft_ids).await
+    {
+        tracing::warn!(?change, "not changing the voters: too few of the remaining ones answer");
+        return;
+    }
     tracing::info!(?change, "changing the voters");
+    let raft = &manager.inner.raft;
     let changed = async {
-        match change.clone() {
-            VoterChange::FinishJoint => raft.change_membership(ChangeMembers::AddVoterIds([].into()), false).await,
-            VoterChange::AddLearner { raft_id, voter } => raft.add_learner(raft_id, voter, false).await,
-            VoterChange::Promote { raft_id } => {
-                raft.change_membership(ChangeMembers::AddVoterIds([raft_id].into()), true).await
-            }
-            VoterChange::Demote { raft_id } => {
-                raft.change_membership(ChangeMembers::RemoveVoters([raft_id].into()), false).await
-            }
-            VoterChange::RemoveLearner { raft_id } => {
-                raft.change_membership(ChangeMembers::RemoveNodes([raft_id].into()), true).await
-            }
-        }
+        let (members, retain) = match change.clone() {
+            VoterChange::FinishJoint => (ChangeMembers::AddVoterIds([].into()), false),
+            VoterChange::Readdress { members } => (ChangeMembers::SetNodes(members), true),
+            VoterChange::AddLearners { learners } => (ChangeMembers::AddNodes(learners), true),
+            VoterChange::Promote { raft_ids } => (ChangeMembers::AddVoterIds(raft_ids), true),
+            VoterChange::Demote { raft_ids } => (ChangeMembers::RemoveVoters(raft_ids), false),
+            VoterChange::RemoveLearners { raft_ids } => (ChangeMembers::RemoveNodes(raft_ids), true),
+        };
+        raft.change_membership(members, retain).await
     };
     match timeout(VOTER_CHANGE_TIMEOUT, changed).await {
         Ok(Ok(_)) => {}

@@ -5,9 +5,13 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
-use weft_model::NodeId;
+use weft_model::{Command, NodeId, Rejection};
 
-use super::{Manager, leader::QUORUM_LOST_MS};
+use super::{
+    Manager,
+    leader::QUORUM_LOST_MS,
+    voters::{check_demotion, is_demotion, keeps_quorum},
+};
 use crate::{
     raft::{ServerMetrics, Voter},
     rpc::pb::{PingRequest, quorum_client::QuorumClient},
@@ -58,6 +62,46 @@ impl Manager {
         let nodes = metrics.membership_config.membership().nodes();
         nodes.filter(|(id, _)| **id != self.inner.keys.raft_id).map(|(_, v)| (v.node.clone(), v.rpc_addr)).collect()
     }
+
+    /// Refuses a demotion after which the swarm would have no quorum. Asks the other managers
+    /// whether they answer, for at most 1 s.
+    pub(in crate::swarm) async fn check_demotion(&self, command: &Command) -> Result<(), Rejection> {
+        if !is_demotion(&self.inner.state.borrow(), command) {
+            return Ok(());
+        }
+        let answering = self.ping_others().await.answering;
+        let reachable = |node: &NodeId| *node == self.inner.node || answering.contains(node);
+        check_demotion(&self.inner.state.borrow(), command, reachable)
+    }
+
+    /// Whether a majority of the voters without `removed` answers now.
+    pub(super) async fn quorum_remains(&self, removed: &BTreeSet<u64>) -> bool {
+        let answering = self.ping_others().await.answering;
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        keeps_quorum(metrics.membership_config.membership(), removed, self.inner.keys.raft_id, &answering)
+    }
+
+    async fn ping_others(&self) -> Pinged {
+        let pings = self.other_managers().into_iter().map(|(node, addr)| {
+            let channel = self.inner.peers.channel(addr, &node);
+            async move {
+                let mut client = QuorumClient::new(channel?);
+                let answer = timeout(PING_TIMEOUT, client.ping(PingRequest {})).await;
+                matches!(answer, Ok(Ok(_))).then_some(node)
+            }
+        });
+        let answers = join_all(pings).await;
+        let complete = answers.iter().all(Option::is_some);
+        Pinged { answering: answers.into_iter().flatten().collect(), complete }
+    }
+}
+
+/// The result of one round of pings.
+struct Pinged {
+    answering: BTreeSet<NodeId>,
+    /// Whether all managers answered.
+    complete: bool,
 }
 
 /// Pings the other managers, at intervals and when their set changes, and records which ones
@@ -72,17 +116,8 @@ pub(super) async fn track_reachability(manager: Manager) {
             _ = metrics.wait_for(|now| raft_ids(now) != members) => {}
         }
         members = raft_ids(&metrics.borrow());
-        let pings = manager.other_managers().into_iter().map(|(node, addr)| {
-            let channel = manager.inner.peers.channel(addr, &node);
-            async move {
-                let mut client = QuorumClient::new(channel?);
-                let answer = timeout(PING_TIMEOUT, client.ping(PingRequest {})).await;
-                matches!(answer, Ok(Ok(_))).then_some(node)
-            }
-        });
-        let answered = join_all(pings).await;
-        pause = if answered.iter().all(Option::is_some) { PING_INTERVAL } else { PING_RETRY };
-        let reachable: BTreeSet<NodeId> = answered.into_iter().flatten().collect();
+        let Pinged { answering: reachable, complete } = manager.ping_others().await;
+        pause = if complete { PING_INTERVAL } else { PING_RETRY };
         manager.inner.reachable.send_if_modified(|known| {
             let changed = *known != reachable;
             *known = reachable;

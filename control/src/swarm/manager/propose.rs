@@ -166,13 +166,26 @@ impl Manager {
     /// after the user got an error.
     async fn write_confirmed(&self, id: ProposalId, command: Command) -> Result<Outcome, Attempt> {
         self.confirm_leadership().await.map_err(Attempt::Retry)?;
-        self.write(id, command).await.map_err(|error| match &error {
+        self.write_checked(id, command).await.map_err(|error| match &error {
             WriteError::Raft(raft) => match &**raft {
                 RaftError::Fatal(error) => Attempt::Fatal(self.log_stopped(error)),
                 RaftError::APIError(error) => Attempt::Retry(error.to_string()),
             },
             WriteError::Level { .. } => Attempt::Fatal(ProposeError::Unavailable { reason: error.to_string() }),
         })
+    }
+
+    /// Writes a command unless it would leave the swarm without a quorum. `apply` cannot decide that,
+    /// because the cluster state does not contain which managers answer.
+    pub(in crate::swarm) async fn write_checked(
+        &self,
+        id: ProposalId,
+        command: Command,
+    ) -> Result<Outcome, WriteError> {
+        match self.check_demotion(&command).await {
+            Ok(()) => self.write(id, command).await,
+            Err(rejection) => Ok((self.inner.state.borrow().index, Err(rejection))),
+        }
     }
 
     /// Sends a command to the leader, which is another manager.

@@ -7,7 +7,7 @@ use std::{
 
 use weft_model::{
     ClusterState, Command, NodeId, NodeReport,
-    spec::{ClusterSpec, Role},
+    spec::{Availability, ClusterSpec, NodeSpec, Role},
     state::{FEATURE_LEVEL, NodeStatus, TaskState, Traffic},
     wireguard::{NodeKey, PublicKey},
 };
@@ -15,7 +15,7 @@ use weft_model::{
 use super::{
     leader::update_acks,
     observe::{DownLimit, LoggedReports, observe, supported_level},
-    voters::{VoterChange, flag_updates, next_change},
+    voters::{Members, VoterChange, check_demotion, flag_updates, keeps_quorum, next_change},
 };
 use crate::{
     fixture::{START_MS, TestCluster, description, observed, service_spec},
@@ -217,42 +217,121 @@ impl Quorum {
         Voters::new(vec![votes.iter().copied().collect::<BTreeSet<u64>>()], nodes)
     }
 
-    fn next_change(&self, voters: &Voters, replicated: &[(u64, u64)], me: u64) -> Option<VoterChange> {
-        next_change(self.state(), voters, &replicated.iter().copied().collect(), 1_000, me)
+    /// The next change if all managers except `silent` answer.
+    fn next_change_without(
+        &self,
+        silent: &[usize],
+        voters: &Voters,
+        replicated: &[(u64, u64)],
+        me: u64,
+        wait_for_all: bool,
+    ) -> Option<VoterChange> {
+        let replicated = replicated.iter().copied().collect();
+        let answering = self.answering(silent);
+        let members = Members { voters, replicated: &replicated, last: 1_000, me, answering: &answering, wait_for_all };
+        next_change(self.state(), members)
     }
+
+    fn next_change(&self, voters: &Voters, replicated: &[(u64, u64)], me: u64) -> Option<VoterChange> {
+        self.next_change_without(&[], voters, replicated, me, true)
+    }
+
+    fn answering(&self, silent: &[usize]) -> BTreeSet<NodeId> {
+        let answer = self.nodes.iter().enumerate().filter(|(at, _)| !silent.contains(&(at + 1)));
+        answer.map(|(_, node)| node.clone()).collect()
+    }
+
+    fn demotion(&self, raft_id: usize) -> Command {
+        let node = &self.cluster.state.nodes[&self.nodes[raft_id - 1]];
+        let spec = NodeSpec { role: Role::Worker, ..node.spec.clone() };
+        Command::UpdateNode { id: node.id.clone(), version: node.meta.version, spec }
+    }
+}
+
+fn promote(raft_ids: impl Into<BTreeSet<u64>>) -> Option<VoterChange> {
+    Some(VoterChange::Promote { raft_ids: raft_ids.into() })
+}
+
+fn demote(raft_ids: impl Into<BTreeSet<u64>>) -> Option<VoterChange> {
+    Some(VoterChange::Demote { raft_ids: raft_ids.into() })
 }
 
 #[test]
 fn a_new_manager_is_a_learner_until_it_has_caught_up() {
     let quorum = Quorum::new(2);
     let alone = quorum.voters(&[1], &[1]);
-    let add_learner = VoterChange::AddLearner { raft_id: 2, voter: quorum.voter(2) };
-    assert_eq!(quorum.next_change(&alone, &[(1, 1_000)], 1), Some(add_learner));
+    let add = VoterChange::AddLearners { learners: [(2, quorum.voter(2))].into() };
+    assert_eq!(quorum.next_change(&alone, &[(1, 1_000)], 1), Some(add));
     let learning = quorum.voters(&[1], &[1, 2]);
     assert_eq!(quorum.next_change(&learning, &[(1, 1_000)], 1), None, "its progress is not known yet");
     assert_eq!(quorum.next_change(&learning, &[(1, 1_000), (2, 500)], 1), None, "it lacks too many entries");
-    assert_eq!(quorum.next_change(&learning, &[(1, 1_000), (2, 990)], 1), Some(VoterChange::Promote { raft_id: 2 }));
-    assert_eq!(
-        quorum.next_change(&quorum.voters(&[1, 2], &[1, 2]), &[(1, 1_000), (2, 990)], 1),
-        None,
-        "nothing is left to change"
-    );
+    let caught_up = [(1, 1_000), (2, 990)];
+    assert_eq!(quorum.next_change(&learning, &caught_up, 1), promote([2]));
+    assert_eq!(quorum.next_change_without(&[2], &learning, &caught_up, 1, false), None, "it does not answer");
+    let voting = quorum.voters(&[1, 2], &[1, 2]);
+    assert_eq!(quorum.next_change(&voting, &caught_up, 1), None, "nothing is left to change");
+}
+
+#[test]
+fn several_promotions_are_one_change() {
+    let quorum = Quorum::new(3);
+    let learners = [(2, quorum.voter(2)), (3, quorum.voter(3))].into();
+    let alone = quorum.voters(&[1], &[1]);
+    assert_eq!(quorum.next_change(&alone, &[(1, 1_000)], 1), Some(VoterChange::AddLearners { learners }));
+    let learning = quorum.voters(&[1], &[1, 2, 3]);
+    let one_ready = [(1, 1_000), (2, 990), (3, 10)];
+    assert_eq!(quorum.next_change(&learning, &one_ready, 1), None, "it waits for the other one");
+    assert_eq!(quorum.next_change_without(&[], &learning, &one_ready, 1, false), promote([2]), "but not for ever");
+    assert_eq!(quorum.next_change(&learning, &[(1, 1_000), (2, 990), (3, 990)], 1), promote([2, 3]));
 }
 
 #[test]
 fn a_demoted_leader_is_removed_last_and_only_if_another_manager_votes() {
-    let mut quorum = Quorum::new(3);
+    let mut quorum = Quorum::new(4);
     quorum.demote(1);
     quorum.demote(2);
-    let all = quorum.voters(&[1, 2, 3], &[1, 2, 3]);
-    assert_eq!(
-        quorum.next_change(&all, &[], 1),
-        Some(VoterChange::Demote { raft_id: 2 }),
-        "the leader is demoted last"
-    );
-    assert_eq!(quorum.next_change(&quorum.voters(&[1, 3], &[1, 3]), &[], 1), Some(VoterChange::Demote { raft_id: 1 }));
+    quorum.demote(4);
+    let all = quorum.voters(&[1, 2, 3, 4], &[1, 2, 3, 4]);
+    assert_eq!(quorum.next_change(&all, &[], 1), demote([2, 4]), "the leader is demoted last");
+    assert_eq!(quorum.next_change(&quorum.voters(&[1, 3], &[1, 3]), &[], 1), demote([1]));
     let learning = quorum.voters(&[1], &[1, 3]);
     assert_eq!(quorum.next_change(&learning, &[(1, 1_000), (3, 1)], 1), None, "the new manager has to catch up first");
+}
+
+/// The demotions were accepted, and then managers failed.
+#[test]
+fn a_voter_is_not_removed_while_the_others_that_answer_are_no_majority() {
+    let mut quorum = Quorum::new(3);
+    quorum.demote(2);
+    let all = quorum.voters(&[1, 2, 3], &[1, 2, 3]);
+    assert_eq!(quorum.next_change_without(&[3], &all, &[], 1, true), None);
+    assert_eq!(quorum.next_change(&all, &[], 1), demote([2]));
+    assert_eq!(quorum.next_change_without(&[2], &all, &[], 1, true), demote([2]), "the silent one can be removed");
+    let answering = quorum.answering(&[3]);
+    assert!(keeps_quorum(&all, &[3].into(), 1, &answering));
+    assert!(!keeps_quorum(&all, &[2].into(), 1, &answering));
+    assert!(!keeps_quorum(&all, &[1, 2, 3].into(), 1, &answering), "no voter is no quorum");
+}
+
+#[test]
+fn a_demotion_is_refused_if_the_remaining_managers_that_answer_are_no_majority() {
+    let quorum = Quorum::new(3);
+    let check = |raft_id: usize, silent: &[usize]| {
+        let answering = quorum.answering(silent);
+        check_demotion(quorum.state(), &quorum.demotion(raft_id), |node| answering.contains(node))
+    };
+    for raft_id in 1..=3 {
+        assert_eq!(check(raft_id, &[]), Ok(()));
+        assert_eq!(check(raft_id, &[raft_id]), Ok(()), "the silent manager itself can be demoted");
+    }
+    let refused = check(2, &[3]).expect_err("n1 alone would be no majority").to_string();
+    for part in ["without n2", "1 of the 2 managers", "2 are needed", "n3 (192.0.2.3:2377)", "start these first"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let node = &quorum.cluster.state.nodes[&quorum.nodes[1]];
+    let drain = NodeSpec { availability: Availability::Drain, ..node.spec.clone() };
+    let other = Command::UpdateNode { id: node.id.clone(), version: node.meta.version, spec: drain };
+    assert_eq!(check_demotion(quorum.state(), &other, |_| false), Ok(()), "this is no demotion");
 }
 
 #[test]
@@ -260,7 +339,19 @@ fn a_learner_that_is_no_longer_a_manager_is_removed() {
     let mut quorum = Quorum::new(2);
     quorum.demote(2);
     let learning = quorum.voters(&[1], &[1, 2]);
-    assert_eq!(quorum.next_change(&learning, &[(2, 1_000)], 1), Some(VoterChange::RemoveLearner { raft_id: 2 }));
+    let remove = VoterChange::RemoveLearners { raft_ids: [2].into() };
+    assert_eq!(quorum.next_change(&learning, &[(2, 1_000)], 1), Some(remove));
+}
+
+#[test]
+fn a_new_address_of_a_manager_is_a_change_of_the_membership() {
+    let mut quorum = Quorum::new(2);
+    let all = quorum.voters(&[1, 2], &[1, 2]);
+    let moved = "192.0.2.77:2377".parse().expect("an address");
+    let node = quorum.nodes[1].clone();
+    quorum.cluster.state.nodes.get_mut(&node).expect("the node").rpc_addr = moved;
+    let members = BTreeMap::from([(2, Voter { node, rpc_addr: moved })]);
+    assert_eq!(quorum.next_change(&all, &[], 1), Some(VoterChange::Readdress { members }));
 }
 
 #[test]

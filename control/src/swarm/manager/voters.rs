@@ -1,18 +1,23 @@
 //! Decides which managers vote: compares the managers in the cluster state with the members of the
 //! Raft log, and returns the next change. The leader's loop calls these functions, which are pure.
 //!
-//! The log's membership changes one node at a time:
-//!
 //! ```text
-//!               AddLearner             Promote (has caught up)
+//!               AddLearners            Promote (have caught up)
 //!   not a member ─────────▶ learner ─────────────────────────▶ voter
 //!        ▲                     │                                 │
-//!        └── RemoveLearner ────┴──────────── Demote ─────────────┘
+//!        └── RemoveLearners ───┴──────────── Demote ─────────────┘
 //! ```
+//!
+//! One change covers all nodes that are due for it. So three managers instead of one are one step:
+//! with two voters, the loss of either one would stop the cluster.
+//!
+//! No change is made that would leave fewer voters answering than a majority. [`check_demotion`]
+//! refuses such a change when a user asks for it, and [`next_change`] and [`keeps_quorum`] check
+//! again before each step, because managers may have failed in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use weft_model::{ClusterState, Command};
+use weft_model::{ClusterState, Command, NodeId, Rejection, spec::Role, state::Node};
 
 use crate::raft::{Voter, Voters};
 
@@ -25,64 +30,147 @@ const MAX_LAG: u64 = 64;
 pub(super) enum VoterChange {
     /// Finish a change that an earlier leader began: the log is in a joint configuration.
     FinishJoint,
-    /// Send the log to a new manager, which does not vote yet.
-    AddLearner { raft_id: u64, voter: Voter },
-    /// Let a learner vote that has caught up.
-    Promote { raft_id: u64 },
-    /// Remove a voter that is no longer a manager. It gets no more entries.
-    Demote { raft_id: u64 },
-    /// Remove a learner that is no longer a manager.
-    RemoveLearner { raft_id: u64 },
+    /// Replace the addresses of these members.
+    Readdress { members: BTreeMap<u64, Voter> },
+    /// Send the log to new managers, which do not vote yet.
+    AddLearners { learners: BTreeMap<u64, Voter> },
+    /// Let learners vote that have caught up.
+    Promote { raft_ids: BTreeSet<u64> },
+    /// Remove voters that are no longer managers. They get no more entries.
+    Demote { raft_ids: BTreeSet<u64> },
+    /// Remove learners that are no longer managers.
+    RemoveLearners { raft_ids: BTreeSet<u64> },
 }
 
-/// The next change, or `None` if there is nothing to change or a new manager has not caught up yet.
-///
-/// `replicated` is the last entry that each voter and learner has, `last` the last entry of the
-/// log. `me` is this leader, which is demoted after all others.
-pub(super) fn next_change(
-    state: &ClusterState,
-    voters: &Voters,
-    replicated: &BTreeMap<u64, u64>,
-    last: u64,
-    me: u64,
-) -> Option<VoterChange> {
-    let wanted: BTreeMap<u64, Voter> = state
-        .nodes
-        .values()
-        .filter(|node| node.is_manager())
-        .map(|node| (node.raft_id, Voter { node: node.id.clone(), rpc_addr: node.rpc_addr }))
-        .collect();
+/// What the leader knows about the members of the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Members<'a> {
+    pub voters: &'a Voters,
+    /// The last entry that each voter and learner has.
+    pub replicated: &'a BTreeMap<u64, u64>,
+    /// The last entry of the log.
+    pub last: u64,
+    /// This leader, which is demoted after all others.
+    pub me: u64,
+    /// The other managers that answer.
+    pub answering: &'a BTreeSet<NodeId>,
+    /// Whether learners that have caught up wait for the other learners.
+    pub wait_for_all: bool,
+}
+
+impl Members<'_> {
+    fn votes(&self, id: u64) -> bool {
+        self.voters.voter_ids().any(|voter| voter == id)
+    }
+
+    /// Whether a learner may vote now.
+    fn is_ready(&self, id: u64) -> bool {
+        let caught_up = self.replicated.get(&id).is_some_and(|at| at + MAX_LAG >= self.last);
+        caught_up && self.voters.get_node(&id).is_some_and(|member| self.answering.contains(&member.node))
+    }
+}
+
+/// Whether a majority of the voters that remain without `removed` answers. The leader `me` does.
+pub(super) fn keeps_quorum(voters: &Voters, removed: &BTreeSet<u64>, me: u64, answering: &BTreeSet<NodeId>) -> bool {
+    let remaining: BTreeSet<u64> = voters.voter_ids().filter(|id| !removed.contains(id)).collect();
+    let answers = |id: &&u64| **id == me || voters.get_node(id).is_some_and(|v| answering.contains(&v.node));
+    remaining.iter().filter(answers).count() * 2 > remaining.len()
+}
+
+/// The managers in the cluster state, as members of the log.
+fn wanted(state: &ClusterState) -> BTreeMap<u64, Voter> {
+    let managers = state.nodes.values().filter(|node| node.is_manager());
+    managers.map(|node| (node.raft_id, Voter { node: node.id.clone(), rpc_addr: node.rpc_addr })).collect()
+}
+
+/// The new managers that have caught up and do not vote yet.
+pub(super) fn ready_learners(state: &ClusterState, members: Members<'_>) -> BTreeSet<u64> {
+    wanted(state).into_keys().filter(|id| !members.votes(*id) && members.is_ready(*id)).collect()
+}
+
+/// The next change, or `None` if there is nothing to change or the next change has to wait: for a
+/// new manager that has not caught up, or for managers that do not answer.
+pub(super) fn next_change(state: &ClusterState, members: Members<'_>) -> Option<VoterChange> {
+    let voters = members.voters;
+    let wanted = wanted(state);
     if wanted.is_empty() {
         return None;
     }
     if voters.get_joint_config().len() > 1 {
         return Some(VoterChange::FinishJoint);
     }
-    let votes = |id: u64| voters.voter_ids().any(|voter| voter == id);
-    for (&raft_id, voter) in &wanted {
-        if voters.get_node(&raft_id).is_none() {
-            return Some(VoterChange::AddLearner { raft_id, voter: voter.clone() });
-        }
+    let moved: BTreeMap<u64, Voter> = wanted
+        .iter()
+        .filter(|(id, wanted)| voters.get_node(id).is_some_and(|member| member != *wanted))
+        .map(|(id, voter)| (*id, voter.clone()))
+        .collect();
+    if !moved.is_empty() {
+        return Some(VoterChange::Readdress { members: moved });
     }
-    for &raft_id in wanted.keys() {
-        let caught_up = replicated.get(&raft_id).is_some_and(|at| at + MAX_LAG >= last);
-        if !votes(raft_id) && caught_up {
-            return Some(VoterChange::Promote { raft_id });
-        }
+    let learners: BTreeMap<u64, Voter> =
+        wanted.iter().filter(|(id, _)| voters.get_node(id).is_none()).map(|(id, voter)| (*id, voter.clone())).collect();
+    if !learners.is_empty() {
+        return Some(VoterChange::AddLearners { learners });
     }
-    if let Some(raft_id) = voters.learner_ids().find(|id| !wanted.contains_key(id)) {
-        return Some(VoterChange::RemoveLearner { raft_id });
+    let ready = ready_learners(state, members);
+    let learning = wanted.keys().filter(|id| !members.votes(**id)).count();
+    if !ready.is_empty() && (ready.len() == learning || !members.wait_for_all) {
+        return Some(VoterChange::Promote { raft_ids: ready });
     }
-    // Demote only while another manager votes: a log without voters can never change again.
-    let staying = voters.voter_ids().filter(|id| wanted.contains_key(id)).count();
-    let mut leaving: Vec<u64> = voters.voter_ids().filter(|id| !wanted.contains_key(id)).collect();
-    leaving.sort_by_key(|&id| id == me);
-    leaving.first().filter(|_| staying > 0).map(|&raft_id| VoterChange::Demote { raft_id })
+    let obsolete: BTreeSet<u64> = voters.learner_ids().filter(|id| !wanted.contains_key(id)).collect();
+    if !obsolete.is_empty() {
+        return Some(VoterChange::RemoveLearners { raft_ids: obsolete });
+    }
+    let mut leaving: BTreeSet<u64> = voters.voter_ids().filter(|id| !wanted.contains_key(id)).collect();
+    if leaving.len() > 1 {
+        leaving.remove(&members.me);
+    }
+    // A log without voters can never change again; `keeps_quorum` is false for no voters.
+    let safe = keeps_quorum(voters, &leaving, members.me, members.answering);
+    (!leaving.is_empty() && safe).then_some(VoterChange::Demote { raft_ids: leaving })
+}
+
+/// Whether a command makes a worker of a manager.
+pub(super) fn is_demotion(state: &ClusterState, command: &Command) -> bool {
+    let Command::UpdateNode { id, spec, .. } = command else {
+        return false;
+    };
+    spec.role == Role::Worker && state.nodes.get(id).is_some_and(Node::is_manager)
+}
+
+/// Refuses a command that makes a worker of a manager, if the managers that would remain and are
+/// `reachable` are no majority of those that would remain.
+pub(super) fn check_demotion(
+    state: &ClusterState,
+    command: &Command,
+    reachable: impl Fn(&NodeId) -> bool,
+) -> Result<(), Rejection> {
+    let Command::UpdateNode { id, .. } = command else {
+        return Ok(());
+    };
+    let Some(node) = state.nodes.get(id).filter(|_| is_demotion(state, command)) else {
+        return Ok(());
+    };
+    let remaining: Vec<&Node> = state.nodes.values().filter(|n| n.is_manager() && n.id != *id).collect();
+    let missing: Vec<&Node> = remaining.iter().copied().filter(|n| !reachable(&n.id)).collect();
+    let (managers, answering) = (remaining.len(), remaining.len() - missing.len());
+    if managers == 0 || answering * 2 > managers {
+        return Ok(());
+    }
+    let needed = managers / 2 + 1;
+    let names: Vec<String> = missing.iter().map(|n| format!("{} ({})", n.hostname, n.rpc_addr)).collect();
+    Err(Rejection::Invalid(format!(
+        "without {} the swarm would have no quorum: {answering} of the {managers} managers that would remain are \
+         reachable, and {needed} are needed; unreachable: {}; start these first, or demote one of them instead \
+         (`weft node demote`)",
+        node.hostname,
+        names.join(", ")
+    )))
 }
 
 /// The commands that bring `voter` and `in_raft_config` of the nodes in the cluster state into line
-/// with the log's membership. `in_raft_config` is not cleared while a change runs (`changing`),
-/// because that change may be the one that adds the node.
+/// with `voters`, the committed membership of the log. `in_raft_config` is not cleared while a
+/// change runs (`changing`), because that change may be the one that adds the node.
 pub(super) fn flag_updates(state: &ClusterState, voters: &Voters, changing: bool) -> Vec<Command> {
     if voters.get_joint_config().len() > 1 {
         return Vec::new();
@@ -93,7 +181,7 @@ pub(super) fn flag_updates(state: &ClusterState, voters: &Voters, changing: bool
         if voter != node.voter {
             commands.push(Command::SetVoter { id: node.id.clone(), voter });
         }
-        let in_raft_config = node.is_manager() || voters.get_node(&node.raft_id).is_some();
+        let in_raft_config = node.is_manager() || voters.nodes().any(|(_, member)| member.node == node.id);
         if node.in_raft_config && !in_raft_config && !changing {
             commands.push(Command::ClearRaftConfig { id: node.id.clone() });
         }

@@ -48,17 +48,19 @@ pub(super) fn check_allowed(context: &Context, force: bool) -> Result<(), SwarmE
     Err(SwarmError::ManagerNeedsForce { consequence })
 }
 
-/// Gives up this manager's vote, ends the link, and notifies the leader. Resolves within 13 s. A
-/// failure is only logged: a node can also leave if no other node answers.
-pub(super) async fn announce(supervisor: &Supervisor) {
+/// Gives up this manager's vote, ends the link, and notifies the leader. Resolves within 13 s. That
+/// the leader is not notified is only logged: a worker can also leave if no other node answers.
+///
+/// # Errors
+/// [`SwarmError::LeaveRefused`] if the other managers cannot do without this manager's vote, or
+/// cannot remove it. The node then stays a member.
+pub(super) async fn announce(supervisor: &Supervisor) -> Result<(), SwarmError> {
     let context = supervisor.context();
     if let Some(manager) = context.manager() {
         if manager.other_managers().is_empty() {
-            return;
+            return Ok(());
         }
-        if let Err(error) = step_down(context, &manager).await {
-            tracing::warn!(%error, "leaving although the other managers still count this manager's vote");
-        }
+        step_down(context, &manager).await?;
     }
     // If this node sent another message after the leader was notified, the leader would set it to
     // ready again.
@@ -71,6 +73,7 @@ pub(super) async fn announce(supervisor: &Supervisor) {
     if notified.await.is_err() {
         tracing::warn!("cannot notify the leader: it sets this node to down after the heartbeat timeout");
     }
+    Ok(())
 }
 
 /// Asks one manager after the other until the leader has set this node to down.
@@ -85,7 +88,8 @@ async fn notify_leader(context: &Context) -> bool {
 
 /// Demotes this node and waits until its manager has stopped, so that the other managers no longer
 /// count its vote.
-async fn step_down(context: &Context, manager: &Manager) -> Result<(), ProposeError> {
+async fn step_down(context: &Context, manager: &Manager) -> Result<(), SwarmError> {
+    let refused = |reason: String| Err(SwarmError::LeaveRefused { reason });
     let deadline = Instant::now() + STEP_DOWN_TIMEOUT;
     loop {
         let (version, spec) = {
@@ -98,17 +102,37 @@ async fn step_down(context: &Context, manager: &Manager) -> Result<(), ProposeEr
         match timeout_at(deadline, manager.propose(demote)).await {
             Ok(Ok(_)) => break,
             Ok(Err(ProposeError::Rejected(Rejection::OutOfSequence { .. }))) => {}
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(ProposeError::Unavailable { reason: "the other managers do not answer".to_owned() }),
+            // The others are members of the log only until they have been removed.
+            Ok(Err(ProposeError::Rejected(Rejection::LastManager { .. }))) => return Ok(()),
+            Ok(Err(ProposeError::Unavailable { reason })) => {
+                // Its log has stopped, or it was removed: it has no vote to give up.
+                tracing::warn!(reason, "leaving without giving up the vote");
+                return Ok(());
+            }
+            Ok(Err(ProposeError::Rejected(rejection))) => return refused(rejection.to_string()),
+            Ok(Err(ProposeError::NoQuorum { .. })) | Err(_) => return refused(no_leader(context, manager)),
         }
     }
     // The role reconciler stops the manager once the others have removed its vote.
     let mut running = context.channels.manager.subscribe();
     match timeout_at(deadline, running.wait_for(Option::is_none)).await {
         Ok(_) => Ok(()),
-        Err(_) => {
-            let reason = "the other managers did not remove its vote in time".to_owned();
-            Err(ProposeError::Unavailable { reason })
-        }
+        Err(_) => refused("the other managers have not removed its vote yet: try again".to_owned()),
     }
+}
+
+/// Why no leader removes this manager's vote, and what to do.
+fn no_leader(context: &Context, manager: &Manager) -> String {
+    let others = manager.other_managers().into_iter();
+    let missing: Vec<_> =
+        others.filter(|(node, _)| !manager.manager_reachable(node)).map(|(_, addr)| addr.to_string()).collect();
+    if missing.is_empty() {
+        return "the swarm has no leader: try again".to_owned();
+    }
+    format!(
+        "the swarm has no leader that could remove its vote, because these managers do not answer: {}; start them \
+         first. If they are lost for ever, this node can only be reset: stop its daemon and remove {}",
+        missing.join(", "),
+        context.config.data_dir.join("swarm").display()
+    )
 }

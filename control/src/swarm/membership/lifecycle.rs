@@ -97,7 +97,7 @@ impl Lifecycle {
         let mut running = self.running.lock().await;
         let supervisor = running.as_ref().ok_or(SwarmError::NotMember)?;
         leave::check_allowed(supervisor.context(), force)?;
-        leave::announce(supervisor).await;
+        leave::announce(supervisor).await?;
         supervisor.shutdown().await;
         self.store.wipe()?;
         *running = None;

@@ -6,5 +6,6 @@ mod fixture;
 mod crash;
 mod failover;
 mod joining;
+mod quorum;
 mod roles;
 mod sessions;

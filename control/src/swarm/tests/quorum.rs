@@ -1,0 +1,76 @@
+//! Tests of changes of managers while managers are stopped, and of several at once.
+
+use weft_model::spec::Role::{Manager, Worker};
+
+use super::fixture::{Daemon, cluster, has_label, is_ready, leader_among, node, set_label, stop, voters};
+use crate::swarm::SwarmError;
+
+#[tokio::test]
+async fn no_change_of_managers_leaves_the_cluster_without_a_quorum() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    let (id2, id3) = (n2.id(), n3.id());
+    let addr3 = n3.rpc_addr().to_string();
+    let stopped = n3.stop().await;
+    leader_among(&[&n1, &n2]).await;
+
+    for (from, id) in [(&n1, &id2), (&n2, &id2)] {
+        let refused = from.set_role(id, Worker).await.expect_err("one of two managers would remain").to_string();
+        assert!(refused.contains("n3") && refused.contains(&addr3) && refused.contains("start these"), "{refused}");
+    }
+    let refused = n2.swarm.leave(true).await.expect_err("one of two managers would remain");
+    assert!(matches!(refused, SwarmError::LeaveRefused { .. }) && refused.to_string().contains(&addr3), "{refused}");
+    set_label(&n1, "after-the-refusals").await.expect("two of three managers are a quorum");
+    n2.wait_until("n2 is still a manager", |s| has_label(s, "after-the-refusals") && voters(s) == 3).await;
+
+    n1.set_role(&id3, Worker).await.expect("the stopped manager can be demoted");
+    n1.wait_until("n3 has no vote", |s| node(s, "n3", |n| !n.voter && !n.in_raft_config)).await;
+    n2.swarm.leave(true).await.expect("one of one manager remains");
+    set_label(&n1, "alone").await.expect("one manager is a quorum");
+    drop(stopped);
+    stop([n1, n2]).await;
+}
+
+#[tokio::test]
+async fn a_manager_does_not_leave_while_there_is_no_leader_and_says_which_managers_are_missing() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    let addr2 = n2.rpc_addr().to_string();
+    let hosts = (n2.stop().await, n3.stop().await);
+    let refused = n1.swarm.leave(true).await.expect_err("there is no leader").to_string();
+    assert!(refused.contains(&addr2) && refused.contains("start them"), "{refused}");
+    let n2 = hosts.0.start().await;
+    n2.becomes_manager().await;
+    set_label(&n1, "kept").await.expect("n1 still votes");
+    stop([n1, n2]).await;
+}
+
+/// A configuration of two voters would stop when either one fails.
+#[tokio::test]
+async fn workers_that_are_promoted_together_begin_to_vote_together() {
+    let [n1, n2, n3] = cluster([Manager, Worker, Worker]).await;
+    let mut states = n1.manager().state();
+    let watching = tokio::spawn(async move {
+        let mut seen = vec![voters(&states.borrow_and_update())];
+        while seen.last() != Some(&3) && states.changed().await.is_ok() {
+            let votes = voters(&states.borrow_and_update());
+            if seen.last() != Some(&votes) {
+                seen.push(votes);
+            }
+        }
+        seen
+    });
+    for id in [n2.id(), n3.id()] {
+        n1.set_role(&id, Manager).await.expect("a worker is promoted");
+    }
+    n1.wait_until("all vote", |s| voters(s) == 3 && node(s, "n3", is_ready)).await;
+    assert_eq!(watching.await.expect("the task ends"), [1, 3]);
+
+    // The flags follow the log: any one of the three can fail now.
+    n2.becomes_manager().await;
+    n3.becomes_manager().await;
+    let stopped = n1.stop().await;
+    set_label(&n2, "without-the-first").await.expect("two of three managers are a quorum");
+    n3.wait_until("the change is replicated", |s| has_label(s, "without-the-first")).await;
+    let n1: Daemon = stopped.start().await;
+    n1.becomes_manager().await;
+    stop([n1, n2, n3]).await;
+}
