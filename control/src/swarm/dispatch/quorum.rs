@@ -101,18 +101,21 @@ impl Services {
     }
 }
 
-/// Refuses Raft messages that are addressed to another voter, or that come from a manager that was
-/// removed. The cluster state here may lag behind the log, so it may not contain a new manager yet.
-/// But raft ids are assigned in order and never reused: an unknown node with an assigned id was
-/// removed.
+/// Refuses Raft messages that are addressed to another voter, or that come from a caller that the
+/// Raft configuration does not contain: its certificate as a manager stays valid after its demotion
+/// or removal.
 fn check_voter(manager: &Manager, caller: &NodeId, request: &RaftRequest) -> Result<(), Status> {
     if request.target != manager.keys().raft_id {
         return Err(Status::failed_precondition("this manager has another raft id than the one called"));
     }
-    let state = manager.state();
-    let state = state.borrow();
-    let was_removed = !state.nodes.contains_key(caller) && request.source < state.allocated.next_raft_id;
-    if state.cluster.is_some() && was_removed { Err(removed(caller)) } else { Ok(()) }
+    if manager.may_be_member(caller, request.source) {
+        Ok(())
+    } else {
+        let source = request.source;
+        Err(Status::permission_denied(format!(
+            "node {caller} with raft id {source} is not in the Raft configuration: it was demoted or removed"
+        )))
+    }
 }
 
 /// Checks in the cluster state that the Raft configuration contains the caller, because the role in

@@ -10,7 +10,7 @@ use weft_model::{Command, NodeId, Rejection};
 use super::{
     Manager,
     leader::QUORUM_LOST_MS,
-    voters::{check_demotion, is_demotion, keeps_quorum},
+    voters::{check_demotion, is_demotion, keeps_quorum, may_be_member},
 };
 use crate::{
     raft::{ServerMetrics, Voter},
@@ -61,6 +61,14 @@ impl Manager {
         let metrics = metrics.borrow();
         let nodes = metrics.membership_config.membership().nodes();
         nodes.filter(|(id, _)| **id != self.inner.keys.raft_id).map(|(_, v)| (v.node.clone(), v.rpc_addr)).collect()
+    }
+
+    /// Whether a Raft message of this caller may be accepted. See [`may_be_member`].
+    pub(in crate::swarm) fn may_be_member(&self, node: &NodeId, raft_id: u64) -> bool {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let state = self.inner.state.borrow();
+        may_be_member(&state, metrics.membership_config.membership(), node, raft_id)
     }
 
     /// Refuses a demotion after which the swarm would have no quorum. Asks the other managers

@@ -15,7 +15,7 @@ use weft_model::{
 use super::{
     leader::update_acks,
     observe::{DownLimit, LoggedReports, observe, supported_level},
-    voters::{Members, VoterChange, check_demotion, flag_updates, keeps_quorum, next_change},
+    voters::{Members, VoterChange, check_demotion, flag_updates, keeps_quorum, may_be_member, next_change},
 };
 use crate::{
     fixture::{START_MS, TestCluster, description, observed, service_spec},
@@ -352,6 +352,27 @@ fn a_new_address_of_a_manager_is_a_change_of_the_membership() {
     quorum.cluster.state.nodes.get_mut(&node).expect("the node").rpc_addr = moved;
     let members = BTreeMap::from([(2, Voter { node, rpc_addr: moved })]);
     assert_eq!(quorum.next_change(&all, &[], 1), Some(VoterChange::Readdress { members }));
+}
+
+#[test]
+fn raft_messages_are_accepted_of_members_and_of_members_to_come() {
+    let mut quorum = Quorum::new(3);
+    let (n2, n3) = (quorum.nodes[1].clone(), quorum.nodes[2].clone());
+    let voters = quorum.voters(&[1, 2], &[1, 2]);
+    let stranger = NodeId::from_random(99);
+    assert!(may_be_member(quorum.state(), &voters, &n2, 2));
+    assert!(!may_be_member(quorum.state(), &voters, &n3, 2), "the id belongs to another node");
+    assert!(may_be_member(quorum.state(), &voters, &n3, 3), "the log here may lack the entry that adds it");
+    assert!(may_be_member(quorum.state(), &voters, &stranger, 4), "the state here may lack the node");
+    assert!(!may_be_member(quorum.state(), &voters, &stranger, 3));
+    assert!(may_be_member(&ClusterState::default(), &Voters::new(vec![], ()), &stranger, 3), "nothing is known yet");
+
+    quorum.cluster.ok(quorum.demotion(3));
+    quorum.cluster.ok(Command::ClearRaftConfig { id: n3.clone() });
+    assert!(!may_be_member(quorum.state(), &voters, &n3, 3), "its id has ended");
+    quorum.cluster.ok(Command::ClearRaftConfig { id: n2.clone() });
+    quorum.cluster.state.nodes.remove(&n2);
+    assert!(!may_be_member(quorum.state(), &quorum.voters(&[1], &[1]), &n2, 2), "it was removed");
 }
 
 #[test]

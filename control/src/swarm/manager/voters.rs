@@ -168,6 +168,17 @@ pub(super) fn check_demotion(
     )))
 }
 
+/// Whether a Raft message of this caller may be accepted: it is a member of the Raft configuration
+/// here, or will be one in entries that this manager does not have yet. Raft ids are given in order
+/// and end for ever, so an id that is given, and that the caller does not have, has ended.
+pub(super) fn may_be_member(state: &ClusterState, voters: &Voters, caller: &NodeId, raft_id: u64) -> bool {
+    if let Some(member) = voters.get_node(&raft_id) {
+        return member.node == *caller;
+    }
+    let unknown_yet = state.cluster.is_none() || raft_id >= state.allocated.next_raft_id;
+    unknown_yet || state.nodes.get(caller).is_some_and(|node| node.raft_id == raft_id)
+}
+
 /// The commands that bring `voter` and `in_raft_config` of the nodes in the cluster state into line
 /// with `voters`, the committed membership of the log. `in_raft_config` is not cleared while a
 /// change runs (`changing`), because that change may be the one that adds the node.

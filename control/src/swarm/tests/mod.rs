@@ -3,6 +3,7 @@
 
 mod fixture;
 
+mod callers;
 mod crash;
 mod failover;
 mod joining;
