@@ -124,7 +124,9 @@ impl From<SwarmError> for ApiError {
             | S::Unreachable { .. }
             | S::Timeout => Self::Unavailable(error.to_string()),
             S::Propose(error) => error.into(),
-            S::Listen { .. } | S::Storage { .. } | S::Internal { .. } => Self::Internal(error.to_string()),
+            S::Listen { .. } | S::Storage { .. } | S::LogLost { .. } | S::Internal { .. } => {
+                Self::Internal(error.to_string())
+            }
         }
     }
 }

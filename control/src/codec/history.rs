@@ -27,13 +27,14 @@ const ADDED: &[Addition] = &[
     (Owner::Type("ClusterState"), "feature_level", 1),
     (Owner::Type("Command"), "SetConvergence", 1),
     (Owner::Type("Command"), "SetFeatureLevel", 1),
+    (Owner::Type("Command"), "ReplaceRaftId", 1),
     (Owner::Type("FreedAddress"), "node", 1),
     (Owner::Type("InitCluster"), "feature_level", 1),
     (Owner::Type("Node"), "lag", 1),
     (Owner::Type("NodePlan"), "feature_level", 1),
+    (Owner::Type("NodePlan"), "raft_id", 1),
     (Owner::Type("NodeReport"), "problem", 1),
     (Owner::Variant("Command", "ReleaseAddresses"), "owners", 1),
-    (Owner::Type("NodePlan"), "raft_id", 1),
 ];
 
 /// The releases of weft that introduced the feature levels, from level 0.

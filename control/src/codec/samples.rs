@@ -280,6 +280,7 @@ pub(super) fn later_commands() -> Vec<Command> {
         convergence(Convergence::Lagging { reason: "a reason".to_owned() }),
         convergence(Convergence::CatchingUp),
         convergence(Convergence::Converged),
+        Command::ReplaceRaftId { node: NodeId::from_random(60), raft_id: 7 },
     ]
 }
 

@@ -116,6 +116,7 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::ReportKeys { node, keys, acked } => keys::report(state, &node, &keys, acked),
 
         Command::SetFeatureLevel { level } => cluster::set_feature_level(state, level),
+        Command::ReplaceRaftId { node, raft_id } => nodes::replace_raft_id(state, &node, raft_id),
     }
 }
 

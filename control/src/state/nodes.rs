@@ -133,6 +133,19 @@ pub(super) fn set_voter(state: &mut ClusterState, id: &NodeId, voter: bool) -> R
     Ok(Applied::Done)
 }
 
+/// Ends the Raft id of a manager whose log is lost, and gives it another one. The leader removes
+/// the former id from the Raft membership.
+pub(super) fn replace_raft_id(state: &mut ClusterState, id: &NodeId, raft_id: u64) -> Result<Applied, Rejection> {
+    let node = node_mut(state, id)?;
+    if node.is_manager() && node.raft_id == raft_id {
+        let next = next_raft_id(state);
+        let node = node_mut(state, id)?;
+        node.raft_id = next;
+        node.voter = false;
+    }
+    Ok(Applied::Done)
+}
+
 /// Ends the Raft id of a node that is no longer a manager. The node then removes its log.
 pub(super) fn clear_raft_config(state: &mut ClusterState, id: &NodeId) -> Result<Applied, Rejection> {
     let ends_id = state.feature_level >= NEW_IDS_LEVEL;

@@ -52,6 +52,12 @@ pub enum SwarmError {
     UnusableAdvertiseAddr { addr: IpAddr },
     #[error("cannot listen on {addr}: {source}; stop the program that uses it, or choose another with --listen-addr")]
     Listen { addr: SocketAddr, source: io::Error },
+    #[error(
+        "this manager's log is missing or empty ({path}), although the manager has voted: it votes no more, because \
+         it could forget confirmed changes; the other managers replace it once a majority of them runs. If this is \
+         the only manager, put the file back from a backup, or form a new swarm"
+    )]
+    LogLost { path: PathBuf },
     #[error("cannot use the data directory ({path}): {reason}")]
     Storage { path: PathBuf, reason: String },
     #[error(

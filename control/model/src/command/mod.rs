@@ -248,6 +248,12 @@ pub enum Command {
         id: NodeId,
         convergence: Convergence,
     },
+    /// Gives a manager another Raft id, because the log of this one is lost. Has no effect if the
+    /// node has another id already, or is no longer a manager.
+    ReplaceRaftId {
+        node: NodeId,
+        raft_id: u64,
+    },
 }
 
 /// Creates the cluster, with its first manager and its ingress network.

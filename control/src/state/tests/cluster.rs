@@ -158,6 +158,21 @@ fn raft_ids_are_never_reused() {
     assert_eq!(cluster.state.nodes[&join.id].raft_id, 4);
 }
 
+#[test]
+fn a_manager_whose_log_is_lost_gets_another_raft_id_once() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let replace = Command::ReplaceRaftId { node: n1.clone(), raft_id: 1 };
+    cluster.ok(replace.clone());
+    let node = &cluster.state.nodes[&n1];
+    assert_eq!((node.raft_id, node.voter, node.in_raft_config), (2, false, true));
+    cluster.ok(replace);
+    assert_eq!(cluster.state.nodes[&n1].raft_id, 2, "the call was sent twice");
+    let n2 = cluster.node("n2", &[]);
+    cluster.ok(Command::ReplaceRaftId { node: n2.clone(), raft_id: 0 });
+    assert_eq!(cluster.state.nodes[&n2].raft_id, 0, "a worker has none");
+}
+
 /// Managers of the first release are replicas too: at their level all compute what they compute.
 #[test]
 fn at_feature_level_0_a_node_keeps_the_raft_id_of_its_join() {

@@ -13,7 +13,8 @@ use crate::{
         Caller,
         pb::{
             ConfirmedReply, ConfirmedRequest, PingReply, PingRequest, ProposeReply, ProposeRequest, RaftReply,
-            RaftRequest, SnapshotPart, WelcomeReply, WelcomeRequest, quorum_server::Quorum,
+            RaftRequest, ReplaceReply, ReplaceRequest, SnapshotPart, WelcomeReply, WelcomeRequest,
+            quorum_server::Quorum,
         },
     },
     swarm::manager::Manager,
@@ -67,6 +68,15 @@ impl Quorum for Services {
         let node = check_manager(&state, caller)?;
         let kek = manager.keys().kek.as_bytes().to_vec();
         Ok(Response::new(WelcomeReply { raft_id: node.raft_id, kek: kek.into() }))
+    }
+
+    async fn replace(&self, request: Request<ReplaceRequest>) -> Result<Response<ReplaceReply>, Status> {
+        let caller = Caller::manager(request.extensions(), &self.context.record.cluster)?.clone();
+        let manager = self.manager()?;
+        check_manager(&manager.state().borrow(), &caller)?;
+        let command = Command::ReplaceRaftId { node: caller, raft_id: request.into_inner().raft_id };
+        manager.propose(command).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(ReplaceReply {}))
     }
 
     async fn confirmed(&self, request: Request<ConfirmedRequest>) -> Result<Response<ConfirmedReply>, Status> {

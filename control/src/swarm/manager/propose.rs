@@ -175,8 +175,8 @@ impl Manager {
         })
     }
 
-    /// Writes a command unless it would leave the swarm without a quorum. `apply` cannot decide that,
-    /// because the cluster state does not contain which managers answer.
+    /// Writes a command unless it would leave the swarm without a quorum. `apply` cannot decide
+    /// that, because the cluster state does not contain which managers answer.
     pub(in crate::swarm) async fn write_checked(
         &self,
         id: ProposalId,

@@ -344,6 +344,25 @@ fn a_learner_that_is_no_longer_a_manager_is_removed() {
 }
 
 #[test]
+fn the_id_of_a_lost_log_is_removed_before_the_new_one_votes() {
+    let mut quorum = Quorum::new(3);
+    let all = quorum.voters(&[1, 2, 3], &[1, 2, 3]);
+    let node = quorum.nodes[1].clone();
+    quorum.cluster.ok(Command::ReplaceRaftId { node: node.clone(), raft_id: 2 });
+    let voter = Voter { rpc_addr: quorum.voter(2).rpc_addr, node };
+    let add = VoterChange::AddLearners { learners: [(4, voter)].into() };
+    assert_eq!(quorum.next_change_without(&[2], &all, &[], 1, true), Some(add));
+    let caught_up = [(1, 1_000), (3, 1_000), (4, 1_000)];
+    let member = |id: u64| (id, quorum.voter(if id == 4 { 2 } else { id }));
+    let voters = |votes: &[u64], ids: &[u64]| {
+        let votes = votes.iter().copied().collect::<BTreeSet<u64>>();
+        Voters::new(vec![votes], ids.iter().map(|id| member(*id)).collect::<BTreeMap<_, _>>())
+    };
+    assert_eq!(quorum.next_change(&voters(&[1, 2, 3], &[1, 2, 3, 4]), &caught_up, 1), demote([2]));
+    assert_eq!(quorum.next_change(&voters(&[1, 3], &[1, 3, 4]), &caught_up, 1), promote([4]));
+}
+
+#[test]
 fn a_new_address_of_a_manager_is_a_change_of_the_membership() {
     let mut quorum = Quorum::new(2);
     let all = quorum.voters(&[1, 2], &[1, 2]);

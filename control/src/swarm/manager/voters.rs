@@ -112,6 +112,15 @@ pub(super) fn next_change(state: &ClusterState, members: Members<'_>) -> Option<
     if !learners.is_empty() {
         return Some(VoterChange::AddLearners { learners });
     }
+    // The log of this id is lost: the id only counts as a voter that never answers.
+    let replaced = |id: &u64| {
+        let node = voters.get_node(id).and_then(|member| state.nodes.get(&member.node));
+        *id != members.me && node.is_some_and(|node| node.is_manager() && node.raft_id != *id)
+    };
+    let former: BTreeSet<u64> = voters.voter_ids().filter(replaced).collect();
+    if !former.is_empty() && keeps_quorum(voters, &former, members.me, members.answering) {
+        return Some(VoterChange::Demote { raft_ids: former });
+    }
     let ready = ready_learners(state, members);
     let learning = wanted.keys().filter(|id| !members.votes(**id)).count();
     if !ready.is_empty() && (ready.len() == learning || !members.wait_for_all) {

@@ -51,7 +51,11 @@ impl Lifecycle {
                 let was_manager = context.certified_role() == Role::Manager;
                 let current = |keys: &ManagerKeys| was_manager && !context.raft_id_ended(keys.raft_id);
                 let runtime = match store.manager_keys()?.filter(current) {
-                    Some(keys) => Some(start_manager(&context, &store, keys).await?),
+                    // The role reconciler handles a lost log, with the help of other managers.
+                    Some(keys) => match start_manager(&context, &store, keys).await {
+                        Err(SwarmError::LogLost { .. }) => None,
+                        started => Some(started?),
+                    },
                     None => None,
                 };
                 tracing::info!(version = config.version, node = %context.record.node, "resuming the membership");

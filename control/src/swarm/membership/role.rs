@@ -3,8 +3,8 @@
 //! One task, started by the supervisor: a loop that compares everything again after each change.
 //! - Promotion: a certificate of the new role, then the manager's keys, then an empty log, which
 //!   the leader fills.
-//! - A later Raft id in the plan: this node was demoted and promoted again, and has not noticed. The
-//!   log of the former id is removed, then as for a promotion.
+//! - A later Raft id in the plan: this node was demoted and promoted again, and has not noticed.
+//!   The log of the former id is removed, then as for a promotion.
 //! - Demotion: the plan says worker once the other managers have removed this node's vote. A
 //!   certificate of the new role, then the log is closed and removed together with the keys.
 //! - Certificates are renewed before they expire.
@@ -19,7 +19,9 @@ use weft_model::{NodePlan, spec::Role};
 use super::{ask::ask_managers, store::MembershipStore};
 use crate::{
     pki::{Kek, KeyRequest, PeerIdentity},
-    rpc::pb::{RenewRequest, WelcomeRequest, authority_client::AuthorityClient, quorum_client::QuorumClient},
+    rpc::pb::{
+        RenewRequest, ReplaceRequest, WelcomeRequest, authority_client::AuthorityClient, quorum_client::QuorumClient,
+    },
     swarm::{
         clock::now_ms,
         context::{Context, HealthIssue},
@@ -39,12 +41,13 @@ const RECHECK: Duration = Duration::from_secs(3600);
 /// Opens this node's log and starts its manager.
 ///
 /// # Errors
-/// As [`ManagerRuntime::start`].
+/// As [`ManagerRuntime::start`], and [`SwarmError::LogLost`].
 pub(super) async fn start_manager(
     context: &Context,
     store: &MembershipStore,
     keys: ManagerKeys,
 ) -> Result<ManagerRuntime, SwarmError> {
+    store.prepare_log(&keys)?;
     let config = ManagerConfig {
         node: context.record.node.clone(),
         cluster: context.record.cluster.clone(),
@@ -180,11 +183,23 @@ impl RoleReconciler {
             Some(keys) => keys,
             None => self.fetch_manager_keys().await?,
         };
+        let raft_id = keys.raft_id;
         let started = start_manager(&self.context, &self.store, keys).await;
         self.context.set_issue(HealthIssue::Log, started.as_ref().err().map(ToString::to_string));
+        if matches!(started, Err(SwarmError::LogLost { .. })) {
+            self.replace_raft_id(raft_id).await?;
+        }
         self.runtime = Some(started?);
         self.publish_manager();
         Ok(())
+    }
+
+    /// Asks for another Raft id, because the log of this one is lost. The id arrives in the plan.
+    async fn replace_raft_id(&self, raft_id: u64) -> Result<(), SwarmError> {
+        self.ask_managers("replace this manager, whose log is lost", |channel| async move {
+            QuorumClient::new(channel).replace(ReplaceRequest { raft_id }).await.map(|_| ())
+        })
+        .await
     }
 
     /// Fetches this node's raft id and the key-encryption key from any manager, and stores them.

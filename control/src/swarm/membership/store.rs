@@ -16,6 +16,7 @@ use weft_model::NodePlan;
 use crate::{
     codec, files,
     pki::{Identity, Kek},
+    raft::Store,
     swarm::{context::Record, error::SwarmError, manager::ManagerKeys},
 };
 
@@ -37,6 +38,14 @@ pub(super) struct MembershipStore {
 struct StoredKeys {
     raft_id: u64,
     kek: Vec<u8>,
+    /// Whether the log of this Raft id was created: then the id may have voted, and the log must
+    /// not be replaced by an empty one. Releases before 0.2.0 do not write it.
+    #[serde(default = "yes")]
+    log_created: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl MembershipStore {
@@ -104,10 +113,9 @@ impl MembershipStore {
 
     /// `None` on a worker.
     pub(super) fn manager_keys(&self) -> Result<Option<ManagerKeys>, SwarmError> {
-        let Some(bytes) = self.read(MANAGER_KEYS)? else {
+        let Some(stored) = self.stored_keys()? else {
             return Ok(None);
         };
-        let stored: StoredKeys = serde_json::from_slice(&bytes).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
         let kek = Kek::from_bytes(&stored.kek).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
         Ok(Some(ManagerKeys { raft_id: stored.raft_id, kek }))
     }
@@ -116,7 +124,39 @@ impl MembershipStore {
     /// Raft id, which a crash during a demotion may have left.
     pub(super) fn write_manager_keys(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
         self.remove(LOG)?;
-        let stored = StoredKeys { raft_id: keys.raft_id, kek: keys.kek.as_bytes().to_vec() };
+        self.write_keys(keys, false)
+    }
+
+    /// Creates the log of a manager that begins, and records that before the log can contain a
+    /// vote.
+    ///
+    /// # Errors
+    /// [`SwarmError::LogLost`] if the log was created before and its file is missing or empty.
+    pub(super) fn prepare_log(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
+        let path = self.log_path();
+        if self.stored_keys()?.is_some_and(|stored| stored.log_created) {
+            let size = fs::metadata(&path).map(|file| file.len());
+            return match size {
+                Ok(1..) => Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed(&error)),
+                _ => Err(SwarmError::LogLost { path }),
+            };
+        }
+        // The log of an attempt that did not reach the record below has no votes.
+        self.remove(LOG)?;
+        let log = Store::open(&path).map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;
+        drop(log);
+        // Also syncs the directory, and with it the entry of the log.
+        self.write_keys(keys, true)
+    }
+
+    fn stored_keys(&self) -> Result<Option<StoredKeys>, SwarmError> {
+        let bytes = self.read(MANAGER_KEYS)?;
+        bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| self.damaged(MANAGER_KEYS, &e))).transpose()
+    }
+
+    fn write_keys(&self, keys: &ManagerKeys, log_created: bool) -> Result<(), SwarmError> {
+        let stored = StoredKeys { raft_id: keys.raft_id, kek: keys.kek.as_bytes().to_vec(), log_created };
         let bytes = serde_json::to_vec(&stored).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
         self.write(MANAGER_KEYS, &bytes)
     }
@@ -189,6 +229,30 @@ mod tests {
         assert_eq!(reopened.manager_keys().expect("readable keys").map(|keys| keys.raft_id), Some(7));
         reopened.wipe().expect("the files are removed");
         assert_eq!(fs::read_dir(dir.path().join("swarm")).expect("the directory's entries").count(), 0);
+    }
+
+    #[test]
+    fn a_log_that_is_missing_or_empty_after_it_was_created_is_not_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = MembershipStore::open(dir.path()).expect("an open store");
+        fs::write(store.log_path(), b"the log of an earlier id").expect("the file is written");
+        let keys = ManagerKeys { raft_id: 7, kek: Kek::generate().expect("a key") };
+        store.write_manager_keys(&keys).expect("the keys are written");
+        assert!(!store.log_path().exists(), "another id begins with an empty log");
+        fs::write(store.log_path(), b"half").expect("the file is written");
+        store.prepare_log(&keys).expect("a crash before the record leaves a log without votes");
+        store.prepare_log(&keys).expect("the log exists");
+        fs::write(store.log_path(), b"").expect("the file is written");
+        for what in ["empty", "missing"] {
+            let error = store.prepare_log(&keys).expect_err("the log is lost");
+            assert!(matches!(error, SwarmError::LogLost { .. }), "{what}: {error}");
+            store.remove(LOG).expect("the file is removed");
+        }
+        assert_eq!(store.manager_keys().expect("readable keys").map(|keys| keys.raft_id), Some(7));
+        fs::write(dir.path().join("swarm").join(MANAGER_KEYS), format!("{{\"raft_id\":7,\"kek\":{:?}}}", [1; 32]))
+            .expect("the file is written");
+        let error = store.prepare_log(&keys).expect_err("the first release records no creation");
+        assert!(matches!(error, SwarmError::LogLost { .. }), "{error}");
     }
 
     #[test]

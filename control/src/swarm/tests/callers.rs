@@ -14,8 +14,8 @@ use crate::{
     rpc::{
         Dialer, connect_now,
         pb::{
-            ConfirmedRequest, LogsRequest, PingRequest, ProposeRequest, RaftRequest, SnapshotPart, WelcomeRequest,
-            logs_client::LogsClient, quorum_client::QuorumClient,
+            ConfirmedRequest, LogsRequest, PingRequest, ProposeRequest, RaftRequest, ReplaceRequest, SnapshotPart,
+            WelcomeRequest, logs_client::LogsClient, quorum_client::QuorumClient,
         },
     },
 };
@@ -53,11 +53,12 @@ async fn a_worker_can_make_no_call_of_managers() {
     let others = [
         client.propose(ProposeRequest::default()).await.err().map(|status| status.code()),
         client.welcome(WelcomeRequest {}).await.err().map(|status| status.code()),
+        client.replace(ReplaceRequest { raft_id: 1 }).await.err().map(|status| status.code()),
         client.confirmed(ConfirmedRequest {}).await.err().map(|status| status.code()),
         client.ping(PingRequest {}).await.err().map(|status| status.code()),
         LogsClient::new(channel).read(LogsRequest::default()).await.err().map(|status| status.code()),
     ];
-    assert_eq!(others, [denied; 5]);
+    assert_eq!(others, [denied; 6]);
     stop([n1, n2]).await;
 }
 
@@ -84,9 +85,10 @@ async fn a_demoted_manager_cannot_append_vote_or_install_a_snapshot() {
     let others = [
         client.propose(ProposeRequest::default()).await.err().map(|status| status.code()),
         client.welcome(WelcomeRequest {}).await.err().map(|status| status.code()),
+        client.replace(ReplaceRequest { raft_id: 1 }).await.err().map(|status| status.code()),
         client.confirmed(ConfirmedRequest {}).await.err().map(|status| status.code()),
     ];
-    assert_eq!(others, [Some(Code::PermissionDenied); 3]);
+    assert_eq!(others, [Some(Code::PermissionDenied); 4]);
     assert!(n1.manager().is_leader(), "{}", n1.manager().log_metrics());
     set_label(&n1, "after").await.expect("n1 leads");
     stop([n1, n2]).await;

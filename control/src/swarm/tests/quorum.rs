@@ -1,9 +1,10 @@
 //! Tests of changes of managers while managers are stopped, and of several at once.
 
+use tokio::time::timeout;
 use weft_model::spec::Role::{Manager, Worker};
 
-use super::fixture::{Daemon, cluster, has_label, is_ready, leader_among, node, set_label, stop, voters};
-use crate::swarm::SwarmError;
+use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, leader_among, node, set_label, stop, voters};
+use crate::swarm::{Membership, SwarmError};
 
 #[tokio::test]
 async fn no_change_of_managers_leaves_the_cluster_without_a_quorum() {
@@ -41,6 +42,34 @@ async fn a_manager_does_not_leave_while_there_is_no_leader_and_says_which_manage
     n2.becomes_manager().await;
     set_label(&n1, "kept").await.expect("n1 still votes");
     stop([n1, n2]).await;
+}
+
+/// With an empty log and its former id, it could vote a second time in a term, and help a manager
+/// that lacks a confirmed change to become the leader.
+#[tokio::test]
+async fn a_manager_whose_log_is_lost_does_not_vote_and_comes_back_with_another_raft_id() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    set_label(&n1, "before").await.expect("the change is made");
+    let log = n3.host.dir().join("swarm/raft.redb");
+    let host3 = n3.stop().await;
+    std::fs::remove_file(&log).expect("the log is lost");
+    let (host2, host1) = (n2.stop().await, n1.stop().await);
+
+    let n3 = host3.start().await;
+    let mut membership = n3.swarm.membership();
+    let published = timeout(DEADLINE, membership.wait_for(|m| matches!(m, Membership::Error(_)))).await;
+    let published = published.expect("an error in time").expect("the daemon runs").clone();
+    assert!(matches!(&published, Membership::Error(text) if text.contains("log is missing")), "{published:?}");
+    assert!(!log.exists() && n3.swarm.lifecycle.channels.manager.borrow().is_none(), "n3 does not vote");
+
+    let (n1, n2) = (host1.start().await, host2.start().await);
+    n3.becomes_manager().await;
+    n1.wait_until("n3 votes again", |s| voters(s) == 3 && node(s, "n3", |n| n.voter && is_ready(n))).await;
+    n3.wait_until("n3 has the state", |s| has_label(s, "before")).await;
+    assert_eq!(n3.manager().keys().raft_id, 4);
+    assert_eq!(n1.manager().other_managers().len(), 2, "the former id has been removed");
+    assert!(matches!(&*n3.swarm.membership().borrow(), Membership::Active { .. }));
+    stop([n1, n2, n3]).await;
 }
 
 /// A configuration of two voters would stop when either one fails.
