@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_model::{Command, NodeId, NodePlan, NodeReport, state::NodeStatus};
@@ -30,6 +33,8 @@ use crate::{
 const OUTBOX: usize = 1;
 /// A node sends its first message as soon as the session is open.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a quorum has to confirm that a node was removed.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Outbox = mpsc::Sender<Result<LeaderMessage, Status>>;
 
@@ -80,9 +85,8 @@ async fn run_session(
     let tracker = manager.tracker();
     let mut term = tracker.term();
     let led = *term.borrow_and_update();
-    // The cluster state of a leader is complete, so a node that is not in it was removed.
     if led.is_some() && !manager.state().borrow().nodes.contains_key(caller) {
-        return Err(removed(caller));
+        return Err(confirm_removal(manager, caller).await);
     }
     let Some(session) = tracker.begin_session(caller, NodeReport { acked: first.acked, ..report }, first.feature_level)
     else {
@@ -96,6 +100,24 @@ async fn run_session(
     };
     end?;
     send_redirect(manager, outbox).await
+}
+
+/// The status for a node that the cluster state here does not contain. A node that hears that it
+/// was removed stops its tasks. So a quorum must confirm that this state is the newest: that of a
+/// deposed leader lacks nodes that have joined meanwhile.
+async fn confirm_removal(manager: &Manager, caller: &NodeId) -> Status {
+    let deadline = Instant::now() + CONFIRM_TIMEOUT;
+    match timeout_at(deadline, manager.confirm_leadership()).await {
+        Ok(Ok(index)) if manager.wait_for_index(index, deadline).await => {
+            if manager.state().borrow().nodes.contains_key(caller) {
+                Status::unavailable("the node has joined meanwhile")
+            } else {
+                removed(caller)
+            }
+        }
+        Ok(Err(reason)) => Status::unavailable(reason),
+        Ok(Ok(_)) | Err(_) => Status::unavailable("no quorum confirms in time whether the node was removed"),
+    }
 }
 
 /// Sends the node the leader's address, or an empty one if this manager leads or knows no leader.
@@ -139,8 +161,15 @@ async fn send_plans(manager: &Manager, caller: &NodeId, node_level: u32, outbox:
     loop {
         let state = states.borrow_and_update().clone();
         let state_level = state.feature_level;
-        let plan = plan(&state, caller).ok_or_else(|| removed(caller))?;
+        let Some(plan) = plan(&state, caller) else {
+            return Err(confirm_removal(manager, caller).await);
+        };
         drop(state);
+        // Another leader may have been elected while this process was paused or cut off.
+        if let Err(reason) = manager.confirm_lease().await {
+            tracing::debug!(node = %caller, reason, "sends no plan, because no quorum confirms this leader");
+            return Ok(());
+        }
         if let Some(sent) = &mut sent {
             sent.generation = plan.generation;
         }

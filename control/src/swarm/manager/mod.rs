@@ -30,7 +30,10 @@ mod tests;
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Mutex, watch},
+    time::Instant,
+};
 use weft_model::{ClusterState, LogSource, NodeId, id::ClusterId};
 
 use super::{clock::ClusterClock, liveness::NodeTracker};
@@ -63,6 +66,8 @@ struct Inner {
     peers: Peers,
     tracker: NodeTracker,
     clock: ClusterClock,
+    /// When a quorum was asked that has confirmed this leader.
+    lease: Mutex<Option<Instant>>,
     /// Since when no leader with a quorum is known.
     leaderless_since: watch::Sender<Option<Instant>>,
     /// The other managers that answered the last ping.

@@ -18,6 +18,9 @@ use crate::{
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than an election takes: 1.5 to 2 s (`raft`).
 const QUORUM_LOST: Duration = Duration::from_secs(3);
+/// How long a confirmation of the quorum counts. For 1 s after a voter has heard from the leader,
+/// it votes for no other one (`raft`).
+const LEASE: Duration = Duration::from_millis(500);
 /// The pause before the leader is asked again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -70,6 +73,22 @@ impl Manager {
     pub(in crate::swarm) async fn confirm_leadership(&self) -> Result<u64, String> {
         let (confirmed, _) = self.inner.raft.get_read_log_id().await.map_err(|error| error.to_string())?;
         Ok(confirmed.map_or(0, |id| id.index))
+    }
+
+    /// Makes sure that no other manager leads: a quorum has confirmed this leader within the last
+    /// [`LEASE`], or does so now. Calls that wait at the same time share one confirmation.
+    ///
+    /// # Errors
+    /// The reason, if this manager does not lead or no quorum answers.
+    pub(in crate::swarm) async fn confirm_lease(&self) -> Result<(), String> {
+        let mut confirmed = self.inner.lease.lock().await;
+        if confirmed.is_some_and(|asked| asked.elapsed() < LEASE) {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        self.confirm_leadership().await?;
+        *confirmed = Some(asked);
+        Ok(())
     }
 
     /// Waits until the cluster state here has reached `index`. Returns `false` if `deadline` passes

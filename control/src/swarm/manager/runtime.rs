@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use weft_model::{LogSource, NodeId, id::ClusterId};
 
 use super::{
@@ -69,6 +69,7 @@ impl ManagerRuntime {
             peers,
             tracker: NodeTracker::default(),
             clock: ClusterClock::default(),
+            lease: Mutex::default(),
             leaderless_since: watch::Sender::default(),
             reachable: watch::Sender::default(),
             logs,
