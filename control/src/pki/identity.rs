@@ -6,8 +6,9 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
-    PeerIdentity, PkiError,
+    PeerIdentity, PkiError, Validity,
     subject::{CLOCK_SKEW, read_certificate},
+    verify::Verifiers,
 };
 
 /// A new private key and the certificate request for it.
@@ -36,8 +37,14 @@ impl KeyRequest {
     }
 
     /// The identity made of this key and the certificate that the CA signed for it.
+    ///
+    /// # Errors
+    /// If the CA did not sign the certificate. A manager that answers a renewal may have shown an
+    /// expired certificate, so its answer is not trusted.
     pub fn finish(&self, cert_pem: &str, ca_pem: &str) -> Result<Identity, PkiError> {
-        Identity::new(cert_pem, &self.key.serialize_pem(), ca_pem)
+        let identity = Identity::new(cert_pem, &self.key.serialize_pem(), ca_pem)?;
+        Verifiers::new(&identity.roots)?.check_signed(&identity.cert)?;
+        Ok(identity)
     }
 }
 
@@ -47,10 +54,9 @@ pub struct Identity {
     pub ca_pem: String,
     pub(super) cert: CertificateDer<'static>,
     pub(super) key: PrivateKeyDer<'static>,
-    pub(super) ca: CertificateDer<'static>,
+    pub(super) roots: Vec<CertificateDer<'static>>,
+    pub validity: Validity,
     pem: String,
-    not_before_s: i64,
-    not_after_s: i64,
 }
 
 impl std::fmt::Debug for Identity {
@@ -64,10 +70,10 @@ impl Identity {
         let failed = |e: rustls::pki_types::pem::Error| PkiError::new("read the node's certificate", e);
         let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(failed)?;
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(failed)?;
-        let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(failed)?;
-        let (peer, not_before_s, not_after_s) = read_certificate(&cert)?;
+        let roots = CertificateDer::pem_slice_iter(ca_pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let (peer, validity) = read_certificate(&cert)?;
         let pem = format!("{}\n{}\n", key_pem.trim_end(), cert_pem.trim_end());
-        Ok(Self { peer, ca_pem: ca_pem.to_owned(), cert, key, ca, pem, not_before_s, not_after_s })
+        Ok(Self { peer, ca_pem: ca_pem.to_owned(), cert, key, roots, validity, pem })
     }
 
     /// Key and certificate in one text, so that one rename of a file replaces both. Secret.
@@ -89,8 +95,8 @@ impl Identity {
     /// caller provides) chooses the point, so that the nodes of a cluster do not renew at the same
     /// time.
     pub fn renew_in(&self, now_ms: u64, spread: f64) -> Duration {
-        let signed_s = self.not_before_s + CLOCK_SKEW.as_secs() as i64;
-        let life_ms = (self.not_after_s - signed_s).max(0) as f64 * 1000.0;
+        let signed_s = self.validity.not_before_s + CLOCK_SKEW.as_secs() as i64;
+        let life_ms = (self.validity.not_after_s - signed_s).max(0) as f64 * 1000.0;
         let at_ms = signed_s as f64 * 1000.0 + life_ms * (0.5 + 0.3 * spread.clamp(0.0, 1.0));
         Duration::from_millis((at_ms - now_ms as f64).max(0.0) as u64)
     }
@@ -127,6 +133,18 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_of_another_ca_is_refused() {
+        let (cluster, node) = ids();
+        let (ca, other) = (Ca::create().expect("a CA"), Ca::create().expect("a CA"));
+        let request = KeyRequest::generate().expect("a request");
+        let subject = Subject { cluster: &cluster, node: &node, role: Role::Worker, life: Duration::from_secs(1000) };
+        let cert = other.sign(request.csr_pem(), subject).expect("signed");
+        request.finish(&cert, other.cert_pem()).expect("the CA that signed it");
+        let refused = request.finish(&cert, ca.cert_pem()).expect_err("another CA").to_string();
+        assert!(refused.contains("verify the certificate"), "{refused}");
+    }
+
+    #[test]
     fn renewal_is_due_between_half_and_four_fifths_of_the_life() {
         let (cluster, node) = ids();
         let ca = Ca::create().expect("a CA");
@@ -135,7 +153,7 @@ mod tests {
             Subject { cluster: &cluster, node: &node, role: Role::Worker, life: Duration::from_secs(100_000) };
         let cert = ca.sign(request.csr_pem(), subject).expect("signed");
         let identity = request.finish(&cert, ca.cert_pem()).expect("an identity");
-        let start_ms = (identity.not_before_s as u64 + CLOCK_SKEW.as_secs()) * 1000;
+        let start_ms = (identity.validity.not_before_s as u64 + CLOCK_SKEW.as_secs()) * 1000;
         let life_s = 100_000;
         assert_eq!(identity.renew_in(start_ms, 0.0), Duration::from_secs(life_s / 2));
         assert_eq!(identity.renew_in(start_ms, 1.0), Duration::from_secs(life_s * 4 / 5));

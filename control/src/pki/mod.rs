@@ -16,11 +16,12 @@ mod seal;
 mod ca;
 mod identity;
 mod tls;
+mod verify;
 
 pub use ca::{Ca, Subject, node_id_of_request};
 pub use identity::{Identity, KeyRequest};
 pub use seal::Kek;
-pub use subject::{PeerIdentity, role_unit};
+pub use subject::{PeerIdentity, Validity, role_unit};
 pub use tls::{Credentials, MANAGER_NAME, pinned_client, unverified_client};
 pub use token::{InvalidToken, JoinToken, random_secret};
 

@@ -31,22 +31,35 @@ pub fn role_unit(role: Role) -> &'static str {
     }
 }
 
+/// From when to when a certificate is valid, in Unix seconds; both ends are included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    pub not_before_s: i64,
+    pub not_after_s: i64,
+}
+
+impl Validity {
+    /// Whether the certificate has expired at `now_ms`, in Unix milliseconds.
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        i64::try_from(now_ms / 1000).is_ok_and(|now_s| now_s > self.not_after_s)
+    }
+}
+
 impl PeerIdentity {
     /// Reads the subject of a certificate in PEM form.
     pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         let der =
             CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| PkiError::new("read the certificate", e))?;
-        Self::from_certificate(&der)
+        Ok(read_certificate(&der)?.0)
     }
 
-    /// Reads the subject of a certificate that TLS has already verified.
-    pub fn from_certificate(der: &[u8]) -> Result<Self, PkiError> {
-        Ok(read_certificate(der)?.0)
+    /// Reads the subject and the validity of a certificate that TLS has already verified.
+    pub fn from_certificate(der: &[u8]) -> Result<(Self, Validity), PkiError> {
+        read_certificate(der)
     }
 }
 
-/// Returns the subject, and the start and end of the validity in Unix seconds.
-pub(super) fn read_certificate(der: &[u8]) -> Result<(PeerIdentity, i64, i64), PkiError> {
+pub(super) fn read_certificate(der: &[u8]) -> Result<(PeerIdentity, Validity), PkiError> {
     let failed = |reason: &str| PkiError::new("read the certificate", reason);
     let (_, cert) = X509Certificate::from_der(der).map_err(|e| PkiError::new("read the certificate", e))?;
     let subject = cert.subject();
@@ -60,6 +73,7 @@ pub(super) fn read_certificate(der: &[u8]) -> Result<(PeerIdentity, i64, i64), P
     };
     let cluster = organization.and_then(|o| o.parse().ok()).ok_or_else(|| failed("its O is not a cluster id"))?;
     let node = name.and_then(|n| n.parse().ok()).ok_or_else(|| failed("its CN is not a node id"))?;
-    let validity = cert.validity();
-    Ok((PeerIdentity { cluster, node, role }, validity.not_before.timestamp(), validity.not_after.timestamp()))
+    let (start, end) = (cert.validity().not_before, cert.validity().not_after);
+    let validity = Validity { not_before_s: start.timestamp(), not_after_s: end.timestamp() };
+    Ok((PeerIdentity { cluster, node, role }, validity))
 }

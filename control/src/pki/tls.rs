@@ -11,14 +11,17 @@ use rustls::{
         ResolvesClientCert, Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, ring as ring_provider, verify_tls13_signature},
+    crypto::{ring as ring_provider, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
     version::TLS13,
 };
 
-use super::{Identity, PkiError};
+use super::{
+    Identity, PkiError,
+    verify::{ClientVerifier, CurrentVerifiers, ServerVerifier, Verifiers, provider},
+};
 
 /// The DNS name in the certificates of all managers, and of no worker.
 pub const MANAGER_NAME: &str = "swarm-manager";
@@ -32,8 +35,10 @@ pub struct Credentials {
     live: Arc<Live>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    renewal_client: Arc<ClientConfig>,
 }
 
+/// What the handshakes use now.
 #[derive(Debug)]
 struct Live {
     current: RwLock<Current>,
@@ -43,47 +48,36 @@ struct Live {
 struct Current {
     identity: Arc<Identity>,
     certified: Arc<CertifiedKey>,
+    verifiers: Verifiers,
 }
 
 impl Credentials {
     pub fn new(identity: Arc<Identity>) -> Result<Self, PkiError> {
-        let failed = |e: &dyn std::fmt::Display| PkiError::new("set up TLS", e);
-        let mut roots = RootCertStore::empty();
-        roots.add(identity.ca.clone()).map_err(|e| failed(&e))?;
-        let roots = Arc::new(roots);
         let live = Arc::new(Live { current: RwLock::new(Current::new(identity)?) });
-
-        // A peer without a certificate may make two calls (fetch the CA, join). The services check
-        // all others.
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| failed(&e))?;
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
-            .map_err(|e| failed(&e))?
-            .with_client_cert_verifier(verifier)
+            .map_err(|e| PkiError::new("set up TLS", e))?
+            .with_client_cert_verifier(Arc::new(ClientVerifier(live.clone())))
             .with_cert_resolver(live.clone());
         server.alpn_protocols = vec![ALPN.to_vec()];
-
-        let mut client = client_builder()?.with_root_certificates(roots).with_client_cert_resolver(live.clone());
-        client.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would use the certificate of the node's earlier role.
-        client.resumption = Resumption::disabled();
-        Ok(Self { live, server: Arc::new(server), client: Arc::new(client) })
+        let client = Arc::new(client_of(&live, false)?);
+        let renewal_client = Arc::new(client_of(&live, true)?);
+        Ok(Self { live, server: Arc::new(server), client, renewal_client })
     }
 
     pub fn identity(&self) -> Arc<Identity> {
         self.live.current().identity
     }
 
-    /// Uses `identity`, which the same CA must have signed, from the next handshake on.
+    /// Uses `identity` from the next handshake on, and trusts its roots.
     pub fn replace(&self, identity: Arc<Identity>) -> Result<(), PkiError> {
         let current = Current::new(identity)?;
         *self.live.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = current;
         Ok(())
     }
 
+    /// Accepts expired certificates of clients, so that these can renew them. The RPC layer must
+    /// refuse their other calls.
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
@@ -91,6 +85,24 @@ impl Credentials {
     pub fn client(&self) -> Arc<ClientConfig> {
         self.client.clone()
     }
+
+    /// As [`Self::client`], and accepts a server whose certificate has expired. Only for the
+    /// renewal, whose answer is verified by itself: see [`super::KeyRequest::finish`].
+    pub fn renewal_client(&self) -> Arc<ClientConfig> {
+        self.renewal_client.clone()
+    }
+}
+
+fn client_of(live: &Arc<Live>, accept_expired: bool) -> Result<ClientConfig, PkiError> {
+    let verifier = Arc::new(ServerVerifier { current: live.clone(), accept_expired });
+    let mut client = client_builder()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(live.clone());
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    // A resumed session would use the certificate of the node's earlier role.
+    client.resumption = Resumption::disabled();
+    Ok(client)
 }
 
 impl Current {
@@ -99,13 +111,20 @@ impl Current {
             .map_err(|e| PkiError::new("load the node's key", e))?;
         let certified = Arc::new(CertifiedKey::new(vec![identity.cert.clone()], key));
         certified.keys_match().map_err(|e| PkiError::new("match the node's key and certificate", e))?;
-        Ok(Self { identity, certified })
+        let verifiers = Verifiers::new(&identity.roots)?;
+        Ok(Self { identity, certified, verifiers })
     }
 }
 
 impl Live {
     fn current(&self) -> Current {
         self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl CurrentVerifiers for Live {
+    fn verifiers(&self) -> Verifiers {
+        self.current().verifiers
     }
 }
 
@@ -147,10 +166,6 @@ pub fn unverified_client() -> Result<Arc<ClientConfig>, PkiError> {
         client_builder()?.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer)).with_no_client_auth();
     client.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(client))
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring_provider::default_provider())
 }
 
 fn client_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, PkiError> {

@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use weft_model::NodeId;
 
 use super::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
-use crate::pki::MANAGER_NAME;
+use crate::pki::{Credentials, Identity, MANAGER_NAME};
 
 /// Time limit for the TCP and TLS handshakes together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -97,10 +97,21 @@ fn endpoint() -> Endpoint {
 }
 
 /// Channels to other nodes, one for each address and name. Cheap to clone.
+///
+/// A connection keeps the certificate with which it was opened. So all channels are opened again
+/// when this node's certificate was replaced: the old one may have expired, and the other nodes
+/// then refuse its calls.
 #[derive(Debug, Clone)]
 pub struct Peers {
-    tls: Arc<ClientConfig>,
-    channels: Arc<Mutex<BTreeMap<(SocketAddr, NodeId), Channel>>>,
+    credentials: Credentials,
+    opened: Arc<Mutex<Opened>>,
+}
+
+/// The cached channels, all opened with the same certificate.
+#[derive(Debug)]
+struct Opened {
+    identity: Arc<Identity>,
+    channels: BTreeMap<(SocketAddr, NodeId), Channel>,
 }
 
 /// Limit of cached channels. When it is reached, all channels are dropped and opened again on use.
@@ -108,26 +119,32 @@ pub struct Peers {
 const MAX_CHANNELS: usize = 256;
 
 impl Peers {
-    pub fn new(tls: Arc<ClientConfig>) -> Self {
-        Self { tls, channels: Arc::default() }
+    pub fn new(credentials: Credentials) -> Self {
+        let opened = Opened { identity: credentials.identity(), channels: BTreeMap::new() };
+        Self { credentials, opened: Arc::new(Mutex::new(opened)) }
     }
 
     /// A separate connection to `node` for one stream. Use it if the reader may be slow: unread
     /// data fills the flow-control window of the whole connection (RFC 9113, section 5.2), and
     /// would block all other calls on a shared connection.
     pub fn dedicated_channel(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
-        Dialer::node(addr, node, self.tls.clone()).map(|dialer| dialer.lazy())
+        Dialer::node(addr, node, self.credentials.client()).map(|dialer| dialer.lazy())
     }
 
     /// The shared channel to `node` at `addr`, for calls that are answered immediately. `None` as
     /// in [`Dialer::node`].
     pub fn channel(&self, addr: SocketAddr, node: &NodeId) -> Option<Channel> {
-        let mut channels = self.channels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let identity = self.credentials.identity();
+        if !Arc::ptr_eq(&opened.identity, &identity) {
+            *opened = Opened { identity, channels: BTreeMap::new() };
+        }
+        let channels = &mut opened.channels;
         let key = (addr, node.clone());
         if let Some(channel) = channels.get(&key) {
             return Some(channel.clone());
         }
-        let channel = Dialer::node(addr, node, self.tls.clone())?.lazy();
+        let channel = Dialer::node(addr, node, self.credentials.client())?.lazy();
         if channels.len() >= MAX_CHANNELS {
             channels.clear();
         }

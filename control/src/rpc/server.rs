@@ -4,8 +4,8 @@
 //! certificate can change while the server runs.
 //!
 //! Any host that reaches the port can connect, so connections without a certificate must not use up
-//! the connections of members. Connections without a certificate have a separate limit, and so do
-//! connections whose handshake is not complete.
+//! the connections of members. Connections without a certificate, or with one that has expired,
+//! have a separate limit, and so do connections whose handshake is not complete.
 
 use std::{
     convert::Infallible,
@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{Extension, Router};
@@ -42,14 +42,15 @@ use crate::pki::PeerIdentity;
 pub struct Limits {
     /// Concurrent connections of members: several for each node of a large cluster.
     pub members: usize,
-    /// Concurrent connections without a certificate: nodes that fetch the CA or join.
+    /// Concurrent connections without a valid certificate: nodes that fetch the CA, join, or renew
+    /// an expired certificate.
     pub unauthenticated: usize,
     /// Concurrent connections in the TLS handshake.
     pub handshakes: usize,
     /// Time limit for the TLS handshake, and then for the first request.
     pub first_request_timeout: Duration,
-    /// Longest life of a connection without a certificate. A join, which includes a write by the
-    /// leader, takes less.
+    /// Longest life of a connection without a valid certificate. A join, which includes a write by
+    /// the leader, takes less.
     pub unauthenticated_timeout: Duration,
 }
 
@@ -166,29 +167,36 @@ impl Accepted {
             Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
         };
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let identity = match certificate.map(|c| PeerIdentity::from_certificate(c)).transpose() {
-            Ok(identity) => identity,
+        let caller = match certificate.map(|c| PeerIdentity::from_certificate(c)).transpose() {
+            Ok(None) => Caller::Anonymous,
+            Ok(Some((peer, validity))) if validity.has_expired(now_ms()) => Caller::Expired(peer),
+            Ok(Some((peer, _))) => Caller::Node(peer),
             Err(error) => return tracing::warn!(%peer, %error, "closing connection: the certificate cannot be read"),
         };
-        let (slots, life) = match identity {
-            Some(_) => (slots.members, None),
-            None => (slots.unauthenticated, Some(limits.unauthenticated_timeout)),
+        let (slots, life) = match caller {
+            Caller::Node(_) => (slots.members, None),
+            Caller::Anonymous | Caller::Expired(_) => (slots.unauthenticated, Some(limits.unauthenticated_timeout)),
         };
         let Ok(_slot) = slots.try_acquire_owned() else {
-            return tracing::warn!(%peer, member = identity.is_some(), "closing connection: too many connections");
+            return tracing::warn!(%peer, member = life.is_none(), "closing connection: too many connections");
         };
         drop(handshake);
-        let routes = routes.layer(Extension(Caller::new(identity)));
+        let routes = routes.layer(Extension(caller));
         let requests = serve_requests(peer, stream, routes, limits.first_request_timeout);
         match life {
             None => requests.await,
             Some(life) => {
                 if timeout(life, requests).await.is_err() {
-                    tracing::debug!(%peer, "closing connection: time limit without a certificate reached");
+                    tracing::debug!(%peer, "closing connection: time limit without a valid certificate reached");
                 }
             }
         }
     }
+}
+
+/// The wall clock, in Unix milliseconds.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }
 
 /// Answers requests until the connection ends, or `first_request_timeout` passes without any
@@ -251,11 +259,11 @@ mod tests {
     };
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    fn credentials() -> Credentials {
-        let ca = Ca::create().expect("a CA");
+    const LIFE: Duration = Duration::from_secs(1000);
+
+    fn credentials(ca: &Ca, life: Duration) -> Credentials {
         let request = KeyRequest::generate().expect("a request");
         let (cluster, node) = (ClusterId::from_random(1), NodeId::from_random(2));
-        let life = Duration::from_secs(1000);
         let subject = Subject { cluster: &cluster, node: &node, role: Role::Manager, life };
         let cert = ca.sign(request.csr_pem(), subject).expect("signed");
         Credentials::new(Arc::new(request.finish(&cert, ca.cert_pem()).expect("an identity"))).expect("credentials")
@@ -269,7 +277,10 @@ mod tests {
 
     impl Server {
         fn start() -> Self {
-            let credentials = credentials();
+            Self::start_with(credentials(&Ca::create().expect("a CA"), LIFE))
+        }
+
+        fn start_with(credentials: Credentials) -> Self {
             let bound = Bound::bind(([127, 0, 0, 1], 0).into()).expect("a port");
             let (addr, stop) = (bound.addr(), CancellationToken::new());
             let routes = Router::new().route("/", axum::routing::get(|| async { "here" }));
@@ -291,6 +302,16 @@ mod tests {
             let answer = timeout(DEADLINE, channel.oneshot(request)).await.expect("in time").expect("an answer");
             assert_eq!(answer.status(), 200);
         }
+    }
+
+    async fn wait_until_expired(credentials: &Credentials) {
+        let mut interval = tokio::time::interval(Duration::from_millis(50));
+        let expired = async {
+            while !credentials.identity().validity.has_expired(now_ms()) {
+                interval.tick().await;
+            }
+        };
+        timeout(DEADLINE, expired).await.expect("expired in time");
     }
 
     async fn check_closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
@@ -317,6 +338,41 @@ mod tests {
         check_closed(server.connect_unauthenticated().await).await;
         assert!(since.elapsed() >= LIMITS.first_request_timeout, "{:?}", since.elapsed());
         check_closed(TcpStream::connect(server.addr).await.expect("connected, and no TLS")).await;
+        server.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn an_expired_server_is_accepted_for_the_renewal_only() {
+        let ca = Ca::create().expect("a CA");
+        let server = Server::start_with(credentials(&ca, Duration::ZERO));
+        wait_until_expired(&server.credentials).await;
+        let member = credentials(&ca, LIFE);
+        let refused = connect_now(&Dialer::manager(server.addr, member.client())).await;
+        let refused = format!("{:?}", refused.expect_err("the server's certificate has expired"));
+        assert!(refused.contains("Expired"), "{refused}");
+        connect_now(&Dialer::manager(server.addr, member.renewal_client())).await.expect("it may be asked to renew");
+        let other = credentials(&Ca::create().expect("a CA"), LIFE);
+        let refused = connect_now(&Dialer::manager(server.addr, other.renewal_client())).await;
+        let refused = format!("{:?}", refused.expect_err("another cluster's CA signed the server's certificate"));
+        assert!(refused.contains("UnknownIssuer") || refused.contains("BadSignature"), "{refused}");
+        server.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn an_expired_client_has_no_place_among_the_members() {
+        let ca = Ca::create().expect("a CA");
+        let server = Server::start_with(credentials(&ca, LIFE));
+        let expired = credentials(&ca, Duration::ZERO);
+        wait_until_expired(&expired).await;
+        let mut open = Vec::new();
+        for _ in 0..LIMITS.unauthenticated {
+            open.push(server.connect_unauthenticated().await);
+        }
+        let stream = TcpStream::connect(server.addr).await.expect("connected");
+        let connector = TlsConnector::from(expired.client());
+        let stream = connector.connect(MANAGER_NAME.try_into().expect("a name"), stream).await.expect("TLS");
+        check_closed(stream).await;
+        server.check_member_is_served().await;
         server.stop.cancel();
     }
 

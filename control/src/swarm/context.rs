@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use weft_model::{NodeId, NodePlan, NodeReport, id::ClusterId, spec::Role};
 
 use super::{
+    clock::now_ms,
     error::SwarmError,
     manager::Manager,
     types::{Membership, SwarmConfig},
@@ -74,6 +75,8 @@ pub(super) enum HealthIssue {
     Removed,
     /// This manager's log cannot be opened or written.
     Log,
+    /// This node's certificate has expired and cannot be renewed.
+    Certificate,
 }
 
 /// What all tasks of one membership share.
@@ -119,6 +122,11 @@ impl Context {
     /// this one from the Raft membership.
     pub(super) fn raft_id_ended(&self, raft_id: u64) -> bool {
         self.channels.plans.borrow().as_ref().is_some_and(|plan| plan.raft_id > raft_id)
+    }
+
+    /// Whether this node's certificate has expired, by this node's clock.
+    pub(super) fn certificate_has_expired(&self) -> bool {
+        self.credentials.identity().validity.has_expired(now_ms())
     }
 
     /// The running manager, also before the cluster state has reached it. `None` on workers.

@@ -1,10 +1,11 @@
 //! The certificate authority: first certificates for nodes that join with a token, and renewals for
 //! members. A renewal is signed for the node's role in the cluster state.
+//!
+//! A renewal also accepts a certificate that has expired, of a node that the cluster state still
+//! contains: after a cluster was switched off for long, all its certificates have expired. To
+//! remove a node from the cluster revokes its certificates.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use ring::digest::{SHA256, digest};
 use tonic::{Code, Request, Response, Status, transport::Channel};
@@ -14,13 +15,9 @@ use weft_model::{
     spec::{Availability, Role},
 };
 
-use super::{
-    Services,
-    status::{internal, removed},
-};
+use super::{Services, status::removed};
 use crate::{
-    pki::{self, Subject},
-    plan::plan,
+    pki,
     raft::ProposalId,
     rpc::{
         Caller,
@@ -29,7 +26,10 @@ use crate::{
             authority_client::AuthorityClient, authority_server::Authority,
         },
     },
-    swarm::{error::ProposeError, manager::Manager},
+    swarm::{
+        error::ProposeError,
+        manager::{Manager, SignError},
+    },
 };
 
 /// The same text for a token that never existed and for one that was rotated, so that a caller
@@ -62,20 +62,34 @@ impl Authority for Services {
         let node = pki::node_id_of_request(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
         propose_join(&manager, node.clone(), role, &request).await?;
         let state = manager.state().borrow().clone();
-        let known = plan(&state, &node).ok_or_else(|| removed(&node))?;
-        let cert_pem = sign(&manager, &node, known.role, &request.csr_pem)?;
+        let cert_pem = manager.sign(&node, &request.csr_pem).map_err(sign_failed)?;
         let managers = state.nodes.values().filter(|n| n.is_manager() && n.id != node);
         let managers = managers.map(|n| n.rpc_addr.to_string()).collect();
         Ok(Response::new(JoinReply { node: node.to_string(), cert_pem, managers }))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
-        let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
+        let (caller, expired) = Caller::known(request.extensions(), &self.context.record.cluster)?;
         let manager = self.manager()?;
-        let state = manager.state().borrow().clone();
-        let known = plan(&state, &caller).ok_or_else(|| removed(&caller))?;
-        let cert_pem = sign(&manager, &caller, known.role, &request.get_ref().csr_pem)?;
+        // A manager that lags behind may still know a node that was removed. A manager's own
+        // renewal cannot wait for a leader: without it, the managers may be no quorum.
+        let is_manager = manager.state().borrow().nodes.get(&caller.node).is_some_and(|node| node.in_raft_config);
+        if expired && !is_manager && !manager.catch_up().await {
+            return Err(Status::unavailable("the swarm has no leader that confirms that the node is still a member"));
+        }
+        let cert_pem = manager.sign(&caller.node, &request.get_ref().csr_pem).map_err(sign_failed)?;
+        if expired {
+            tracing::info!(node = %caller.node, "renewed a certificate that had expired");
+        }
         Ok(Response::new(RenewReply { cert_pem }))
+    }
+}
+
+fn sign_failed(error: SignError) -> Status {
+    match error {
+        SignError::NoState => Status::unavailable(error.to_string()),
+        SignError::Removed(node) => removed(&node),
+        SignError::Pki(error) => Status::internal(error.to_string()),
     }
 }
 
@@ -124,13 +138,4 @@ async fn propose_join(manager: &Manager, id: NodeId, role: Role, request: &JoinR
         .map_err(|error: ProposeError| Status::unavailable(error.to_string()))?;
     outcome.map_err(|rejection| Status::invalid_argument(rejection.to_string()))?;
     Ok(())
-}
-
-fn sign(manager: &Manager, node: &NodeId, role: Role, csr_pem: &str) -> Result<String, Status> {
-    let state = manager.state().borrow().clone();
-    let cluster =
-        state.cluster.as_ref().ok_or_else(|| Status::unavailable("the swarm is not formed yet: try again"))?;
-    let life = Duration::from_millis(cluster.spec.cert_expiry_ms);
-    let ca = manager.authority().map_err(|e| internal(&e))?;
-    ca.sign(csr_pem, Subject { cluster: &cluster.id, node, role, life }).map_err(|e| internal(&e))
 }

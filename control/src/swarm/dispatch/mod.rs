@@ -3,8 +3,8 @@
 //! The supervisor serves [`routes`] on the node's listen address, on workers too: a worker answers
 //! calls for its task logs and for the authority's certificate, and refuses all others. All calls
 //! except the two of a node that joins need a node certificate, which [`crate::rpc::Caller`]
-//! checks. A node's certificate stays valid after the node was removed, so most calls also check
-//! that the cluster state contains the caller.
+//! checks; only the renewal accepts one that has expired. A node's certificate stays valid after
+//! the node was removed, so most calls also check that the cluster state contains the caller.
 //!
 //! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan.
 //! - `authority`: first certificates for nodes that join, and renewals.

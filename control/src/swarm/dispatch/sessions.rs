@@ -43,8 +43,11 @@ impl Dispatcher for Services {
     type SessionStream = ReceiverStream<Result<LeaderMessage, Status>>;
 
     async fn session(&self, request: Request<Streaming<NodeMessage>>) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
         let manager = self.manager()?;
+        if let (caller, true) = Caller::known(request.extensions(), &self.context.record.cluster)? {
+            report_expired(&manager, &caller.node).await;
+        }
+        let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let inbox = request.into_inner();
         self.sessions.spawn(async move {
@@ -68,6 +71,22 @@ impl Dispatcher for Services {
             Command::SetNodeStatus { id: caller, status: NodeStatus::Down, message: "it left the swarm".to_owned() };
         manager.propose(left).await.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(LeaveReply {}))
+    }
+}
+
+/// Says in the cluster state why a node that is down cannot come back: its certificate has expired.
+/// A manager that does not lead does nothing: the node asks all managers.
+async fn report_expired(manager: &Manager, caller: &NodeId) {
+    let message = "its certificate has expired, and it has not renewed it yet: \"weft info\" on the node says why";
+    let news = manager.state().borrow().nodes.get(caller).is_some_and(|node| {
+        node.status == NodeStatus::Down && node.message != message && manager.tracker().view().is_some()
+    });
+    if !news {
+        return;
+    }
+    let down = Command::SetNodeStatus { id: caller.clone(), status: NodeStatus::Down, message: message.to_owned() };
+    if let Err(error) = manager.propose(down).await {
+        tracing::debug!(node = %caller, %error, "cannot report that the node's certificate has expired");
     }
 }
 

@@ -7,6 +7,7 @@
 //! - `peers`: the other managers: which one leads, and which ones answer.
 //! - `propose`: changes of the cluster state.
 //! - `replication`: passes Raft messages of other managers to this manager's log.
+//! - `signing`: certificates for nodes, signed by the cluster's authority.
 //! - `logs`: task logs, fetched from the node that runs the task.
 //!
 //! `leader` is the loop that runs while this manager leads, with its pure parts `observe` and
@@ -19,6 +20,7 @@ mod read;
 mod peers;
 mod propose;
 mod replication;
+mod signing;
 mod logs;
 mod observe;
 mod voters;
@@ -44,6 +46,7 @@ use crate::{
 };
 
 pub(super) use runtime::{ManagerConfig, ManagerRuntime};
+pub(super) use signing::SignError;
 
 /// A manager's handle to the cluster state: reads it, changes it, and asks the other managers.
 /// Cheap to clone.

@@ -10,7 +10,7 @@ use weft_model::{ClusterState, spec::Role};
 
 use super::Manager;
 use crate::{
-    pki::{Ca, JoinToken, PkiError},
+    pki::JoinToken,
     rpc::pb::{ConfirmedRequest, quorum_client::QuorumClient},
 };
 
@@ -109,19 +109,5 @@ impl Manager {
             };
             JoinToken::new(&cluster.ca_cert_pem, secret).to_string()
         })
-    }
-
-    /// The certificate authority, ready to sign.
-    ///
-    /// # Errors
-    /// If the cluster state has not reached this manager yet, or this manager's key-encryption key
-    /// cannot decrypt the authority's key.
-    pub(in crate::swarm) fn authority(&self) -> Result<Ca, PkiError> {
-        let state = self.inner.state.borrow().clone();
-        let cluster = state.cluster.as_ref().ok_or_else(|| PkiError {
-            what: "open the certificate authority",
-            reason: "this manager has not received the cluster state yet".to_owned(),
-        })?;
-        Ca::open(&cluster.id, &cluster.ca_cert_pem, &cluster.ca_key_sealed, &self.inner.keys.kek)
     }
 }

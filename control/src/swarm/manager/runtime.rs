@@ -54,7 +54,7 @@ impl ManagerRuntime {
         let unusable = |reason: String| SwarmError::Storage { path: log_path.clone(), reason };
         let machine = Machine::open(store.clone()).map_err(|e| unusable(e.to_string()))?;
         let state = machine.state();
-        let peers = Peers::new(credentials.client());
+        let peers = Peers::new(credentials);
         let network = Network::new(peers.clone(), keys.raft_id, state.clone());
         let raft = raft::start(keys.raft_id, store.clone(), machine, network)
             .await

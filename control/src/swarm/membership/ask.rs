@@ -1,22 +1,23 @@
 //! Calls that any manager can answer. `role` and `leave` use this module.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use rustls::ClientConfig;
 use tokio::time::timeout;
 use tonic::{Status, transport::Channel};
 
 use crate::{
     rpc::{Dialer, connect_now},
-    swarm::{context::Context, error::root_cause},
+    swarm::error::root_cause,
 };
 
-/// Asks one manager after the other until one answers. Each manager has `limit` for the connection
-/// and its answer together.
+/// Asks one manager after the other until one answers, with the TLS configuration `tls`. Each
+/// manager has `limit` for the connection and its answer together.
 ///
 /// # Errors
 /// The reason why the last manager did not answer.
 pub(super) async fn ask_managers<T, F>(
-    context: &Context,
+    tls: &Arc<ClientConfig>,
     addrs: impl IntoIterator<Item = SocketAddr>,
     limit: Duration,
     call: impl Fn(Channel) -> F,
@@ -26,7 +27,7 @@ where
 {
     let mut reason = "no manager's address is known".to_owned();
     for addr in addrs {
-        let dialer = Dialer::manager(addr, context.credentials.client());
+        let dialer = Dialer::manager(addr, tls.clone());
         let answer = timeout(limit, async {
             let channel = connect_now(&dialer).await.map_err(|error| root_cause(&error))?;
             call(channel).await.map_err(|status| status.message().to_owned())

@@ -80,7 +80,8 @@ pub(super) async fn announce(supervisor: &Supervisor) -> Result<(), SwarmError> 
 async fn notify_leader(context: &Context) -> bool {
     let own_addr = SocketAddr::new(context.record.addr, context.record.listen_addr.port());
     let others = context.manager_addrs().into_iter().filter(|addr| *addr != own_addr);
-    let left = ask_managers(context, others, CALL_TIMEOUT, |channel| async move {
+    let tls = context.credentials.client();
+    let left = ask_managers(&tls, others, CALL_TIMEOUT, |channel| async move {
         DispatcherClient::new(channel).leave(LeaveRequest {}).await
     });
     left.await.is_ok()

@@ -7,10 +7,14 @@
 //!   The log of the former id is removed, then as for a promotion.
 //! - Demotion: the plan says worker once the other managers have removed this node's vote. A
 //!   certificate of the new role, then the log is closed and removed together with the keys.
-//! - Certificates are renewed before they expire.
+//! - Certificates are renewed before they expire. A node that was switched off longer renews its
+//!   expired certificate: a manager signs its own as soon as its log is open, other nodes ask a
+//!   manager.
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
+use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
@@ -18,7 +22,7 @@ use weft_model::{NodePlan, spec::Role};
 
 use super::{ask::ask_managers, store::MembershipStore};
 use crate::{
-    pki::{Kek, KeyRequest, PeerIdentity},
+    pki::{Identity, Kek, KeyRequest, PeerIdentity},
     rpc::pb::{
         RenewRequest, ReplaceRequest, WelcomeRequest, authority_client::AuthorityClient, quorum_client::QuorumClient,
     },
@@ -38,7 +42,9 @@ const RETRY: Duration = Duration::from_millis(500);
 /// not notice a change of the wall clock.
 const RECHECK: Duration = Duration::from_secs(3600);
 
-/// Opens this node's log and starts its manager.
+/// Opens this node's log and starts its manager. A manager whose certificate has expired signs a
+/// new one for itself before it calls another manager or is called. If that fails, it starts
+/// anyway: another manager may renew the certificate.
 ///
 /// # Errors
 /// As [`ManagerRuntime::start`], and [`SwarmError::LogLost`].
@@ -56,7 +62,34 @@ pub(super) async fn start_manager(
         credentials: context.credentials.clone(),
         logs: context.config.logs.clone(),
     };
-    ManagerRuntime::start(config).await
+    let runtime = ManagerRuntime::start(config).await?;
+    if context.certificate_has_expired()
+        && let Err(error) = renew_own(context, store, runtime.manager())
+    {
+        tracing::warn!(%error, "cannot renew this manager's own certificate, asking the other managers");
+    }
+    Ok(runtime)
+}
+
+/// Signs a new certificate for this manager with the authority's key, which it holds itself.
+fn renew_own(context: &Context, store: &MembershipStore, manager: &Manager) -> Result<(), SwarmError> {
+    let failed = |reason: String| SwarmError::Internal { what: "renew the certificate", reason };
+    let request = KeyRequest::generate()?;
+    let cert_pem = manager.sign(manager.node(), request.csr_pem()).map_err(|e| failed(e.to_string()))?;
+    let identity = request.finish(&cert_pem, &context.record.ca_pem)?;
+    if identity.peer.role != Role::Manager {
+        return Err(failed("this node is no manager any more".to_owned()));
+    }
+    use_identity(context, store, identity)
+}
+
+/// Stores a new certificate and uses it from now on.
+fn use_identity(context: &Context, store: &MembershipStore, identity: Identity) -> Result<(), SwarmError> {
+    store.write_identity(&identity)?;
+    let role = identity.peer.role;
+    context.credentials.replace(Arc::new(identity))?;
+    tracing::info!(?role, "node certificate renewed");
+    Ok(())
 }
 
 /// Runs until `stop`, then stops the manager. `runtime` is a manager that runs already.
@@ -124,7 +157,11 @@ impl RoleReconciler {
         let wanted = planned.unwrap_or(self.context.certified_role());
         let due = self.context.credentials.identity().renew_in(now_ms(), self.spread);
         if wanted != self.context.certified_role() || due.is_zero() {
-            self.renew(wanted).await?;
+            let expired = self.context.certificate_has_expired();
+            let renewed = self.renew(wanted, expired).await;
+            let issue = renewed.as_ref().err().filter(|_| expired).map(|error| self.expiry_issue(error));
+            self.context.set_issue(HealthIssue::Certificate, issue);
+            renewed?;
         }
         if self.raft_id().is_some_and(|raft_id| self.context.raft_id_ended(raft_id)) {
             tracing::info!("this node was demoted and promoted again: it starts with an empty log");
@@ -145,12 +182,29 @@ impl RoleReconciler {
         Ok(due.clamp(RETRY, RECHECK))
     }
 
-    /// Gets a new certificate from any manager, stores it and uses it from now on.
-    async fn renew(&self, wanted: Role) -> Result<(), SwarmError> {
+    /// What `weft info` shows while the certificate has expired.
+    fn expiry_issue(&self, error: &SwarmError) -> String {
+        let expired_s = self.context.credentials.identity().validity.not_after_s;
+        let expired = Timestamp::from_second(expired_s).map_or_else(|_| expired_s.to_string(), |at| at.to_string());
+        format!(
+            "this node's certificate expired at {expired}: {error}; the node tries again until a manager renews it. \
+             Check that a manager runs and can be reached, and that the clocks of the nodes are right"
+        )
+    }
+
+    /// Gets a new certificate, stores it and uses it from now on. A manager whose certificate has
+    /// expired signs it itself, if it can; otherwise any manager signs it.
+    async fn renew(&self, wanted: Role, expired: bool) -> Result<(), SwarmError> {
+        if let Some(runtime) = self.runtime.as_ref().filter(|_| expired && wanted == Role::Manager) {
+            match renew_own(&self.context, &self.store, runtime.manager()) {
+                Ok(()) => return self.check_not_expired(),
+                Err(error) => tracing::debug!(%error, "cannot renew this manager's own certificate"),
+            }
+        }
         let request = KeyRequest::generate()?;
         let csr_pem = request.csr_pem().to_owned();
         let cert_pem = self
-            .ask_managers("renew the certificate", |channel| {
+            .ask_managers("renew the certificate", &self.context.credentials.renewal_client(), |channel| {
                 let request = RenewRequest { csr_pem: csr_pem.clone() };
                 async move {
                     let cert_pem = AuthorityClient::new(channel).renew(request).await?.into_inner().cert_pem;
@@ -166,11 +220,20 @@ impl RoleReconciler {
             })
             .await?;
         let identity = request.finish(&cert_pem, &self.context.record.ca_pem)?;
-        self.store.write_identity(&identity)?;
-        self.context.credentials.replace(Arc::new(identity))?;
+        use_identity(&self.context, &self.store, identity)?;
         self.context.publish_membership();
-        tracing::info!(role = ?wanted, "node certificate renewed");
-        Ok(())
+        self.check_not_expired()
+    }
+
+    /// # Errors
+    /// If a certificate that was signed just now has expired by this node's clock.
+    fn check_not_expired(&self) -> Result<(), SwarmError> {
+        if !self.context.certificate_has_expired() {
+            return Ok(());
+        }
+        let reason =
+            "the new certificate has expired too: the clock of this node or of the manager is wrong".to_owned();
+        Err(SwarmError::Internal { what: "renew the certificate", reason })
     }
 
     /// The Raft id of the running manager.
@@ -196,7 +259,8 @@ impl RoleReconciler {
 
     /// Asks for another Raft id, because the log of this one is lost. The id arrives in the plan.
     async fn replace_raft_id(&self, raft_id: u64) -> Result<(), SwarmError> {
-        self.ask_managers("replace this manager, whose log is lost", |channel| async move {
+        let tls = self.context.credentials.client();
+        self.ask_managers("replace this manager, whose log is lost", &tls, |channel| async move {
             QuorumClient::new(channel).replace(ReplaceRequest { raft_id }).await.map(|_| ())
         })
         .await
@@ -205,7 +269,7 @@ impl RoleReconciler {
     /// Fetches this node's raft id and the key-encryption key from any manager, and stores them.
     async fn fetch_manager_keys(&self) -> Result<ManagerKeys, SwarmError> {
         let welcome = self
-            .ask_managers("become a manager", |channel| async move {
+            .ask_managers("become a manager", &self.context.credentials.client(), |channel| async move {
                 let welcome = QuorumClient::new(channel).welcome(WelcomeRequest {}).await?.into_inner();
                 // A manager that lags behind answers with the id of the last promotion.
                 if self.context.raft_id_ended(welcome.raft_id) {
@@ -221,11 +285,16 @@ impl RoleReconciler {
 
     /// Asks managers until one answers or the membership stops. `what` names the request in the
     /// error.
-    async fn ask_managers<T, F>(&self, what: &'static str, call: impl Fn(Channel) -> F) -> Result<T, SwarmError>
+    async fn ask_managers<T, F>(
+        &self,
+        what: &'static str,
+        tls: &Arc<ClientConfig>,
+        call: impl Fn(Channel) -> F,
+    ) -> Result<T, SwarmError>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let answer = ask_managers(&self.context, self.context.manager_addrs(), CALL_TIMEOUT, call);
+        let answer = ask_managers(tls, self.context.manager_addrs(), CALL_TIMEOUT, call);
         let answer = self.stop.run_until_cancelled(answer).await;
         let answer = answer.unwrap_or_else(|| Err("the daemon or the membership is stopping".to_owned()));
         answer.map_err(|reason| SwarmError::Internal { what, reason })

@@ -23,7 +23,10 @@ use weft_model::{
     wireguard::{NodeKey, PublicKey},
 };
 
-use crate::swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, SwarmConfig, SwarmError};
+use crate::{
+    pki::Identity,
+    swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, SwarmConfig, SwarmError},
+};
 
 /// The longest wait for anything: far more than a busy machine needs.
 pub(super) const DEADLINE: Duration = Duration::from_secs(40);
@@ -83,6 +86,14 @@ impl Host {
 
     pub(super) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The certificate that the host's node has stored.
+    pub(super) fn identity(&self) -> Identity {
+        let read = |name: &str| std::fs::read_to_string(self.dir.path().join("swarm").join(name)).expect("a file");
+        let record: serde_json::Value = serde_json::from_str(&read("node.json")).expect("a record");
+        let ca_pem = record["ca_pem"].as_str().expect("the CA's certificate");
+        Identity::from_pem(&read("identity.pem"), ca_pem).expect("a stored certificate")
     }
 
     pub(super) async fn start(self) -> Daemon {
@@ -189,6 +200,12 @@ impl Daemon {
         let mut managers = self.swarm.lifecycle.channels.manager.subscribe();
         let stopped = timeout(DEADLINE, managers.wait_for(Option::is_none)).await;
         stopped.expect("a worker in time").expect("the daemon runs");
+    }
+
+    /// Whether this node leads and has got a message of `node` in its term.
+    pub(super) fn has_session_of(&self, node: &NodeId) -> bool {
+        let view = self.swarm.manager().and_then(|manager| manager.tracker().view());
+        view.is_some_and(|view| view.nodes.contains_key(node))
     }
 
     /// The node's current certificate and its key.
