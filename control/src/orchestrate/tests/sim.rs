@@ -57,7 +57,8 @@ struct SimNode {
     disconnected: bool,
     /// A stuck node puts no plan into effect, and reports.
     stuck: bool,
-    /// The node was stuck, and has not put the newest plan into effect since then.
+    /// The node was stuck or without a daemon, and has not put the newest plan into effect since
+    /// then. Its plan may be older than what the cluster has done without it.
     recovering: bool,
     /// Plans that are not in effect yet, with the time when they will be.
     pending_plans: Vec<(u64, NodePlan)>,
@@ -202,7 +203,7 @@ impl Sim {
     /// Ends all faults of the node.
     pub(super) fn revive_node(&mut self, id: &NodeId) {
         let node = self.node_mut(id);
-        node.recovering |= node.stuck;
+        node.recovering |= node.stuck || node.disconnected;
         (node.disconnected, node.stuck) = (false, false);
         self.cluster.status(id, NodeStatus::Ready);
         self.settle();
@@ -388,8 +389,9 @@ impl Sim {
                 assert!(!is_taken, "{} got an address that a process uses: {used:?}", task.name);
             }
         }
-        let converged = |id: &NodeId| self.cluster.state.nodes.get(id).is_some_and(Node::has_converged);
-        for plan in self.nodes.iter().filter(|(id, _)| converged(id)).filter_map(|(_, node)| node.plan.as_ref()) {
+        for plan in
+            self.nodes.iter().filter(|(id, _)| self.is_up_to_date(id)).filter_map(|(_, node)| node.plan.as_ref())
+        {
             for attachment in &task.attachments {
                 let is_same =
                     |network: &NetworkId, addr: DualAddr| *network == attachment.network && addr == attachment.addr;
@@ -399,6 +401,13 @@ impl Sim {
                 assert!(!known, "{} still knows {attachment:?}, which {} got", plan.hostname, task.name);
             }
         }
+    }
+
+    /// Whether the cluster may rely on the plan that is in effect on the node.
+    fn is_up_to_date(&self, id: &NodeId) -> bool {
+        let node = &self.nodes[id];
+        let converged = self.cluster.state.nodes.get(id).is_some_and(Node::has_converged);
+        converged && !node.disconnected && !node.recovering
     }
 
     /// Checks that the states of a task never decrease and that a task never moves to another node.
@@ -418,9 +427,9 @@ impl Sim {
         }
         if !old.must_stop() && new.must_stop() && !waited {
             for (id, node) in &self.nodes {
-                let converged = self.cluster.state.nodes.get(id).is_some_and(Node::has_converged);
+                let up_to_date = self.is_up_to_date(id);
                 let sends = node.plan.as_ref().is_some_and(|p| backend_states(p, &new.id).any(|draining| !draining));
-                assert!(!(converged && sends), "{} must stop while node {id} sends new flows to it", new.name);
+                assert!(!(up_to_date && sends), "{} must stop while node {id} sends new flows to it", new.name);
             }
         }
     }
@@ -450,10 +459,8 @@ impl Sim {
     /// node sends to has a device for the key, and all nodes know the key that a node sends from.
     fn check_keys(&self) {
         let Some(network) = self.cluster.state.networks.values().find(|n| n.spec.encrypted) else { return };
-        let converged = |id: &NodeId| self.cluster.state.nodes.get(id).is_some_and(Node::has_converged);
-        let up_to_date = |node: &SimNode| !node.disconnected && !node.stuck && !node.recovering;
         let connected: BTreeMap<&NodeId, &SimNode> =
-            self.nodes.iter().filter(|(id, node)| up_to_date(node) && converged(id)).collect();
+            self.nodes.iter().filter(|(id, node)| self.is_up_to_date(id) && !node.stuck).collect();
         let plans = || connected.iter().filter_map(|(id, n)| Some((*id, n.plan.as_ref()?.encryption.as_ref()?)));
         // A plan from before the network was created may contain keys for a network that was
         // removed.
