@@ -7,7 +7,7 @@
 //! monotonic clock, so that a step of the wall clock makes no node look dead.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -46,6 +46,8 @@ pub(super) struct LeaderView {
     /// When this manager began to lead, on the cluster's clock.
     pub since_cluster_ms: u64,
     pub nodes: BTreeMap<NodeId, Liveness>,
+    /// When each node has begun its last sessions, on the monotonic clock.
+    attempts: BTreeMap<NodeId, VecDeque<u64>>,
     last_session: u64,
 }
 
@@ -81,6 +83,21 @@ pub(super) struct SessionId(u64);
 /// After a longer pause, a leader with this heartbeat timeout does not know which nodes are silent.
 pub(super) fn pause_limit_ms(timeout_ms: u64) -> u64 {
     timeout_ms / 4
+}
+
+/// How many sessions a node may begin within a time, in milliseconds.
+const MAX_ATTEMPTS: usize = 3;
+const ATTEMPTS_WITHIN_MS: u64 = 8_000;
+
+/// Admits an attempt at `now_ms`, unless there were [`MAX_ATTEMPTS`] within the time before it.
+/// Only admitted attempts count.
+fn admit(attempts: &mut VecDeque<u64>, now_ms: u64, within_ms: u64) -> bool {
+    attempts.retain(|at| now_ms.saturating_sub(*at) < within_ms);
+    if attempts.len() >= MAX_ATTEMPTS {
+        return false;
+    }
+    attempts.push_back(now_ms);
+    true
 }
 
 impl NodeTracker {
@@ -133,6 +150,17 @@ impl NodeTracker {
             tracing::warn!(paused_ms, "this process was paused: all nodes get their full heartbeat timeout again");
             view.since_monotonic_ms = now_ms;
         }
+    }
+
+    /// Whether a node may begin a session now: [`MAX_ATTEMPTS`] in [`ATTEMPTS_WITHIN_MS`], as in
+    /// Swarm, or in half of the time after which a silent node is down (`timeout_ms`), if that is
+    /// shorter. Counts the attempt. Always `true` while this manager does not lead: it redirects
+    /// the node.
+    pub(super) fn may_begin_session(&self, node: &NodeId, timeout_ms: u64) -> bool {
+        let mut guard = self.lock();
+        let Some(view) = guard.as_mut() else { return true };
+        let attempts = view.attempts.entry(node.clone()).or_default();
+        admit(attempts, monotonic_ms(), ATTEMPTS_WITHIN_MS.min(timeout_ms / 2))
     }
 
     /// Begins a session with the whole report of its node, whose release supports `feature_level`,
@@ -236,6 +264,14 @@ mod tests {
         assert!(!tracker.record_message(&node(), old, 9, None));
         assert!(tracker.record_message(&node(), new, 3, None));
         assert_eq!(tracker.view().expect("the leader's view").nodes[&node()].acked, 3);
+    }
+
+    #[test]
+    fn a_node_begins_three_sessions_in_eight_seconds_and_refused_ones_do_not_count() {
+        let mut attempts = VecDeque::new();
+        let mut admitted = |now_ms| admit(&mut attempts, now_ms, ATTEMPTS_WITHIN_MS);
+        assert_eq!([0, 100, 200, 300, 7_999].map(&mut admitted), [true, true, true, false, false]);
+        assert_eq!([8_000, 8_001, 8_100].map(&mut admitted), [true, false, true]);
     }
 
     #[test]

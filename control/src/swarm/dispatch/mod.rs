@@ -6,6 +6,7 @@
 //! checks; only the renewal accepts one that has expired. A node's certificate stays valid after
 //! the node was removed, so most calls also check that the cluster state contains the caller.
 //!
+//! - `bounds`: how much a node may report.
 //! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan.
 //! - `authority`: first certificates for nodes that join, and renewals.
 //! - `quorum`: calls between managers: the log's replication, proposals, what a new manager needs.
@@ -14,6 +15,7 @@
 //! A handler changes the cluster state only through [`Manager`], and writes no file.
 
 mod status;
+mod bounds;
 mod sessions;
 mod authority;
 mod quorum;
@@ -54,7 +56,7 @@ pub(super) fn routes(context: Arc<Context>, sessions: TaskGroup) -> Router {
         )
         .add_service(
             DispatcherServer::new(services.clone())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_decoding_message_size(bounds::MAX_NODE_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(LogsServer::new(services));

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_model::{Command, NodeId, NodePlan, NodeReport, state::NodeStatus};
 
-use super::{Services, status::removed};
+use super::{Services, bounds, status::removed};
 use crate::{
     codec,
     plan::plan,
@@ -107,6 +107,10 @@ async fn run_session(
     if led.is_some() && !manager.state().borrow().nodes.contains_key(caller) {
         return Err(confirm_removal(manager, caller).await);
     }
+    let timeout_ms = manager.state().borrow().cluster.as_ref().map_or(0, |cluster| cluster.spec.heartbeat_timeout_ms());
+    if !tracker.may_begin_session(caller, timeout_ms) {
+        return Err(Status::resource_exhausted("this node has opened too many sessions: it must wait some seconds"));
+    }
     let Some(session) = tracker.begin_session(caller, NodeReport { acked: first.acked, ..report }, first.feature_level)
     else {
         return send_redirect(manager, outbox).await;
@@ -168,7 +172,12 @@ fn decode_report(message: &NodeMessage) -> Result<Option<NodeReport>, Status> {
     if message.report.is_empty() {
         return Ok(None);
     }
-    codec::decode(&codec::REPORT, &message.report).map(Some).map_err(|e| Status::invalid_argument(e.to_string()))
+    let report = codec::decode(&codec::REPORT, &message.report);
+    let mut report: NodeReport = report.map_err(|e| Status::invalid_argument(e.to_string()))?;
+    if bounds::limit(&mut report) {
+        tracing::warn!("a node reported more than the managers store: the rest of its report is cut off");
+    }
+    Ok(Some(report))
 }
 
 /// Sends the node's plan each time that it changes. For other changes of the cluster state, sends

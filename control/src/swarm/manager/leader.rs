@@ -42,6 +42,7 @@ use super::{
     voters::{Members, VoterChange, flag_updates, next_change, ready_learners},
 };
 use crate::{
+    codec,
     orchestrate::{self, Acks},
     raft::{Metrics, ProposalId, Voters},
     swarm::{clock::monotonic_ms, liveness::LeaderView},
@@ -63,6 +64,9 @@ const MAX_ATTENTION: Duration = Duration::from_millis(500);
 /// If no quorum answered a leader for this long, another leader has probably been elected. This one
 /// then ends its sessions, so that its nodes look for the new leader.
 pub(super) const QUORUM_LOST_MS: u64 = 3_000;
+/// Largest encoded size of commands that the leader writes as one entry. Far below the limit of one
+/// append, so that a follower gets it in time.
+const MAX_BATCH_BYTES: usize = 1 << 20;
 /// If a change of the voters takes longer, the leader tries again.
 const VOTER_CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new manager that has caught up waits for the other new managers, so that all of them
@@ -251,11 +255,25 @@ impl Leader<'_> {
         (down.into_iter().map(|node| set_down(node, timeout_ms)).collect(), next_ms)
     }
 
+    /// Writes the commands in as few log entries as their size allows.
+    async fn write_commands(&self, commands: Vec<Command>) -> StepOutcome {
+        let mut outcome = StepOutcome::Changed;
+        for batch in batches(commands, MAX_BATCH_BYTES) {
+            match self.write_batch(batch).await {
+                StepOutcome::Changed => {}
+                StepOutcome::Rejected => outcome = StepOutcome::Rejected,
+                stopped => return stopped,
+            }
+        }
+        outcome
+    }
+
     /// Writes the commands as one log entry. If that is rejected, writes each command as an entry
     /// of its own, so that one rejected command does not block the others.
-    async fn write_commands(&self, mut commands: Vec<Command>) -> StepOutcome {
+    async fn write_batch(&self, mut commands: Vec<Command>) -> StepOutcome {
         let batch = if commands.len() == 1 { commands.remove(0) } else { Command::Batch(commands) };
         match self.manager.write(ProposalId::random(), batch.clone()).await {
+            Err(error) if error.concerns_only_the_command() => tracing::debug!(%error, "commands cannot be written"),
             Err(error) => {
                 tracing::warn!(%error, "the leader cannot write to its log");
                 return StepOutcome::Stopped;
@@ -268,6 +286,11 @@ impl Leader<'_> {
         };
         for command in commands {
             match self.manager.write(ProposalId::random(), command).await {
+                // In a cluster with managers of an earlier release, the command waits for their
+                // upgrade.
+                Err(error) if error.concerns_only_the_command() => {
+                    tracing::debug!(%error, "one command of a batch cannot be written");
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the leader cannot write to its log");
                     return StepOutcome::Stopped;
@@ -361,4 +384,25 @@ pub(super) fn update_acks(acks: &mut Acks, state: &ClusterState, view: &LeaderVi
     let acked = view.nodes.iter().map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
     let problem = |node: &NodeId| view.nodes.get(node).map_or_else(String::new, |l| l.report.problem.clone());
     acks.update(state, acked, now_ms, problem);
+}
+
+/// Splits commands, in their order, so that no part is larger than `max_bytes` when it is encoded,
+/// unless it is a single command.
+pub(super) fn batches(commands: Vec<Command>, max_bytes: usize) -> Vec<Vec<Command>> {
+    let mut batches: Vec<Vec<Command>> = Vec::new();
+    let mut room = 0;
+    for command in commands {
+        let size = codec::encode(&codec::COMMAND, &command).map_or(max_bytes, |bytes| bytes.len());
+        match batches.last_mut() {
+            Some(batch) if size <= room => {
+                room -= size;
+                batch.push(command);
+            }
+            _ => {
+                room = max_bytes.saturating_sub(size);
+                batches.push(vec![command]);
+            }
+        }
+    }
+    batches
 }

@@ -26,6 +26,9 @@ use crate::{
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a proposal waits until this manager has applied the change that the leader confirmed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest encoded command. Requests to the API are smaller; an entry must fit into one message to
+/// the other managers with room to spare.
+const MAX_ENTRY_BYTES: usize = 16 << 20;
 /// The pause between two attempts, unless the leader changes before.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -37,11 +40,21 @@ type Outcome = (u64, Result<Applied, Rejection>);
 pub(in crate::swarm) enum WriteError {
     #[error(transparent)]
     Raft(Box<RaftError<u64, ClientWriteError<u64, Voter>>>),
+    /// It could be written, but never be sent to the other managers.
+    #[error("the change has {size} bytes, and an entry of the log has {MAX_ENTRY_BYTES} at most: make it smaller")]
+    TooLarge { size: usize },
     #[error(
         "the cluster has feature level {level}, and the change needs a higher one: upgrade all managers, then try again \
          ({source})"
     )]
     Level { level: u32, source: CodecError },
+}
+
+impl WriteError {
+    /// Whether other commands can still be written.
+    pub(super) fn concerns_only_the_command(&self) -> bool {
+        matches!(self, Self::Level { .. } | Self::TooLarge { .. })
+    }
 }
 
 /// Why one attempt got no outcome.
@@ -154,6 +167,10 @@ impl Manager {
     fn at_cluster_level(&self, command: Command) -> Result<Command, WriteError> {
         let level = self.feature_level();
         let forming = self.inner.state.borrow().cluster.is_none();
+        let size = codec::encode(&COMMAND, &command).map_err(|source| WriteError::Level { level, source })?.len();
+        if size > MAX_ENTRY_BYTES {
+            return Err(WriteError::TooLarge { size });
+        }
         if level == FEATURE_LEVEL || forming || matches!(command, Command::SetFeatureLevel { .. }) {
             return Ok(command);
         }
@@ -171,7 +188,9 @@ impl Manager {
                 RaftError::Fatal(error) => Attempt::Fatal(self.log_stopped(error)),
                 RaftError::APIError(error) => Attempt::Retry(error.to_string()),
             },
-            WriteError::Level { .. } => Attempt::Fatal(ProposeError::Unavailable { reason: error.to_string() }),
+            WriteError::Level { .. } | WriteError::TooLarge { .. } => {
+                Attempt::Fatal(ProposeError::Unavailable { reason: error.to_string() })
+            }
         })
     }
 

@@ -13,7 +13,7 @@ use weft_model::{
 };
 
 use super::{
-    leader::update_acks,
+    leader::{batches, update_acks},
     observe::{DownLimit, LoggedReports, observe, supported_level},
     voters::{Members, VoterChange, check_demotion, flag_updates, keeps_quorum, may_be_member, next_change},
 };
@@ -525,4 +525,19 @@ fn few_nodes_go_down_at_once_and_the_others_later() {
     assert_eq!((down.len(), next_ms), (0, Some(16_000)));
     let (down, next_ms) = limit.take(silent[5..].to_vec(), 20, 15_000, 16_000);
     assert_eq!((down.as_slice(), next_ms), (&silent[5..], None));
+}
+
+#[test]
+fn batches_are_bounded_in_bytes_and_keep_the_order() {
+    let delay = |n: usize| Command::DelayTask { id: weft_model::TaskId::from_random(n as u128), error: "x".repeat(n) };
+    let commands: Vec<_> = (1..300).map(delay).collect();
+    let split = batches(commands.clone(), 2_000);
+    assert_eq!(split.concat(), commands);
+    assert!(split.len() > 20 && split.iter().all(|batch| !batch.is_empty()));
+    let size = |batch: &Vec<Command>| {
+        batch.iter().map(|c| crate::codec::encode(&crate::codec::COMMAND, c).expect("encoded").len()).sum::<usize>()
+    };
+    assert!(split.iter().all(|batch| size(batch) <= 2_000));
+    assert_eq!(batches(vec![delay(5_000), delay(1)], 2_000).len(), 2, "a large command is alone");
+    assert!(batches(Vec::new(), 2_000).is_empty());
 }
