@@ -9,8 +9,8 @@
 //! - Pure: [`state`] applies a command to the cluster state, [`mod@plan`] computes one node's plan
 //!   from it, [`schedule`] chooses a node for a task, [`orchestrate`] decides which commands the
 //!   leader proposes next.
-//! - Formats: `codec` encodes values for the wire and the disk, `files` writes small files
-//!   atomically.
+//! - Formats: `codec` encodes values for the wire and the disk, [`json`] those of readable files,
+//!   and [`files`] writes small files atomically.
 //! - Between nodes: [`pki`] makes certificates and tokens, [`rpc`] makes calls between nodes,
 //!   [`raft`] replicates the cluster state.
 //! - [`swarm`] runs one node's membership of a cluster.
@@ -22,6 +22,7 @@ pub mod schedule;
 pub mod orchestrate;
 mod codec;
 pub mod files;
+pub mod json;
 pub mod pki;
 pub mod rpc;
 pub mod raft;

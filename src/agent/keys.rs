@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use weft_control::files;
+use weft_control::{files, json};
 use weft_model::{
     NodeId, NodePlan,
     wireguard::{EncryptionPlan, PublicKey},
@@ -25,6 +25,7 @@ use weft_overlay::{OwnKey, PrivateKey};
 
 /// A key as it is stored. The port names the file: no two keys of a node have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct StoredKey {
     /// The epoch of the plan that the key was made for.
     epoch: u64,
@@ -157,7 +158,7 @@ fn read_keys(dir: &Path) -> Result<Vec<StoredKey>> {
     let mut keys = Vec::new();
     for path in entries.into_iter().map(|entry| entry.path()).filter(is_key) {
         let text = fs::read(&path).with_context(error)?;
-        let key: StoredKey = serde_json::from_slice(&text).with_context(|| {
+        let key: StoredKey = json::decode(&json::FIRST, &text).with_context(|| {
             format!("{} is not a WireGuard key: delete it, and the node makes a new one", path.display())
         })?;
         keys.push(key);
@@ -170,7 +171,7 @@ fn store(key: &StoredKey, dir: &Path) -> Result<()> {
     let path = key.file(dir);
     let write = || -> Result<()> {
         fs::create_dir_all(dir)?;
-        Ok(files::write(&path, &serde_json::to_vec(key)?)?)
+        Ok(files::write(&path, &json::encode(&json::FIRST, key)?)?)
     };
     write().with_context(|| format!("cannot store a WireGuard key in {}", path.display()))
 }
