@@ -22,13 +22,22 @@ const MODE: u32 = 0o600;
 /// # Errors
 /// The error of the file system, or `InvalidInput` if `path` has no parent directory.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut staged = path.as_os_str().to_owned();
     staged.push(".new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&staged)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&staged, path)?;
+    rename(Path::new(&staged), path)
+}
+
+/// Replaces the file `to` by the file `from` of the same directory. The change survives a power
+/// loss.
+///
+/// # Errors
+/// The error of the file system, or `InvalidInput` if `to` has no parent directory.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let dir = to.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    fs::rename(from, to)?;
     // The rename survives a power loss only once the directory itself is on the disk (fsync(2)).
     File::open(dir)?.sync_all()
 }

@@ -29,6 +29,7 @@ mod swarm;
 mod node;
 mod service;
 mod network;
+mod backup;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,9 @@ enum Command {
     /// Manage networks
     #[command(subcommand)]
     Network(network::Command),
+    /// Save the cluster to a file, and restore it on an empty machine
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Show this node and the state of its cluster
     Info(system::Info),
     /// Show the versions of the client and the daemon
@@ -153,6 +157,7 @@ async fn call(client: &Client, command: Command) -> Result<ExitCode> {
         Command::Node(command) => node::run(client, command).await?,
         Command::Service(command) => return service::run(client, command).await,
         Command::Network(command) => network::run(client, command).await?,
+        Command::Backup(command) => backup::run(client, command).await?,
         Command::Info(options) => system::info(client, options).await?,
         Command::Version => system::version(client).await?,
     }

@@ -29,7 +29,7 @@ pub(super) enum Command {
 
 /// Flags about this node, for the two commands that make it a member of a cluster.
 #[derive(Debug, Args)]
-struct NodeFlags {
+pub(super) struct NodeFlags {
     /// Address at which other nodes reach this node: an IP address, or the name of a network
     /// interface
     #[arg(long, value_name = "ADDRESS", default_value = "")]
@@ -48,7 +48,7 @@ struct NodeFlags {
 
 impl NodeFlags {
     /// The body of a request that makes this node a member.
-    fn request(&self) -> Value {
+    pub(super) fn request(&self) -> Value {
         json!({
             "ListenAddr": self.listen_addr,
             "AdvertiseAddr": self.advertise_addr,
@@ -67,6 +67,10 @@ pub(super) struct Init {
     data_path_port: u32,
     #[command(flatten)]
     settings: Settings,
+    /// Form the cluster of this manager again, with this node as its only manager: for a cluster
+    /// that has lost more than half of its managers for good
+    #[arg(long)]
+    force_new_cluster: bool,
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +189,7 @@ async fn init(client: &Client, options: &Init) -> Result<()> {
     body["DataPathPort"] = options.data_path_port.into();
     body["Spec"] = json!({});
     options.settings.apply(&mut body["Spec"]);
+    body["ForceNewCluster"] = options.force_new_cluster.into();
     let id = client.post("/swarm/init", &body).await?;
     print(format_args!(
         "Swarm initialized: current node ({}) is now a manager.\n\n\

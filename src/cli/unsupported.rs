@@ -120,7 +120,6 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
     (&["--autolock"], "weft cannot lock managers yet"),
     (&["--external-ca"], "weft cannot use an external certificate authority yet"),
     (&["--max-snapshots", "--snapshot-interval"], "Raft snapshots cannot be configured: leave the flag out"),
-    (&["--force-new-cluster"], "weft cannot create a new cluster from one that has lost its quorum yet"),
     (&["--attachable"], NOT_ATTACHABLE),
     (
         &[

@@ -72,6 +72,9 @@ pub struct NodePlan {
     pub endpoints: Vec<EndpointPlan>,
     /// The tasks of this node.
     pub tasks: Vec<TaskPlan>,
+    /// [`crate::ClusterState::epoch`].
+    #[serde(default)]
+    pub epoch: u64,
     /// [`crate::ClusterState::feature_level`]: what the node may send to managers.
     #[serde(default)]
     pub feature_level: u32,
@@ -103,6 +106,7 @@ impl NodePlan {
             ports: Vec::new(),
             endpoints: Vec::new(),
             tasks: Vec::new(),
+            epoch: 0,
             feature_level: 0,
             raft_id: 0,
         }

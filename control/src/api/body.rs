@@ -28,6 +28,8 @@ use super::error::ApiError;
 
 /// Largest body that is kept in memory, in bytes. Requests about the cluster are much smaller.
 const MAX_BODY: usize = 4 << 20;
+/// Largest body with a backup, in bytes. A snapshot may be as large.
+const MAX_BACKUP: usize = 1 << 30;
 /// How many bytes of an unread body are read at most before the answer is sent. A client that sends
 /// more, for example a large build context, may get a broken pipe.
 const MAX_DISCARDED: u64 = 64 << 20;
@@ -69,10 +71,22 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, ApiError> {
 /// # Errors
 /// If the body is larger than 4 MiB, or the connection breaks.
 pub(super) async fn read(request: Request) -> Result<(Parts, Bytes), ApiError> {
+    read_up_to(MAX_BODY, request).await
+}
+
+/// Reads the whole body of a request that contains a backup.
+///
+/// # Errors
+/// If the body is larger than 1 GiB, or the connection breaks.
+pub(super) async fn read_large(request: Request) -> Result<Bytes, ApiError> {
+    Ok(read_up_to(MAX_BACKUP, request).await?.1)
+}
+
+async fn read_up_to(limit_bytes: usize, request: Request) -> Result<(Parts, Bytes), ApiError> {
     let (parts, body) = request.into_parts();
-    match axum::body::to_bytes(body, MAX_BODY).await {
+    match axum::body::to_bytes(body, limit_bytes).await {
         Ok(bytes) => Ok((parts, bytes)),
-        Err(error) if is_too_large(&error) => Err(ApiError::TooLarge { limit_bytes: MAX_BODY }),
+        Err(error) if is_too_large(&error) => Err(ApiError::TooLarge { limit_bytes }),
         Err(error) => Err(ApiError::Invalid(format!("the request body cannot be read: {error}"))),
     }
 }

@@ -4,7 +4,10 @@
 //! The handlers call these traits. [`Swarm`] and [`Manager`] implement them below; these
 //! implementations only forward calls. Tests implement the traits in memory.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -13,7 +16,7 @@ use weft_model::{
     Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, spec::Role,
 };
 
-use crate::swarm::{InitOptions, JoinOptions, Manager, Membership, ProposeError, Swarm, SwarmError};
+use crate::swarm::{InitOptions, JoinOptions, Manager, Membership, ProposeError, RestoreOptions, Swarm, SwarmError};
 
 /// This node's membership.
 #[async_trait]
@@ -25,6 +28,10 @@ pub(crate) trait Member: Send + Sync {
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)>;
     async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError>;
     async fn join(&self, options: JoinOptions) -> Result<(), SwarmError>;
+    /// Forms the cluster again with this node as its only manager.
+    async fn reform(&self, advertise_addr: Option<IpAddr>) -> Result<NodeId, SwarmError>;
+    async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError>;
+    async fn restore(&self, options: RestoreOptions) -> Result<NodeId, SwarmError>;
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
     /// `Some` on managers that have the cluster state.
     fn cluster(&self) -> Option<Arc<dyn ClusterHandle>>;
@@ -68,6 +75,18 @@ impl Member for Swarm {
 
     async fn join(&self, options: JoinOptions) -> Result<(), SwarmError> {
         Swarm::join(self, options).await
+    }
+
+    async fn reform(&self, advertise_addr: Option<IpAddr>) -> Result<NodeId, SwarmError> {
+        Swarm::reform(self, advertise_addr).await
+    }
+
+    async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError> {
+        Swarm::back_up(self, passphrase).await
+    }
+
+    async fn restore(&self, options: RestoreOptions) -> Result<NodeId, SwarmError> {
+        Swarm::restore(self, options).await
     }
 
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {

@@ -116,9 +116,12 @@ impl From<SwarmError> for ApiError {
             | S::Refused { .. }
             | S::NoRemote
             | S::NoAdvertiseAddr { .. }
+            | S::OtherAddr { .. }
+            | S::Backup { .. }
             | S::UnusableAdvertiseAddr { .. } => Self::Invalid(error.to_string()),
             S::AlreadyMember
             | S::NotMember
+            | S::NotManager
             | S::ManagerNeedsForce { .. }
             | S::LeaveRefused { .. }
             | S::Unreachable { .. }

@@ -160,7 +160,6 @@ features! {
     EXTERNAL_CAS = Feature::new("external certificate authorities (--external-ca)", &["CAConfig.ExternalCAs"]);
     OWN_CAS = Feature::new("certificate authorities of your own, and their rotation (swarm ca)", &["CAConfig"]);
     RAFT_SETTINGS = Feature::new("Raft settings (--max-snapshots, --snapshot-interval)", &["Raft"]);
-    FORCED_CLUSTER = Feature::new("a new cluster after a lost quorum (--force-new-cluster)", &["ForceNewCluster"]);
     ADVERTISED_PORTS = Feature::new("an advertised port other than the listening port (--advertise-addr)", &[])
         .advice("use the same port for both");
 

@@ -131,6 +131,8 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
         .route("/swarm/join", post(swarm::join))
         .route("/swarm/leave", post(swarm::leave))
         .route("/swarm/update", post(swarm::update))
+        .route("/swarm/backup", post(swarm::back_up))
+        .route("/swarm/restore", post(swarm::restore))
         .route("/swarm/unlockkey", get(swarm::unlock_key))
         .route("/swarm/unlock", post(swarm::unlock))
         .route("/nodes", get(nodes::list))

@@ -2,12 +2,23 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{Request, State},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use weft_model::{Command, spec::Role};
 
-use super::{Api, address, body::JsonBody, error::ApiError, features, query::Params, wire};
-use crate::swarm::{InitOptions, JoinOptions, Membership, SwarmError};
+use super::{
+    Api, address,
+    body::{self, JsonBody},
+    error::ApiError,
+    features,
+    query::Params,
+    wire,
+};
+use crate::swarm::{InitOptions, JoinOptions, Membership, RestoreOptions, SwarmError};
 
 pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
     let cluster = api.cluster()?;
@@ -22,6 +33,10 @@ pub(super) async fn init(State(api): State<Api>, JsonBody(mut body): JsonBody) -
     let request = wire::membership::read_init(&mut body)?;
     let listen_addr = address::parse_listen(&request.listen_addr)?;
     let advertise_addr = address::parse_advertise(&request.advertise_addr, listen_addr)?;
+    if request.force_new_cluster {
+        let node = api.member.reform(advertise_addr).await?;
+        return Ok(Json(json!(node.as_str())));
+    }
     let node = api
         .member
         .init(InitOptions {
@@ -33,6 +48,29 @@ pub(super) async fn init(State(api): State<Api>, JsonBody(mut body): JsonBody) -
             availability: request.availability,
         })
         .await?;
+    Ok(Json(json!(node.as_str())))
+}
+
+/// `backup create`: an extension of weft. The answer contains the file in base64.
+pub(super) async fn back_up(State(api): State<Api>, JsonBody(mut body): JsonBody) -> Result<Json<Value>, ApiError> {
+    let passphrase = wire::membership::read_passphrase(&mut body)?;
+    let file = api.member.back_up(passphrase).await?;
+    Ok(Json(json!({ "File": STANDARD.encode(file) })))
+}
+
+/// `backup restore`: an extension of weft.
+pub(super) async fn restore(State(api): State<Api>, request: Request) -> Result<Json<Value>, ApiError> {
+    let request = wire::membership::read_restore(&mut body::parse(&body::read_large(request).await?)?)?;
+    let listen_addr = address::parse_listen(&request.listen_addr)?;
+    let options = RestoreOptions {
+        file: request.file,
+        passphrase: request.passphrase,
+        advertise_addr: address::parse_advertise(&request.advertise_addr, listen_addr)?,
+        listen_addr,
+        tunnel_addr: address::parse_tunnel(&request.tunnel_addr)?,
+        availability: request.availability,
+    };
+    let node = api.member.restore(options).await?;
     Ok(Json(json!(node.as_str())))
 }
 

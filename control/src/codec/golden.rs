@@ -64,6 +64,7 @@ fn every_kind_of_every_version_is_read_and_written() {
     for (outcome, sample) in samples::outcomes().iter().zip(["0", "1", "2"]) {
         check(&OUTCOME, sample, outcome);
     }
+    check(&BACKUP, "", &samples::backup());
     check(&LOG_OPTIONS, "", &samples::log_options());
 }
 
@@ -81,7 +82,7 @@ fn every_golden_file_belongs_to_a_kind() {
 fn newer_fields_are_left_out_for_an_older_reader_and_get_their_default() {
     let plan = NodePlan { feature_level: 1, ..samples::plan() };
     let old: NodePlan = decode(&PLAN, &encode_at(&PLAN, 0, &plan).expect("encoded")).expect("decoded");
-    assert_eq!(old, NodePlan { feature_level: 0, raft_id: 0, ..plan.clone() });
+    assert_eq!(old, NodePlan { epoch: 0, feature_level: 0, raft_id: 0, ..plan.clone() });
     assert_eq!(decode::<NodePlan>(&PLAN, &encode(&PLAN, &plan).expect("encoded")).expect("decoded"), plan);
 }
 

@@ -24,13 +24,17 @@ type Addition = (Owner, &'static str, u32);
 
 const ADDED: &[Addition] = &[
     (Owner::Type("Cluster"), "earlier_timeout", 1),
+    (Owner::Type("ClusterState"), "digests", 1),
+    (Owner::Type("ClusterState"), "epoch", 1),
     (Owner::Type("ClusterState"), "feature_level", 1),
+    (Owner::Type("Command"), "ReportDigest", 1),
     (Owner::Type("Command"), "SetConvergence", 1),
     (Owner::Type("Command"), "SetFeatureLevel", 1),
     (Owner::Type("Command"), "ReplaceRaftId", 1),
     (Owner::Type("FreedAddress"), "node", 1),
     (Owner::Type("InitCluster"), "feature_level", 1),
     (Owner::Type("Node"), "lag", 1),
+    (Owner::Type("NodePlan"), "epoch", 1),
     (Owner::Type("NodePlan"), "feature_level", 1),
     (Owner::Type("NodePlan"), "raft_id", 1),
     (Owner::Type("NodeReport"), "problem", 1),

@@ -78,6 +78,8 @@ kinds! {
     OUTCOME = 9, "outcome", [0, 1];
     /// Which part of a task's log is requested.
     LOG_OPTIONS = 10, "log options", [0];
+    /// The content of a backup.
+    BACKUP = 11, "backup", [1];
 }
 
 /// Why bytes cannot be decoded, or a value cannot be encoded. The caller puts the file or the

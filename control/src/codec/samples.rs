@@ -24,7 +24,7 @@ use weft_model::{
     },
     state::{
         FreedAddress, KeyRecord, KeyStage, NetworkConfiguration, NodeDescription, NodeStatus, Restarts, Slot,
-        TaskState, TaskStatus, Traffic, UpdateState, UpdateStatus,
+        StateDigest, TaskState, TaskStatus, Traffic, UpdateState, UpdateStatus,
     },
     wireguard::{EncryptedPeer, EncryptionPlan, EncryptionSupport, NodeKey, PublicKey},
 };
@@ -32,6 +32,7 @@ use weft_model::{
 use crate::{
     fixture::{START_MS, TestCluster, parse},
     raft::{Proposal, ProposalId, TypeConfig, Voter},
+    swarm::Backup,
 };
 
 fn labels(text: &str) -> Labels {
@@ -208,6 +209,8 @@ pub(super) fn state() -> ClusterState {
         node: None,
     };
     state.allocated.quarantine.push(freed);
+    state.epoch = 2;
+    state.digests.insert(NodeId::from_random(60), StateDigest { index: 1_000, sha256: [6; 32] });
     state
 }
 
@@ -273,7 +276,7 @@ pub(super) fn commands() -> Vec<Command> {
 /// Every command that later releases have added.
 pub(super) fn later_commands() -> Vec<Command> {
     let node = NodeId::from_random(1);
-    let convergence = |convergence| Command::SetConvergence { id: node.clone(), convergence };
+    let convergence = |convergence| Command::SetConvergence { id: NodeId::from_random(1), convergence };
     vec![
         Command::SetFeatureLevel { level: 1 },
         Command::ReleaseAddresses { acked_index: 6, owners: BTreeMap::from([(node.clone(), 5)]) },
@@ -281,6 +284,7 @@ pub(super) fn later_commands() -> Vec<Command> {
         convergence(Convergence::CatchingUp),
         convergence(Convergence::Converged),
         Command::ReplaceRaftId { node: NodeId::from_random(60), raft_id: 7 },
+        Command::ReportDigest { node, digest: StateDigest { index: 1_000, sha256: [6; 32] } },
     ]
 }
 
@@ -393,6 +397,7 @@ pub(super) fn plan() -> NodePlan {
             attachments: vec![AttachmentPlan { network, vni, mtu: Some(1_400), subnets, addr: addr(2), mac }],
             desired: TaskGoal::Stop,
         }],
+        epoch: 2,
         feature_level: 1,
         ..NodePlan::empty(node, [192, 0, 2, 1].into())
     }
@@ -422,4 +427,8 @@ pub(super) fn outcomes() -> Vec<Result<Applied, Rejection>> {
 
 pub(super) fn log_options() -> LogOptions {
     LogOptions { follow: true, tail: Some(9), since_ms: Some(1), until_ms: Some(2), stdout: true, stderr: true }
+}
+
+pub(super) fn backup() -> Backup {
+    Backup { taken_ms: START_MS, term: 3, kek: vec![4; 32], state: state() }
 }

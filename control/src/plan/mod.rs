@@ -48,6 +48,7 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         services,
         endpoints: endpoints(state),
         tasks: tasks(state, node),
+        epoch: state.epoch,
         feature_level: state.feature_level,
         raft_id: if role == Role::Manager { node.raft_id } else { 0 },
     })

@@ -10,8 +10,9 @@ use openraft::{
     storage::RaftStateMachine,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
-use weft_model::{Applied, ClusterState, Rejection};
+use weft_model::{Applied, ClusterState, Rejection, state::StateDigest};
 
 use super::{
     Proposal, ProposalId, Reply, Store, TypeConfig, Voter,
@@ -26,25 +27,29 @@ type Failure = StorageError<u64>;
 /// changes.
 const MAX_OUTCOMES: usize = 4_096;
 
+/// Number of entries between two digests of the state.
+const DIGEST_EVERY: u64 = 1_000;
+
 /// The cluster state, and the position in the log up to which it was applied.
 #[derive(Debug)]
 pub struct Machine {
     store: Store,
     replica: Replica,
     published: watch::Sender<Arc<ClusterState>>,
+    digests: watch::Sender<Option<StateDigest>>,
 }
 
 /// Everything computed from the log up to one position: the content of a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Replica {
-    last: Option<LogId<u64>>,
-    voters: StoredMembership<u64, Voter>,
-    state: Arc<ClusterState>,
-    outcomes: VecDeque<Outcome>,
+    pub(super) last: Option<LogId<u64>>,
+    pub(super) voters: StoredMembership<u64, Voter>,
+    pub(super) state: Arc<ClusterState>,
+    pub(super) outcomes: VecDeque<Outcome>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Outcome {
+pub(super) struct Outcome {
     id: ProposalId,
     result: Result<Applied, Rejection>,
 }
@@ -60,7 +65,35 @@ impl Machine {
             None => Replica::default(),
         };
         let published = watch::Sender::new(replica.state.clone());
-        Ok(Self { store, replica, published })
+        Ok(Self { store, replica, published, digests: watch::Sender::default() })
+    }
+
+    /// The digest of the state at the last entry whose index is a multiple of [`DIGEST_EVERY`], of
+    /// those that were applied since the start.
+    pub fn digests(&self) -> watch::Receiver<Option<StateDigest>> {
+        self.digests.subscribe()
+    }
+
+    /// Computes the digest of the current state on a blocking thread: a large state takes a while,
+    /// and the next entries must not wait for it.
+    fn publish_digest(&self, index: u64) {
+        let (digests, replica) = (self.digests.clone(), self.replica.clone());
+        tokio::task::spawn_blocking(move || match replica.digest(index) {
+            Ok(digest) => {
+                digests.send_if_modified(|latest| {
+                    let newer = latest.is_none_or(|latest| latest.index < index);
+                    if newer {
+                        *latest = Some(digest);
+                    }
+                    newer
+                });
+            }
+            Err(error) => tracing::error!(%error, index, "cannot compute the digest of the state"),
+        });
+    }
+
+    pub(super) fn into_replica(self) -> Replica {
+        self.replica
     }
 
     /// The cluster state as applied here. Notifies its receivers of every change.
@@ -70,6 +103,13 @@ impl Machine {
 }
 
 impl Replica {
+    /// Managers of different releases compute the same digest: that of the record that the
+    /// cluster's feature level has.
+    pub(super) fn digest(&self, index: u64) -> Result<StateDigest, codec::CodecError> {
+        let bytes = codec::encode_at(&codec::SNAPSHOT, self.state.feature_level, self)?;
+        Ok(StateDigest { index, sha256: Sha256::digest(bytes).into() })
+    }
+
     fn apply(&mut self, index: u64, proposal: Proposal) -> Result<Applied, Rejection> {
         let state = Arc::make_mut(&mut self.state);
         if let Some(known) = self.outcomes.iter().find(|outcome| outcome.id == proposal.id) {
@@ -108,6 +148,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
                     None
                 }
             }));
+            if entry.log_id.index % DIGEST_EVERY == 0 {
+                self.publish_digest(entry.log_id.index);
+            }
         }
         if !Arc::ptr_eq(&self.published.borrow(), &self.replica.state) {
             self.published.send_replace(self.replica.state.clone());

@@ -10,6 +10,7 @@
 mod store;
 mod machine;
 mod network;
+mod reform;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use machine::Machine;
 #[cfg(test)]
 pub(crate) use machine::{Replica, sample_snapshot};
 pub use network::{Network, receive_snapshot};
+pub use reform::{Base, has_voter};
 pub use store::{Store, StoreError};
 
 /// Interval of the leader's heartbeats to the other voters.

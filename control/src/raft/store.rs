@@ -37,6 +37,8 @@ const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
 const SNAPSHOT: &str = "snapshot";
+/// Present if this log must not be used again; the value is the reason.
+const UNUSABLE: &str = "unusable";
 
 /// The log on disk. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -81,7 +83,29 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
         let db = Database::create(path).map_err(|e| failed(e.into()))?;
-        Self::prepare(db, path).map_err(failed)
+        let store = Self::prepare(db, path).map_err(failed)?;
+        match store.unusable().map_err(failed)? {
+            Some(reason) => Err(StoreError { path: path.to_owned(), reason }),
+            None => Ok(store),
+        }
+    }
+
+    /// Why this log must not be used, if [`Self::mark_unusable`] was called.
+    fn unusable(&self) -> Result<Option<String>, redb::Error> {
+        let Ok(open) = self.open_file() else { return Ok(None) };
+        let table = open.db.begin_read()?.open_table(META)?;
+        Ok(table.get(UNUSABLE)?.map(|reason| String::from_utf8_lossy(reason.value()).into_owned()))
+    }
+
+    /// Refuses every later [`Self::open`] of this file with `reason`, and reports it as the failure
+    /// of this log.
+    pub async fn mark_unusable(&self, reason: String) -> Result<(), Failure> {
+        self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.clone());
+        self.write(Durability::Immediate, move |write| {
+            write.open_table(META)?.insert(UNUSABLE, reason.as_bytes())?;
+            Ok(())
+        })
+        .await
     }
 
     /// Opens a log on another storage backend, for tests.

@@ -180,3 +180,36 @@ fn a_log_in_a_missing_directory_is_refused_with_advice() {
     let error = Store::open(&dir.path().join("missing/raft.redb")).expect_err("no such directory").to_string();
     assert!(error.contains("check the disk"), "{error}");
 }
+
+#[tokio::test]
+async fn the_same_entries_give_the_same_digest_and_others_another() {
+    let digest = async |second: Command| {
+        let mut machine =
+            Machine::open(Store::with_backend(InMemoryBackend::new()).expect("a log")).expect("a machine");
+        let mut digests = machine.digests();
+        let entries = [
+            entry(999, Proposal::new(ProposalId(1), START_MS, init())),
+            entry(1_000, Proposal::new(ProposalId(2), START_MS, second)),
+            entry(1_001, Proposal::new(ProposalId(3), START_MS, create_network(9))),
+        ];
+        machine.apply(entries).await.expect("applied");
+        let digest = *digests.wait_for(Option::is_some).await.expect("the machine exists");
+        digest.expect("a digest")
+    };
+    let first = digest(create_network(7)).await;
+    assert_eq!(first.index, 1_000);
+    assert_eq!(digest(create_network(7)).await, first);
+    assert_ne!(digest(create_network(8)).await, first);
+}
+
+#[tokio::test]
+async fn a_log_that_is_marked_unusable_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("raft.redb");
+    let store = Store::open(&path).expect("a new log");
+    store.mark_unusable("the state differs".to_owned()).await.expect("marked");
+    assert_eq!(store.failure().as_deref(), Some("the state differs"));
+    store.close().await;
+    let refused = Store::open(&path).expect_err("unusable").to_string();
+    assert!(refused.contains("the state differs"), "{refused}");
+}

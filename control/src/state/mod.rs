@@ -16,7 +16,8 @@
 //!   checks and allocates everything before it changes anything.
 //!
 //! In reading order: `addresses`, `subnets` and `ports` allocate; `keys`, `configurations`,
-//! `networks`, `services`, `tasks`, `nodes` and `cluster` change the objects of their kind.
+//! `networks`, `services`, `tasks`, `nodes` and `cluster` change the objects of their kind;
+//! `reform` makes a state whose only manager is one node.
 
 mod addresses;
 mod subnets;
@@ -28,6 +29,7 @@ mod services;
 mod tasks;
 mod nodes;
 mod cluster;
+mod reform;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ use weft_model::{
 
 pub use addresses::{QUARANTINE_MS, release_at_ms};
 pub use keys::is_news;
+pub use reform::{reform, restore};
 
 /// Applies the log entry at `index`.
 ///
@@ -117,6 +120,7 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
 
         Command::SetFeatureLevel { level } => cluster::set_feature_level(state, level),
         Command::ReplaceRaftId { node, raft_id } => nodes::replace_raft_id(state, &node, raft_id),
+        Command::ReportDigest { node, digest } => nodes::report_digest(state, &node, digest),
     }
 }
 

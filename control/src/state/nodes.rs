@@ -5,7 +5,7 @@ use weft_model::{
     command::{Convergence, JoinNode, ObjectKind},
     report::NodeDescription,
     spec::{NodeSpec, Role},
-    state::{Lag, Node, NodeKeys, NodeStatus},
+    state::{Lag, Node, NodeKeys, NodeStatus, StateDigest},
 };
 
 use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
@@ -95,6 +95,7 @@ pub(super) fn remove(state: &mut ClusterState, id: &NodeId, force: bool) -> Resu
         tasks::orphan(state, &task)?;
     }
     state.nodes.remove(id);
+    state.digests.remove(id);
     Ok(Applied::Done)
 }
 
@@ -153,6 +154,16 @@ pub(super) fn clear_raft_config(state: &mut ClusterState, id: &NodeId) -> Result
     node.in_raft_config = node.is_manager();
     if ends_id && !node.in_raft_config {
         node.raft_id = 0;
+    }
+    Ok(Applied::Done)
+}
+
+/// An older digest than the known one has no effect.
+pub(super) fn report_digest(state: &mut ClusterState, id: &NodeId, digest: StateDigest) -> Result<Applied, Rejection> {
+    node_mut(state, id)?;
+    let known = state.digests.entry(id.clone()).or_insert(digest);
+    if known.index < digest.index {
+        *known = digest;
     }
     Ok(Applied::Done)
 }

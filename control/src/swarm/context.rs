@@ -56,6 +56,7 @@ impl Default for NodeChannels {
 /// Identifies this node and its cluster. It does not change during a membership, and is stored on
 /// the disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Record {
     pub cluster: ClusterId,
     pub node: NodeId,
@@ -77,6 +78,8 @@ pub(super) enum HealthIssue {
     Log,
     /// This node's certificate has expired and cannot be renewed.
     Certificate,
+    /// The cluster was formed again without this manager.
+    Superseded,
 }
 
 /// What all tasks of one membership share.

@@ -17,6 +17,12 @@ use crate::pki::PkiError;
 pub enum SwarmError {
     #[error("This node is already part of a swarm. Use \"weft swarm leave\" to leave this swarm and join another one.")]
     AlreadyMember,
+    #[error("this node is not a manager: run the command on a manager")]
+    NotManager,
+    #[error("this node is known to the swarm at {addr}, and {given} is another address: leave --advertise-addr out")]
+    OtherAddr { given: IpAddr, addr: IpAddr },
+    #[error("cannot use the backup: {reason}")]
+    Backup { reason: String },
     #[error("This node is not part of a swarm. Use \"weft swarm init\" or \"weft swarm join\" first.")]
     NotMember,
     #[error(

@@ -45,7 +45,10 @@ mod membership;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::sync::watch;
 use weft_model::{NodeId, NodePlan, NodeReport};
@@ -54,7 +57,10 @@ use self::membership::Lifecycle;
 
 pub use error::{ProposeError, SwarmError};
 pub use manager::Manager;
-pub use types::{InitOptions, JoinOptions, Membership, SwarmConfig};
+pub use types::{InitOptions, JoinOptions, Membership, RestoreOptions, SwarmConfig};
+
+#[cfg(test)]
+pub(crate) use membership::Backup;
 
 /// One node's membership of a cluster. Cheap to clone: clones share the membership.
 ///
@@ -100,6 +106,42 @@ impl Swarm {
     pub async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError> {
         let lifecycle = self.lifecycle.clone();
         run_to_completion(async move { lifecycle.init(options).await }).await
+    }
+
+    /// Forms the cluster of this manager again, with this node as its only manager: for a cluster
+    /// whose managers have lost their quorum for good. Services, networks, tasks, nodes and tokens
+    /// stay. The other nodes continue as soon as they reach this node; former managers become
+    /// workers. Resolves when this node leads. Runs to its end if the caller drops the future.
+    ///
+    /// # Errors
+    /// - [`SwarmError::NotMember`], [`SwarmError::NotManager`].
+    /// - [`SwarmError::OtherAddr`] if `advertise_addr` is not the node's address.
+    /// - [`SwarmError::Internal`], [`SwarmError::Storage`] if the log cannot be read or written.
+    ///   The node continues with its former log.
+    /// - [`SwarmError::Timeout`] after 20 s.
+    pub async fn reform(&self, advertise_addr: Option<IpAddr>) -> Result<NodeId, SwarmError> {
+        let lifecycle = self.lifecycle.clone();
+        run_to_completion(async move { lifecycle.reform(advertise_addr).await }).await
+    }
+
+    /// A backup of the cluster, encrypted with a passphrase. It contains the cluster state as this
+    /// manager has it, and the keys of a manager.
+    ///
+    /// # Errors
+    /// [`SwarmError::NotManager`], and [`SwarmError::Backup`] if the passphrase is too short.
+    pub async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError> {
+        self.lifecycle.back_up(passphrase).await
+    }
+
+    /// Makes this node, which is no member of a cluster, the only manager of the cluster in a
+    /// backup. The nodes of the cluster continue as soon as they reach it: at the address of a
+    /// former manager. Runs to its end if the caller drops the future.
+    ///
+    /// # Errors
+    /// [`SwarmError::AlreadyMember`], [`SwarmError::Backup`], and those of [`Self::init`].
+    pub async fn restore(&self, options: RestoreOptions) -> Result<NodeId, SwarmError> {
+        let lifecycle = self.lifecycle.clone();
+        run_to_completion(async move { lifecycle.restore(options).await }).await
     }
 
     /// Joins a cluster, in the role that the token gives. Resolves when the node has its first

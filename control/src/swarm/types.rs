@@ -72,6 +72,29 @@ pub struct InitOptions {
     pub availability: Availability,
 }
 
+/// Options of `backup restore`. The addresses are those of this node, as in [`InitOptions`].
+#[derive(Clone)]
+pub struct RestoreOptions {
+    /// The content of the file that `backup create` has made.
+    pub file: Vec<u8>,
+    pub passphrase: String,
+    pub advertise_addr: Option<IpAddr>,
+    pub listen_addr: SocketAddr,
+    pub tunnel_addr: Option<IpAddr>,
+    pub availability: Availability,
+}
+
+impl fmt::Debug for RestoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestoreOptions")
+            .field("advertise_addr", &self.advertise_addr)
+            .field("listen_addr", &self.listen_addr)
+            .field("tunnel_addr", &self.tunnel_addr)
+            .field("availability", &self.availability)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Options of `swarm join`.
 #[derive(Debug, Clone)]
 pub struct JoinOptions {

@@ -22,7 +22,6 @@ fn refuses_unsupported_commands_and_flags_of_swarm() {
     check(&[
         ("swarm update --autolock", "\"--autolock\": weft cannot lock managers"),
         ("swarm init --autolock=true", "--autolock"),
-        ("swarm init --force-new-cluster", "--force-new-cluster"),
         ("swarm ca --rotate", "\"swarm ca\": the certificate authority"),
         ("swarm unlock", "\"swarm unlock\""),
         ("swarm unlock-key", "\"swarm unlock-key\""),

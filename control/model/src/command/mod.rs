@@ -20,7 +20,10 @@ use crate::{
     NetworkId, NodeId, NodeName, ServiceId, TaskId,
     id::ClusterId,
     spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
-    state::{KeyStage, NodeDescription, NodeStatus, Restarts, Slot, TaskState, TaskStatus, Traffic, UpdateStatus},
+    state::{
+        KeyStage, NodeDescription, NodeStatus, Restarts, Slot, StateDigest, TaskState, TaskStatus, Traffic,
+        UpdateStatus,
+    },
     wireguard::{NodeKey, PublicKey},
 };
 
@@ -253,6 +256,12 @@ pub enum Command {
     ReplaceRaftId {
         node: NodeId,
         raft_id: u64,
+    },
+    /// Records the digest that a manager has computed of its state. All managers compare it with
+    /// their own.
+    ReportDigest {
+        node: NodeId,
+        digest: StateDigest,
     },
 }
 

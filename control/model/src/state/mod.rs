@@ -55,9 +55,24 @@ pub struct ClusterState {
     pub services: BTreeMap<ServiceId, Service>,
     pub tasks: TaskMap,
     pub allocated: Allocations,
+    /// The latest digest of the state that each manager has computed, by node.
+    #[serde(default)]
+    pub digests: BTreeMap<NodeId, StateDigest>,
+    /// How often the cluster was formed again from one copy of its state, because its managers had
+    /// lost their quorum. Plans of a greater epoch replace all plans of a smaller one.
+    #[serde(default)]
+    pub epoch: u64,
     /// What all managers of the cluster support. Never decreases.
     #[serde(default)]
     pub feature_level: u32,
+}
+
+/// A digest of the whole state at one log entry, with what the log's state machine stores beside
+/// it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateDigest {
+    pub index: u64,
+    pub sha256: [u8; 32],
 }
 
 /// Version and times of an object. For a task these are the values at its creation, because users

@@ -35,7 +35,7 @@ async fn init_and_join_accept_the_requests_of_clients() {
         ("/swarm/init", with(body.clone(), "/AutoLockManagers", json!(true)), 501, "autolock"),
         ("/swarm/init", with(body.clone(), "/DataPathPort", json!(77_890)), 400, "--data-path-port"),
         ("/swarm/init", with(body.clone(), "/DataPathAddr", json!("nowhere0")), 400, "invalid data path address"),
-        ("/swarm/init", with(body.clone(), "/ForceNewCluster", json!(true)), 501, "--force-new-cluster"),
+        ("/swarm/init", with(body.clone(), "/ForceNewCluster", json!(true)), 400, "keeps its settings"),
         ("/swarm/init", with(body.clone(), "/AdvertiseAddr", json!("nowhere0")), 400, "name of an interface"),
         ("/swarm/init", with(body.clone(), "/Availability", json!("asleep")), 400, "use active, pause or drain"),
         ("/swarm/init", with(body.clone(), "/Spec/Raft/SnapshotInterval", json!(500)), 501, "Raft settings"),

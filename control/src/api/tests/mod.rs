@@ -11,7 +11,7 @@ mod services;
 mod system;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     fixture,
-    swarm::{InitOptions, JoinOptions, Membership, ProposeError, SwarmError},
+    swarm::{InitOptions, JoinOptions, Membership, ProposeError, RestoreOptions, SwarmError},
 };
 
 /// A member of a cluster in memory. Managers have a cluster, workers and other nodes have none.
@@ -90,6 +90,22 @@ impl Member for TestMember {
     async fn join(&self, options: JoinOptions) -> Result<(), SwarmError> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{options:?}"));
         Ok(())
+    }
+
+    async fn reform(&self, advertise_addr: Option<IpAddr>) -> Result<NodeId, SwarmError> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("reform {advertise_addr:?}"));
+        Ok(NodeId::from_random(7))
+    }
+
+    async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError> {
+        Ok(format!("file of {passphrase}").into_bytes())
+    }
+
+    async fn restore(&self, options: RestoreOptions) -> Result<NodeId, SwarmError> {
+        let file = String::from_utf8_lossy(&options.file).into_owned();
+        let request = format!("{options:?} {file} {}", options.passphrase);
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        Ok(NodeId::from_random(7))
     }
 
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {

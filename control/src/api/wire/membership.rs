@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bollard_stubs::models;
 use serde_json::Value;
 use weft_model::{
@@ -17,12 +18,14 @@ use super::{
     cluster, encryption, fields, unsupported,
     values::{set, signed, to_json},
 };
-use crate::api::{error::ApiError, features};
+use crate::api::error::ApiError;
 
 /// The request of `swarm init`. The addresses are not parsed yet.
 #[derive(Debug)]
 pub(crate) struct InitRequest {
     pub(crate) spec: ClusterSpec,
+    /// Form the cluster of this manager again. Its settings stay, so the request has none.
+    pub(crate) force_new_cluster: bool,
     pub(crate) tunnel_port: u16,
     pub(crate) listen_addr: String,
     pub(crate) advertise_addr: String,
@@ -56,9 +59,6 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
         port => u16::try_from(port)
             .map_err(|_| ApiError::Invalid(format!("{port} is not a port: give one to --data-path-port")))?,
     };
-    if request.force_new_cluster == Some(true) {
-        return Err(features::FORCED_CLUSTER.refusal());
-    }
     let availability = read_availability(body)?;
     let known = [
         "ListenAddr",
@@ -72,8 +72,17 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
         "Availability",
     ];
     unsupported::refuse_all_but(&known, body)?;
+    let force_new_cluster = request.force_new_cluster == Some(true);
+    if force_new_cluster && (spec != ClusterSpec::default() || availability != Availability::Active) {
+        return Err(ApiError::Invalid(
+            "a forced new cluster keeps its settings: leave them out, and change them with \"weft swarm update\" and \
+             \"weft node update\" afterwards"
+                .to_owned(),
+        ));
+    }
     Ok(InitRequest {
         spec,
+        force_new_cluster,
         tunnel_port,
         tunnel_addr: request.data_path_addr.unwrap_or_default(),
         listen_addr: request.listen_addr.unwrap_or_default(),
@@ -101,6 +110,44 @@ pub(crate) fn read_join(body: &mut Value) -> Result<JoinRequest, ApiError> {
         advertise_addr: request.advertise_addr.unwrap_or_default(),
         availability,
     })
+}
+
+/// The request of `backup restore`. The addresses are not parsed yet.
+#[derive(Debug)]
+pub(crate) struct RestoreRequest {
+    pub(crate) file: Vec<u8>,
+    pub(crate) passphrase: String,
+    pub(crate) listen_addr: String,
+    pub(crate) advertise_addr: String,
+    /// Empty: the advertised address.
+    pub(crate) tunnel_addr: String,
+    pub(crate) availability: Availability,
+}
+
+pub(crate) fn read_restore(body: &mut Value) -> Result<RestoreRequest, ApiError> {
+    let availability = read_availability(body)?;
+    for field in ["File", "Passphrase", "ListenAddr", "AdvertiseAddr", "DataPathAddr"] {
+        fields::rename(body, field)?;
+    }
+    let known = ["File", "Passphrase", "ListenAddr", "AdvertiseAddr", "DataPathAddr", "Availability"];
+    unsupported::refuse_all_but(&known, body)?;
+    let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
+    let file = STANDARD.decode(text("File"));
+    Ok(RestoreRequest {
+        file: file.map_err(|error| ApiError::Invalid(format!("File is not base64: {error}")))?,
+        passphrase: text("Passphrase"),
+        listen_addr: text("ListenAddr"),
+        advertise_addr: text("AdvertiseAddr"),
+        tunnel_addr: text("DataPathAddr"),
+        availability,
+    })
+}
+
+/// The request of `backup create`.
+pub(crate) fn read_passphrase(body: &mut Value) -> Result<String, ApiError> {
+    fields::rename(body, "Passphrase")?;
+    unsupported::refuse_all_but(&["Passphrase"], body)?;
+    Ok(body["Passphrase"].as_str().unwrap_or_default().to_owned())
 }
 
 fn read_availability(body: &mut Value) -> Result<Availability, ApiError> {

@@ -89,8 +89,8 @@ impl Quorum for Services {
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
         Caller::manager(request.extensions(), &self.context.record.cluster)?;
-        self.manager()?;
-        Ok(Response::new(PingReply {}))
+        let epoch = self.manager()?.state().borrow().epoch;
+        Ok(Response::new(PingReply { epoch }))
     }
 }
 

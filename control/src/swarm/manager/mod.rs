@@ -10,6 +10,8 @@
 //! - `signing`: certificates for nodes, signed by the cluster's authority.
 //! - `logs`: task logs, fetched from the node that runs the task.
 //!
+//! `digest` compares the state of this manager with that of the others.
+//!
 //! `leader` is the loop that runs while this manager leads, with its pure parts `observe` and
 //! `voters`. `runtime` opens the log, starts the tasks, and closes the log at the end.
 //!
@@ -24,6 +26,7 @@ mod signing;
 mod logs;
 mod observe;
 mod voters;
+mod digest;
 mod leader;
 mod runtime;
 
@@ -36,7 +39,7 @@ use tokio::{
     sync::{Mutex, watch},
     time::Instant,
 };
-use weft_model::{ClusterState, LogSource, NodeId, id::ClusterId};
+use weft_model::{ClusterState, LogSource, NodeId, id::ClusterId, state::StateDigest};
 
 use super::{clock::ClusterClock, liveness::NodeTracker};
 use crate::{
@@ -66,6 +69,8 @@ struct Inner {
     raft: Raft,
     store: Store,
     state: watch::Receiver<Arc<ClusterState>>,
+    /// The digests that this manager has computed of its state.
+    digests: watch::Receiver<Option<StateDigest>>,
     peers: Peers,
     tracker: NodeTracker,
     clock: ClusterClock,
@@ -75,6 +80,8 @@ struct Inner {
     leaderless_since: watch::Sender<Option<Instant>>,
     /// The other managers that answered the last ping.
     reachable: watch::Sender<BTreeSet<NodeId>>,
+    /// The epoch of a cluster that was formed again without this manager.
+    superseded: watch::Sender<Option<u64>>,
     logs: Arc<dyn LogSource>,
 }
 
@@ -102,6 +109,11 @@ impl Manager {
     /// The cluster that this manager belongs to.
     pub fn cluster(&self) -> &ClusterId {
         &self.inner.cluster
+    }
+
+    /// The current Raft term, as far as this manager knows.
+    pub(super) fn term(&self) -> u64 {
+        self.inner.raft.metrics().borrow().current_term
     }
 
     pub(super) fn keys(&self) -> &ManagerKeys {

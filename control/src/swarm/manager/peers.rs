@@ -55,6 +55,14 @@ impl Manager {
         self.inner.peers.channel(voter.rpc_addr, &voter.node)
     }
 
+    /// The nodes that vote.
+    pub(super) fn voter_nodes(&self) -> BTreeSet<NodeId> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let voters = metrics.membership_config.membership();
+        voters.voter_ids().filter_map(|id| voters.get_node(&id)).map(|voter| voter.node.clone()).collect()
+    }
+
     /// The other voters and learners.
     pub(in crate::swarm) fn other_managers(&self) -> Vec<(NodeId, SocketAddr)> {
         let metrics = self.inner.raft.server_metrics();
@@ -96,12 +104,16 @@ impl Manager {
             async move {
                 let mut client = QuorumClient::new(channel?);
                 let answer = timeout(PING_TIMEOUT, client.ping(PingRequest {})).await;
-                matches!(answer, Ok(Ok(_))).then_some(node)
+                Some((node, answer.ok()?.ok()?.into_inner().epoch))
             }
         });
         let answers = join_all(pings).await;
         let complete = answers.iter().all(Option::is_some);
-        Pinged { answering: answers.into_iter().flatten().collect(), complete }
+        let newest = answers.iter().flatten().map(|(_, epoch)| *epoch).max().unwrap_or(0);
+        if newest > self.inner.state.borrow().epoch {
+            self.inner.superseded.send_replace(Some(newest));
+        }
+        Pinged { answering: answers.into_iter().flatten().map(|(node, _)| node).collect(), complete }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, watch};
 use weft_model::{LogSource, NodeId, id::ClusterId};
 
 use super::{
-    Inner, Manager, ManagerKeys, leader,
+    Inner, Manager, ManagerKeys, digest, leader,
     peers::{follow_leader, track_reachability},
 };
 use crate::{
@@ -53,7 +53,7 @@ impl ManagerRuntime {
             .map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;
         let unusable = |reason: String| SwarmError::Storage { path: log_path.clone(), reason };
         let machine = Machine::open(store.clone()).map_err(|e| unusable(e.to_string()))?;
-        let state = machine.state();
+        let (state, digests) = (machine.state(), machine.digests());
         let peers = Peers::new(credentials);
         let network = Network::new(peers.clone(), keys.raft_id, state.clone());
         let raft = raft::start(keys.raft_id, store.clone(), machine, network)
@@ -66,12 +66,14 @@ impl ManagerRuntime {
             raft,
             store,
             state,
+            digests,
             peers,
             tracker: NodeTracker::default(),
             clock: ClusterClock::default(),
             lease: Mutex::default(),
             leaderless_since: watch::Sender::default(),
             reachable: watch::Sender::default(),
+            superseded: watch::Sender::default(),
             logs,
         };
         let runtime = Self { manager: Manager { inner: Arc::new(inner) }, tasks: TaskGroup::default() };
@@ -79,6 +81,7 @@ impl ManagerRuntime {
         runtime.tasks.spawn_graceful(leader::run(manager, stop));
         runtime.tasks.spawn(track_reachability(runtime.manager.clone()));
         runtime.tasks.spawn(follow_leader(runtime.manager.clone()));
+        runtime.tasks.spawn(digest::run(runtime.manager.clone()));
         Ok(runtime)
     }
 
@@ -94,6 +97,18 @@ impl ManagerRuntime {
         let stopped = metrics.wait_for(|m| m.running_state.is_err()).await;
         let reason = stopped.map_or_else(|e| e.to_string(), |m| format!("{:?}", m.running_state));
         inner.store.failure().unwrap_or(reason)
+    }
+
+    /// Resolves, with the epoch, when another manager answered that the cluster was formed again
+    /// without this manager. This manager must then not continue: together with others it may have
+    /// a quorum of the former log.
+    pub(in crate::swarm) async fn wait_until_superseded(&self) -> u64 {
+        let mut superseded = self.manager.inner.superseded.subscribe();
+        let epoch = superseded.wait_for(Option::is_some).await.ok().and_then(|epoch| *epoch);
+        match epoch {
+            Some(epoch) => epoch,
+            None => std::future::pending().await,
+        }
     }
 
     /// Stops the tasks and the log, and resolves when the log's file is closed. Other holders of

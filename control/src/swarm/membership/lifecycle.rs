@@ -1,7 +1,7 @@
 //! Begins, resumes and ends the memberships of this node. At most one membership runs at a time.
 //! [`super::super::Swarm`] calls [`Lifecycle`].
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::Mutex,
@@ -9,14 +9,14 @@ use tokio::{
 };
 use weft_model::{NodeId, NodeReport, spec::Role};
 
-use super::{init, join, leave, role::start_manager, store::MembershipStore, supervisor::Supervisor};
+use super::{backup, init, join, leave, reform, role::start_manager, store::MembershipStore, supervisor::Supervisor};
 use crate::{
     rpc::Bound,
     swarm::{
-        context::{Context, NodeChannels},
+        context::{Context, NodeChannels, Record},
         error::SwarmError,
         manager::ManagerKeys,
-        types::{InitOptions, JoinOptions, Membership, SwarmConfig},
+        types::{InitOptions, JoinOptions, Membership, RestoreOptions, SwarmConfig},
     },
 };
 
@@ -41,29 +41,80 @@ impl Lifecycle {
     pub(in crate::swarm) async fn open(config: SwarmConfig) -> Result<Self, SwarmError> {
         let store = MembershipStore::open(&config.data_dir)?;
         let channels = NodeChannels::default();
-        let running = match store.record()? {
-            Some(record) => {
-                let identity = store.identity(&record)?;
-                let addr = record.listen_addr;
-                let bound = Bound::bind(addr).map_err(|source| SwarmError::Listen { addr, source })?;
-                channels.plans.send_replace(store.plan().map(Arc::new));
-                let context = Context::new(config.clone(), record, identity, channels.clone())?;
-                let was_manager = context.certified_role() == Role::Manager;
-                let current = |keys: &ManagerKeys| was_manager && !context.raft_id_ended(keys.raft_id);
-                let runtime = match store.manager_keys()?.filter(current) {
-                    // The role reconciler handles a lost log, with the help of other managers.
-                    Some(keys) => match start_manager(&context, &store, keys).await {
-                        Err(SwarmError::LogLost { .. }) => None,
-                        started => Some(started?),
-                    },
-                    None => None,
-                };
-                tracing::info!(version = config.version, node = %context.record.node, "resuming the membership");
-                Some(Supervisor::start(context, store.clone(), bound, runtime))
-            }
+        let lifecycle = Self { config, store, channels, running: Mutex::default() };
+        if let Some(record) = lifecycle.store.record()? {
+            *lifecycle.running.lock().await = Some(lifecycle.resume(record).await?);
+        }
+        Ok(lifecycle)
+    }
+
+    /// Starts the membership whose files are in the data directory.
+    async fn resume(&self, record: Record) -> Result<Supervisor, SwarmError> {
+        let Self { config, store, channels, .. } = self;
+        reform::finish(store).await?;
+        let identity = store.identity(&record)?;
+        let addr = record.listen_addr;
+        let bound = Bound::bind(addr).map_err(|source| SwarmError::Listen { addr, source })?;
+        channels.plans.send_replace(store.plan().map(Arc::new));
+        let context = Context::new(config.clone(), record, identity, channels.clone())?;
+        let was_manager = context.certified_role() == Role::Manager;
+        let current = |keys: &ManagerKeys| was_manager && !context.raft_id_ended(keys.raft_id);
+        let runtime = match store.manager_keys()?.filter(current) {
+            // The role reconciler handles a lost log, with the help of other managers.
+            Some(keys) => match start_manager(&context, store, keys).await {
+                Err(SwarmError::LogLost { .. }) => None,
+                started => Some(started?),
+            },
             None => None,
         };
-        Ok(Self { config, store, channels, running: Mutex::new(running) })
+        tracing::info!(version = config.version, node = %context.record.node, "resuming the membership");
+        Ok(Supervisor::start(context, store.clone(), bound, runtime))
+    }
+
+    /// Forms the cluster again with this node, a manager, as its only manager.
+    pub(in crate::swarm) async fn reform(&self, advertise_addr: Option<IpAddr>) -> Result<NodeId, SwarmError> {
+        let mut running = self.running.lock().await;
+        let supervisor = running.as_ref().ok_or(SwarmError::NotMember)?;
+        let record = supervisor.context().record.clone();
+        if supervisor.context().certified_role() != Role::Manager {
+            return Err(SwarmError::NotManager);
+        }
+        if let Some(given) = advertise_addr.filter(|given| *given != record.addr) {
+            return Err(SwarmError::OtherAddr { given, addr: record.addr });
+        }
+        supervisor.shutdown().await;
+        let reformed = reform::reform(&self.store, &record).await;
+        // After an error the node continues with its old log.
+        let node = record.node.clone();
+        *running = Some(self.resume(record).await?);
+        drop(running);
+        reformed?;
+        self.wait_until_ready(Role::Manager).await?;
+        Ok(node)
+    }
+
+    /// A backup of the cluster, encrypted with the passphrase.
+    pub(in crate::swarm) async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError> {
+        let manager = self.channels.manager.borrow().clone();
+        let manager = manager.filter(|manager| manager.state().borrow().cluster.is_some());
+        backup::create(&manager.ok_or(SwarmError::NotManager)?, passphrase).await
+    }
+
+    /// Makes this node, which is no member of a cluster, the only manager of the cluster in a
+    /// backup.
+    pub(in crate::swarm) async fn restore(&self, options: RestoreOptions) -> Result<NodeId, SwarmError> {
+        let mut running = self.running.lock().await;
+        if running.is_some() {
+            return Err(SwarmError::AlreadyMember);
+        }
+        self.channels.membership.send_replace(Membership::Joining);
+        let record = reform::restore(&self.config, &self.store, options).await;
+        let record = record.map_err(|error| self.discard_attempt(error))?;
+        let node = record.node.clone();
+        *running = Some(self.resume(record).await.map_err(|error| self.discard_attempt(error))?);
+        drop(running);
+        self.wait_until_ready(Role::Manager).await?;
+        Ok(node)
     }
 
     pub(in crate::swarm) async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError> {

@@ -30,7 +30,10 @@
 //! - `address`: which address this node advertises.
 //! - `ask`: calls to any manager that answers.
 //! - `role`: keeps the certificate and the manager in line with the role in the plan.
-//! - `init`, `join`: the two ways to begin.
+//! - `backup`: the file of a backup.
+//! - `reform`: forms the cluster again with this node as its only manager, from its log or a
+//!   backup.
+//! - `init`, `join`: the two other ways to begin.
 //! - `supervisor`: starts and stops the tasks of a membership.
 //! - `leave`: gives up the vote and notifies the leader before this node stops.
 //! - `lifecycle`: runs the changes of the membership, one at a time.
@@ -39,10 +42,14 @@ mod store;
 mod address;
 mod ask;
 mod role;
+mod backup;
+mod reform;
 mod init;
 mod join;
 mod supervisor;
 mod leave;
 mod lifecycle;
 
+#[cfg(test)]
+pub(crate) use backup::Backup;
 pub(super) use lifecycle::Lifecycle;

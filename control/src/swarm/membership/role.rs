@@ -100,7 +100,8 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let mut plans = context.channels.plans.subscribe();
-    let mut reconciler = RoleReconciler { spread: rand::random(), context, store, runtime, stop: stop.clone() };
+    let mut reconciler =
+        RoleReconciler { spread: rand::random(), superseded: None, context, store, runtime, stop: stop.clone() };
     reconciler.publish_manager();
     while !stop.is_cancelled() {
         let wait = match reconciler.step().await {
@@ -113,8 +114,9 @@ pub(super) async fn run(
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = role_change(&mut plans, reconciler.context.certified_role(), reconciler.raft_id()) => {}
+            () = role_change(&mut plans, &reconciler) => {}
             () = tokio::time::sleep(wait) => {}
+            epoch = superseded(reconciler.runtime.as_ref()) => reconciler.handle_superseded(epoch).await,
             reason = log_failure(reconciler.runtime.as_ref()) => {
                 reconciler.handle_failed_log(reason).await;
                 let _ = stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
@@ -124,9 +126,15 @@ pub(super) async fn run(
     reconciler.stop_manager().await;
 }
 
-/// Resolves when the plan has another role than `certified`, or a later Raft id than `raft_id`.
-async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, certified: Role, raft_id: Option<u64>) {
-    let other = |plan: &NodePlan| plan.role != certified || raft_id.is_some_and(|raft_id| plan.raft_id > raft_id);
+/// Resolves when the plan has another role than the certificate, a later Raft id than this manager,
+/// or is one of the cluster that was formed again without this manager.
+async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, reconciler: &RoleReconciler) {
+    let (certified, raft_id) = (reconciler.context.certified_role(), reconciler.raft_id());
+    let other = |plan: &NodePlan| {
+        plan.role != certified
+            || raft_id.is_some_and(|raft_id| plan.raft_id > raft_id)
+            || reconciler.superseded.is_some_and(|epoch| plan.epoch >= epoch)
+    };
     if plans.wait_for(|plan| plan.as_deref().is_some_and(other)).await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -140,11 +148,22 @@ async fn log_failure(runtime: Option<&ManagerRuntime>) -> String {
     }
 }
 
+/// Resolves, with the epoch, when the cluster was formed again without this manager.
+async fn superseded(runtime: Option<&ManagerRuntime>) -> u64 {
+    match runtime {
+        Some(runtime) => runtime.wait_until_superseded().await,
+        None => std::future::pending().await,
+    }
+}
+
 struct RoleReconciler {
     context: Arc<Context>,
     store: MembershipStore,
     runtime: Option<ManagerRuntime>,
     stop: CancellationToken,
+    /// The epoch of the cluster that was formed again without this manager. The manager does not
+    /// start again until this node has a plan of that cluster.
+    superseded: Option<u64>,
     /// When this node renews its certificate: 0 is the beginning of the renewal window, 1 its end.
     spread: f64,
 }
@@ -153,6 +172,7 @@ impl RoleReconciler {
     /// Brings the certificate and the manager in line with the plan. Returns how long to wait for
     /// the next step, if nothing changes before.
     async fn step(&mut self) -> Result<Duration, SwarmError> {
+        self.forget_former_cluster()?;
         let planned = self.context.channels.plans.borrow().as_ref().map(|plan| plan.role);
         let wanted = planned.unwrap_or(self.context.certified_role());
         let due = self.context.credentials.identity().renew_in(now_ms(), self.spread);
@@ -168,6 +188,7 @@ impl RoleReconciler {
             self.stop_manager().await;
         }
         match (self.context.certified_role(), &self.runtime) {
+            (Role::Manager, None) if self.superseded.is_some() => {}
             (Role::Manager, None) => self.start_manager().await?,
             (Role::Worker, Some(_)) => {
                 self.stop_manager().await;
@@ -311,6 +332,27 @@ impl RoleReconciler {
         if let Some(runtime) = self.runtime.take() {
             runtime.stop().await;
         }
+    }
+
+    /// Removes the log of the former cluster, once this node has a plan of the new one.
+    fn forget_former_cluster(&mut self) -> Result<(), SwarmError> {
+        let plan = self.context.channels.plans.borrow().clone();
+        let joined = |epoch: u64| plan.as_ref().is_some_and(|plan| plan.epoch >= epoch);
+        if self.superseded.is_some_and(joined) {
+            self.store.remove_manager_files()?;
+            self.superseded = None;
+            self.context.set_issue(HealthIssue::Superseded, None);
+        }
+        Ok(())
+    }
+
+    /// Stops the manager after the cluster was formed again without it.
+    async fn handle_superseded(&mut self, epoch: u64) {
+        tracing::warn!(epoch, "the cluster was formed again without this manager: it becomes a worker");
+        self.superseded = Some(epoch);
+        let text = "the cluster was formed again from another manager: this node waits to become a worker of it";
+        self.context.set_issue(HealthIssue::Superseded, Some(text.to_owned()));
+        self.stop_manager().await;
     }
 
     /// Stops the manager after its log has stopped because of an error. The next step opens the log

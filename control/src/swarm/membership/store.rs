@@ -15,6 +15,7 @@ use weft_model::NodePlan;
 
 use crate::{
     codec, files,
+    json::{self, JsonError},
     pki::{Identity, Kek},
     raft::Store,
     swarm::{context::Record, error::SwarmError, manager::ManagerKeys},
@@ -25,6 +26,9 @@ const IDENTITY: &str = "identity.pem";
 const PLAN: &str = "plan";
 const MANAGER_KEYS: &str = "manager.json";
 const LOG: &str = "raft.redb";
+/// The keys and the log that are about to replace the current ones (see `reform`).
+const NEW_MANAGER_KEYS: &str = "manager.new.json";
+const NEW_LOG: &str = "raft.new.redb";
 
 /// Reads and writes the membership's files. All methods except [`Self::log_path`] block. Cheap to
 /// clone.
@@ -35,6 +39,7 @@ pub(super) struct MembershipStore {
 
 /// The content of `manager.json`.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct StoredKeys {
     raft_id: u64,
     kek: Vec<u8>,
@@ -75,11 +80,11 @@ impl MembershipStore {
         let Some(bytes) = self.read(RECORD)? else {
             return Ok(None);
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| self.damaged(RECORD, &e))
+        json::decode(&json::FIRST, &bytes).map(Some).map_err(|e| self.unreadable(RECORD, &e))
     }
 
     pub(super) fn write_record(&self, record: &Record) -> Result<(), SwarmError> {
-        let bytes = serde_json::to_vec_pretty(record).map_err(|e| self.damaged(RECORD, &e))?;
+        let bytes = json::encode(&json::FIRST, record).map_err(|e| self.damaged(RECORD, &e))?;
         self.write(RECORD, &bytes)
     }
 
@@ -113,18 +118,14 @@ impl MembershipStore {
 
     /// `None` on a worker.
     pub(super) fn manager_keys(&self) -> Result<Option<ManagerKeys>, SwarmError> {
-        let Some(stored) = self.stored_keys()? else {
-            return Ok(None);
-        };
-        let kek = Kek::from_bytes(&stored.kek).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
-        Ok(Some(ManagerKeys { raft_id: stored.raft_id, kek }))
+        self.read_keys(MANAGER_KEYS)
     }
 
     /// Stores the keys of a manager that begins with an empty log. Removes the log of an earlier
     /// Raft id, which a crash during a demotion may have left.
     pub(super) fn write_manager_keys(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
         self.remove(LOG)?;
-        self.write_keys(keys, false)
+        self.write_keys(MANAGER_KEYS, keys, false)
     }
 
     /// Creates the log of a manager that begins, and records that before the log can contain a
@@ -134,7 +135,7 @@ impl MembershipStore {
     /// [`SwarmError::LogLost`] if the log was created before and its file is missing or empty.
     pub(super) fn prepare_log(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
         let path = self.log_path();
-        if self.stored_keys()?.is_some_and(|stored| stored.log_created) {
+        if self.stored_keys(MANAGER_KEYS)?.is_some_and(|stored| stored.log_created) {
             let size = fs::metadata(&path).map(|file| file.len());
             return match size {
                 Ok(1..) => Ok(()),
@@ -147,23 +148,63 @@ impl MembershipStore {
         let log = Store::open(&path).map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;
         drop(log);
         // Also syncs the directory, and with it the entry of the log.
-        self.write_keys(keys, true)
+        self.write_keys(MANAGER_KEYS, keys, true)
     }
 
-    fn stored_keys(&self) -> Result<Option<StoredKeys>, SwarmError> {
-        let bytes = self.read(MANAGER_KEYS)?;
-        bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| self.damaged(MANAGER_KEYS, &e))).transpose()
+    /// The keys that are about to replace those of [`Self::manager_keys`].
+    pub(super) fn new_manager_keys(&self) -> Result<Option<ManagerKeys>, SwarmError> {
+        self.read_keys(NEW_MANAGER_KEYS)
     }
 
-    fn write_keys(&self, keys: &ManagerKeys, log_created: bool) -> Result<(), SwarmError> {
+    /// Their log is the new one, which exists.
+    pub(super) fn write_new_manager_keys(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
+        self.write_keys(NEW_MANAGER_KEYS, keys, true)
+    }
+
+    pub(super) fn use_new_manager_keys(&self) -> Result<(), SwarmError> {
+        self.rename(NEW_MANAGER_KEYS, MANAGER_KEYS)
+    }
+
+    pub(super) fn remove_new_manager_keys(&self) -> Result<(), SwarmError> {
+        self.remove(NEW_MANAGER_KEYS)
+    }
+
+    pub(super) fn new_log_path(&self) -> PathBuf {
+        self.dir.join(NEW_LOG)
+    }
+
+    pub(super) fn remove_new_log(&self) -> Result<(), SwarmError> {
+        self.remove(NEW_LOG)
+    }
+
+    pub(super) fn use_new_log(&self) -> Result<(), SwarmError> {
+        self.rename(NEW_LOG, LOG)
+    }
+
+    fn read_keys(&self, name: &str) -> Result<Option<ManagerKeys>, SwarmError> {
+        let Some(stored) = self.stored_keys(name)? else {
+            return Ok(None);
+        };
+        let kek = Kek::from_bytes(&stored.kek).map_err(|e| self.damaged(name, &e))?;
+        Ok(Some(ManagerKeys { raft_id: stored.raft_id, kek }))
+    }
+
+    fn stored_keys(&self, name: &str) -> Result<Option<StoredKeys>, SwarmError> {
+        let bytes = self.read(name)?;
+        bytes.map(|bytes| json::decode(&json::FIRST, &bytes).map_err(|e| self.unreadable(name, &e))).transpose()
+    }
+
+    fn write_keys(&self, name: &str, keys: &ManagerKeys, log_created: bool) -> Result<(), SwarmError> {
         let stored = StoredKeys { raft_id: keys.raft_id, kek: keys.kek.as_bytes().to_vec(), log_created };
-        let bytes = serde_json::to_vec(&stored).map_err(|e| self.damaged(MANAGER_KEYS, &e))?;
-        self.write(MANAGER_KEYS, &bytes)
+        let bytes = json::encode(&json::FIRST, &stored).map_err(|e| self.damaged(name, &e))?;
+        self.write(name, &bytes)
     }
 
     /// Removes what a worker must not have: the manager's keys and the log.
     pub(super) fn remove_manager_files(&self) -> Result<(), SwarmError> {
         self.remove(MANAGER_KEYS)?;
+        self.remove(NEW_MANAGER_KEYS)?;
+        self.remove(NEW_LOG)?;
         self.remove(LOG)
     }
 
@@ -183,12 +224,25 @@ impl MembershipStore {
         files::write(&self.dir.join(name), bytes).map_err(|error| self.failed(&error))
     }
 
+    fn rename(&self, from: &str, to: &str) -> Result<(), SwarmError> {
+        files::rename(&self.dir.join(from), &self.dir.join(to)).map_err(|error| self.failed(&error))
+    }
+
     fn remove(&self, name: &str) -> Result<(), SwarmError> {
         files::remove(&self.dir.join(name)).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &io::Error) -> SwarmError {
         SwarmError::Storage { path: self.dir.clone(), reason: files::advice(error) }
+    }
+
+    fn unreadable(&self, name: &str, error: &JsonError) -> SwarmError {
+        match error {
+            JsonError::Newer { .. } => {
+                SwarmError::Storage { path: self.dir.clone(), reason: format!("{name}: {error}") }
+            }
+            JsonError::Damaged(_) => self.damaged(name, error),
+        }
     }
 
     fn damaged(&self, name: &str, reason: &dyn std::fmt::Display) -> SwarmError {

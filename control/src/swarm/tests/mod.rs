@@ -5,6 +5,7 @@ mod fixture;
 
 mod callers;
 mod crash;
+mod disasters;
 mod expiry;
 mod failover;
 mod joining;

@@ -1,0 +1,124 @@
+//! Tests of clusters that lose their managers: one survivor forms the cluster again, and a backup
+//! is restored on an empty machine.
+
+use std::net::SocketAddr;
+
+use weft_model::{
+    ClusterState, Command, ServiceId,
+    spec::{
+        Availability,
+        Role::{Manager, Worker},
+    },
+    state::{NodeStatus, TaskState},
+};
+
+use super::fixture::{Daemon, cluster, has_label, is_ready, node, set_label, stop, voters};
+use crate::{
+    fixture::service_spec,
+    swarm::{RestoreOptions, SwarmError},
+};
+
+/// Creates a service, and waits until its tasks run.
+async fn run_service(daemon: &Daemon, replicas: u64) -> ServiceId {
+    let id = ServiceId::from_random(7);
+    let spec = Box::new(service_spec("web", replicas, &[]));
+    daemon.manager().propose(Command::CreateService { id: id.clone(), spec }).await.expect("created");
+    daemon.wait_until("the tasks run", |state| running(state) as u64 == replicas).await;
+    id
+}
+
+fn running(state: &ClusterState) -> usize {
+    state.tasks.values().filter(|task| task.status.state == TaskState::Running).count()
+}
+
+fn all_ready(state: &ClusterState, count: usize) -> bool {
+    state.nodes.values().filter(|node| node.status == NodeStatus::Ready).count() == count
+}
+
+#[tokio::test]
+async fn one_survivor_of_three_managers_forms_the_cluster_again_and_takes_the_others_back() {
+    let [n1, n2, n3, n4] = cluster([Manager, Manager, Manager, Worker]).await;
+    let service = run_service(&n1, 4).await;
+    set_label(&n1, "before").await.expect("a quorum");
+    n3.wait_until("it has the change", |state| has_label(state, "before")).await;
+    let before = n3.manager().state().borrow().clone();
+    let hosts = [n1.stop().await, n2.stop().await];
+    assert!(set_label(&n3, "lost").await.is_err(), "there is no quorum");
+    let refused = n4.swarm.reform(None).await.expect_err("a worker");
+    assert!(matches!(refused, SwarmError::NotManager), "{refused}");
+    let refused = n3.swarm.reform(Some([192, 0, 2, 77].into())).await.expect_err("another address");
+    assert!(matches!(refused, SwarmError::OtherAddr { .. }), "{refused}");
+
+    n3.swarm.reform(None).await.expect("the cluster is formed again");
+    let state = n3.manager().state().borrow().clone();
+    assert_eq!(state.epoch, before.epoch + 1);
+    assert!(has_label(&state, "before") && state.services.contains_key(&service));
+    assert_eq!(
+        state.tasks.values().map(|t| &t.id).collect::<Vec<_>>(),
+        before.tasks.values().map(|t| &t.id).collect::<Vec<_>>()
+    );
+    assert_eq!(state.cluster, before.cluster, "the settings, tokens and the authority are the same");
+    set_label(&n3, "after").await.expect("it leads alone");
+    n3.wait_until("the worker is back", |state| node(state, "n4", is_ready)).await;
+
+    // Together the other two have a quorum of the former log. They must not use it.
+    let [h1, h2] = hosts;
+    let (n1, n2) = tokio::join!(h1.start(), h2.start());
+    n1.becomes_worker().await;
+    n2.becomes_worker().await;
+    n3.wait_until("all nodes are back", |state| all_ready(state, 4) && voters(state) == 1).await;
+    assert!(!has_label(&n3.manager().state().borrow(), "lost"));
+    n3.set_role(&n1.id(), Manager).await.expect("accepted");
+    n1.becomes_manager().await;
+    n3.wait_until("it votes again", |state| voters(state) == 2).await;
+    assert!(has_label(&n1.manager().state().borrow(), "after"));
+
+    // A restart keeps the new log and the new keys.
+    let n3 = n3.stop().await.start().await;
+    n3.becomes_manager().await;
+    n1.wait_until("the survivor is back", |state| all_ready(state, 4)).await;
+    set_label(&n1, "restarted").await.expect("a quorum");
+    stop([n1, n2, n3, n4]).await;
+}
+
+#[tokio::test]
+async fn a_backup_is_restored_on_an_empty_machine_with_the_address_of_a_former_manager() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let service = run_service(&n1, 2).await;
+    set_label(&n1, "saved").await.expect("a quorum");
+    let refused = n1.swarm.back_up("short".to_owned()).await.expect_err("a short passphrase");
+    assert!(refused.to_string().contains("choose a longer one"), "{refused}");
+    let refused = n2.swarm.back_up("correct horse".to_owned()).await.expect_err("a worker");
+    assert!(matches!(refused, SwarmError::NotManager), "{refused}");
+    let file = n1.swarm.back_up("correct horse".to_owned()).await.expect("a backup");
+    set_label(&n1, "later").await.expect("a quorum");
+    let before = n1.manager().state().borrow().clone();
+    let listen_addr = n1.rpc_addr();
+    drop(n1.stop().await);
+
+    let restored = Daemon::new("n9").await;
+    let options = |passphrase: &str, listen_addr: SocketAddr| RestoreOptions {
+        file: file.clone(),
+        passphrase: passphrase.to_owned(),
+        advertise_addr: None,
+        listen_addr,
+        tunnel_addr: None,
+        availability: Availability::Active,
+    };
+    let refused = restored.swarm.restore(options("wrong horse", listen_addr)).await.expect_err("refused");
+    assert!(refused.to_string().contains("passphrase is wrong"), "{refused}");
+    restored.swarm.restore(options("correct horse", listen_addr)).await.expect("restored");
+    let state = restored.manager().state().borrow().clone();
+    assert!(has_label(&state, "saved") && !has_label(&state, "later") && state.services.contains_key(&service));
+    let secrets = |state: &ClusterState| {
+        let cluster = state.cluster.clone().expect("a cluster");
+        (cluster.id, cluster.worker_secret, cluster.manager_secret, cluster.ca_cert_pem)
+    };
+    assert_eq!(secrets(&state), secrets(&before));
+    restored.wait_until("the worker is back", |state| node(state, "n2", is_ready)).await;
+    restored.wait_until("the tasks of the lost node run", |state| running(state) == 2).await;
+    let n3 = Daemon::joined("n3", &restored, Worker).await;
+    let again = restored.swarm.restore(options("correct horse", listen_addr)).await.expect_err("a member");
+    assert!(matches!(again, SwarmError::AlreadyMember), "{again}");
+    stop([restored, n2, n3]).await;
+}
