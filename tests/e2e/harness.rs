@@ -4,7 +4,7 @@
 
 use std::{
     panic::{self, AssertUnwindSafe},
-    path::Path,
+    path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -12,6 +12,9 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use weft_lab::{Lab, LabOptions, Runtime};
+
+/// The program that was built with the tests.
+pub(crate) const NEW_WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 /// The name and the body of a test.
 pub(crate) type Test = (&'static str, fn(&Lab) -> Result<()>);
@@ -37,17 +40,20 @@ pub(crate) struct Group {
 }
 
 /// The shape of a group's lab.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shape {
     pub(crate) nodes: usize,
     pub(crate) managers: usize,
     pub(crate) runtime: Runtime,
     pub(crate) init: bool,
+    /// The program of the daemons and of the commands. `None`: the one that was built with the
+    /// tests.
+    pub(crate) weft: Option<PathBuf>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 3, managers: 1, runtime: Runtime::Process, init: true }
+        Self { nodes: 3, managers: 1, runtime: Runtime::Process, init: true, weft: None }
     }
 }
 
@@ -167,8 +173,8 @@ impl Harness {
 }
 
 fn up(group: &Group) -> Result<Lab> {
-    let Shape { nodes, managers, runtime, init } = group.shape;
-    let weft = Path::new(env!("CARGO_BIN_EXE_weft")).to_owned();
+    let Shape { nodes, managers, runtime, init, weft } = group.shape.clone();
+    let weft = weft.unwrap_or_else(|| PathBuf::from(NEW_WEFT));
     let lab = Lab::up(LabOptions { nodes, managers, runtime, init, weft })?;
     if let Err(error) = catch_panic(|| (group.setup)(&lab)) {
         let error = with_logs(&error, &lab);

@@ -21,6 +21,8 @@ mod scaling;
 mod update;
 mod connections;
 mod failure;
+mod disasters;
+mod upgrade;
 mod errors;
 mod docker_runtime;
 mod docker_client;
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    harness::run(vec![
+    let mut groups = vec![
         cluster::story(),
         cluster::membership(),
         mesh::group(),
@@ -53,9 +55,12 @@ fn main() -> ExitCode {
         update::group(),
         failure::daemons(),
         failure::nodes(),
+        disasters::group(),
         errors::group(),
         docker_runtime::group(),
         docker_runtime::failures(),
         docker_client::group(),
-    ])
+    ];
+    groups.extend(upgrade::group());
+    harness::run(groups)
 }

@@ -20,6 +20,7 @@ mod bench;
 mod vm;
 mod ebpf;
 mod golden;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,9 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Add the golden files of new schema versions of what weft stores and sends.
     Golden,
+    /// Build the previous release, and upgrade a cluster of it to this one, node by node under
+    /// load.
+    Upgrade,
     /// Install the programs that the lab and the demo need; with --test, those of `test` too.
     Setup(setup::Options),
     /// Check crate dependencies, imports, module docs, names and the width of comments.
@@ -81,6 +85,7 @@ fn run() -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Lab(command) => lab::run(command),
         Task::Golden => golden::run(),
+        Task::Upgrade => upgrade::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Vm(command) => vm::run(&command),
         Task::Ebpf(options) => ebpf::run(&options),

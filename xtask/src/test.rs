@@ -95,7 +95,7 @@ fn list(step: &Step, mut command: Command, filter: &str) -> Result<Vec<String>> 
 
 /// The command names the whole workspace, so that cargo uses the dependencies that it built for the
 /// unit tests.
-fn end_to_end_tests() -> Command {
+pub(crate) fn end_to_end_tests() -> Command {
     cargo::command(&["test", "--locked", "--workspace", "--test", "e2e"])
 }
 

@@ -30,19 +30,24 @@ impl Lab {
         let (program, argument) = resolver::command()?;
         self.spawn(CLIENT, Command::new(program).arg(argument), &contract::log("resolver"))?;
         for node in self.nodes() {
-            self.spawn_daemon(&node)?;
+            self.spawn_daemon(&node, &self.options.weft)?;
         }
         self.nodes().try_for_each(|node| self.wait_api(&node))
     }
 
     /// Starts a node's daemon. Returns when its API socket answers.
     pub fn start(&self, node: &str) -> Result<()> {
-        self.spawn_daemon(node)?;
+        self.start_with(node, &self.options.weft)
+    }
+
+    /// Starts a node's daemon from another `weft` binary.
+    pub fn start_with(&self, node: &str, weft: &Path) -> Result<()> {
+        self.spawn_daemon(node, weft)?;
         self.wait_api(node)
     }
 
-    fn spawn_daemon(&self, node: &str) -> Result<()> {
-        let mut command = Command::new(&self.options.weft);
+    fn spawn_daemon(&self, node: &str, weft: &Path) -> Result<()> {
+        let mut command = Command::new(weft);
         command
             .arg("daemon")
             .args(["--hostname", node])
