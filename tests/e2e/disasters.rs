@@ -32,7 +32,7 @@ pub(crate) fn group() -> Group {
     }
 }
 
-/// The ids of the nodes by host name, and the tokens and the id of the cluster.
+/// What must stay the same: the id of the cluster, its join tokens and its settings.
 fn identity(via: &str) -> Result<Value> {
     let swarm = api::get(&contract::socket(via), "/swarm")?;
     Ok(serde_json::json!([swarm["ID"], swarm["JoinTokens"], swarm["Spec"]]))

@@ -68,8 +68,8 @@ impl Machine {
         Ok(Self { store, replica, published, digests: watch::Sender::default() })
     }
 
-    /// The digest of the state at the last entry whose index is a multiple of 1,000, of
-    /// those that were applied since the start.
+    /// The digest of the state at the last entry whose index is a multiple of 1,000, of those that
+    /// were applied since the start.
     pub fn digests(&self) -> watch::Receiver<Option<StateDigest>> {
         self.digests.subscribe()
     }

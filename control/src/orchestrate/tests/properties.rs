@@ -206,7 +206,7 @@ impl Scenario {
     fn check_updates_end(&mut self) {
         let runs = |state: UpdateState| matches!(state, UpdateState::Updating | UpdateState::RollbackStarted);
         self.sim.run_until_within(900_000, "every update to end", |sim| {
-            // A removed service stays until its last task has ended: on a stuck node, for ever.
+            // A removed service stays until its last task has ended. On a stuck node none ends.
             let services = sim.state().services.values().filter(|s| !s.removing);
             services.filter_map(|s| s.update.as_ref()).all(|update| !runs(update.state))
         });

@@ -3,9 +3,8 @@
 //! Every manager computes a digest of its state at every 1,000th log entry, and writes it to the
 //! log. All managers see all digests. A manager whose digest differs from the one that a majority
 //! of the voters has computed at the same entry has applied something else than the others: a
-//! damaged disk or memory, or a fault in weft. It stops, so that nobody reads its state and it
-//! never leads. If no digest has a majority, nobody can know which state is right: the managers log
-//! an error.
+//! damaged disk or memory, or a bug in weft. It stops, so it answers no reads and is never elected.
+//! If no digest has a majority, it is unknown which state is correct: the managers log an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 

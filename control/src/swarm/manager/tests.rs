@@ -281,7 +281,7 @@ fn several_promotions_are_one_change() {
     let learning = quorum.voters(&[1], &[1, 2, 3]);
     let one_ready = [(1, 1_000), (2, 990), (3, 10)];
     assert_eq!(quorum.next_change(&learning, &one_ready, 1), None, "it waits for the other one");
-    assert_eq!(quorum.next_change_without(&[], &learning, &one_ready, 1, false), promote([2]), "but not for ever");
+    assert_eq!(quorum.next_change_without(&[], &learning, &one_ready, 1, false), promote([2]), "until the limit");
     assert_eq!(quorum.next_change(&learning, &[(1, 1_000), (2, 990), (3, 990)], 1), promote([2, 3]));
 }
 

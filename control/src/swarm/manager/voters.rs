@@ -178,8 +178,9 @@ pub(super) fn check_demotion(
 }
 
 /// Whether a Raft message of this caller may be accepted: it is a member of the Raft configuration
-/// here, or will be one in entries that this manager does not have yet. Raft ids are given in order
-/// and end for ever, so an id that is given, and that the caller does not have, has ended.
+/// here, or will be one in entries that this manager does not have yet. Raft ids are assigned in
+/// increasing order and never reused. So an assigned id that is not the caller's current one is no
+/// longer valid.
 pub(super) fn may_be_member(state: &ClusterState, voters: &Voters, caller: &NodeId, raft_id: u64) -> bool {
     if let Some(member) = voters.get_node(&raft_id) {
         return member.node == *caller;
