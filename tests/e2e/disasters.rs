@@ -118,9 +118,8 @@ pub(crate) fn a_backup_restores_the_cluster_after_the_loss_of_all_machines(lab: 
     let restore = |passphrase: &str| {
         ["backup", "restore", "--advertise-addr", &addr, &flag, passphrase, &text(&file)].map(str::to_owned)
     };
-    let strs = |arguments: &[String]| arguments.iter().map(String::as_str).map(str::to_owned).collect::<Vec<_>>();
     let run = |passphrase: &str, ok: bool| {
-        let arguments = strs(&restore(passphrase));
+        let arguments = restore(passphrase);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         if ok { lab.weft_ok("n1", &arguments) } else { lab.weft_refused("n1", &arguments) }
     };

@@ -43,14 +43,14 @@ impl Acks {
         problem: impl Fn(&NodeId) -> String,
     ) {
         self.acked = acked;
-        let acked = &self.acked;
-        let has_acked = |node: &NodeId, generation| acked.get(node).is_some_and(|acked| *acked >= generation);
         let is_ready = |node: &NodeId| state.nodes.get(node).is_some_and(Node::is_ready);
-        self.behind.retain(|node, behind| is_ready(node) && !has_acked(node, behind.generation));
-        for node in state.nodes.keys().filter(|node| is_ready(node) && !has_acked(node, state.index)) {
+        let mut behind = std::mem::take(&mut self.behind);
+        behind.retain(|node, behind| is_ready(node) && !self.has_acked(node, behind.generation));
+        for node in state.nodes.keys().filter(|node| is_ready(node) && !self.has_acked(node, state.index)) {
             let new = || Behind { generation: state.index, since_ms: now_ms, problem: String::new() };
-            self.behind.entry(node.clone()).or_insert_with(new).problem = problem(node);
+            behind.entry(node.clone()).or_insert_with(new).problem = problem(node);
         }
+        self.behind = behind;
     }
 
     /// Whether the node has acknowledged a plan of this index or a newer one.

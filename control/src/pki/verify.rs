@@ -92,12 +92,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let clients = self.0.verifiers().clients;
-        match clients.verify_client_cert(end_entity, intermediates, now) {
-            Err(error) if is_expiry(&error) => {
-                clients.verify_client_cert(end_entity, intermediates, last_valid(end_entity)?)
-            }
-            verified => verified,
-        }
+        verify_although_expired(end_entity, now, |at| clients.verify_client_cert(end_entity, intermediates, at))
     }
 
     fn verify_tls12_signature(
@@ -133,13 +128,8 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let servers = self.current.verifiers().servers;
-        match servers.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(error) if self.accept_expired && is_expiry(&error) => {
-                let at = last_valid(end_entity)?;
-                servers.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at)
-            }
-            verified => verified,
-        }
+        let verify = |at| servers.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at);
+        if self.accept_expired { verify_although_expired(end_entity, now, verify) } else { verify(now) }
     }
 
     fn verify_tls12_signature(
@@ -167,6 +157,18 @@ impl ServerCertVerifier for ServerVerifier {
 
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
+}
+
+/// Verifies a certificate at the time `now`, and if it has expired, as of its last valid second.
+fn verify_although_expired<T>(
+    certificate: &CertificateDer<'_>,
+    now: UnixTime,
+    verify: impl Fn(UnixTime) -> Result<T, Error>,
+) -> Result<T, Error> {
+    match verify(now) {
+        Err(error) if is_expiry(&error) => verify(last_valid(certificate)?),
+        verified => verified,
+    }
 }
 
 fn is_expiry(error: &Error) -> bool {

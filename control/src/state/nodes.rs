@@ -47,7 +47,7 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
     Ok(Applied::Node(id))
 }
 
-fn next_raft_id(state: &mut ClusterState) -> u64 {
+pub(super) fn next_raft_id(state: &mut ClusterState) -> u64 {
     let id = state.allocated.next_raft_id;
     state.allocated.next_raft_id += 1;
     id

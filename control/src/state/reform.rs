@@ -30,8 +30,7 @@ pub fn reform(state: &mut ClusterState, index: u64, manager: &NodeId) -> Result<
     state.digests.clear();
     // The only manager runs this release.
     state.feature_level = state.feature_level.max(FEATURE_LEVEL);
-    let raft_id = state.allocated.next_raft_id;
-    state.allocated.next_raft_id += 1;
+    let raft_id = nodes::next_raft_id(state);
     let metas: Vec<_> = state.nodes.values().map(|node| updated_meta(state, node.meta)).collect();
     for (node, meta) in state.nodes.values_mut().zip(metas) {
         let leads = node.id == *manager;

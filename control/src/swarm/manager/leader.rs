@@ -63,7 +63,7 @@ const MIN_ATTENTION: Duration = Duration::from_millis(5);
 const MAX_ATTENTION: Duration = Duration::from_millis(500);
 /// If no quorum answered a leader for this long, another leader has probably been elected. This one
 /// then ends its sessions, so that its nodes look for the new leader.
-pub(super) const QUORUM_LOST_MS: u64 = 3_000;
+const QUORUM_LOST_MS: u64 = 3_000;
 /// Largest encoded size of commands that the leader writes as one entry. Far below the limit of one
 /// append, so that a follower gets it in time.
 const MAX_BATCH_BYTES: usize = 1 << 20;
@@ -101,8 +101,12 @@ pub(super) async fn run(manager: Manager, stop: CancellationToken) {
 /// The term in which this manager leads with a quorum.
 fn led_term(metrics: &Metrics) -> Option<u64> {
     let leads = metrics.state == ServerState::Leader && metrics.running_state.is_ok();
-    let answered = metrics.millis_since_quorum_ack.is_none_or(|age_ms| age_ms < QUORUM_LOST_MS);
-    (leads && answered).then_some(metrics.current_term)
+    (leads && quorum_answers(metrics)).then_some(metrics.current_term)
+}
+
+/// Whether a quorum has answered this manager, if it leads.
+pub(super) fn quorum_answers(metrics: &Metrics) -> bool {
+    metrics.millis_since_quorum_ack.is_none_or(|age_ms| age_ms < QUORUM_LOST_MS)
 }
 
 async fn lead(manager: &Manager, term: u64) {

@@ -9,7 +9,7 @@ use weft_model::{Command, NodeId, Rejection};
 
 use super::{
     Manager,
-    leader::QUORUM_LOST_MS,
+    leader::quorum_answers,
     voters::{check_demotion, is_demotion, keeps_quorum, may_be_member},
 };
 use crate::{
@@ -154,8 +154,7 @@ pub(super) async fn follow_leader(manager: Manager) {
     loop {
         let (leader, answered) = {
             let now = metrics.borrow_and_update();
-            let answered = now.millis_since_quorum_ack.is_none_or(|age_ms| age_ms < QUORUM_LOST_MS);
-            (now.current_leader, answered)
+            (now.current_leader, quorum_answers(&now))
         };
         let leads = leader == Some(inner.keys.raft_id);
         let leaderless = leader.is_none() || (leads && !answered);

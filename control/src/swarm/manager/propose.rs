@@ -232,12 +232,9 @@ impl Manager {
     }
 
     fn no_quorum(&self) -> ProposeError {
-        let metrics = self.inner.raft.server_metrics();
-        let metrics = metrics.borrow();
-        let voters = metrics.membership_config.membership();
-        let nodes: Vec<_> = voters.voter_ids().filter_map(|id| voters.get_node(&id)).collect();
-        let managers = nodes.len();
-        let reachable = nodes.iter().filter(|voter| self.manager_reachable(&voter.node)).count();
+        let voters = self.voter_nodes();
+        let managers = voters.len();
+        let reachable = voters.iter().filter(|node| self.manager_reachable(node)).count();
         ProposeError::NoQuorum { reachable, managers, needed: managers / 2 + 1 }
     }
 }
