@@ -1,10 +1,10 @@
 //! One pass over all layers of the node, and the teardown of all layers after the node left its
 //! cluster.
 //!
-//! [`Agent::run`] calls both. The order of a pass is: observe the tasks, create their links,
-//! program the data plane, start the resolvers, start the next step of each task, publish the
-//! report. A pass compares the whole plan with the whole state of the node, so the same code
-//! handles start-up, changes and repair.
+//! [`Agent::run`] calls both. The order of a pass is: observe the tasks, start to prepare new ones,
+//! create their links, program the data plane, start the resolvers, start the next step of each
+//! task, publish the report. A pass compares the whole plan with the whole state of the node, so
+//! the same code handles start-up, changes and repair.
 //!
 //! Invariant: an error of the links, the data plane or the resolvers does not stop the pass. Tasks
 //! are stopped and reported even if the links fail. Only a runtime that cannot list its tasks ends
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use weft_model::{NodePlan, TaskId, error_chain};
 use weft_overlay::{Endpoint, OverlayState};
 
-use super::{Agent, data_plane::close_connections, facts::local_facts, layer_errors::LayerErrors};
+use super::{Agent, data_plane::close_connections, facts::local_facts, layer_errors::LayerErrors, task::PassPoint};
 use crate::runtime::ObservedTask;
 
 impl Agent {
@@ -33,6 +33,7 @@ impl Agent {
     pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
         let observed = self.observe().await?;
         self.tasks.track(plan, &observed);
+        self.tasks.start_next_steps(plan, &observed, PassPoint::BeforeLinks, now);
         let sandboxes: BTreeMap<TaskId, PathBuf> = observed
             .values()
             .filter(|o| plan.tasks.iter().any(|t| t.id == o.task))
@@ -78,7 +79,7 @@ impl Agent {
         now: Instant,
     ) {
         let network_ready = if errors.is_empty() { self.tasks_with_network(plan) } else { BTreeSet::new() };
-        self.tasks.start_next_steps(plan, observed, &network_ready, now);
+        self.tasks.start_next_steps(plan, observed, PassPoint::End { network_ready: &network_ready }, now);
         if errors.is_empty() {
             self.reporter.set_applied(plan);
         }

@@ -22,7 +22,7 @@ use weft_overlay::EncryptionMode;
 use super::{
     blocking::run_blocking,
     layer_errors::LayerErrors,
-    task::{FinishedStep, Step, TaskRecord},
+    task::{FinishedStep, PassPoint, Step, TaskRecord},
     *,
 };
 use crate::runtime::{ObservedTask, Phase, RuntimeError, fixture};
@@ -148,6 +148,28 @@ async fn tasks_are_prepared_stopped_removed_and_reported_even_if_a_layer_fails()
     let other_membership = NodePlan { node: NodeId::from_random(3), ..later };
     agent.step_tasks_and_report(&other_membership, &observed, &one_error(), Instant::now());
     assert_eq!(reports.borrow().acked, 0, "a generation of another membership is not acknowledged");
+}
+
+#[tokio::test]
+async fn only_the_preparation_of_a_task_starts_before_the_links_are_made() {
+    let (tmp, executor) = (tempfile::tempdir().expect("a temporary directory"), Arc::new(Recording::default()));
+    let mut agent = agent(Arc::clone(&executor), tmp.path()).await;
+    let [new, prepared, stopping] =
+        [(1, TaskGoal::Run), (2, TaskGoal::Run), (3, TaskGoal::Stop)].map(|(number, goal)| task(number, goal));
+    let unplanned = TaskId::from_random(4);
+    let running = Phase::Running { pid: 7, since_ms: 1 };
+    let observed =
+        [seen(&prepared.id, Phase::Prepared), seen(&stopping.id, running), seen(&unplanned, Phase::Prepared)].into();
+    let plan = plan(9, vec![new.clone(), prepared, stopping]);
+
+    agent.tasks.track(&plan, &observed);
+    agent.tasks.start_next_steps(&plan, &observed, PassPoint::BeforeLinks, Instant::now());
+    while let Some(finished) = agent.tasks.steps.join_next().await {
+        agent.tasks.finish_step(finished);
+    }
+
+    let want = [("fetch", new.id.clone()), ("prepare", new.id)];
+    assert_eq!(*executor.0.lock().expect("no test thread panicked"), want.into());
 }
 
 #[tokio::test]

@@ -6,7 +6,14 @@
 //!
 //! Linux before 6.6 has no tcx. There, a program for links is a filter of the clsact qdisc, which
 //! survives the daemon without a pin. The pin then holds the program and only records where it is
-//! attached. The program for names is such a filter on all kernels: see `names`.
+//! attached. On all kernels, two programs are such filters:
+//!
+//! - The one for names: see `names`.
+//! - The one for the links of tasks. An attachment by tcx waits for an RCU grace period and holds
+//!   the RTNL lock meanwhile (`tcx_link_attach` in kernel/bpf/tcx.c), and so does the removal of a
+//!   link that has one. That takes some 14 ms, one task of the machine after the other. A filter
+//!   takes less than 2 ms. What tcx gives, a place before the programs of others, is of no use on
+//!   a link that only weft has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +53,7 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x7765);
 pub(crate) enum Attached {
     /// This daemon's program is attached now, and was not before.
     Changed,
-    /// Weft's filter existed and was replaced (clsact only). It may have had the same program.
+    /// Weft's filter with this daemon's program existed, and was replaced (clsact only).
     Unchanged,
     /// There is no link with this index.
     NoLink(u32),
@@ -96,9 +103,11 @@ impl Programs {
     /// Whether this daemon's program is attached at an attachment that has a pin.
     fn is_current(&self, attachment: Attachment) -> bool {
         match attachment {
-            // aya cannot read which program a clsact filter has.
+            Attachment::Link { hook: Hook::TaskOut, .. } => self.is_pinned(Hook::TaskOut, attachment),
+            // aya cannot read which program a clsact filter has, and others may remove the qdisc
+            // of an uplink. So the filter is replaced in each pass.
             Attachment::Link { hook, ifindex } => {
-                self.has_tcx
+                uses_tcx(hook, self.has_tcx)
                     && link_name(ifindex).is_some_and(|name| self.is_attached_by_tcx(hook, &name).unwrap_or(false))
             }
             Attachment::Cgroup(program) => self.attached_sockets.contains(program),
@@ -106,6 +115,12 @@ impl Programs {
             Attachment::Names { .. } => ProgramInfo::from_pin(self.dir.join(attachment.pin()))
                 .is_ok_and(|program| program.id() == self.names_id),
         }
+    }
+
+    /// Whether the pin of a filter holds this daemon's program. The pin is made after the filter.
+    fn is_pinned(&self, hook: Hook, attachment: Attachment) -> bool {
+        ProgramInfo::from_pin(self.dir.join(attachment.pin()))
+            .is_ok_and(|program| Some(&program.id()) == self.ids.get(&hook))
     }
 
     fn is_attached_by_tcx(&self, hook: Hook, link: &str) -> Result<bool, ProgramError> {
@@ -124,7 +139,7 @@ impl Programs {
         match attachment {
             Attachment::Link { hook, ifindex } => {
                 let Some(name) = link_name(ifindex) else { return Ok(Attached::NoLink(ifindex)) };
-                if self.has_tcx {
+                if uses_tcx(hook, self.has_tcx) {
                     self.attach_tcx(ebpf, hook, ifindex, &name)
                 } else {
                     self.attach_clsact(ebpf, hook, ifindex, &name)
@@ -191,25 +206,33 @@ impl Programs {
     fn attach_clsact(&self, ebpf: &mut Ebpf, hook: Hook, ifindex: u32, name: &str) -> Result<Attached, Error> {
         let program = link_program(ebpf, hook)?;
         let error = attach_error(hook, ifindex);
-        let path = self.dir.join(Attachment::Link { hook, ifindex }.pin());
-        let is_pinned = path.exists();
-        let replaced =
-            if is_pinned { clsact_link(name).ok().and_then(|link| program.attach_to_link(link).ok()) } else { None };
-        let (id, attached) = if let Some(id) = replaced {
-            (id, Attached::Unchanged)
+        let attachment = Attachment::Link { hook, ifindex };
+        let path = self.dir.join(attachment.pin());
+        let replaced = if path.exists() {
+            clsact_link(name).ok().and_then(|link| program.attach_to_link(link).ok())
+        } else {
+            None
+        };
+        let is_replaced = replaced.is_some();
+        let id = if let Some(id) = replaced {
+            id
         } else {
             // This call fails if the qdisc already exists, which is fine. If the kernel cannot
             // create the qdisc, the next call returns the reason.
             let _ = qdisc_add_clsact(name);
             let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
-            (program.attach_with_options(name, TcAttachType::Ingress, options).map_err(error)?, Attached::Changed)
+            program.attach_with_options(name, TcAttachType::Ingress, options).map_err(error)?
         };
         // Never drop this value: aya would detach the program.
         std::mem::forget(program.take_link(id).map_err(error)?);
-        if !is_pinned {
-            program.pin(&path).map_err(|source| Error::Pin { path, source })?;
+        if is_replaced && self.is_pinned(hook, attachment) {
+            return Ok(Attached::Unchanged);
         }
-        Ok(attached)
+        // This also ends an attachment by tcx that an earlier release pinned here.
+        unpin(&path)?;
+        let program = link_program(ebpf, hook)?;
+        program.pin(&path).map_err(|source| Error::Pin { path, source })?;
+        Ok(Attached::Changed)
     }
 
     fn attach_names_program(&self, ebpf: &mut Ebpf, netns: &Path, class: u16, pin: &Path) -> Result<Attached, Error> {
@@ -249,6 +272,11 @@ fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= TCX)
 }
 
+/// Whether a program for links is attached by tcx, and not by a filter of the clsact qdisc.
+fn uses_tcx(hook: Hook, has_tcx: bool) -> bool {
+    has_tcx && hook != Hook::TaskOut
+}
+
 /// The attachments that have a pin in `dir`.
 fn pinned(dir: &Path) -> Result<Vec<Attachment>, Error> {
     let paths = pins::entries(dir)?;
@@ -268,8 +296,8 @@ pub(super) fn detach_all(dir: &Path) -> Vec<Error> {
 }
 
 fn detach(dir: &Path, attachment: Attachment, has_tcx: bool) -> Result<(), Error> {
-    if !has_tcx
-        && let Attachment::Link { ifindex, .. } = attachment
+    if let Attachment::Link { hook, ifindex } = attachment
+        && !uses_tcx(hook, has_tcx)
         && let Some(name) = link_name(ifindex)
         && let Ok(link) = clsact_link(&name)
     {

@@ -71,6 +71,29 @@ use self::{
 pub(super) use self::{next::Step, record::TaskRecord, run::FinishedStep};
 use crate::runtime::{Executor, ObservedTask};
 
+/// The point of a pass at which steps are started.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum PassPoint<'a> {
+    /// Before the links of the plan are made. Only [`Step::Prepare`] may start: it needs nothing of
+    /// the network, and the links of a new task need what it makes.
+    BeforeLinks,
+    /// After all layers.
+    End {
+        /// The tasks whose links, data plane and resolver are ready.
+        network_ready: &'a BTreeSet<TaskId>,
+    },
+}
+
+impl PassPoint<'_> {
+    fn may_start(self, step: Step) -> bool {
+        matches!(self, Self::End { .. }) || step == Step::Prepare
+    }
+
+    fn is_network_ready(self, task: &TaskId) -> bool {
+        matches!(self, Self::End { network_ready } if network_ready.contains(task))
+    }
+}
+
 /// All tasks of this node.
 pub(super) struct Tasks {
     executor: Arc<dyn Executor>,
@@ -96,13 +119,13 @@ impl Tasks {
         }
     }
 
-    /// Chooses the next step of each task and starts it in the background. `network_ready` are the
-    /// tasks whose links, data plane and resolver are ready.
+    /// Chooses the next step of each task and starts it in the background, if it may start at this
+    /// point of the pass.
     pub(super) fn start_next_steps(
         &mut self,
         plan: &NodePlan,
         observed: &BTreeMap<TaskId, ObservedTask>,
-        network_ready: &BTreeSet<TaskId>,
+        point: PassPoint<'_>,
         now: Instant,
     ) {
         let plans: BTreeMap<&TaskId, &TaskPlan> = plan.tasks.iter().map(|t| (&t.id, t)).collect();
@@ -126,7 +149,7 @@ impl Tasks {
             let view = TaskView {
                 goal: planned.map(|t| t.desired),
                 phase: seen.map(|o| &o.phase),
-                network_ready: planned.is_some() && network_ready.contains(id),
+                network_ready: planned.is_some() && point.is_network_ready(id),
                 has_run: backends.contains(id),
                 listen_done: record.listen_done || record.step == Some(Step::Listen),
                 stop_requested: record.stop_requested,
@@ -134,7 +157,7 @@ impl Tasks {
             };
             match next::next(view) {
                 Next::Wait => {}
-                Next::Run(step) if record.is_backing_off(step, now) => {}
+                Next::Run(step) if !point.may_start(step) || record.is_backing_off(step, now) => {}
                 Next::End(end) => record.set_status(end.state, end.error, end.exit_code),
                 Next::Run(step) => {
                     let cancel = record.begin_step(step);
