@@ -116,12 +116,26 @@ impl TaskDirs {
         let (cgroup, shim_cgroup) = cgroups(&self.hostname, task);
         cgroup::remove(&cgroup)?;
         netns::remove(&dir.netns())?;
-        fs::remove_dir_all(dir.path()).map_err(RuntimeError::io("remove", dir.path()))?;
+        remove_dir(dir.path()).map_err(RuntimeError::io("remove", dir.path()))?;
         if self.list()?.is_empty() {
             cgroup::remove_empty(&shim_cgroup)?;
         }
         Ok(())
     }
+}
+
+/// Removes a task's directory. [`read_phase`] may write `exit.json` in it at the same time, after
+/// the record was deleted. Then the directory is not empty, and nobody would remove it later,
+/// because a directory without record is not observed. So the removal is repeated.
+fn remove_dir(path: &Path) -> io::Result<()> {
+    const ATTEMPTS: usize = 8;
+    for _ in 1..ATTEMPTS {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => return removed,
+        }
+    }
+    fs::remove_dir_all(path)
 }
 
 /// Creates the task's directory. Writes the record last, because it marks the directory as
