@@ -103,7 +103,7 @@ impl Programs {
     /// Whether this daemon's program is attached at an attachment that has a pin.
     fn is_current(&self, attachment: Attachment) -> bool {
         match attachment {
-            Attachment::Link { hook: Hook::TaskOut, .. } => self.is_pinned(Hook::TaskOut, attachment),
+            Attachment::Link { hook: hook @ Hook::TaskOut, .. } => self.is_pinned(attachment, self.ids.get(&hook)),
             // aya cannot read which program a clsact filter has, and others may remove the qdisc
             // of an uplink. So the filter is replaced in each pass.
             Attachment::Link { hook, ifindex } => {
@@ -111,16 +111,14 @@ impl Programs {
                     && link_name(ifindex).is_some_and(|name| self.is_attached_by_tcx(hook, &name).unwrap_or(false))
             }
             Attachment::Cgroup(program) => self.attached_sockets.contains(program),
-            // The pin is made after the filter.
-            Attachment::Names { .. } => ProgramInfo::from_pin(self.dir.join(attachment.pin()))
-                .is_ok_and(|program| program.id() == self.names_id),
+            Attachment::Names { .. } => self.is_pinned(attachment, Some(&self.names_id)),
         }
     }
 
-    /// Whether the pin of a filter holds this daemon's program. The pin is made after the filter.
-    fn is_pinned(&self, hook: Hook, attachment: Attachment) -> bool {
-        ProgramInfo::from_pin(self.dir.join(attachment.pin()))
-            .is_ok_and(|program| Some(&program.id()) == self.ids.get(&hook))
+    /// Whether the pin of a filter holds the program with this id. The pin is made after the
+    /// filter.
+    fn is_pinned(&self, attachment: Attachment, program: Option<&u32>) -> bool {
+        ProgramInfo::from_pin(self.dir.join(attachment.pin())).is_ok_and(|pinned| Some(&pinned.id()) == program)
     }
 
     fn is_attached_by_tcx(&self, hook: Hook, link: &str) -> Result<bool, ProgramError> {
@@ -225,12 +223,11 @@ impl Programs {
         };
         // Never drop this value: aya would detach the program.
         std::mem::forget(program.take_link(id).map_err(error)?);
-        if is_replaced && self.is_pinned(hook, attachment) {
+        if is_replaced && self.is_pinned(attachment, self.ids.get(&hook)) {
             return Ok(Attached::Unchanged);
         }
         // This also ends an attachment by tcx that an earlier release pinned here.
         unpin(&path)?;
-        let program = link_program(ebpf, hook)?;
         program.pin(&path).map_err(|source| Error::Pin { path, source })?;
         Ok(Attached::Changed)
     }

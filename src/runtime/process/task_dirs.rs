@@ -124,9 +124,9 @@ impl TaskDirs {
     }
 }
 
-/// Removes a task's directory. [`read_phase`] may write `exit.json` in it at the same time, after
-/// the record was deleted. Then the directory is not empty, and nobody would remove it later,
-/// because a directory without record is not observed. So the removal is repeated.
+/// Removes a task's directory, and tries again if it is not empty: [`read_phase`] may write
+/// `exit.json` during the removal. A directory that is left without its record is never removed,
+/// because it is not observed.
 fn remove_dir(path: &Path) -> io::Result<()> {
     const ATTEMPTS: usize = 8;
     for _ in 1..ATTEMPTS {
