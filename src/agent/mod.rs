@@ -26,6 +26,7 @@ mod resolvers;
 mod task;
 mod describe;
 mod report;
+mod pass_times;
 mod reconcile;
 #[cfg(test)]
 mod name_replies;

@@ -21,7 +21,10 @@ use tokio::time::Instant;
 use weft_model::{NodePlan, TaskId, error_chain};
 use weft_overlay::{Endpoint, OverlayState};
 
-use super::{Agent, data_plane::close_connections, facts::local_facts, layer_errors::LayerErrors, task::PassPoint};
+use super::{
+    Agent, data_plane::close_connections, facts::local_facts, layer_errors::LayerErrors, pass_times::PassTimes,
+    task::PassPoint,
+};
 use crate::runtime::ObservedTask;
 
 impl Agent {
@@ -31,7 +34,9 @@ impl Agent {
     /// The errors of all layers, joined into one. If a layer panicked, returns only the panic,
     /// before the next layers are configured.
     pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
+        let mut times = PassTimes::start();
         let observed = self.observe().await?;
+        times.end("tasks");
         self.tasks.track(plan, &observed);
         self.tasks.start_next_steps(plan, &observed, PassPoint::BeforeLinks, now);
         let sandboxes: BTreeMap<TaskId, PathBuf> = observed
@@ -45,6 +50,7 @@ impl Agent {
             Err(error) => Err(error),
         };
         let linked = linked.context("cannot configure the links of the plan");
+        times.end("links");
         let links = match errors.collect(linked)? {
             Some(links) => Some(links),
             None => self.links.take().map(|last| without_removed_sandboxes(last, &sandboxes)),
@@ -63,9 +69,12 @@ impl Agent {
             }
         }
         self.links = links;
+        times.end("data plane");
         let linked_tasks = self.endpoints().iter().map(|e| e.task.clone()).collect();
         self.resolvers.reconcile(plan, zone, &linked_tasks, &sandboxes);
+        times.end("names");
         self.step_tasks_and_report(plan, &observed, &errors, now);
+        tracing::debug!(generation = plan.generation, ms = %times, "pass complete");
         errors.into_result()
     }
 
