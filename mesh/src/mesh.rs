@@ -3,7 +3,7 @@
 //! It owns the loaded programs, and logs dropped packets and answered names. It decides nothing:
 //! `reconcile` does the work.
 
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, time::Instant};
 
 use tracing::{debug, warn};
 use weft_model::NodePlan;
@@ -13,12 +13,13 @@ use crate::{
     error::Error,
     facts::LocalFacts,
     kernel::{self, Kernel},
-    reconcile::{self, Report},
+    reconcile::{self, KnownTables, Report},
 };
 
 /// The loaded programs and their maps.
 pub struct Mesh {
     kernel: Kernel,
+    tables: KnownTables,
     /// The counters as they were read last.
     drops: Drops,
     name_answers: u64,
@@ -44,7 +45,7 @@ impl Mesh {
     pub fn open(pin_dir: &Path) -> Result<Self, Error> {
         let kernel = Kernel::open(pin_dir)?;
         let (drops, name_answers) = (kernel.drops()?, kernel.name_answers()?);
-        Ok(Self { kernel, drops, name_answers })
+        Ok(Self { kernel, tables: KnownTables::default(), drops, name_answers })
     }
 
     /// Checks what the machine must have before the programs can be loaded, and returns everything
@@ -54,7 +55,9 @@ impl Mesh {
     }
 
     /// Makes the kernel hold what `plan` and `facts` say. Idempotent: it compares all entries and
-    /// attachments with all that the kernel holds.
+    /// attachments with all that the kernel holds. The entries are read from the kernel at least
+    /// every [`READ_INTERVAL`](reconcile::READ_INTERVAL), and in between compared with those of the
+    /// last call.
     ///
     /// # Errors
     ///
@@ -64,7 +67,7 @@ impl Mesh {
         // Log before the reconcile: if this fails, no entry is deleted, so the next report still
         // lists the addresses that are gone.
         self.log_counters()?;
-        reconcile::reconcile(&mut self.kernel, plan, facts)
+        reconcile::reconcile(&mut self.kernel, &mut self.tables, plan, facts, Instant::now())
     }
 
     /// Removes the node from the data plane: detaches every program that was attached from

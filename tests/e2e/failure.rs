@@ -13,7 +13,7 @@ use crate::{
         task_names, vip,
     },
     harness::{Group, Shape, tests},
-    mesh,
+    maps, mesh,
 };
 
 /// The time in which the tasks of a lost node must be replaced. The node is down after 5 s without
@@ -32,6 +32,7 @@ pub(crate) fn daemons() -> Group {
             traffic_continues_while_a_killed_daemon_restarts,
             traffic_continues_while_a_daemon_is_stopped,
             changed_links_are_repaired,
+            deleted_map_entries_are_written_again,
             a_killed_task_is_replaced,
             another_manager_replaces_a_killed_leader,
             connections::connections_to_a_killed_task_are_reset_and_others_continue,
@@ -139,6 +140,21 @@ pub(crate) fn changed_links_are_repaired(lab: &Lab) -> Result<()> {
     // While the daemon is running, the full resync repairs the device.
     lab.exec_ok(&node, &["ip", "link", "set", &tunnel, "down"])?;
     all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(60));
+    Ok(())
+}
+
+/// Another program has deleted entries: the published ports of one node. No event tells the daemon.
+pub(crate) fn deleted_map_entries_are_written_again(lab: &Lab) -> Result<()> {
+    let node = follower(lab)?;
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    let mut ports = maps::ports(&node)?;
+    let keys = ports.keys().collect::<Result<Vec<_>, _>>()?;
+    ensure!(!keys.is_empty(), "a published port has an entry");
+    for key in &keys {
+        ports.remove(key)?;
+    }
+    all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(60));
+    ensure!(keys.iter().all(|key| ports.get(key, 0).is_ok()), "every entry is there again");
     Ok(())
 }
 

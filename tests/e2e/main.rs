@@ -7,6 +7,7 @@
 
 mod harness;
 mod fixtures;
+mod maps;
 mod cluster;
 mod mesh;
 mod uplinks;

@@ -11,10 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData};
-use weft_ebpf_common::{
-    Backend, Endpoint, Forward, LAYOUT_VERSION, NetAddr, Nets, PortKey, PortTarget, Service, SlotKey,
-};
+use weft_ebpf_common::{Backend, Endpoint, Forward, NetAddr, Nets, PortKey, PortTarget, Service, SlotKey};
 use weft_lab::{
     CLIENT, Lab, Role, Task, api, contract,
     dns::{RecordType, ResponseCode},
@@ -24,6 +21,7 @@ use weft_lab::{
 use crate::{
     fixtures::{HTTP, WHOAMI, all_answer, all_answer_within, network, only, probe, probe_on, rounds_or, service, vip},
     harness::{Group, Shape, tests},
+    maps,
 };
 
 /// The UDP port of the tunnels, as chosen at the initialisation.
@@ -286,9 +284,7 @@ fn kept(lab: &Lab, node: &str) -> Result<Kept> {
 
 /// The number of entries of a map whose keys and values have these sizes in octets.
 fn entries<const KEY: usize, const VALUE: usize>(node: &str, name: &str) -> Result<usize> {
-    let pin = Path::new(contract::PINS).join(node).join(format!("v{LAYOUT_VERSION}")).join(name);
-    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
-    let map = HashMap::<_, [u8; KEY], [u8; VALUE]>::try_from(Map::HashMap(map))?;
+    let map = maps::open::<KEY, VALUE>(node, name)?;
     let mut count = 0;
     for key in map.keys() {
         key?;

@@ -17,7 +17,7 @@ mod programs;
 mod names;
 mod sockets;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use aya::{Ebpf, EbpfLoader};
 use maps::Maps;
@@ -27,7 +27,7 @@ pub(crate) use programs::Attached;
 use programs::Programs;
 pub use sockets::close_connections;
 
-use crate::{actual::Actual, attachment::Attachment, counters::Drops, diff::Ops, error::Error};
+use crate::{actual::Pinned, attachment::Attachment, counters::Drops, diff::Ops, error::Error, tables::Tables};
 
 /// The compiled programs. `cargo xtask ebpf` compiles them from `ebpf/`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/weft.bpf.o"));
@@ -54,9 +54,14 @@ impl Kernel {
         Ok(Self { ebpf, pins, maps, programs })
     }
 
-    /// Reads the entries of all maps and all attachments.
-    pub(crate) fn read(&self) -> Result<Actual, Error> {
-        Ok(Actual { tables: self.maps.read()?, attachments: self.programs.read()? })
+    /// Reads the entries of all maps.
+    pub(crate) fn tables(&self) -> Result<Tables, Error> {
+        self.maps.read()
+    }
+
+    /// Reads the attachments that have a pin.
+    pub(crate) fn attachments(&self) -> Result<BTreeMap<Attachment, Pinned>, Error> {
+        self.programs.read()
     }
 
     /// Inserts the new entries and overwrites the changed ones.
