@@ -1,6 +1,11 @@
 //! `weft swarm`: create, join and leave a cluster, print its join tokens, and change its settings.
 
-use anyhow::Result;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -9,9 +14,12 @@ use super::{
     client::{Client, list, number, text},
     duration::nanos,
     flags::{Availability, Role},
-    output::{print, print_line},
+    output::{print, print_line, print_to_stderr},
     values::duration,
 };
+
+/// The pause between two questions for the progress of a rotation.
+const POLL: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -23,6 +31,8 @@ pub(super) enum Command {
     Leave(Leave),
     /// Show or replace the token that nodes join with
     JoinToken(JoinToken),
+    /// Show or replace the cluster's certificate authority
+    Ca(Ca),
     /// Change the cluster's settings
     Update(Update),
 }
@@ -169,6 +179,28 @@ impl Settings {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Ca {
+    /// Replace the certificate authority, by a new one unless --ca-cert is given
+    #[arg(long)]
+    rotate: bool,
+    /// File with the root certificate of the new authority, in PEM
+    #[arg(long, value_name = "FILE", requires = "rotate", requires = "ca_key")]
+    ca_cert: Option<PathBuf>,
+    /// File with the private key of the new authority, in PEM (PKCS#8 without a passphrase)
+    #[arg(long, value_name = "FILE", requires = "rotate", requires = "ca_cert")]
+    ca_key: Option<PathBuf>,
+    /// How long the certificate of a node is valid, such as 2160h; at least 1h
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "rotate")]
+    cert_expiry: Option<SignedDuration>,
+    /// Do not wait until all nodes have new certificates
+    #[arg(short, long, requires = "rotate")]
+    detach: bool,
+    /// Do not print the progress
+    #[arg(short, long, requires = "rotate")]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Update {
     #[command(flatten)]
     settings: Settings,
@@ -180,6 +212,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<()> {
         Command::Join(options) => join(client, &options).await,
         Command::Leave(options) => leave(client, &options).await,
         Command::JoinToken(options) => join_token(client, &options).await,
+        Command::Ca(options) => ca(client, &options).await,
         Command::Update(options) => update(client, &options).await,
     }
 }
@@ -255,6 +288,59 @@ async fn join_token(client: &Client, options: &JoinToken) -> Result<()> {
     }
     print(format_args!("To add a {} to this swarm, run the following command:\n\n", role.as_str()))?;
     print_join_command(client, role).await
+}
+
+async fn ca(client: &Client, options: &Ca) -> Result<()> {
+    if options.rotate {
+        let swarm = client.get("/swarm").await?;
+        let mut spec = swarm["Spec"].clone();
+        let settings = &mut spec["CAConfig"];
+        if let Some(expiry) = options.cert_expiry {
+            settings["NodeCertExpiry"] = nanos(expiry).into();
+        }
+        match (&options.ca_cert, &options.ca_key) {
+            (Some(cert), Some(key)) => {
+                settings["SigningCACert"] = read_file(cert)?.into();
+                settings["SigningCAKey"] = read_file(key)?.into();
+            }
+            _ => settings["ForceRotate"] = (number(&swarm, "/Spec/CAConfig/ForceRotate") + 1).into(),
+        }
+        client.post(&format!("/swarm/update?version={}", number(&swarm, "/Version/Index")), &spec).await?;
+        if options.detach {
+            return Ok(());
+        }
+        wait_for_rotation(client, options.quiet).await?;
+    }
+    print(text(&client.get("/swarm").await?, "/TLSInfo/TrustRoot"))
+}
+
+fn read_file(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Waits until every node uses a certificate of the new authority. Says which nodes do not.
+async fn wait_for_rotation(client: &Client, quiet: bool) -> Result<()> {
+    let mut printed = String::new();
+    loop {
+        let swarm = client.get("/swarm").await?;
+        if swarm["RootRotationInProgress"] != true {
+            return Ok(());
+        }
+        let nodes = client.get("/nodes").await?;
+        let nodes = nodes.as_array().map_or(&[][..], Vec::as_slice);
+        let issuer = text(&swarm, "/TLSInfo/CertIssuerPublicKey");
+        let waiting: Vec<_> = nodes
+            .iter()
+            .filter(|node| text(node, "/Description/TLSInfo/CertIssuerPublicKey") != issuer)
+            .map(|node| format!("{} ({})", text(node, "/Description/Hostname"), text(node, "/Status/State")))
+            .collect();
+        let progress = format!("waiting for new certificates of: {}", waiting.join(", "));
+        if !quiet && !waiting.is_empty() && progress != printed {
+            print_to_stderr(&progress);
+            printed = progress;
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 async fn update(client: &Client, options: &Update) -> Result<()> {

@@ -47,6 +47,9 @@ fn lines(info: &Value) -> Vec<String> {
         lines.push(format!(" ClusterID: {}", text(info, "/Swarm/Cluster/ID")));
         lines.push(format!(" Managers: {}", number(info, "/Swarm/Managers")));
         lines.push(format!(" Nodes: {}", number(info, "/Swarm/Nodes")));
+        if info.pointer("/Swarm/Cluster/RootRotationInProgress").and_then(Value::as_bool) == Some(true) {
+            lines.push(" Root Rotation In Progress: true".to_owned());
+        }
     }
     lines.push(format!(" Node Address: {}", text(info, "/Swarm/NodeAddr")));
     if !text(info, "/Swarm/Encryption/Path").is_empty() {

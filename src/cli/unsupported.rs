@@ -61,10 +61,6 @@ pub(super) const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (&["events", "system"], "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock"),
     (&["context"], "choose the daemon with --host, or with WEFT_HOST in the environment"),
-    (
-        &["swarm ca"],
-        "the certificate authority cannot be shown or replaced yet; weft renews the certificates of nodes automatically",
-    ),
     (&["swarm unlock", "swarm unlock-key"], NO_UNLOCK),
     (&["network connect", "network disconnect"], NOT_ATTACHABLE),
     (&["network prune"], "remove each network with \"weft network rm\""),

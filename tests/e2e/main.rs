@@ -22,6 +22,7 @@ mod scaling;
 mod update;
 mod connections;
 mod failure;
+mod certificates;
 mod disasters;
 mod upgrade;
 mod errors;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         update::group(),
         failure::daemons(),
         failure::nodes(),
+        certificates::group(),
         disasters::group(),
         errors::group(),
         docker_runtime::group(),

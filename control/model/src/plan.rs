@@ -83,6 +83,10 @@ pub struct NodePlan {
     /// plans of workers, and at feature level 0.
     #[serde(default)]
     pub raft_id: u64,
+    /// The certificates of the CAs that the node trusts, in PEM. The last one must have signed the
+    /// node's certificate; otherwise the node renews it. Empty if the leader's release sends none.
+    #[serde(default)]
+    pub roots_pem: String,
 }
 
 impl NodePlan {
@@ -109,6 +113,7 @@ impl NodePlan {
             epoch: 0,
             feature_level: 0,
             raft_id: 0,
+            roots_pem: String::new(),
         }
     }
 }

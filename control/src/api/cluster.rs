@@ -13,10 +13,13 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, spec::Role,
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId,
+    spec::{ClusterSpec, Role},
 };
 
-use crate::swarm::{InitOptions, JoinOptions, Manager, Membership, ProposeError, RestoreOptions, Swarm, SwarmError};
+use crate::swarm::{
+    InitOptions, JoinOptions, Manager, Membership, ProposeError, RestoreOptions, RotateError, Swarm, SwarmError,
+};
 
 /// This node's membership.
 #[async_trait]
@@ -52,6 +55,14 @@ pub(crate) trait ClusterHandle: Send + Sync {
     fn is_manager_reachable(&self, node: &NodeId) -> bool;
     fn join_token(&self, role: Role) -> String;
     async fn rotate_token(&self, role: Role) -> Result<String, ProposeError>;
+    /// Changes the settings and begins to replace the CA, by `own` (certificate and key in PEM) or
+    /// by a new one.
+    async fn rotate_root(
+        &self,
+        version: u64,
+        spec: ClusterSpec,
+        own: Option<(String, String)>,
+    ) -> Result<(), RotateError>;
     async fn task_logs(&self, task: &TaskId, options: LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError>;
 }
 
@@ -130,6 +141,15 @@ impl ClusterHandle for Manager {
 
     async fn rotate_token(&self, role: Role) -> Result<String, ProposeError> {
         Manager::rotate_token(self, role).await
+    }
+
+    async fn rotate_root(
+        &self,
+        version: u64,
+        spec: ClusterSpec,
+        own: Option<(String, String)>,
+    ) -> Result<(), RotateError> {
+        Manager::rotate_root(self, version, spec, own).await
     }
 
     async fn task_logs(&self, task: &TaskId, options: LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError> {

@@ -11,7 +11,7 @@ use axum::{
 use bollard_stubs::models::ErrorResponse;
 use weft_model::{LogError, Rejection, command::ObjectKind, name::InvalidName};
 
-use crate::swarm::{ProposeError, SwarmError};
+use crate::swarm::{ProposeError, RotateError, SwarmError};
 
 /// The reason why a request failed. Users read its text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +103,15 @@ impl From<ProposeError> for ApiError {
         match error {
             ProposeError::Rejected(rejection) => rejection.into(),
             ProposeError::NoQuorum { .. } | ProposeError::Unavailable { .. } => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<RotateError> for ApiError {
+    fn from(error: RotateError) -> Self {
+        match error {
+            RotateError::Ca(error) => Self::Invalid(error.to_string()),
+            RotateError::Propose(error) => error.into(),
         }
     }
 }

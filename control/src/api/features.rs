@@ -158,7 +158,10 @@ features! {
         &["EncryptionConfig.AutoLockManagers", "AutoLockManagers"],
     ).advice("managers are never locked, so leave AutoLockManagers out");
     EXTERNAL_CAS = Feature::new("external certificate authorities (--external-ca)", &["CAConfig.ExternalCAs"]);
-    OWN_CAS = Feature::new("certificate authorities of your own, and their rotation (swarm ca)", &["CAConfig"]);
+    OWN_CAS = Feature::new(
+        "a certificate authority of your own in a new swarm",
+        &["CAConfig.SigningCACert", "CAConfig.SigningCAKey"],
+    ).advice("replace the authority afterwards (swarm ca --rotate --ca-cert FILE --ca-key FILE)");
     RAFT_SETTINGS = Feature::new("Raft settings (--max-snapshots, --snapshot-interval)", &["Raft"]);
     ADVERTISED_PORTS = Feature::new("an advertised port other than the listening port (--advertise-addr)", &[])
         .advice("use the same port for both");
@@ -215,7 +218,8 @@ mod tests {
                 Some("driver options of a network attachment (--network driver-opt)"),
             ),
             ("CAConfig.ExternalCAs", Some("external certificate authorities (--external-ca)")),
-            ("CAConfig.ForceRotate", Some("certificate authorities of your own, and their rotation (swarm ca)")),
+            ("CAConfig.SigningCACert", Some("a certificate authority of your own in a new swarm")),
+            ("CAConfig.ForceRotate", None),
             ("RaftX", None),
             ("TaskTemplate", None),
         ] {

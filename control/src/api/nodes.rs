@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
 };
 use serde_json::Value;
-use weft_model::{Command, spec::Role, state::Node};
+use weft_model::{ClusterState, Command, spec::Role, state::Node};
 
 use super::{
     Api,
@@ -37,13 +37,13 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
             && filters.labels("node.label", |key| node.spec.labels.get(key))
             && filters.labels("label", |key| node.description.as_ref().and_then(|d| d.engine_labels.get(key)))
     };
-    Ok(Json(state.nodes.values().filter(matches).map(|node| show(&*cluster, node)).collect()))
+    Ok(Json(state.nodes.values().filter(matches).map(|node| show(&*cluster, &state, node)).collect()))
 }
 
 pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let cluster = api.cluster()?;
     let state = Arc::clone(&cluster.state().borrow());
-    Ok(Json(show(&*cluster, find::node(&state, &id, api.node_id().as_ref())?)))
+    Ok(Json(show(&*cluster, &state, find::node(&state, &id, api.node_id().as_ref())?)))
 }
 
 pub(super) async fn update(
@@ -71,10 +71,10 @@ pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>, param
     Ok(())
 }
 
-fn show(cluster: &dyn ClusterHandle, node: &Node) -> Value {
+fn show(cluster: &dyn ClusterHandle, state: &ClusterState, node: &Node) -> Value {
     let manager = wire::node::ManagerView {
         is_leader: cluster.leader().as_ref() == Some(&node.id),
         is_reachable: cluster.is_manager_reachable(&node.id),
     };
-    wire::node::show(node, manager)
+    wire::node::show(node, state.cluster.as_ref(), manager)
 }

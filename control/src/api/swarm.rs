@@ -109,13 +109,16 @@ pub(super) async fn update(
         let state = Arc::clone(&cluster.state().borrow());
         state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?.spec.clone()
     };
+    let own_ca = wire::cluster::take_ca(&mut body)?;
     let spec = wire::cluster::read(&mut body, &current)?;
     let version = params.version()?;
     let rotations = [
         (params.strict_flag("rotateWorkerToken")?, Role::Worker),
         (params.strict_flag("rotateManagerToken")?, Role::Manager),
     ];
-    if spec != current {
+    if own_ca.is_some() || spec.force_rotate != current.force_rotate {
+        cluster.rotate_root(version, spec, own_ca).await?;
+    } else if spec != current {
         cluster.propose(Command::UpdateCluster { version, spec }).await?;
     }
     for (_, role) in rotations.into_iter().filter(|(is_wanted, _)| *is_wanted) {

@@ -23,8 +23,8 @@ use weft_model::{
         UpdateOrder,
     },
     state::{
-        FreedAddress, KeyRecord, KeyStage, NetworkConfiguration, NodeDescription, NodeStatus, Restarts, Slot,
-        StateDigest, TaskState, TaskStatus, Traffic, UpdateState, UpdateStatus,
+        FreedAddress, KeyRecord, KeyStage, NetworkConfiguration, NodeDescription, NodeStatus, Restarts, RootRotation,
+        Slot, StateDigest, TaskState, TaskStatus, Traffic, UpdateState, UpdateStatus,
     },
     wireguard::{EncryptedPeer, EncryptionPlan, EncryptionSupport, NodeKey, PublicKey},
 };
@@ -186,6 +186,7 @@ pub(super) fn state() -> ClusterState {
     known.spec.name = Some("second".to_owned());
     known.message = "text".to_owned();
     known.raft_id = 2;
+    known.rotated = true;
     known.keys.keys.push(KeyRecord {
         key: key(7),
         epoch: 2,
@@ -211,6 +212,9 @@ pub(super) fn state() -> ClusterState {
     state.allocated.quarantine.push(freed);
     state.epoch = 2;
     state.digests.insert(NodeId::from_random(60), StateDigest { index: 1_000, sha256: [6; 32] });
+    let settings = state.cluster.as_mut().expect("a cluster");
+    settings.root_rotation = Some(root_rotation());
+    settings.spec.force_rotate = 3;
     state
 }
 
@@ -273,10 +277,21 @@ pub(super) fn commands() -> Vec<Command> {
     ]
 }
 
+fn root_rotation() -> RootRotation {
+    RootRotation {
+        ca_cert_pem: "new".to_owned(),
+        ca_key_sealed: vec![3, 4, 255],
+        cross_signed_pem: "cross".to_owned(),
+        worker_secret: "worker".to_owned(),
+        manager_secret: "manager".to_owned(),
+    }
+}
+
 /// Every command that later releases have added.
 pub(super) fn later_commands() -> Vec<Command> {
     let node = NodeId::from_random(1);
     let convergence = |convergence| Command::SetConvergence { id: NodeId::from_random(1), convergence };
+    let spec = ClusterSpec { force_rotate: 2, ..ClusterSpec::default() };
     vec![
         Command::SetFeatureLevel { level: 1 },
         Command::ReleaseAddresses { acked_index: 6, owners: BTreeMap::from([(node.clone(), 5)]) },
@@ -285,6 +300,8 @@ pub(super) fn later_commands() -> Vec<Command> {
         convergence(Convergence::Converged),
         Command::ReplaceRaftId { node: NodeId::from_random(60), raft_id: 7 },
         Command::ReportDigest { node, digest: StateDigest { index: 1_000, sha256: [6; 32] } },
+        Command::RotateRoot { version: 6, spec, rotation: Box::new(root_rotation()) },
+        Command::SetRotated { nodes: vec![NodeId::from_random(60)], ca_cert_pem: "new".to_owned() },
     ]
 }
 
@@ -399,6 +416,7 @@ pub(super) fn plan() -> NodePlan {
         }],
         epoch: 2,
         feature_level: 1,
+        roots_pem: "pem".to_owned(),
         ..NodePlan::empty(node, [192, 0, 2, 1].into())
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use ring::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use super::{
@@ -43,18 +44,35 @@ impl KeyRequest {
     /// expired certificate, so its answer is not trusted.
     pub fn finish(&self, cert_pem: &str, ca_pem: &str) -> Result<Identity, PkiError> {
         let identity = Identity::new(cert_pem, &self.key.serialize_pem(), ca_pem)?;
-        Verifiers::new(&identity.roots)?.check_signed(&identity.cert)?;
+        Verifiers::new(&identity.roots)?.check_signed(&identity.chain[0], &identity.chain[1..])?;
         Ok(identity)
     }
 }
 
-/// A node's certificate with its private key, and the certificate of the CA that signed it.
+/// Whether the CA with the certificate `root` signed `certificate` itself.
+fn is_signed_by(certificate: &CertificateDer<'static>, root: &CertificateDer<'static>) -> bool {
+    Verifiers::new(std::slice::from_ref(root)).is_ok_and(|verifiers| verifiers.check_signed(certificate, &[]).is_ok())
+}
+
+/// The SHA-256 of a CA's certificate in DER, which is given in PEM.
+pub fn ca_digest(ca_pem: &str) -> Result<Vec<u8>, PkiError> {
+    let der =
+        CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| PkiError::new("read the CA certificate", e))?;
+    Ok(digest(&SHA256, &der).as_ref().to_vec())
+}
+
+/// A node's certificate with its private key, and the certificates of the CAs that the node trusts.
 pub struct Identity {
     pub peer: PeerIdentity,
+    /// The trusted CAs in PEM. While the CA is being replaced, the new one is the last.
     pub ca_pem: String,
-    pub(super) cert: CertificateDer<'static>,
+    /// The node's certificate, and the cross-signed one of a new CA while the CA is being replaced.
+    pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
     pub(super) roots: Vec<CertificateDer<'static>>,
+    /// The SHA-256 of the certificate (DER) of the CA that signs now, which is the last of the
+    /// trusted CAs, if this CA has signed the node's certificate itself. Otherwise `None`.
+    pub signing_ca_digest: Option<Vec<u8>>,
     pub validity: Validity,
     pem: String,
 }
@@ -68,12 +86,18 @@ impl std::fmt::Debug for Identity {
 impl Identity {
     fn new(cert_pem: &str, key_pem: &str, ca_pem: &str) -> Result<Self, PkiError> {
         let failed = |e: rustls::pki_types::pem::Error| PkiError::new("read the node's certificate", e);
-        let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(failed)?;
+        let chain =
+            CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let cert = chain
+            .first()
+            .ok_or_else(|| PkiError::new("read the node's certificate", "there is no certificate in it"))?;
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(failed)?;
         let roots = CertificateDer::pem_slice_iter(ca_pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let (peer, validity) = read_certificate(&cert)?;
+        let (peer, validity) = read_certificate(cert)?;
         let pem = format!("{}\n{}\n", key_pem.trim_end(), cert_pem.trim_end());
-        Ok(Self { peer, ca_pem: ca_pem.to_owned(), cert, key, roots, validity, pem })
+        let signing_ca = roots.last().filter(|root| is_signed_by(cert, root));
+        let signing_ca_digest = signing_ca.map(|root| digest(&SHA256, root).as_ref().to_vec());
+        Ok(Self { peer, ca_pem: ca_pem.to_owned(), chain, key, roots, signing_ca_digest, validity, pem })
     }
 
     /// Key and certificate in one text, so that one rename of a file replaces both. Secret.
@@ -88,6 +112,16 @@ impl Identity {
             .find(marker)
             .ok_or_else(|| PkiError::new("read the node's certificate", "there is no certificate in it"))?;
         Self::new(&pem[at..], &pem[..at], ca_pem)
+    }
+
+    /// The same certificate and key, of a node that trusts these CAs.
+    pub fn with_roots(&self, ca_pem: &str) -> Result<Self, PkiError> {
+        Self::from_pem(&self.pem, ca_pem)
+    }
+
+    /// Whether the last of the trusted CAs, the one that signs now, signed the certificate itself.
+    pub fn is_of_signing_ca(&self) -> bool {
+        self.signing_ca_digest.is_some()
     }
 
     /// How long after `now_ms` (Unix milliseconds) the node should renew its certificate: between
@@ -142,6 +176,47 @@ mod tests {
         request.finish(&cert, other.cert_pem()).expect("the CA that signed it");
         let refused = request.finish(&cert, ca.cert_pem()).expect_err("another CA").to_string();
         assert!(refused.contains("verify the certificate"), "{refused}");
+    }
+
+    #[test]
+    fn a_certificate_of_a_new_ca_is_trusted_by_nodes_that_know_only_the_old_one() {
+        let (cluster, node) = ids();
+        let (old, new) = (Ca::create().expect("a CA"), Ca::create().expect("a CA"));
+        let cross = old.cross_sign(&new).expect("cross-signed");
+        let request = KeyRequest::generate().expect("a request");
+        let subject = Subject { cluster: &cluster, node: &node, role: Role::Worker, life: Duration::from_secs(1000) };
+        let cert = new.sign(request.csr_pem(), subject).expect("signed");
+        request.finish(&cert, old.cert_pem()).expect_err("without the cross-signed certificate");
+        let chain = format!("{cert}{cross}");
+        let identity = request.finish(&chain, old.cert_pem()).expect("through the cross-signed certificate");
+        assert!(!identity.is_of_signing_ca());
+        let both = identity.with_roots(&format!("{}{}", old.cert_pem(), new.cert_pem())).expect("both roots");
+        assert_eq!(both.signing_ca_digest, Some(ca_digest(new.cert_pem()).expect("a digest")));
+        let read = Identity::from_pem(both.to_pem(), new.cert_pem()).expect("read back");
+        assert!(read.is_of_signing_ca());
+        assert_eq!(read.chain.len(), 2, "the cross-signed certificate is stored");
+        let other = Ca::create().expect("a CA");
+        request.finish(&chain, other.cert_pem()).expect_err("a CA that signed neither");
+    }
+
+    #[test]
+    fn a_ca_of_the_user_must_be_a_root_with_its_own_key() {
+        let (ca, other) = (Ca::create().expect("a CA"), Ca::create().expect("a CA"));
+        let key = ca.key_pem();
+        let read = Ca::from_pem(ca.cert_pem(), &key).expect("a root with its key");
+        assert_eq!(read.cert_pem(), ca.cert_pem());
+        let refusal_of = |cert: &str, key: &str| Ca::from_pem(cert, key).expect_err("refused").to_string();
+        assert!(refusal_of(other.cert_pem(), &key).contains("does not belong"));
+        assert!(refusal_of("nonsense", &key).contains("exactly one certificate"));
+        assert!(
+            refusal_of(&format!("{}{}", ca.cert_pem(), other.cert_pem()), &key).contains("exactly one certificate")
+        );
+        assert!(refusal_of(ca.cert_pem(), "nonsense").contains("PKCS#8"));
+        let (cluster, node) = ids();
+        let request = KeyRequest::generate().expect("a request");
+        let subject = Subject { cluster: &cluster, node: &node, role: Role::Worker, life: Duration::from_secs(1000) };
+        let leaf = ca.sign(request.csr_pem(), subject).expect("signed");
+        assert!(refusal_of(&leaf, &request.key.serialize_pem()).contains("not a certificate authority"));
     }
 
     #[test]

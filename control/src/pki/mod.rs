@@ -18,11 +18,11 @@ mod identity;
 mod tls;
 mod verify;
 
-pub use ca::{Ca, Subject, node_id_of_request};
-pub use identity::{Identity, KeyRequest};
+pub use ca::{Ca, Issuer, Subject, issuer_of, node_id_of_request};
+pub use identity::{Identity, KeyRequest, ca_digest};
 pub use seal::Kek;
-pub use subject::{PeerIdentity, Validity, role_unit};
-pub use tls::{Credentials, MANAGER_NAME, pinned_client, unverified_client};
+pub use subject::{MANAGER_NAME, PeerIdentity, Validity, role_unit};
+pub use tls::{Credentials, pinned_client, unverified_client};
 pub use token::{InvalidToken, JoinToken, random_secret};
 
 /// A cryptographic operation that failed: `what` is the operation, `reason` the cause.

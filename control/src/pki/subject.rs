@@ -11,6 +11,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::PkiError;
 
+/// The DNS name in the certificates of all managers, and of no worker.
+pub const MANAGER_NAME: &str = "swarm-manager";
+
 /// Certificates are valid from this long before they are signed, because the clocks of nodes
 /// differ.
 pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(3600);

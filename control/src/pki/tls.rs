@@ -3,7 +3,7 @@
 //! A node's certificate can be replaced while the server runs: every new handshake uses the newest
 //! one.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
@@ -17,14 +17,13 @@ use rustls::{
     sign::CertifiedKey,
     version::TLS13,
 };
+use tokio::sync::watch;
 
 use super::{
     Identity, PkiError,
     verify::{ClientVerifier, CurrentVerifiers, ServerVerifier, Verifiers, provider},
 };
 
-/// The DNS name in the certificates of all managers, and of no worker.
-pub const MANAGER_NAME: &str = "swarm-manager";
 /// gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
 
@@ -41,7 +40,7 @@ pub struct Credentials {
 /// What the handshakes use now.
 #[derive(Debug)]
 struct Live {
-    current: RwLock<Current>,
+    current: watch::Sender<Current>,
 }
 
 #[derive(Debug, Clone)]
@@ -53,7 +52,7 @@ struct Current {
 
 impl Credentials {
     pub fn new(identity: Arc<Identity>) -> Result<Self, PkiError> {
-        let live = Arc::new(Live { current: RwLock::new(Current::new(identity)?) });
+        let live = Arc::new(Live { current: watch::Sender::new(Current::new(identity)?) });
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| PkiError::new("set up TLS", e))?
@@ -72,8 +71,15 @@ impl Credentials {
     /// Uses `identity` from the next handshake on, and trusts its roots.
     pub fn replace(&self, identity: Arc<Identity>) -> Result<(), PkiError> {
         let current = Current::new(identity)?;
-        *self.live.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = current;
+        self.live.current.send_replace(current);
         Ok(())
+    }
+
+    /// Resolves when another identity than `known` is in use.
+    pub async fn wait_until_replaced(&self, known: &Arc<Identity>) {
+        let mut current = self.live.current.subscribe();
+        // The sender is in `self`, so this resolves with a change only.
+        let _ = current.wait_for(|current| !Arc::ptr_eq(&current.identity, known)).await;
     }
 
     /// Accepts expired certificates of clients, so that these can renew them. The RPC layer must
@@ -109,7 +115,7 @@ impl Current {
     fn new(identity: Arc<Identity>) -> Result<Self, PkiError> {
         let key = ring_provider::sign::any_supported_type(&identity.key)
             .map_err(|e| PkiError::new("load the node's key", e))?;
-        let certified = Arc::new(CertifiedKey::new(vec![identity.cert.clone()], key));
+        let certified = Arc::new(CertifiedKey::new(identity.chain.clone(), key));
         certified.keys_match().map_err(|e| PkiError::new("match the node's key and certificate", e))?;
         let verifiers = Verifiers::new(&identity.roots)?;
         Ok(Self { identity, certified, verifiers })
@@ -118,7 +124,7 @@ impl Current {
 
 impl Live {
     fn current(&self) -> Current {
-        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.current.borrow().clone()
     }
 }
 

@@ -23,7 +23,10 @@ use rustls::{
     },
 };
 
-use super::{PkiError, subject::read_certificate};
+use super::{
+    PkiError,
+    subject::{MANAGER_NAME, read_certificate},
+};
 
 /// The verifiers for one set of roots.
 #[derive(Debug, Clone)]
@@ -51,11 +54,29 @@ impl Verifiers {
         Ok(Self { clients, servers })
     }
 
-    /// Checks that one of the roots signed this certificate, whether it has expired or not.
-    pub(super) fn check_signed(&self, certificate: &CertificateDer<'_>) -> Result<(), PkiError> {
+    /// Checks that one of the roots signed this certificate, directly or through one of
+    /// `intermediates`, whether it has expired or not.
+    pub(super) fn check_signed(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), PkiError> {
         let at = last_valid(certificate).map_err(|e| PkiError::new("verify the certificate", e))?;
-        let verified = self.clients.verify_client_cert(certificate, &[], at);
+        let verified = self.clients.verify_client_cert(certificate, intermediates, at);
         verified.map(|_| ()).map_err(|e| PkiError::new("verify the certificate", e))
+    }
+
+    /// Checks that a client with these roots takes the server with this certificate for a manager.
+    pub(super) fn check_manager(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), PkiError> {
+        let failed = |e: &dyn fmt::Display| PkiError::new("verify the certificate", e);
+        let at = last_valid(certificate).map_err(|e| failed(&e))?;
+        let name = ServerName::try_from(MANAGER_NAME).map_err(|e| failed(&e))?;
+        let verified = self.servers.verify_server_cert(certificate, intermediates, &name, &[], at);
+        verified.map(|_| ()).map_err(|e| failed(&e))
     }
 }
 

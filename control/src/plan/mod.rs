@@ -51,6 +51,7 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         epoch: state.epoch,
         feature_level: state.feature_level,
         raft_id: if role == Role::Manager { node.raft_id } else { 0 },
+        roots_pem: cluster.roots_pem(),
     })
 }
 

@@ -8,7 +8,7 @@ use weft_model::{
     Applied, ClusterState, INGRESS_NETWORK, Rejection,
     command::{InitCluster, ObjectKind},
     spec::{ClusterSpec, NetworkSpec, Role},
-    state::{Cluster, EarlierTimeout},
+    state::{Cluster, EarlierTimeout, RootRotation},
 };
 
 use super::{check_version, cluster_mut, networks, new_meta, nodes, subnets, updated_meta};
@@ -46,6 +46,7 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
         worker_secret: init.worker_secret,
         manager_secret: init.manager_secret,
         earlier_timeout: None,
+        root_rotation: None,
     });
     state.feature_level = init.feature_level;
     let name = INGRESS_NETWORK.parse().expect("\"ingress\" is a valid network name");
@@ -75,6 +76,22 @@ pub(super) fn update(state: &mut ClusterState, version: u64, spec: ClusterSpec) 
     }
     cluster.meta = meta;
     cluster.spec = spec;
+    Ok(Applied::Done)
+}
+
+/// Changes the settings and begins to replace the CA.
+pub(super) fn rotate_root(
+    state: &mut ClusterState,
+    version: u64,
+    spec: ClusterSpec,
+    rotation: RootRotation,
+) -> Result<Applied, Rejection> {
+    if cluster_mut(state)?.ca_cert_pem == rotation.ca_cert_pem {
+        return Err(Rejection::Invalid("the given certificate authority is the current one".to_owned()));
+    }
+    update(state, version, spec)?;
+    cluster_mut(state)?.root_rotation = Some(rotation);
+    state.nodes.values_mut().for_each(|node| node.rotated = false);
     Ok(Applied::Done)
 }
 

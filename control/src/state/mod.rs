@@ -17,6 +17,7 @@
 //!
 //! In reading order: `addresses`, `subnets` and `ports` allocate; `keys`, `configurations`,
 //! `networks`, `services`, `tasks`, `nodes` and `cluster` change the objects of their kind;
+//! `rotation` completes the replacement of the CA;
 //! `reform` makes a state whose only manager is one node.
 
 mod addresses;
@@ -27,6 +28,7 @@ mod configurations;
 mod networks;
 mod services;
 mod tasks;
+mod rotation;
 mod nodes;
 mod cluster;
 mod reform;
@@ -121,6 +123,8 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::SetFeatureLevel { level } => cluster::set_feature_level(state, level),
         Command::ReplaceRaftId { node, raft_id } => nodes::replace_raft_id(state, &node, raft_id),
         Command::ReportDigest { node, digest } => nodes::report_digest(state, &node, digest),
+        Command::RotateRoot { version, spec, rotation } => cluster::rotate_root(state, version, spec, *rotation),
+        Command::SetRotated { nodes, ca_cert_pem } => rotation::set_rotated(state, &nodes, &ca_cert_pem),
     }
 }
 

@@ -8,7 +8,7 @@ use weft_model::{
     state::{Lag, Node, NodeKeys, NodeStatus, StateDigest},
 };
 
-use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
+use super::{check_version, networks, new_meta, node_mut, ports, rotation, tasks, updated_meta};
 
 /// The feature level from which each promotion gives a new Raft id.
 const NEW_IDS_LEVEL: u32 = 1;
@@ -42,6 +42,7 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
         keys: NodeKeys::default(),
         voter: false,
         in_raft_config: join.role == Role::Manager,
+        rotated: false,
     };
     state.nodes.insert(id.clone(), node);
     Ok(Applied::Node(id))
@@ -96,6 +97,7 @@ pub(super) fn remove(state: &mut ClusterState, id: &NodeId, force: bool) -> Resu
     }
     state.nodes.remove(id);
     state.digests.remove(id);
+    rotation::complete(state);
     Ok(Applied::Done)
 }
 

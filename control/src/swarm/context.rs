@@ -19,6 +19,7 @@ use weft_model::{NodeId, NodePlan, NodeReport, id::ClusterId, spec::Role};
 use super::{
     clock::now_ms,
     error::SwarmError,
+    liveness::CertificateStatus,
     manager::Manager,
     types::{Membership, SwarmConfig},
 };
@@ -53,8 +54,8 @@ impl Default for NodeChannels {
     }
 }
 
-/// Identifies this node and its cluster. It does not change during a membership, and is stored on
-/// the disk.
+/// Identifies this node and its cluster. It is stored on the disk. The CAs change during a
+/// membership; the rest does not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {
@@ -65,7 +66,13 @@ pub(super) struct Record {
     pub listen_addr: SocketAddr,
     /// Managers to ask until this node has a plan. The plan lists the current managers.
     pub remotes: Vec<SocketAddr>,
+    /// The trusted CAs in PEM. The record of a running membership has those from its start; the
+    /// current ones are in [`Context::credentials`].
     pub ca_pem: String,
+    /// The epoch and the generation of the plan that named these CAs. A plan that is not newer does
+    /// not change them.
+    #[serde(default)]
+    pub ca_plan: (u64, u64),
 }
 
 /// A problem that prevents a member from working. If there are several, [`Membership::Error`] shows
@@ -92,6 +99,8 @@ pub(super) struct Context {
     /// The link does not ack a later generation: after a `kill -9` the daemon restarts with the
     /// stored plan, which must not be older than the plan that the leader relies on.
     pub stored_generation: watch::Sender<u64>,
+    /// Why this node's certificate cannot be renewed. Empty if it can, or need not yet.
+    pub certificate_problem: watch::Sender<String>,
     issues: Mutex<BTreeMap<HealthIssue, String>>,
 }
 
@@ -113,7 +122,14 @@ impl Context {
         let credentials = Credentials::new(Arc::new(identity))?;
         let stored = channels.plans.borrow().as_ref().map_or(0, |plan| plan.generation);
         let stored_generation = watch::Sender::new(stored);
-        Ok(Arc::new(Self { config, record, credentials, channels, stored_generation, issues: Mutex::default() }))
+        let (certificate_problem, issues) = Default::default();
+        Ok(Arc::new(Self { config, record, credentials, channels, stored_generation, certificate_problem, issues }))
+    }
+
+    /// What the leader must know about this node's certificate.
+    pub(super) fn certificate_status(&self) -> CertificateStatus {
+        let ca_sha256 = self.credentials.identity().signing_ca_digest.clone().unwrap_or_default();
+        CertificateStatus { ca_sha256, problem: self.certificate_problem.borrow().clone() }
     }
 
     /// The role in this node's current certificate.

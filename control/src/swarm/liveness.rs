@@ -73,7 +73,18 @@ pub(super) struct Liveness {
     pub report: Arc<NodeReport>,
     /// The feature level that the node's release supports.
     pub feature_level: u32,
+    pub certificate: CertificateStatus,
     session: SessionId,
+}
+
+/// What a node says of its certificate in each message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct CertificateStatus {
+    /// The SHA-256 of the certificate (DER) of the CA that the node trusts and that has signed the
+    /// node's certificate. Empty if a newer CA should have signed it.
+    pub ca_sha256: Vec<u8>,
+    /// Why the node cannot renew its certificate. Empty if it can, or need not yet.
+    pub problem: String,
 }
 
 /// One session of a node. Messages of a session are ignored once the node has a newer one.
@@ -166,7 +177,13 @@ impl NodeTracker {
     /// Begins a session with the whole report of its node, whose release supports `feature_level`,
     /// and ends the node's earlier sessions.
     /// `None` while this manager does not lead.
-    pub(super) fn begin_session(&self, node: &NodeId, report: NodeReport, feature_level: u32) -> Option<SessionId> {
+    pub(super) fn begin_session(
+        &self,
+        node: &NodeId,
+        report: NodeReport,
+        feature_level: u32,
+        certificate: CertificateStatus,
+    ) -> Option<SessionId> {
         let session = {
             let mut guard = self.lock();
             let view = guard.as_mut()?;
@@ -177,6 +194,7 @@ impl NodeTracker {
                 acked: report.acked,
                 report: Arc::new(report),
                 feature_level,
+                certificate,
                 session,
             };
             view.nodes.insert(node.clone(), liveness);
@@ -194,6 +212,7 @@ impl NodeTracker {
         session: SessionId,
         acked: u64,
         report: Option<NodeReport>,
+        certificate: CertificateStatus,
     ) -> bool {
         let changed = {
             let mut guard = self.lock();
@@ -204,8 +223,9 @@ impl NodeTracker {
                 return false;
             }
             liveness.last_message_ms = monotonic_ms();
-            let changed = liveness.acked != acked || report.is_some();
+            let changed = liveness.acked != acked || report.is_some() || liveness.certificate != certificate;
             liveness.acked = acked;
+            liveness.certificate = certificate;
             if let Some(report) = report {
                 liveness.report = Arc::new(report);
             }
@@ -240,6 +260,10 @@ mod tests {
         NodeId::from_random(1)
     }
 
+    fn certificate() -> CertificateStatus {
+        CertificateStatus::default()
+    }
+
     fn report(acked: u64) -> NodeReport {
         NodeReport { acked, ..NodeReport::default() }
     }
@@ -247,22 +271,22 @@ mod tests {
     #[test]
     fn accepts_sessions_and_messages_only_while_it_leads() {
         let tracker = NodeTracker::default();
-        assert!(tracker.begin_session(&node(), report(0), 0).is_none());
+        assert!(tracker.begin_session(&node(), report(0), 0, certificate()).is_none());
         tracker.start_term(3, 0);
         assert_eq!(*tracker.term().borrow(), Some(3));
-        let session = tracker.begin_session(&node(), report(0), 0).expect("a session with the leader");
+        let session = tracker.begin_session(&node(), report(0), 0, certificate()).expect("a session with the leader");
         tracker.end_term();
-        assert!(!tracker.record_message(&node(), session, 1, None));
+        assert!(!tracker.record_message(&node(), session, 1, None, certificate()));
     }
 
     #[test]
     fn ignores_messages_of_all_sessions_except_the_newest() {
         let tracker = NodeTracker::default();
         tracker.start_term(1, 0);
-        let old = tracker.begin_session(&node(), report(1), 0).expect("a session with the leader");
-        let new = tracker.begin_session(&node(), report(2), 0).expect("a session with the leader");
-        assert!(!tracker.record_message(&node(), old, 9, None));
-        assert!(tracker.record_message(&node(), new, 3, None));
+        let old = tracker.begin_session(&node(), report(1), 0, certificate()).expect("a session with the leader");
+        let new = tracker.begin_session(&node(), report(2), 0, certificate()).expect("a session with the leader");
+        assert!(!tracker.record_message(&node(), old, 9, None, certificate()));
+        assert!(tracker.record_message(&node(), new, 3, None, certificate()));
         assert_eq!(tracker.view().expect("the leader's view").nodes[&node()].acked, 3);
     }
 
@@ -278,12 +302,12 @@ mod tests {
     fn a_heartbeat_without_changes_does_not_notify() {
         let tracker = NodeTracker::default();
         tracker.start_term(1, 0);
-        let session = tracker.begin_session(&node(), report(1), 0).expect("a session with the leader");
+        let session = tracker.begin_session(&node(), report(1), 0, certificate()).expect("a session with the leader");
         let mut changes = tracker.changes();
         changes.mark_unchanged();
-        assert!(tracker.record_message(&node(), session, 1, None));
+        assert!(tracker.record_message(&node(), session, 1, None, certificate()));
         assert!(!changes.has_changed().expect("the tracker exists"));
-        assert!(tracker.record_message(&node(), session, 2, None));
+        assert!(tracker.record_message(&node(), session, 2, None, certificate()));
         assert!(changes.has_changed().expect("the tracker exists"));
     }
 

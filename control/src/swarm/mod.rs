@@ -56,7 +56,7 @@ use weft_model::{NodeId, NodePlan, NodeReport};
 use self::membership::Lifecycle;
 
 pub use error::{ProposeError, SwarmError};
-pub use manager::Manager;
+pub use manager::{Manager, RotateError};
 pub use types::{InitOptions, JoinOptions, Membership, RestoreOptions, SwarmConfig};
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ use crate::{
     id::ClusterId,
     spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
     state::{
-        KeyStage, NodeDescription, NodeStatus, Restarts, Slot, StateDigest, TaskState, TaskStatus, Traffic,
-        UpdateStatus,
+        KeyStage, NodeDescription, NodeStatus, Restarts, RootRotation, Slot, StateDigest, TaskState, TaskStatus,
+        Traffic, UpdateStatus,
     },
     wireguard::{NodeKey, PublicKey},
 };
@@ -262,6 +262,20 @@ pub enum Command {
     ReportDigest {
         node: NodeId,
         digest: StateDigest,
+    },
+    /// Requested by users. Changes the settings of the cluster and begins to replace its CA. A
+    /// rotation that is not complete yet ends, and all nodes get certificates of the newer CA.
+    RotateRoot {
+        version: u64,
+        spec: ClusterSpec,
+        rotation: Box<RootRotation>,
+    },
+    /// Decided by the leader. Records that nodes trust the new CA and use certificates of it.
+    /// `ca_cert_pem` is the certificate of that CA: nothing happens if another one is the new CA
+    /// now. The last node completes the rotation.
+    SetRotated {
+        nodes: Vec<NodeId>,
+        ca_cert_pem: String,
     },
 }
 

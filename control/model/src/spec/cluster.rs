@@ -26,6 +26,9 @@ pub struct ClusterSpec {
     pub pools: Vec<Ipv4Network>,
     /// The prefix length of subnets from the pools.
     pub pool_prefix: u8,
+    /// A change of this number replaces the CA, as in Swarm.
+    #[serde(default)]
+    pub force_rotate: u64,
 }
 
 impl ClusterSpec {
@@ -46,6 +49,7 @@ impl Default for ClusterSpec {
             key_rotation_ms: 12 * 3_600_000,
             pools: vec![Ipv4Network::new_checked(Ipv4Addr::new(10, 0, 0, 0), 8).expect("10.0.0.0/8 is a network")],
             pool_prefix: 24,
+            force_rotate: 0,
         }
     }
 }

@@ -24,6 +24,9 @@ pub struct Cluster {
     /// What the heartbeat timeout was before it was shortened. `None` if it never was.
     #[serde(default)]
     pub earlier_timeout: Option<EarlierTimeout>,
+    /// The CA that replaces the current one, while not all nodes have a certificate of it.
+    #[serde(default)]
+    pub root_rotation: Option<RootRotation>,
 }
 
 /// A heartbeat timeout that nodes may still rely on: they learn of a shorter one with a plan.
@@ -34,6 +37,23 @@ pub struct EarlierTimeout {
     pub index: u64,
 }
 
+/// A new CA, which signs all certificates from the start of the rotation on. When every node uses
+/// such a certificate, it becomes the cluster's CA, and the old one is forgotten.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RootRotation {
+    /// The certificate of the new CA in PEM.
+    pub ca_cert_pem: String,
+    /// The private key of the new CA, encrypted like [`Cluster::ca_key_sealed`].
+    pub ca_key_sealed: Vec<u8>,
+    /// The certificate of the new CA's key, signed by the current CA, in PEM. Nodes present it with
+    /// certificates of the new CA, to nodes that know only the current one.
+    pub cross_signed_pem: String,
+    /// The secrets of the join tokens after the rotation. Tokens name the CA by the digest of its
+    /// certificate, so those of the old CA become useless.
+    pub worker_secret: String,
+    pub manager_secret: String,
+}
+
 impl Cluster {
     /// After this time without a message, a node is down. `acked` is the plan generation that it
     /// has acknowledged.
@@ -41,5 +61,19 @@ impl Cluster {
         let current = self.spec.heartbeat_timeout_ms();
         let earlier = self.earlier_timeout.as_ref().filter(|earlier| acked < earlier.index);
         earlier.map_or(current, |earlier| earlier.timeout_ms.max(current))
+    }
+
+    /// The certificates of all CAs that the nodes trust, in PEM. The last one signs.
+    pub fn roots_pem(&self) -> String {
+        let rotation = self.root_rotation.as_ref().map_or("", |rotation| &rotation.ca_cert_pem);
+        format!("{}{rotation}", self.ca_cert_pem)
+    }
+
+    /// The certificate and the encrypted key of the CA that signs.
+    pub fn signing_ca(&self) -> (&str, &[u8]) {
+        match &self.root_rotation {
+            Some(rotation) => (&rotation.ca_cert_pem, &rotation.ca_key_sealed),
+            None => (&self.ca_cert_pem, &self.ca_key_sealed),
+        }
     }
 }

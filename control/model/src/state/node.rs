@@ -45,6 +45,9 @@ pub struct Node {
     /// moment when the node becomes a manager until the membership no longer contains it. During
     /// this time the node keeps its Raft log, because membership changes may need its vote.
     pub in_raft_config: bool,
+    /// Whether the node uses a certificate of the new CA, while the CA is being replaced.
+    #[serde(default)]
+    pub rotated: bool,
 }
 
 /// Whether the leader receives heartbeats from a node.

@@ -63,8 +63,42 @@ async fn the_cluster_is_shown_and_updated_and_its_tokens_are_rotated() {
     let changed = with(swarm["Spec"].clone(), "/Orchestration/TaskHistoryRetentionLimit", json!(2));
     api.post(&format!("/swarm/update?version={version}"), changed.clone()).await;
     assert_eq!(api.get("/swarm").await["Spec"]["Orchestration"]["TaskHistoryRetentionLimit"], 2);
-    let stale = with(changed, "/Orchestration/TaskHistoryRetentionLimit", json!(3));
+    let stale = with(changed.clone(), "/Orchestration/TaskHistoryRetentionLimit", json!(3));
     api.refused(Method::POST, &format!("/swarm/update?version={version}"), Some(stale), 409, "out of sequence").await;
+    // The same spec does not begin a rotation; another number does.
+    assert_eq!(api.get("/swarm").await["RootRotationInProgress"], false);
+    let version = api.get("/swarm").await["Version"]["Index"].clone();
+    let path = format!("/swarm/update?version={version}");
+    for (field, value, status, text) in [
+        ("SigningCACert", json!("cert"), 400, "--ca-key"),
+        ("SigningCAKey", json!("key"), 400, "--ca-cert"),
+        (
+            "ExternalCAs",
+            json!([{"Protocol": "cfssl", "URL": "https://ca.test"}]),
+            501,
+            "external certificate authorities",
+        ),
+    ] {
+        let mut body = changed.clone();
+        body["CAConfig"][field] = value;
+        api.refused(Method::POST, &path, Some(body), status, text).await;
+    }
+    let mut forced = changed.clone();
+    forced["CAConfig"]["ForceRotate"] = json!(1);
+    api.post(&path, forced.clone()).await;
+    let swarm = api.get("/swarm").await;
+    assert_eq!(
+        (&swarm["RootRotationInProgress"], &swarm["Spec"]["CAConfig"]["ForceRotate"]),
+        (&json!(true), &json!(1))
+    );
+    let mut own = forced;
+    own["CAConfig"]["SigningCACert"] = json!("own");
+    own["CAConfig"]["SigningCAKey"] = json!("key");
+    api.post(&format!("/swarm/update?version={}", swarm["Version"]["Index"]), own).await;
+    let rotation = api.change(|t| t.state.cluster.clone()).expect("a cluster").root_rotation.expect("a rotation");
+    assert_eq!((rotation.ca_cert_pem.as_str(), rotation.ca_key_sealed), ("own", b"key".to_vec()));
+    let shown = api.get("/swarm").await.to_string();
+    assert!(!shown.contains("SigningCAKey"), "{shown}");
     api.refused(Method::GET, "/swarm/unlockkey", None, 501, "locked managers").await;
 }
 

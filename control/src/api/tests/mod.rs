@@ -29,8 +29,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, command::ObjectKind,
-    spec::Role,
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId,
+    command::ObjectKind,
+    spec::{ClusterSpec, Role},
+    state::RootRotation,
 };
 
 use super::{
@@ -39,7 +41,7 @@ use super::{
 };
 use crate::{
     fixture,
-    swarm::{InitOptions, JoinOptions, Membership, ProposeError, RestoreOptions, SwarmError},
+    swarm::{InitOptions, JoinOptions, Membership, ProposeError, RestoreOptions, RotateError, SwarmError},
 };
 
 /// A member of a cluster in memory. Managers have a cluster, workers and other nodes have none.
@@ -148,6 +150,21 @@ impl ClusterHandle for InMemoryCluster {
     async fn rotate_token(&self, role: Role) -> Result<String, ProposeError> {
         self.propose(Command::RotateToken { role, secret: "rotated".into() }).await?;
         Ok(self.join_token(role))
+    }
+
+    async fn rotate_root(
+        &self,
+        version: u64,
+        spec: ClusterSpec,
+        own: Option<(String, String)>,
+    ) -> Result<(), RotateError> {
+        let (ca_cert_pem, key_pem) = own.unwrap_or(("new".into(), "key".into()));
+        let (ca_key_sealed, cross_signed_pem) = (key_pem.into_bytes(), "cross".into());
+        let (worker_secret, manager_secret) = ("worker".into(), "manager".into());
+        let rotation = RootRotation { ca_cert_pem, ca_key_sealed, cross_signed_pem, worker_secret, manager_secret };
+        let rotation = Box::new(rotation);
+        self.propose(Command::RotateRoot { version, spec, rotation }).await?;
+        Ok(())
     }
 
     async fn task_logs(&self, task: &TaskId, options: LogOptions) -> Result<BoxStream<'static, LogRecord>, LogError> {

@@ -9,15 +9,19 @@
 //! - `DefaultAddrPool` and `SubnetSize`: the address pools and the prefix length of their subnets.
 //!   In Swarm they are fields of the request of `swarm init` only, and never change.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bollard_stubs::models;
 use serde_json::{Value, json};
-use weft_model::{spec::ClusterSpec, state::Cluster};
+use weft_model::{
+    spec::ClusterSpec,
+    state::{Cluster, Node},
+};
 
 use super::{
     fields, unsupported,
     values::{date, labels, millis, nanos, set, to_json, version},
 };
-use crate::api::error::ApiError;
+use crate::{api::error::ApiError, pki};
 
 /// The name of every cluster's spec, as in Swarm.
 const SPEC_NAME: &str = "default";
@@ -55,6 +59,9 @@ pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpe
             misses.as_u64().and_then(|m| u32::try_from(m).ok()).filter(|&m| m > 0).ok_or_else(|| {
                 ApiError::Invalid(format!("Dispatcher.HeartbeatMisses is {misses}: give a number of 1 or more"))
             })?;
+    }
+    if let Some(count) = requested.ca_config.as_ref().and_then(|ca| ca.force_rotate).filter(|&n| n != 0) {
+        spec.force_rotate = count;
     }
     if let Some(expiry) = requested.ca_config.and_then(|ca| ca.node_cert_expiry).filter(|&expiry| expiry != 0) {
         spec.cert_expiry_ms = millis("CAConfig.NodeCertExpiry", expiry)?;
@@ -101,6 +108,44 @@ pub(super) fn read_pools(spec: &mut ClusterSpec, pools: &[String], size: Option<
     Ok(())
 }
 
+/// Takes the CA that a request gives (`swarm ca --ca-cert --ca-key`) out of the settings: its
+/// certificate and its private key, in PEM. The key is a secret, so no error contains it.
+pub(crate) fn take_ca(body: &mut Value) -> Result<Option<(String, String)>, ApiError> {
+    fields::read::<models::SwarmSpec>(body)?;
+    let Some(settings) = body.get_mut("CAConfig").and_then(Value::as_object_mut) else { return Ok(None) };
+    let mut take = |field: &str| match settings.remove(field) {
+        Some(Value::String(pem)) => pem,
+        _ => String::new(),
+    };
+    let (cert_pem, key_pem) = (take("SigningCACert"), take("SigningCAKey"));
+    match (cert_pem.is_empty(), key_pem.is_empty()) {
+        (true, true) => Ok(None),
+        (false, false) => Ok(Some((cert_pem, key_pem))),
+        (false, true) => Err(ApiError::Invalid(
+            "the certificate of an authority needs its private key too (--ca-key): weft does not use external \
+             authorities, which keep their keys"
+                .into(),
+        )),
+        (true, false) => {
+            Err(ApiError::Invalid("the private key of an authority needs its certificate too (--ca-cert)".into()))
+        }
+    }
+}
+
+/// The cluster's current CA, and the one that has signed the certificate of `node`, or that signs
+/// now if there is no node.
+pub(crate) fn show_tls(cluster: &Cluster, node: Option<&Node>) -> models::TlsInfo {
+    let (signing_pem, _) = cluster.signing_ca();
+    let is_old = cluster.root_rotation.is_some() && node.is_some_and(|node| !node.rotated);
+    let issuer = pki::issuer_of(if is_old { &cluster.ca_cert_pem } else { signing_pem });
+    let encode = |der: &Vec<u8>| BASE64_STANDARD.encode(der);
+    models::TlsInfo {
+        trust_root: Some(cluster.ca_cert_pem.clone()),
+        cert_issuer_subject: issuer.as_ref().map(|issuer| encode(&issuer.subject)),
+        cert_issuer_public_key: issuer.as_ref().map(|issuer| encode(&issuer.public_key)),
+    }
+}
+
 fn pools(spec: &ClusterSpec) -> Vec<String> {
     spec.pools.iter().map(ToString::to_string).collect()
 }
@@ -116,6 +161,7 @@ fn write(spec: &ClusterSpec) -> Value {
         dispatcher: Some(models::SwarmSpecDispatcher { heartbeat_period: Some(nanos(spec.heartbeat_ms)) }),
         ca_config: Some(models::SwarmSpecCaConfig {
             node_cert_expiry: Some(nanos(spec.cert_expiry_ms)),
+            force_rotate: Some(spec.force_rotate),
             ..Default::default()
         }),
         encryption_config: Some(models::SwarmSpecEncryptionConfig { auto_lock_managers: Some(false) }),
@@ -136,8 +182,8 @@ pub(crate) fn show(cluster: &Cluster) -> Value {
         created_at: date(cluster.meta.created_ms),
         updated_at: date(cluster.meta.updated_ms),
         spec: None,
-        tls_info: Some(models::TlsInfo { trust_root: Some(cluster.ca_cert_pem.clone()), ..Default::default() }),
-        root_rotation_in_progress: Some(false),
+        tls_info: Some(show_tls(cluster, None)),
+        root_rotation_in_progress: Some(cluster.root_rotation.is_some()),
         data_path_port: Some(u32::from(cluster.tunnel_port)),
         default_addr_pool: Some(pools(&cluster.spec)),
         subnet_size: Some(u32::from(cluster.spec.pool_prefix)),

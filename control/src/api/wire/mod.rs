@@ -18,8 +18,8 @@ pub(crate) mod network;
 pub(crate) mod task;
 pub(crate) mod service;
 pub(crate) mod encryption;
-pub(crate) mod node;
 pub(crate) mod cluster;
+pub(crate) mod node;
 pub(crate) mod membership;
 #[cfg(test)]
 mod roundtrip;

@@ -7,10 +7,11 @@ use bollard_stubs::models;
 use serde_json::{Value, json};
 use weft_model::{
     spec::{Availability, NodeSpec, Role},
-    state::{KeyRecord, Node, NodeStatus},
+    state::{Cluster, KeyRecord, Node, NodeStatus},
 };
 
 use super::{
+    cluster::show_tls,
     encryption, fields, unsupported,
     values::{date, labels, set, signed, text, timestamp, to_json, version},
 };
@@ -63,15 +64,15 @@ pub(crate) struct ManagerView {
     pub(crate) is_reachable: bool,
 }
 
-/// A node in the form of `GET /nodes/{id}`.
-pub(crate) fn show(node: &Node, manager: ManagerView) -> Value {
+/// A node in the form of `GET /nodes/{id}`. Its `TLSInfo` follows from the cluster state.
+pub(crate) fn show(node: &Node, cluster: Option<&Cluster>, manager: ManagerView) -> Value {
     let mut shown = to_json(models::Node {
         id: Some(node.id.to_string()),
         version: version(&node.meta),
         created_at: date(node.meta.created_ms),
         updated_at: date(node.meta.updated_ms),
         spec: Some(write(&node.spec)),
-        description: Some(description(node)),
+        description: Some(description(node, cluster)),
         status: Some(models::NodeStatus {
             state: Some(match node.status {
                 NodeStatus::Unknown => models::NodeState::UNKNOWN,
@@ -118,8 +119,12 @@ fn key(record: &KeyRecord) -> Value {
     shown
 }
 
-fn description(node: &Node) -> models::NodeDescription {
-    let mut shown = models::NodeDescription { hostname: Some(node.hostname.to_string()), ..Default::default() };
+fn description(node: &Node, cluster: Option<&Cluster>) -> models::NodeDescription {
+    let mut shown = models::NodeDescription {
+        hostname: Some(node.hostname.to_string()),
+        tls_info: cluster.map(|cluster| show_tls(cluster, Some(node))),
+        ..Default::default()
+    };
     if let Some(known) = &node.description {
         shown.platform = Some(models::Platform { architecture: Some(known.arch.clone()), os: Some(known.os.clone()) });
         shown.resources = Some(models::ResourceObject {

@@ -2,10 +2,10 @@
 
 use ipnetwork::Ipv4Network;
 use weft_model::{
-    Applied, Command, Entry, NodeId, ServiceId, TaskId,
+    Applied, Command, Entry, NodeId, Rejection, ServiceId, TaskId,
     command::{InitCluster, JoinNode},
     spec::{Availability, ClusterSpec, NodeSpec, Role},
-    state::{NodeStatus, TaskState},
+    state::{NodeStatus, RootRotation, TaskState},
 };
 
 use super::{check_refused, refusal};
@@ -287,4 +287,53 @@ fn names_the_object_that_does_not_exist() {
     let network = cluster.add_network(network_spec("app"));
     cluster.ok(Command::RemoveNetwork { id: network.clone() });
     check_refused(&mut cluster, Command::RemoveNetwork { id: network.clone() }, &format!("no such network: {network}"));
+}
+
+/// Begins to replace the CA by `new`.
+fn rotate(cluster: &mut TestCluster, new: &str) -> Result<Applied, Rejection> {
+    let (version, spec) = (cluster.settings().meta.version, cluster.settings().spec.clone());
+    let rotation = RootRotation {
+        ca_cert_pem: new.to_owned(),
+        ca_key_sealed: new.as_bytes().to_vec(),
+        cross_signed_pem: format!("cross-signed {new}"),
+        worker_secret: format!("worker secret of {new}"),
+        manager_secret: format!("manager secret of {new}"),
+    };
+    cluster.apply(Command::RotateRoot { version, spec, rotation: Box::new(rotation) })
+}
+
+fn set_rotated(cluster: &mut TestCluster, id: &NodeId, new: &str) {
+    cluster.ok(Command::SetRotated { nodes: vec![id.clone()], ca_cert_pem: new.to_owned() });
+}
+
+#[test]
+fn the_ca_is_replaced_when_every_node_uses_the_new_one() {
+    let mut cluster = TestCluster::new();
+    let (n1, n2, n3) = (cluster.first_node(), cluster.node("n2", &[]), cluster.node("n3", &[]));
+    let old = cluster.settings().ca_cert_pem.clone();
+    rotate(&mut cluster, "a").expect("the rotation begins");
+    assert_eq!(cluster.settings().roots_pem(), format!("{old}a"));
+    assert_eq!(cluster.settings().signing_ca(), ("a", &b"a"[..]));
+    set_rotated(&mut cluster, &n1, "a");
+    // A newer rotation starts again, and ignores nodes that use the CA before.
+    rotate(&mut cluster, "b").expect("the rotation begins");
+    set_rotated(&mut cluster, &n1, "a");
+    assert!(!cluster.state.nodes[&n1].rotated);
+    set_rotated(&mut cluster, &n1, "b");
+    set_rotated(&mut cluster, &n2, "b");
+    assert!(cluster.settings().root_rotation.is_some(), "n3 does not use the new CA");
+    assert_eq!(cluster.settings().ca_cert_pem, old);
+    // The last node that does not use it is removed.
+    let version = cluster.settings().meta.version;
+    cluster.ok(Command::RemoveNode { id: n3, force: true });
+    let settings = cluster.settings();
+    assert_eq!((settings.ca_cert_pem.as_str(), settings.ca_key_sealed.as_slice()), ("b", &b"b"[..]));
+    assert!(settings.root_rotation.is_none() && settings.meta.version > version);
+    assert_eq!(
+        (settings.worker_secret.as_str(), settings.manager_secret.as_str()),
+        ("worker secret of b", "manager secret of b")
+    );
+    assert_eq!(settings.roots_pem(), "b");
+    let again = refusal(rotate(&mut cluster, "b"));
+    assert!(again.contains("current one"), "{again}");
 }

@@ -39,7 +39,12 @@ const BAD_TOKEN: &str = "no such token: it is mistyped or was rotated";
 #[tonic::async_trait]
 impl Authority for Services {
     async fn get_ca(&self, _request: Request<GetCaRequest>) -> Result<Response<GetCaReply>, Status> {
-        Ok(Response::new(GetCaReply { ca_pem: self.context.record.ca_pem.clone() }))
+        // The join token contains the digest of this certificate.
+        let state = self.context.manager().map(|manager| manager.state().borrow().clone());
+        let current =
+            state.as_ref().and_then(|state| state.cluster.as_ref()).map(|cluster| cluster.ca_cert_pem.clone());
+        let ca_pem = current.unwrap_or_else(|| self.context.credentials.identity().ca_pem.clone());
+        Ok(Response::new(GetCaReply { ca_pem }))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {

@@ -4,10 +4,14 @@
 
 use weft_model::{NodeReport, report::NodeDescription, spec::Labels, state::TaskStatus};
 
+use crate::swarm::liveness::CertificateStatus;
+
 /// Largest message of a node, in bytes: a report of 10,000 tasks with texts of some length.
 pub(super) const MAX_NODE_MESSAGE_BYTES: usize = 8 << 20;
 /// Longest text in octets: a status message, an error, a version.
 const MAX_TEXT: usize = 1_024;
+/// Length of a SHA-256, in octets.
+const MAX_DIGEST: usize = 32;
 /// Longest name of a container, in octets.
 const MAX_CONTAINER: usize = 128;
 /// Labels of the node's engine: how many, and how many octets of keys and values together.
@@ -31,6 +35,12 @@ pub(super) fn limit(report: &mut NodeReport) -> bool {
         cut |= limit_status(status);
     }
     cut
+}
+
+/// As [`limit`].
+pub(super) fn limit_certificate(status: &mut CertificateStatus) {
+    status.ca_sha256.truncate(MAX_DIGEST);
+    cut_text(&mut status.problem, MAX_TEXT);
 }
 
 fn limit_description(description: &mut NodeDescription) -> bool {

@@ -25,7 +25,10 @@ use crate::{
             leader_message::Message,
         },
     },
-    swarm::{liveness::SessionId, manager::Manager},
+    swarm::{
+        liveness::{CertificateStatus, SessionId},
+        manager::Manager,
+    },
 };
 
 /// Length of the queue of messages to a node: one message waits while another is sent. A longer
@@ -111,13 +114,14 @@ async fn run_session(
     if !tracker.may_begin_session(caller, timeout_ms) {
         return Err(Status::resource_exhausted("this node has opened too many sessions: it must wait some seconds"));
     }
-    let Some(session) = tracker.begin_session(caller, NodeReport { acked: first.acked, ..report }, first.feature_level)
-    else {
+    let (level, certificate) = (first.feature_level, certificate_status(&first));
+    let report = NodeReport { acked: first.acked, ..report };
+    let Some(session) = tracker.begin_session(caller, report, level, certificate) else {
         return send_redirect(manager, outbox).await;
     };
     let end = tokio::select! {
         end = receive_messages(manager, caller, session, inbox) => end,
-        end = send_plans(manager, caller, first.feature_level, outbox) => end,
+        end = send_plans(manager, caller, level, outbox) => end,
         _ = term.wait_for(|now| *now != led) => Ok(()),
         () = outbox.closed() => return Ok(()),
     };
@@ -160,11 +164,19 @@ async fn receive_messages(
 ) -> Result<(), Status> {
     while let Some(message) = inbox.message().await? {
         let report = decode_report(&message)?;
-        if !manager.tracker().record_message(caller, session, message.acked, report) {
+        let certificate = certificate_status(&message);
+        if !manager.tracker().record_message(caller, session, message.acked, report, certificate) {
             return Ok(());
         }
     }
     Ok(())
+}
+
+fn certificate_status(message: &NodeMessage) -> CertificateStatus {
+    let mut status =
+        CertificateStatus { ca_sha256: message.ca_sha256.to_vec(), problem: message.certificate_problem.clone() };
+    bounds::limit_certificate(&mut status);
+    status
 }
 
 /// `None` if the message is a heartbeat without a report.

@@ -21,6 +21,7 @@ use crate::{
     swarm::{
         context::{Context, HealthIssue},
         error::root_cause,
+        liveness::CertificateStatus,
     },
 };
 
@@ -51,6 +52,7 @@ pub(super) struct Session<'a> {
 /// The last message to the leader.
 struct Sent {
     acked: u64,
+    certificate: CertificateStatus,
     at: Instant,
 }
 
@@ -83,10 +85,10 @@ impl<'a> Session<'a> {
         let mut reports = self.context.channels.reports.subscribe();
         let report = reports.borrow_and_update().clone();
         let acked = self.acks.ack(report.acked, *self.context.stored_generation.borrow());
-        let first_message =
-            NodeMessage { acked, report: encode(self.feature_level(), &report)?.into(), feature_level: FEATURE_LEVEL };
+        let certificate = self.context.certificate_status();
+        let first_message = message(acked, encode(self.feature_level(), &report)?, &certificate);
         outbox.send(first_message).await.map_err(|_| Status::unavailable("the connection broke"))?;
-        let mut sent = Sent { acked, at: Instant::now() };
+        let mut sent = Sent { acked, certificate, at: Instant::now() };
         let inbox = timeout(FIRST_REPLY_TIMEOUT, client.session(ReceiverStream::new(messages))).await;
         let mut inbox =
             inbox.map_err(|_| Status::deadline_exceeded("the manager did not answer in time"))??.into_inner();
@@ -111,17 +113,18 @@ impl<'a> Session<'a> {
     ) -> Result<SessionEnd, Status> {
         let disconnected = || Status::unavailable("the connection broke");
         let mut stored = self.context.stored_generation.subscribe();
+        let mut problems = self.context.certificate_problem.subscribe();
         loop {
             let report = reports.borrow_and_update().clone();
             let acked = self.acks.ack(report.acked, *stored.borrow_and_update());
             let changed = NodeReport { acked: last_report.acked, ..report.clone() } != last_report;
-            if changed || acked != sent.acked || sent.at.elapsed() >= self.heartbeat() {
+            problems.mark_unchanged();
+            let (identity, certificate) = (self.context.credentials.identity(), self.context.certificate_status());
+            let sends = changed || acked != sent.acked || certificate != sent.certificate;
+            if sends || sent.at.elapsed() >= self.heartbeat() {
                 let body = if changed { encode(self.feature_level(), &report)? } else { Vec::new() };
-                outbox
-                    .send(NodeMessage { acked, report: body.into(), feature_level: FEATURE_LEVEL })
-                    .await
-                    .map_err(|_| disconnected())?;
-                *sent = Sent { acked, at: Instant::now() };
+                outbox.send(message(acked, body, &certificate)).await.map_err(|_| disconnected())?;
+                *sent = Sent { acked, certificate, at: Instant::now() };
                 last_report = report;
             }
             tokio::select! {
@@ -132,6 +135,8 @@ impl<'a> Session<'a> {
                 }
                 changed = reports.changed() => changed.map_err(|_| disconnected())?,
                 changed = stored.changed() => changed.map_err(|_| disconnected())?,
+                changed = problems.changed() => changed.map_err(|_| disconnected())?,
+                () = self.context.credentials.wait_until_replaced(&identity) => {}
                 () = sleep_until(sent.at + self.heartbeat()) => {}
             }
         }
@@ -180,6 +185,17 @@ impl<'a> Session<'a> {
         }
         self.acks.deliver(generation);
         self.context.channels.plans.send_replace(Some(Arc::new(plan)));
+    }
+}
+
+/// `report` is encoded, or empty if it is the last one.
+fn message(acked: u64, report: Vec<u8>, certificate: &CertificateStatus) -> NodeMessage {
+    NodeMessage {
+        acked,
+        report: report.into(),
+        feature_level: FEATURE_LEVEL,
+        ca_sha256: certificate.ca_sha256.clone().into(),
+        certificate_problem: certificate.problem.clone(),
     }
 }
 

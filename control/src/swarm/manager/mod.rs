@@ -49,6 +49,7 @@ use crate::{
 };
 
 pub(super) use runtime::{ManagerConfig, ManagerRuntime};
+pub use signing::RotateError;
 pub(super) use signing::SignError;
 
 /// A manager's handle to the cluster state: reads it, changes it, and asks the other managers.

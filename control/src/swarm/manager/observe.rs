@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, VecDeque};
 use weft_model::{
     ClusterState, Command, NodeId, TaskId,
     report::NodeDescription,
-    state::{FEATURE_LEVEL, NodeStatus, TaskStatus},
+    state::{FEATURE_LEVEL, Node, NodeStatus, TaskStatus},
 };
 
 use crate::{
+    pki,
     state::is_news,
     swarm::liveness::{LeaderView, Liveness},
 };
@@ -94,12 +95,15 @@ pub(super) fn observe(
             observed.commands.extend(report_commands(state, &node.id, liveness, logged));
             // The scheduler needs the node's description, so a node is not ready without one.
             let described = node.description.is_some() || liveness.report.description.is_some();
-            if node.status != NodeStatus::Ready && described {
-                let ready = NodeStatus::Ready;
+            let message = &liveness.certificate.problem;
+            // The reason of a problem may be another one at each attempt, so only its beginning and
+            // its end are written.
+            let changed = node.status != NodeStatus::Ready || node.message.is_empty() != message.is_empty();
+            if described && changed {
                 observed.commands.push(Command::SetNodeStatus {
                     id: node.id.clone(),
-                    status: ready,
-                    message: String::new(),
+                    status: NodeStatus::Ready,
+                    message: message.clone(),
                 });
             }
         }
@@ -108,7 +112,20 @@ pub(super) fn observe(
             *wake = (*wake).min(down_at_ms);
         }
     }
+    observed.commands.extend(rotated(state, view));
     observed
+}
+
+/// The command that records which nodes have begun to trust the new CA and to use a certificate of
+/// it, while the CA is being replaced.
+fn rotated(state: &ClusterState, view: &LeaderView) -> Option<Command> {
+    let rotation = state.cluster.as_ref()?.root_rotation.as_ref()?;
+    let digest = pki::ca_digest(&rotation.ca_cert_pem).ok()?;
+    let uses_it = |node: &&Node| view.nodes.get(&node.id).is_some_and(|node| node.certificate.ca_sha256 == digest);
+    let nodes: Vec<_> =
+        state.nodes.values().filter(|node| !node.rotated).filter(uses_it).map(|node| node.id.clone()).collect();
+    let ca_cert_pem = rotation.ca_cert_pem.clone();
+    (!nodes.is_empty()).then_some(Command::SetRotated { nodes, ca_cert_pem })
 }
 
 /// The feature level that all managers support, or that this release supports if it is lower.

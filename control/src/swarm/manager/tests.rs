@@ -21,7 +21,7 @@ use crate::{
     fixture::{START_MS, TestCluster, description, observed, service_spec},
     orchestrate::{Acks, decide},
     raft::{Voter, Voters},
-    swarm::liveness::{LeaderView, NodeTracker},
+    swarm::liveness::{CertificateStatus, LeaderView, NodeTracker},
 };
 
 /// The heartbeat timeout of the default spec: 3 missed heartbeats of 5 s.
@@ -36,7 +36,9 @@ fn view_with(since_monotonic_ms: u64, nodes: &[(&NodeId, NodeReport)]) -> Leader
     let tracker = NodeTracker::default();
     tracker.start_term(1, TERM_START_MS);
     for (node, report) in nodes {
-        tracker.begin_session(node, report.clone(), FEATURE_LEVEL).expect("a tracker that leads");
+        tracker
+            .begin_session(node, report.clone(), FEATURE_LEVEL, CertificateStatus::default())
+            .expect("a tracker that leads");
     }
     let mut view = tracker.view().expect("a tracker that leads");
     view.since_monotonic_ms = since_monotonic_ms;
@@ -473,7 +475,8 @@ fn the_feature_level_is_that_of_the_oldest_manager_and_unknown_while_one_is_sile
     let worker = cluster.node("n3", &[]);
     let tracker = NodeTracker::default();
     tracker.start_term(1, TERM_START_MS);
-    let session = |node: &NodeId, level| tracker.begin_session(node, NodeReport::default(), level);
+    let session =
+        |node: &NodeId, level| tracker.begin_session(node, NodeReport::default(), level, CertificateStatus::default());
     session(&n1, FEATURE_LEVEL).expect("a session");
     session(&worker, 0).expect("a session");
     let level = || supported_level(&cluster.state, &tracker.view().expect("a view"));

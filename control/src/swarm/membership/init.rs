@@ -69,6 +69,7 @@ pub(super) async fn init(
         listen_addr: bound.addr(),
         remotes: vec![rpc_addr],
         ca_pem: ca.cert_pem().to_owned(),
+        ca_plan: (0, 0),
     };
     let keys = ManagerKeys { raft_id: FIRST_RAFT_ID, kek: kek.clone() };
     store.write_identity(&identity)?;

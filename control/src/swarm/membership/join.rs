@@ -182,7 +182,7 @@ impl Attempt<'_> {
         let identity = self.request.finish(&answer.cert_pem, &ca_pem)?;
         let remotes = answer.managers.iter().filter_map(|addr| addr.parse().ok()).collect();
         let (cluster, node) = (identity.peer.cluster.clone(), identity.peer.node.clone());
-        Ok((Record { cluster, node, addr, listen_addr: self.listen_addr, remotes, ca_pem }, identity))
+        Ok((Record { cluster, node, addr, listen_addr: self.listen_addr, remotes, ca_pem, ca_plan: (0, 0) }, identity))
     }
 }
 

@@ -85,6 +85,7 @@ pub(super) async fn restore(
         listen_addr: options.listen_addr,
         remotes: vec![rpc_addr],
         ca_pem: cluster.ca_cert_pem,
+        ca_plan: (0, 0),
     };
     store.write_identity(&identity)?;
     write(store, base, ManagerKeys { raft_id, kek }, Voter { node: id, rpc_addr }).await?;

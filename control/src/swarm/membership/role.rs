@@ -28,7 +28,7 @@ use crate::{
     },
     swarm::{
         clock::now_ms,
-        context::{Context, HealthIssue},
+        context::{Context, HealthIssue, Record},
         error::SwarmError,
         manager::{Manager, ManagerConfig, ManagerKeys, ManagerRuntime},
     },
@@ -76,7 +76,7 @@ fn renew_own(context: &Context, store: &MembershipStore, manager: &Manager) -> R
     let failed = |reason: String| SwarmError::Internal { what: "renew the certificate", reason };
     let request = KeyRequest::generate()?;
     let cert_pem = manager.sign(manager.node(), request.csr_pem()).map_err(|e| failed(e.to_string()))?;
-    let identity = request.finish(&cert_pem, &context.record.ca_pem)?;
+    let identity = request.finish(&cert_pem, &context.credentials.identity().ca_pem)?;
     if identity.peer.role != Role::Manager {
         return Err(failed("this node is no manager any more".to_owned()));
     }
@@ -100,8 +100,15 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let mut plans = context.channels.plans.subscribe();
-    let mut reconciler =
-        RoleReconciler { spread: rand::random(), superseded: None, context, store, runtime, stop: stop.clone() };
+    let mut reconciler = RoleReconciler {
+        spread: rand::random(),
+        superseded: None,
+        ca_plan: context.record.ca_plan,
+        context,
+        store,
+        runtime,
+        stop: stop.clone(),
+    };
     reconciler.publish_manager();
     while !stop.is_cancelled() {
         let wait = match reconciler.step().await {
@@ -114,7 +121,7 @@ pub(super) async fn run(
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = role_change(&mut plans, &reconciler) => {}
+            () = plan_change(&mut plans, &reconciler) => {}
             () = tokio::time::sleep(wait) => {}
             epoch = superseded(reconciler.runtime.as_ref()) => reconciler.handle_superseded(epoch).await,
             reason = log_failure(reconciler.runtime.as_ref()) => {
@@ -126,18 +133,25 @@ pub(super) async fn run(
     reconciler.stop_manager().await;
 }
 
-/// Resolves when the plan has another role than the certificate, a later Raft id than this manager,
-/// or is one of the cluster that was formed again without this manager.
-async fn role_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, reconciler: &RoleReconciler) {
-    let (certified, raft_id) = (reconciler.context.certified_role(), reconciler.raft_id());
+/// Resolves when the plan has another role or other CAs than this node's certificate, a later Raft
+/// id than this manager, or is one of the cluster that was formed again without this manager.
+async fn plan_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, reconciler: &RoleReconciler) {
+    let (identity, raft_id) = (reconciler.context.credentials.identity(), reconciler.raft_id());
     let other = |plan: &NodePlan| {
-        plan.role != certified
+        plan.role != identity.peer.role
+            || has_new_roots(plan, &identity.ca_pem, reconciler.ca_plan)
             || raft_id.is_some_and(|raft_id| plan.raft_id > raft_id)
             || reconciler.superseded.is_some_and(|epoch| plan.epoch >= epoch)
     };
     if plans.wait_for(|plan| plan.as_deref().is_some_and(other)).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Whether the plan names other CAs than the trusted ones, which are from the plan with the epoch
+/// and generation `ca_plan`. After a restart the stored plan may be an older one.
+fn has_new_roots(plan: &NodePlan, trusted_pem: &str, ca_plan: (u64, u64)) -> bool {
+    !plan.roots_pem.is_empty() && plan.roots_pem != trusted_pem && (plan.epoch, plan.generation) > ca_plan
 }
 
 /// Resolves, with the reason, when the manager's log has stopped because of an error.
@@ -164,6 +178,8 @@ struct RoleReconciler {
     /// The epoch of the cluster that was formed again without this manager. The manager does not
     /// start again until this node has a plan of that cluster.
     superseded: Option<u64>,
+    /// As [`Record::ca_plan`], and current.
+    ca_plan: (u64, u64),
     /// When this node renews its certificate: 0 is the beginning of the renewal window, 1 its end.
     spread: f64,
 }
@@ -173,12 +189,18 @@ impl RoleReconciler {
     /// the next step, if nothing changes before.
     async fn step(&mut self) -> Result<Duration, SwarmError> {
         self.forget_former_cluster()?;
-        let planned = self.context.channels.plans.borrow().as_ref().map(|plan| plan.role);
-        let wanted = planned.unwrap_or(self.context.certified_role());
-        let due = self.context.credentials.identity().renew_in(now_ms(), self.spread);
-        if wanted != self.context.certified_role() || due.is_zero() {
+        let plan = self.context.channels.plans.borrow().clone();
+        if let Some(plan) = &plan {
+            self.trust_roots(plan)?;
+        }
+        let wanted = plan.as_ref().map_or(self.context.certified_role(), |plan| plan.role);
+        let identity = self.context.credentials.identity();
+        // Until there is a plan, the node may not know the CA that signs now.
+        let of_old_ca = plan.is_some_and(|plan| !plan.roots_pem.is_empty()) && !identity.is_of_signing_ca();
+        let is_due = identity.renew_in(now_ms(), self.spread).is_zero() || of_old_ca;
+        if wanted != self.context.certified_role() || is_due {
             let expired = self.context.certificate_has_expired();
-            let renewed = self.renew(wanted, expired).await;
+            let renewed = self.renew(wanted, expired, of_old_ca).await;
             let issue = renewed.as_ref().err().filter(|_| expired).map(|error| self.expiry_issue(error));
             self.context.set_issue(HealthIssue::Certificate, issue);
             renewed?;
@@ -203,6 +225,22 @@ impl RoleReconciler {
         Ok(due.clamp(RETRY, RECHECK))
     }
 
+    /// Trusts the CAs in the plan from now on. They are stored before a certificate of a new one.
+    fn trust_roots(&mut self, plan: &NodePlan) -> Result<(), SwarmError> {
+        let identity = self.context.credentials.identity();
+        if !has_new_roots(plan, &identity.ca_pem, self.ca_plan) {
+            return Ok(());
+        }
+        let identity = identity.with_roots(&plan.roots_pem)?;
+        let record = self.store.record()?.unwrap_or_else(|| self.context.record.clone());
+        let ca_plan = (plan.epoch, plan.generation);
+        self.store.write_record(&Record { ca_pem: plan.roots_pem.clone(), ca_plan, ..record })?;
+        self.ca_plan = ca_plan;
+        self.context.credentials.replace(Arc::new(identity))?;
+        tracing::info!("the trusted certificate authorities have changed");
+        Ok(())
+    }
+
     /// What `weft info` shows while the certificate has expired.
     fn expiry_issue(&self, error: &SwarmError) -> String {
         let expired_s = self.context.credentials.identity().validity.not_after_s;
@@ -215,7 +253,7 @@ impl RoleReconciler {
 
     /// Gets a new certificate, stores it and uses it from now on. A manager whose certificate has
     /// expired signs it itself, if it can; otherwise any manager signs it.
-    async fn renew(&self, wanted: Role, expired: bool) -> Result<(), SwarmError> {
+    async fn renew(&self, wanted: Role, expired: bool, of_old_ca: bool) -> Result<(), SwarmError> {
         if let Some(runtime) = self.runtime.as_ref().filter(|_| expired && wanted == Role::Manager) {
             match renew_own(&self.context, &self.store, runtime.manager()) {
                 Ok(()) => return self.check_not_expired(),
@@ -223,24 +261,28 @@ impl RoleReconciler {
             }
         }
         let request = KeyRequest::generate()?;
-        let csr_pem = request.csr_pem().to_owned();
-        let cert_pem = self
+        let current = self.context.credentials.identity();
+        let identity = self
             .ask_managers("renew the certificate", &self.context.credentials.renewal_client(), |channel| {
-                let request = RenewRequest { csr_pem: csr_pem.clone() };
+                let (request, current) = (&request, &current);
                 async move {
-                    let cert_pem = AuthorityClient::new(channel).renew(request).await?.into_inner().cert_pem;
-                    let signed = PeerIdentity::from_pem(&cert_pem).map_err(|e| Status::internal(e.to_string()))?;
-                    // A manager that lags behind signs for the old role. Another manager may be up
-                    // to date.
-                    if signed.role == wanted {
-                        Ok(cert_pem)
-                    } else {
-                        Err(Status::unavailable("it has not applied the new role yet"))
+                    let message = RenewRequest { csr_pem: request.csr_pem().to_owned() };
+                    let cert_pem = AuthorityClient::new(channel).renew(message).await?.into_inner().cert_pem;
+                    let renewed = request.finish(&cert_pem, &current.ca_pem);
+                    let renewed = renewed.map_err(|e| Status::internal(e.to_string()))?;
+                    let wanted = PeerIdentity { role: wanted, ..current.peer.clone() };
+                    // A manager that lags behind signs for the old role, or with the old CA.
+                    // Another manager may be up to date.
+                    if renewed.peer != wanted {
+                        return Err(Status::unavailable("it has not applied the new role yet"));
                     }
+                    if of_old_ca && !expired && !renewed.is_of_signing_ca() {
+                        return Err(Status::unavailable("it has not applied the new certificate authority yet"));
+                    }
+                    Ok(renewed)
                 }
             })
             .await?;
-        let identity = request.finish(&cert_pem, &self.context.record.ca_pem)?;
         use_identity(&self.context, &self.store, identity)?;
         self.context.publish_membership();
         self.check_not_expired()
@@ -361,5 +403,33 @@ impl RoleReconciler {
         tracing::error!(reason, "the manager's log has stopped");
         self.context.set_issue(HealthIssue::Log, Some(reason));
         self.stop_manager().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn only_a_newer_plan_changes_the_trusted_authorities() {
+        let plan = |epoch, generation, roots: &str| NodePlan {
+            generation,
+            epoch,
+            roots_pem: roots.to_owned(),
+            ..NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into())
+        };
+        for (plan, expected) in [
+            (plan(1, 8, "new"), true),
+            (plan(2, 3, "new"), true),
+            (plan(1, 7, "new"), false),
+            (plan(1, 6, "old"), false),
+            (plan(0, 9, "old"), false),
+            (plan(1, 8, "trusted"), false),
+            (plan(1, 8, ""), false),
+        ] {
+            assert_eq!(has_new_roots(&plan, "trusted", (1, 7)), expected, "{plan:?}");
+        }
     }
 }

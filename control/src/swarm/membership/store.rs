@@ -267,6 +267,7 @@ mod tests {
             listen_addr: ([0, 0, 0, 0], 2377).into(),
             remotes: vec![([192, 0, 2, 2], 2377).into()],
             ca_pem: "pem".to_owned(),
+            ca_plan: (2, 7),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
 /// Life of the certificates in these tests: enough for a busy machine to renew them.
 const LIFE_MS: u64 = 6_000;
 
-async fn first_with_short_lived_certificates() -> Daemon {
+pub(super) async fn first_with_short_lived_certificates() -> Daemon {
     let n1 = Daemon::new("n1").await;
     let mut options = n1.init_options();
     options.spec.cert_expiry_ms = LIFE_MS;
@@ -33,7 +33,7 @@ async fn first_with_short_lived_certificates() -> Daemon {
     n1
 }
 
-async fn wait_until_expired(hosts: &[&Host]) {
+pub(super) async fn wait_until_expired(hosts: &[&Host]) {
     let mut interval = tokio::time::interval(Duration::from_millis(50));
     let expired = async {
         while !hosts.iter().all(|host| host.identity().validity.has_expired(now_ms())) {

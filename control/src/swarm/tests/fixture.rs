@@ -208,10 +208,14 @@ impl Daemon {
         view.is_some_and(|view| view.nodes.contains_key(node))
     }
 
+    pub(super) async fn identity(&self) -> Arc<Identity> {
+        let running = self.swarm.lifecycle.running.lock().await;
+        running.as_ref().expect("a running membership").context().credentials.identity()
+    }
+
     /// The node's current certificate and its key.
     pub(super) async fn certificate(&self) -> String {
-        let running = self.swarm.lifecycle.running.lock().await;
-        running.as_ref().expect("a running membership").context().credentials.identity().to_pem().to_owned()
+        self.identity().await.to_pem().to_owned()
     }
 
     /// Waits for another certificate than `known`.

@@ -11,4 +11,5 @@ mod failover;
 mod joining;
 mod quorum;
 mod roles;
+mod rotation;
 mod sessions;
