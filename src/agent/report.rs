@@ -8,7 +8,7 @@
 //! node have applied, for the membership that the plan belongs to.
 
 use tokio::sync::watch;
-use weft_model::{NodeId, NodePlan, NodeReport, TaskId, spec::Labels, state::TaskStatus};
+use weft_model::{NodeId, NodePlan, NodeReport, TaskId, plan::PlanVersion, spec::Labels, state::TaskStatus};
 use weft_overlay::OverlayState;
 
 use super::describe::describe_node;
@@ -18,9 +18,9 @@ pub(super) struct Reporter {
     reports: watch::Sender<NodeReport>,
     runtime: RuntimeKind,
     labels: Labels,
-    /// The node id and the generation of the latest plan that all layers applied. The node has
-    /// another id in each membership. A generation of an earlier membership is never acknowledged.
-    applied: Option<(NodeId, u64)>,
+    /// The node id and the version of the latest plan that all layers applied. The node has another
+    /// id in each membership. A plan of an earlier membership is never acknowledged.
+    applied: Option<(NodeId, PlanVersion)>,
 }
 
 impl Reporter {
@@ -30,7 +30,7 @@ impl Reporter {
 
     /// Records that all layers have applied `plan`. The next report acknowledges it.
     pub(super) fn set_applied(&mut self, plan: &NodePlan) {
-        self.applied = Some((plan.node.clone(), plan.generation));
+        self.applied = Some((plan.node.clone(), plan.version()));
     }
 
     /// Publishes a report if it differs from the last one. Without `links` it repeats the last
@@ -44,7 +44,7 @@ impl Reporter {
         problem: String,
     ) {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
-        let acked = applied.map_or(0, |(_, generation)| *generation);
+        let applied = applied.map_or_else(PlanVersion::default, |(_, version)| *version);
         let description = links.map(|links| describe_node(self.runtime, &self.labels, links));
         // A link that cannot be read or configured for a moment is no lost key: the leader would
         // replace it.
@@ -52,7 +52,8 @@ impl Reporter {
         let keys = configured.map(|links| links.key_links.iter().map(|link| link.key).collect());
         self.reports.send_if_modified(|last| {
             let report = NodeReport {
-                acked,
+                acked: applied.generation,
+                epoch: applied.epoch,
                 problem,
                 description: description.or_else(|| last.description.clone()),
                 keys: keys.unwrap_or_else(|| last.keys.clone()),

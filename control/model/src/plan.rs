@@ -89,7 +89,30 @@ pub struct NodePlan {
     pub roots_pem: String,
 }
 
+/// Orders the plans of one node, which has another id in each membership: a plan of a greater epoch
+/// is newer, and in one epoch a plan of a greater generation.
+///
+/// One version stands for one cluster state. In one epoch the managers have one log, and a plan is
+/// computed only from entries that a quorum has: a later leader has the same entries at the same
+/// indexes, in whatever term they were written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PlanVersion {
+    /// [`NodePlan::epoch`]. Compared first.
+    pub epoch: u64,
+    /// [`NodePlan::generation`].
+    pub generation: u64,
+}
+
 impl NodePlan {
+    pub fn version(&self) -> PlanVersion {
+        PlanVersion { epoch: self.epoch, generation: self.generation }
+    }
+
+    /// Whether this plan must not replace `current`.
+    pub fn is_older_than(&self, current: &Self) -> bool {
+        self.node == current.node && self.version() < current.version()
+    }
+
     /// The plan of a worker in a cluster without other nodes, networks and services. Tests use it
     /// as a base.
     pub fn empty(node: NodeId, addr: IpAddr) -> Self {

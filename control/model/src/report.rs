@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{TaskId, state::TaskStatus, wireguard::NodeKey};
+use crate::{TaskId, plan::PlanVersion, state::TaskStatus, wireguard::NodeKey};
 
 pub use crate::state::NodeDescription;
 
@@ -13,6 +13,9 @@ pub use crate::state::NodeDescription;
 pub struct NodeReport {
     /// The generation of the newest plan that is in effect on this node.
     pub acked: u64,
+    /// The epoch of that plan.
+    #[serde(default)]
+    pub epoch: u64,
     /// Why the newest plan is not in effect. Empty while there is no known reason.
     #[serde(default)]
     pub problem: String,
@@ -21,4 +24,11 @@ pub struct NodeReport {
     /// The WireGuard keys that this node holds and has configured a device for, oldest first.
     pub keys: Vec<NodeKey>,
     pub tasks: Vec<(TaskId, TaskStatus)>,
+}
+
+impl NodeReport {
+    /// The version of the newest plan that is in effect on this node.
+    pub fn in_effect(&self) -> PlanVersion {
+        PlanVersion { epoch: self.epoch, generation: self.acked }
+    }
 }

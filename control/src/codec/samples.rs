@@ -424,6 +424,7 @@ pub(super) fn plan() -> NodePlan {
 pub(super) fn report() -> NodeReport {
     NodeReport {
         acked: 76,
+        epoch: 2,
         problem: String::new(),
         description: Some(description()),
         keys: vec![key(1), key(2)],

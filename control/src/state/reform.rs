@@ -17,16 +17,18 @@ use super::{nodes, not_found, updated_meta};
 /// managers of the former log are addressed to the old one, and are refused.
 ///
 /// The epoch increases, so that nodes prefer plans of this cluster to plans of the former managers,
-/// of which some may still run.
+/// of which some may still run. It also exceeds the epoch of a cluster that was formed earlier from
+/// the same copy of the state, by this clock (`now_ms`, in Unix milliseconds): nodes may have plans
+/// of that cluster with a greater index.
 ///
 /// # Errors
 /// [`Rejection::NotFound`] if the state does not contain `manager`.
-pub fn reform(state: &mut ClusterState, index: u64, manager: &NodeId) -> Result<u64, Rejection> {
+pub fn reform(state: &mut ClusterState, index: u64, manager: &NodeId, now_ms: u64) -> Result<u64, Rejection> {
     if !state.nodes.contains_key(manager) {
         return Err(not_found(ObjectKind::Node, manager));
     }
     state.index = index;
-    state.epoch += 1;
+    state.epoch = now_ms.max(state.epoch + 1);
     state.digests.clear();
     // The only manager runs this release.
     state.feature_level = state.feature_level.max(FEATURE_LEVEL);
@@ -53,11 +55,11 @@ pub fn reform(state: &mut ClusterState, index: u64, manager: &NodeId) -> Result<
 ///
 /// # Errors
 /// The [`Rejection`] of a node that cannot join, for example because a service publishes its port.
-pub fn restore(state: &mut ClusterState, index: u64, manager: JoinNode) -> Result<u64, Rejection> {
+pub fn restore(state: &mut ClusterState, index: u64, manager: JoinNode, now_ms: u64) -> Result<u64, Rejection> {
     let id = manager.id.clone();
     state.index = index;
     nodes::join(state, manager)?;
-    reform(state, index, &id)
+    reform(state, index, &id, now_ms)
 }
 
 #[cfg(test)]
@@ -79,8 +81,8 @@ mod tests {
         cluster.running_task(&service, 1, &worker);
         let before = cluster.state.clone();
         let mut state = before.clone();
-        let raft_id = reform(&mut state, before.index + 1, &survivor).expect("the survivor is a node");
-        assert_eq!((state.epoch, state.index), (before.epoch + 1, before.index + 1));
+        let raft_id = reform(&mut state, before.index + 1, &survivor, 7_000).expect("the survivor is a node");
+        assert_eq!((state.epoch, state.index), (7_000, before.index + 1));
         assert!(before.nodes.values().all(|node| node.raft_id < raft_id), "a fresh Raft id");
         let managers =
             |of: fn(&Node) -> bool| state.nodes.values().filter(|n| of(n)).map(|n| &n.id).collect::<Vec<_>>();
@@ -92,7 +94,7 @@ mod tests {
             (&state.services, &state.networks, &state.tasks, &state.cluster),
             (&before.services, &before.networks, &before.tasks, &before.cluster)
         );
-        assert!(reform(&mut state, 9, &NodeId::from_random(99)).is_err());
+        assert!(reform(&mut state, 9, &NodeId::from_random(99), 0).is_err());
     }
 
     #[test]
@@ -102,9 +104,23 @@ mod tests {
         let mut join = cluster.joining("n9", Role::Manager);
         join.addr = [192, 0, 2, 99].into();
         let mut state = cluster.state.clone();
-        let raft_id = restore(&mut state, cluster.state.index + 1, join.clone()).expect("the node joins");
+        let raft_id = restore(&mut state, cluster.state.index + 1, join.clone(), 1).expect("the node joins");
         let managers: Vec<_> = state.nodes.values().filter(|node| node.is_manager()).collect();
         assert_eq!(managers.iter().map(|n| (&n.id, n.raft_id)).collect::<Vec<_>>(), [(&join.id, raft_id)]);
         assert_eq!(state.nodes.len(), 3);
+    }
+
+    #[test]
+    fn the_epoch_also_increases_from_the_same_copy_and_with_a_clock_that_was_set_back() {
+        let cluster = TestCluster::new();
+        let manager = cluster.state.nodes.keys().next().expect("a node").clone();
+        let epoch = |epoch, now_ms| {
+            let mut state = cluster.state.clone();
+            state.epoch = epoch;
+            reform(&mut state, 9, &manager, now_ms).expect("the manager is a node");
+            state.epoch
+        };
+        assert!(epoch(0, 1_000) < epoch(0, 1_001), "the same copy, later");
+        assert_eq!(epoch(1_000, 10), 1_001);
     }
 }

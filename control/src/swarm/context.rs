@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use weft_model::{NodeId, NodePlan, NodeReport, id::ClusterId, spec::Role};
+use weft_model::{NodeId, NodePlan, NodeReport, id::ClusterId, plan::PlanVersion, spec::Role};
 
 use super::{
     clock::now_ms,
@@ -95,10 +95,10 @@ pub(super) struct Context {
     pub record: Record,
     pub credentials: Credentials,
     pub channels: NodeChannels,
-    /// The generation of the newest plan that the supervisor has stored, or has failed to store.
-    /// The link does not ack a later generation: after a `kill -9` the daemon restarts with the
-    /// stored plan, which must not be older than the plan that the leader relies on.
-    pub stored_generation: watch::Sender<u64>,
+    /// The version of the newest plan that the supervisor has stored, or has failed to store. The
+    /// link does not ack a later one: after a `kill -9` the daemon restarts with the stored plan,
+    /// which must not be older than the plan that the leader relies on.
+    pub stored_version: watch::Sender<PlanVersion>,
     /// Why this node's certificate cannot be renewed. Empty if it can, or need not yet.
     pub certificate_problem: watch::Sender<String>,
     issues: Mutex<BTreeMap<HealthIssue, String>>,
@@ -120,10 +120,10 @@ impl Context {
         channels: NodeChannels,
     ) -> Result<Arc<Self>, SwarmError> {
         let credentials = Credentials::new(Arc::new(identity))?;
-        let stored = channels.plans.borrow().as_ref().map_or(0, |plan| plan.generation);
-        let stored_generation = watch::Sender::new(stored);
+        let stored = channels.plans.borrow().as_ref().map_or_else(PlanVersion::default, |plan| plan.version());
+        let stored_version = watch::Sender::new(stored);
         let (certificate_problem, issues) = Default::default();
-        Ok(Arc::new(Self { config, record, credentials, channels, stored_generation, certificate_problem, issues }))
+        Ok(Arc::new(Self { config, record, credentials, channels, stored_version, certificate_problem, issues }))
     }
 
     /// What the leader must know about this node's certificate.

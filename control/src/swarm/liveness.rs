@@ -67,8 +67,8 @@ impl LeaderView {
 pub(super) struct Liveness {
     /// When the last message arrived, on the monotonic clock.
     pub last_message_ms: u64,
-    /// The greatest plan generation that the node has acked: its kernel holds the plan, and so does
-    /// its disk unless the disk failed.
+    /// The greatest plan generation of this epoch that the node has acked: its kernel holds the
+    /// plan, and so does its disk unless the disk failed.
     pub acked: u64,
     pub report: Arc<NodeReport>,
     /// The feature level that the node's release supports.

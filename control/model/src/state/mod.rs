@@ -58,8 +58,10 @@ pub struct ClusterState {
     /// The latest digest of the state that each manager has computed, by node.
     #[serde(default)]
     pub digests: BTreeMap<NodeId, StateDigest>,
-    /// How often the cluster was formed again from one copy of its state, because its managers had
-    /// lost their quorum. Plans of a greater epoch replace all plans of a smaller one.
+    /// Increases each time that the cluster is formed again from one copy of its state, because its
+    /// managers have lost their quorum: then it is the time in Unix milliseconds, or one more than
+    /// before if that is greater. So the same copy can be used twice. Plans of a greater epoch
+    /// replace all plans of a smaller one.
     #[serde(default)]
     pub epoch: u64,
     /// What all managers of the cluster support. Never decreases.

@@ -106,6 +106,7 @@ mod tests {
         let status = observed(TaskState::Failed, 7);
         let report = NodeReport {
             acked: 3,
+            epoch: 0,
             description: Some(description(&["10.0.0.0/8"])),
             keys: Vec::new(),
             problem: String::new(),
@@ -132,6 +133,7 @@ mod tests {
             weft_model::wireguard::NodeKey { public_key: weft_model::wireguard::PublicKey([1; 32]), port: 51_820 };
         let mut report = NodeReport {
             acked: 3,
+            epoch: 0,
             description: Some(machine),
             keys: vec![key; 1_000],
             problem: "y".repeat(1 << 20),

@@ -36,6 +36,8 @@ use crate::{
 const OUTBOX: usize = 1;
 /// A node sends its first message as soon as the session is open.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The feature level from which on nodes know epochs.
+const EPOCH_LEVEL: u32 = 1;
 /// How long a quorum has to confirm that a node was removed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -107,6 +109,11 @@ async fn run_session(
     let tracker = manager.tracker();
     let mut term = tracker.term();
     let led = *term.borrow_and_update();
+    let epoch = manager.state().borrow().epoch;
+    // This leader must not say that a node was removed which has joined the new cluster.
+    if led.is_some() && first.epoch > epoch {
+        return Err(Status::failed_precondition("the cluster was formed again without this manager"));
+    }
     if led.is_some() && !manager.state().borrow().nodes.contains_key(caller) {
         return Err(confirm_removal(manager, caller).await);
     }
@@ -114,14 +121,15 @@ async fn run_session(
     if !tracker.may_begin_session(caller, timeout_ms) {
         return Err(Status::resource_exhausted("this node has opened too many sessions: it must wait some seconds"));
     }
-    let (level, certificate) = (first.feature_level, certificate_status(&first));
-    let report = NodeReport { acked: first.acked, ..report };
-    let Some(session) = tracker.begin_session(caller, report, level, certificate) else {
+    let (node_level, certificate) = (first.feature_level, certificate_status(&first));
+    let report = NodeReport { acked: acked(&first, node_level, epoch), ..report };
+    let Some(session) = tracker.begin_session(caller, report, node_level, certificate) else {
         return send_redirect(manager, outbox).await;
     };
+    let receiver = Receiver { manager, caller, session, node_level, epoch };
     let end = tokio::select! {
-        end = receive_messages(manager, caller, session, inbox) => end,
-        end = send_plans(manager, caller, level, outbox) => end,
+        end = receiver.run(inbox) => end,
+        end = send_plans(manager, caller, node_level, outbox) => end,
         _ = term.wait_for(|now| *now != led) => Ok(()),
         () = outbox.closed() => return Ok(()),
     };
@@ -155,21 +163,35 @@ async fn send_redirect(manager: &Manager, outbox: &Outbox) -> Result<(), Status>
     Ok(())
 }
 
-/// Records the node's messages until the node closes the session or opens a newer one.
-async fn receive_messages(
-    manager: &Manager,
-    caller: &NodeId,
+/// The receiving half of a session.
+struct Receiver<'a> {
+    manager: &'a Manager,
+    caller: &'a NodeId,
     session: SessionId,
-    mut inbox: Streaming<NodeMessage>,
-) -> Result<(), Status> {
-    while let Some(message) = inbox.message().await? {
-        let report = decode_report(&message)?;
-        let certificate = certificate_status(&message);
-        if !manager.tracker().record_message(caller, session, message.acked, report, certificate) {
-            return Ok(());
+    node_level: u32,
+    epoch: u64,
+}
+
+impl Receiver<'_> {
+    /// Records the node's messages until the node closes the session or opens a newer one.
+    async fn run(self, mut inbox: Streaming<NodeMessage>) -> Result<(), Status> {
+        while let Some(message) = inbox.message().await? {
+            let acked = acked(&message, self.node_level, self.epoch);
+            let report = decode_report(&message)?;
+            let certificate = certificate_status(&message);
+            if !self.manager.tracker().record_message(self.caller, self.session, acked, report, certificate) {
+                return Ok(());
+            }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+/// The plan generation that a message acks in the cluster's `epoch`. A node still acks its last
+/// plan of the former epoch when it opens its first session after the cluster was formed again. The
+/// generation of that plan can be greater than all of this epoch, and says nothing about its plans.
+fn acked(message: &NodeMessage, node_level: u32, epoch: u64) -> u64 {
+    if message.epoch == epoch || node_level < EPOCH_LEVEL { message.acked } else { 0 }
 }
 
 fn certificate_status(message: &NodeMessage) -> CertificateStatus {
@@ -224,5 +246,18 @@ async fn send_plans(manager: &Manager, caller: &NodeId, node_level: u32, outbox:
         if outbox.send(Ok(LeaderMessage { message: Some(message) })).await.is_err() || states.changed().await.is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ack_counts_in_its_epoch_only() {
+        let message = NodeMessage { acked: 7, epoch: 5, ..NodeMessage::default() };
+        assert_eq!(acked(&message, EPOCH_LEVEL, 5), 7);
+        assert_eq!(acked(&message, EPOCH_LEVEL, 6), 0);
+        assert_eq!(acked(&NodeMessage { epoch: 0, ..message }, 0, 6), 7, "the first release sends no epoch");
     }
 }

@@ -4,7 +4,8 @@
 //! One task, started by the supervisor. It reconnects until the membership ends. While there is no
 //! session, the node keeps its last plan. The link withdraws the plan only if a leader answers that
 //! the cluster state no longer contains this node. Invariant: a generation is acked only after the
-//! agent programmed its plan and the supervisor stored it, or failed to store it.
+//! agent programmed its plan and the supervisor stored it, or failed to store it. Invariant: a plan
+//! never replaces a newer one ([`weft_model::plan::PlanVersion`]).
 //!
 //! ```text
 //!               no connection, no answer, or no leader is known
@@ -22,6 +23,9 @@
 //!   └────────┴──┘
 //!     Redirect: connects to the leader at once
 //! ```
+//!
+//! A manager that sends a plan older than the node's is like one that does not answer: the link
+//! waits, and asks the next one.
 //!
 //! The link does not follow a second redirect in a row: it waits, and then asks the next manager.
 
@@ -49,9 +53,10 @@ const JITTER: std::ops::Range<f64> = 0.8..1.2;
 pub(super) async fn run(context: Arc<Context>) {
     let mut acks = AckTracker::default();
     if let Some(plan) = context.channels.plans.borrow().as_ref() {
-        acks.deliver(plan.generation);
+        acks.deliver(plan.version());
     }
     let mut failures = 0_u32;
+    let mut warned_of_outdated = false;
     let mut next_addr = 0;
     let mut leader = None;
     loop {
@@ -63,7 +68,7 @@ pub(super) async fn run(context: Arc<Context>) {
         let mut session = Session::new(&context, &mut acks);
         let end = session.run(addr).await;
         if session.is_established() {
-            failures = 0;
+            (failures, warned_of_outdated) = (0, false);
         }
         match end {
             // Follow one redirect only: two managers may each believe that the other one leads.
@@ -72,12 +77,24 @@ pub(super) async fn run(context: Arc<Context>) {
                 continue;
             }
             SessionEnd::Redirected(_) => tracing::debug!(%addr, "this manager does not lead"),
+            SessionEnd::Outdated { sent, current } => {
+                if !warned_of_outdated {
+                    tracing::warn!(
+                        %addr, ?sent, ?current,
+                        "this manager's plan is older than that of this node, which keeps its own and asks other \
+                         managers. If the cluster was restored while a clock was wrong, let this node leave the swarm \
+                         and join again",
+                    );
+                }
+                warned_of_outdated = true;
+            }
             SessionEnd::Disconnected(reason) => tracing::debug!(%addr, reason, "session with the leader lost"),
             SessionEnd::Removed(reason) => {
                 let text =
                     format!("{reason}: its tasks are stopped; run \"weft swarm leave --force\", then join again");
                 context.set_issue(HealthIssue::Removed, Some(text));
                 context.channels.plans.send_replace(None);
+                acks = AckTracker::default();
                 failures = u32::MAX;
             }
         }

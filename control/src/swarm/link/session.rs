@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
-use weft_model::{NodePlan, NodeReport, state::FEATURE_LEVEL};
+use weft_model::{NodePlan, NodeReport, plan::PlanVersion, state::FEATURE_LEVEL};
 
 use super::acks::AckTracker;
 use crate::{
@@ -41,6 +41,9 @@ pub(super) enum SessionEnd {
     Disconnected(String),
     /// The cluster state no longer contains this node.
     Removed(String),
+    /// The manager sent a plan of an earlier version than the one that this node has. It is a
+    /// former leader, or one of a cluster that was formed again without it.
+    Outdated { sent: PlanVersion, current: PlanVersion },
 }
 
 pub(super) struct Session<'a> {
@@ -51,7 +54,7 @@ pub(super) struct Session<'a> {
 
 /// The last message to the leader.
 struct Sent {
-    acked: u64,
+    acked: PlanVersion,
     certificate: CertificateStatus,
     at: Instant,
 }
@@ -84,7 +87,7 @@ impl<'a> Session<'a> {
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let mut reports = self.context.channels.reports.subscribe();
         let report = reports.borrow_and_update().clone();
-        let acked = self.acks.ack(report.acked, *self.context.stored_generation.borrow());
+        let acked = self.acks.ack(report.in_effect(), *self.context.stored_version.borrow());
         let certificate = self.context.certificate_status();
         let first_message = message(acked, encode(self.feature_level(), &report)?, &certificate);
         outbox.send(first_message).await.map_err(|_| Status::unavailable("the connection broke"))?;
@@ -112,12 +115,13 @@ impl<'a> Session<'a> {
         sent: &mut Sent,
     ) -> Result<SessionEnd, Status> {
         let disconnected = || Status::unavailable("the connection broke");
-        let mut stored = self.context.stored_generation.subscribe();
+        let mut stored = self.context.stored_version.subscribe();
         let mut problems = self.context.certificate_problem.subscribe();
         loop {
             let report = reports.borrow_and_update().clone();
-            let acked = self.acks.ack(report.acked, *stored.borrow_and_update());
-            let changed = NodeReport { acked: last_report.acked, ..report.clone() } != last_report;
+            let acked = self.acks.ack(report.in_effect(), *stored.borrow_and_update());
+            let (acked_before, epoch) = (last_report.acked, last_report.epoch);
+            let changed = NodeReport { acked: acked_before, epoch, ..report.clone() } != last_report;
             problems.mark_unchanged();
             let (identity, certificate) = (self.context.credentials.identity(), self.context.certificate_status());
             let sends = changed || acked != sent.acked || certificate != sent.certificate;
@@ -160,10 +164,16 @@ impl<'a> Session<'a> {
         };
         match message.message {
             Some(Message::Redirect(redirect)) => return Ok(Some(SessionEnd::Redirected(redirect.addr.parse().ok()))),
+            // It means the plan that this session has sent before, which this node has taken.
+            Some(Message::Unchanged(_)) if !self.established => {
+                return Err(Status::internal("the leader sent no plan before it sent a generation"));
+            }
             Some(Message::Unchanged(generation)) => self.acks.unchanged(generation),
             Some(Message::Plan(bytes)) => {
                 let plan = codec::decode(&codec::PLAN, &bytes).map_err(|e| Status::internal(e.to_string()))?;
-                self.publish_plan(plan);
+                if let Some(end) = self.publish_plan(plan) {
+                    return Ok(Some(end));
+                }
             }
             None => return Err(Status::internal("the leader sent an empty message")),
         }
@@ -173,25 +183,35 @@ impl<'a> Session<'a> {
 
     /// Publishes a plan, unless it differs from the current plan in its generation only: then the
     /// agent has nothing to do and is not notified.
-    fn publish_plan(&mut self, mut plan: NodePlan) {
-        let generation = plan.generation;
+    ///
+    /// A plan that is older than the current one ends the session. Its leader does not know what
+    /// this node has acked to a later one, for example that a backend takes no new flows. A plan of
+    /// the same version is taken: another release may compute another plan from the same state.
+    fn publish_plan(&mut self, mut plan: NodePlan) -> Option<SessionEnd> {
+        let version = plan.version();
         let current = self.context.channels.plans.borrow().clone();
         if let Some(current) = current {
+            if plan.is_older_than(&current) {
+                return Some(SessionEnd::Outdated { sent: version, current: current.version() });
+            }
             plan.generation = current.generation;
             if plan == *current {
-                return self.acks.unchanged(generation);
+                self.acks.unchanged(version.generation);
+                return None;
             }
-            plan.generation = generation;
+            plan.generation = version.generation;
         }
-        self.acks.deliver(generation);
+        self.acks.deliver(version);
         self.context.channels.plans.send_replace(Some(Arc::new(plan)));
+        None
     }
 }
 
 /// `report` is encoded, or empty if it is the last one.
-fn message(acked: u64, report: Vec<u8>, certificate: &CertificateStatus) -> NodeMessage {
+fn message(acked: PlanVersion, report: Vec<u8>, certificate: &CertificateStatus) -> NodeMessage {
     NodeMessage {
-        acked,
+        acked: acked.generation,
+        epoch: acked.epoch,
         report: report.into(),
         feature_level: FEATURE_LEVEL,
         ca_sha256: certificate.ca_sha256.clone().into(),

@@ -36,7 +36,7 @@ pub(super) async fn reform(store: &MembershipStore, record: &Record) -> Result<(
     let keys = store.manager_keys()?.ok_or_else(|| failed("this node has no keys of a manager"))?;
     let mut base = Base::read(&store.log_path()).await.map_err(failed)?;
     let index = base.next_index();
-    let raft_id = state::reform(base.state_mut(), index, &record.node).map_err(failed)?;
+    let raft_id = state::reform(base.state_mut(), index, &record.node, now_ms()).map_err(failed)?;
     let known = &base.state_mut().nodes[&record.node];
     let voter = Voter { node: record.node.clone(), rpc_addr: known.rpc_addr };
     write(store, base, ManagerKeys { raft_id, kek: keys.kek }, voter).await?;
@@ -77,7 +77,7 @@ pub(super) async fn restore(
     };
     let mut base = Base::from_backup(backup.state, backup.term);
     let index = base.next_index();
-    let raft_id = state::restore(base.state_mut(), index, join).map_err(|e| unusable(&e))?;
+    let raft_id = state::restore(base.state_mut(), index, join, now_ms()).map_err(|e| unusable(&e))?;
     let record = Record {
         cluster: cluster.id,
         node: id.clone(),

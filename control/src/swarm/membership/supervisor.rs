@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use weft_model::plan::PlanVersion;
 
 use super::{role, store::MembershipStore};
 use crate::{
@@ -64,7 +65,7 @@ async fn store_plans(context: Arc<Context>, store: MembershipStore) {
     let mut plans = context.channels.plans.subscribe();
     while plans.changed().await.is_ok() {
         let plan = plans.borrow_and_update().clone();
-        let generation = plan.as_ref().map_or(0, |plan| plan.generation);
+        let version = plan.as_ref().map_or_else(PlanVersion::default, |plan| plan.version());
         let store = store.clone();
         let stored = tokio::task::spawn_blocking(move || match &plan {
             Some(plan) => store.write_plan(plan),
@@ -79,6 +80,6 @@ async fn store_plans(context: Arc<Context>, store: MembershipStore) {
             }
             Err(error) => tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart"),
         }
-        context.stored_generation.send_replace(generation);
+        context.stored_version.send_replace(version);
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A connection to `to` with the certificate that `from` has now.
-async fn connect(from: &Daemon, to: &Daemon) -> Channel {
+pub(super) async fn connect(from: &Daemon, to: &Daemon) -> Channel {
     let (pem, manager) = (from.certificate().await, to.manager());
     let ca_pem = manager.state().borrow().cluster.as_ref().expect("a cluster").ca_cert_pem.clone();
     let identity = Identity::from_pem(&pem, &ca_pem).expect("a certificate");

@@ -329,6 +329,7 @@ async fn agent(mut plans: watch::Receiver<Option<Arc<NodePlan>>>, reports: watch
         let plan = plans.borrow_and_update().clone();
         let report = plan.map_or_else(NodeReport::default, |plan| NodeReport {
             acked: plan.generation,
+            epoch: plan.epoch,
             problem: String::new(),
             description: Some(crate::fixture::description(&[])),
             keys: plan.encryption.iter().map(|_| key_of(&plan.node)).collect(),

@@ -9,6 +9,7 @@ mod disasters;
 mod expiry;
 mod failover;
 mod joining;
+mod plans;
 mod quorum;
 mod roles;
 mod rotation;
