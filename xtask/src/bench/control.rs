@@ -218,36 +218,68 @@ fn placed_tasks(lab: &Lab, runner: &Runner) -> Result<Vec<Task>> {
 /// would be no measure: the kernel limits these to one in a second for each destination
 /// (`icmp_ratelimit`, Documentation/networking/ip-sysctl.rst).
 fn wait_for_packet(runner: &Runner, from: &Task, to: &Task) -> Result<()> {
-    let destination = SocketAddr::new(to.v4("app"), PACKET_PORT);
+    let addrs = [from, to].map(|task| task.v4("app"));
     let deadline = Instant::now() + ANSWER_TIMEOUT;
-    let mut sockets = None;
+    let mut sockets = [None, None];
     loop {
-        if sockets.is_none() {
-            sockets = socket_of(from).zip(socket_of(to));
+        for (socket, (task, peer)) in sockets.iter_mut().zip([(from, addrs[1]), (to, addrs[0])]) {
+            if socket.is_none() {
+                *socket = socket_of(task, peer)?;
+            }
         }
-        let answered = sockets.as_ref().is_some_and(|(from, to)| round_trip(from, to, destination).is_ok());
-        if answered {
+        if let [Some(from), Some(to)] = &sockets
+            && round_trip(from, to).is_ok()
+        {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{destination} gets no packet from {} within {ANSWER_TIMEOUT:?}", from.node);
+        ensure!(Instant::now() < deadline, "no packet from {} to {} within {ANSWER_TIMEOUT:?}", from.node, to.node);
         runner.pause(POLL)?;
     }
 }
 
-/// A socket in the namespace of a task. `None` while there is no such namespace.
-fn socket_of(task: &Task) -> Option<UdpSocket> {
-    let namespace = contract::task_namespace(&task.node, &task.id);
-    let socket = netns::within(&namespace, || UdpSocket::bind(("0.0.0.0", PACKET_PORT))).ok()?.ok()?;
-    socket.set_read_timeout(Some(RESEND)).ok()?;
-    Some(socket)
+/// A socket in the namespace of a task, connected with `peer`. `None` while the task has no
+/// namespace, or no route to the peer.
+///
+/// The namespace gets the MAC address of the peer. If the kernel asked for it before the program
+/// that answers is attached, it would repeat the question after 20 ms, and the measurement would
+/// include this time. The program of a task does not meet it: it starts later.
+fn socket_of(task: &Task, peer: IpAddr) -> Result<Option<UdpSocket>> {
+    let connect = || {
+        let socket = UdpSocket::bind(("0.0.0.0", PACKET_PORT))?;
+        socket.connect((peer, PACKET_PORT))?;
+        socket.set_read_timeout(Some(RESEND))?;
+        let neighbour =
+            ["neigh", "replace", &peer.to_string(), "lladdr", &mac(peer)?, "dev", "eth0", "nud", "permanent"];
+        Ok((socket, Command::new("ip").args(neighbour).output()?))
+    };
+    let connected: io::Result<_> = match netns::within(&contract::task_namespace(&task.node, &task.id), connect) {
+        Ok(connected) => connected,
+        Err(_) => return Ok(None),
+    };
+    match connected {
+        Ok((socket, output)) => {
+            ensure!(output.status.success(), "ip neigh replace: {}", String::from_utf8_lossy(&output.stderr));
+            Ok(Some(socket))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => Ok(None),
+        Err(error) => Err(error).context("cannot open a socket in the namespace of a task"),
+    }
 }
 
-fn round_trip(from: &UdpSocket, to: &UdpSocket, destination: SocketAddr) -> io::Result<()> {
+/// The MAC address of a task, which follows from its IPv4 address as in Docker.
+fn mac(task: IpAddr) -> io::Result<String> {
+    match task {
+        IpAddr::V4(v4) => Ok(v4.octets().iter().fold("02:42".to_owned(), |mac, octet| format!("{mac}:{octet:02x}"))),
+        IpAddr::V6(_) => Err(io::Error::other("the task has no IPv4 address")),
+    }
+}
+
+fn round_trip(from: &UdpSocket, to: &UdpSocket) -> io::Result<()> {
     let mut buffer = [0; 16];
-    from.send_to(b"first packet", destination)?;
-    let (_, source) = to.recv_from(&mut buffer)?;
-    to.send_to(b"its answer", source)?;
-    from.recv_from(&mut buffer).map(drop)
+    from.send(b"first packet")?;
+    to.recv(&mut buffer)?;
+    to.send(b"its answer")?;
+    from.recv(&mut buffer).map(drop)
 }
 
 /// The IPv4 address of the service.
