@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
@@ -39,7 +40,7 @@ impl std::fmt::Debug for Ca {
 }
 
 /// The subject of a certificate to be signed. It comes from the cluster state, never from the
-/// node_id_of_request.
+/// request.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     pub cluster: &'a ClusterId,
@@ -99,7 +100,9 @@ impl Ca {
         Ok(Self { issuer, cert_pem: cert_pem.to_owned() })
     }
 
-    /// A CA that a user provides.
+    /// A CA that a user provides. Only the certificate of `cert_pem` is kept, encoded again: a file
+    /// of a user often contains the private key too, or the certificate as readable text, and every
+    /// node gets [`Self::cert_pem`].
     ///
     /// # Errors
     /// If the texts are not one root certificate and its own key, if the certificate is not valid
@@ -111,7 +114,10 @@ impl Ca {
         let [certificate] = found.as_slice() else {
             return Err(failed(&"give exactly one certificate in PEM, that of the root"));
         };
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|e| failed(&e))?;
+        let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|e| failed(&e))?;
+        if !rest.is_empty() {
+            return Err(failed(&"there are other data after the certificate"));
+        }
         if !parsed.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca) {
             return Err(failed(&"the certificate is not a certificate authority's"));
         }
@@ -128,8 +134,8 @@ impl Ca {
         if key.subject_public_key_info() != parsed.public_key().raw {
             return Err(failed(&"the key does not belong to the certificate"));
         }
-        let cert_pem = format!("{}\n", cert_pem.trim());
-        let issuer = rcgen::Issuer::from_ca_cert_pem(&cert_pem, key).map_err(|e| failed(&e))?;
+        let issuer = rcgen::Issuer::from_ca_cert_der(certificate, key).map_err(|e| failed(&e))?;
+        let cert_pem = to_pem(certificate);
         let ca = Self { issuer, cert_pem };
         ca.check_trial(std::slice::from_ref(certificate), &[]).map_err(|e| failed(&e))?;
         Ok(ca)
@@ -183,8 +189,8 @@ impl Ca {
         kek.seal(cluster.as_str(), &self.issuer.key().serialize_der())
     }
 
-    /// Signs a certificate request. The request proves that the node_id_of_request holds the
-    /// private key; everything else in the certificate comes from `subject`.
+    /// Signs a certificate request. The request proves that the node holds the private key;
+    /// everything else in the certificate comes from `subject`.
     pub fn sign(&self, csr_pem: &str, subject: Subject<'_>) -> Result<String, PkiError> {
         let failed = |e: rcgen::Error| PkiError::new("sign the certificate request", e);
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(failed)?;
@@ -203,6 +209,13 @@ impl Ca {
         request.params = params;
         Ok(request.signed_by(&self.issuer).map_err(failed)?.pem())
     }
+}
+
+/// The certificate in PEM, as rcgen writes it (RFC 7468: lines of 64 characters).
+pub(super) fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    let body = STANDARD.encode(certificate);
+    let lines: String = body.as_bytes().chunks(64).map(|line| format!("{}\n", String::from_utf8_lossy(line))).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
 }
 
 /// A certificate of a CA that signs certificates of nodes only.

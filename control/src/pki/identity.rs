@@ -141,7 +141,7 @@ mod tests {
     use weft_model::{NodeId, id::ClusterId, spec::Role};
 
     use super::*;
-    use crate::pki::{Ca, Kek, Subject};
+    use crate::pki::{Ca, Kek, Subject, ca::to_pem};
 
     fn ids() -> (ClusterId, NodeId) {
         (ClusterId::from_random(1), NodeId::from_random(2))
@@ -205,6 +205,14 @@ mod tests {
         let key = ca.key_pem();
         let read = Ca::from_pem(ca.cert_pem(), &key).expect("a root with its key");
         assert_eq!(read.cert_pem(), ca.cert_pem());
+        for bundle in [
+            format!("{}{key}", ca.cert_pem()),
+            format!("{key}{}", ca.cert_pem()),
+            format!("subject=swarm-ca\n{}", ca.cert_pem().replace('\n', "\r\n")),
+        ] {
+            let read = Ca::from_pem(&bundle, &key).expect("a root with its key in the same file");
+            assert_eq!(read.cert_pem(), ca.cert_pem(), "only the certificate of {bundle:?} is kept");
+        }
         let refusal_of = |cert: &str, key: &str| Ca::from_pem(cert, key).expect_err("refused").to_string();
         assert!(refusal_of(other.cert_pem(), &key).contains("does not belong"));
         assert!(refusal_of("nonsense", &key).contains("exactly one certificate"));
@@ -212,6 +220,9 @@ mod tests {
             refusal_of(&format!("{}{}", ca.cert_pem(), other.cert_pem()), &key).contains("exactly one certificate")
         );
         assert!(refusal_of(ca.cert_pem(), "nonsense").contains("PKCS#8"));
+        let mut der = CertificateDer::from_pem_slice(ca.cert_pem().as_bytes()).expect("a certificate").to_vec();
+        der.push(0);
+        assert!(refusal_of(&to_pem(&der.into()), &key).contains("other data after"));
         let (cluster, node) = ids();
         let request = KeyRequest::generate().expect("a request");
         let subject = Subject { cluster: &cluster, node: &node, role: Role::Worker, life: Duration::from_secs(1000) };
