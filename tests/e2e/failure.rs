@@ -1,10 +1,14 @@
 //! Failures of daemons, leaders, tasks and nodes: traffic continues, and the cluster repairs
 //! itself.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Cable, Lab, contract, eventually, http};
+use weft_lab::{CLIENT, Cable, Lab, Task, contract, eventually, http};
 
 use crate::{
     connections,
@@ -19,6 +23,13 @@ use crate::{
 /// The time in which the tasks of a lost node must be replaced. The node is down after 5 s without
 /// heartbeats.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time in which a node must count as not converged, or as converged again. A plan must be in
+/// effect within 15 s.
+const CONVERGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A hand-over that waits for a node that does not acknowledge takes 5 s.
+const UNHINDERED: Duration = Duration::from_secs(4);
+/// The UDP port of the tunnels of a cluster that chose none (RFC 7348).
+const TUNNEL_PORT: u16 = 4789;
 /// The time in which the other managers must elect a leader.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -33,6 +44,7 @@ pub(crate) fn daemons() -> Group {
             traffic_continues_while_a_daemon_is_stopped,
             changed_links_are_repaired,
             deleted_map_entries_are_written_again,
+            a_node_whose_tunnel_cannot_be_made_gets_no_tasks_and_delays_nothing_until_it_is_mended,
             a_killed_task_is_replaced,
             another_manager_replaces_a_killed_leader,
             connections::connections_to_a_killed_task_are_reset_and_others_continue,
@@ -120,20 +132,19 @@ pub(crate) fn traffic_continues_while_a_daemon_is_stopped(lab: &Lab) -> Result<(
     loads.expect_no_errors()
 }
 
+/// The name of a node's tunnel device.
+fn tunnel(lab: &Lab, node: &str) -> Result<String> {
+    let links = lab.exec_ok(node, &["ip", "-oneline", "link", "show", "type", "vxlan"])?;
+    let name = links.split(": ").nth(1).context("the node has a tunnel device")?;
+    Ok(name.split('@').next().context("the device has a name")?.to_owned())
+}
+
 pub(crate) fn changed_links_are_repaired(lab: &Lab) -> Result<()> {
     let node = follower(lab)?;
     let tasks = lab.wait_running("n1", "whoami", 3)?;
     lab.kill_daemon(&node)?;
     // Delete the tunnel device while the daemon is down.
-    let links = lab.exec_ok(&node, &["ip", "-oneline", "link", "show", "type", "vxlan"])?;
-    let tunnel = links
-        .split(": ")
-        .nth(1)
-        .context("the node has a tunnel device")?
-        .split('@')
-        .next()
-        .context("the device has a name")?
-        .to_owned();
+    let tunnel = tunnel(lab, &node)?;
     lab.exec_ok(&node, &["ip", "link", "delete", &tunnel])?;
     lab.start(&node)?;
     all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(15));
@@ -155,6 +166,78 @@ pub(crate) fn deleted_map_entries_are_written_again(lab: &Lab) -> Result<()> {
     }
     all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(60));
     ensure!(keys.iter().all(|key| ports.get(key, 0).is_ok()), "every entry is there again");
+    Ok(())
+}
+
+/// The status of a node in `node ls`, with the reason.
+fn status(lab: &Lab, node: &str) -> Result<String> {
+    let format = "{{.Hostname}}: {{.Status}}";
+    let lines = lab.weft_ok("n1", &["node", "ls", "--format", format])?;
+    let prefix = format!("{node}: ");
+    let line = lines.lines().find_map(|line| line.strip_prefix(&prefix));
+    line.map(str::to_owned).with_context(|| format!("no {node} in {lines:?}"))
+}
+
+fn wait_for_status(lab: &Lab, node: &str, what: &str, expected: impl Fn(&str) -> bool) {
+    eventually(CONVERGE_TIMEOUT, what, || match status(lab, node) {
+        Ok(status) if expected(&status) => Ok(()),
+        Ok(status) => Err(status),
+        Err(error) => Err(format!("{error:#}")),
+    });
+}
+
+/// Another program has the UDP port of the tunnel, so the node cannot create its tunnel device.
+pub(crate) fn a_node_whose_tunnel_cannot_be_made_gets_no_tasks_and_delays_nothing_until_it_is_mended(
+    lab: &Lab,
+) -> Result<()> {
+    let node = follower(lab)?;
+    let before = lab.wait_running("n1", "whoami", 3)?;
+    lab.kill_daemon(&node)?;
+    lab.exec_ok(&node, &["ip", "link", "delete", &tunnel(lab, &node)?])?;
+    let port = (Ipv4Addr::UNSPECIFIED, TUNNEL_PORT);
+    let program = lab.within(&node, || UdpSocket::bind(port))?.context("the port of the tunnel is free")?;
+    lab.start(&node)?;
+    let reason = "UDP port of the tunnel is in use";
+    wait_for_status(lab, &node, "the node does not converge, and the reason is shown", |status| {
+        status.starts_with("Ready, not converged: ") && status.contains(reason)
+    });
+    let inspected = lab.weft_ok("n1", &["node", "inspect", "--pretty", &node])?;
+    ensure!(inspected.contains("not converged: ") && inspected.contains(reason), "{inspected}");
+
+    let on_node = |tasks: &[Task]| tasks.iter().filter(|task| task.node == node).count();
+    let tasks = service(lab, "later", 6, &["--network", "app"], &[WHOAMI])?;
+    ensure!(on_node(&tasks) == 0, "{node} got a task: {tasks:?}");
+    lab.weft_ok("n1", &["service", "scale", "--detach", "later=1"])?;
+    eventually(UNHINDERED, "five tasks are stopped without an acknowledgement of the node", || {
+        let tasks = lab.tasks("n1", "later").map_err(|error| format!("{error:#}"))?;
+        if tasks.iter().filter(|task| task.is_running()).count() == 1 { Ok(()) } else { Err(format!("{tasks:?}")) }
+    });
+    // The network has addresses for the tasks of one round only.
+    network(lab, "small", &["--subnet", "10.91.0.0/29"])?;
+    for round in 0..3 {
+        let name = format!("round-{round}");
+        let create =
+            ["service", "create", "--detach", "--name", &name, "--replicas", "4", "--network", "small", WHOAMI];
+        eventually(Duration::from_secs(10), "the addresses of the round before are free", || {
+            lab.weft_ok("n1", &create).map(drop).map_err(|error| format!("{error:#}"))
+        });
+        let tasks = lab.wait_running("n1", &name, 4)?;
+        ensure!(on_node(&tasks) == 0, "{node} got a task: {tasks:?}");
+        lab.weft_ok("n1", &["service", "rm", &name])?;
+    }
+    let kept = lab.wait_running("n1", "whoami", 3)?;
+    ensure!(task_names(&kept) == task_names(&before), "{before:?} became {kept:?}");
+
+    drop(program);
+    wait_for_status(lab, &node, "the node has converged again", |status| status == "Ready");
+    all_answer(CLIENT, &lab.published(mesh::PORT), &kept, Duration::from_secs(15));
+    lab.weft_ok("n1", &["service", "scale", "--detach", "later=6"])?;
+    let tasks = lab.wait_running("n1", "later", 6)?;
+    ensure!(on_node(&tasks) > 0, "{node} got no task again: {tasks:?}");
+    lab.weft_ok("n1", &["service", "rm", "later"])?;
+    eventually(Duration::from_secs(15), "the network is not used", || {
+        lab.weft_ok("n1", &["network", "rm", "small"]).map(drop).map_err(|error| format!("{error:#}"))
+    });
     Ok(())
 }
 
