@@ -3,6 +3,7 @@
 //! the index and the clock of the cluster state.
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
@@ -202,7 +203,7 @@ impl TestCluster {
     /// Creates a task in a slot of a service, which runs on this node.
     pub(crate) fn running_task(&mut self, service: &ServiceId, slot: u64, node: &NodeId) -> TaskId {
         let id = self.task(service, slot);
-        self.ok(Command::AssignTask { id: id.clone(), node: node.clone() });
+        self.ok(Command::AssignTask { id: id.clone(), node: node.clone(), reuse: BTreeMap::new() });
         self.observe(&id, TaskState::Running);
         id
     }

@@ -36,6 +36,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("Command"), "RotateRoot", 1),
     (Owner::Type("Command"), "SetRotated", 1),
     (Owner::Type("FreedAddress"), "node", 1),
+    (Owner::Type("FreedAddress"), "slot", 1),
     (Owner::Type("InitCluster"), "feature_level", 1),
     (Owner::Type("Node"), "lag", 1),
     (Owner::Type("Node"), "rotated", 1),
@@ -45,6 +46,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("NodePlan"), "roots_pem", 1),
     (Owner::Type("NodeReport"), "epoch", 1),
     (Owner::Type("NodeReport"), "problem", 1),
+    (Owner::Variant("Command", "AssignTask"), "reuse", 1),
     (Owner::Variant("Command", "ReleaseAddresses"), "owners", 1),
 ];
 

@@ -208,6 +208,7 @@ pub(super) fn state() -> ClusterState {
         freed_ms: START_MS,
         freed_index: 9,
         node: None,
+        slot: Some((service, Slot::Replica(2))),
     };
     state.allocated.quarantine.push(freed);
     state.epoch = 2;
@@ -259,7 +260,7 @@ pub(super) fn commands() -> Vec<Command> {
             not_before_ms: START_MS,
             restarts: restarts(),
         },
-        Command::AssignTask { id: task.clone(), node: node.clone() },
+        Command::AssignTask { id: task.clone(), node: node.clone(), reuse: BTreeMap::new() },
         Command::DelayTask { id: task.clone(), error: "no suitable node".to_owned() },
         Command::SetDesired { id: task.clone(), desired: TaskState::Shutdown },
         Command::SetTraffic { id: task.clone(), traffic: Traffic::Drained },
@@ -294,6 +295,11 @@ pub(super) fn later_commands() -> Vec<Command> {
     let spec = ClusterSpec { force_rotate: 2, ..ClusterSpec::default() };
     vec![
         Command::SetFeatureLevel { level: 1 },
+        Command::AssignTask {
+            id: TaskId::from_random(90),
+            node: node.clone(),
+            reuse: BTreeMap::from([(NetworkId::from_random(70), addr(99))]),
+        },
         Command::ReleaseAddresses { acked_index: 6, owners: BTreeMap::from([(node.clone(), 5)]) },
         convergence(Convergence::Lagging { reason: "a reason".to_owned() }),
         convergence(Convergence::CatchingUp),

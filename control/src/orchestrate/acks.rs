@@ -68,6 +68,11 @@ impl Acks {
     pub(super) fn lowest_acked(&self, state: &ClusterState) -> u64 {
         gating_nodes(state).map(|node| self.acked.get(node).copied().unwrap_or(0)).min().unwrap_or(0)
     }
+
+    /// The newest generation that each of these nodes has acknowledged.
+    pub(super) fn of<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> BTreeMap<NodeId, u64> {
+        nodes.filter_map(|node| Some((node.clone(), *self.acked.get(node)?))).collect()
+    }
 }
 
 fn gating_nodes(state: &ClusterState) -> impl Iterator<Item = &NodeId> {

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use weft_model::{
-    ClusterState, Command, ServiceId, TaskId,
+    ClusterState, Command, DualAddr, NetworkId, ServiceId, TaskId,
     state::{Slot, Task, TaskState},
 };
 
 use super::{Context, Preview};
-use crate::schedule::{self, Load};
+use crate::{
+    schedule::{self, Load},
+    state::slot_may_reuse,
+};
 
 /// Places the tasks one by one, because each assignment uses resources and addresses that are then
 /// not available for the next task.
@@ -18,11 +21,13 @@ pub(super) fn place_tasks(preview: &mut Preview<'_>) {
         return;
     }
     let mut load = Load::of(preview.state());
+    let mut reusable = preview.run(reusable_addresses);
     for id in waiting {
         let Some(task) = preview.state().tasks.get(&id).filter(|_| !preview.is_full()) else { break };
         let task = task.clone();
         let placed = schedule::place(preview.state(), &load, &task).and_then(|node| {
-            let assigned = preview.execute(Command::AssignTask { id: id.clone(), node: node.clone() });
+            let reuse = reusable.remove(&(task.service.clone(), task.slot.clone())).unwrap_or_default();
+            let assigned = preview.execute(Command::AssignTask { id: id.clone(), node: node.clone(), reuse });
             assigned.map(|_| load.add(&node, &task)).map_err(|refused| refused.to_string())
         });
         if let Err(error) = placed
@@ -49,6 +54,23 @@ fn waiting_tasks(ctx: &mut Context<'_>) -> Vec<TaskId> {
     waiting.retain(|t| !follows_rejected(t) || ctx.is_due(t.not_before_ms));
     waiting.sort_by_key(|t| (t.meta.version, &t.id));
     waiting.into_iter().map(|t| t.id.clone()).collect()
+}
+
+/// The addresses in quarantine that the next task of each slot may take again, one on each network.
+/// A slot whose tasks fail at once thus needs two addresses at most, if the nodes acknowledge the
+/// end of one task before the next one ends.
+fn reusable_addresses(ctx: &mut Context<'_>) -> BTreeMap<(ServiceId, Slot), BTreeMap<NetworkId, DualAddr>> {
+    let state = ctx.state;
+    let quarantine = &state.allocated.quarantine;
+    let acked_index = ctx.acks.lowest_acked(state);
+    let owners = ctx.acks.of(quarantine.iter().filter_map(|freed| freed.node.as_ref()));
+    let mut slots = BTreeMap::<_, BTreeMap<_, _>>::new();
+    for freed in quarantine.iter().filter(|freed| slot_may_reuse(state, freed, acked_index, &owners)) {
+        if let Some(slot) = &freed.slot {
+            slots.entry(slot.clone()).or_default().insert(freed.network.clone(), freed.addr);
+        }
+    }
+    slots
 }
 
 /// The last task that has ended in each slot. All slots are computed at once, because a search for

@@ -1,8 +1,6 @@
 //! Deletes what is no longer needed: ended tasks beyond the history limit, removed services without
 //! tasks, and quarantined addresses that may be used again.
 
-use std::collections::BTreeMap;
-
 use weft_model::{
     ClusterState, Command,
     state::{Slot, Task, TaskState},
@@ -63,13 +61,7 @@ pub(super) fn release_addresses(ctx: &mut Context<'_>) {
     let state = ctx.state;
     let acked_index = ctx.acks.lowest_acked(state);
     let quarantine = &state.allocated.quarantine;
-    let owners: BTreeMap<_, _> = quarantine
-        .iter()
-        .filter_map(|freed| {
-            let node = freed.node.as_ref()?;
-            Some((node.clone(), *ctx.acks.acked.get(node)?))
-        })
-        .collect();
+    let owners = ctx.acks.of(quarantine.iter().filter_map(|freed| freed.node.as_ref()));
     let free_at_ms = quarantine.iter().filter_map(|freed| release_at_ms(state, freed, acked_index, &owners)).min();
     if free_at_ms.is_some_and(|at_ms| ctx.is_due(at_ms)) {
         ctx.propose(Command::ReleaseAddresses { acked_index, owners });

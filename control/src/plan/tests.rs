@@ -1,5 +1,7 @@
 //! What the plan of a node contains, and when.
 
+use std::collections::BTreeMap;
+
 use weft_model::{
     Command, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,
@@ -128,7 +130,7 @@ fn a_held_task_is_prepared_but_not_started() {
         restarts: weft_model::state::Restarts::default(),
     });
     assert_eq!(cluster.own_plan().tasks.len(), 1, "it has no node yet");
-    cluster.cluster.ok(Command::AssignTask { id: id.clone(), node: cluster.own_node.clone() });
+    cluster.cluster.ok(Command::AssignTask { id: id.clone(), node: cluster.own_node.clone(), reuse: BTreeMap::new() });
     let goal = |cluster: &Cluster| cluster.own_plan().tasks.iter().find(|t| t.id == id).expect("the held task").desired;
     assert_eq!(goal(&cluster), TaskGoal::Ready);
     cluster.cluster.ok(Command::SetDesired { id: id.clone(), desired: TaskState::Running });

@@ -1,5 +1,7 @@
 //! Which node the scheduler chooses, and why it refuses the others.
 
+use std::collections::BTreeMap;
+
 use weft_model::{
     Command, NodeId, ServiceId,
     report::NodeDescription,
@@ -36,7 +38,7 @@ fn choose(cluster: &mut TestCluster, service: &ServiceId, slot: u64) -> Result<S
     let placed = place(&cluster.state, &Load::of(&cluster.state), &cluster.state.tasks[&id]);
     placed.map(|node| {
         let hostname = cluster.state.nodes[&node].hostname.to_string();
-        cluster.ok(Command::AssignTask { id, node });
+        cluster.ok(Command::AssignTask { id, node, reuse: BTreeMap::new() });
         hostname
     })
 }

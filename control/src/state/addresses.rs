@@ -2,7 +2,8 @@
 //!
 //! A network may have several subnets of a family. The first one with a free address is used. In a
 //! subnet, the search for a free address starts after the address that was allocated last. A freed
-//! address stays in quarantine until no node can have it in its maps.
+//! address stays in quarantine until no node can have it in its maps. The next task of a slot may
+//! take an address of an earlier one as soon as the maps are known to be free of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,7 @@ use weft_model::{
     Applied, BackendId, ClusterState, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, Rejection,
     net::Subnet,
     spec::SubnetSpec,
-    state::{Allocations, Attachment, FreedAddress, Network, NetworkAddresses},
+    state::{Allocations, Attachment, FreedAddress, Network, NetworkAddresses, Task},
 };
 
 /// The minimum quarantine of a freed address, by the clock of the cluster state, in milliseconds.
@@ -23,7 +24,7 @@ use weft_model::{
 /// acknowledged that it knows the address no longer. Longer than that would let a few tasks that
 /// fail at once use up a small network.
 pub const QUARANTINE_MS: u64 = 2_000;
-/// The feature level from which on the node of a freed address is known.
+/// The feature level from which on the node and the slot of a freed address are known.
 const OWNERS_LEVEL: u32 = 1;
 /// The quarantine of an address whose node has not acknowledged its removal. The daemon of a node
 /// that is down may be dead while the tasks of the node still run and use their addresses.
@@ -44,12 +45,15 @@ pub(super) struct Changes {
     next_backend: u64,
     allocated: Vec<(NetworkId, DualAddr)>,
     freed: Vec<FreedAddress>,
+    /// Addresses that leave the quarantine and stay in use.
+    reused: Vec<(NetworkId, DualAddr)>,
 }
 
 impl<'a> Allocator<'a> {
     pub(super) fn new(state: &'a ClusterState) -> Self {
         let Allocations { next_mesh_service, next_backend, .. } = state.allocated;
-        Self { state, changes: Changes { next_mesh_service, next_backend, allocated: vec![], freed: vec![] } }
+        let changes = Changes { next_mesh_service, next_backend, allocated: vec![], freed: vec![], reused: vec![] };
+        Self { state, changes }
     }
 
     /// The next free addresses of a network. Must be called at most once for each network in one
@@ -76,12 +80,32 @@ impl<'a> Allocator<'a> {
         Ok(addr)
     }
 
-    /// The addresses and the backend id of a task on a network.
-    pub(super) fn allocate_attachment(&mut self, network: &Network) -> Result<Attachment, Rejection> {
-        let addr = self.allocate_address(network)?;
+    /// The addresses and the backend id of a task on a network. The task takes `own` again if it is
+    /// in quarantine after another task of its slot.
+    pub(super) fn allocate_attachment(
+        &mut self,
+        network: &Network,
+        task: &Task,
+        own: Option<DualAddr>,
+    ) -> Result<Attachment, Rejection> {
+        let addr = match own.filter(|own| self.is_own(network, task, *own)) {
+            Some(own) => {
+                self.changes.reused.push((network.id.clone(), own));
+                own
+            }
+            None => self.allocate_address(network)?,
+        };
         let backend = BackendId(self.changes.next_backend);
         self.changes.next_backend += 1;
         Ok(Attachment { network: network.id.clone(), addr, mac: Mac::of_task(addr), backend })
+    }
+
+    fn is_own(&self, network: &Network, task: &Task, own: DualAddr) -> bool {
+        self.state.allocated.quarantine.iter().any(|freed| {
+            let was_there = (&freed.network, freed.addr) == (&network.id, own);
+            was_there
+                && freed.slot.as_ref().is_some_and(|(service, slot)| (service, slot) == (&task.service, &task.slot))
+        })
     }
 
     pub(super) fn allocate_mesh_service(&mut self) -> MeshServiceId {
@@ -90,15 +114,17 @@ impl<'a> Allocator<'a> {
         mesh
     }
 
-    /// Puts an address into quarantine. `node` is that of the task that had it.
-    pub(super) fn free_address(&mut self, network: &NetworkId, addr: DualAddr, node: Option<&NodeId>) {
+    /// Puts an address into quarantine. `task` is the one that had it. `None` for a VIP.
+    pub(super) fn free_address(&mut self, network: &NetworkId, addr: DualAddr, task: Option<&Task>) {
+        // A replica of an older release knows no owners, and all must release the same addresses.
+        let task = task.filter(|_| self.state.feature_level >= OWNERS_LEVEL);
         self.changes.freed.push(FreedAddress {
             network: network.clone(),
             addr,
             freed_ms: self.state.now_ms,
             freed_index: self.state.index,
-            // A replica of an older release knows no node, and all must release the same addresses.
-            node: node.filter(|_| self.state.feature_level >= OWNERS_LEVEL).cloned(),
+            node: task.and_then(|task| task.node.clone()),
+            slot: task.map(|task| (task.service.clone(), task.slot.clone())),
         });
     }
 
@@ -122,6 +148,9 @@ impl Changes {
                 addresses.last_v4 = Some(v4);
             }
         }
+        allocations.quarantine.retain(|freed| {
+            !self.reused.iter().any(|(network, addr)| (network, *addr) == (&freed.network, freed.addr))
+        });
         allocations.quarantine.extend(self.freed);
     }
 }
@@ -207,11 +236,27 @@ pub fn release_at_ms(
     if freed.freed_index > acked_index {
         return None;
     }
-    let may_still_run = freed.node.as_ref().is_some_and(|node| {
+    let wait_ms = if may_still_run(state, freed, owners) { ABANDONED_MS } else { QUARANTINE_MS };
+    Some(freed.freed_ms.saturating_add(wait_ms))
+}
+
+/// Whether the next task of the same slot may take the address now: no node has it in its maps, and
+/// the former task has ended. DNS replies and packets of the last seconds may still lead to the
+/// address. They then reach the same replica of the same service, as after a restart in place.
+pub fn slot_may_reuse(
+    state: &ClusterState,
+    freed: &FreedAddress,
+    acked_index: u64,
+    owners: &BTreeMap<NodeId, u64>,
+) -> bool {
+    freed.freed_index <= acked_index && !may_still_run(state, freed, owners)
+}
+
+fn may_still_run(state: &ClusterState, freed: &FreedAddress, owners: &BTreeMap<NodeId, u64>) -> bool {
+    freed.node.as_ref().is_some_and(|node| {
         let acked = owners.get(node).is_some_and(|acked| *acked >= freed.freed_index);
         state.nodes.contains_key(node) && !acked
-    });
-    Some(freed.freed_ms.saturating_add(if may_still_run { ABANDONED_MS } else { QUARANTINE_MS }))
+    })
 }
 
 /// Ends the quarantine of the addresses that may be used again ([`release_at_ms`]).

@@ -42,7 +42,7 @@ use weft_model::{
     state::{Cluster, Meta, Network, Node, Service, Task},
 };
 
-pub use addresses::{QUARANTINE_MS, release_at_ms};
+pub use addresses::{QUARANTINE_MS, release_at_ms, slot_may_reuse};
 pub use keys::is_news;
 pub use reform::{reform, restore};
 
@@ -101,7 +101,7 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::CreateTask { id, service, slot, desired, not_before_ms, restarts } => {
             tasks::create(state, tasks::NewTask { id, service, slot, desired, not_before_ms, restarts })
         }
-        Command::AssignTask { id, node } => tasks::assign(state, &id, node),
+        Command::AssignTask { id, node, reuse } => tasks::assign(state, &id, node, &reuse),
         Command::DelayTask { id, error } => tasks::delay(state, &id, error),
         Command::SetDesired { id, desired } => tasks::set_desired(state, &id, desired),
         Command::SetTraffic { id, traffic } => tasks::set_traffic(state, &id, traffic),

@@ -1,7 +1,9 @@
 //! Tasks: creation, assignment to a node, the changes of their states, and deletion.
 
+use std::collections::BTreeMap;
+
 use weft_model::{
-    Applied, ClusterState, NodeId, Rejection, ServiceId, TaskId,
+    Applied, ClusterState, DualAddr, NetworkId, NodeId, Rejection, ServiceId, TaskId,
     command::ObjectKind,
     spec::ServiceMode,
     state::{Restarts, Slot, Task, TaskState, TaskStatus, Traffic},
@@ -73,7 +75,12 @@ pub(super) fn create(state: &mut ClusterState, new: NewTask) -> Result<Applied, 
 }
 
 /// Assigns a task to a node, and allocates an address on each of its networks.
-pub(super) fn assign(state: &mut ClusterState, id: &TaskId, node: NodeId) -> Result<Applied, Rejection> {
+pub(super) fn assign(
+    state: &mut ClusterState,
+    id: &TaskId,
+    node: NodeId,
+    reuse: &BTreeMap<NetworkId, DualAddr>,
+) -> Result<Applied, Rejection> {
     let task = state.tasks.get(id).ok_or_else(|| not_found(ObjectKind::Task, id))?;
     if !state.nodes.contains_key(&node) {
         return Err(not_found(ObjectKind::Node, &node));
@@ -87,7 +94,8 @@ pub(super) fn assign(state: &mut ClusterState, id: &TaskId, node: NodeId) -> Res
     let mut allocator = Allocator::new(state);
     let mut attachments = Vec::new();
     for network in services::task_networks(state, &task.spec.networks) {
-        attachments.push(allocator.allocate_attachment(network_by_id(state, &network)?)?);
+        let own = reuse.get(&network).copied();
+        attachments.push(allocator.allocate_attachment(network_by_id(state, &network)?, task, own)?);
     }
     allocator.finish().commit(state);
     let now_ms = state.now_ms;
@@ -216,7 +224,7 @@ fn free_attachments(state: &mut ClusterState, id: &TaskId) {
     let service = task.service.clone();
     let mut allocator = Allocator::new(state);
     for attachment in &task.attachments {
-        allocator.free_address(&attachment.network, attachment.addr, task.node.as_ref());
+        allocator.free_address(&attachment.network, attachment.addr, Some(task));
     }
     allocator.finish().commit(state);
     if let Some(task) = state.tasks.get_mut(id) {

@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    NetworkId, NodeId, NodeName, ServiceId, TaskId,
+    DualAddr, NetworkId, NodeId, NodeName, ServiceId, TaskId,
     id::ClusterId,
     spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
     state::{
@@ -159,6 +159,10 @@ pub enum Command {
     AssignTask {
         id: TaskId,
         node: NodeId,
+        /// Addresses in quarantine that earlier tasks of the slot had, and that no node has in its
+        /// maps any more. The task takes them again. On other networks it gets other addresses.
+        #[serde(default)]
+        reuse: BTreeMap<NetworkId, DualAddr>,
     },
     /// Records why a task could not be assigned: there is no suitable node or no free address.
     DelayTask {

@@ -8,7 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DualAddr, NetworkId, NodeId};
+use super::Slot;
+use crate::{DualAddr, NetworkId, NodeId, ServiceId};
 
 /// Counters of ids, and the addresses that cannot be allocated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,4 +62,8 @@ pub struct FreedAddress {
     /// The node whose task had the address. `None` for a VIP.
     #[serde(default)]
     pub node: Option<NodeId>,
+    /// The slot of that task. The next task of the slot may take the address before the quarantine
+    /// ends.
+    #[serde(default)]
+    pub slot: Option<(ServiceId, Slot)>,
 }

@@ -1,7 +1,10 @@
 //! Applies random commands, many of which are invalid, and checks that the cluster state stays
 //! consistent and that the plan of each node depends only on the cluster state.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use proptest::prelude::*;
 use weft_model::{
@@ -85,7 +88,7 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
             not_before_ms: 0,
             restarts: Restarts::default(),
         },
-        9 | 10 => Command::AssignTask { id: task, node: nth(state.nodes.keys(), other, node) },
+        9 | 10 => Command::AssignTask { id: task, node: nth(state.nodes.keys(), other, node), reuse: BTreeMap::new() },
         11 => Command::SetDesired { id: task, desired: STATES[other % STATES.len()] },
         12 => Command::SetTraffic { id: task, traffic: TRAFFIC[other % TRAFFIC.len()] },
         13 => {

@@ -76,7 +76,8 @@ fn addresses_are_allocated_in_order_when_a_task_is_assigned() {
     assert_eq!((v4(&cluster, &a).as_str(), v4(&cluster, &b).as_str()), ("10.1.0.3", "10.1.0.4"));
     let attachment = &cluster.state.tasks[&a].attachments[0];
     assert_eq!(attachment.mac, Mac::of_task(attachment.addr));
-    let refused = refusal(cluster.apply(Command::AssignTask { id: a.clone(), node: node.clone() }));
+    let refused =
+        refusal(cluster.apply(Command::AssignTask { id: a.clone(), node: node.clone(), reuse: BTreeMap::new() }));
     assert_eq!(refused, format!("task {a} cannot be assigned to node {node}: it has a node already, or it must stop"));
 }
 
@@ -113,7 +114,7 @@ fn a_network_takes_addresses_from_its_next_subnet_when_one_is_full() {
     assert_eq!(v4(&cluster, &more[2]), "10.7.0.6");
     let id = cluster.task(&service, 10);
     assert_eq!(
-        refusal(cluster.apply(Command::AssignTask { id, node })),
+        refusal(cluster.apply(Command::AssignTask { id, node, reuse: BTreeMap::new() })),
         "no address left in network app (10.1.0.0/29, 10.7.0.0/29): remove services or use a larger subnet"
     );
 }
@@ -155,7 +156,7 @@ fn addresses_come_from_the_ip_range() {
     let id = cluster.task(&service, 3);
     check_refused(
         &mut cluster,
-        Command::AssignTask { id, node },
+        Command::AssignTask { id, node, reuse: BTreeMap::new() },
         "no address left in network app (10.1.0.0/24): remove services or use a larger subnet",
     );
 }
@@ -174,7 +175,7 @@ fn a_freed_address_is_reused_only_after_acks_and_quarantine() {
     assert!(cluster.state.tasks[&tasks[0]].attachments.is_empty());
     let freed_index = cluster.state.index;
     let next = cluster.task(&service, 1);
-    let assign = Command::AssignTask { id: next.clone(), node: node.clone() };
+    let assign = Command::AssignTask { id: next.clone(), node: node.clone(), reuse: BTreeMap::new() };
     let release = |cluster: &mut TestCluster, acked_index| {
         let owners = BTreeMap::from([(cluster.first_node(), acked_index)]);
         cluster.ok(Command::ReleaseAddresses { acked_index, owners })
@@ -193,6 +194,29 @@ fn a_freed_address_is_reused_only_after_acks_and_quarantine() {
     let after = cluster.running_task(&service, 2, &node);
     assert_eq!(v4(&cluster, &after), second);
     assert_eq!(cluster.state.tasks[&next].attachments[0].backend.0, backends, "backend ids are not reused");
+}
+
+#[test]
+fn a_task_takes_the_quarantined_address_of_its_own_slot_and_of_no_other() {
+    let mut cluster = TestCluster::new();
+    let network = cluster.add_network(subnet_spec("tiny", "10.1.0.0/29"));
+    let service = cluster.add_service(service_spec("web", 1, &[&network]));
+    let node = cluster.first_node();
+    let tasks: Vec<_> = (1..=3).map(|slot| cluster.running_task(&service, slot, &node)).collect();
+    let freed = cluster.state.tasks[&tasks[0]].attachments[0].addr;
+    let used = cluster.state.tasks[&tasks[1]].attachments[0].addr;
+    cluster.observe(&tasks[0], TaskState::Failed);
+    let mut assigned = |slot, addr| {
+        let id = cluster.task(&service, slot);
+        let reuse = BTreeMap::from([(network.clone(), addr)]);
+        let result = cluster.apply(Command::AssignTask { id: id.clone(), node: node.clone(), reuse });
+        result.map(|_| cluster.state.tasks[&id].attachments[0].addr)
+    };
+    assert_ne!(assigned(2, freed).expect("the network has one more address"), freed, "another slot");
+    assigned(1, used).expect_err("an address in use is no address in quarantine, and none is left");
+    assert_eq!(assigned(1, freed).expect("its own address"), freed);
+    assigned(1, freed).expect_err("the address is in use again");
+    assert!(cluster.state.allocated.quarantine.is_empty());
 }
 
 #[test]
@@ -294,7 +318,7 @@ fn a_waiting_task_shows_why_it_waits() {
     let id = cluster.task(&service, 1);
     cluster.ok(Command::DelayTask { id: id.clone(), error: "no suitable node".to_owned() });
     assert_eq!(cluster.state.tasks[&id].status.error, "no suitable node");
-    cluster.ok(Command::AssignTask { id: id.clone(), node });
+    cluster.ok(Command::AssignTask { id: id.clone(), node, reuse: BTreeMap::new() });
     assert_eq!(cluster.state.tasks[&id].status.error, "");
     cluster.ok(Command::DelayTask { id: id.clone(), error: "late".to_owned() });
     assert_eq!(cluster.state.tasks[&id].status.error, "");

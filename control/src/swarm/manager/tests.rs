@@ -147,7 +147,7 @@ fn a_report_is_logged_once_and_no_task_state_goes_back() {
     let n1 = cluster.first_node();
     let service = cluster.service(service_spec("web", 1, &[])).expect("a new service");
     let task = cluster.task(&service, 1);
-    cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
+    cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone(), reuse: BTreeMap::new() });
     let report = |state| NodeReport {
         tasks: vec![(task.clone(), observed(state, 5))],
         description: Some(description(&[])),
@@ -435,7 +435,7 @@ fn draining_is_not_completed_by_an_ack_of_a_plan_that_does_not_contain_it() {
     let n1 = cluster.first_node();
     let service = cluster.service(service_spec("web", 1, &[])).expect("a new service");
     let task = cluster.task(&service, 1);
-    cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone() });
+    cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone(), reuse: BTreeMap::new() });
     cluster.ok(Command::ReportTasks { node: n1.clone(), tasks: vec![(task.clone(), observed(TaskState::Running, 5))] });
     for traffic in [Traffic::Local, Traffic::Active] {
         cluster.ok(Command::SetTraffic { id: task.clone(), traffic });

@@ -1,5 +1,7 @@
 //! Networks without free addresses, and services that change their network.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use weft_model::{
     Command,
     spec::UpdateOrder,
@@ -48,6 +50,31 @@ fn tasks_that_fail_at_once_do_not_use_up_the_addresses_of_their_network() {
             sim.run_until("the other service to serve", |sim| sim.active(&good).len() == 1);
         }
     }
+}
+
+/// The network has addresses for the VIP and for two tasks of each slot. A task that fails at once
+/// is followed by one with the address of the task before it.
+#[test]
+fn the_slots_of_a_crash_loop_take_their_own_addresses_again() {
+    let mut sim = Sim::new(2);
+    sim.broken_images.insert("broken".to_owned());
+    let network = sim.cluster.add_network(subnet_spec("small", "10.9.0.0/28"));
+    let mut spec = service_spec("bad", 6, &[&network]);
+    spec.task.container.image = "broken".to_owned();
+    spec.task.restart.delay_ms = 0;
+    let service = sim.create(spec);
+    let mut addresses = BTreeMap::<_, BTreeSet<_>>::new();
+    let mut tasks = BTreeSet::new();
+    for _ in 0..300 {
+        sim.tick();
+        for task in sim.state().tasks_of(&service) {
+            assert_eq!(task.status.error.find("no address left"), None, "{}: {}", task.name, task.status.error);
+            tasks.insert(task.id.clone());
+            addresses.entry(task.slot.clone()).or_default().extend(task.attachments.iter().map(|a| a.addr.v4));
+        }
+    }
+    assert!(tasks.len() > 6 * 5, "{} tasks", tasks.len());
+    assert!(addresses.values().all(|of_slot| of_slot.len() <= 2), "{addresses:?}");
 }
 
 #[test]
