@@ -11,6 +11,9 @@ run() {
     mount -t cgroup2 cgroup2 /sys/fs/cgroup && mount -t bpf bpf /sys/fs/bpf || return
     mkdir -p /dev/pts /dev/shm && mount -t devpts devpts /dev/pts && mount -t tmpfs tmpfs /dev/shm || return
     mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /tmp || return
+    # Programs of the benchmark read keys from /dev/stdin.
+    ln -s /proc/self/fd /dev/fd && ln -s /proc/self/fd/0 /dev/stdin || return
+    ln -s /proc/self/fd/1 /dev/stdout && ln -s /proc/self/fd/2 /dev/stderr || return
     hostname weft-vm && ip link set lo up || return
     modprobe --all $MODULES || return
     # The tests find the binary at the path at which it was built.
