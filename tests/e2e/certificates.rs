@@ -24,7 +24,10 @@ pub(crate) fn group() -> Group {
         name: "certificates",
         shape: Shape { managers: 2, ..Shape::default() },
         setup: failure::setup,
-        tests: tests![the_authority_is_replaced_without_the_loss_of_a_request],
+        tests: tests![
+            the_authority_is_replaced_without_the_loss_of_a_request,
+            a_node_that_trusts_another_authority_says_so,
+        ],
     }
 }
 
@@ -103,6 +106,29 @@ pub(crate) fn the_authority_is_replaced_without_the_loss_of_a_request(lab: &Lab)
     let after = lab.wait_running("n1", "whoami", 3)?;
     ensure!(task_names(&tasks) == task_names(&after), "{tasks:?} became {after:?}");
     loads.expect_no_errors()
+}
+
+pub(crate) fn a_node_that_trusts_another_authority_says_so(lab: &Lab) -> Result<()> {
+    lab.kill_daemon("n3")?;
+    let path = contract::data_dir("n3").join("swarm/node.json");
+    let stored = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut record: Value = serde_json::from_str(&stored)?;
+    record["ca_pem"] = own_authority()?.0.into();
+    record["ca_plan"] = serde_json::json!([u64::MAX, 0]);
+    fs::write(&path, record.to_string())?;
+    lab.start("n3")?;
+    let says_so = |node: &str, arguments: &[&str], reason: &str| {
+        eventually(ROTATION_TIMEOUT, "the reason is shown", || {
+            let shown = lab.weft_ok(node, arguments).map_err(|e| format!("{e:#}"))?;
+            if shown.contains(reason) { Ok(()) } else { Err(shown) }
+        });
+    };
+    says_so("n3", &["info"], "Error: another certificate authority than this node trusts");
+    says_so("n1", &["node", "inspect", "n3"], "trusts another certificate authority than the swarm has");
+    lab.kill_daemon("n3")?;
+    fs::write(&path, stored)?;
+    lab.start("n3")?;
+    lab.wait_ready("n1", 3)
 }
 
 /// The certificate and the key of an authority that weft has not created.

@@ -128,7 +128,7 @@ fn swarm_info(api: &Api) -> Value {
     let (state, node, addr, error) = match api.member.membership() {
         Membership::None => (LocalNodeState::INACTIVE, None, None, String::new()),
         Membership::Joining => (LocalNodeState::PENDING, None, None, String::new()),
-        Membership::Active { node, addr, .. } => (LocalNodeState::ACTIVE, Some(node), Some(addr), String::new()),
+        Membership::Active { node, addr, warning, .. } => (LocalNodeState::ACTIVE, Some(node), Some(addr), warning),
         Membership::Error(text) => (LocalNodeState::ERROR, None, None, text),
     };
     let managers = api.member.remotes().into_iter().map(|(node, addr)| (node.to_string(), addr.to_string())).collect();

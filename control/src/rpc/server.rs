@@ -10,7 +10,7 @@
 use std::{
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -27,7 +27,7 @@ use hyper_util::{
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -98,8 +98,17 @@ impl Bound {
     }
 }
 
-/// Serves `routes` until `stop` is cancelled. Returns when every connection has ended.
-pub async fn serve(bound: Bound, tls: Arc<ServerConfig>, routes: Router, limits: Limits, stop: CancellationToken) {
+/// Serves `routes` until `stop` is cancelled. Returns when every connection has ended. `untrusted`
+/// gets the addresses of peers whose certificate a CA has signed that this node does not trust, or
+/// that do not trust this node's CA. While it is full, further ones are left out.
+pub async fn serve(
+    bound: Bound,
+    tls: Arc<ServerConfig>,
+    routes: Router,
+    limits: Limits,
+    untrusted: mpsc::Sender<IpAddr>,
+    stop: CancellationToken,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
     let slots = Slots {
@@ -120,7 +129,8 @@ pub async fn serve(bound: Bound, tls: Arc<ServerConfig>, routes: Router, limits:
                     tracing::debug!(%peer, "closing connection: too many TLS handshakes in progress");
                     continue;
                 };
-                let connection = Accepted { peer, limits, handshake, slots: slots.clone() };
+                let (slots, untrusted) = (slots.clone(), untrusted.clone());
+                let connection = Accepted { peer, limits, handshake, slots, untrusted };
                 let (acceptor, routes, stop) = (acceptor.clone(), routes.clone(), stop.clone());
                 connections.spawn(async move {
                     tokio::select! {
@@ -153,17 +163,24 @@ struct Accepted {
     limits: Limits,
     handshake: OwnedSemaphorePermit,
     slots: Slots,
+    untrusted: mpsc::Sender<IpAddr>,
 }
 
 impl Accepted {
     async fn serve(self, stream: TcpStream, acceptor: TlsAcceptor, routes: Router) {
-        let Self { peer, limits, handshake, slots } = self;
+        let Self { peer, limits, handshake, slots, untrusted } = self;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "cannot disable Nagle's algorithm");
         }
         let stream = match timeout(limits.first_request_timeout, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+            Ok(Err(error)) => {
+                if is_distrust(&error) {
+                    // Full: the peer tries again.
+                    let _ = untrusted.try_send(peer.ip().to_canonical());
+                }
+                return tracing::debug!(%peer, %error, "TLS handshake failed");
+            }
             Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
         };
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
@@ -192,6 +209,18 @@ impl Accepted {
             }
         }
     }
+}
+
+/// Whether a handshake failed because one side does not trust the CA of the other.
+fn is_distrust(error: &io::Error) -> bool {
+    use rustls::{AlertDescription as A, CertificateError as C, Error as E};
+    let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<E>()) else { return false };
+    // CAs of weft have the same name, so a peer may try the signature of another one.
+    matches!(
+        error,
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature)
+            | E::AlertReceived(A::UnknownCA | A::DecryptError | A::BadCertificate)
+    )
 }
 
 /// The wall clock, in Unix milliseconds.
@@ -273,6 +302,7 @@ mod tests {
         addr: SocketAddr,
         credentials: Credentials,
         stop: CancellationToken,
+        untrusted: mpsc::Receiver<IpAddr>,
     }
 
     impl Server {
@@ -284,8 +314,9 @@ mod tests {
             let bound = Bound::bind(([127, 0, 0, 1], 0).into()).expect("a port");
             let (addr, stop) = (bound.addr(), CancellationToken::new());
             let routes = Router::new().route("/", axum::routing::get(|| async { "here" }));
-            tokio::spawn(serve(bound, credentials.server(), routes, LIMITS, stop.clone()));
-            Self { addr, credentials, stop }
+            let (sender, untrusted) = mpsc::channel(4);
+            tokio::spawn(serve(bound, credentials.server(), routes, LIMITS, sender, stop.clone()));
+            Self { addr, credentials, stop, untrusted }
         }
 
         /// A peer without a certificate that completes the TLS handshake and sends nothing more.
@@ -355,6 +386,28 @@ mod tests {
         let refused = connect_now(&Dialer::manager(server.addr, other.renewal_client())).await;
         let refused = format!("{:?}", refused.expect_err("another cluster's CA signed the server's certificate"));
         assert!(refused.contains("UnknownIssuer") || refused.contains("BadSignature"), "{refused}");
+        server.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn the_address_of_a_peer_with_another_ca_is_reported() {
+        let (ca, other) = (Ca::create().expect("a CA"), Ca::create().expect("a CA"));
+        let mut server = Server::start_with(credentials(&ca, LIFE));
+        // It does not trust the server.
+        let stranger = credentials(&other, LIFE);
+        connect_now(&Dialer::manager(server.addr, stranger.client())).await.expect_err("refused by the client");
+        let reported = timeout(DEADLINE, server.untrusted.recv()).await.expect("reported in time");
+        assert_eq!(reported, Some([127, 0, 0, 1].into()));
+        // It trusts the server, which does not trust it.
+        let roots = format!("{}{}", ca.cert_pem(), other.cert_pem());
+        let identity = stranger.identity().with_roots(&roots).expect("both CAs");
+        let friend = Credentials::new(Arc::new(identity)).expect("credentials");
+        let stream = TcpStream::connect(server.addr).await.expect("connected");
+        let stream =
+            TlsConnector::from(friend.client()).connect(MANAGER_NAME.try_into().expect("a name"), stream).await;
+        check_closed(stream.expect("the server's certificate is trusted")).await;
+        let reported = timeout(DEADLINE, server.untrusted.recv()).await.expect("reported in time");
+        assert_eq!(reported, Some([127, 0, 0, 1].into()));
         server.stop.cancel();
     }
 

@@ -85,6 +85,8 @@ pub(super) enum HealthIssue {
     Log,
     /// This node's certificate has expired and cannot be renewed.
     Certificate,
+    /// Another CA than those that this node trusts has signed the certificates of the managers.
+    Authority,
     /// The cluster was formed again without this manager.
     Superseded,
 }
@@ -164,6 +166,17 @@ impl Context {
         self.publish_membership();
     }
 
+    /// Records why this node's certificate cannot be renewed, for the leader and for the
+    /// membership. Empty if it can.
+    pub(super) fn set_certificate_problem(&self, problem: String) {
+        self.certificate_problem.send_if_modified(|known| {
+            let changed = *known != problem;
+            *known = problem;
+            changed
+        });
+        self.publish_membership();
+    }
+
     /// Publishes the membership, if it changed.
     pub(super) fn publish_membership(&self) {
         let issue = self.issues.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned();
@@ -174,6 +187,7 @@ impl Context {
                 cluster: self.record.cluster.clone(),
                 role: self.certified_role(),
                 addr: self.record.addr,
+                warning: self.certificate_problem.borrow().clone(),
             },
         };
         self.channels.membership.send_if_modified(|published| {

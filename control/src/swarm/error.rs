@@ -103,6 +103,23 @@ pub enum ProposeError {
     Unavailable { reason: String },
 }
 
+/// Whether a TLS handshake failed because another CA than the trusted ones has signed the peer's
+/// certificate.
+pub(super) fn is_of_unknown_ca(error: &(dyn Error + 'static)) -> bool {
+    use rustls::{CertificateError as C, Error as Tls};
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = wrapped.and_then(|wrapped| wrapped.downcast_ref::<Tls>()).or_else(|| cause.downcast_ref());
+        // CAs of weft have the same name, so their signatures are tried.
+        if matches!(tls, Some(Tls::InvalidCertificate(C::UnknownIssuer | C::BadSignature))) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
 /// The text of the innermost cause, which is usually the part that helps the user.
 pub(super) fn root_cause(error: &dyn Error) -> String {
     let mut cause = error;

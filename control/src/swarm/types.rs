@@ -51,6 +51,8 @@ pub enum Membership {
         /// node has its new certificate.
         role: Role,
         addr: IpAddr,
+        /// Why the node will stop to work if nothing is done. Empty if there is no reason.
+        warning: String,
     },
     /// The node is a member but cannot work as one. The text says why, and what to do.
     Error(String),

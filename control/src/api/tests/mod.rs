@@ -206,7 +206,8 @@ impl Fixture {
         let node = cluster.first_node();
         let id = cluster.state.cluster.as_ref().expect("a cluster").id.clone();
         let addr = cluster.state.nodes[&node].addr;
-        Self::new(Membership::Active { node, cluster: id, role: Role::Manager, addr }, Some(cluster))
+        let warning = String::new();
+        Self::new(Membership::Active { node, cluster: id, role: Role::Manager, addr, warning }, Some(cluster))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut fixture::TestCluster) -> T) -> T {

@@ -47,8 +47,12 @@ async fn only_managers_show_the_cluster() {
         cluster: fixture::TestCluster::new().state.cluster.expect("a cluster").id,
         role: Role::Worker,
         addr: "192.0.2.3".parse().expect("an address"),
+        warning: "it cannot renew its certificate".to_owned(),
     };
     let worker = Fixture::new(worker, None);
+    let shown = worker.get("/info").await;
+    assert_eq!(shown["Swarm"]["LocalNodeState"], "active");
+    assert_eq!(shown["Swarm"]["Error"], "it cannot renew its certificate");
     for path in ["/swarm", "/nodes", "/services", "/tasks", "/networks", "/services/x", "/events"] {
         outside
             .refused(Method::GET, path, None, 503, "This node is not a swarm manager. Use \"weft swarm init\"")

@@ -26,6 +26,8 @@ use std::sync::Arc;
 use axum::Router;
 use tonic::{Status, service::Routes};
 
+pub(super) use sessions::report_untrusted;
+
 use super::{context::Context, manager::Manager, tasks::TaskGroup};
 use crate::rpc::{
     MAX_MESSAGE_BYTES,

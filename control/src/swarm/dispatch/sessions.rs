@@ -4,7 +4,7 @@
 //! this manager's term ends, or when the membership ends. A manager that does not lead redirects
 //! the node to the leader. See [`super::super::link`] for the node's side and the state diagram.
 
-use std::time::Duration;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -26,6 +26,7 @@ use crate::{
         },
     },
     swarm::{
+        context::Context,
         liveness::{CertificateStatus, SessionId},
         manager::Manager,
     },
@@ -41,6 +42,10 @@ const EPOCH_LEVEL: u32 = 1;
 /// How long a quorum has to confirm that a node was removed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
+const EXPIRED: &str = "its certificate has expired, and it has not renewed it yet: \"weft info\" on the node says why";
+const UNTRUSTED: &str = "a machine with its address trusts another certificate authority than the swarm has, or has a \
+                         certificate of another one: let it leave the swarm, remove the node, and join again";
+
 type Outbox = mpsc::Sender<Result<LeaderMessage, Status>>;
 
 #[tonic::async_trait]
@@ -50,7 +55,7 @@ impl Dispatcher for Services {
     async fn session(&self, request: Request<Streaming<NodeMessage>>) -> Result<Response<Self::SessionStream>, Status> {
         let manager = self.manager()?;
         if let (caller, true) = Caller::known(request.extensions(), &self.context.record.cluster)? {
-            report_expired(&manager, &caller.node).await;
+            report_down(&manager, &caller.node, EXPIRED).await;
         }
         let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
         let (outbox, messages) = mpsc::channel(OUTBOX);
@@ -79,10 +84,22 @@ impl Dispatcher for Services {
     }
 }
 
-/// Says in the cluster state why a node that is down cannot come back: its certificate has expired.
-/// A manager that does not lead does nothing: the node asks all managers.
-async fn report_expired(manager: &Manager, caller: &NodeId) {
-    let message = "its certificate has expired, and it has not renewed it yet: \"weft info\" on the node says why";
+/// Reports the nodes with these addresses, with which no handshake is possible. So the address is
+/// all that is known of them, and it is good only to explain why a node is down. Runs until the
+/// server has ended.
+pub(in crate::swarm) async fn report_untrusted(context: Arc<Context>, mut peers: mpsc::Receiver<IpAddr>) {
+    while let Some(addr) = peers.recv().await {
+        let Some(manager) = context.manager() else { continue };
+        let state = manager.state().borrow().clone();
+        for node in state.nodes.values().filter(|node| node.addr == addr) {
+            report_down(&manager, &node.id, UNTRUSTED).await;
+        }
+    }
+}
+
+/// Says in the cluster state why a node that is down cannot come back. A manager that does not lead
+/// does nothing: the node asks all managers.
+async fn report_down(manager: &Manager, caller: &NodeId, message: &str) {
     let news = manager.state().borrow().nodes.get(caller).is_some_and(|node| {
         node.status == NodeStatus::Down && node.message != message && manager.tracker().view().is_some()
     });
@@ -91,7 +108,7 @@ async fn report_expired(manager: &Manager, caller: &NodeId) {
     }
     let down = Command::SetNodeStatus { id: caller.clone(), status: NodeStatus::Down, message: message.to_owned() };
     if let Err(error) = manager.propose(down).await {
-        tracing::debug!(node = %caller, %error, "cannot report that the node's certificate has expired");
+        tracing::debug!(node = %caller, %error, message, "cannot report why the node is down");
     }
 }
 

@@ -48,6 +48,12 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_s
 /// reconnect at the same moment.
 const JITTER: std::ops::Range<f64> = 0.8..1.2;
 
+/// What `weft info` shows if this node does not trust the managers.
+const UNTRUSTED: &str = "another certificate authority than this node trusts has signed the certificates of the \
+                         managers: the swarm has replaced its authority without this node, or was restored from a \
+                         backup, or another swarm has taken the addresses of the managers. Run \"weft swarm leave \
+                         --force\", then join again";
+
 /// Keeps a session with the leader, until it is dropped. Returns only if no manager's address is
 /// known.
 pub(super) async fn run(context: Arc<Context>) {
@@ -57,6 +63,8 @@ pub(super) async fn run(context: Arc<Context>) {
     }
     let mut failures = 0_u32;
     let mut warned_of_outdated = false;
+    // How many managers had certificates of unknown CAs, since the last session.
+    let mut untrusted = 0;
     let mut next_addr = 0;
     let mut leader = None;
     loop {
@@ -68,7 +76,7 @@ pub(super) async fn run(context: Arc<Context>) {
         let mut session = Session::new(&context, &mut acks);
         let end = session.run(addr).await;
         if session.is_established() {
-            (failures, warned_of_outdated) = (0, false);
+            (failures, warned_of_outdated, untrusted) = (0, false, 0);
         }
         match end {
             // Follow one redirect only: two managers may each believe that the other one leads.
@@ -89,6 +97,12 @@ pub(super) async fn run(context: Arc<Context>) {
                 warned_of_outdated = true;
             }
             SessionEnd::Disconnected(reason) => tracing::debug!(%addr, reason, "session with the leader lost"),
+            SessionEnd::Untrusted => {
+                untrusted += 1;
+                if untrusted >= addrs.len() {
+                    context.set_issue(HealthIssue::Authority, Some(format!("{UNTRUSTED} (manager {addr})")));
+                }
+            }
             SessionEnd::Removed(reason) => {
                 let text =
                     format!("{reason}: its tasks are stopped; run \"weft swarm leave --force\", then join again");

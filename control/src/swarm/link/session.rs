@@ -20,7 +20,7 @@ use crate::{
     },
     swarm::{
         context::{Context, HealthIssue},
-        error::root_cause,
+        error::{is_of_unknown_ca, root_cause},
         liveness::CertificateStatus,
     },
 };
@@ -39,6 +39,8 @@ pub(super) enum SessionEnd {
     Redirected(Option<SocketAddr>),
     /// There was no connection, or it broke.
     Disconnected(String),
+    /// A CA that this node does not trust has signed the manager's certificate.
+    Untrusted,
     /// The cluster state no longer contains this node.
     Removed(String),
     /// The manager sent a plan of an earlier version than the one that this node has. It is a
@@ -80,7 +82,11 @@ impl<'a> Session<'a> {
 
     async fn connect(&mut self, addr: SocketAddr) -> Result<SessionEnd, Status> {
         let dialer = Dialer::manager(addr, self.context.credentials.client());
-        let channel = connect_now(&dialer).await.map_err(|e| Status::unavailable(root_cause(&e)))?;
+        let channel = match connect_now(&dialer).await {
+            Ok(channel) => channel,
+            Err(error) if is_of_unknown_ca(&error) => return Ok(SessionEnd::Untrusted),
+            Err(error) => return Err(Status::unavailable(root_cause(&error))),
+        };
         let mut client = DispatcherClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -102,6 +108,7 @@ impl<'a> Session<'a> {
         }
         tracing::debug!(%addr, "session with the leader established");
         self.context.set_issue(HealthIssue::Removed, None);
+        self.context.set_issue(HealthIssue::Authority, None);
         self.exchange(&mut inbox, &outbox, &mut reports, report, &mut sent).await
     }
 

@@ -59,6 +59,27 @@ fn status_changes(commands: &[Command]) -> Vec<(NodeId, NodeStatus)> {
 }
 
 #[test]
+fn the_beginning_and_the_end_of_a_certificate_problem_are_written() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let observed = |cluster: &TestCluster, problem: &str| {
+        let mut view = view_with(0, &[(&n1, NodeReport::default())]);
+        view.nodes.get_mut(&n1).expect("n1").certificate.problem = problem.to_owned();
+        observe(&cluster.state, &view, &LoggedReports::default(), 1).commands
+    };
+    let ready = |message: &str| Command::SetNodeStatus {
+        id: n1.clone(),
+        status: NodeStatus::Ready,
+        message: message.to_owned(),
+    };
+    assert_eq!(observed(&cluster, ""), []);
+    assert_eq!(observed(&cluster, "refused"), [ready("refused")]);
+    cluster.ok(ready("refused"));
+    assert_eq!(observed(&cluster, "refused again"), []);
+    assert_eq!(observed(&cluster, ""), [ready("")]);
+}
+
+#[test]
 fn a_node_without_messages_is_down_after_one_heartbeat_timeout() {
     let cluster = TestCluster::new();
     let n1 = cluster.first_node();

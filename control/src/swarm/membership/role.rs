@@ -11,7 +11,10 @@
 //!   expired certificate: a manager signs its own as soon as its log is open, other nodes ask a
 //!   manager.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use rustls::ClientConfig;
@@ -38,6 +41,9 @@ use crate::{
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after a failed step, and the shortest wait between two steps.
 const RETRY: Duration = Duration::from_millis(500);
+/// After this time the leader and `weft info` learn that the certificate cannot be renewed. Shorter
+/// failures are usual: managers restart.
+const PROBLEM_AFTER: Duration = Duration::from_secs(5);
 /// The longest wait between two steps. A wait until the renewal itself could be weeks, and would
 /// not notice a change of the wall clock.
 const RECHECK: Duration = Duration::from_secs(3600);
@@ -103,6 +109,7 @@ pub(super) async fn run(
     let mut reconciler = RoleReconciler {
         spread: rand::random(),
         superseded: None,
+        failing_since: None,
         ca_plan: context.record.ca_plan,
         context,
         store,
@@ -180,6 +187,8 @@ struct RoleReconciler {
     superseded: Option<u64>,
     /// As [`Record::ca_plan`], and current.
     ca_plan: (u64, u64),
+    /// Since when no renewal of the certificate succeeds.
+    failing_since: Option<Instant>,
     /// When this node renews its certificate: 0 is the beginning of the renewal window, 1 its end.
     spread: f64,
 }
@@ -203,7 +212,10 @@ impl RoleReconciler {
             let renewed = self.renew(wanted, expired, of_old_ca).await;
             let issue = renewed.as_ref().err().filter(|_| expired).map(|error| self.expiry_issue(error));
             self.context.set_issue(HealthIssue::Certificate, issue);
+            self.report_renewal(renewed.as_ref().err());
             renewed?;
+        } else {
+            self.report_renewal(None);
         }
         if self.raft_id().is_some_and(|raft_id| self.context.raft_id_ended(raft_id)) {
             tracing::info!("this node was demoted and promoted again: it starts with an empty log");
@@ -241,10 +253,29 @@ impl RoleReconciler {
         Ok(())
     }
 
+    /// Reports that the certificate was renewed or needs no renewal, or else why it cannot be
+    /// renewed.
+    fn report_renewal(&mut self, error: Option<&SwarmError>) {
+        let Some(error) = error else {
+            self.failing_since = None;
+            return self.context.set_certificate_problem(String::new());
+        };
+        if self.failing_since.get_or_insert_with(Instant::now).elapsed() >= PROBLEM_AFTER {
+            let expiry = self.expiry();
+            let problem = format!("the node has no new certificate, and its own expires at {expiry}: {error}");
+            self.context.set_certificate_problem(problem);
+        }
+    }
+
+    /// When the certificate expires or has expired.
+    fn expiry(&self) -> String {
+        let expiry_s = self.context.credentials.identity().validity.not_after_s;
+        Timestamp::from_second(expiry_s).map_or_else(|_| expiry_s.to_string(), |at| at.to_string())
+    }
+
     /// What `weft info` shows while the certificate has expired.
     fn expiry_issue(&self, error: &SwarmError) -> String {
-        let expired_s = self.context.credentials.identity().validity.not_after_s;
-        let expired = Timestamp::from_second(expired_s).map_or_else(|_| expired_s.to_string(), |at| at.to_string());
+        let expired = self.expiry();
         format!(
             "this node's certificate expired at {expired}: {error}; the node tries again until a manager renews it. \
              Check that a manager runs and can be reached, and that the clocks of the nodes are right"

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weft_model::plan::PlanVersion;
 
@@ -12,6 +13,10 @@ use crate::{
     rpc::{self, Bound, Limits},
     swarm::{context::Context, dispatch, link, manager::ManagerRuntime, tasks::TaskGroup},
 };
+
+/// Length of the queue of peers with certificates of unknown CAs. Each one tries again and again,
+/// so what has no room comes back.
+const UNTRUSTED: usize = 16;
 
 /// A running membership. Dropping it without [`Self::shutdown`] leaves its tasks running.
 #[derive(Debug)]
@@ -34,7 +39,10 @@ impl Supervisor {
         let (tasks, end_link) = (TaskGroup::default(), CancellationToken::new());
         let stop = tasks.stop_token().clone();
         let routes = dispatch::routes(context.clone(), tasks.clone());
-        tasks.spawn_graceful(rpc::serve(bound, context.credentials.server(), routes, Limits::default(), stop.clone()));
+        let (untrusted, reported) = mpsc::channel(UNTRUSTED);
+        let (tls, limits) = (context.credentials.server(), Limits::default());
+        tasks.spawn_graceful(rpc::serve(bound, tls, routes, limits, untrusted, stop.clone()));
+        tasks.spawn(dispatch::report_untrusted(context.clone(), reported));
         let (link, ended) = (link::run(context.clone()), end_link.clone());
         tasks.spawn(async move {
             ended.run_until_cancelled(link).await;
@@ -44,7 +52,7 @@ impl Supervisor {
         Self { context, tasks, end_link }
     }
 
-    pub(in crate::swarm) fn context(&self) -> &Context {
+    pub(in crate::swarm) fn context(&self) -> &Arc<Context> {
         &self.context
     }
 

@@ -25,7 +25,7 @@ use weft_model::{
 
 use crate::{
     pki::Identity,
-    swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, SwarmConfig, SwarmError},
+    swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, SwarmConfig, SwarmError, context::Context},
 };
 
 /// The longest wait for anything: far more than a busy machine needs.
@@ -208,9 +208,13 @@ impl Daemon {
         view.is_some_and(|view| view.nodes.contains_key(node))
     }
 
-    pub(super) async fn identity(&self) -> Arc<Identity> {
+    pub(super) async fn context(&self) -> Arc<Context> {
         let running = self.swarm.lifecycle.running.lock().await;
-        running.as_ref().expect("a running membership").context().credentials.identity()
+        running.as_ref().expect("a running membership").context().clone()
+    }
+
+    pub(super) async fn identity(&self) -> Arc<Identity> {
+        self.context().await.credentials.identity()
     }
 
     /// The node's current certificate and its key.

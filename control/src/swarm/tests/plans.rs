@@ -89,7 +89,8 @@ fn serve_as(host: &Host, addr: SocketAddr, plans: &[NodePlan]) -> (mpsc::Receive
     let credentials = Credentials::new(Arc::new(host.identity())).expect("credentials");
     let bound = Bound::bind(addr).expect("the manager is stopped");
     let stop = CancellationToken::new();
-    tokio::spawn(serve(bound, credentials.server(), routes, Limits::default(), stop.clone()));
+    let (untrusted, _) = mpsc::channel(1);
+    tokio::spawn(serve(bound, credentials.server(), routes, Limits::default(), untrusted, stop.clone()));
     (messages, stop)
 }
 

@@ -2,28 +2,37 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 use weft_model::{
-    ClusterState, NodeId, Rejection,
-    spec::Role::{Manager, Worker},
+    ClusterState, Command, NodeId, Rejection,
+    spec::{
+        ClusterSpec,
+        Role::{Manager, Worker},
+    },
+    state::RootRotation,
 };
 
 use super::{
     expiry::{first_with_short_lived_certificates, wait_until_expired},
-    fixture::{DEADLINE, Daemon, Host, cluster, has_label, is_ready, leader_among, node, set_label, stop, voters},
+    fixture::{
+        DEADLINE, Daemon, Host, cluster, has_label, is_down, is_ready, leader_among, node, set_label, stop, voters,
+    },
 };
 use crate::{
     pki::{Ca, JoinToken},
-    swarm::{ProposeError, RotateError, SwarmError},
+    swarm::{Membership, ProposeError, RotateError, SwarmError, dispatch},
 };
 
 async fn rotate(daemon: &Daemon, own: Option<(String, String)>) -> Result<(), RotateError> {
-    let (version, spec) = {
-        let state = daemon.manager().state().borrow().clone();
-        let cluster = state.cluster.as_ref().expect("a cluster");
-        (cluster.meta.version, cluster.spec.clone())
-    };
+    let (version, spec) = settings(daemon);
     daemon.manager().rotate_root(version, spec, own).await
+}
+
+/// The version and the spec of the cluster.
+fn settings(daemon: &Daemon) -> (u64, ClusterSpec) {
+    let state = daemon.manager().state().borrow().clone();
+    let cluster = state.cluster.as_ref().expect("a cluster");
+    (cluster.meta.version, cluster.spec.clone())
 }
 
 fn root(daemon: &Daemon) -> String {
@@ -149,5 +158,68 @@ async fn a_ca_of_the_user_takes_the_place_of_a_rotation_that_is_not_complete() {
     }
     let again = rotate(&n1, Some(given)).await.expect_err("it is the current CA");
     assert!(matches!(again, RotateError::Propose(ProposeError::Rejected(Rejection::Invalid(_)))), "{again}");
+    stop([n1, n2]).await;
+}
+
+#[tokio::test]
+async fn a_node_that_gets_no_new_certificate_says_why() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    // No manager can open this key, so none signs.
+    let (version, spec) = settings(&n1);
+    let rotation = RootRotation {
+        ca_cert_pem: Ca::create().expect("a CA").cert_pem().to_owned(),
+        ca_key_sealed: vec![0; 64],
+        cross_signed_pem: String::new(),
+        worker_secret: String::new(),
+        manager_secret: String::new(),
+    };
+    let command = Command::RotateRoot { version, spec, rotation: Box::new(rotation) };
+    n1.manager().propose(command).await.expect("the rotation begins");
+    let why = "the node has no new certificate, and its own expires at";
+    let says_why = |s: &ClusterState| node(s, "n2", |n| is_ready(n) && n.message.starts_with(why));
+    n1.wait_until("the cluster state has the reason", says_why).await;
+    let mut membership = n2.swarm.membership();
+    let warns = |m: &Membership| matches!(m, Membership::Active { warning, .. } if warning.starts_with(why));
+    timeout(DEADLINE, membership.wait_for(warns)).await.expect("the node says it too").expect("the daemon runs");
+
+    rotate(&n1, None).await.expect("another rotation begins");
+    n1.wait_until("the rotation is complete", |s| !is_rotating(s)).await;
+    n1.wait_until("the reason is gone", |s| node(s, "n2", |n| is_ready(n) && n.message.is_empty())).await;
+    let works = |m: &Membership| matches!(m, Membership::Active { warning, .. } if warning.is_empty());
+    timeout(DEADLINE, membership.wait_for(works)).await.expect("no warning is left").expect("the daemon runs");
+    stop([n1, n2]).await;
+}
+
+#[tokio::test]
+async fn a_node_that_trusts_another_ca_says_so() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let addr = n1.manager().state().borrow().nodes[&n2.id()].addr;
+    let host = n2.stop().await;
+    let path = host.dir().join("swarm").join("node.json");
+    let record = std::fs::read_to_string(&path).expect("a record");
+    let mut changed: serde_json::Value = serde_json::from_str(&record).expect("a record");
+    changed["ca_pem"] = Ca::create().expect("a CA").cert_pem().into();
+    changed["ca_plan"] = serde_json::json!([u64::MAX, 0]);
+    std::fs::write(&path, changed.to_string()).expect("written");
+    n1.wait_until("the stopped node is down", |s| node(s, "n2", is_down)).await;
+
+    let n2 = host.start().await;
+    let mut membership = n2.swarm.membership();
+    let says_so =
+        |m: &Membership| matches!(m, Membership::Error(text) if text.contains("another certificate authority"));
+    timeout(DEADLINE, membership.wait_for(says_so)).await.expect("the node says so").expect("the daemon runs");
+    // The nodes of this test connect from 127.0.0.1, which is no node's address.
+    let (untrusted, reported) = mpsc::channel(1);
+    untrusted.send(addr).await.expect("a receiver");
+    drop(untrusted);
+    dispatch::report_untrusted(n1.context().await, reported).await;
+    let says_so =
+        |s: &ClusterState| node(s, "n2", |n| is_down(n) && n.message.contains("another certificate authority"));
+    n1.wait_until("the cluster state says so", says_so).await;
+
+    let host = n2.stop().await;
+    std::fs::write(&path, record).expect("written");
+    let n2 = host.start().await;
+    n1.wait_until("the node is back", |s| node(s, "n2", |n| is_ready(n) && n.message.is_empty())).await;
     stop([n1, n2]).await;
 }
