@@ -124,6 +124,12 @@ impl Identity {
         self.signing_ca_digest.is_some()
     }
 
+    /// Whether a trusted CA that is being replaced signed the certificate. A certificate of a newer
+    /// CA, which this node does not know yet, is not one of these.
+    pub fn is_of_former_ca(&self) -> bool {
+        self.roots.split_last().is_some_and(|(_, former)| former.iter().any(|root| is_signed_by(&self.chain[0], root)))
+    }
+
     /// How long after `now_ms` (Unix milliseconds) the node should renew its certificate: between
     /// 50 % and 80 % of the certificate's life. `spread` (a random number from 0 to 1 that the
     /// caller provides) chooses the point, so that the nodes of a cluster do not renew at the same
@@ -189,9 +195,13 @@ mod tests {
         request.finish(&cert, old.cert_pem()).expect_err("without the cross-signed certificate");
         let chain = format!("{cert}{cross}");
         let identity = request.finish(&chain, old.cert_pem()).expect("through the cross-signed certificate");
-        assert!(!identity.is_of_signing_ca());
+        assert!(!identity.is_of_signing_ca() && !identity.is_of_former_ca());
         let both = identity.with_roots(&format!("{}{}", old.cert_pem(), new.cert_pem())).expect("both roots");
         assert_eq!(both.signing_ca_digest, Some(ca_digest(new.cert_pem()).expect("a digest")));
+        assert!(!both.is_of_former_ca());
+        let former = old.sign(request.csr_pem(), subject).expect("signed");
+        let former = request.finish(&former, &both.ca_pem).expect("both are trusted");
+        assert!(former.is_of_former_ca() && !former.is_of_signing_ca());
         let read = Identity::from_pem(both.to_pem(), new.cert_pem()).expect("read back");
         assert!(read.is_of_signing_ca());
         assert_eq!(read.chain.len(), 2, "the cross-signed certificate is stored");

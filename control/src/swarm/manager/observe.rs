@@ -117,15 +117,17 @@ pub(super) fn observe(
 }
 
 /// The command that records which nodes have begun to trust the new CA and to use a certificate of
-/// it, while the CA is being replaced.
+/// it, while the CA is being replaced. `None` while a recorded node reports another certificate:
+/// the rotation must not be completed before that node has renewed it again.
 fn rotated(state: &ClusterState, view: &LeaderView) -> Option<Command> {
     let rotation = state.cluster.as_ref()?.root_rotation.as_ref()?;
     let digest = pki::ca_digest(&rotation.ca_cert_pem).ok()?;
-    let uses_it = |node: &&Node| view.nodes.get(&node.id).is_some_and(|node| node.certificate.ca_sha256 == digest);
-    let nodes: Vec<_> =
-        state.nodes.values().filter(|node| !node.rotated).filter(uses_it).map(|node| node.id.clone()).collect();
+    let uses_it = |node: &Node| view.nodes.get(&node.id).map(|liveness| liveness.certificate.ca_sha256 == digest);
+    let goes_back = state.nodes.values().any(|node| node.rotated && uses_it(node) == Some(false));
+    let news = state.nodes.values().filter(|node| !node.rotated && uses_it(node) == Some(true));
+    let nodes: Vec<_> = news.map(|node| node.id.clone()).collect();
     let ca_cert_pem = rotation.ca_cert_pem.clone();
-    (!nodes.is_empty()).then_some(Command::SetRotated { nodes, ca_cert_pem })
+    (!nodes.is_empty() && !goes_back).then_some(Command::SetRotated { nodes, ca_cert_pem })
 }
 
 /// The feature level that all managers support, or that this release supports if it is lower.

@@ -8,7 +8,7 @@ use std::{
 use weft_model::{
     ClusterState, Command, NodeId, NodeReport,
     spec::{Availability, ClusterSpec, NodeSpec, Role},
-    state::{FEATURE_LEVEL, NodeStatus, TaskState, Traffic},
+    state::{FEATURE_LEVEL, NodeStatus, RootRotation, TaskState, Traffic},
     wireguard::{NodeKey, PublicKey},
 };
 
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     fixture::{START_MS, TestCluster, description, observed, service_spec},
     orchestrate::{Acks, decide},
+    pki::{Ca, ca_digest},
     raft::{Voter, Voters},
     swarm::liveness::{CertificateStatus, LeaderView, NodeTracker},
 };
@@ -534,6 +535,35 @@ fn a_shorter_heartbeat_timeout_holds_for_a_node_once_it_has_acked_it() {
 
 fn report(acked: u64) -> NodeReport {
     NodeReport { acked, ..NodeReport::default() }
+}
+
+#[test]
+fn no_node_is_recorded_to_use_the_new_ca_while_a_recorded_one_uses_another() {
+    let mut cluster = TestCluster::new();
+    let (n1, n2) = (cluster.first_node(), cluster.node("n2", &[]));
+    let new = Ca::create().expect("a CA").cert_pem().to_owned();
+    let state = &mut cluster.state;
+    state.nodes.get_mut(&n1).expect("a node").rotated = true;
+    state.cluster.as_mut().expect("a cluster").root_rotation = Some(RootRotation {
+        ca_cert_pem: new.clone(),
+        ca_key_sealed: Vec::new(),
+        cross_signed_pem: String::new(),
+        worker_secret: String::new(),
+        manager_secret: String::new(),
+    });
+    let recorded = |digests: [&[u8]; 2]| {
+        let mut view = view_with(1_000, &[(&n1, NodeReport::default()), (&n2, NodeReport::default())]);
+        for (node, digest) in [&n1, &n2].into_iter().zip(digests) {
+            view.nodes.get_mut(node).expect("a session").certificate.ca_sha256 = digest.to_vec();
+        }
+        let commands = observe(state, &view, &LoggedReports::default(), 1_001).commands;
+        commands.into_iter().find(|command| matches!(command, Command::SetRotated { .. }))
+    };
+    let digest = ca_digest(&new).expect("a digest");
+    let n2_uses_it = Command::SetRotated { nodes: vec![n2.clone()], ca_cert_pem: new.clone() };
+    assert_eq!(recorded([&digest, &digest]), Some(n2_uses_it));
+    assert_eq!(recorded([b"old", &digest]), None, "n1 has got a certificate of the old CA again");
+    assert_eq!(recorded([&digest, b"old"]), None);
 }
 
 #[test]

@@ -77,7 +77,8 @@ pub(super) async fn start_manager(
     Ok(runtime)
 }
 
-/// Signs a new certificate for this manager with the authority's key, which it holds itself.
+/// Signs a new certificate for this manager with the authority's key, which it holds itself. If it
+/// lags behind, it may not have the key of the CA that signed its current certificate.
 fn renew_own(context: &Context, store: &MembershipStore, manager: &Manager) -> Result<(), SwarmError> {
     let failed = |reason: String| SwarmError::Internal { what: "renew the certificate", reason };
     let request = KeyRequest::generate()?;
@@ -85,6 +86,9 @@ fn renew_own(context: &Context, store: &MembershipStore, manager: &Manager) -> R
     let identity = request.finish(&cert_pem, &context.credentials.identity().ca_pem)?;
     if identity.peer.role != Role::Manager {
         return Err(failed("this node is no manager any more".to_owned()));
+    }
+    if context.credentials.identity().is_of_signing_ca() && identity.is_of_former_ca() {
+        return Err(failed("this manager has not applied the new certificate authority yet".to_owned()));
     }
     use_identity(context, store, identity)
 }
@@ -209,7 +213,7 @@ impl RoleReconciler {
         let is_due = identity.renew_in(now_ms(), self.spread).is_zero() || of_old_ca;
         if wanted != self.context.certified_role() || is_due {
             let expired = self.context.certificate_has_expired();
-            let renewed = self.renew(wanted, expired, of_old_ca).await;
+            let renewed = self.renew(wanted, expired).await;
             let issue = renewed.as_ref().err().filter(|_| expired).map(|error| self.expiry_issue(error));
             self.context.set_issue(HealthIssue::Certificate, issue);
             self.report_renewal(renewed.as_ref().err());
@@ -233,8 +237,12 @@ impl RoleReconciler {
             (Role::Worker, None) => self.store.remove_manager_files()?,
             (Role::Manager, Some(_)) => {}
         }
-        let due = self.context.credentials.identity().renew_in(now_ms(), self.spread);
-        Ok(due.clamp(RETRY, RECHECK))
+        let identity = self.context.credentials.identity();
+        // A manager that lags behind has renewed an expired certificate.
+        if identity.is_of_former_ca() {
+            return Ok(RETRY);
+        }
+        Ok(identity.renew_in(now_ms(), self.spread).clamp(RETRY, RECHECK))
     }
 
     /// Trusts the CAs in the plan from now on. They are stored before a certificate of a new one.
@@ -284,7 +292,11 @@ impl RoleReconciler {
 
     /// Gets a new certificate, stores it and uses it from now on. A manager whose certificate has
     /// expired signs it itself, if it can; otherwise any manager signs it.
-    async fn renew(&self, wanted: Role, expired: bool, of_old_ca: bool) -> Result<(), SwarmError> {
+    ///
+    /// While the CA is being replaced, the node takes no certificate of the former one: the leader
+    /// may have counted the node as one that uses the new CA, and then completes the rotation. But
+    /// any certificate is better than an expired one, and it is replaced at the next step.
+    async fn renew(&self, wanted: Role, expired: bool) -> Result<(), SwarmError> {
         if let Some(runtime) = self.runtime.as_ref().filter(|_| expired && wanted == Role::Manager) {
             match renew_own(&self.context, &self.store, runtime.manager()) {
                 Ok(()) => return self.check_not_expired(),
@@ -292,31 +304,43 @@ impl RoleReconciler {
             }
         }
         let request = KeyRequest::generate()?;
-        let current = self.context.credentials.identity();
-        let identity = self
-            .ask_managers("renew the certificate", &self.context.credentials.renewal_client(), |channel| {
-                let (request, current) = (&request, &current);
-                async move {
-                    let message = RenewRequest { csr_pem: request.csr_pem().to_owned() };
-                    let cert_pem = AuthorityClient::new(channel).renew(message).await?.into_inner().cert_pem;
-                    let renewed = request.finish(&cert_pem, &current.ca_pem);
-                    let renewed = renewed.map_err(|e| Status::internal(e.to_string()))?;
-                    let wanted = PeerIdentity { role: wanted, ..current.peer.clone() };
-                    // A manager that lags behind signs for the old role, or with the old CA.
-                    // Another manager may be up to date.
-                    if renewed.peer != wanted {
-                        return Err(Status::unavailable("it has not applied the new role yet"));
-                    }
-                    if of_old_ca && !expired && !renewed.is_of_signing_ca() {
-                        return Err(Status::unavailable("it has not applied the new certificate authority yet"));
-                    }
-                    Ok(renewed)
-                }
-            })
-            .await?;
+        let identity = match self.ask_for_certificate(&request, wanted, false).await {
+            Err(_) if expired => self.ask_for_certificate(&request, wanted, true).await?,
+            answer => answer?,
+        };
         use_identity(&self.context, &self.store, identity)?;
         self.context.publish_membership();
         self.check_not_expired()
+    }
+
+    /// Asks the managers until one signs a certificate for this role, with the CA that signs now or
+    /// with any trusted one. A manager that lags behind signs for the old role, or with the old CA.
+    /// Another manager may be up to date.
+    async fn ask_for_certificate(
+        &self,
+        request: &KeyRequest,
+        wanted: Role,
+        with_any_ca: bool,
+    ) -> Result<Identity, SwarmError> {
+        let current = self.context.credentials.identity();
+        let renewal_client = self.context.credentials.renewal_client();
+        self.ask_managers("renew the certificate", &renewal_client, |channel| {
+            let current = &current;
+            async move {
+                let message = RenewRequest { csr_pem: request.csr_pem().to_owned() };
+                let cert_pem = AuthorityClient::new(channel).renew(message).await?.into_inner().cert_pem;
+                let renewed = request.finish(&cert_pem, &current.ca_pem);
+                let renewed = renewed.map_err(|e| Status::internal(e.to_string()))?;
+                if renewed.peer != (PeerIdentity { role: wanted, ..current.peer.clone() }) {
+                    return Err(Status::unavailable("it has not applied the new role yet"));
+                }
+                if !with_any_ca && renewed.is_of_former_ca() {
+                    return Err(Status::unavailable("it has not applied the new certificate authority yet"));
+                }
+                Ok(renewed)
+            }
+        })
+        .await
     }
 
     /// # Errors

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     pki::{Ca, JoinToken},
-    swarm::{Membership, ProposeError, RotateError, SwarmError, dispatch},
+    swarm::{Membership, ProposeError, RotateError, SwarmError, clock::now_ms, dispatch},
 };
 
 async fn rotate(daemon: &Daemon, own: Option<(String, String)>) -> Result<(), RotateError> {
@@ -134,6 +134,63 @@ async fn a_node_that_was_off_until_its_certificate_expired_takes_part_in_the_rot
         wait_until_only_trusts(daemon, &new_root).await;
     }
     stop([n1, n2]).await;
+}
+
+/// The manager that lags behind signs with the old CA, for itself too.
+#[tokio::test]
+async fn a_certificate_of_the_new_ca_is_not_replaced_by_one_of_a_manager_that_lags_behind() {
+    let n1 = first_with_short_lived_certificates().await;
+    let n2 = Daemon::joined("n2", &n1, Manager).await;
+    let n3 = Daemon::joined("n3", &n1, Manager).await;
+    let n4 = Daemon::joined("n4", &n1, Worker).await;
+    let n5 = Daemon::joined("n5", &n1, Worker).await;
+    let complete = |s: &ClusterState| voters(s) == 3 && s.nodes.values().filter(|node| is_ready(node)).count() == 5;
+    n1.wait_until("all nodes are ready and all managers vote", complete).await;
+    let leader = leader_among(&[&n1, &n2, &n3]).await.id();
+    let (n2, n3) = if n3.id() == leader { (n3, n2) } else { (n2, n3) };
+    // Without this node the rotation is not complete.
+    let n5 = n5.stop().await;
+    n3.swarm.lifecycle.channels.hold_appends.send_replace(true);
+    rotate(&n1, None).await.expect("the rotation begins");
+    n1.wait_until("the other nodes use the new CA", |s| rotated(s) == 4).await;
+    assert!(!is_rotating(&n3.manager().state().borrow()), "n3 lags behind");
+    let (n1, n2) = tokio::join!(n1.stop(), n2.stop());
+
+    // From the middle of the lives of their certificates on, n3 and n4 can ask only n3.
+    let mut of_new_ca = [n3.identity().await, n4.identity().await];
+    let mut interval = tokio::time::interval(Duration::from_millis(50));
+    let expired = async {
+        while !of_new_ca.iter().all(|identity| identity.validity.has_expired(now_ms())) {
+            for (daemon, last) in [&n3, &n4].into_iter().zip(&mut of_new_ca) {
+                let now = daemon.identity().await;
+                if now.is_of_signing_ca() {
+                    *last = now;
+                } else {
+                    assert!(last.validity.has_expired(now_ms()), "replaced by a certificate of the old CA");
+                }
+            }
+            interval.tick().await;
+        }
+    };
+    timeout(DEADLINE, expired).await.expect("expired in time");
+
+    let (n1, n2) = tokio::join!(n1.start(), n2.start());
+    n3.swarm.lifecycle.channels.hold_appends.send_replace(false);
+    n1.becomes_manager().await;
+    let renewed = async {
+        while !n3.identity().await.is_of_signing_ca() {
+            interval.tick().await;
+        }
+    };
+    timeout(DEADLINE, renewed).await.expect("a certificate of the new CA again");
+    let n5 = n5.start().await;
+    n1.wait_until("the rotation is complete", |s| !is_rotating(s)).await;
+    let new_root = root(&n1);
+    for daemon in [&n1, &n2, &n3, &n4, &n5] {
+        wait_until_only_trusts(daemon, &new_root).await;
+    }
+    set_label(&n3, "after").await.expect("the managers trust each other");
+    stop([n1, n2, n3, n4, n5]).await;
 }
 
 #[tokio::test]
