@@ -21,6 +21,9 @@ use super::{nodes, not_found, updated_meta};
 /// the same copy of the state, by this clock (`now_ms`, in Unix milliseconds): nodes may have plans
 /// of that cluster with a greater index.
 ///
+/// If the CA is being replaced, every node must report again that it uses a certificate of the new
+/// one.
+///
 /// # Errors
 /// [`Rejection::NotFound`] if the state does not contain `manager`.
 pub fn reform(state: &mut ClusterState, index: u64, manager: &NodeId, now_ms: u64) -> Result<u64, Rejection> {
@@ -46,6 +49,8 @@ pub fn reform(state: &mut ClusterState, index: u64, manager: &NodeId, now_ms: u6
         }
         node.voter = leads;
         node.in_raft_config = leads;
+        // Since the copy was made, it may have got a certificate of yet another CA.
+        node.rotated = false;
     }
     Ok(raft_id)
 }
@@ -64,7 +69,10 @@ pub fn restore(state: &mut ClusterState, index: u64, manager: JoinNode, now_ms: 
 
 #[cfg(test)]
 mod tests {
-    use weft_model::{Command, state::Node};
+    use weft_model::{
+        Command,
+        state::{Node, RootRotation},
+    };
 
     use super::*;
     use crate::fixture::{TestCluster, service_spec};
@@ -95,6 +103,30 @@ mod tests {
             (&before.services, &before.networks, &before.tasks, &before.cluster)
         );
         assert!(reform(&mut state, 9, &NodeId::from_random(99), 0).is_err());
+    }
+
+    #[test]
+    fn every_node_must_report_again_that_it_uses_the_new_ca() {
+        let mut cluster = TestCluster::new();
+        let (n1, n2) = (cluster.first_node(), cluster.node("n2", &[]));
+        let (version, spec) = {
+            let known = cluster.state.cluster.as_ref().expect("a cluster");
+            (known.meta.version, known.spec.clone())
+        };
+        let rotation = Box::new(RootRotation {
+            ca_cert_pem: "new".to_owned(),
+            ca_key_sealed: b"key".to_vec(),
+            cross_signed_pem: String::new(),
+            worker_secret: String::new(),
+            manager_secret: String::new(),
+        });
+        cluster.ok(Command::RotateRoot { version, spec, rotation });
+        cluster.ok(Command::SetRotated { nodes: vec![n2.clone()], ca_cert_pem: "new".to_owned() });
+        assert!(cluster.state.nodes[&n2].rotated);
+        let mut state = cluster.state.clone();
+        reform(&mut state, cluster.state.index + 1, &n1, 7_000).expect("the manager is a node");
+        assert!(state.nodes.values().all(|node| !node.rotated));
+        assert_eq!(state.cluster, cluster.state.cluster, "the rotation continues");
     }
 
     #[test]
