@@ -108,11 +108,6 @@ impl NodePlan {
         PlanVersion { epoch: self.epoch, generation: self.generation }
     }
 
-    /// Whether this plan must not replace `current`.
-    pub fn is_older_than(&self, current: &Self) -> bool {
-        self.node == current.node && self.version() < current.version()
-    }
-
     /// The plan of a worker in a cluster without other nodes, networks and services. Tests use it
     /// as a base.
     pub fn empty(node: NodeId, addr: IpAddr) -> Self {

@@ -89,6 +89,8 @@ pub(super) enum HealthIssue {
     Authority,
     /// The cluster was formed again without this manager.
     Superseded,
+    /// The managers have an earlier plan than this node.
+    Outdated,
 }
 
 /// What all tasks of one membership share.

@@ -7,7 +7,7 @@
 //! monotonic clock, so that a step of the wall clock makes no node look dead.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -48,6 +48,8 @@ pub(super) struct LeaderView {
     pub nodes: BTreeMap<NodeId, Liveness>,
     /// When each node has begun its last sessions, on the monotonic clock.
     attempts: BTreeMap<NodeId, VecDeque<u64>>,
+    /// The nodes that have a newer plan than this leader can send.
+    newer_plans: BTreeSet<NodeId>,
     last_session: u64,
 }
 
@@ -172,6 +174,12 @@ impl NodeTracker {
         let Some(view) = guard.as_mut() else { return true };
         let attempts = view.attempts.entry(node.clone()).or_default();
         admit(attempts, monotonic_ms(), ATTEMPTS_WITHIN_MS.min(timeout_ms / 2))
+    }
+
+    /// Records that the node has a newer plan than this leader can send. Returns whether that is
+    /// news in this term.
+    pub(super) fn record_newer_plan(&self, node: &NodeId) -> bool {
+        self.lock().as_mut().is_some_and(|view| view.newer_plans.insert(node.clone()))
     }
 
     /// Begins a session with the whole report of its node, whose release supports `feature_level`,

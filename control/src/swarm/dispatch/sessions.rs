@@ -14,7 +14,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_model::{Command, NodeId, NodePlan, NodeReport, state::NodeStatus};
 
-use super::{Services, bounds, status::removed};
+use super::{
+    Services, bounds,
+    status::{former_cluster, removed},
+};
 use crate::{
     codec,
     plan::plan,
@@ -45,6 +48,11 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 const EXPIRED: &str = "its certificate has expired, and it has not renewed it yet: \"weft info\" on the node says why";
 const UNTRUSTED: &str = "a machine with its address trusts another certificate authority than the swarm has, or has a \
                          certificate of another one: let it leave the swarm, remove the node, and join again";
+
+/// What the managers' log and `weft node ls` say if a disk was set back.
+const SET_BACK: &str = "the node has a later plan than this leader ever sent: the disk of a manager was set back, for \
+                        example by a snapshot of its machine. The node keeps its plan. Run \"weft swarm init \
+                        --force-new-cluster\" on the leader";
 
 type Outbox = mpsc::Sender<Result<LeaderMessage, Status>>;
 
@@ -129,7 +137,14 @@ async fn run_session(
     let epoch = manager.state().borrow().epoch;
     // This leader must not say that a node was removed which has joined the new cluster.
     if led.is_some() && first.epoch > epoch {
-        return Err(Status::failed_precondition("the cluster was formed again without this manager"));
+        if tracker.record_newer_plan(caller) {
+            tracing::warn!(
+                node = %caller, node_epoch = first.epoch, epoch,
+                "refuses a node with a plan of a later cluster: this manager belongs to a former one, or was restored \
+                 while a clock was wrong",
+            );
+        }
+        return Err(former_cluster(first.epoch, epoch));
     }
     if led.is_some() && !manager.state().borrow().nodes.contains_key(caller) {
         return Err(confirm_removal(manager, caller).await);
@@ -139,7 +154,14 @@ async fn run_session(
         return Err(Status::resource_exhausted("this node has opened too many sessions: it must wait some seconds"));
     }
     let (node_level, certificate) = (first.feature_level, certificate_status(&first));
-    let report = NodeReport { acked: acked(&first, node_level, epoch), ..report };
+    let index = manager.state().borrow().index;
+    let mut report = NodeReport { acked: acked(&first, node_level, (epoch, index)), ..report };
+    if led.is_some() && is_later(&first, (epoch, index)) && is_set_back(manager, &first).await? {
+        SET_BACK.clone_into(&mut report.problem);
+        if tracker.record_newer_plan(caller) {
+            tracing::warn!(node = %caller, node_generation = first.acked, generation = index, "{SET_BACK}");
+        }
+    }
     let Some(session) = tracker.begin_session(caller, report, node_level, certificate) else {
         return send_redirect(manager, outbox).await;
     };
@@ -155,21 +177,36 @@ async fn run_session(
 }
 
 /// The status for a node that the cluster state here does not contain. A node that hears that it
-/// was removed stops its tasks. So a quorum must confirm that this state is the newest: that of a
-/// deposed leader lacks nodes that have joined meanwhile.
+/// was removed stops its tasks, so the state must be the newest.
 async fn confirm_removal(manager: &Manager, caller: &NodeId) -> Status {
+    match confirm_state(manager).await {
+        Err(status) => status,
+        Ok(()) if manager.state().borrow().nodes.contains_key(caller) => {
+            Status::unavailable("the node has joined meanwhile")
+        }
+        Ok(()) => removed(caller),
+    }
+}
+
+/// Waits until a quorum has confirmed this leader, and the state here is the newest. The state of a
+/// deposed leader lacks what has changed meanwhile.
+async fn confirm_state(manager: &Manager) -> Result<(), Status> {
     let deadline = Instant::now() + CONFIRM_TIMEOUT;
     match timeout_at(deadline, manager.confirm_leadership()).await {
-        Ok(Ok(index)) if manager.wait_for_index(index, deadline).await => {
-            if manager.state().borrow().nodes.contains_key(caller) {
-                Status::unavailable("the node has joined meanwhile")
-            } else {
-                removed(caller)
-            }
+        Ok(Ok(index)) if manager.wait_for_index(index, deadline).await => Ok(()),
+        Ok(Err(reason)) => Err(Status::unavailable(reason)),
+        Ok(Ok(_)) | Err(_) => {
+            Err(Status::unavailable("no quorum confirms in time that this manager has the newest state"))
         }
-        Ok(Err(reason)) => Status::unavailable(reason),
-        Ok(Ok(_)) | Err(_) => Status::unavailable("no quorum confirms in time whether the node was removed"),
     }
+}
+
+/// Whether the managers have forgotten changes that they had written: the node has acked a plan
+/// with these changes, and no quorum knows them.
+async fn is_set_back(manager: &Manager, message: &NodeMessage) -> Result<bool, Status> {
+    confirm_state(manager).await?;
+    let state = manager.state().borrow().clone();
+    Ok(is_later(message, (state.epoch, state.index)))
 }
 
 /// Sends the node the leader's address, or an empty one if this manager leads or knows no leader.
@@ -193,7 +230,8 @@ impl Receiver<'_> {
     /// Records the node's messages until the node closes the session or opens a newer one.
     async fn run(self, mut inbox: Streaming<NodeMessage>) -> Result<(), Status> {
         while let Some(message) = inbox.message().await? {
-            let acked = acked(&message, self.node_level, self.epoch);
+            let index = self.manager.state().borrow().index;
+            let acked = acked(&message, self.node_level, (self.epoch, index));
             let report = decode_report(&message)?;
             let certificate = certificate_status(&message);
             if !self.manager.tracker().record_message(self.caller, self.session, acked, report, certificate) {
@@ -204,11 +242,19 @@ impl Receiver<'_> {
     }
 }
 
-/// The plan generation that a message acks in the cluster's `epoch`. A node still acks its last
-/// plan of the former epoch when it opens its first session after the cluster was formed again. The
-/// generation of that plan can be greater than all of this epoch, and says nothing about its plans.
-fn acked(message: &NodeMessage, node_level: u32, epoch: u64) -> u64 {
-    if message.epoch == epoch || node_level < EPOCH_LEVEL { message.acked } else { 0 }
+/// The plan generation that a message acks of a cluster state with this epoch and index. A node
+/// still acks its last plan of the former epoch when it opens its first session after the cluster
+/// was formed again. The generation of that plan can be greater than all of this epoch, and says
+/// nothing about its plans. The same holds for a generation that this state has not reached.
+fn acked(message: &NodeMessage, node_level: u32, (epoch, index): (u64, u64)) -> u64 {
+    let is_of_state = (message.epoch == epoch || node_level < EPOCH_LEVEL) && message.acked <= index;
+    if is_of_state { message.acked } else { 0 }
+}
+
+/// Whether the message acks a later plan of the same epoch than the state with this epoch and index
+/// has.
+fn is_later(message: &NodeMessage, (epoch, index): (u64, u64)) -> bool {
+    message.epoch == epoch && message.acked > index
 }
 
 fn certificate_status(message: &NodeMessage) -> CertificateStatus {
@@ -273,8 +319,20 @@ mod tests {
     #[test]
     fn an_ack_counts_in_its_epoch_only() {
         let message = NodeMessage { acked: 7, epoch: 5, ..NodeMessage::default() };
-        assert_eq!(acked(&message, EPOCH_LEVEL, 5), 7);
-        assert_eq!(acked(&message, EPOCH_LEVEL, 6), 0);
-        assert_eq!(acked(&NodeMessage { epoch: 0, ..message }, 0, 6), 7, "the first release sends no epoch");
+        assert_eq!(acked(&message, EPOCH_LEVEL, (5, 8)), 7);
+        assert_eq!(acked(&message, EPOCH_LEVEL, (6, 8)), 0);
+        assert_eq!(acked(&NodeMessage { epoch: 0, ..message }, 0, (6, 8)), 7, "the first release sends no epoch");
+    }
+
+    #[test]
+    fn an_ack_that_the_state_has_not_reached_does_not_count() {
+        let message = NodeMessage { acked: 7, epoch: 5, ..NodeMessage::default() };
+        for (state, expected, later) in [((5, 7), 7, false), ((5, 6), 0, true), ((6, 6), 0, false)] {
+            assert_eq!(
+                (acked(&message, EPOCH_LEVEL, state), is_later(&message, state)),
+                (expected, later),
+                "{state:?}"
+            );
+        }
     }
 }

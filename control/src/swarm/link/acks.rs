@@ -33,6 +33,11 @@ impl AckTracker {
         self.valid_until = self.valid_until.max(generation);
     }
 
+    /// The version up to which this node knows its plan.
+    pub(super) fn known(&self) -> PlanVersion {
+        PlanVersion { generation: self.valid_until, ..self.delivered }
+    }
+
     /// The epoch of the plan that was published, and the generation of it to ack. `programmed` is
     /// the version that the agent reports, `stored` that of the plan on the disk. Never goes back.
     pub(super) fn ack(&mut self, programmed: PlanVersion, stored: PlanVersion) -> PlanVersion {

@@ -62,7 +62,8 @@ pub(super) async fn run(context: Arc<Context>) {
         acks.deliver(plan.version());
     }
     let mut failures = 0_u32;
-    let mut warned_of_outdated = false;
+    // How many sessions ended because the manager had an earlier plan, since the last other one.
+    let mut outdated = 0;
     // How many managers had certificates of unknown CAs, since the last session.
     let mut untrusted = 0;
     let mut next_addr = 0;
@@ -76,7 +77,7 @@ pub(super) async fn run(context: Arc<Context>) {
         let mut session = Session::new(&context, &mut acks);
         let end = session.run(addr).await;
         if session.is_established() {
-            (failures, warned_of_outdated, untrusted) = (0, false, 0);
+            (failures, outdated, untrusted) = (0, 0, 0);
         }
         match end {
             // Follow one redirect only: two managers may each believe that the other one leads.
@@ -85,16 +86,14 @@ pub(super) async fn run(context: Arc<Context>) {
                 continue;
             }
             SessionEnd::Redirected(_) => tracing::debug!(%addr, "this manager does not lead"),
-            SessionEnd::Outdated { sent, current } => {
-                if !warned_of_outdated {
-                    tracing::warn!(
-                        %addr, ?sent, ?current,
-                        "this manager's plan is older than that of this node, which keeps its own and asks other \
-                         managers. If the cluster was restored while a clock was wrong, let this node leave the swarm \
-                         and join again",
-                    );
+            SessionEnd::Outdated(reason) => {
+                outdated += 1;
+                if outdated == 1 {
+                    tracing::warn!(%addr, reason, "this node keeps its plan, and asks other managers");
                 }
-                warned_of_outdated = true;
+                if outdated >= addrs.len() {
+                    context.set_issue(HealthIssue::Outdated, Some(format!("manager {addr}: {reason}")));
+                }
             }
             SessionEnd::Disconnected(reason) => tracing::debug!(%addr, reason, "session with the leader lost"),
             SessionEnd::Untrusted => {

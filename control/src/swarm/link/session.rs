@@ -33,6 +33,14 @@ const OUTBOX: usize = 1;
 /// The heartbeat interval until a plan contains one.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// What to do about a manager of an earlier epoch.
+const FORMER_CLUSTER: &str = "the cluster was formed again without this manager: switch it off. If it was restored \
+                              while its clock was wrong, set the clock and run \"weft swarm init \
+                              --force-new-cluster\" on it";
+/// What to do about a manager that has forgotten changes.
+const SET_BACK: &str = "the disk of this manager was set back, for example by a snapshot of its machine. Run \"weft swarm \
+                        init --force-new-cluster\" on it";
+
 /// How a session ended.
 pub(super) enum SessionEnd {
     /// This manager does not lead. The leader's address, if the manager knows one.
@@ -43,9 +51,9 @@ pub(super) enum SessionEnd {
     Untrusted,
     /// The cluster state no longer contains this node.
     Removed(String),
-    /// The manager sent a plan of an earlier version than the one that this node has. It is a
-    /// former leader, or one of a cluster that was formed again without it.
-    Outdated { sent: PlanVersion, current: PlanVersion },
+    /// The manager has an earlier plan than the one that this node has. The text says why, and what
+    /// to do.
+    Outdated(String),
 }
 
 pub(super) struct Session<'a> {
@@ -76,6 +84,9 @@ impl<'a> Session<'a> {
         match self.connect(addr).await {
             Ok(end) => end,
             Err(status) if status.code() == Code::PermissionDenied => SessionEnd::Removed(status.message().to_owned()),
+            Err(status) if status.code() == Code::OutOfRange => {
+                SessionEnd::Outdated(format!("{}: {FORMER_CLUSTER}", status.message()))
+            }
             Err(status) => SessionEnd::Disconnected(status.message().to_owned()),
         }
     }
@@ -108,6 +119,7 @@ impl<'a> Session<'a> {
         }
         tracing::debug!(%addr, "session with the leader established");
         self.context.set_issue(HealthIssue::Removed, None);
+        self.context.set_issue(HealthIssue::Outdated, None);
         self.context.set_issue(HealthIssue::Authority, None);
         self.exchange(&mut inbox, &outbox, &mut reports, report, &mut sent).await
     }
@@ -191,15 +203,22 @@ impl<'a> Session<'a> {
     /// Publishes a plan, unless it differs from the current plan in its generation only: then the
     /// agent has nothing to do and is not notified.
     ///
-    /// A plan that is older than the current one ends the session. Its leader does not know what
-    /// this node has acked to a later one, for example that a backend takes no new flows. A plan of
-    /// the same version is taken: another release may compute another plan from the same state.
+    /// A plan that is older than the current one, or than the generation up to which that one is
+    /// unchanged, ends the session. Its leader does not know what this node has acked to a later
+    /// one, for example that a backend takes no new flows. A plan of the same version is taken:
+    /// another release may compute another plan from the same state.
     fn publish_plan(&mut self, mut plan: NodePlan) -> Option<SessionEnd> {
         let version = plan.version();
         let current = self.context.channels.plans.borrow().clone();
         if let Some(current) = current {
-            if plan.is_older_than(&current) {
-                return Some(SessionEnd::Outdated { sent: version, current: current.version() });
+            let known = self.acks.known().max(current.version());
+            if plan.node == current.node && version < known {
+                let reason = if version.epoch < known.epoch { FORMER_CLUSTER } else { SET_BACK };
+                return Some(SessionEnd::Outdated(format!(
+                    "this node has generation {} of its plan in epoch {}, and the manager sends generation {} of epoch \
+                     {}: {reason}",
+                    known.generation, known.epoch, version.generation, version.epoch,
+                )));
             }
             plan.generation = current.generation;
             if plan == *current {

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -94,6 +94,23 @@ impl Host {
         let record: serde_json::Value = serde_json::from_str(&read("node.json")).expect("a record");
         let ca_pem = record["ca_pem"].as_str().expect("the CA's certificate");
         Identity::from_pem(&read("identity.pem"), ca_pem).expect("a stored certificate")
+    }
+
+    /// The files of the node, as a snapshot of its machine has them.
+    pub(super) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let entries = std::fs::read_dir(self.dir.path().join("swarm")).expect("a directory");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.map(|path| (path.clone(), std::fs::read(path).expect("a file"))).collect()
+    }
+
+    /// Sets the disk back to these files.
+    pub(super) fn set_back(&self, files: &[(PathBuf, Vec<u8>)]) {
+        for (path, _) in self.files() {
+            std::fs::remove_file(path).expect("removed");
+        }
+        for (path, content) in files {
+            std::fs::write(path, content).expect("written");
+        }
     }
 
     pub(super) async fn start(self) -> Daemon {

@@ -11,14 +11,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
 use weft_model::{
-    Command, NetworkId, NodePlan,
+    Command, NetworkId, NodeId, NodePlan, NodeReport,
     plan::PlanVersion,
     spec::Role::{Manager, Worker},
 };
 
 use super::{
     callers::connect,
-    fixture::{DEADLINE, Host, cluster, stop},
+    fixture::{DEADLINE, Daemon, Host, cluster, stop},
 };
 use crate::{
     codec,
@@ -34,6 +34,7 @@ use crate::{
         },
         serve,
     },
+    swarm::Membership,
 };
 
 /// The number of a session of a [`ScriptedLeader`], and an ack in it. `None`: the node has ended
@@ -138,19 +139,106 @@ async fn a_node_takes_no_older_plan_and_one_of_a_newer_epoch_with_a_lower_genera
 #[tokio::test]
 async fn a_leader_of_an_earlier_epoch_refuses_a_node_and_does_not_call_it_removed() {
     let [n1, n2] = cluster([Manager, Worker]).await;
-    let report = codec::encode(&codec::REPORT, &weft_model::NodeReport::default()).expect("encoded");
-    let first =
-        NodeMessage { report: report.into(), epoch: u64::MAX, feature_level: 1, acked: 7, ..NodeMessage::default() };
-    let mut client = DispatcherClient::new(connect(&n2, &n1).await);
-    let mut inbox = client.session(tokio_stream::iter([first])).await.expect("a stream").into_inner();
-    let refused = timeout(DEADLINE, inbox.message()).await.expect("an answer in time").expect_err("refused");
-    assert_eq!(
-        (refused.code(), refused.message()),
-        (Code::FailedPrecondition, "the cluster was formed again without this manager",)
-    );
-    n1.wait_until("the node is still ready", |s| {
-        s.nodes.values().all(|node| node.status == weft_model::state::NodeStatus::Ready)
-    })
-    .await;
+    let channel = connect(&n2, &n1).await;
+    // It has joined the new cluster, after the former leader was cut off.
+    n1.manager().propose(Command::RemoveNode { id: n2.id(), force: true }).await.expect("removed");
+    let refusal = async |epoch| {
+        let report = codec::encode(&codec::REPORT, &NodeReport::default()).expect("encoded");
+        let first = NodeMessage { report: report.into(), epoch, feature_level: 1, acked: 7, ..NodeMessage::default() };
+        let mut client = DispatcherClient::new(channel.clone());
+        let mut inbox = client.session(tokio_stream::iter([first])).await.expect("a stream").into_inner();
+        timeout(DEADLINE, inbox.message()).await.expect("an answer in time").expect_err("refused")
+    };
+    let epoch = n1.manager().state().borrow().epoch;
+    assert_eq!(refusal(epoch).await.code(), Code::PermissionDenied, "the node was removed");
+    let refused = refusal(epoch + 1).await;
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    assert!(refused.message().contains("an earlier cluster"), "{refused}");
+    stop([n1, n2]).await;
+}
+
+/// Waits until the node says that its managers have an earlier plan, with these words.
+async fn says_that_managers_are_set_back(daemon: &Daemon, words: &str) {
+    let mut membership = daemon.swarm.membership();
+    let names_both = |text: &str| text.contains(words) && text.contains("--force-new-cluster");
+    let says = |m: &Membership| matches!(m, Membership::Error(text) if names_both(text));
+    let said = timeout(DEADLINE, membership.wait_for(says)).await.is_ok();
+    assert!(said, "the node does not say it: {:?}", membership.borrow());
+}
+
+/// Waits until the node works, and has acked a plan of the manager that leads alone.
+async fn works(daemon: &Daemon, manager: &Daemon) {
+    let mut membership = daemon.swarm.membership();
+    let active = |m: &Membership| matches!(m, Membership::Active { .. });
+    timeout(DEADLINE, membership.wait_for(active)).await.expect("active in time").expect("the daemon runs");
+    wait_for_ack(manager, &daemon.id(), 1).await;
+}
+
+/// Waits until the leader counts an ack of this generation or a later one of the node.
+async fn wait_for_ack(leader: &Daemon, node: &NodeId, generation: u64) {
+    let tracker = leader.manager().tracker().clone();
+    let mut changes = tracker.changes();
+    let acked = async {
+        loop {
+            changes.mark_unchanged();
+            let acked = tracker.view().and_then(|view| Some(view.nodes.get(node)?.acked));
+            if acked.is_some_and(|acked| acked >= generation) {
+                return;
+            }
+            changes.changed().await.expect("the tracker exists");
+        }
+    };
+    timeout(DEADLINE, acked).await.expect("an ack in time");
+}
+
+/// Starts the manager, which leads alone.
+async fn restart(host: Host) -> Daemon {
+    let daemon = host.start().await;
+    daemon.becomes_manager().await;
+    let manager = daemon.manager();
+    timeout(DEADLINE, manager.wait_for_leader(&[manager.keys().raft_id])).await.expect("it leads in time");
+    daemon
+}
+
+#[tokio::test]
+async fn acks_of_plans_that_a_manager_has_forgotten_do_not_count() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let n1 = n1.stop().await;
+    let snapshot = n1.files();
+    let n1 = restart(n1).await;
+    for _ in 0..100 {
+        n1.manager().rotate_token(Worker).await.expect("the change is made");
+    }
+    let forgotten = n1.manager().state().borrow().index;
+    wait_for_ack(&n1, &n2.id(), forgotten).await;
+    let n1 = n1.stop().await;
+    n1.set_back(&snapshot);
+
+    let n1 = restart(n1).await;
+    says_that_managers_are_set_back(&n2, "was set back").await;
+    assert!(n1.manager().state().borrow().index < forgotten);
+    let liveness = n1.manager().tracker().view().expect("it leads").nodes[&n2.id()].clone();
+    assert_eq!(liveness.acked, 0, "the node does not hold a plan of this leader");
+    assert!(liveness.report.problem.contains("was set back"), "{:?}", liveness.report);
+    n1.swarm.reform(None).await.expect("the cluster is formed again");
+    works(&n2, &n1).await;
+    stop([n1, n2]).await;
+}
+
+#[tokio::test]
+async fn a_node_says_that_its_manager_is_of_a_former_cluster() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let n1 = n1.stop().await;
+    let snapshot = n1.files();
+    let n1 = restart(n1).await;
+    n1.swarm.reform(None).await.expect("the cluster is formed again");
+    works(&n2, &n1).await;
+    let n1 = n1.stop().await;
+    n1.set_back(&snapshot);
+
+    let n1 = restart(n1).await;
+    says_that_managers_are_set_back(&n2, "formed again without this manager").await;
+    n1.swarm.reform(None).await.expect("the cluster is formed again");
+    works(&n2, &n1).await;
     stop([n1, n2]).await;
 }
