@@ -111,6 +111,7 @@ impl From<RotateError> for ApiError {
     fn from(error: RotateError) -> Self {
         match error {
             RotateError::Ca(error) => Self::Invalid(error.to_string()),
+            RotateError::Internal(_) => Self::Internal(error.to_string()),
             RotateError::Propose(error) => error.into(),
         }
     }

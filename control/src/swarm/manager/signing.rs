@@ -3,7 +3,12 @@
 
 use std::time::Duration;
 
-use weft_model::{Command, NodeId, spec::ClusterSpec, state::RootRotation};
+use weft_model::{
+    Command, NodeId, Rejection,
+    command::ObjectKind,
+    spec::ClusterSpec,
+    state::{Cluster, RootRotation},
+};
 
 use super::Manager;
 use crate::{
@@ -26,8 +31,12 @@ pub(in crate::swarm) enum SignError {
 /// Why the replacement of the CA did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum RotateError {
+    /// The given CA cannot be used.
     #[error(transparent)]
-    Ca(#[from] PkiError),
+    Ca(PkiError),
+    /// This manager cannot use the current CA, or cannot create a new one.
+    #[error("this manager cannot replace the certificate authority: {0}")]
+    Internal(PkiError),
     #[error(transparent)]
     Propose(#[from] ProposeError),
 }
@@ -57,7 +66,10 @@ impl Manager {
     /// both CAs until every node uses a certificate of the new one.
     ///
     /// # Errors
-    /// [`RotateError::Ca`] if `own` cannot be used, [`RotateError::Propose`] as [`Self::propose`].
+    /// [`RotateError::Ca`] if `own` cannot be used, [`RotateError::Internal`] if this manager
+    /// cannot open the current CA, [`RotateError::Propose`] as [`Self::propose`], and if the state
+    /// here is not of `version`: the current CA signs the new one, so it must be the one of that
+    /// version.
     pub async fn rotate_root(
         &self,
         version: u64,
@@ -67,20 +79,38 @@ impl Manager {
         let state = self.inner.state.borrow().clone();
         let no_state = || ProposeError::Unavailable { reason: SignError::NoState.to_string() };
         let cluster = state.cluster.as_ref().ok_or_else(no_state)?;
+        check_version(cluster, version)?;
         let kek = &self.inner.keys.kek;
-        let current = Ca::open(&cluster.id, &cluster.ca_cert_pem, &cluster.ca_key_sealed, kek)?;
+        let current = Ca::open(&cluster.id, &cluster.ca_cert_pem, &cluster.ca_key_sealed, kek);
+        let current = current.map_err(RotateError::Internal)?;
         let new = match own {
-            Some((cert_pem, key_pem)) => Ca::from_pem(&cert_pem, &key_pem)?,
-            None => Ca::create()?,
+            Some((cert_pem, key_pem)) => Ca::from_pem(&cert_pem, &key_pem).map_err(RotateError::Ca)?,
+            None => Ca::create().map_err(RotateError::Internal)?,
         };
         let rotation = RootRotation {
             ca_cert_pem: new.cert_pem().to_owned(),
-            ca_key_sealed: new.sealed_key(&cluster.id, kek)?,
-            cross_signed_pem: current.cross_sign(&new)?,
+            ca_key_sealed: new.sealed_key(&cluster.id, kek).map_err(RotateError::Internal)?,
+            // It fails if the subject of the given CA cannot be written.
+            cross_signed_pem: current.cross_sign(&new).map_err(RotateError::Ca)?,
             worker_secret: random_secret(),
             manager_secret: random_secret(),
         };
         self.propose(Command::RotateRoot { version, spec, rotation: Box::new(rotation) }).await?;
         Ok(())
     }
+}
+
+/// # Errors
+/// If this manager has another version of the cluster's settings than `given`.
+fn check_version(cluster: &Cluster, given: u64) -> Result<(), ProposeError> {
+    let current = cluster.meta.version;
+    if current < given {
+        let reason = "it has not applied the newest settings yet, try again".to_owned();
+        return Err(ProposeError::Unavailable { reason });
+    }
+    if current != given {
+        let id = cluster.id.to_string();
+        return Err(Rejection::OutOfSequence { kind: ObjectKind::Cluster, id, current, given }.into());
+    }
+    Ok(())
 }

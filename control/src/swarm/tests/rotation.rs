@@ -219,18 +219,46 @@ async fn a_ca_of_the_user_takes_the_place_of_a_rotation_that_is_not_complete() {
 }
 
 #[tokio::test]
-async fn a_node_that_gets_no_new_certificate_says_why() {
-    let [n1, n2] = cluster([Manager, Worker]).await;
-    // No manager can open this key, so none signs.
+async fn a_manager_begins_no_rotation_with_another_ca_than_that_of_the_given_version() {
+    let [n1] = cluster([Manager]).await;
     let (version, spec) = settings(&n1);
-    let rotation = RootRotation {
+    let nonsense = || Some(("no certificate".to_owned(), "no key".to_owned()));
+    let refusal = async |version, own| n1.manager().rotate_root(version, spec.clone(), own).await.expect_err("refused");
+    let stale = refusal(version - 1, nonsense()).await;
+    assert!(matches!(stale, RotateError::Propose(ProposeError::Rejected(Rejection::OutOfSequence { .. }))), "{stale}");
+    let early = refusal(version + 1, nonsense()).await;
+    assert!(matches!(early, RotateError::Propose(ProposeError::Unavailable { .. })), "{early}");
+    let invalid = refusal(version, nonsense()).await;
+    assert!(matches!(invalid, RotateError::Ca(_)), "{invalid}");
+
+    // The key of the current CA cannot be opened: no fault of the caller.
+    let rotation = unusable_rotation();
+    let ca_cert_pem = rotation.ca_cert_pem.clone();
+    let begin = Command::RotateRoot { version, spec: spec.clone(), rotation: Box::new(rotation) };
+    let complete = Command::SetRotated { nodes: vec![n1.id()], ca_cert_pem };
+    n1.manager().propose(Command::Batch(vec![begin, complete])).await.expect("the CA is replaced");
+    let failed = refusal(settings(&n1).0, None).await;
+    assert!(matches!(failed, RotateError::Internal(_)), "{failed}");
+    stop([n1]).await;
+}
+
+/// A new CA, whose key no manager can open.
+fn unusable_rotation() -> RootRotation {
+    RootRotation {
         ca_cert_pem: Ca::create().expect("a CA").cert_pem().to_owned(),
         ca_key_sealed: vec![0; 64],
         cross_signed_pem: String::new(),
         worker_secret: String::new(),
         manager_secret: String::new(),
-    };
-    let command = Command::RotateRoot { version, spec, rotation: Box::new(rotation) };
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_gets_no_new_certificate_says_why() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    // No manager signs.
+    let (version, spec) = settings(&n1);
+    let command = Command::RotateRoot { version, spec, rotation: Box::new(unusable_rotation()) };
     n1.manager().propose(command).await.expect("the rotation begins");
     let why = "the node has no new certificate, and its own expires at";
     let says_why = |s: &ClusterState| node(s, "n2", |n| is_ready(n) && n.message.starts_with(why));
