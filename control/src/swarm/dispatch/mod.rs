@@ -26,6 +26,8 @@ use std::sync::Arc;
 use axum::Router;
 use tonic::{Status, service::Routes};
 
+#[cfg(test)]
+pub(super) use authority::check_ca_of_token;
 pub(super) use sessions::report_untrusted;
 
 use super::{context::Context, manager::Manager, tasks::TaskGroup};

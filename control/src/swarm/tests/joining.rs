@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
+use tonic::Code;
 use weft_model::{
     Command,
     spec::Role::{Manager, Worker},
@@ -18,7 +19,7 @@ use crate::{
         Dialer, connect_now,
         pb::{JoinRequest, authority_client::AuthorityClient},
     },
-    swarm::{Membership, SwarmError},
+    swarm::{Membership, SwarmError, dispatch},
 };
 
 #[tokio::test]
@@ -52,6 +53,22 @@ async fn nodes_join_in_the_role_of_their_token() {
     let again = n4.join(&n1, Worker).await.expect_err("n4 is a member already");
     assert!(again.to_string().contains("already part of a swarm"), "{again}");
     stop([n1, n2, n3, n4]).await;
+}
+
+#[tokio::test]
+async fn a_node_that_joins_with_the_token_of_a_replaced_ca_is_no_member() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let (manager, id) = (n1.manager(), n2.id());
+    let ca_pem = manager.state().borrow().cluster.as_ref().expect("a cluster").ca_cert_pem.clone();
+    dispatch::check_ca_of_token(&manager, &id, &ca_pem).await.expect("the current CA");
+    assert!(manager.state().borrow().nodes.contains_key(&id));
+    let refused = dispatch::check_ca_of_token(&manager, &id, "former").await.expect_err("another CA");
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::PermissionDenied, "no such token: it is mistyped or was rotated")
+    );
+    assert!(!manager.state().borrow().nodes.contains_key(&id));
+    stop([n1, n2]).await;
 }
 
 #[tokio::test]
@@ -119,7 +136,7 @@ async fn a_repeated_join_request_adds_one_node_and_an_invalid_one_adds_none() {
         AuthorityClient::new(connect_now(&dialer).await.expect("a connection")).join(request).await
     };
     let refused = ask("nonsense").await.expect_err("an invalid certificate request");
-    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     assert_eq!(n1.manager().state().borrow().nodes.len(), 1, "no node joined");
 
     let request = KeyRequest::generate().expect("a certificate request");
