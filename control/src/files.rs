@@ -2,7 +2,7 @@
 //!
 //! A file is replaced as a whole or stays unchanged, even if the machine loses power. The swarm's
 //! membership store and the agent's store of WireGuard keys use this module for their files. The
-//! Raft store, which is one redb file, uses only `advice`. All functions block: an async caller
+//! Raft store uses it for its key; its log is one redb file. All functions block: an async caller
 //! runs them on a blocking thread, or accepts that it waits for the disk.
 
 use std::{

@@ -7,8 +7,9 @@
 //!
 //! What protects which secret: the cluster state holds the CA's private key, encrypted with a
 //! key-encryption key ([`Kek`]). Only managers hold that key, each in its data directory, which
-//! only root can read. So a copy of the Raft log or of a snapshot alone cannot sign certificates; a
-//! copy of a manager's whole data directory can. A node's own private key never leaves the node.
+//! only root can read. So a copy of the Raft log or of a snapshot alone cannot sign certificates,
+//! not even with the key that encrypts it on the disk; a copy of a manager's whole data directory
+//! can. A node's own private key never leaves the node.
 
 mod token;
 mod subject;

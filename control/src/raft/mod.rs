@@ -1,12 +1,14 @@
 //! The replicated log: openraft on one redb file and the node RPC.
 //!
 //! `swarm::manager` starts it on managers and proposes changes to it. This module owns the log
-//! entries, how they are stored and how they are sent. It must not know what a command means
-//! ([`crate::state`] does) nor choose the voters ([`crate::swarm`] does). Other modules rely on two
-//! invariants: an entry is on disk before it is confirmed, and a proposal is applied at most once.
+//! entries, how they are stored, encrypted on the disk, and how they are sent. It must not know
+//! what a command means ([`crate::state`] does) nor choose the voters ([`crate::swarm`] does).
+//! Other modules rely on two invariants: an entry is on disk before it is confirmed, and a proposal
+//! is applied at most once.
 //!
 //! openraft's own tasks do the work; [`Store`] writes on tokio's blocking threads.
 
+mod seal;
 mod store;
 mod machine;
 mod network;
@@ -30,6 +32,7 @@ pub use machine::Machine;
 pub(crate) use machine::{Replica, sample_snapshot};
 pub use network::{Network, receive_snapshot};
 pub use reform::{Base, has_voter};
+pub(crate) use store::KEY_FILE;
 pub use store::{Store, StoreError};
 
 /// Interval of the leader's heartbeats to the other voters.

@@ -1,5 +1,5 @@
 //! The log on disk: one redb file with the entries, the vote, the committed position and the latest
-//! snapshot.
+//! snapshot, each encrypted with the node's key of the log (see [`super::seal`]).
 //!
 //! Raft relies on one invariant: an entry or a vote that the store has confirmed is on disk. Every
 //! append and every vote is one write transaction, which is flushed before the call returns.
@@ -17,11 +17,16 @@ use openraft::{
     ErrorSubject, ErrorVerb, LogId, OptionalSend, RaftLogReader, SnapshotMeta, StorageError, StorageIOError, Vote,
     storage::{LogFlushed, LogState, RaftLogStorage},
 };
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use super::{TypeConfig, Voter};
+use super::{
+    TypeConfig, Voter,
+    seal::{LogKey, Place},
+};
 use crate::{
     codec::{self, Kind, LOG_ENTRY, LOG_POSITION, STORED_SNAPSHOT},
     files,
@@ -30,8 +35,8 @@ use crate::{
 type LogEntry = openraft::Entry<TypeConfig>;
 type Failure = StorageError<u64>;
 
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Keys of [`META`].
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
@@ -39,6 +44,11 @@ const PURGED: &str = "purged";
 const SNAPSHOT: &str = "snapshot";
 /// Present if this log must not be used again; the value is the reason.
 const UNUSABLE: &str = "unusable";
+/// Sealed with the file's key. A file without it was written by weft 0.1.0, which did not encrypt.
+const SEALED: &str = "sealed";
+const SEALED_CONTENT: &[u8] = b"all records of this file are encrypted with this key";
+/// The key of the log, in the same directory.
+pub(crate) const KEY_FILE: &str = "log.key";
 
 /// The log on disk. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -59,8 +69,16 @@ struct Inner {
 #[derive(Debug)]
 struct Open {
     db: Database,
+    key: LogKey,
     /// Declared last, so it is dropped after the file is closed.
     alive: watch::Sender<()>,
+}
+
+impl Open {
+    fn entry(&self, index: u64, sealed: &[u8]) -> Result<LogEntry, Failure> {
+        let bytes = self.key.open(Place::Entry(index), sealed).map_err(read_failed)?;
+        codec::decode(&LOG_ENTRY, &bytes).map_err(read_failed)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,54 +94,75 @@ pub struct StoreError {
 }
 
 impl Store {
-    /// Opens the file, or creates it.
+    /// Opens the file, or creates it, and its key [`KEY_FILE`]. Encrypts a file that weft 0.1.0 has
+    /// written.
     ///
     /// # Errors
-    /// If another daemon uses the file, the file is damaged, or the disk fails.
+    /// If another daemon uses the file, the file is damaged, its key is missing or another one, or
+    /// the disk fails.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
+        let key_path = path.with_file_name(KEY_FILE);
+        let key_failed = |error: io::Error| StoreError { path: key_path.clone(), reason: files::advice(&error) };
         let db = Database::create(path).map_err(|e| failed(e.into()))?;
-        let store = Self::prepare(db, path).map_err(failed)?;
-        match store.unusable().map_err(failed)? {
-            Some(reason) => Err(StoreError { path: path.to_owned(), reason }),
-            None => Ok(store),
-        }
-    }
-
-    /// Why this log must not be used, if [`Self::mark_unusable`] was called.
-    fn unusable(&self) -> Result<Option<String>, redb::Error> {
-        let Ok(open) = self.open_file() else { return Ok(None) };
-        let table = open.db.begin_read()?.open_table(META)?;
-        Ok(table.get(UNUSABLE)?.map(|reason| String::from_utf8_lossy(reason.value()).into_owned()))
+        prepare(&db).map_err(failed)?;
+        let key = LogKey::read(&key_path).map_err(key_failed)?;
+        let store = match raw(&db, SEALED).map_err(failed)? {
+            Some(sealed) => {
+                let usable = key.filter(|key| key.open(Place::Value(SEALED), &sealed).is_ok());
+                let key = usable.ok_or_else(|| StoreError {
+                    path: path.to_owned(),
+                    reason: format!(
+                        "its key {} is missing or belongs to another log: restore both from the same copy of the \
+                         directory, or let this node leave (`weft swarm leave --force`) and join it again",
+                        key_path.display()
+                    ),
+                })?;
+                Self::new(db, key, path)
+            }
+            None => {
+                let key = match key {
+                    Some(key) => key,
+                    None => new_key(&key_path).map_err(key_failed)?,
+                };
+                let db = if is_empty(&db).map_err(failed)? {
+                    seal_all(&db, &db, &key).map_err(failed)?;
+                    db
+                } else {
+                    sealed_copy(&db, path, &key).map_err(failed)?
+                };
+                Self::new(db, key, path)
+            }
+        };
+        let reason = match store.value(UNUSABLE) {
+            Ok(None) => return Ok(store),
+            Ok(Some(reason)) => String::from_utf8_lossy(&reason).into_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(StoreError { path: path.to_owned(), reason })
     }
 
     /// Refuses every later [`Self::open`] of this file with `reason`, and reports it as the failure
     /// of this log.
     pub async fn mark_unusable(&self, reason: String) -> Result<(), Failure> {
         self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.clone());
-        self.write(Durability::Immediate, move |write| {
-            write.open_table(META)?.insert(UNUSABLE, reason.as_bytes())?;
-            Ok(())
-        })
-        .await
+        self.put_value(UNUSABLE, reason.as_bytes(), Durability::Immediate).await
     }
 
-    /// Opens a log on another storage backend, for tests.
-    pub fn with_backend(backend: impl StorageBackend) -> Result<Self, StoreError> {
+    /// Opens a log on another storage backend.
+    #[cfg(test)]
+    pub(super) fn with_backend(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
         let path = Path::new("(backend)");
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
         let db = Database::builder().create_with_backend(backend).map_err(|e| failed(e.into()))?;
-        Self::prepare(db, path).map_err(failed)
+        prepare(&db).map_err(failed)?;
+        Ok(Self::new(db, LogKey::generate().expect("random bytes"), path))
     }
 
-    fn prepare(db: Database, path: &Path) -> Result<Self, redb::Error> {
-        let write = db.begin_write()?;
-        write.open_table(LOG)?;
-        write.open_table(META)?;
-        write.commit()?;
-        let open = Arc::new(Open { db, alive: watch::Sender::new(()) });
+    fn new(db: Database, key: LogKey, path: &Path) -> Self {
+        let open = Arc::new(Open { db, key, alive: watch::Sender::new(()) });
         let inner = Inner { open: RwLock::new(Some(open)), path: path.to_owned(), failure: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Why writing failed and what to do about it; `None` if no write failed.
@@ -147,19 +186,31 @@ impl Store {
     }
 
     fn get<T: DeserializeOwned>(&self, key: &str, kind: &Kind) -> Result<Option<T>, Failure> {
+        let bytes = self.value(key)?;
+        bytes.map(|bytes| codec::decode(kind, &bytes)).transpose().map_err(read_failed)
+    }
+
+    fn value(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
         let open = self.open_file().map_err(read_failed)?;
-        let table = open.db.begin_read().map_err(read_failed)?.open_table(META).map_err(read_failed)?;
-        let value = table.get(key).map_err(read_failed)?;
-        value.map(|value| codec::decode(kind, value.value())).transpose().map_err(read_failed)
+        let sealed = raw(&open.db, key).map_err(read_failed)?;
+        sealed.map(|sealed| open.key.open(Place::Value(key), &sealed)).transpose().map_err(read_failed)
     }
 
     async fn put<T: Serialize>(&self, key: &'static str, value: &T, durability: Durability) -> Result<(), Failure> {
-        let bytes = codec::encode(&LOG_POSITION, value).map_err(write_failed)?;
+        self.put_value(key, &codec::encode(&LOG_POSITION, value).map_err(write_failed)?, durability).await
+    }
+
+    async fn put_value(&self, key: &'static str, value: &[u8], durability: Durability) -> Result<(), Failure> {
+        let bytes = self.seal(Place::Value(key), value)?;
         self.write(durability, move |write| {
             write.open_table(META)?.insert(key, bytes.as_slice())?;
             Ok(())
         })
         .await
+    }
+
+    fn seal(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, Failure> {
+        self.open_file().map_err(write_failed)?.key.seal(place, plain).map_err(write_failed)
     }
 
     /// Runs one write transaction on a blocking thread.
@@ -188,7 +239,13 @@ impl Store {
     }
 
     async fn remove(&self, range: (Bound<u64>, Bound<u64>), purged: Option<LogId<u64>>) -> Result<(), Failure> {
-        let purged = purged.map(|id| codec::encode(&LOG_POSITION, &id)).transpose().map_err(write_failed)?;
+        let purged = match purged {
+            Some(id) => {
+                let bytes = codec::encode(&LOG_POSITION, &id).map_err(write_failed)?;
+                Some(self.seal(Place::Value(PURGED), &bytes)?)
+            }
+            None => None,
+        };
         self.write(Durability::Immediate, move |write| {
             write.open_table(LOG)?.retain_in::<u64, _>(range, |_, _| false)?;
             if let Some(purged) = purged {
@@ -209,11 +266,14 @@ impl Store {
     pub(super) async fn save_snapshot(&self, snapshot: &StoredSnapshot) -> Result<(), Failure> {
         let last = snapshot.0.last_log_id;
         let bytes = codec::encode(&STORED_SNAPSHOT, snapshot).map_err(write_failed)?;
+        let key = self.open_file().map_err(write_failed)?.key.clone();
+        let bytes = key.seal(Place::Value(SNAPSHOT), &bytes).map_err(write_failed)?;
         self.write(Durability::Immediate, move |write| {
             let mut table = write.open_table(META)?;
             let stored = table
                 .get(SNAPSHOT)?
-                .and_then(|stored| codec::decode::<StoredSnapshot>(&STORED_SNAPSHOT, stored.value()).ok());
+                .and_then(|stored| key.open(Place::Value(SNAPSHOT), stored.value()).ok())
+                .and_then(|stored| codec::decode::<StoredSnapshot>(&STORED_SNAPSHOT, &stored).ok());
             if stored.is_none_or(|(stored, _)| stored.last_log_id <= last) {
                 table.insert(SNAPSHOT, bytes.as_slice())?;
             }
@@ -236,7 +296,10 @@ impl RaftLogReader<TypeConfig> for Store {
         table
             .range::<u64>((range.start_bound().cloned(), range.end_bound().cloned()))
             .map_err(read_failed)?
-            .map(|row| codec::decode(&LOG_ENTRY, row.map_err(read_failed)?.1.value()).map_err(read_failed))
+            .map(|row| {
+                let (index, sealed) = row.map_err(read_failed)?;
+                open.entry(index.value(), sealed.value())
+            })
             .collect()
     }
 }
@@ -249,10 +312,7 @@ impl RaftLogStorage<TypeConfig> for Store {
         let open = self.open_file().map_err(read_failed)?;
         let table = open.db.begin_read().map_err(read_failed)?.open_table(LOG).map_err(read_failed)?;
         let last = table.last().map_err(read_failed)?;
-        let last = last
-            .map(|(_, entry)| codec::decode::<LogEntry>(&LOG_ENTRY, entry.value()))
-            .transpose()
-            .map_err(read_failed)?;
+        let last = last.map(|(index, sealed)| open.entry(index.value(), sealed.value())).transpose()?;
         Ok(LogState { last_log_id: last.map(|entry| entry.log_id).or(last_purged_log_id), last_purged_log_id })
     }
 
@@ -285,7 +345,10 @@ impl RaftLogStorage<TypeConfig> for Store {
     {
         let rows = entries
             .into_iter()
-            .map(|entry| Ok((entry.log_id.index, codec::encode(&LOG_ENTRY, &entry).map_err(write_failed)?)))
+            .map(|entry| {
+                let (index, bytes) = (entry.log_id.index, codec::encode(&LOG_ENTRY, &entry).map_err(write_failed)?);
+                Ok((index, self.seal(Place::Entry(index), &bytes)?))
+            })
             .collect::<Result<Vec<_>, Failure>>()?;
         let appended = self
             .write(Durability::Immediate, move |write| {
@@ -307,6 +370,71 @@ impl RaftLogStorage<TypeConfig> for Store {
     async fn purge(&mut self, upto: LogId<u64>) -> Result<(), Failure> {
         self.remove((Bound::Unbounded, Bound::Included(upto.index)), Some(upto)).await
     }
+}
+
+/// Creates a key in the file `path`.
+fn new_key(path: &Path) -> io::Result<LogKey> {
+    let key = LogKey::generate().map_err(io::Error::other)?;
+    key.write(path)?;
+    Ok(key)
+}
+
+/// Creates the tables.
+fn prepare(db: &Database) -> Result<(), redb::Error> {
+    let write = db.begin_write()?;
+    write.open_table(LOG)?;
+    write.open_table(META)?;
+    Ok(write.commit()?)
+}
+
+/// A value as it is stored.
+fn raw(db: &Database, key: &str) -> Result<Option<Vec<u8>>, redb::Error> {
+    let table = db.begin_read()?.open_table(META)?;
+    Ok(table.get(key)?.map(|value| value.value().to_vec()))
+}
+
+fn is_empty(db: &Database) -> Result<bool, redb::Error> {
+    let read = db.begin_read()?;
+    Ok(read.open_table(LOG)?.is_empty()? && read.open_table(META)?.is_empty()?)
+}
+
+/// Replaces a file without encryption by an encrypted one, as a whole: redb would keep the pages of
+/// the former records in the same file.
+fn sealed_copy(plain: &Database, path: &Path, key: &LogKey) -> Result<Database, redb::Error> {
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(".new");
+    let staged = Path::new(&staged);
+    // Left by a daemon that was killed here.
+    files::remove(staged)?;
+    let sealed = Database::create(staged)?;
+    prepare(&sealed)?;
+    seal_all(plain, &sealed, key)?;
+    files::rename(staged, path)?;
+    tracing::info!(path = %path.display(), "the log is encrypted now");
+    Ok(sealed)
+}
+
+/// Writes all records of `plain` to `sealed`, encrypted, and the mark [`SEALED`].
+fn seal_all(plain: &Database, sealed: &Database, key: &LogKey) -> Result<(), redb::Error> {
+    let seal =
+        |place: Place<'_>, bytes: &[u8]| key.seal(place, bytes).map_err(|e| redb::Error::Io(io::Error::other(e)));
+    let read = plain.begin_read()?;
+    let (plain_log, plain_meta) = (read.open_table(LOG)?, read.open_table(META)?);
+    let write = sealed.begin_write()?;
+    let mut log = write.open_table(LOG)?;
+    for row in plain_log.iter()? {
+        let (index, bytes) = row?;
+        log.insert(index.value(), seal(Place::Entry(index.value()), bytes.value())?.as_slice())?;
+    }
+    drop(log);
+    let mut meta = write.open_table(META)?;
+    for row in plain_meta.iter()? {
+        let (name, bytes) = row?;
+        meta.insert(name.value(), seal(Place::Value(name.value()), bytes.value())?.as_slice())?;
+    }
+    meta.insert(SEALED, seal(Place::Value(SEALED), SEALED_CONTENT)?.as_slice())?;
+    drop(meta);
+    Ok(write.commit()?)
 }
 
 pub(super) fn read_failed(error: impl std::error::Error + 'static) -> Failure {

@@ -1,7 +1,9 @@
 //! Tests of the store (openraft's suite, full disks) and of the state machine (retries, snapshots).
 
 use std::{
-    io,
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,16 +11,22 @@ use std::{
 };
 
 use openraft::{
-    CommittedLeaderId, EntryPayload, LogId, RaftLogReader, RaftSnapshotBuilder, StorageError,
+    CommittedLeaderId, EntryPayload, LogId, RaftLogReader, RaftSnapshotBuilder, StorageError, Vote,
     storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
     testing::{StoreBuilder, Suite},
 };
-use redb::{StorageBackend, backends::InMemoryBackend};
+use redb::{Database, StorageBackend, backends::InMemoryBackend};
 use tempfile::TempDir;
 use weft_model::{Applied, Command, NetworkId};
 
-use super::{Machine, Proposal, ProposalId, Reply, Store, TypeConfig};
-use crate::fixture::{START_MS, TestCluster, network_spec};
+use super::{
+    KEY_FILE, Machine, Proposal, ProposalId, Reply, Store, TypeConfig,
+    store::{LOG, META},
+};
+use crate::{
+    codec::{self, LOG_ENTRY, LOG_POSITION},
+    fixture::{START_MS, TestCluster, network_spec},
+};
 
 struct OnDisk;
 
@@ -172,6 +180,86 @@ async fn appended_entries_survive_closing_the_file() {
     let entries = again.try_get_log_entries(..).await.expect("readable");
     assert!(matches!(&entries[0].payload, EntryPayload::Normal(read) if *read == proposal));
     assert_eq!(again.get_log_state().await.expect("a state").last_log_id.map(|id| id.index), Some(1));
+}
+
+/// Whether the file contains `text` as it is.
+fn shows(path: &Path, text: &str) -> bool {
+    fs::read(path).expect("a readable file").windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[tokio::test]
+async fn nothing_on_the_disk_is_in_clear() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("raft.redb");
+    let mut store = Store::open(&path).expect("a new log");
+    let mut machine = Machine::open(store.clone()).expect("a machine");
+    let name = "name-that-must-not-be-readable";
+    let create = Command::CreateNetwork { id: NetworkId::from_random(7), spec: Box::new(network_spec(name)) };
+    let entries = [
+        entry(1, Proposal::new(ProposalId(1), START_MS, init())),
+        entry(2, Proposal::new(ProposalId(2), START_MS, create)),
+    ];
+    store.blocking_append(entries.clone()).await.expect("appended");
+    machine.apply(entries).await.expect("applied");
+    machine.get_snapshot_builder().await.build_snapshot().await.expect("a snapshot");
+    store.close().await;
+    assert!(!shows(&path, name), "an entry or the snapshot is in clear");
+    let mode = fs::metadata(dir.path().join(KEY_FILE)).expect("a key").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "only root reads the key");
+
+    let mut again = Store::open(&path).expect("the same log");
+    assert_eq!(again.try_get_log_entries(..).await.expect("readable").len(), 2);
+    let snapshot = again.snapshot().expect("readable").expect("one is kept");
+    assert!(snapshot.1.windows(name.len()).any(|window| window == name.as_bytes()), "the snapshot has the name");
+}
+
+#[tokio::test]
+async fn a_log_with_another_key_or_without_one_is_refused_and_stays() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, key_path) = (dir.path().join("raft.redb"), dir.path().join(KEY_FILE));
+    let mut store = Store::open(&path).expect("a new log");
+    store.blocking_append([entry(1, Proposal::new(ProposalId(1), START_MS, init()))]).await.expect("appended");
+    store.close().await;
+    let key = fs::read(&key_path).expect("a key");
+    fs::remove_file(&key_path).expect("removed");
+    let missing = Store::open(&path).expect_err("no key").to_string();
+    assert!(missing.contains("log.key is missing or belongs to another log"), "{missing}");
+    assert!(!key_path.exists(), "no other key takes the place of the missing one");
+    fs::write(&key_path, [7; 32]).expect("written");
+    Store::open(&path).expect_err("another key");
+    fs::write(&key_path, key).expect("written");
+    let mut again = Store::open(&path).expect("the right key");
+    assert_eq!(again.try_get_log_entries(..).await.expect("readable").len(), 1);
+}
+
+#[tokio::test]
+async fn a_log_of_weft_0_1_0_is_encrypted_when_it_is_opened() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("raft.redb");
+    let name = "name-that-was-in-clear";
+    let create = Command::CreateNetwork { id: NetworkId::from_random(7), spec: Box::new(network_spec(name)) };
+    let proposal = Proposal::new(ProposalId(2), START_MS, create);
+    let vote = Vote::new(3, 1);
+    let former = Database::create(&path).expect("a file");
+    let write = former.begin_write().expect("a transaction");
+    let bytes = codec::encode(&LOG_ENTRY, &entry(1, proposal.clone())).expect("encoded");
+    write.open_table(LOG).expect("a table").insert(1, bytes.as_slice()).expect("inserted");
+    let bytes = codec::encode(&LOG_POSITION, &vote).expect("encoded");
+    write.open_table(META).expect("a table").insert("vote", bytes.as_slice()).expect("inserted");
+    write.commit().expect("committed");
+    drop(former);
+    assert!(shows(&path, name), "the test's file is in clear");
+    // Left by a daemon that was killed while it encrypted the log.
+    fs::write(dir.path().join("raft.redb.new"), b"half").expect("written");
+
+    let mut store = Store::open(&path).expect("encrypted");
+    store.close().await;
+    assert!(!shows(&path, name), "the file is encrypted as a whole");
+    assert_eq!(fs::read_dir(dir.path()).expect("entries").count(), 2, "the log and its key are left");
+    store = Store::open(&path).expect("the encrypted log");
+    assert_eq!(store.read_vote().await.expect("readable"), Some(vote), "the vote is kept");
+    let entries = store.try_get_log_entries(..).await.expect("readable");
+    assert!(matches!(&entries[0].payload, EntryPayload::Normal(read) if *read == proposal));
 }
 
 #[test]

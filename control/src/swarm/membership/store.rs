@@ -17,7 +17,7 @@ use crate::{
     codec, files,
     json::{self, JsonError},
     pki::{Identity, Kek},
-    raft::Store,
+    raft::{KEY_FILE, Store},
     swarm::{context::Record, error::SwarmError, manager::ManagerKeys},
 };
 
@@ -200,12 +200,13 @@ impl MembershipStore {
         self.write(name, &bytes)
     }
 
-    /// Removes what a worker must not have: the manager's keys and the log.
+    /// Removes what a worker must not have: the manager's keys, the log and its key.
     pub(super) fn remove_manager_files(&self) -> Result<(), SwarmError> {
         self.remove(MANAGER_KEYS)?;
         self.remove(NEW_MANAGER_KEYS)?;
         self.remove(NEW_LOG)?;
-        self.remove(LOG)
+        self.remove(LOG)?;
+        self.remove(KEY_FILE)
     }
 
     /// Removes all files, the record first.

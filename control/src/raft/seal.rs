@@ -1,0 +1,192 @@
+//! Encrypts the records of the log on disk.
+//!
+//! `store` calls this module for each record that it writes or reads. The key is random, belongs to
+//! one node, and is kept in a file of its own. So a copy of the log alone does not reveal the
+//! cluster state, with its specs and join tokens. A copy of the whole data directory does, because
+//! the key is in it.
+//!
+//! ```text
+//!   1 │ salt (16 octets) │ nonce (12) │ ciphertext │ tag (16)
+//! ```
+//!
+//! Each record has its own AES-256-GCM key, which follows from the node's key and the random salt
+//! (HKDF, RFC 5869). So the number of records is not limited by the birthday bound of random nonces
+//! of 96 bits (NIST SP 800-38D, section 8.3). The place of the record is authenticated with
+//! it: without the key, a record can be neither changed nor moved to another place. Removed
+//! records, or a whole older file in place of the current one, are not detected.
+
+use std::{fmt, io, path::Path};
+
+use ring::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    error::Unspecified,
+    hkdf::{HKDF_SHA256, Salt},
+    rand::{SecureRandom, SystemRandom},
+};
+
+use crate::files;
+
+/// The first octet of all sealed records.
+const FORMAT: u8 = 1;
+const KEY_LEN: usize = 32;
+const SALT_LEN: usize = 16;
+/// Separates the keys of records from other uses of the node's key.
+const PURPOSE: &[&[u8]] = &[b"weft log record"];
+
+/// The key of one node's log.
+#[derive(Clone)]
+pub(super) struct LogKey([u8; KEY_LEN]);
+
+impl fmt::Debug for LogKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogKey(..)")
+    }
+}
+
+/// Where a record is in the file. A record that is sealed for one place opens in no other.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// The entry with this index.
+    Entry(u64),
+    /// The value of this key beside the entries.
+    Value(&'a str),
+}
+
+impl Place<'_> {
+    fn to_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Entry(index) => [b"entry ".as_slice(), &index.to_be_bytes()].concat(),
+            Self::Value(key) => [b"value ".as_slice(), key.as_bytes()].concat(),
+        }
+    }
+}
+
+/// Why a record cannot be sealed or opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SealError {
+    #[error("it was encrypted with another key, or it is damaged")]
+    Damaged,
+    #[error("the random generator or the cipher failed")]
+    Cipher,
+}
+
+impl LogKey {
+    /// # Errors
+    /// If the system has no random bytes.
+    pub(super) fn generate() -> Result<Self, SealError> {
+        let mut key = [0; KEY_LEN];
+        SystemRandom::new().fill(&mut key).map_err(|_| SealError::Cipher)?;
+        Ok(Self(key))
+    }
+
+    /// Reads the key of the file `path`; `None` if the file does not exist.
+    ///
+    /// # Errors
+    /// The error of the file system, or `InvalidData` if the file is not as long as a key.
+    pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
+        let Some(bytes) = files::read(path)? else { return Ok(None) };
+        let key = <[u8; KEY_LEN]>::try_from(bytes).map_err(|bytes| {
+            let text = format!("it is {} bytes long, and a key is {KEY_LEN} bytes long", bytes.len());
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        Ok(Some(Self(key)))
+    }
+
+    /// Writes the key to the file `path`, which only root can read. It is on disk when this
+    /// returns.
+    ///
+    /// # Errors
+    /// The error of the file system.
+    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        files::write(path, &self.0)
+    }
+
+    /// Encrypts `plain`. [`Self::open`] needs the same `place`.
+    ///
+    /// # Errors
+    /// [`SealError::Cipher`] if the system has no random bytes.
+    pub(super) fn seal(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut random = [0; SALT_LEN + NONCE_LEN];
+        SystemRandom::new().fill(&mut random).map_err(|_| SealError::Cipher)?;
+        let (salt, nonce) = random.split_at(SALT_LEN);
+        let (key, nonce) = self.record_key(salt, nonce).map_err(|_| SealError::Cipher)?;
+        let mut body = plain.to_vec();
+        key.seal_in_place_append_tag(nonce, Aad::from(place.to_bytes()), &mut body).map_err(|_| SealError::Cipher)?;
+        Ok([&[FORMAT], random.as_slice(), body.as_slice()].concat())
+    }
+
+    /// Decrypts what [`Self::seal`] returned.
+    ///
+    /// # Errors
+    /// [`SealError::Damaged`] if the key or the place differs, or the bytes were changed.
+    pub(super) fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (&FORMAT, rest) = sealed.split_first().ok_or(SealError::Damaged)? else {
+            return Err(SealError::Damaged);
+        };
+        let (salt, rest) = rest.split_at_checked(SALT_LEN).ok_or(SealError::Damaged)?;
+        let (nonce, body) = rest.split_at_checked(NONCE_LEN).ok_or(SealError::Damaged)?;
+        let (key, nonce) = self.record_key(salt, nonce).map_err(|_| SealError::Damaged)?;
+        let mut body = body.to_vec();
+        let plain = key.open_in_place(nonce, Aad::from(place.to_bytes()), &mut body);
+        let length = plain.map_err(|_| SealError::Damaged)?.len();
+        body.truncate(length);
+        Ok(body)
+    }
+
+    fn record_key(&self, salt: &[u8], nonce: &[u8]) -> Result<(LessSafeKey, Nonce), Unspecified> {
+        let derived = Salt::new(HKDF_SHA256, salt).extract(&self.0);
+        let key = UnboundKey::from(derived.expand(PURPOSE, &AES_256_GCM)?);
+        Ok((LessSafeKey::new(key), Nonce::try_assume_unique_for_key(nonce)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_the_same_key_and_place_open_a_record() {
+        let key = LogKey::generate().expect("a key");
+        let sealed = key.seal(Place::Entry(7), b"secret").expect("sealed");
+        assert!(!sealed.windows(6).any(|w| w == b"secret"));
+        assert_eq!(key.open(Place::Entry(7), &sealed).expect("opened"), b"secret");
+        assert!(key.open(Place::Entry(8), &sealed).is_err());
+        assert!(key.open(Place::Value("vote"), &sealed).is_err());
+        assert!(LogKey::generate().expect("a key").open(Place::Entry(7), &sealed).is_err());
+        let again = key.seal(Place::Entry(7), b"secret").expect("sealed");
+        assert_ne!(sealed, again, "the same record is never encrypted in the same way twice");
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_was_written_and_a_short_file_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log.key");
+        assert!(LogKey::read(&path).expect("a missing file is no error").is_none());
+        let key = LogKey::generate().expect("a key");
+        key.write(&path).expect("written");
+        let read = LogKey::read(&path).expect("readable").expect("a key");
+        let sealed = key.seal(Place::Value("vote"), b"vote").expect("sealed");
+        assert_eq!(read.open(Place::Value("vote"), &sealed).expect("opened"), b"vote");
+        std::fs::write(&path, b"short").expect("written");
+        assert_eq!(LogKey::read(&path).expect_err("too short").kind(), io::ErrorKind::InvalidData);
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_opens_unless_a_byte_of_it_was_changed(
+            plain in proptest::collection::vec(any::<u8>(), 0..200),
+            at in any::<prop::sample::Index>(),
+            change in 1_u8..,
+        ) {
+            let key = LogKey([3; KEY_LEN]);
+            let mut sealed = key.seal(Place::Entry(1), &plain).expect("sealed");
+            prop_assert_eq!(key.open(Place::Entry(1), &sealed).expect("opened"), plain);
+            let at = at.index(sealed.len());
+            sealed[at] ^= change;
+            prop_assert!(key.open(Place::Entry(1), &sealed).is_err());
+            prop_assert!(key.open(Place::Entry(1), &sealed[..at]).is_err());
+        }
+    }
+}
