@@ -23,6 +23,8 @@ mod update;
 mod connections;
 mod failure;
 mod certificates;
+mod partitions;
+mod full_disk;
 mod disasters;
 mod upgrade;
 mod errors;
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
         failure::daemons(),
         failure::nodes(),
         certificates::group(),
+        partitions::group(),
+        partitions::promotions(),
+        full_disk::group(),
         disasters::group(),
         errors::group(),
         docker_runtime::group(),

@@ -12,6 +12,9 @@ pub const CLIENT: &str = "client";
 /// namespace, so that no firewall of the machine filters its frames.
 pub const UNDERLAY: &str = "weft-ul";
 pub const BRIDGE: &str = "weft-br";
+/// A second switch in the same namespace. Hosts that are connected to it are cut off from the
+/// others.
+pub const SECOND_BRIDGE: &str = "weft-br2";
 
 /// The folder of the nodes' run directories. Outside of the nodes' data directories, a lab writes
 /// only below this folder.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    contract::{self, BRIDGE, UNDERLAY},
+    contract::{self, BRIDGE, SECOND_BRIDGE, UNDERLAY},
     netns,
 };
 
@@ -38,13 +38,16 @@ pub(crate) fn create(hosts: &[String]) -> Result<()> {
         enabled.context("cannot enable IPv6 (net.ipv6.conf.all.disable_ipv6): boot the kernel with IPv6 enabled")?;
     }
 
-    let mut underlay = vec![format!("link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0")];
+    let mut underlay: Vec<String> = [BRIDGE, SECOND_BRIDGE]
+        .iter()
+        .map(|bridge| format!("link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"))
+        .collect();
     for host in hosts {
         let namespace = contract::namespace(host);
         underlay.push(format!("link add {host} type veth peer name eth0 netns {namespace}"));
         underlay.push(format!("link set {host} master {BRIDGE} up"));
     }
-    underlay.push(format!("link set {BRIDGE} up"));
+    underlay.extend([BRIDGE, SECOND_BRIDGE].map(|bridge| format!("link set {bridge} up")));
     ip(Some(UNDERLAY), &underlay)?;
 
     for host in hosts {
@@ -66,6 +69,13 @@ pub(crate) fn set_cable(host: &str, cable: Cable) -> Result<()> {
         Cable::Unplugged => "down",
     };
     ip(Some(UNDERLAY), &[format!("link set {host} {state}")])
+}
+
+/// Connects these hosts to the second switch, and all others to the first.
+pub(crate) fn divide(hosts: &[String], apart: &[&str]) -> Result<()> {
+    let bridge = |host: &str| if apart.contains(&host) { SECOND_BRIDGE } else { BRIDGE };
+    let lines: Vec<String> = hosts.iter().map(|host| format!("link set {host} master {}", bridge(host))).collect();
+    ip(Some(UNDERLAY), &lines)
 }
 
 /// The path of the switch's namespace.

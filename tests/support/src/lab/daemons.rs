@@ -133,6 +133,17 @@ impl Lab {
         topology::set_cable(host, cable)
     }
 
+    /// Cuts these hosts off from all others. They can still reach each other.
+    pub fn divide(&self, apart: &[&str]) -> Result<()> {
+        let hosts: Vec<String> = self.nodes().chain([CLIENT.to_owned()]).collect();
+        topology::divide(&hosts, apart)
+    }
+
+    /// Undoes [`Lab::divide`].
+    pub fn unite(&self) -> Result<()> {
+        self.divide(&[])
+    }
+
     /// The last lines of a daemon's log.
     pub fn log_tail(&self, node: &str) -> String {
         let text = fs::read_to_string(contract::log(node)).unwrap_or_default();
