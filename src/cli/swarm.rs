@@ -195,8 +195,8 @@ pub(super) struct Ca {
     /// Do not wait until all nodes have new certificates
     #[arg(short, long, requires = "rotate")]
     detach: bool,
-    /// Do not print the progress
-    #[arg(short, long, requires = "rotate")]
+    /// Do not print which nodes have no certificate of the new authority yet
+    #[arg(short, long)]
     quiet: bool,
 }
 
@@ -311,7 +311,11 @@ async fn ca(client: &Client, options: &Ca) -> Result<()> {
         }
         wait_for_rotation(client, options.quiet).await?;
     }
-    print(text(&client.get("/swarm").await?, "/TLSInfo/TrustRoot"))
+    let swarm = client.get("/swarm").await?;
+    if let Some(progress) = rotation_progress(client, &swarm).await?.filter(|_| !options.quiet) {
+        print_to_stderr(progress);
+    }
+    print(text(&swarm, "/TLSInfo/TrustRoot"))
 }
 
 fn read_file(path: &Path) -> Result<String> {
@@ -323,24 +327,34 @@ async fn wait_for_rotation(client: &Client, quiet: bool) -> Result<()> {
     let mut printed = String::new();
     loop {
         let swarm = client.get("/swarm").await?;
-        if swarm["RootRotationInProgress"] != true {
-            return Ok(());
-        }
-        let nodes = client.get("/nodes").await?;
-        let nodes = nodes.as_array().map_or(&[][..], Vec::as_slice);
-        let issuer = text(&swarm, "/TLSInfo/CertIssuerPublicKey");
-        let waiting: Vec<_> = nodes
-            .iter()
-            .filter(|node| text(node, "/Description/TLSInfo/CertIssuerPublicKey") != issuer)
-            .map(|node| format!("{} ({})", text(node, "/Description/Hostname"), text(node, "/Status/State")))
-            .collect();
-        let progress = format!("waiting for new certificates of: {}", waiting.join(", "));
-        if !quiet && !waiting.is_empty() && progress != printed {
+        let Some(progress) = rotation_progress(client, &swarm).await? else { return Ok(()) };
+        if !quiet && progress != printed {
             print_to_stderr(&progress);
             printed = progress;
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Which nodes the replacement of the authority waits for. `None` if it is not being replaced.
+async fn rotation_progress(client: &Client, swarm: &Value) -> Result<Option<String>> {
+    if swarm["RootRotationInProgress"] != true {
+        return Ok(None);
+    }
+    let nodes = client.get("/nodes").await?;
+    let issuer = text(swarm, "/TLSInfo/CertIssuerPublicKey");
+    let waiting: Vec<_> = nodes
+        .as_array()
+        .map_or(&[][..], Vec::as_slice)
+        .iter()
+        .filter(|node| text(node, "/Description/TLSInfo/CertIssuerPublicKey") != issuer)
+        .map(|node| format!("{} ({})", text(node, "/Description/Hostname"), text(node, "/Status/State")))
+        .collect();
+    Ok(Some(if waiting.is_empty() {
+        "all nodes have new certificates: the former authority will be forgotten soon".to_owned()
+    } else {
+        format!("waiting for new certificates of: {}", waiting.join(", "))
+    }))
 }
 
 async fn update(client: &Client, options: &Update) -> Result<()> {

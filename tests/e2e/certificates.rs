@@ -66,6 +66,8 @@ pub(crate) fn the_authority_is_replaced_without_the_loss_of_a_request(lab: &Lab)
     let info = lab.weft_ok("n1", &["info"])?;
     ensure!(info.contains("Root Rotation In Progress: true"), "{info}");
     ensure!(lab.weft_ok("n1", &["swarm", "ca"])? == old_ca, "nodes that join must find the old authority");
+    let progress = String::from_utf8_lossy(&lab.weft("n1", &["swarm", "ca"])?.stderr).into_owned();
+    ensure!(progress.contains("waiting for new certificates of: n3"), "{progress:?}");
     // A daemon that restarts meanwhile connects with its new certificate.
     lab.kill_daemon("n2")?;
     lab.start("n2")?;

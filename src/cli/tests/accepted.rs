@@ -27,6 +27,7 @@ fn accepts_the_commands_of_swarm() {
         "swarm ca",
         "swarm ca --rotate",
         "swarm ca --rotate --ca-cert cert.pem --ca-key key.pem --cert-expiry 720h",
+        "swarm ca --quiet",
         "swarm ca --rotate --detach --quiet",
         "swarm update --key-rotation 24h",
         "swarm init --default-addr-pool 10.20.0.0/16 --default-addr-pool 10.30.0.0/16",
