@@ -55,9 +55,8 @@ impl Mesh {
     }
 
     /// Makes the kernel hold what `plan` and `facts` say. Idempotent: it compares all entries and
-    /// attachments with all that the kernel holds. The entries are read from the kernel at least
-    /// every [`READ_INTERVAL`](reconcile::READ_INTERVAL), and in between compared with those of the
-    /// last call.
+    /// attachments with all that the kernel holds. The entries are read from the kernel every 10 s,
+    /// and in between compared with those of the last call.
     ///
     /// # Errors
     ///

@@ -94,7 +94,7 @@ pub struct StoreError {
 }
 
 impl Store {
-    /// Opens the file, or creates it, and its key [`KEY_FILE`]. Encrypts a file that weft 0.1.0 has
+    /// Opens the file, or creates it, and its key beside it. Encrypts a file that weft 0.1.0 has
     /// written.
     ///
     /// # Errors
