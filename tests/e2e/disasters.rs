@@ -86,8 +86,7 @@ pub(crate) fn a_survivor_of_a_lost_majority_forms_the_cluster_again_without_dist
     ensure!(identity("n1")? == before.0, "the cluster has changed");
     let after = lab.wait_running("n1", "whoami", 3)?;
     ensure!(task_names(&before.1) == task_names(&after), "{:?} became {after:?}", before.1);
-    // One SYN of thousands is lost in about one of six runs. The cause is not known yet.
-    loads.expect_no_failed_requests()?;
+    loads.expect_no_errors()?;
     lab.weft_ok("n1", &["node", "promote", "n2", "n3"])?;
     lab.wait_managers("n1", 3)?;
     later_service(lab, "after-majority")

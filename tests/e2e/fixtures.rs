@@ -12,9 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Map, MapData, PerCpuArray};
-use weft_ebpf_common::{DropReason, LAYOUT_VERSION};
+use aya::maps::{Map, PerCpuArray};
+use weft_ebpf_common::DropReason;
 use weft_lab::{CLIENT, Lab, Load, Runtime, Task, api, contract, dns, docker, eventually, http, netns, unscaled};
+
+use crate::maps;
 
 /// The time in which a restarted daemon must resolve names again.
 const NAMES_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,9 +47,7 @@ pub(crate) fn network(lab: &Lab, name: &str, flags: &[&str]) -> Result<()> {
 
 /// How many packets the programs of a node have dropped for a reason, since its maps exist.
 pub(crate) fn dropped(node: &str, reason: DropReason) -> Result<u64> {
-    let pin = Path::new(contract::PINS).join(node).join(format!("v{LAYOUT_VERSION}/DROPS"));
-    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
-    let counters = PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(map))?;
+    let counters = PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(maps::data(node, "DROPS")?))?;
     Ok(counters.get(&(reason as u32), 0)?.iter().sum())
 }
 
@@ -112,17 +112,6 @@ impl Loads {
             outside: Load::start(&contract::namespace_path(CLIENT), published),
             inside: Load::start(&lab.task_namespace(&probe)?, &[vip]),
         })
-    }
-
-    /// Ends the clients.
-    ///
-    /// # Panics
-    /// When a request failed. A SYN that was lost once is no failure.
-    pub(crate) fn expect_no_failed_requests(self) -> Result<()> {
-        let (outside, inside) = (self.outside.stop(), self.inside.stop());
-        outside?.expect_no_failed_requests();
-        inside?.expect_no_failed_requests();
-        Ok(())
     }
 
     /// Ends the clients.

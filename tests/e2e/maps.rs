@@ -10,10 +10,14 @@ use weft_lab::contract;
 /// A map whose keys and values have these sizes in octets.
 pub(crate) type RawMap<const KEY: usize, const VALUE: usize> = HashMap<MapData, [u8; KEY], [u8; VALUE]>;
 
-pub(crate) fn open<const KEY: usize, const VALUE: usize>(node: &str, name: &str) -> Result<RawMap<KEY, VALUE>> {
+/// A pinned map of any type.
+pub(crate) fn data(node: &str, name: &str) -> Result<MapData> {
     let pin = Path::new(contract::PINS).join(node).join(format!("v{LAYOUT_VERSION}")).join(name);
-    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))?;
-    Ok(HashMap::try_from(Map::HashMap(map))?)
+    MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()))
+}
+
+pub(crate) fn open<const KEY: usize, const VALUE: usize>(node: &str, name: &str) -> Result<RawMap<KEY, VALUE>> {
+    Ok(HashMap::try_from(Map::HashMap(data(node, name)?))?)
 }
 
 /// The published ports.

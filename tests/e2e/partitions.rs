@@ -127,7 +127,8 @@ pub(crate) fn tasks_of_a_minority_are_replaced_and_do_not_run_twice_afterwards(l
     Ok(())
 }
 
-/// Every node is alone, so no side has a quorum: nobody may decide that a node is down.
+/// No node can reach another, so there is no quorum. Without one, no manager may set a node to
+/// down.
 pub(crate) fn without_any_quorum_nothing_is_replaced(lab: &Lab) -> Result<()> {
     one_cluster(lab)?;
     let before = lab.wait_running("n1", "whoami", 3)?;

@@ -96,19 +96,10 @@ impl LoadReport {
     /// When one of these conditions is false.
     #[track_caller]
     pub fn expect_no_errors(&self) {
-        self.expect_no_failed_requests();
-        assert!(self.slow_connects.is_empty(), "connecting took {:?}, in {:?}", self.slow_connects, self.duration);
-    }
-
-    /// Checks that the load had a sufficient rate, and no request failed.
-    ///
-    /// # Panics
-    /// When one of these conditions is false.
-    #[track_caller]
-    pub fn expect_no_failed_requests(&self) {
         assert_eq!(self.errors, 0, "failed of {} requests; the first error: {:?}", self.requests, self.first_error);
         let enough = MIN_PER_S * unscaled(self.duration).as_secs().max(1);
         assert!(self.requests >= enough, "the clients made only {} requests in {:?}", self.requests, self.duration);
+        assert!(self.slow_connects.is_empty(), "connecting took {:?}, in {:?}", self.slow_connects, self.duration);
     }
 }
 
