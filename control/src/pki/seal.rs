@@ -1,4 +1,5 @@
-//! The key-encryption key, which encrypts the CA's private key inside the cluster state.
+//! The key-encryption key, which encrypts the CA's private key inside the cluster state. Backups
+//! and the log on disk are encrypted in the same way, with keys of their own.
 
 use std::fmt;
 

@@ -18,13 +18,12 @@
 use std::{fmt, io, path::Path};
 
 use ring::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     error::Unspecified,
     hkdf::{HKDF_SHA256, Salt},
     rand::{SecureRandom, SystemRandom},
 };
 
-use crate::files;
+use crate::{files, pki::Kek};
 
 /// The first octet of all sealed records.
 const FORMAT: u8 = 1;
@@ -53,10 +52,11 @@ pub(super) enum Place<'a> {
 }
 
 impl Place<'_> {
-    fn to_bytes(self) -> Vec<u8> {
+    /// What is authenticated with the record.
+    fn context(self) -> String {
         match self {
-            Self::Entry(index) => [b"entry ".as_slice(), &index.to_be_bytes()].concat(),
-            Self::Value(key) => [b"value ".as_slice(), key.as_bytes()].concat(),
+            Self::Entry(index) => format!("entry {index}"),
+            Self::Value(key) => format!("value {key}"),
         }
     }
 }
@@ -106,13 +106,11 @@ impl LogKey {
     /// # Errors
     /// [`SealError::Cipher`] if the system has no random bytes.
     pub(super) fn seal(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, SealError> {
-        let mut random = [0; SALT_LEN + NONCE_LEN];
-        SystemRandom::new().fill(&mut random).map_err(|_| SealError::Cipher)?;
-        let (salt, nonce) = random.split_at(SALT_LEN);
-        let (key, nonce) = self.record_key(salt, nonce).map_err(|_| SealError::Cipher)?;
-        let mut body = plain.to_vec();
-        key.seal_in_place_append_tag(nonce, Aad::from(place.to_bytes()), &mut body).map_err(|_| SealError::Cipher)?;
-        Ok([&[FORMAT], random.as_slice(), body.as_slice()].concat())
+        let mut salt = [0; SALT_LEN];
+        SystemRandom::new().fill(&mut salt).map_err(|_| SealError::Cipher)?;
+        let key = self.record_key(&salt).map_err(|_| SealError::Cipher)?;
+        let sealed = key.seal(&place.context(), plain).map_err(|_| SealError::Cipher)?;
+        Ok([&[FORMAT], salt.as_slice(), sealed.as_slice()].concat())
     }
 
     /// Decrypts what [`Self::seal`] returned.
@@ -124,19 +122,14 @@ impl LogKey {
             return Err(SealError::Damaged);
         };
         let (salt, rest) = rest.split_at_checked(SALT_LEN).ok_or(SealError::Damaged)?;
-        let (nonce, body) = rest.split_at_checked(NONCE_LEN).ok_or(SealError::Damaged)?;
-        let (key, nonce) = self.record_key(salt, nonce).map_err(|_| SealError::Damaged)?;
-        let mut body = body.to_vec();
-        let plain = key.open_in_place(nonce, Aad::from(place.to_bytes()), &mut body);
-        let length = plain.map_err(|_| SealError::Damaged)?.len();
-        body.truncate(length);
-        Ok(body)
+        let key = self.record_key(salt).map_err(|_| SealError::Damaged)?;
+        key.open(&place.context(), rest).map_err(|_| SealError::Damaged)
     }
 
-    fn record_key(&self, salt: &[u8], nonce: &[u8]) -> Result<(LessSafeKey, Nonce), Unspecified> {
-        let derived = Salt::new(HKDF_SHA256, salt).extract(&self.0);
-        let key = UnboundKey::from(derived.expand(PURPOSE, &AES_256_GCM)?);
-        Ok((LessSafeKey::new(key), Nonce::try_assume_unique_for_key(nonce)?))
+    fn record_key(&self, salt: &[u8]) -> Result<Kek, Unspecified> {
+        let mut key = [0; KEY_LEN];
+        Salt::new(HKDF_SHA256, salt).extract(&self.0).expand(PURPOSE, HKDF_SHA256)?.fill(&mut key)?;
+        Kek::from_bytes(&key).map_err(|_| Unspecified)
     }
 }
 
