@@ -1,10 +1,10 @@
 //! The maps of a node's data plane, as another program sees them.
 
-use std::path::Path;
+use std::{mem::offset_of, path::Path};
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData};
-use weft_ebpf_common::{LAYOUT_VERSION, PortKey, PortTarget};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use weft_ebpf_common::{Flow, FlowKey, LAYOUT_VERSION, PortKey, PortTarget, flow_flags};
 use weft_lab::contract;
 
 /// A map whose keys and values have these sizes in octets.
@@ -23,4 +23,52 @@ pub(crate) fn open<const KEY: usize, const VALUE: usize>(node: &str, name: &str)
 /// The published ports.
 pub(crate) fn ports(node: &str) -> Result<RawMap<{ size_of::<PortKey>() }, { size_of::<PortTarget>() }>> {
     open(node, "PORTS")
+}
+
+type Flows = RawMap<{ size_of::<FlowKey>() }, { size_of::<Flow>() }>;
+
+const SOURCE_PORT: usize = offset_of!(FlowKey, sport_be);
+const FLAGS: usize = offset_of!(Flow, flags);
+const LAST_SEEN: usize = offset_of!(Flow, last_seen_s);
+
+fn last_seen(flow: &[u8]) -> Result<u32> {
+    Ok(u32::from_ne_bytes(flow[LAST_SEEN..LAST_SEEN + size_of::<u32>()].try_into()?))
+}
+
+fn closed_flows(flows: &Flows) -> Result<Vec<([u8; size_of::<FlowKey>()], [u8; size_of::<Flow>()])>> {
+    let keys = flows.keys().collect::<Result<Vec<_>, _>>()?;
+    // The kernel may have evicted an entry meanwhile.
+    let all = keys.into_iter().filter_map(|key| Some((key, flows.get(&key, 0).ok()?)));
+    Ok(all.filter(|(_, flow)| flow[FLAGS] & flow_flags::FIN != 0).collect())
+}
+
+/// Moves the last packets of all closed connections into the past, by units of 1.07 s.
+pub(crate) fn age_closed_flows(node: &str, by: u32) -> Result<()> {
+    let mut flows: Flows = open(node, "FLOWS")?;
+    for (key, mut flow) in closed_flows(&flows)? {
+        let aged = last_seen(&flow)?.saturating_sub(by);
+        flow[LAST_SEEN..LAST_SEEN + size_of::<u32>()].copy_from_slice(&aged.to_ne_bytes());
+        flows.insert(key, flow, 0)?;
+    }
+    Ok(())
+}
+
+/// Removes all closed connections, as the kernel does with the oldest entries of a full map.
+pub(crate) fn forget_closed_flows(node: &str) -> Result<()> {
+    let mut flows: Flows = open(node, "FLOWS")?;
+    for (key, _) in closed_flows(&flows)? {
+        match flows.remove(&key) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The times of the last packets of all flows with a FIN whose packets come from this port, in
+/// units of 1.07 s.
+pub(crate) fn last_packets_after_fin(node: &str, source_port: u16) -> Result<Vec<u32>> {
+    let from_port = |key: &[u8]| key[SOURCE_PORT..SOURCE_PORT + size_of::<u16>()] == source_port.to_be_bytes();
+    let closed = closed_flows(&open(node, "FLOWS")?)?;
+    closed.into_iter().filter(|(key, _)| from_port(key)).map(|(_, flow)| last_seen(&flow)).collect()
 }

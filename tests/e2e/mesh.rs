@@ -3,16 +3,17 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, Task, contract, http, scaled};
+use weft_lab::{CLIENT, Lab, Task, contract, eventually, http, scaled};
 
 use crate::{
-    fixtures::{DROP_TIMEOUT, WHOAMI, all_answer, assert_even, network, service},
+    fixtures::{DROP_TIMEOUT, FOLLOW_TIMEOUT, WHOAMI, all_answer, assert_even, network, only, service},
     harness::{Group, Shape, tests},
+    maps,
 };
 
 pub(crate) const PORT: u16 = 8080;
@@ -30,6 +31,8 @@ pub(crate) fn group() -> Group {
         tests: tests![
             every_node_spreads_connections_evenly_over_ipv4_and_ipv6,
             tasks_see_the_clients_own_address,
+            a_client_uses_a_port_again_for_other_nodes_while_a_task_remembers_its_old_connection,
+            connecting_is_fast_when_only_the_tasks_remember_old_connections_of_the_port,
             each_node_answers_on_localhost_and_on_its_own_addresses,
             every_node_spreads_datagrams_evenly,
             large_transfers_arrive_unchanged_in_both_directions,
@@ -37,6 +40,7 @@ pub(crate) fn group() -> Group {
             a_service_without_a_network_can_publish_a_port,
             a_published_port_is_chosen_when_none_is_given,
             tasks_reach_hosts_outside_of_the_cluster,
+            a_half_closed_connection_keeps_its_port_while_data_flows,
         ],
     }
 }
@@ -74,6 +78,68 @@ pub(crate) fn tasks_see_the_clients_own_address(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// So many ports that a test fails if a connection that uses one again works half of the time.
+const REUSED_PORTS: std::ops::Range<u16> = 20_000..20_010;
+
+pub(crate) fn a_client_uses_a_port_again_for_other_nodes_while_a_task_remembers_its_old_connection(
+    lab: &Lab,
+) -> Result<()> {
+    let tasks = service(lab, "remembers", 1, &["-p", "8086:80"], &[WHOAMI])?;
+    all_answer(CLIENT, &lab.published(8086), &tasks, FOLLOW_TIMEOUT);
+    let task = only(tasks)?;
+    let targets = lab.published(8086);
+    for own in contract::addrs(CLIENT) {
+        for port in REUSED_PORTS {
+            for target in targets.iter().filter(|target| target.is_ipv4() == own.is_ipv4()) {
+                lab.within(CLIENT, || http::get_from((own, port).into(), *target))?
+                    .with_context(|| format!("from port {port} to {target}"))?;
+                let refused = lab.outdated_segments(&task)?;
+                ensure!(refused == 0, "the task took a SYN from port {port} to {target} for an old one");
+                wait_for_time_wait(lab, &task, port);
+                // Twice this is still less than the minute for which the task remembers it.
+                for node in lab.nodes() {
+                    maps::age_closed_flows(&node, 20)?;
+                }
+            }
+        }
+    }
+    lab.weft_ok("n1", &["service", "rm", "remembers"])?;
+    Ok(())
+}
+
+pub(crate) fn connecting_is_fast_when_only_the_tasks_remember_old_connections_of_the_port(lab: &Lab) -> Result<()> {
+    let targets = lab.published(PORT);
+    for own in contract::addrs(CLIENT) {
+        for port in REUSED_PORTS {
+            // Each of the three tasks remembers a connection after the first round.
+            for target in targets.iter().filter(|target| target.is_ipv4() == own.is_ipv4()).cycle().take(9) {
+                let connected = lab
+                    .within(CLIENT, || http::get_from((own, port).into(), *target))?
+                    .with_context(|| format!("from port {port} to {target}"))?;
+                ensure!(
+                    connected < http::MAX_CONNECT_TIME,
+                    "connecting from port {port} to {target} took {connected:?}"
+                );
+                for node in lab.nodes() {
+                    maps::forget_closed_flows(&node)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the task remembers the connection that it closed.
+fn wait_for_time_wait(lab: &Lab, task: &Task, client_port: u16) {
+    let client = format!(":{client_port}");
+    let filter = ["ss", "--no-header", "--tcp", "--numeric", "state", "time-wait", "dport", "=", &client];
+    eventually(DROP_TIMEOUT, &format!("the connection from port {client_port} is in TIME_WAIT"), || {
+        let output = lab.exec_in_task_netns(task, &filter).map_err(|error| format!("{error:#}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if text.lines().any(|line| !line.is_empty()) { Ok(()) } else { Err(text) }
+    });
 }
 
 pub(crate) fn each_node_answers_on_localhost_and_on_its_own_addresses(lab: &Lab) -> Result<()> {
@@ -171,6 +237,32 @@ pub(crate) fn tasks_reach_hosts_outside_of_the_cluster(lab: &Lab) -> Result<()> 
             let ping = lab.exec_in_task_netns(&task, &["ping", "-c", "1", "-W", "1", &own.to_string()])?;
             ensure!(ping.status.success(), "{} pings {own}: {}", task.node, String::from_utf8_lossy(&ping.stdout));
         }
+    }
+    Ok(())
+}
+
+pub(crate) fn a_half_closed_connection_keeps_its_port_while_data_flows(lab: &Lab) -> Result<()> {
+    let task = lab.wait_running("n1", "whoami", 3)?.into_iter().next().context("whoami has a task")?;
+    for own in contract::addrs(CLIENT) {
+        let server = lab.within(CLIENT, || TcpListener::bind((own, 0)))??;
+        let addr = server.local_addr()?;
+        let mut inside = lab.within_task(&task, || TcpStream::connect_timeout(&addr, scaled(DROP_TIMEOUT)))??;
+        let (mut outside, _) = server.accept()?;
+        for stream in [&inside, &outside] {
+            stream.set_read_timeout(Some(scaled(DROP_TIMEOUT)))?;
+        }
+        outside.shutdown(Shutdown::Write)?;
+        ensure!(inside.read(&mut [0; 1])? == 0, "the task has not seen the end of the client's data");
+        maps::age_closed_flows(&task.node, 100)?;
+        let aged = maps::last_packets_after_fin(&task.node, addr.port())?;
+        inside.write_all(b"data")?;
+        outside.read_exact(&mut [0; 4])?;
+        // The client's kernel may delay its acknowledgement.
+        eventually(DROP_TIMEOUT, &format!("the flow from {addr} is in use again"), || {
+            let now = maps::last_packets_after_fin(&task.node, addr.port()).map_err(|error| format!("{error:#}"))?;
+            let used = aged.len() == 1 && now.len() == 1 && now[0] >= aged[0] + 100;
+            if used { Ok(()) } else { Err(format!("{aged:?} became {now:?}")) }
+        });
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ pub struct Flow {
     pub ifindex: u32,
     /// Time of the last packet, in units of 2^30 ns (1.07 s) of the monotonic clock. Updated for
     /// each packet only in flows of datagrams to the outside; in TCP flows, only when the
-    /// connection is opened to the outside or closed. Zero if never set.
+    /// connection is opened to the outside, and from the first FIN on. Zero if never set.
     pub last_seen_s: u32,
     pub sport_be: u16,
     pub dport_be: u16,

@@ -10,10 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+
 use crate::speed::scaled;
 
 /// The time limit for connecting, and for the wait between two parts of an answer.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that takes longer has lost its SYN: the kernel sends it again after a second (RFC
+/// 6298, section 2).
+pub const MAX_CONNECT_TIME: Duration = Duration::from_millis(900);
 /// The largest answer in bytes: larger than any that the tests ask for.
 const MAX_REPLY: u64 = 16 << 20;
 /// The port, for TCP and UDP, on which whoami sends back what it receives.
@@ -49,19 +54,34 @@ pub fn get_with_timeout(addr: SocketAddr, path: &str, timeout: Duration) -> io::
 /// SYN was lost: the kernel sends it again after a second.
 pub fn get_timed(addr: SocketAddr, path: &str, timeout: Duration) -> io::Result<(Reply, Duration)> {
     let start = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&addr, scaled(TIMEOUT))?;
+    let stream = TcpStream::connect_timeout(&addr, scaled(TIMEOUT))?;
     let connected = start.elapsed();
+    Ok((request(stream, addr, path, timeout)?, connected))
+}
+
+/// Sends `GET /` on a new connection from this address and port. Returns how long connecting took.
+pub fn get_from(local: SocketAddr, addr: SocketAddr) -> io::Result<Duration> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    // Linux limits the time for connecting by this too (socket(7)).
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(scaled(TIMEOUT)))?;
+    net::bind(&socket, &local)?;
+    let start = Instant::now();
+    net::connect(&socket, &addr)?;
+    let connected = start.elapsed();
+    request(TcpStream::from(socket), addr, "/", TIMEOUT)?;
+    Ok(connected)
+}
+
+fn request(mut stream: TcpStream, addr: SocketAddr, path: &str, timeout: Duration) -> io::Result<Reply> {
     stream.set_read_timeout(Some(scaled(timeout)))?;
     stream.set_write_timeout(Some(scaled(TIMEOUT)))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.take(MAX_REPLY).read_to_string(&mut text)?;
     let reply = parse(&text).ok_or_else(|| invalid(format!("not an answer of whoami: {text:?}")))?;
-    if reply.status == 200 {
-        Ok((reply, connected))
-    } else {
-        Err(invalid(format!("status {}: {}", reply.status, reply.body)))
-    }
+    if reply.status == 200 { Ok(reply) } else { Err(invalid(format!("status {}: {}", reply.status, reply.body))) }
 }
 
 /// Sends `count` requests, one after the other. Returns the names of the tasks that answered, each

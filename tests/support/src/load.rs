@@ -21,9 +21,6 @@ const WORKERS: usize = 4;
 /// The smallest number of connections a second of a normal machine ([`unscaled`]) that makes the
 /// load meaningful.
 const MIN_PER_S: u64 = 20;
-/// A connection that takes longer has lost its SYN: the kernel sends it again after a second (RFC
-/// 6298, section 2).
-const MAX_CONNECT_TIME: Duration = Duration::from_millis(900);
 
 /// Running clients. Each sends its requests to the targets in turn.
 #[derive(Debug)]
@@ -112,7 +109,7 @@ fn run(worker: usize, targets: &[SocketAddr], stopped: &mpsc::Receiver<()>) -> L
         match http::get_timed(*target, "/", http::TIMEOUT) {
             Ok((reply, connected)) => {
                 *report.by_task.entry(reply.name).or_default() += 1;
-                if connected >= MAX_CONNECT_TIME {
+                if connected >= http::MAX_CONNECT_TIME {
                     report.slow_connects.push(format!("{connected:?} to {target} after {:?}", sent - start));
                 }
             }

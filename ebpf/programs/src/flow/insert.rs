@@ -34,8 +34,16 @@ const PORT_ATTEMPTS: u32 = 16;
 const DATAGRAM_IDLE_S: u32 = 120;
 /// A connection to the outside without an answer for this time may lose its port to another flow.
 const CONNECTION_UNANSWERED_S: u32 = 60;
-/// A connection that was closed this long ago may lose its port to another flow.
+/// A connection to the outside that was closed this long ago may lose its port to another flow.
 const CONNECTION_CLOSED_S: u32 = 8;
+/// The same for a connection to a task. Linux remembers a connection that it closed first for 60 s
+/// (TIME_WAIT; RFC 9293, 3.3.2). In this time it accepts a new connection of the same ports only if
+/// its timestamps are later (RFC 7323, 5.5; RFC 6191), but a client's timestamps start elsewhere
+/// for each address that it connects to. The SYN would be lost.
+const TIME_WAIT_S: u32 = 60;
+/// So many ports are tried before one is taken from a connection in TIME_WAIT. A SYN that may be
+/// lost is better than no connection.
+const TIME_WAIT_ATTEMPTS: u32 = PORT_ATTEMPTS / 2;
 /// First port of the range that a flow gets a port from if its own is taken.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
@@ -96,8 +104,10 @@ pub fn insert_pair(s: &mut Scratch, source_port: SourcePort) -> bool {
     }
     let mut attempts = 0;
     while attempts < PORT_ATTEMPTS {
+        let keeps_closed = source_port == SourcePort::Keep && attempts < TIME_WAIT_ATTEMPTS;
+        let closed_s = if keeps_closed { TIME_WAIT_S } else { CONNECTION_CLOSED_S };
         if FLOWS.insert(&s.reply_key, &s.reply, NO_EXIST).is_ok()
-            || (is_reply_key_reusable(s) && replace_reply_entry(s))
+            || (is_reply_key_reusable(s, closed_s) && replace_reply_entry(s))
         {
             return FLOWS.insert(&s.key, &s.flow, 0).is_ok();
         }
@@ -126,9 +136,9 @@ fn assign_random_port(s: &mut Scratch, source_port: SourcePort) {
 }
 
 /// Whether `s.reply_key` may be taken from the flow that has it: that flow is the new one itself,
-/// is closed, or was idle for too long.
+/// is closed for `closed_s`, or was idle for too long.
 #[inline(always)]
-fn is_reply_key_reusable(s: &Scratch) -> bool {
+fn is_reply_key_reusable(s: &Scratch, closed_s: u32) -> bool {
     // SAFETY: the entry is read at once. If it is outdated, one more port is tried, or a port is
     // reused a moment early.
     let Some(holder) = (unsafe { FLOWS.get(&s.reply_key) }) else { return true };
@@ -144,7 +154,7 @@ fn is_reply_key_reusable(s: &Scratch) -> bool {
     let quiet_s = now_s().wrapping_sub(holder.last_seen_s);
     if s.reply_key.proto == TCP {
         holder.flags & flow_flags::RST != 0
-            || holder.flags & flow_flags::FIN != 0 && quiet_s > CONNECTION_CLOSED_S
+            || holder.flags & flow_flags::FIN != 0 && quiet_s > closed_s
             || holder.flags & flow_flags::UNANSWERED != 0 && quiet_s > CONNECTION_UNANSWERED_S
     } else {
         holder.last_seen_s != 0 && quiet_s > DATAGRAM_IDLE_S

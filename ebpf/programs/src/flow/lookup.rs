@@ -14,9 +14,14 @@
 //!           open ------ datagrams to the outside: idle 120 s -> port may be reused
 //!             | FIN or RST
 //!             v
-//!          closed ----- at once after RST, 8 s after FIN ----> port may be reused
+//!          closed ----- at once after RST -------------------> port may be reused
+//!             |  |      without a packet for 8 s after FIN
+//!             |  |      (60 s if it was to a task)
+//!             |  |
+//!             |  +----- other packets: still half open, the time starts again
 //!             |
-//!             +-------- SYN: a new connection with the same key
+//!             +-------- SYN: a new connection with the same key, to another backend
+//!                       (to the same one right after RST: see `is_repeated`)
 //! ```
 //!
 //! All other flows start as open.
@@ -31,6 +36,9 @@ use crate::{
         skb::now_s,
     },
 };
+
+/// A SYN within this time after an RST repeats the SYN before it.
+const REPEATED_SYN_S: u32 = 1;
 
 /// Result of a lookup.
 pub enum Lookup {
@@ -64,14 +72,27 @@ pub fn lookup(packet: &Packet, key: &FlowKey) -> Lookup {
         return Lookup::Hit(flow, None);
     }
     let found = find_backend(flow.backend);
-    if packet.is_syn() && (closed || found.is_none_or(|backend| !backend.takes_new())) {
-        return Lookup::Miss;
+    if packet.is_syn() {
+        if closed && !is_repeated(flow) || found.is_none_or(|backend| !backend.takes_new()) {
+            return Lookup::Miss;
+        }
+        flow.flags &= flow_flags::ENCRYPTED;
     }
     let Some(found) = found else {
         return if packet.is_tcp() { Lookup::BackendDead } else { Lookup::Miss };
     };
     track_state(packet, flow);
     Lookup::Hit(flow, Some(found))
+}
+
+/// Whether a SYN for this flow repeats one that the client has just sent. A task that remembers an
+/// old connection of the same ports (TIME_WAIT) answers a SYN with an ACK, the client ends the old
+/// connection with an RST (RFC 9293, 3.10.7.3), and Linux repeats its SYN after some milliseconds.
+/// Another backend could remember such a connection too, and the client would repeat its SYN only
+/// after a second.
+#[inline(always)]
+fn is_repeated(flow: &Flow) -> bool {
+    flow.flags & flow_flags::RST != 0 && now_s().wrapping_sub(flow.last_seen_s) <= REPEATED_SYN_S
 }
 
 /// Writes into a flow what a packet says about its state.
@@ -85,6 +106,9 @@ fn track_state(packet: &Packet, flow: &mut Flow) {
             let fin = if packet.tcp_flags & TCP_FIN != 0 { flow_flags::FIN } else { 0 };
             let rst = if packet.tcp_flags & TCP_RST != 0 { flow_flags::RST } else { 0 };
             flow.flags |= fin | rst;
+            flow.last_seen_s = now_s();
+        } else if flow.flags & flow_flags::FIN != 0 {
+            // One end may send data for a long time after the other has closed.
             flow.last_seen_s = now_s();
         }
     } else if flow.last_seen_s != 0 {

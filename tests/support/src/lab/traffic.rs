@@ -71,6 +71,19 @@ impl Lab {
         Ok(number.with_context(|| format!("no number of UDP datagrams in {file}"))?.parse()?)
     }
 
+    /// The number of TCP segments that a task's kernel has refused because their timestamps are
+    /// older than those of the connection that it remembers (proc(5), net/netstat).
+    pub fn outdated_segments(&self, task: &Task) -> Result<u64> {
+        let text = self.within_task(task, || fs::read_to_string("/proc/thread-self/net/netstat"))??;
+        // Two lines begin with "TcpExt:": the first has the names, the second the numbers.
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+        let (names, numbers) = lines.next().zip(lines.next()).context("no TcpExt in net/netstat")?;
+        let pairs = names.split_whitespace().zip(numbers.split_whitespace());
+        // Which of the counters counts them depends on the version of the kernel.
+        let outdated = pairs.filter(|(name, _)| name.starts_with("PAWS"));
+        outdated.map(|(_, number)| Ok(number.parse::<u64>()?)).sum()
+    }
+
     /// Whether a datagram that `send` sends arrives at a port of the task within the timeout,
     /// which is for a normal machine.
     pub fn datagram_arrives(
