@@ -75,11 +75,13 @@ fn request(stream: &mut TcpStream) -> io::Result<String> {
     name.map(str::to_owned).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Kills a task after its link is down: then its kernel cannot send a FIN or RST, and weft must
-/// reset the connections.
+/// Kills a task whose kernel cannot send a FIN or RST any more, so that weft must reset the
+/// connections. Its routes lead nowhere: a link that is down would soon be up again.
 fn kill_without_packets(lab: &Lab, task: &Task) -> Result<()> {
-    let down = lab.exec_in_task_netns(task, &["ip", "link", "set", "eth0", "down"])?;
-    ensure!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    for family in ["-4", "-6"] {
+        let rule = lab.exec_in_task_netns(task, &["ip", family, "rule", "add", "pref", "1", "blackhole"])?;
+        ensure!(rule.status.success(), "{}", String::from_utf8_lossy(&rule.stderr));
+    }
     process::kill(task.pid.context("the task has a process")?)
 }
 
