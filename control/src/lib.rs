@@ -15,6 +15,7 @@
 //!   [`raft`] replicates the cluster state.
 //! - [`swarm`] runs one node's membership of a cluster.
 //! - [`api`] serves the Engine API to users.
+//! - [`fuzzing`] reads arbitrary octets as each of these, for the fuzzer.
 
 pub mod state;
 pub mod plan;
@@ -28,6 +29,7 @@ pub mod rpc;
 pub mod raft;
 pub mod swarm;
 pub mod api;
+pub mod fuzzing;
 
 #[cfg(test)]
 mod fixture;

@@ -33,8 +33,8 @@ pub(crate) fn static_checks(ui: &Ui, outcome: &mut Outcome) {
 }
 
 pub(crate) fn unit_tests() -> Command {
-    // Every target except the end-to-end tests.
-    cargo::command(&["test", "--locked", "--workspace", "--lib", "--bins", "--no-fail-fast"])
+    // Every target except the end-to-end tests. The programs of `fuzz` have no tests.
+    cargo::command(&["test", "--locked", "--workspace", "--exclude", "weft-fuzz", "--lib", "--bins", "--no-fail-fast"])
 }
 
 /// The examples in the documentation. They use the libraries that the unit tests built.

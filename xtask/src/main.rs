@@ -12,7 +12,6 @@ mod setup;
 mod outcome;
 mod tidy;
 mod check;
-mod test;
 mod lab;
 mod story;
 mod demo;
@@ -20,6 +19,8 @@ mod bench;
 mod vm;
 mod ebpf;
 mod golden;
+mod fuzz;
+mod test;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Task {
     Vm(vm::Command),
     /// Rebuild the eBPF object, or check that the committed one is built from its source.
     Ebpf(ebpf::Options),
+    /// Look for input that makes a reader of weft panic: what a disk, a node or a user may send.
+    Fuzz(fuzz::Options),
     /// Add the golden files of new schema versions of what weft stores and sends.
     Golden,
     /// Build the previous release, and upgrade a cluster of it to this one, node by node under
@@ -84,6 +87,7 @@ fn run() -> anyhow::Result<()> {
         Task::Check => check::run(),
         Task::Test(options) => test::run(&options),
         Task::Lab(command) => lab::run(command),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Golden => golden::run(),
         Task::Upgrade => upgrade::run(),
         Task::Bench(args) => bench::run(&args),

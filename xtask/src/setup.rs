@@ -27,6 +27,9 @@ const DOCKER: &[Tool] =
 /// The resolver with which the end-to-end tests compare weft's.
 const RESOLVER: &[Tool] = &[Tool { program: "unbound", package: "unbound" }];
 
+/// The compiler of libFuzzer, which the fuzz targets contain.
+const FUZZER: &[Tool] = &[Tool { program: "c++", package: "g++" }];
+
 /// Subcommands of cargo that the static checks use. Each is in a crate of the same name.
 const EXTENSIONS: &[&str] = &["cargo-deny", "cargo-machete"];
 
@@ -91,6 +94,7 @@ pub(crate) fn packages(ui: &Ui, tools: &[Tool]) -> Result<()> {
 
 /// Installs what the static checks need.
 pub(crate) fn checks(ui: &Ui) -> Result<()> {
+    packages(ui, FUZZER)?;
     for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
         if machine::find(program).is_none() {
             ui.step(&format!("install {component}"), |step| {

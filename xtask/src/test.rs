@@ -14,7 +14,7 @@ use anyhow::{Result, bail, ensure};
 use crate::{
     cargo,
     check::{doc_tests, static_checks, unit_tests},
-    ebpf, machine,
+    ebpf, fuzz, machine,
     outcome::Outcome,
     setup,
     ui::{Step, Ui},
@@ -54,6 +54,7 @@ fn run_all(ui: &Ui) -> Result<()> {
     check_object(ui, &mut outcome);
     outcome.tests(ui, "unit tests", unit_tests());
     outcome.tests(ui, "doc tests", doc_tests());
+    fuzz::run_short(ui, &mut outcome);
     outcome.tests(ui, "end-to-end tests", as_root(end_to_end_tests()));
     run_demo(ui, &mut outcome);
     outcome.report()

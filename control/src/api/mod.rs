@@ -33,6 +33,7 @@ mod tasks;
 mod logs;
 mod events;
 mod unsupported;
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 

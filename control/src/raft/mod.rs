@@ -28,11 +28,13 @@ use serde::{Deserialize, Serialize};
 use weft_model::{Applied, Command, Entry, NodeId, Rejection};
 
 pub use machine::Machine;
+pub(crate) use machine::Replica;
 #[cfg(test)]
-pub(crate) use machine::{Replica, sample_snapshot};
+pub(crate) use machine::sample_snapshot;
 pub use network::{Network, receive_snapshot};
 pub use reform::{Base, has_voter};
 pub(crate) use store::KEY_FILE;
+pub(crate) use store::LogEntry;
 pub use store::{Store, StoreError};
 
 /// Interval of the leader's heartbeats to the other voters.

@@ -32,7 +32,7 @@ use crate::{
     files,
 };
 
-type LogEntry = openraft::Entry<TypeConfig>;
+pub(crate) type LogEntry = openraft::Entry<TypeConfig>;
 type Failure = StorageError<u64>;
 
 pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");

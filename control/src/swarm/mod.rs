@@ -59,6 +59,7 @@ pub use error::{ProposeError, SwarmError};
 pub use manager::{Manager, RotateError};
 pub use types::{InitOptions, JoinOptions, Membership, RestoreOptions, SwarmConfig};
 
+pub(crate) use dispatch::limit_report;
 #[cfg(test)]
 pub(crate) use membership::Backup;
 

@@ -26,6 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("weft-dns", &["weft-model"]),
     ("weft", &["weft-model", "weft-control", "weft-overlay", "weft-mesh", "weft-dns", "weft-ebpf-common", "weft-lab"]),
     ("weft-lab", &[]),
+    ("weft-fuzz", &["weft-control"]),
     ("xtask", &["weft-lab"]),
 ];
 

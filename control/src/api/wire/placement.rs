@@ -7,10 +7,11 @@ use crate::api::error::ApiError;
 
 /// Reads a constraint such as `node.labels.storage==ssd` or `node.role != manager`.
 pub(crate) fn read_constraint(text: &str) -> Result<Constraint, ApiError> {
-    let (equal, (attribute, value)) = match (text.split_once("=="), text.split_once("!=")) {
-        (Some(parts), None) => (true, parts),
-        (None, Some(parts)) => (false, parts),
-        _ => return Err(invalid(text, "give ATTRIBUTE==VALUE or ATTRIBUTE!=VALUE")),
+    let found = ["==", "!="].into_iter().filter_map(|operator| Some((text.find(operator)?, operator))).min();
+    let parts = found.and_then(|(_, operator)| Some((operator == "==", text.split_once(operator)?)));
+    // The first operator counts: a value may contain another one, an attribute may not.
+    let Some((equal, (attribute, value))) = parts.filter(|(_, (attribute, _))| !attribute.contains(['=', '!'])) else {
+        return Err(invalid(text, "give ATTRIBUTE==VALUE or ATTRIBUTE!=VALUE"));
     };
     let value = value.trim();
     if value.is_empty() || value.contains(char::is_whitespace) {
@@ -83,6 +84,9 @@ mod tests {
             ("node.role != manager", "node.role!=manager"),
             ("node.hostname == n1", "node.hostname==n1"),
             ("engine.labels.a.b==c", "engine.labels.a.b==c"),
+            ("node.labels.a != =b", "node.labels.a!==b"),
+            ("node.labels.a!==b", "node.labels.a!==b"),
+            ("node.labels.a==b!=c", "node.labels.a==b!=c"),
         ] {
             assert_eq!(read_constraint(text).map(|c| write_constraint(&c)), Ok(written.to_owned()));
         }
@@ -93,6 +97,7 @@ mod tests {
         for (text, why) in [
             ("node.role", "give ATTRIBUTE==VALUE"),
             ("node.role=manager", "give ATTRIBUTE==VALUE"),
+            ("node.labels.a=!=b", "give ATTRIBUTE==VALUE"),
             ("node.ip==10.0.0.1", "its attribute must be"),
             ("node.labels.==x", "its attribute must be"),
             ("node.role==boss", "a role is"),

@@ -25,7 +25,7 @@ const MAX_ROUTES: usize = 4_096;
 const MAX_KEYS: usize = 4;
 
 /// Cuts off what is too long. Returns whether something was.
-pub(super) fn limit(report: &mut NodeReport) -> bool {
+pub(crate) fn limit(report: &mut NodeReport) -> bool {
     let mut cut = cut_list(&mut report.keys, MAX_KEYS);
     if let Some(description) = &mut report.description {
         cut |= limit_description(description);

@@ -1,0 +1,38 @@
+//! What reads the texts that users send: one function for each target in `fuzz/`. See
+//! [`crate::fuzzing`].
+
+use std::collections::BTreeMap;
+
+use weft_model::NetworkId;
+
+use super::{
+    body,
+    query::{Filters, Params},
+    wire::{placement, service},
+};
+
+/// The body of a request that creates a service. The networks that it names exist.
+pub fn service(data: &[u8]) {
+    let resolve = |_: &str| Ok(NetworkId::from_random(1));
+    let Ok(spec) = body::parse(data).and_then(|body| service::read(body, &resolve)) else { return };
+    let written = serde_json::to_value(service::write(&spec)).expect("a spec is JSON");
+    let read = service::read(written, &resolve).expect("what was written can be read");
+    assert_eq!(read, spec);
+}
+
+/// A constraint of a service.
+pub fn constraint(text: &str) {
+    let Ok(constraint) = placement::read_constraint(text) else { return };
+    let read = placement::read_constraint(&placement::write_constraint(&constraint));
+    assert_eq!(read.expect("what was written can be read"), constraint);
+}
+
+/// The filters of a list.
+pub fn filters(text: &str) {
+    let params: Params = [("filters".to_owned(), text.to_owned())].into_iter().collect();
+    let Ok(filters) = Filters::read(&params, &["label", "name", "dangling"]) else { return };
+    let labels = BTreeMap::from([("tier".to_owned(), "web".to_owned())]);
+    filters.labels("label", |key| labels.get(key));
+    filters.any("name", |name| name == "web");
+    drop(filters.flag("dangling"));
+}

@@ -1,0 +1,7 @@
+//! A message between nodes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use weft_control::fuzzing;
+
+fuzz_target!(|data: &[u8]| fuzzing::message(data));
