@@ -54,6 +54,7 @@ impl Reporter {
             let report = NodeReport {
                 acked: applied.generation,
                 epoch: applied.epoch,
+                addr: None,
                 problem,
                 description: description.or_else(|| last.description.clone()),
                 keys: keys.unwrap_or_else(|| last.keys.clone()),

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
-use weft_control::swarm::SwarmConfig;
+use weft_control::swarm::{KernelAddrs, SwarmConfig};
 use weft_dns::Outside;
 use weft_model::{
     LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan, TaskId,
@@ -83,6 +83,7 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         hostname: "n1".parse().expect("a valid node name"),
         version: "0".to_owned(),
         logs: Arc::new(NoLogs),
+        addrs: Arc::new(KernelAddrs),
     });
     let swarm = swarm.await.expect("an empty data directory opens");
     Agent {

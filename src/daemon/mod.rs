@@ -18,7 +18,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use weft_control::{
     api::{self, LocalNode},
-    swarm::{Swarm, SwarmConfig},
+    swarm::{KernelAddrs, Swarm, SwarmConfig},
 };
 use weft_mesh::Mesh;
 use weft_overlay::Overlay;
@@ -75,6 +75,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         hostname: hostname.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         logs: Arc::clone(&runtime.logs),
+        addrs: Arc::new(KernelAddrs),
     })
     .await
     .with_context(|| format!("cannot use the data in {}", args.data_dir.display()))?;

@@ -69,7 +69,7 @@ pub(crate) fn setup(lab: &Lab) -> Result<()> {
 }
 
 /// A node whose daemon is not the leader: no election is needed when it ends.
-fn follower(lab: &Lab) -> Result<String> {
+pub(crate) fn follower(lab: &Lab) -> Result<String> {
     let leader = lab.leader("n1")?;
     lab.nodes().find(|node| *node != leader).context("the lab has another node")
 }

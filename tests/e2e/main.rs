@@ -23,6 +23,7 @@ mod update;
 mod connections;
 mod failure;
 mod certificates;
+mod moving;
 mod partitions;
 mod full_disk;
 mod disasters;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         failure::daemons(),
         failure::nodes(),
         certificates::group(),
+        moving::group(),
         partitions::group(),
         partitions::promotions(),
         full_disk::group(),

@@ -1,6 +1,8 @@
 //! What a node reports about itself. Only the node's agent writes reports, and the leader reads
 //! them.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{TaskId, plan::PlanVersion, state::TaskStatus, wireguard::NodeKey};
@@ -16,6 +18,10 @@ pub struct NodeReport {
     /// The epoch of that plan.
     #[serde(default)]
     pub epoch: u64,
+    /// The address at which other nodes reach this one. The session with the leader adds it. `None`
+    /// at feature level 0.
+    #[serde(default)]
+    pub addr: Option<IpAddr>,
     /// Why the newest plan is not in effect. Empty while there is no known reason.
     #[serde(default)]
     pub problem: String,

@@ -44,6 +44,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("NodePlan"), "feature_level", 1),
     (Owner::Type("NodePlan"), "raft_id", 1),
     (Owner::Type("NodePlan"), "roots_pem", 1),
+    (Owner::Type("NodeReport"), "addr", 1),
     (Owner::Type("NodeReport"), "epoch", 1),
     (Owner::Type("NodeReport"), "problem", 1),
     (Owner::Variant("Command", "AssignTask"), "reuse", 1),

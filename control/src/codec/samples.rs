@@ -431,6 +431,7 @@ pub(super) fn report() -> NodeReport {
     NodeReport {
         acked: 76,
         epoch: 2,
+        addr: Some([192, 0, 2, 7].into()),
         problem: String::new(),
         description: Some(description()),
         keys: vec![key(1), key(2)],

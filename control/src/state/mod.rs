@@ -44,6 +44,7 @@ use weft_model::{
 
 pub use addresses::{QUARANTINE_MS, release_at_ms, slot_may_reuse};
 pub use keys::is_news;
+pub use nodes::{moved, readdress};
 pub use reform::{reform, restore};
 
 /// Applies the log entry at `index`.

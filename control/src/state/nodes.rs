@@ -1,5 +1,7 @@
 //! Nodes: joining and removal, their settings, their status and their description.
 
+use std::net::{IpAddr, SocketAddr};
+
 use weft_model::{
     Applied, ClusterState, NodeId, Rejection,
     command::{Convergence, JoinNode, ObjectKind},
@@ -46,6 +48,33 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
     };
     state.nodes.insert(id.clone(), node);
     Ok(Applied::Node(id))
+}
+
+/// Joins a member again at another address. Its tunnels end there too, unless the user chose
+/// another address for them.
+pub fn moved(node: &Node, addr: IpAddr) -> JoinNode {
+    JoinNode {
+        id: node.id.clone(),
+        hostname: node.hostname.clone(),
+        role: node.spec.role,
+        addr,
+        tunnel_addr: if node.tunnel_addr == node.addr { addr } else { node.tunnel_addr },
+        rpc_addr: SocketAddr::new(addr, node.rpc_addr.port()),
+        availability: node.spec.availability,
+    }
+}
+
+/// Changes the address of a node while no log is open.
+///
+/// # Errors
+/// [`Rejection::NotFound`] if the state does not contain the node.
+pub fn readdress(state: &mut ClusterState, id: &NodeId, addr: IpAddr) -> Result<(), Rejection> {
+    let node = node_mut(state, id)?;
+    if node.addr != addr {
+        let JoinNode { tunnel_addr, rpc_addr, .. } = moved(node, addr);
+        (node.addr, node.tunnel_addr, node.rpc_addr) = (addr, tunnel_addr, rpc_addr);
+    }
+    Ok(())
 }
 
 pub(super) fn next_raft_id(state: &mut ClusterState) -> u64 {

@@ -14,7 +14,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use weft_model::{NodeId, NodePlan, NodeReport, id::ClusterId, plan::PlanVersion, spec::Role};
+use weft_model::{
+    NodeId, NodePlan, NodeReport,
+    id::ClusterId,
+    plan::{ManagerPlan, PlanVersion},
+    spec::Role,
+};
 
 use super::{
     clock::now_ms,
@@ -63,6 +68,10 @@ pub(super) struct Record {
     pub node: NodeId,
     /// The advertised address.
     pub addr: IpAddr,
+    /// The link that had this address when it was seen last. `None`: the machine has never had it,
+    /// for example because the address is that of a router in front of it.
+    #[serde(default)]
+    pub link: Option<String>,
     pub listen_addr: SocketAddr,
     /// Managers to ask until this node has a plan. The plan lists the current managers.
     pub remotes: Vec<SocketAddr>,
@@ -105,6 +114,9 @@ pub(super) struct Context {
     pub stored_version: watch::Sender<PlanVersion>,
     /// Why this node's certificate cannot be renewed. Empty if it can, or need not yet.
     pub certificate_problem: watch::Sender<String>,
+    /// The address at which other nodes reach this one now. That of the record is the one from the
+    /// time when the membership began or resumed.
+    pub addr: watch::Sender<IpAddr>,
     issues: Mutex<BTreeMap<HealthIssue, String>>,
 }
 
@@ -126,8 +138,9 @@ impl Context {
         let credentials = Credentials::new(Arc::new(identity))?;
         let stored = channels.plans.borrow().as_ref().map_or_else(PlanVersion::default, |plan| plan.version());
         let stored_version = watch::Sender::new(stored);
+        let addr = watch::Sender::new(record.addr);
         let (certificate_problem, issues) = Default::default();
-        Ok(Arc::new(Self { config, record, credentials, channels, stored_version, certificate_problem, issues }))
+        Ok(Arc::new(Self { config, record, credentials, channels, stored_version, certificate_problem, addr, issues }))
     }
 
     /// What the leader must know about this node's certificate.
@@ -188,7 +201,7 @@ impl Context {
                 node: self.record.node.clone(),
                 cluster: self.record.cluster.clone(),
                 role: self.certified_role(),
-                addr: self.record.addr,
+                addr: *self.addr.borrow(),
                 warning: self.certificate_problem.borrow().clone(),
             },
         };
@@ -200,10 +213,14 @@ impl Context {
     }
 
     /// Addresses of managers: first those in the plan, which are current, then those from the time
-    /// when this node joined.
+    /// when this node joined. That of this node is the one that it has now.
     pub(super) fn manager_addrs(&self) -> Vec<SocketAddr> {
         let plan = self.channels.plans.borrow().clone();
-        let planned = plan.iter().flat_map(|plan| plan.managers.iter().map(|manager| manager.rpc_addr));
+        let current = |manager: &ManagerPlan| match manager.rpc_addr {
+            known if manager.node == self.record.node => SocketAddr::new(*self.addr.borrow(), known.port()),
+            known => known,
+        };
+        let planned = plan.iter().flat_map(|plan| plan.managers.iter().map(current));
         let mut addrs = Vec::new();
         for addr in planned.chain(self.record.remotes.iter().copied()) {
             if !addrs.contains(&addr) {

@@ -57,7 +57,8 @@ use self::membership::Lifecycle;
 
 pub use error::{ProposeError, SwarmError};
 pub use manager::{Manager, RotateError};
-pub use types::{InitOptions, JoinOptions, Membership, RestoreOptions, SwarmConfig};
+pub use membership::KernelAddrs;
+pub use types::{InitOptions, JoinOptions, LocalAddrs, Membership, RestoreOptions, SwarmConfig};
 
 pub(crate) use dispatch::limit_report;
 #[cfg(test)]

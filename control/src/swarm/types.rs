@@ -2,7 +2,7 @@
 //! `init` and `join`, and the state of the membership.
 
 use std::{
-    fmt,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -24,6 +24,16 @@ pub struct SwarmConfig {
     pub version: String,
     /// Reads the logs of this node's tasks, for managers that request them.
     pub logs: Arc<dyn LogSource>,
+    pub addrs: Arc<dyn LocalAddrs>,
+}
+
+/// Lists the addresses of this machine.
+pub trait LocalAddrs: Send + Sync {
+    /// The global addresses on links that are up, each with the name of its link.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    fn addrs(&self) -> io::Result<Vec<(IpAddr, String)>>;
 }
 
 impl fmt::Debug for SwarmConfig {

@@ -107,6 +107,7 @@ mod tests {
         let report = NodeReport {
             acked: 3,
             epoch: 0,
+            addr: None,
             description: Some(description(&["10.0.0.0/8"])),
             keys: Vec::new(),
             problem: String::new(),
@@ -134,6 +135,7 @@ mod tests {
         let mut report = NodeReport {
             acked: 3,
             epoch: 0,
+            addr: None,
             description: Some(machine),
             keys: vec![key; 1_000],
             problem: "y".repeat(1 << 20),

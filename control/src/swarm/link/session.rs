@@ -103,7 +103,8 @@ impl<'a> Session<'a> {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
         let mut reports = self.context.channels.reports.subscribe();
-        let report = reports.borrow_and_update().clone();
+        let addr_now = *self.context.addr.borrow();
+        let report = NodeReport { addr: Some(addr_now), ..reports.borrow_and_update().clone() };
         let acked = self.acks.ack(report.in_effect(), *self.context.stored_version.borrow());
         let certificate = self.context.certificate_status();
         let first_message = message(acked, encode(self.feature_level(), &report)?, &certificate);
@@ -136,8 +137,10 @@ impl<'a> Session<'a> {
         let disconnected = || Status::unavailable("the connection broke");
         let mut stored = self.context.stored_version.subscribe();
         let mut problems = self.context.certificate_problem.subscribe();
+        let mut addrs = self.context.addr.subscribe();
         loop {
-            let report = reports.borrow_and_update().clone();
+            let addr = *addrs.borrow_and_update();
+            let report = NodeReport { addr: Some(addr), ..reports.borrow_and_update().clone() };
             let acked = self.acks.ack(report.in_effect(), *stored.borrow_and_update());
             let (acked_before, epoch) = (last_report.acked, last_report.epoch);
             let changed = NodeReport { acked: acked_before, epoch, ..report.clone() } != last_report;
@@ -159,6 +162,7 @@ impl<'a> Session<'a> {
                 changed = reports.changed() => changed.map_err(|_| disconnected())?,
                 changed = stored.changed() => changed.map_err(|_| disconnected())?,
                 changed = problems.changed() => changed.map_err(|_| disconnected())?,
+                changed = addrs.changed() => changed.map_err(|_| disconnected())?,
                 () = self.context.credentials.wait_until_replaced(&identity) => {}
                 () = sleep_until(sent.at + self.heartbeat()) => {}
             }

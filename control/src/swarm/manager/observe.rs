@@ -1,7 +1,10 @@
 //! Decides which commands follow from the nodes' heartbeats and reports. The leader's loop calls
 //! [`observe`], a pure function of the cluster state, the leader's view and the time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+};
 
 use weft_model::{
     ClusterState, Command, NodeId, TaskId,
@@ -11,7 +14,7 @@ use weft_model::{
 
 use crate::{
     pki,
-    state::is_news,
+    state::{is_news, moved},
     swarm::liveness::{LeaderView, Liveness},
 };
 
@@ -153,6 +156,9 @@ fn report_commands(state: &ClusterState, node: &NodeId, liveness: &Liveness, log
     if let Some(description) = reported.filter(|_| reported != known && reported != logged.descriptions.get(node)) {
         commands.push(Command::DescribeNode { node: node.clone(), description: Box::new(description.clone()) });
     }
+    if let Some(moved) = report.addr.and_then(|addr| moved_node(state, node, addr)) {
+        commands.push(moved);
+    }
     let tasks: Vec<_> = report
         .tasks
         .iter()
@@ -169,6 +175,17 @@ fn report_commands(state: &ClusterState, node: &NodeId, liveness: &Liveness, log
         commands.push(Command::ReportKeys { node: node.clone(), keys: report.keys.clone(), acked });
     }
     commands
+}
+
+/// The command for a node that has another address than before. Not if another node that is not
+/// down has this address: then the report is wrong, or the other node has not reported its own yet.
+fn moved_node(state: &ClusterState, id: &NodeId, addr: IpAddr) -> Option<Command> {
+    let node = state.nodes.get(id).filter(|node| node.addr != addr)?;
+    let is_taken = state.nodes.values().any(|other| {
+        other.id != *id && other.status != NodeStatus::Down && [other.addr, other.tunnel_addr].contains(&addr)
+    });
+    let is_usable = !addr.is_unspecified() && !addr.is_multicast();
+    (is_usable && !is_taken).then(|| Command::JoinNode(Box::new(moved(node, addr))))
 }
 
 /// Whether a task status belongs to a task of that node, differs from the cluster state, and does

@@ -1,11 +1,37 @@
 //! Chooses the address that this node advertises, at which other nodes reach it. `init` and `join`
-//! call this module.
+//! call this module, and `moved`, which looks for the address of a machine that has another one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 
-use crate::swarm::error::SwarmError;
+use crate::swarm::{error::SwarmError, types::LocalAddrs};
+
+/// Asks the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct KernelAddrs;
+
+impl LocalAddrs for KernelAddrs {
+    fn addrs(&self) -> io::Result<Vec<(IpAddr, String)>> {
+        let links = getifaddrs()?;
+        let mut found: Vec<(IpAddr, String)> = Vec::new();
+        for link in links {
+            if !link.flags.contains(InterfaceFlags::IFF_UP) || link.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+                continue;
+            }
+            let Some(addr) = link.address else { continue };
+            let v4 = addr.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())).filter(|ip| !is_link_local(ip));
+            let v6 = addr.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())).filter(|ip| !is_link_local(ip));
+            if let Some(ip) = v4.or(v6) {
+                found.push((ip, link.interface_name));
+            }
+        }
+        Ok(found)
+    }
+}
 
 /// The address to advertise: the requested one, or the IP address of `listen_addr`, or this
 /// machine's only global address.
@@ -42,19 +68,7 @@ pub(super) fn check(addr: IpAddr) -> Result<IpAddr, SwarmError> {
 /// This machine's address, if there is only one candidate: one IPv4 address on links that are up,
 /// or if there is no IPv4 address, one IPv6 address.
 fn only_global_addr() -> Result<IpAddr, SwarmError> {
-    let links = getifaddrs().map_err(|e| SwarmError::NoAdvertiseAddr { found: e.to_string() })?;
-    let mut found: Vec<(IpAddr, String)> = Vec::new();
-    for link in links {
-        if !link.flags.contains(InterfaceFlags::IFF_UP) || link.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
-            continue;
-        }
-        let Some(addr) = link.address else { continue };
-        let v4 = addr.as_sockaddr_in().map(|a| IpAddr::V4(a.ip())).filter(|ip| !is_link_local(ip));
-        let v6 = addr.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())).filter(|ip| !is_link_local(ip));
-        if let Some(ip) = v4.or(v6) {
-            found.push((ip, link.interface_name));
-        }
-    }
+    let found = KernelAddrs.addrs().map_err(|e| SwarmError::NoAdvertiseAddr { found: e.to_string() })?;
     only_candidate(&found)
 }
 

@@ -66,6 +66,7 @@ pub(super) async fn init(
         cluster: cluster.clone(),
         node: id.clone(),
         addr,
+        link: None,
         listen_addr: bound.addr(),
         remotes: vec![rpc_addr],
         ca_pem: ca.cert_pem().to_owned(),

@@ -182,7 +182,9 @@ impl Attempt<'_> {
         let identity = self.request.finish(&answer.cert_pem, &ca_pem)?;
         let remotes = answer.managers.iter().filter_map(|addr| addr.parse().ok()).collect();
         let (cluster, node) = (identity.peer.cluster.clone(), identity.peer.node.clone());
-        Ok((Record { cluster, node, addr, listen_addr: self.listen_addr, remotes, ca_pem, ca_plan: (0, 0) }, identity))
+        let listen_addr = self.listen_addr;
+        let record = Record { cluster, node, addr, link: None, listen_addr, remotes, ca_pem, ca_plan: (0, 0) };
+        Ok((record, identity))
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) async fn announce(supervisor: &Supervisor) -> Result<(), SwarmError> 
 
 /// Asks one manager after the other until the leader has set this node to down.
 async fn notify_leader(context: &Context) -> bool {
-    let own_addr = SocketAddr::new(context.record.addr, context.record.listen_addr.port());
+    let own_addr = SocketAddr::new(*context.addr.borrow(), context.record.listen_addr.port());
     let others = context.manager_addrs().into_iter().filter(|addr| *addr != own_addr);
     let tls = context.credentials.client();
     let left = ask_managers(&tls, others, CALL_TIMEOUT, |channel| async move {

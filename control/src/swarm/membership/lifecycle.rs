@@ -9,7 +9,9 @@ use tokio::{
 };
 use weft_model::{NodeId, NodeReport, spec::Role};
 
-use super::{backup, init, join, leave, reform, role::start_manager, store::MembershipStore, supervisor::Supervisor};
+use super::{
+    backup, init, join, leave, moved, reform, role::start_manager, store::MembershipStore, supervisor::Supervisor,
+};
 use crate::{
     rpc::Bound,
     swarm::{
@@ -52,6 +54,7 @@ impl Lifecycle {
     async fn resume(&self, record: Record) -> Result<Supervisor, SwarmError> {
         let Self { config, store, channels, .. } = self;
         reform::finish(store).await?;
+        let record = moved::refresh(config, store, record)?;
         let identity = store.identity(&record)?;
         let addr = record.listen_addr;
         let bound = Bound::bind(addr).map_err(|source| SwarmError::Listen { addr, source })?;
@@ -75,7 +78,8 @@ impl Lifecycle {
     pub(in crate::swarm) async fn reform(&self, advertise_addr: Option<IpAddr>) -> Result<NodeId, SwarmError> {
         let mut running = self.running.lock().await;
         let supervisor = running.as_ref().ok_or(SwarmError::NotMember)?;
-        let record = supervisor.context().record.clone();
+        // The stored one has the address and the certificate authority that are current.
+        let record = self.store.record()?.ok_or(SwarmError::NotMember)?;
         if supervisor.context().certified_role() != Role::Manager {
             return Err(SwarmError::NotManager);
         }

@@ -28,6 +28,7 @@
 //!
 //! - `store`: the membership's files.
 //! - `address`: which address this node advertises.
+//! - `moved`: notices that the machine has another address.
 //! - `ask`: calls to any manager that answers.
 //! - `role`: keeps the certificate and the manager in line with the role in the plan.
 //! - `backup`: the file of a backup.
@@ -40,6 +41,7 @@
 
 mod store;
 mod address;
+mod moved;
 mod ask;
 mod role;
 mod backup;
@@ -50,6 +52,7 @@ mod supervisor;
 mod leave;
 mod lifecycle;
 
+pub use address::KernelAddrs;
 #[cfg(test)]
 pub(crate) use backup::Backup;
 pub(super) use lifecycle::Lifecycle;

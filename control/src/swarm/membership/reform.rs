@@ -37,6 +37,7 @@ pub(super) async fn reform(store: &MembershipStore, record: &Record) -> Result<(
     let mut base = Base::read(&store.log_path()).await.map_err(failed)?;
     let index = base.next_index();
     let raft_id = state::reform(base.state_mut(), index, &record.node, now_ms()).map_err(failed)?;
+    state::readdress(base.state_mut(), &record.node, record.addr).map_err(failed)?;
     let known = &base.state_mut().nodes[&record.node];
     let voter = Voter { node: record.node.clone(), rpc_addr: known.rpc_addr };
     write(store, base, ManagerKeys { raft_id, kek: keys.kek }, voter).await?;
@@ -82,6 +83,7 @@ pub(super) async fn restore(
         cluster: cluster.id,
         node: id.clone(),
         addr,
+        link: None,
         listen_addr: options.listen_addr,
         remotes: vec![rpc_addr],
         ca_pem: cluster.ca_cert_pem,

@@ -31,7 +31,7 @@ use crate::{
     },
     swarm::{
         clock::now_ms,
-        context::{Context, HealthIssue, Record},
+        context::{Context, HealthIssue},
         error::SwarmError,
         manager::{Manager, ManagerConfig, ManagerKeys, ManagerRuntime},
     },
@@ -189,7 +189,7 @@ struct RoleReconciler {
     /// The epoch of the cluster that was formed again without this manager. The manager does not
     /// start again until this node has a plan of that cluster.
     superseded: Option<u64>,
-    /// As [`Record::ca_plan`], and current.
+    /// As `ca_plan` of the record, and current.
     ca_plan: (u64, u64),
     /// Since when no renewal of the certificate succeeds.
     failing_since: Option<Instant>,
@@ -252,9 +252,11 @@ impl RoleReconciler {
             return Ok(());
         }
         let identity = identity.with_roots(&plan.roots_pem)?;
-        let record = self.store.record()?.unwrap_or_else(|| self.context.record.clone());
         let ca_plan = (plan.epoch, plan.generation);
-        self.store.write_record(&Record { ca_pem: plan.roots_pem.clone(), ca_plan, ..record })?;
+        self.store.update_record(|record| {
+            record.ca_pem.clone_from(&plan.roots_pem);
+            record.ca_plan = ca_plan;
+        })?;
         self.ca_plan = ca_plan;
         self.context.credentials.replace(Arc::new(identity))?;
         tracing::info!("the trusted certificate authorities have changed");

@@ -8,6 +8,7 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ const NEW_LOG: &str = "raft.new.redb";
 #[derive(Debug, Clone)]
 pub(super) struct MembershipStore {
     dir: PathBuf,
+    /// Held while a record is read, changed and written.
+    record_change: Arc<Mutex<()>>,
 }
 
 /// The content of `manager.json`.
@@ -60,7 +63,7 @@ impl MembershipStore {
     /// [`SwarmError::Storage`] if the directory cannot be created or written.
     pub(super) fn open(data_dir: &Path) -> Result<Self, SwarmError> {
         let dir = data_dir.join("swarm");
-        let store = Self { dir };
+        let store = Self { dir, record_change: Arc::default() };
         let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&store.dir);
         created.map_err(|error| store.failed(&error))?;
         // Write a file now, so that a read-only directory is an error at the start and not at the
@@ -86,6 +89,17 @@ impl MembershipStore {
     pub(super) fn write_record(&self, record: &Record) -> Result<(), SwarmError> {
         let bytes = json::encode(&json::FIRST, record).map_err(|e| self.damaged(RECORD, &e))?;
         self.write(RECORD, &bytes)
+    }
+
+    /// Changes the record that is stored. Several tasks of a membership change different fields.
+    ///
+    /// # Errors
+    /// [`SwarmError::Storage`], or [`SwarmError::NotMember`] if there is no record.
+    pub(super) fn update_record(&self, change: impl FnOnce(&mut Record)) -> Result<(), SwarmError> {
+        let _changing = self.record_change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut record = self.record()?.ok_or(SwarmError::NotMember)?;
+        change(&mut record);
+        self.write_record(&record)
     }
 
     pub(super) fn identity(&self, record: &Record) -> Result<Identity, SwarmError> {
@@ -211,6 +225,8 @@ impl MembershipStore {
 
     /// Removes all files, the record first.
     pub(super) fn wipe(&self) -> Result<(), SwarmError> {
+        // A change of the record that still runs must not write it again.
+        let _changing = self.record_change.lock().unwrap_or_else(PoisonError::into_inner);
         self.remove(RECORD)?;
         self.remove_plan()?;
         self.remove(IDENTITY)?;
@@ -265,6 +281,7 @@ mod tests {
             cluster: ClusterId::from_random(1),
             node: NodeId::from_random(2),
             addr: [192, 0, 2, 1].into(),
+            link: None,
             listen_addr: ([0, 0, 0, 0], 2377).into(),
             remotes: vec![([192, 0, 2, 2], 2377).into()],
             ca_pem: "pem".to_owned(),

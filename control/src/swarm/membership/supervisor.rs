@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weft_model::plan::PlanVersion;
 
-use super::{role, store::MembershipStore};
+use super::{moved, role, store::MembershipStore};
 use crate::{
     rpc::{self, Bound, Limits},
     swarm::{context::Context, dispatch, link, manager::ManagerRuntime, tasks::TaskGroup},
@@ -38,11 +38,18 @@ impl Supervisor {
         context.publish_membership();
         let (tasks, end_link) = (TaskGroup::default(), CancellationToken::new());
         let stop = tasks.stop_token().clone();
-        let routes = dispatch::routes(context.clone(), tasks.clone());
         let (untrusted, reported) = mpsc::channel(UNTRUSTED);
-        let (tls, limits) = (context.credentials.server(), Limits::default());
-        tasks.spawn_graceful(rpc::serve(bound, tls, routes, limits, untrusted, stop.clone()));
         tasks.spawn(dispatch::report_untrusted(context.clone(), reported));
+        let serve = {
+            let (context, tasks, stop) = (context.clone(), tasks.clone(), stop.clone());
+            move |bound: Bound| {
+                let routes = dispatch::routes(context.clone(), tasks.clone());
+                let (tls, limits, untrusted) = (context.credentials.server(), Limits::default(), untrusted.clone());
+                tasks.spawn_graceful(rpc::serve(bound, tls, routes, limits, untrusted, stop.clone()));
+            }
+        };
+        serve(bound);
+        tasks.spawn(moved::run(context.clone(), store.clone(), serve));
         let (link, ended) = (link::run(context.clone()), end_link.clone());
         tasks.spawn(async move {
             ended.run_until_cancelled(link).await;

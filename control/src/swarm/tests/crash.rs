@@ -45,7 +45,7 @@ fn confirmed_writes_survive_kill_9_of_the_manager() {
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let swarm = Swarm::open(config(host.dir(), "n1")).await.expect("the membership resumes");
+        let swarm = Swarm::open(config(host.dir(), "n1", host.addr())).await.expect("the membership resumes");
         let manager = wait_for_leader(&swarm).await;
         let state = manager.state().borrow().clone();
         for number in confirmed {
@@ -68,7 +68,7 @@ fn victim() {
 }
 
 async fn write_until_killed(dir: &Path, addr: Ipv4Addr) {
-    let swarm = Swarm::open(config(dir, "n1")).await.expect("the membership resumes");
+    let swarm = Swarm::open(config(dir, "n1", addr)).await.expect("the membership resumes");
     if *swarm.membership().borrow() == Membership::None {
         let options = InitOptions {
             advertise_addr: None,

@@ -1,10 +1,11 @@
 //! Clusters to test with. Every wait is for a condition and has a deadline.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,7 +26,9 @@ use weft_model::{
 
 use crate::{
     pki::Identity,
-    swarm::{InitOptions, JoinOptions, Manager, ProposeError, Swarm, SwarmConfig, SwarmError, context::Context},
+    swarm::{
+        InitOptions, JoinOptions, LocalAddrs, Manager, ProposeError, Swarm, SwarmConfig, SwarmError, context::Context,
+    },
 };
 
 /// The longest wait for anything: far more than a busy machine needs.
@@ -36,7 +39,29 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(40);
 pub(super) struct Host {
     dir: TempDir,
     name: String,
-    addr: Ipv4Addr,
+    addrs: Arc<HostAddr>,
+}
+
+/// The only address of a host, on its link.
+pub(super) struct HostAddr(Mutex<Ipv4Addr>);
+
+impl HostAddr {
+    /// Tests run in parallel, so each host has loopback addresses of its own.
+    fn unused() -> Ipv4Addr {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 77, 0, 0)) + number)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ipv4Addr> {
+        self.0.lock().expect("no test thread panicked")
+    }
+}
+
+impl LocalAddrs for HostAddr {
+    fn addrs(&self) -> io::Result<Vec<(IpAddr, String)>> {
+        Ok(vec![((*self.lock()).into(), "eth0".to_owned())])
+    }
 }
 
 /// A running daemon. Its agent programs nothing and reports that everything went well.
@@ -73,15 +98,24 @@ pub(super) async fn stop<const N: usize>(daemons: [Daemon; N]) {
 
 impl Host {
     pub(super) fn new(name: &str) -> Self {
-        // Tests run in parallel, so each host has a loopback address of its own.
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let addr = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 77, 0, 0)) + number);
-        Self { dir: tempfile::tempdir().expect("a temporary directory"), name: name.to_owned(), addr }
+        let addrs = Arc::new(HostAddr(Mutex::new(HostAddr::unused())));
+        Self { dir: tempfile::tempdir().expect("a temporary directory"), name: name.to_owned(), addrs }
     }
 
     pub(super) fn addr(&self) -> Ipv4Addr {
-        self.addr
+        *self.addrs.lock()
+    }
+
+    pub(super) fn set_addr(&self, addr: Ipv4Addr) {
+        *self.addrs.lock() = addr;
+    }
+
+    /// Gives the host another address, which it returns. A daemon that runs keeps its socket with
+    /// the former one.
+    pub(super) fn change_addr(&self) -> IpAddr {
+        let addr = HostAddr::unused();
+        self.set_addr(addr);
+        addr.into()
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -114,18 +148,25 @@ impl Host {
     }
 
     pub(super) async fn start(self) -> Daemon {
-        let swarm = Swarm::open(config(self.dir.path(), &self.name)).await.expect("the daemon starts");
+        let swarm =
+            Swarm::open(config_at(self.dir.path(), &self.name, self.addrs.clone())).await.expect("the daemon starts");
         let agent = tokio::spawn(agent(swarm.plans(), swarm.reports()));
         Daemon { host: self, swarm, agent }
     }
 }
 
-pub(super) fn config(dir: &Path, name: &str) -> SwarmConfig {
+/// The configuration of a host with this address.
+pub(super) fn config(dir: &Path, name: &str, addr: Ipv4Addr) -> SwarmConfig {
+    config_at(dir, name, Arc::new(HostAddr(Mutex::new(addr))))
+}
+
+fn config_at(dir: &Path, name: &str, addrs: Arc<HostAddr>) -> SwarmConfig {
     SwarmConfig {
         data_dir: dir.to_owned(),
         hostname: name.parse().expect("a node name"),
         version: "test".to_owned(),
         logs: Arc::new(TestLogs),
+        addrs,
     }
 }
 
@@ -157,7 +198,7 @@ impl Daemon {
     pub(super) fn init_options(&self) -> InitOptions {
         InitOptions {
             advertise_addr: None,
-            listen_addr: SocketAddr::new(self.host.addr.into(), 0),
+            listen_addr: SocketAddr::new(self.host.addr().into(), 0),
             tunnel_addr: None,
             tunnel_port: DEFAULT_TUNNEL_PORT,
             spec: spec(),
@@ -170,7 +211,7 @@ impl Daemon {
             remotes: vec![remote],
             token: token.to_owned(),
             advertise_addr: None,
-            listen_addr: SocketAddr::new(self.host.addr.into(), 0),
+            listen_addr: SocketAddr::new(self.host.addr().into(), 0),
             tunnel_addr: None,
             availability: Availability::Active,
         }
@@ -351,6 +392,7 @@ async fn agent(mut plans: watch::Receiver<Option<Arc<NodePlan>>>, reports: watch
         let report = plan.map_or_else(NodeReport::default, |plan| NodeReport {
             acked: plan.generation,
             epoch: plan.epoch,
+            addr: None,
             problem: String::new(),
             description: Some(crate::fixture::description(&[])),
             keys: plan.encryption.iter().map(|_| key_of(&plan.node)).collect(),

@@ -9,6 +9,7 @@ mod disasters;
 mod expiry;
 mod failover;
 mod joining;
+mod moving;
 mod plans;
 mod quorum;
 mod roles;
