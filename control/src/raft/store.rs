@@ -104,8 +104,7 @@ impl Store {
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
         let key_path = path.with_file_name(KEY_FILE);
         let key_failed = |error: io::Error| StoreError { path: key_path.clone(), reason: files::advice(&error) };
-        let db = Database::create(path).map_err(|e| failed(e.into()))?;
-        prepare(&db).map_err(failed)?;
+        let db = open_or_create(path).map_err(failed)?;
         let key = LogKey::read(&key_path).map_err(key_failed)?;
         let store = match raw(&db, SEALED).map_err(failed)? {
             Some(sealed) => {
@@ -152,11 +151,17 @@ impl Store {
     /// Opens a log on another storage backend.
     #[cfg(test)]
     pub(super) fn with_backend(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
+        Self::with_backend_and_key(backend, LogKey::generate().expect("random bytes"))
+    }
+
+    /// The same with the key of an earlier log.
+    #[cfg(test)]
+    pub(super) fn with_backend_and_key(backend: impl redb::StorageBackend, key: LogKey) -> Result<Self, StoreError> {
         let path = Path::new("(backend)");
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
         let db = Database::builder().create_with_backend(backend).map_err(|e| failed(e.into()))?;
         prepare(&db).map_err(failed)?;
-        Ok(Self::new(db, LogKey::generate().expect("random bytes"), path))
+        Ok(Self::new(db, key, path))
     }
 
     fn new(db: Database, key: LogKey, path: &Path) -> Self {
@@ -401,17 +406,33 @@ fn is_empty(db: &Database) -> Result<bool, redb::Error> {
 /// Replaces a file without encryption by an encrypted one, as a whole: redb would keep the pages of
 /// the former records in the same file.
 fn sealed_copy(plain: &Database, path: &Path, key: &LogKey) -> Result<Database, redb::Error> {
+    let sealed = create(path, |sealed| seal_all(plain, sealed, key))?;
+    tracing::info!(path = %path.display(), "the log is encrypted now");
+    Ok(sealed)
+}
+
+fn open_or_create(path: &Path) -> Result<Database, redb::Error> {
+    if !path.try_exists()? {
+        return create(path, |_| Ok(()));
+    }
+    let db = Database::create(path)?;
+    prepare(&db)?;
+    Ok(db)
+}
+
+/// Creates a file with the records that `fill` writes. It has another name until it is complete: if
+/// the power is cut while redb writes its first pages, redb does not open the file again.
+fn create(path: &Path, fill: impl FnOnce(&Database) -> Result<(), redb::Error>) -> Result<Database, redb::Error> {
     let mut staged = path.as_os_str().to_owned();
     staged.push(".new");
     let staged = Path::new(&staged);
     // Left by a daemon that was killed here.
     files::remove(staged)?;
-    let sealed = Database::create(staged)?;
-    prepare(&sealed)?;
-    seal_all(plain, &sealed, key)?;
+    let db = Database::create(staged)?;
+    prepare(&db)?;
+    fill(&db)?;
     files::rename(staged, path)?;
-    tracing::info!(path = %path.display(), "the log is encrypted now");
-    Ok(sealed)
+    Ok(db)
 }
 
 /// Writes all records of `plain` to `sealed`, encrypted, and the mark [`SEALED`].

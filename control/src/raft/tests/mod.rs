@@ -1,4 +1,7 @@
-//! Tests of the store (openraft's suite, full disks) and of the state machine (retries, snapshots).
+//! Tests of the store (openraft's suite, full disks, and in [`power`] power cuts) and of the state
+//! machine (retries, snapshots).
+
+mod power;
 
 use std::{
     fs, io,
@@ -260,6 +263,18 @@ async fn a_log_of_weft_0_1_0_is_encrypted_when_it_is_opened() {
     assert_eq!(store.read_vote().await.expect("readable"), Some(vote), "the vote is kept");
     let entries = store.try_get_log_entries(..).await.expect("readable");
     assert!(matches!(&entries[0].payload, EntryPayload::Normal(read) if *read == proposal));
+}
+
+#[tokio::test]
+async fn a_log_whose_creation_was_cut_off_is_created_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("raft.redb");
+    // As the end of the power leaves it: the first page is not on the disk.
+    fs::write(dir.path().join("raft.redb.new"), [0; 4096]).expect("written");
+    let mut store = Store::open(&path).expect("a new log");
+    store.blocking_append([entry(1, Proposal::new(ProposalId(1), START_MS, init()))]).await.expect("appended");
+    store.close().await;
+    assert_eq!(fs::read_dir(dir.path()).expect("entries").count(), 2, "the log and its key are left");
 }
 
 #[test]
