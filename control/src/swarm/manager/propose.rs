@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request};
 use weft_model::{Applied, Command, Rejection, spec::Role, state::FEATURE_LEVEL};
 
-use super::Manager;
+use super::{Manager, observe::check_promotion};
 use crate::{
     codec::{self, COMMAND, CodecError, OUTCOME},
     pki,
@@ -194,14 +194,21 @@ impl Manager {
         })
     }
 
-    /// Writes a command unless it would leave the swarm without a quorum. `apply` cannot decide
-    /// that, because the cluster state does not contain which managers answer.
+    /// Writes a command unless it would leave the swarm without a quorum, or make a manager of a
+    /// node whose release is too old. `apply` cannot decide that, because the cluster state
+    /// contains neither which managers answer nor what the nodes' releases support.
     pub(in crate::swarm) async fn write_checked(
         &self,
         id: ProposalId,
         command: Command,
     ) -> Result<Outcome, WriteError> {
-        match self.check_demotion(&command).await {
+        let can_promote = |view| check_promotion(&self.inner.state.borrow(), &view, &command);
+        let allowed = self.tracker().view().map_or(Ok(()), can_promote);
+        let checked = match allowed {
+            Ok(()) => self.check_demotion(&command).await,
+            refused => refused,
+        };
+        match checked {
             Ok(()) => self.write(id, command).await,
             Err(rejection) => Ok((self.inner.state.borrow().index, Err(rejection))),
         }

@@ -14,7 +14,7 @@ use weft_model::{
 
 use super::{
     leader::{batches, update_acks},
-    observe::{DownLimit, LoggedReports, observe, supported_level},
+    observe::{DownLimit, LoggedReports, check_promotion, observe, supported_level},
     voters::{Members, VoterChange, check_demotion, flag_updates, keeps_quorum, may_be_member, next_change},
 };
 use crate::{
@@ -507,6 +507,28 @@ fn the_feature_level_is_that_of_the_oldest_manager_and_unknown_while_one_is_sile
     assert_eq!(level(), Some(0));
     session(&n2, FEATURE_LEVEL + 1).expect("a session");
     assert_eq!(level(), Some(FEATURE_LEVEL), "the worker's release does not count, nor do unknown levels");
+}
+
+#[test]
+fn a_worker_whose_release_cannot_read_the_log_is_not_promoted() {
+    let mut cluster = TestCluster::new();
+    let worker = cluster.node("n2", &[]);
+    let tracker = NodeTracker::default();
+    tracker.start_term(1, TERM_START_MS);
+    let refusal = |cluster: &TestCluster, role| {
+        let node = &cluster.state.nodes[&worker];
+        let spec = NodeSpec { role, ..node.spec.clone() };
+        let command = Command::UpdateNode { id: node.id.clone(), version: node.meta.version, spec };
+        check_promotion(&cluster.state, &tracker.view().expect("a view"), &command).err().map(|e| e.to_string())
+    };
+    let connect = |level| tracker.begin_session(&worker, report(0), level, CertificateStatus::default());
+    assert_eq!(refusal(&cluster, Role::Manager), None, "its release is unknown");
+    connect(cluster.state.feature_level - 1).expect("a session");
+    let refused = refusal(&cluster, Role::Manager).expect("refused");
+    assert!(refused.contains("n2 runs weft") && refused.contains("install their version"), "{refused}");
+    assert_eq!(refusal(&cluster, Role::Worker), None, "another change of the node");
+    connect(cluster.state.feature_level).expect("a session");
+    assert_eq!(refusal(&cluster, Role::Manager), None);
 }
 
 #[test]
