@@ -9,6 +9,8 @@
 
 mod caller;
 mod client;
+#[cfg(test)]
+pub(crate) mod faults;
 mod server;
 
 pub use caller::Caller;

@@ -26,14 +26,17 @@ use hyper_util::{
 };
 use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
+#[cfg(test)]
+use super::faults;
 use super::{CONNECTION_WINDOW_BYTES, Caller, STREAM_WINDOW_BYTES};
 use crate::pki::PeerIdentity;
 
@@ -172,6 +175,8 @@ impl Accepted {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "cannot disable Nagle's algorithm");
         }
+        #[cfg(test)]
+        let own = stream.local_addr().expect("the socket is connected").ip();
         let stream = match timeout(limits.first_request_timeout, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -198,6 +203,8 @@ impl Accepted {
             return tracing::warn!(%peer, member = life.is_none(), "closing connection: too many connections");
         };
         drop(handshake);
+        #[cfg(test)]
+        let stream = faults::Faulty::new(stream, &caller, own);
         let routes = routes.layer(Extension(caller));
         let requests = serve_requests(peer, stream, routes, limits.first_request_timeout);
         match life {
@@ -232,7 +239,7 @@ fn now_ms() -> u64 {
 /// request.
 async fn serve_requests(
     peer: SocketAddr,
-    stream: TlsStream<TcpStream>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     routes: Router,
     first_request_timeout: Duration,
 ) {
@@ -345,7 +352,7 @@ mod tests {
         timeout(DEADLINE, expired).await.expect("expired in time");
     }
 
-    async fn check_closed(mut stream: impl tokio::io::AsyncRead + Unpin) {
+    async fn check_closed(mut stream: impl AsyncRead + Unpin) {
         let closed = async { while !matches!(stream.read(&mut [0; 256]).await, Ok(0) | Err(_)) {} };
         timeout(DEADLINE, closed).await.expect("closed in time");
     }

@@ -7,6 +7,7 @@ mod callers;
 mod crash;
 mod disasters;
 mod expiry;
+mod faults;
 mod failover;
 mod joining;
 mod moving;
