@@ -60,6 +60,7 @@ impl Cluster {
         let first = cluster.joining(1, Role::Manager);
         let init = InitCluster {
             feature_level: weft_model::state::FEATURE_LEVEL,
+            unlock_key: None,
             id: ClusterId::from_random(1),
             spec: ClusterSpec::default(),
             tunnel_port: DEFAULT_TUNNEL_PORT,

@@ -64,6 +64,7 @@ impl TestCluster {
             ingress: NetworkId::from_random(self.random()),
             node: self.joining("n1", Role::Manager),
             feature_level: FEATURE_LEVEL,
+            unlock_key: None,
         }
     }
 

@@ -11,6 +11,7 @@
 //!   leader proposes next.
 //! - Formats: `codec` encodes values for the wire and the disk, [`json`] those of readable files,
 //!   and [`files`] writes small files atomically.
+//! - [`vault`] keeps the files with the node's secrets, encrypted while managers are locked.
 //! - Between nodes: [`pki`] makes certificates and tokens, [`rpc`] makes calls between nodes,
 //!   [`raft`] replicates the cluster state.
 //! - [`swarm`] runs one node's membership of a cluster.
@@ -25,6 +26,7 @@ mod codec;
 pub mod files;
 pub mod json;
 pub mod pki;
+pub mod vault;
 pub mod rpc;
 pub mod raft;
 pub mod swarm;

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -13,12 +13,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::json;
 
 use super::{
     client::{Client, text},
-    output::{print_line, print_to_stderr},
+    output::print_line,
+    prompt::ask,
     swarm::NodeFlags,
 };
 
@@ -105,32 +105,10 @@ impl Passphrase {
         if let Ok(passphrase) = std::env::var(PASSPHRASE) {
             return Ok(passphrase);
         }
-        let passphrase = ask("Passphrase:")?;
+        let passphrase = ask("Passphrase:", "passphrase")?;
         if is_new && io::stdin().is_terminal() {
-            ensure!(passphrase == ask("Repeat the passphrase:")?, "the passphrases differ");
+            ensure!(passphrase == ask("Repeat the passphrase:", "passphrase")?, "the passphrases differ");
         }
         Ok(passphrase)
     }
-}
-
-/// Reads a line from standard input. A terminal does not show it.
-fn ask(prompt: &str) -> Result<String> {
-    let stdin = io::stdin();
-    let shown = if stdin.is_terminal() {
-        print_to_stderr(prompt);
-        let shown = tcgetattr(&stdin).context("cannot read the settings of the terminal")?;
-        let mut hidden = shown.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(&stdin, OptionalActions::Now, &hidden).context("cannot hide the passphrase")?;
-        Some(shown)
-    } else {
-        None
-    };
-    let mut line = String::new();
-    let read = stdin.lock().read_line(&mut line);
-    if let Some(shown) = shown {
-        tcsetattr(&stdin, OptionalActions::Now, &shown).context("cannot restore the settings of the terminal")?;
-    }
-    read.context("cannot read the passphrase from standard input")?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }

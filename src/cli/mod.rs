@@ -25,6 +25,8 @@ mod flags;
 mod unsupported;
 mod names;
 mod tasks;
+mod prompt;
+mod lock;
 mod swarm;
 mod node;
 mod service;

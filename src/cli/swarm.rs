@@ -1,4 +1,5 @@
 //! `weft swarm`: create, join and leave a cluster, print its join tokens, and change its settings.
+//! `lock` has the commands for locked managers.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,6 +15,7 @@ use super::{
     client::{Client, list, number, text},
     duration::nanos,
     flags::{Availability, Role},
+    lock::{self, UnlockKey},
     output::{print, print_line, print_to_stderr},
     values::duration,
 };
@@ -33,6 +35,10 @@ pub(super) enum Command {
     JoinToken(JoinToken),
     /// Show or replace the cluster's certificate authority
     Ca(Ca),
+    /// Start this manager, which is locked, with the unlock key from standard input
+    Unlock,
+    /// Show or replace the key that locked managers need after a restart
+    UnlockKey(UnlockKey),
     /// Change the cluster's settings
     Update(Update),
 }
@@ -132,6 +138,9 @@ struct Settings {
     /// After which time nodes replace their keys for encrypted networks, such as 12h; at least 10s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     key_rotation: Option<SignedDuration>,
+    /// Lock managers: encrypt their keys, so that they need the unlock key after a restart
+    #[arg(long)]
+    autolock: Option<bool>,
     /// Pool of addresses that networks get their subnets from, as ADDRESS/PREFIX; may be repeated,
     /// and replaces all earlier pools
     #[arg(long, value_name = "SUBNET", value_delimiter = ',')]
@@ -159,6 +168,9 @@ impl Settings {
         if let Some(period) = self.key_rotation {
             spec["EncryptionConfig"]["KeyRotationPeriod"] = nanos(period).into();
         }
+        if let Some(autolock) = self.autolock {
+            spec["EncryptionConfig"]["AutoLockManagers"] = autolock.into();
+        }
         if !self.default_addr_pool.is_empty() {
             spec["DefaultAddrPool"] = json!(self.default_addr_pool);
         }
@@ -173,6 +185,7 @@ impl Settings {
             && self.down_after.is_none()
             && self.cert_expiry.is_none()
             && self.key_rotation.is_none()
+            && self.autolock.is_none()
             && self.default_addr_pool.is_empty()
             && self.default_addr_pool_mask_length.is_none()
     }
@@ -213,6 +226,8 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<()> {
         Command::Leave(options) => leave(client, &options).await,
         Command::JoinToken(options) => join_token(client, &options).await,
         Command::Ca(options) => ca(client, &options).await,
+        Command::Unlock => lock::unlock(client).await,
+        Command::UnlockKey(options) => lock::unlock_key(client, &options).await,
         Command::Update(options) => update(client, &options).await,
     }
 }
@@ -230,7 +245,12 @@ async fn init(client: &Client, options: &Init) -> Result<()> {
         id.as_str().unwrap_or_default()
     ))?;
     print_join_command(client, Role::Worker).await?;
-    print_line("To add a manager to this swarm, run 'weft swarm join-token manager' and follow the instructions.")
+    print_line("To add a manager to this swarm, run 'weft swarm join-token manager' and follow the instructions.")?;
+    if options.settings.autolock == Some(true) {
+        print("\n")?;
+        lock::print_unlock_command(client).await?;
+    }
+    Ok(())
 }
 
 /// Prints the command that joins a node to this cluster.
@@ -363,5 +383,9 @@ async fn update(client: &Client, options: &Update) -> Result<()> {
     let mut spec = swarm["Spec"].clone();
     options.settings.apply(&mut spec);
     client.post(&format!("/swarm/update?version={}", number(&swarm, "/Version/Index")), &spec).await?;
-    print_line("Swarm updated.")
+    print_line("Swarm updated.")?;
+    if options.settings.autolock == Some(true) && !lock::is_locked(&swarm) {
+        lock::print_unlock_command(client).await?;
+    }
+    Ok(())
 }

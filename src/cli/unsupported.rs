@@ -17,7 +17,6 @@ const IMAGES: &str = "the container engine manages images: use the docker client
 const STACKS: &str = "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock docker stack …";
 const NO_SECRETS: &str = "tasks cannot use secrets yet: set environment variables with --env";
 const NO_CONFIGS: &str = "tasks cannot use configs yet: set environment variables with --env";
-const NO_UNLOCK: &str = "weft cannot lock managers yet, so no manager needs to be unlocked";
 const NOT_ATTACHABLE: &str = "only services can use networks of the cluster yet: run the container as a service";
 
 /// Commands, each with all its words, such as `network prune`. Each reason is for the commands of
@@ -61,7 +60,6 @@ pub(super) const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (&["events", "system"], "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock"),
     (&["context"], "choose the daemon with --host, or with WEFT_HOST in the environment"),
-    (&["swarm unlock", "swarm unlock-key"], NO_UNLOCK),
     (&["network connect", "network disconnect"], NOT_ATTACHABLE),
     (&["network prune"], "remove each network with \"weft network rm\""),
 ];
@@ -113,7 +111,6 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
         &["service logs --details", "service logs --no-task-ids", "service logs --no-trunc"],
         "each line begins with the full name of its task; --raw leaves the name out",
     ),
-    (&["--autolock"], "weft cannot lock managers yet"),
     (&["--external-ca"], "weft cannot use an external certificate authority yet"),
     (&["--max-snapshots", "--snapshot-interval"], "Raft snapshots cannot be configured: leave the flag out"),
     (&["--attachable"], NOT_ATTACHABLE),

@@ -1,10 +1,10 @@
 //! The standard docker client controls weft: nodes, networks, services and logs, by its commands
 //! and its tables.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Lab, eventually};
+use weft_lab::{CLIENT, Lab, contract, eventually};
 
 use crate::{
     fixtures::{WHOAMI, all_answer},
@@ -24,6 +24,7 @@ pub(crate) fn group() -> Group {
             docker_scales_updates_and_removes_a_service,
             docker_reads_a_services_logs,
             docker_prints_the_errors_of_weft,
+            docker_locks_and_unlocks_managers,
         ],
     }
 }
@@ -140,4 +141,31 @@ fn docker_prints_the_errors_of_weft(lab: &Lab) -> Result<()> {
     let message = String::from_utf8_lossy(&refused.stderr);
     ensure!(!refused.status.success() && message.contains("not a swarm manager"), "{message}");
     Ok(())
+}
+
+fn docker_locks_and_unlocks_managers(lab: &Lab) -> Result<()> {
+    let printed = lab.docker_ok("n1", &["swarm", "update", "--autolock=true"])?;
+    let key = lab.docker_ok("n2", &["swarm", "unlock-key", "--quiet"])?.trim().to_owned();
+    ensure!(key.starts_with("SWMKEY-1-") && printed.contains(&key), "{printed}");
+    let identity = contract::data_dir("n2").join("swarm/identity.pem");
+    eventually(Duration::from_secs(20), "the keys of n2 are encrypted", || {
+        let stored = fs::read(&identity).map_err(|error| error.to_string())?;
+        if stored.starts_with(b"weft sealed file") { Ok(()) } else { Err("in the clear".to_owned()) }
+    });
+    lab.kill_daemon("n2")?;
+    lab.start("n2")?;
+    let info = lab.docker_ok("n2", &["info"])?;
+    ensure!(info.contains("Swarm: locked"), "{info}");
+    let refused = String::from_utf8_lossy(&lab.docker("n2", &["service", "ls"])?.stderr).into_owned();
+    ensure!(refused.contains("Swarm is encrypted and needs to be unlocked"), "{refused}");
+    let wrong = format!("SWMKEY-1-{}\n", "A".repeat(43));
+    let refused = lab.docker_with_input("n2", &["swarm", "unlock"], &wrong)?;
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && error.contains("invalid key provided"), "{error}");
+    let unlocked = lab.docker_with_input("n2", &["swarm", "unlock"], &format!("{key}\n"))?;
+    ensure!(unlocked.status.success(), "{}", String::from_utf8_lossy(&unlocked.stderr));
+    lab.wait_managers("n2", 2)?;
+    let printed = lab.docker_ok("n2", &["swarm", "unlock-key", "--rotate"])?;
+    ensure!(printed.contains("Successfully rotated manager unlock key.") && !printed.contains(&key), "{printed}");
+    lab.docker_ok("n1", &["swarm", "update", "--autolock=false"]).map(drop)
 }

@@ -23,6 +23,7 @@ mod update;
 mod connections;
 mod failure;
 mod certificates;
+mod locking;
 mod moving;
 mod partitions;
 mod full_disk;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         failure::daemons(),
         failure::nodes(),
         certificates::group(),
+        locking::group(),
         moving::group(),
         partitions::group(),
         partitions::promotions(),

@@ -29,6 +29,7 @@ pub mod command;
 pub mod plan;
 pub mod report;
 pub mod logs;
+mod unlock_key;
 pub mod backoff;
 mod error_chain;
 
@@ -42,6 +43,7 @@ pub use net::{DualAddr, Mac};
 pub use plan::NodePlan;
 pub use report::NodeReport;
 pub use state::ClusterState;
+pub use unlock_key::{InvalidUnlockKey, UnlockKey};
 
 /// Default UDP port of the VXLAN tunnel (IANA, RFC 7348). The port of the cluster is chosen at its
 /// initialisation, and cannot be published.

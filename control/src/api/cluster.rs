@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId,
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, UnlockKey,
     spec::{ClusterSpec, Role},
 };
 
@@ -36,6 +36,8 @@ pub(crate) trait Member: Send + Sync {
     async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError>;
     async fn restore(&self, options: RestoreOptions) -> Result<NodeId, SwarmError>;
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
+    /// Starts this manager, which is locked.
+    async fn unlock(&self, key: UnlockKey) -> Result<(), SwarmError>;
     /// `Some` on managers that have the cluster state.
     fn cluster(&self) -> Option<Arc<dyn ClusterHandle>>;
     /// Waits until [`Self::cluster`] is `Some`. A promoted node is a manager for a moment before it
@@ -102,6 +104,10 @@ impl Member for Swarm {
 
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {
         Swarm::leave(self, force).await
+    }
+
+    async fn unlock(&self, key: UnlockKey) -> Result<(), SwarmError> {
+        Swarm::unlock(self, key).await
     }
 
     fn cluster(&self) -> Option<Arc<dyn ClusterHandle>> {

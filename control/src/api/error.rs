@@ -24,6 +24,8 @@ pub(crate) enum ApiError {
     Ambiguous { kind: ObjectKind, name: String, matches: usize },
     #[error("{0}")]
     Conflict(String),
+    #[error("{0}")]
+    Unauthorized(String),
     /// The request asks for a feature that weft does not have. `features` and `wire::unsupported`
     /// create this error.
     #[error("{0}")]
@@ -50,6 +52,7 @@ impl ApiError {
             Self::Invalid(_) | Self::Ambiguous { .. } => StatusCode::BAD_REQUEST,
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NotInSwarm | Self::Worker | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -133,9 +136,13 @@ impl From<SwarmError> for ApiError {
             | S::NotMember
             | S::NotManager
             | S::ManagerNeedsForce { .. }
+            | S::Locked
+            | S::LeaveLocked
             | S::LeaveRefused { .. }
             | S::Unreachable { .. }
             | S::Timeout => Self::Unavailable(error.to_string()),
+            S::NotLocked => Self::Conflict(error.to_string()),
+            S::WrongUnlockKey => Self::Unauthorized(error.to_string()),
             S::Propose(error) => error.into(),
             S::Listen { .. } | S::Storage { .. } | S::LogLost { .. } | S::Internal { .. } => {
                 Self::Internal(error.to_string())

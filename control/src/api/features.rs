@@ -153,10 +153,6 @@ features! {
         .advice("remove each network with \"weft network rm\"");
 
     // The cluster.
-    LOCKED_MANAGERS = Feature::new(
-        "locked managers (--autolock, swarm unlock, swarm unlock-key)",
-        &["EncryptionConfig.AutoLockManagers", "AutoLockManagers"],
-    ).advice("managers are never locked, so leave AutoLockManagers out");
     EXTERNAL_CAS = Feature::new("external certificate authorities (--external-ca)", &["CAConfig.ExternalCAs"]);
     OWN_CAS = Feature::new(
         "a certificate authority of your own in a new swarm",

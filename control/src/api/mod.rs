@@ -54,7 +54,7 @@ use self::{
     cluster::{ClusterHandle, Member},
     error::ApiError,
 };
-use crate::swarm::{Membership, Swarm};
+use crate::swarm::{Membership, Swarm, SwarmError};
 
 pub use serve::serve;
 
@@ -99,6 +99,7 @@ impl Api {
             Membership::Joining => {
                 ApiError::Unavailable("this node is joining a swarm: try again when `weft info` shows it active".into())
             }
+            Membership::Locked => SwarmError::Locked.into(),
             Membership::Error(text) => ApiError::Unavailable(text),
         })
     }

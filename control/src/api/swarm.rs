@@ -8,17 +8,19 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use weft_model::{Command, spec::Role};
+use weft_model::{Command, InvalidUnlockKey, UnlockKey, spec::Role};
 
 use super::{
     Api, address,
     body::{self, JsonBody},
     error::ApiError,
-    features,
     query::Params,
     wire,
 };
-use crate::swarm::{InitOptions, JoinOptions, Membership, RestoreOptions, SwarmError};
+use crate::{
+    pki,
+    swarm::{InitOptions, JoinOptions, Membership, RestoreOptions, SwarmError},
+};
 
 pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
     let cluster = api.cluster()?;
@@ -45,6 +47,7 @@ pub(super) async fn init(State(api): State<Api>, JsonBody(mut body): JsonBody) -
             tunnel_addr: address::parse_tunnel(&request.tunnel_addr)?,
             tunnel_port: request.tunnel_port,
             spec: request.spec,
+            auto_lock: request.auto_lock,
             availability: request.availability,
         })
         .await?;
@@ -101,23 +104,38 @@ pub(super) async fn update(
     params: Params,
     JsonBody(mut body): JsonBody,
 ) -> Result<(), ApiError> {
-    if params.strict_flag("rotateManagerUnlockKey")? {
-        return Err(features::LOCKED_MANAGERS.refusal());
-    }
     let cluster = api.cluster()?;
-    let current = {
+    let (current, is_locked) = {
         let state = Arc::clone(&cluster.state().borrow());
-        state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?.spec.clone()
+        let cluster = state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?;
+        (cluster.spec.clone(), cluster.lock.key.is_some())
     };
     let own_ca = wire::cluster::take_ca(&mut body)?;
-    let spec = wire::cluster::read(&mut body, &current)?;
+    let (spec, auto_lock) = wire::cluster::read(&mut body, &current, is_locked)?;
+    let rotates_unlock_key = params.strict_flag("rotateManagerUnlockKey")?;
+    if rotates_unlock_key && !auto_lock {
+        return Err(ApiError::Invalid(
+            "cannot rotate the unlock key because autolock is not turned on (swarm update --autolock)".into(),
+        ));
+    }
+    let changes_lock = rotates_unlock_key || auto_lock != is_locked;
+    let changes_ca = own_ca.is_some() || spec.force_rotate != current.force_rotate;
+    if changes_lock && changes_ca {
+        return Err(ApiError::Invalid(
+            "one request cannot change both the certificate authority and the lock of the managers: send two".into(),
+        ));
+    }
     let version = params.version()?;
     let rotations = [
         (params.strict_flag("rotateWorkerToken")?, Role::Worker),
         (params.strict_flag("rotateManagerToken")?, Role::Manager),
     ];
-    if own_ca.is_some() || spec.force_rotate != current.force_rotate {
+    if changes_ca {
         cluster.rotate_root(version, spec, own_ca).await?;
+    } else if changes_lock {
+        let key = auto_lock.then(pki::random_unlock_key).transpose();
+        let key = key.map_err(|error| ApiError::Internal(error.to_string()))?;
+        cluster.propose(Command::SetUnlockKey { version, spec, key }).await?;
     } else if spec != current {
         cluster.propose(Command::UpdateCluster { version, spec }).await?;
     }
@@ -127,10 +145,20 @@ pub(super) async fn update(
     Ok(())
 }
 
-pub(super) async fn unlock_key() -> ApiError {
-    features::LOCKED_MANAGERS.refusal()
+/// `GET /swarm/unlockkey`: the key is empty if managers are not locked.
+pub(super) async fn unlock_key(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
+    let state = api.state()?;
+    let key = state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?.lock.key.as_ref();
+    Ok(Json(json!({ "UnlockKey": key.map(UnlockKey::to_text).unwrap_or_default() })))
 }
 
-pub(super) async fn unlock() -> ApiError {
-    features::LOCKED_MANAGERS.refusal()
+pub(super) async fn unlock(State(api): State<Api>, JsonBody(mut body): JsonBody) -> Result<(), ApiError> {
+    let text = wire::membership::read_unlock_key(&mut body)?;
+    if api.member.membership() != Membership::Locked {
+        api.cluster()?;
+        return Err(SwarmError::NotLocked.into());
+    }
+    let key: UnlockKey = text.parse().map_err(|error: InvalidUnlockKey| ApiError::Invalid(error.to_string()))?;
+    api.member.unlock(key).await?;
+    Ok(())
 }

@@ -18,7 +18,7 @@ use super::{
     version::{API_VERSION, MIN_API_VERSION},
     wire,
 };
-use crate::swarm::Membership;
+use crate::swarm::{Membership, SwarmError};
 
 /// `GET /_ping`: clients read the API version and this node's role in the cluster from the headers.
 pub(super) async fn ping(State(api): State<Api>) -> Response {
@@ -27,6 +27,7 @@ pub(super) async fn ping(State(api): State<Api>) -> Response {
         Membership::Joining => "pending",
         Membership::Active { role: Role::Manager, .. } => "active/manager",
         Membership::Active { role: Role::Worker, .. } => "active/worker",
+        Membership::Locked => "locked",
         Membership::Error(_) => "error",
     };
     let headers = [
@@ -129,6 +130,7 @@ fn swarm_info(api: &Api) -> Value {
         Membership::None => (LocalNodeState::INACTIVE, None, None, String::new()),
         Membership::Joining => (LocalNodeState::PENDING, None, None, String::new()),
         Membership::Active { node, addr, warning, .. } => (LocalNodeState::ACTIVE, Some(node), Some(addr), warning),
+        Membership::Locked => (LocalNodeState::LOCKED, None, None, SwarmError::Locked.to_string()),
         Membership::Error(text) => (LocalNodeState::ERROR, None, None, text),
     };
     let managers = api.member.remotes().into_iter().map(|(node, addr)| (node.to_string(), addr.to_string())).collect();

@@ -9,8 +9,8 @@ use openraft::{
 };
 use weft_model::{
     Applied, BackendId, ClusterState, Command, DualAddr, LogOptions, Mac, MeshServiceId, NetworkId, NodeId, NodePlan,
-    NodeReport, Rejection, ServiceId, TaskId, Vni,
-    command::Convergence,
+    NodeReport, Rejection, ServiceId, TaskId, UnlockKey, Vni,
+    command::{Convergence, InitCluster},
     id::ClusterId,
     plan::{
         AttachmentPlan, BackendPlan, EndpointPlan, ManagerPlan, NetworkPlan, PeerPlan, PortPlan, ServicePlan, TaskGoal,
@@ -23,8 +23,8 @@ use weft_model::{
         UpdateOrder,
     },
     state::{
-        FreedAddress, KeyRecord, KeyStage, NetworkConfiguration, NodeDescription, NodeStatus, Restarts, RootRotation,
-        Slot, StateDigest, TaskState, TaskStatus, Traffic, UpdateState, UpdateStatus,
+        FreedAddress, KeyRecord, KeyStage, ManagerLock, NetworkConfiguration, NodeDescription, NodeStatus, Restarts,
+        RootRotation, Slot, StateDigest, TaskState, TaskStatus, Traffic, UpdateState, UpdateStatus,
     },
     wireguard::{EncryptedPeer, EncryptionPlan, EncryptionSupport, NodeKey, PublicKey},
 };
@@ -215,6 +215,7 @@ pub(super) fn state() -> ClusterState {
     state.digests.insert(NodeId::from_random(60), StateDigest { index: 1_000, sha256: [6; 32] });
     let settings = state.cluster.as_mut().expect("a cluster");
     settings.root_rotation = Some(root_rotation());
+    settings.lock = ManagerLock { key: Some(UnlockKey([5; 32])), version: 9 };
     settings.spec.force_rotate = 3;
     state
 }
@@ -293,6 +294,7 @@ pub(super) fn later_commands() -> Vec<Command> {
     let node = NodeId::from_random(1);
     let convergence = |convergence| Command::SetConvergence { id: NodeId::from_random(1), convergence };
     let spec = ClusterSpec { force_rotate: 2, ..ClusterSpec::default() };
+    let locked = InitCluster { unlock_key: Some(UnlockKey([4; 32])), ..TestCluster::empty().init() };
     vec![
         Command::SetFeatureLevel { level: 1 },
         Command::AssignTask {
@@ -308,6 +310,8 @@ pub(super) fn later_commands() -> Vec<Command> {
         Command::ReportDigest { node, digest: StateDigest { index: 1_000, sha256: [6; 32] } },
         Command::RotateRoot { version: 6, spec, rotation: Box::new(root_rotation()) },
         Command::SetRotated { nodes: vec![NodeId::from_random(60)], ca_cert_pem: "new".to_owned() },
+        Command::SetUnlockKey { version: 7, spec: ClusterSpec::default(), key: Some(UnlockKey([4; 32])) },
+        Command::InitCluster(Box::new(locked)),
     ]
 }
 

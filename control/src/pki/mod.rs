@@ -9,7 +9,8 @@
 //! key-encryption key ([`Kek`]). Only managers hold that key, each in its data directory, which
 //! only root can read. So a copy of the Raft log or of a snapshot alone cannot sign certificates,
 //! not even with the key that encrypts it on the disk; a copy of a manager's whole data directory
-//! can. A node's own private key never leaves the node.
+//! can, unless managers are locked ([`crate::vault`]). A node's own private key never leaves the
+//! node.
 
 mod token;
 mod subject;
@@ -21,7 +22,7 @@ mod verify;
 
 pub use ca::{Ca, Issuer, Subject, issuer_of, node_id_of_request};
 pub use identity::{Identity, KeyRequest, ca_digest};
-pub use seal::Kek;
+pub use seal::{Kek, random_unlock_key};
 pub use subject::{MANAGER_NAME, PeerIdentity, Validity, role_unit};
 pub use tls::{Credentials, pinned_client, unverified_client};
 pub use token::{InvalidToken, JoinToken, random_secret};

@@ -8,6 +8,8 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 
+use weft_model::UnlockKey;
+
 use super::PkiError;
 
 /// Length in bytes of an AES-256 key.
@@ -72,6 +74,21 @@ impl Kek {
             .map(LessSafeKey::new)
             .map_err(|e| PkiError::new("use the key-encryption key", e))
     }
+}
+
+/// The key that an unlock key is: it encrypts the keys of a locked manager.
+impl From<&UnlockKey> for Kek {
+    fn from(key: &UnlockKey) -> Self {
+        Self(key.0)
+    }
+}
+
+/// A new unlock key.
+///
+/// # Errors
+/// If the system has no random bytes.
+pub fn random_unlock_key() -> Result<UnlockKey, PkiError> {
+    Kek::generate().map(|key| UnlockKey(key.0))
 }
 
 fn fill(bytes: &mut [u8]) -> Result<(), PkiError> {

@@ -33,7 +33,6 @@ pub(crate) use machine::Replica;
 pub(crate) use machine::sample_snapshot;
 pub use network::{Network, receive_snapshot};
 pub use reform::{Base, has_voter};
-pub(crate) use store::KEY_FILE;
 pub(crate) use store::LogEntry;
 pub use store::{Store, StoreError};
 

@@ -10,7 +10,7 @@ use openraft::{
 use weft_model::ClusterState;
 
 use super::{Machine, Store, Voter, machine::Replica};
-use crate::codec;
+use crate::{codec, vault::Vault};
 
 /// The state that a new log begins with.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ impl Base {
     ///
     /// # Errors
     /// The reason, if the log cannot be opened, read or decoded.
-    pub async fn read(path: &Path) -> Result<Self, String> {
-        let mut store = Store::open(path).map_err(|e| e.to_string())?;
+    pub async fn read(path: &Path, vault: &Vault) -> Result<Self, String> {
+        let mut store = Store::open(path, vault).map_err(|e| e.to_string())?;
         let base = Self::read_store(&mut store).await;
         store.close().await;
         base.map_err(|e| e.to_string())
@@ -64,7 +64,7 @@ impl Base {
     ///
     /// # Errors
     /// The reason, if the file cannot be written.
-    pub async fn write(mut self, path: &Path, raft_id: u64, voter: Voter) -> Result<(), String> {
+    pub async fn write(mut self, path: &Path, vault: &Vault, raft_id: u64, voter: Voter) -> Result<(), String> {
         let term = self.term + 1;
         let last = LogId::new(CommittedLeaderId::new(term, raft_id), self.next_index());
         let voters = Membership::new(vec![[raft_id].into()], std::collections::BTreeMap::from([(raft_id, voter)]));
@@ -76,7 +76,7 @@ impl Base {
             last_membership: self.replica.voters,
             snapshot_id: last.to_string(),
         };
-        let mut store = Store::open(path).map_err(|e| e.to_string())?;
+        let mut store = Store::open(path, vault).map_err(|e| e.to_string())?;
         let write = async {
             store.save_vote(&Vote::new(term, raft_id)).await?;
             store.save_snapshot(&(meta, bytes)).await?;
@@ -92,8 +92,8 @@ impl Base {
 ///
 /// # Errors
 /// The reason, if the log cannot be opened or read.
-pub async fn has_voter(path: &Path, raft_id: u64) -> Result<bool, String> {
-    let store = Store::open(path).map_err(|e| e.to_string())?;
+pub async fn has_voter(path: &Path, vault: &Vault, raft_id: u64) -> Result<bool, String> {
+    let store = Store::open(path, vault).map_err(|e| e.to_string())?;
     let snapshot = store.snapshot();
     store.close().await;
     let snapshot = snapshot.map_err(|e| e.to_string())?;

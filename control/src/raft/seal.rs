@@ -1,9 +1,9 @@
 //! Encrypts the records of the log on disk.
 //!
 //! `store` calls this module for each record that it writes or reads. The key is random, belongs to
-//! one node, and is kept in a file of its own. So a copy of the log alone does not reveal the
-//! cluster state, with its specs and join tokens. A copy of the whole data directory does, because
-//! the key is in it.
+//! one node, and is kept in a file of its own ([`SecretFile::LogKey`]). So a copy of the log alone
+//! does not reveal the cluster state, with its specs and join tokens. A copy of the whole data
+//! directory does, because the key is in it, unless the managers are locked ([`crate::vault`]).
 //!
 //! ```text
 //!   1 │ salt (16 octets) │ nonce (12) │ ciphertext │ tag (16)
@@ -15,7 +15,7 @@
 //! it: without the key, a record can be neither changed nor moved to another place. Removed
 //! records, or a whole older file in place of the current one, are not detected.
 
-use std::{fmt, io, path::Path};
+use std::{fmt, io};
 
 use ring::{
     error::Unspecified,
@@ -23,7 +23,10 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 
-use crate::{files, pki::Kek};
+use crate::{
+    pki::Kek,
+    vault::{SecretFile, Vault},
+};
 
 /// The first octet of all sealed records.
 const FORMAT: u8 = 1;
@@ -79,28 +82,6 @@ impl LogKey {
         Ok(Self(key))
     }
 
-    /// Reads the key of the file `path`; `None` if the file does not exist.
-    ///
-    /// # Errors
-    /// The error of the file system, or `InvalidData` if the file is not as long as a key.
-    pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
-        let Some(bytes) = files::read(path)? else { return Ok(None) };
-        let key = <[u8; KEY_LEN]>::try_from(bytes).map_err(|bytes| {
-            let text = format!("it is {} bytes long, and a key is {KEY_LEN} bytes long", bytes.len());
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        })?;
-        Ok(Some(Self(key)))
-    }
-
-    /// Writes the key to the file `path`, which only root can read. It is on disk when this
-    /// returns.
-    ///
-    /// # Errors
-    /// The error of the file system.
-    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        files::write(path, &self.0)
-    }
-
     /// Encrypts `plain`. [`Self::open`] needs the same `place`.
     ///
     /// # Errors
@@ -133,6 +114,72 @@ impl LogKey {
     }
 }
 
+/// The keys of a log. The first one encrypts. There are others while a new key replaces it, and for
+/// readers that have begun before.
+#[derive(Debug, Clone)]
+pub(super) struct KeyRing(Vec<LogKey>);
+
+impl KeyRing {
+    /// # Panics
+    /// Without a key.
+    pub(super) fn new(keys: Vec<LogKey>) -> Self {
+        assert!(!keys.is_empty(), "a log has a key");
+        Self(keys)
+    }
+
+    /// Reads the keys in the file; `None` if the file does not exist.
+    ///
+    /// # Errors
+    /// The error of the file system, or `InvalidData` if the file does not contain whole keys.
+    pub(super) fn read(vault: &Vault) -> io::Result<Option<Self>> {
+        let Some(bytes) = vault.read(SecretFile::LogKey)? else { return Ok(None) };
+        let (keys, rest) = bytes.as_chunks::<KEY_LEN>();
+        if keys.is_empty() || !rest.is_empty() {
+            let text = format!("it is {} bytes long, and a key is {KEY_LEN} bytes long", bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(Some(Self(keys.iter().map(|key| LogKey(*key)).collect())))
+    }
+
+    /// Writes the keys to the file. They are on disk when this returns.
+    ///
+    /// # Errors
+    /// The error of the file system.
+    pub(super) fn write(&self, vault: &Vault) -> io::Result<()> {
+        let bytes: Vec<u8> = self.0.iter().flat_map(|key| key.0).collect();
+        vault.write(SecretFile::LogKey, &bytes)
+    }
+
+    /// Only the key that opens this record. `None` if there is none.
+    pub(super) fn only_the_key_of(&self, place: Place<'_>, sealed: &[u8]) -> Option<Self> {
+        self.0.iter().find(|key| key.open(place, sealed).is_ok()).map(|key| Self(vec![key.clone()]))
+    }
+
+    /// The same keys, and before them `key`, which encrypts from now on.
+    pub(super) fn with_new(&self, key: LogKey) -> Self {
+        Self([&[key], self.0.as_slice()].concat())
+    }
+
+    /// The key that encrypts.
+    pub(super) fn first(&self) -> Self {
+        Self(vec![self.0[0].clone()])
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// As [`LogKey::seal`], with the first key.
+    pub(super) fn seal(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.0[0].seal(place, plain)
+    }
+
+    /// As [`LogKey::open`], with any of the keys.
+    pub(super) fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.0.iter().find_map(|key| key.open(place, sealed).ok()).ok_or(SealError::Damaged)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -153,17 +200,28 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_as_it_was_written_and_a_short_file_is_refused() {
+    fn keys_are_read_as_they_were_written_and_a_short_file_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("log.key");
-        assert!(LogKey::read(&path).expect("a missing file is no error").is_none());
-        let key = LogKey::generate().expect("a key");
-        key.write(&path).expect("written");
-        let read = LogKey::read(&path).expect("readable").expect("a key");
-        let sealed = key.seal(Place::Value("vote"), b"vote").expect("sealed");
-        assert_eq!(read.open(Place::Value("vote"), &sealed).expect("opened"), b"vote");
-        std::fs::write(&path, b"short").expect("written");
-        assert_eq!(LogKey::read(&path).expect_err("too short").kind(), io::ErrorKind::InvalidData);
+        let vault = Vault::open(dir.path()).expect("a vault");
+        assert!(KeyRing::read(&vault).expect("a missing file is no error").is_none());
+        let former = KeyRing::new(vec![LogKey::generate().expect("a key")]);
+        let both = former.with_new(LogKey::generate().expect("a key"));
+        both.write(&vault).expect("written");
+        let read = KeyRing::read(&vault).expect("readable").expect("keys");
+        assert_eq!(read.len(), 2);
+        let place = Place::Value("vote");
+        for keys in [&former, &both] {
+            let sealed = keys.seal(place, b"vote").expect("sealed");
+            assert_eq!(read.open(place, &sealed).expect("opened"), b"vote");
+            let only = read.only_the_key_of(place, &sealed).expect("one of them");
+            assert_eq!((only.len(), only.open(place, &sealed).expect("opened")), (1, b"vote".to_vec()));
+        }
+        let sealed = both.seal(place, b"vote").expect("sealed");
+        former.open(place, &sealed).expect_err("the new key encrypts");
+        assert!(former.only_the_key_of(place, &sealed).is_none());
+        both.first().open(place, &sealed).expect("the new key");
+        std::fs::write(dir.path().join("log.key"), b"short").expect("written");
+        assert_eq!(KeyRing::read(&vault).expect_err("too short").kind(), io::ErrorKind::InvalidData);
     }
 
     proptest! {

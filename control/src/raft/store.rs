@@ -3,6 +3,9 @@
 //!
 //! Raft relies on one invariant: an entry or a vote that the store has confirmed is on disk. Every
 //! append and every vote is one write transaction, which is flushed before the call returns.
+//!
+//! A record is encrypted inside of the transaction that writes it. So a new key of the log
+//! ([`Store::replace_key`]) applies to whole transactions.
 #![expect(clippy::result_large_err, reason = "openraft's error type")]
 
 use std::{
@@ -25,11 +28,12 @@ use tokio::sync::watch;
 
 use super::{
     TypeConfig, Voter,
-    seal::{LogKey, Place},
+    seal::{KeyRing, LogKey, Place},
 };
 use crate::{
     codec::{self, Kind, LOG_ENTRY, LOG_POSITION, STORED_SNAPSHOT},
     files,
+    vault::{SecretFile, Vault},
 };
 
 pub(crate) type LogEntry = openraft::Entry<TypeConfig>;
@@ -47,8 +51,6 @@ const UNUSABLE: &str = "unusable";
 /// Sealed with the file's key. A file without it was written by weft 0.1.0, which did not encrypt.
 const SEALED: &str = "sealed";
 const SEALED_CONTENT: &[u8] = b"all records of this file are encrypted with this key";
-/// The key of the log, in the same directory.
-pub(crate) const KEY_FILE: &str = "log.key";
 
 /// The log on disk. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -69,14 +71,23 @@ struct Inner {
 #[derive(Debug)]
 struct Open {
     db: Database,
-    key: LogKey,
+    keys: RwLock<KeyRing>,
     /// Declared last, so it is dropped after the file is closed.
     alive: watch::Sender<()>,
 }
 
 impl Open {
+    fn keys(&self) -> KeyRing {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn use_keys(&self, keys: KeyRing) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
     fn entry(&self, index: u64, sealed: &[u8]) -> Result<LogEntry, Failure> {
-        let bytes = self.key.open(Place::Entry(index), sealed).map_err(read_failed)?;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let bytes = keys.open(Place::Entry(index), sealed).map_err(read_failed)?;
         codec::decode(&LOG_ENTRY, &bytes).map_err(read_failed)
     }
 }
@@ -94,21 +105,21 @@ pub struct StoreError {
 }
 
 impl Store {
-    /// Opens the file, or creates it, and its key beside it. Encrypts a file that weft 0.1.0 has
+    /// Opens the file, or creates it, and its key in the vault. Encrypts a file that weft 0.1.0 has
     /// written.
     ///
     /// # Errors
     /// If another daemon uses the file, the file is damaged, its key is missing or another one, or
     /// the disk fails.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, vault: &Vault) -> Result<Self, StoreError> {
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
-        let key_path = path.with_file_name(KEY_FILE);
+        let key_path = vault.path(SecretFile::LogKey);
         let key_failed = |error: io::Error| StoreError { path: key_path.clone(), reason: files::advice(&error) };
         let db = open_or_create(path).map_err(failed)?;
-        let key = LogKey::read(&key_path).map_err(key_failed)?;
+        let keys = KeyRing::read(vault).map_err(key_failed)?;
         let store = match raw(&db, SEALED).map_err(failed)? {
             Some(sealed) => {
-                let usable = key.filter(|key| key.open(Place::Value(SEALED), &sealed).is_ok());
+                let usable = keys.as_ref().and_then(|keys| keys.only_the_key_of(Place::Value(SEALED), &sealed));
                 let key = usable.ok_or_else(|| StoreError {
                     path: path.to_owned(),
                     reason: format!(
@@ -117,12 +128,17 @@ impl Store {
                         key_path.display()
                     ),
                 })?;
+                // A crash has interrupted the replacement of the key, before or after the records
+                // were encrypted with the new one.
+                if keys.is_some_and(|keys| keys.len() > 1) {
+                    key.write(vault).map_err(key_failed)?;
+                }
                 Self::new(db, key, path)
             }
             None => {
-                let key = match key {
-                    Some(key) => key,
-                    None => new_key(&key_path).map_err(key_failed)?,
+                let key = match keys {
+                    Some(keys) => keys,
+                    None => new_key(vault).map_err(key_failed)?,
                 };
                 let db = if is_empty(&db).map_err(failed)? {
                     seal_all(&db, &db, &key).map_err(failed)?;
@@ -145,7 +161,40 @@ impl Store {
     /// of this log.
     pub async fn mark_unusable(&self, reason: String) -> Result<(), Failure> {
         self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.clone());
-        self.put_value(UNUSABLE, reason.as_bytes(), Durability::Immediate).await
+        self.put_value(UNUSABLE, reason.into_bytes(), Durability::Immediate).await
+    }
+
+    /// Encrypts all records with a new key, in one transaction, and all later ones too.
+    ///
+    /// # Errors
+    /// If the disk fails. The log is then as before, or fails as after any other failed write.
+    pub async fn replace_key(&self, vault: &Vault) -> Result<(), StoreError> {
+        let failed = |reason: String| StoreError { path: self.inner.path.clone(), reason };
+        let open = self.open_file().map_err(|e| failed(e.to_string()))?;
+        let (former, key) = (open.keys().first(), LogKey::generate().map_err(|e| failed(e.to_string()))?);
+        let both = former.with_new(key);
+        let write_keys = |keys: KeyRing| {
+            let (vault, path) = (vault.clone(), vault.path(SecretFile::LogKey));
+            async move {
+                let written = tokio::task::spawn_blocking(move || keys.write(&vault)).await;
+                let written = written.unwrap_or_else(|e| Err(io::Error::other(e)));
+                written.map_err(|e| StoreError { path, reason: files::advice(&e) })
+            }
+        };
+        // A crash leaves both keys. The next `open` finds out which of them the records have.
+        write_keys(both.clone()).await?;
+        let (keys, changed) = (both.clone(), open.clone());
+        let replaced = self.write(Durability::Immediate, move |write, _| {
+            reseal_all(write, &keys)?;
+            // No other transaction writes until this one has ended.
+            changed.use_keys(keys.clone());
+            Ok(())
+        });
+        if let Err(error) = replaced.await {
+            open.use_keys(former);
+            return Err(failed(self.failure().unwrap_or_else(|| error.to_string())));
+        }
+        write_keys(both.first()).await
     }
 
     /// Opens a log on another storage backend.
@@ -161,11 +210,11 @@ impl Store {
         let failed = |error: redb::Error| StoreError { path: path.to_owned(), reason: reason(&error) };
         let db = Database::builder().create_with_backend(backend).map_err(|e| failed(e.into()))?;
         prepare(&db).map_err(failed)?;
-        Ok(Self::new(db, key, path))
+        Ok(Self::new(db, KeyRing::new(vec![key]), path))
     }
 
-    fn new(db: Database, key: LogKey, path: &Path) -> Self {
-        let open = Arc::new(Open { db, key, alive: watch::Sender::new(()) });
+    fn new(db: Database, keys: KeyRing, path: &Path) -> Self {
+        let open = Arc::new(Open { db, keys: RwLock::new(keys), alive: watch::Sender::new(()) });
         let inner = Inner { open: RwLock::new(Some(open)), path: path.to_owned(), failure: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
@@ -198,30 +247,26 @@ impl Store {
     fn value(&self, key: &str) -> Result<Option<Vec<u8>>, Failure> {
         let open = self.open_file().map_err(read_failed)?;
         let sealed = raw(&open.db, key).map_err(read_failed)?;
-        sealed.map(|sealed| open.key.open(Place::Value(key), &sealed)).transpose().map_err(read_failed)
+        sealed.map(|sealed| open.keys().open(Place::Value(key), &sealed)).transpose().map_err(read_failed)
     }
 
     async fn put<T: Serialize>(&self, key: &'static str, value: &T, durability: Durability) -> Result<(), Failure> {
-        self.put_value(key, &codec::encode(&LOG_POSITION, value).map_err(write_failed)?, durability).await
+        self.put_value(key, codec::encode(&LOG_POSITION, value).map_err(write_failed)?, durability).await
     }
 
-    async fn put_value(&self, key: &'static str, value: &[u8], durability: Durability) -> Result<(), Failure> {
-        let bytes = self.seal(Place::Value(key), value)?;
-        self.write(durability, move |write| {
-            write.open_table(META)?.insert(key, bytes.as_slice())?;
+    async fn put_value(&self, key: &'static str, value: Vec<u8>, durability: Durability) -> Result<(), Failure> {
+        self.write(durability, move |write, keys| {
+            let sealed = seal(keys, Place::Value(key), &value)?;
+            write.open_table(META)?.insert(key, sealed.as_slice())?;
             Ok(())
         })
         .await
     }
 
-    fn seal(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, Failure> {
-        self.open_file().map_err(write_failed)?.key.seal(place, plain).map_err(write_failed)
-    }
-
-    /// Runs one write transaction on a blocking thread.
+    /// Runs one write transaction on a blocking thread. `change` gets the keys of the log.
     async fn write<F>(&self, durability: Durability, change: F) -> Result<(), Failure>
     where
-        F: FnOnce(&WriteTransaction) -> Result<(), redb::Error> + Send + 'static,
+        F: FnOnce(&WriteTransaction, &KeyRing) -> Result<(), redb::Error> + Send + 'static,
     {
         let inner = self.inner.clone();
         let open = self.open_file().map_err(write_failed)?;
@@ -229,7 +274,7 @@ impl Store {
             let result = (|| -> Result<(), redb::Error> {
                 let mut write = open.db.begin_write()?;
                 write.set_durability(durability)?;
-                change(&write)?;
+                change(&write, &open.keys())?;
                 Ok(write.commit()?)
             })();
             if let Err(error) = &result {
@@ -244,17 +289,12 @@ impl Store {
     }
 
     async fn remove(&self, range: (Bound<u64>, Bound<u64>), purged: Option<LogId<u64>>) -> Result<(), Failure> {
-        let purged = match purged {
-            Some(id) => {
-                let bytes = codec::encode(&LOG_POSITION, &id).map_err(write_failed)?;
-                Some(self.seal(Place::Value(PURGED), &bytes)?)
-            }
-            None => None,
-        };
-        self.write(Durability::Immediate, move |write| {
+        let purged = purged.map(|id| codec::encode(&LOG_POSITION, &id)).transpose().map_err(write_failed)?;
+        self.write(Durability::Immediate, move |write, keys| {
             write.open_table(LOG)?.retain_in::<u64, _>(range, |_, _| false)?;
             if let Some(purged) = purged {
-                write.open_table(META)?.insert(PURGED, purged.as_slice())?;
+                let sealed = seal(keys, Place::Value(PURGED), &purged)?;
+                write.open_table(META)?.insert(PURGED, sealed.as_slice())?;
             }
             Ok(())
         })
@@ -271,16 +311,14 @@ impl Store {
     pub(super) async fn save_snapshot(&self, snapshot: &StoredSnapshot) -> Result<(), Failure> {
         let last = snapshot.0.last_log_id;
         let bytes = codec::encode(&STORED_SNAPSHOT, snapshot).map_err(write_failed)?;
-        let key = self.open_file().map_err(write_failed)?.key.clone();
-        let bytes = key.seal(Place::Value(SNAPSHOT), &bytes).map_err(write_failed)?;
-        self.write(Durability::Immediate, move |write| {
+        self.write(Durability::Immediate, move |write, keys| {
             let mut table = write.open_table(META)?;
             let stored = table
                 .get(SNAPSHOT)?
-                .and_then(|stored| key.open(Place::Value(SNAPSHOT), stored.value()).ok())
+                .and_then(|stored| keys.open(Place::Value(SNAPSHOT), stored.value()).ok())
                 .and_then(|stored| codec::decode::<StoredSnapshot>(&STORED_SNAPSHOT, &stored).ok());
             if stored.is_none_or(|(stored, _)| stored.last_log_id <= last) {
-                table.insert(SNAPSHOT, bytes.as_slice())?;
+                table.insert(SNAPSHOT, seal(keys, Place::Value(SNAPSHOT), &bytes)?.as_slice())?;
             }
             Ok(())
         })
@@ -351,15 +389,15 @@ impl RaftLogStorage<TypeConfig> for Store {
         let rows = entries
             .into_iter()
             .map(|entry| {
-                let (index, bytes) = (entry.log_id.index, codec::encode(&LOG_ENTRY, &entry).map_err(write_failed)?);
-                Ok((index, self.seal(Place::Entry(index), &bytes)?))
+                let bytes = codec::encode(&LOG_ENTRY, &entry).map_err(write_failed)?;
+                Ok((entry.log_id.index, bytes))
             })
             .collect::<Result<Vec<_>, Failure>>()?;
         let appended = self
-            .write(Durability::Immediate, move |write| {
+            .write(Durability::Immediate, move |write, keys| {
                 let mut table = write.open_table(LOG)?;
                 for (index, bytes) in &rows {
-                    table.insert(*index, bytes.as_slice())?;
+                    table.insert(*index, seal(keys, Place::Entry(*index), bytes)?.as_slice())?;
                 }
                 Ok(())
             })
@@ -377,11 +415,41 @@ impl RaftLogStorage<TypeConfig> for Store {
     }
 }
 
-/// Creates a key in the file `path`.
-fn new_key(path: &Path) -> io::Result<LogKey> {
-    let key = LogKey::generate().map_err(io::Error::other)?;
-    key.write(path)?;
+/// Creates the key of a log.
+fn new_key(vault: &Vault) -> io::Result<KeyRing> {
+    let key = KeyRing::new(vec![LogKey::generate().map_err(io::Error::other)?]);
+    key.write(vault)?;
     Ok(key)
+}
+
+fn seal(keys: &KeyRing, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, redb::Error> {
+    keys.seal(place, plain).map_err(|e| redb::Error::Io(io::Error::other(e)))
+}
+
+/// Encrypts all records with the first key. Any of the keys opens them.
+fn reseal_all(write: &WriteTransaction, keys: &KeyRing) -> Result<(), redb::Error> {
+    let reseal = |place: Place<'_>, sealed: &[u8]| {
+        let plain = keys.open(place, sealed).map_err(|e| redb::Error::Io(io::Error::other(e)))?;
+        seal(keys, place, &plain)
+    };
+    let mut log = write.open_table(LOG)?;
+    let indexes = log.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<Vec<u64>, redb::Error>>()?;
+    for index in indexes {
+        let resealed = log.get(index)?.map(|sealed| reseal(Place::Entry(index), sealed.value())).transpose()?;
+        if let Some(resealed) = resealed {
+            log.insert(index, resealed.as_slice())?;
+        }
+    }
+    let mut meta = write.open_table(META)?;
+    let names = meta.iter()?.map(|row| Ok(row?.0.value().to_owned())).collect::<Result<Vec<_>, redb::Error>>()?;
+    for name in names {
+        let resealed =
+            meta.get(name.as_str())?.map(|sealed| reseal(Place::Value(&name), sealed.value())).transpose()?;
+        if let Some(resealed) = resealed {
+            meta.insert(name.as_str(), resealed.as_slice())?;
+        }
+    }
+    Ok(())
 }
 
 /// Creates the tables.
@@ -405,8 +473,8 @@ fn is_empty(db: &Database) -> Result<bool, redb::Error> {
 
 /// Replaces a file without encryption by an encrypted one, as a whole: redb would keep the pages of
 /// the former records in the same file.
-fn sealed_copy(plain: &Database, path: &Path, key: &LogKey) -> Result<Database, redb::Error> {
-    let sealed = create(path, |sealed| seal_all(plain, sealed, key))?;
+fn sealed_copy(plain: &Database, path: &Path, keys: &KeyRing) -> Result<Database, redb::Error> {
+    let sealed = create(path, |sealed| seal_all(plain, sealed, keys))?;
     tracing::info!(path = %path.display(), "the log is encrypted now");
     Ok(sealed)
 }
@@ -436,9 +504,8 @@ fn create(path: &Path, fill: impl FnOnce(&Database) -> Result<(), redb::Error>) 
 }
 
 /// Writes all records of `plain` to `sealed`, encrypted, and the mark [`SEALED`].
-fn seal_all(plain: &Database, sealed: &Database, key: &LogKey) -> Result<(), redb::Error> {
-    let seal =
-        |place: Place<'_>, bytes: &[u8]| key.seal(place, bytes).map_err(|e| redb::Error::Io(io::Error::other(e)));
+fn seal_all(plain: &Database, sealed: &Database, keys: &KeyRing) -> Result<(), redb::Error> {
+    let seal = |place: Place<'_>, bytes: &[u8]| seal(keys, place, bytes);
     let read = plain.begin_read()?;
     let (plain_log, plain_meta) = (read.open_table(LOG)?, read.open_table(META)?);
     let write = sealed.begin_write()?;

@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 use weft_model::{
-    Applied, ClusterState, INGRESS_NETWORK, Rejection,
+    Applied, ClusterState, INGRESS_NETWORK, Rejection, UnlockKey,
     command::{InitCluster, ObjectKind},
     spec::{ClusterSpec, NetworkSpec, Role},
-    state::{Cluster, EarlierTimeout, RootRotation},
+    state::{Cluster, EarlierTimeout, ManagerLock, RootRotation},
 };
 
 use super::{check_version, cluster_mut, networks, new_meta, nodes, subnets, updated_meta};
@@ -36,6 +36,7 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
     check_tunnel_port(init.tunnel_port)?;
     let subnet = subnets::allocate_ingress(state, &init.spec)?;
     let meta = new_meta(state);
+    let version = if init.unlock_key.is_some() { state.index } else { 0 };
     state.cluster = Some(Cluster {
         id: init.id,
         meta,
@@ -47,6 +48,7 @@ pub(super) fn init(state: &mut ClusterState, init: InitCluster) -> Result<Applie
         manager_secret: init.manager_secret,
         earlier_timeout: None,
         root_rotation: None,
+        lock: ManagerLock { key: init.unlock_key, version },
     });
     state.feature_level = init.feature_level;
     let name = INGRESS_NETWORK.parse().expect("\"ingress\" is a valid network name");
@@ -92,6 +94,19 @@ pub(super) fn rotate_root(
     update(state, version, spec)?;
     cluster_mut(state)?.root_rotation = Some(rotation);
     state.nodes.values_mut().for_each(|node| node.rotated = false);
+    Ok(Applied::Done)
+}
+
+/// Changes the settings, and the key that managers need after a restart.
+pub(super) fn set_unlock_key(
+    state: &mut ClusterState,
+    version: u64,
+    spec: ClusterSpec,
+    key: Option<UnlockKey>,
+) -> Result<Applied, Rejection> {
+    update(state, version, spec)?;
+    let version = state.index;
+    cluster_mut(state)?.lock = ManagerLock { key, version };
     Ok(Applied::Done)
 }
 

@@ -122,6 +122,7 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::ReportKeys { node, keys, acked } => keys::report(state, &node, &keys, acked),
 
         Command::SetFeatureLevel { level } => cluster::set_feature_level(state, level),
+        Command::SetUnlockKey { version, spec, key } => cluster::set_unlock_key(state, version, spec, key),
         Command::ReplaceRaftId { node, raft_id } => nodes::replace_raft_id(state, &node, raft_id),
         Command::ReportDigest { node, digest } => nodes::report_digest(state, &node, digest),
         Command::RotateRoot { version, spec, rotation } => cluster::rotate_root(state, version, spec, *rotation),

@@ -21,6 +21,19 @@ pub enum SwarmError {
     NotManager,
     #[error("this node is known to the swarm at {addr}, and {given} is another address: leave --advertise-addr out")]
     OtherAddr { given: IpAddr, addr: IpAddr },
+    #[error(
+        "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"weft swarm unlock\" to unlock it."
+    )]
+    Locked,
+    #[error("Swarm is encrypted and locked. Please unlock it first or use \"--force\" to ignore this message.")]
+    LeaveLocked,
+    #[error("swarm is not locked")]
+    NotLocked,
+    #[error(
+        "swarm could not be unlocked: invalid key provided; if the key was replaced while this manager was down, it \
+         needs the key of before"
+    )]
+    WrongUnlockKey,
     #[error("cannot use the backup: {reason}")]
     Backup { reason: String },
     #[error("This node is not part of a swarm. Use \"weft swarm init\" or \"weft swarm join\" first.")]

@@ -51,7 +51,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use weft_model::{NodeId, NodePlan, NodeReport};
+use weft_model::{NodeId, NodePlan, NodeReport, UnlockKey};
 
 use self::membership::Lifecycle;
 
@@ -74,7 +74,8 @@ pub struct Swarm {
 
 impl Swarm {
     /// Resumes the membership in the data directory, if there is one. Resolves when its tasks run,
-    /// and does not wait for other nodes. Only one [`Swarm`] may use a data directory.
+    /// and does not wait for other nodes. A manager that is locked waits for [`Self::unlock`]. Only
+    /// one [`Swarm`] may use a data directory.
     ///
     /// # Errors
     /// - [`SwarmError::Storage`] if the data directory cannot be used or a file in it is damaged.
@@ -116,7 +117,7 @@ impl Swarm {
     /// workers. Resolves when this node leads. Runs to its end if the caller drops the future.
     ///
     /// # Errors
-    /// - [`SwarmError::NotMember`], [`SwarmError::NotManager`].
+    /// - [`SwarmError::NotMember`], [`SwarmError::NotManager`], [`SwarmError::Locked`].
     /// - [`SwarmError::OtherAddr`] if `advertise_addr` is not the node's address.
     /// - [`SwarmError::Internal`], [`SwarmError::Storage`] if the log cannot be read or written.
     ///   The node continues with its former log.
@@ -126,11 +127,24 @@ impl Swarm {
         run_to_completion(async move { lifecycle.reform(advertise_addr).await }).await
     }
 
+    /// Starts a manager that is locked ([`Membership::Locked`]). Resolves when its log is open.
+    /// Runs to its end if the caller drops the future.
+    ///
+    /// # Errors
+    /// - [`SwarmError::WrongUnlockKey`]: nothing has changed.
+    /// - [`SwarmError::NotLocked`], [`SwarmError::NotManager`], [`SwarmError::NotMember`].
+    /// - Those of [`Self::open`]: the manager is locked as before.
+    pub async fn unlock(&self, key: UnlockKey) -> Result<(), SwarmError> {
+        let lifecycle = self.lifecycle.clone();
+        run_to_completion(async move { lifecycle.unlock(key).await }).await
+    }
+
     /// A backup of the cluster, encrypted with a passphrase. It contains the cluster state as this
     /// manager has it, and the keys of a manager.
     ///
     /// # Errors
-    /// [`SwarmError::NotManager`], and [`SwarmError::Backup`] if the passphrase is too short.
+    /// [`SwarmError::NotManager`], [`SwarmError::Locked`], and [`SwarmError::Backup`] if the
+    /// passphrase is too short.
     pub async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError> {
         self.lifecycle.back_up(passphrase).await
     }
@@ -176,7 +190,8 @@ impl Swarm {
     ///
     /// # Errors
     /// - [`SwarmError::NotMember`].
-    /// - [`SwarmError::ManagerNeedsForce`] on a manager without `force`.
+    /// - [`SwarmError::ManagerNeedsForce`] on a manager without `force`,
+    ///   [`SwarmError::LeaveLocked`] if it is locked.
     /// - [`SwarmError::Storage`] if a file cannot be removed: call again with `force` once the disk
     ///   works.
     pub async fn leave(&self, force: bool) -> Result<(), SwarmError> {

@@ -64,6 +64,9 @@ pub enum Membership {
         /// Why the node will stop to work if nothing is done. Empty if there is no reason.
         warning: String,
     },
+    /// A manager that needs the unlock key: its keys and its log are encrypted. Its tasks and the
+    /// data plane continue with the plan that it has.
+    Locked,
     /// The node is a member but cannot work as one. The text says why, and what to do.
     Error(String),
 }
@@ -81,6 +84,8 @@ pub struct InitOptions {
     /// The UDP port of the tunnels of all nodes.
     pub tunnel_port: u16,
     pub spec: ClusterSpec,
+    /// Whether managers are locked: whether they need a key after a restart.
+    pub auto_lock: bool,
     pub availability: Availability,
 }
 

@@ -33,6 +33,12 @@ fn accepts_the_commands_of_swarm() {
         "swarm init --default-addr-pool 10.20.0.0/16 --default-addr-pool 10.30.0.0/16",
         "swarm init --default-addr-pool 10.20.0.0/16,10.30.0.0/16 --default-addr-pool-mask-length 26",
         "swarm update --default-addr-pool 10.20.0.0/16 --default-addr-pool-mask-length 25",
+        "swarm init --autolock",
+        "swarm update --autolock",
+        "swarm update --autolock=false",
+        "swarm unlock",
+        "swarm unlock-key",
+        "swarm unlock-key --rotate -q",
         "swarm update --cert-expiry 720h --task-history-limit 3 --dispatcher-heartbeat 5s",
     ]);
 }

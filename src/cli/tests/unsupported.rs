@@ -20,13 +20,9 @@ fn check(lines: &[(&str, &str)]) {
 #[test]
 fn refuses_unsupported_commands_and_flags_of_swarm() {
     check(&[
-        ("swarm update --autolock", "\"--autolock\": weft cannot lock managers"),
-        ("swarm init --autolock=true", "--autolock"),
         ("swarm ca --rotate --external-ca protocol=cfssl,url=https://ca.test", "--external-ca"),
         ("swarm ca --ca-cert cert.pem --ca-key key.pem", "--rotate"),
         ("swarm ca --rotate --ca-cert cert.pem", "--ca-key"),
-        ("swarm unlock", "\"swarm unlock\""),
-        ("swarm unlock-key", "\"swarm unlock-key\""),
         ("swarm rm", "'rm'"),
     ]);
 }

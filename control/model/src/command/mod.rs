@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DualAddr, NetworkId, NodeId, NodeName, ServiceId, TaskId,
+    DualAddr, NetworkId, NodeId, NodeName, ServiceId, TaskId, UnlockKey,
     id::ClusterId,
     spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
     state::{
@@ -281,6 +281,13 @@ pub enum Command {
         nodes: Vec<NodeId>,
         ca_cert_pem: String,
     },
+    /// Requested by users. Changes the settings of the cluster, and locks its managers with this
+    /// key or, without one, does not lock them any more.
+    SetUnlockKey {
+        version: u64,
+        spec: ClusterSpec,
+        key: Option<UnlockKey>,
+    },
 }
 
 /// Creates the cluster, with its first manager and its ingress network.
@@ -301,6 +308,9 @@ pub struct InitCluster {
     /// The feature level of the new cluster: that of its first manager.
     #[serde(default)]
     pub feature_level: u32,
+    /// The key that managers need after a restart. `None` if they are not locked.
+    #[serde(default)]
+    pub unlock_key: Option<UnlockKey>,
 }
 
 /// See [`crate::state::Node`] for the fields.

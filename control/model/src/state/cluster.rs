@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Meta;
-use crate::{id::ClusterId, spec::ClusterSpec};
+use crate::{UnlockKey, id::ClusterId, spec::ClusterSpec};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
@@ -27,6 +27,19 @@ pub struct Cluster {
     /// The CA that replaces the current one, while not all nodes have a certificate of it.
     #[serde(default)]
     pub root_rotation: Option<RootRotation>,
+    /// Whether the managers are locked.
+    #[serde(default)]
+    pub lock: ManagerLock,
+}
+
+/// Whether managers are locked: whether they need a key of the user after a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerLock {
+    /// The key that they need. `None` if they are not locked.
+    pub key: Option<UnlockKey>,
+    /// The log index of the last change. A manager that applies its log again after a restart meets
+    /// earlier keys, and must not go back to them.
+    pub version: u64,
 }
 
 /// A heartbeat timeout that nodes may still rely on: they learn of a shorter one with a plan.

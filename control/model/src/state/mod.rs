@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::{NetworkId, NodeId, ServiceId};
 
 pub use allocations::{Allocations, FreedAddress, NetworkAddresses};
-pub use cluster::{Cluster, EarlierTimeout, RootRotation};
+pub use cluster::{Cluster, EarlierTimeout, ManagerLock, RootRotation};
 pub use keys::{KeyRecord, KeyStage, NodeKeys};
 pub use network::{Network, NetworkConfiguration};
 pub use node::{Lag, Node, NodeDescription, NodeStatus};

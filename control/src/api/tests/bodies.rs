@@ -45,7 +45,7 @@ async fn a_client_can_send_its_whole_body_before_it_reads_the_refusal() {
         (Fixture::manager(), "/services/create", 413, "larger than 4 MiB"),
         (Fixture::manager(), "/services/web/update", 413, "larger than 4 MiB"),
         (Fixture::manager(), "/networks/create", 413, "larger than 4 MiB"),
-        (Fixture::manager(), "/swarm/unlock", 501, "locked managers"),
+        (Fixture::manager(), "/swarm/unlock", 413, "larger than 4 MiB"),
         (outside(), "/swarm/init", 413, "larger than 4 MiB"),
         (outside(), "/secrets/create", 503, "not a swarm manager"),
     ] {

@@ -1,6 +1,6 @@
 //! Tests of the boolean query parameters of all routes, in all spellings that clients use.
 
-use weft_model::spec::ServiceMode;
+use weft_model::{spec::ServiceMode, state::Meta};
 
 use super::*;
 
@@ -75,6 +75,12 @@ async fn effect_of(path: &str, parameter: &str, value: &str) -> Effect {
             status == StatusCode::OK
         }
         "/swarm/update" => {
+            let key = UnlockKey([1; 32]);
+            api.change(|t| {
+                let Meta { version, .. } = t.settings().meta;
+                let spec = t.settings().spec.clone();
+                t.ok(Command::SetUnlockKey { version, spec, key: Some(key.clone()) });
+            });
             let swarm = api.get("/swarm").await;
             let path = format!("{path}?version={}&{parameter}={value}", swarm["Version"]["Index"]);
             let status = api.call(Method::POST, &path, Some(swarm["Spec"].clone())).await.0;
@@ -94,7 +100,7 @@ async fn effect_of(path: &str, parameter: &str, value: &str) -> Effect {
                 }
                 _ => {
                     assert_eq!(rotated, [false, false]);
-                    status == StatusCode::NOT_IMPLEMENTED
+                    cluster.lock.key != Some(key)
                 }
             }
         }

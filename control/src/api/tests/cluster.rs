@@ -13,11 +13,11 @@ async fn init_and_join_accept_the_requests_of_clients() {
     let api = Fixture::new(Membership::None, None);
     let body = json!({
         "ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": "192.0.2.1", "DataPathAddr": "", "DataPathPort": 0,
-        "ForceNewCluster": false, "AutoLockManagers": false, "Availability": "drain", "DefaultAddrPool": null, "SubnetSize": 0,
+        "ForceNewCluster": false, "AutoLockManagers": true, "Availability": "drain", "DefaultAddrPool": null, "SubnetSize": 0,
         "Spec": {
             "Labels": null, "Orchestration": {}, "Raft": {"ElectionTick": 0, "HeartbeatTick": 0},
             "Dispatcher": {"HeartbeatPeriod": 1_000_000_000u64, "HeartbeatMisses": 5}, "CAConfig": {}, "TaskDefaults": {},
-            "EncryptionConfig": {"AutoLockManagers": false},
+            "EncryptionConfig": {"AutoLockManagers": true},
         },
     });
     let node = api.post("/v1.50/swarm/init", body.clone()).await;
@@ -26,13 +26,16 @@ async fn init_and_join_accept_the_requests_of_clients() {
     api.post("/swarm/join", join.clone()).await;
     {
         let requests = api.member.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        for part in ["Some(192.0.2.1)", "0.0.0.0:2377", "heartbeat_ms: 1000", "heartbeat_misses: 5", "Drain"] {
+        for part in
+            ["Some(192.0.2.1)", "0.0.0.0:2377", "heartbeat_ms: 1000", "heartbeat_misses: 5", "auto_lock: true", "Drain"]
+        {
             assert!(requests[0].contains(part), "{}: no {part}", requests[0]);
         }
         assert!(requests[1].contains("192.0.2.1:2377"), "{}", requests[1]);
     }
     for (path, body, status, text) in [
-        ("/swarm/init", with(body.clone(), "/AutoLockManagers", json!(true)), 501, "autolock"),
+        ("/swarm/init", with(body.clone(), "/AutoLockManagers", json!("yes")), 400, "give true or false"),
+        ("/swarm/init", json!({"ForceNewCluster": true, "AutoLockManagers": true}), 400, "keeps its settings"),
         ("/swarm/init", with(body.clone(), "/DataPathPort", json!(77_890)), 400, "--data-path-port"),
         ("/swarm/init", with(body.clone(), "/DataPathAddr", json!("nowhere0")), 400, "invalid data path address"),
         ("/swarm/init", with(body.clone(), "/ForceNewCluster", json!(true)), 400, "keeps its settings"),
@@ -99,7 +102,64 @@ async fn the_cluster_is_shown_and_updated_and_its_tokens_are_rotated() {
     assert_eq!((rotation.ca_cert_pem.as_str(), rotation.ca_key_sealed), ("own", b"key".to_vec()));
     let shown = api.get("/swarm").await.to_string();
     assert!(!shown.contains("SigningCAKey"), "{shown}");
-    api.refused(Method::GET, "/swarm/unlockkey", None, 501, "locked managers").await;
+}
+
+#[tokio::test]
+async fn managers_are_locked_and_their_key_is_shown_and_rotated() {
+    let api = Fixture::manager();
+    assert_eq!(api.get("/swarm/unlockkey").await, json!({"UnlockKey": ""}));
+    let path =
+        async |flags: &str| format!("/swarm/update?version={}{flags}", api.get("/swarm").await["Version"]["Index"]);
+    let rotate = "&rotateManagerUnlockKey=true";
+    let spec = api.get("/swarm").await["Spec"].clone();
+    api.refused(Method::POST, &path(rotate).await, Some(spec.clone()), 400, "autolock is not turned on").await;
+    let locked = with(spec.clone(), "/EncryptionConfig/AutoLockManagers", json!(true));
+    api.post(&path("").await, locked.clone()).await;
+    assert_eq!(api.get("/swarm").await["Spec"], locked);
+    let key = async || api.get("/swarm/unlockkey").await["UnlockKey"].as_str().expect("a key").to_owned();
+    let first = key().await;
+    assert!(first.starts_with("SWMKEY-1-"), "{first}");
+    // An update of other settings, by a client that does not know the field.
+    let mut other = with(locked.clone(), "/Orchestration/TaskHistoryRetentionLimit", json!(2));
+    other.as_object_mut().expect("an object").remove("EncryptionConfig");
+    api.post(&path("").await, other).await;
+    assert_eq!(key().await, first);
+    let spec = api.get("/swarm").await["Spec"].clone();
+    api.post(&path(rotate).await, spec.clone()).await;
+    assert_ne!(key().await, first);
+    assert_eq!(api.get("/swarm").await["Spec"], spec);
+    for shown in ["/swarm", "/info"] {
+        assert!(!api.get(shown).await.to_string().contains(&key().await[9..]), "{shown} shows the key");
+    }
+    let both = with(spec.clone(), "/CAConfig/ForceRotate", json!(7));
+    api.refused(Method::POST, &path(rotate).await, Some(both), 400, "send two").await;
+    api.refused(Method::POST, "/swarm/unlock", Some(json!({"UnlockKey": first})), 409, "swarm is not locked").await;
+    api.post(&path("").await, with(spec, "/EncryptionConfig/AutoLockManagers", json!(false))).await;
+    assert_eq!(api.get("/swarm/unlockkey").await, json!({"UnlockKey": ""}));
+}
+
+#[tokio::test]
+async fn a_locked_manager_says_so_and_is_unlocked() {
+    let api = Fixture::new(Membership::Locked, None);
+    let info = api.get("/info").await;
+    assert_eq!(info["Swarm"]["LocalNodeState"], "locked");
+    let text = "Swarm is encrypted and needs to be unlocked before it can be used.";
+    assert!(info["Swarm"]["Error"].as_str().is_some_and(|error| error.starts_with(text)), "{info}");
+    for path in ["/swarm", "/swarm/unlockkey", "/nodes", "/services", "/tasks", "/networks", "/events"] {
+        api.refused(Method::GET, path, None, 503, text).await;
+    }
+    api.refused(Method::POST, "/services/create", Some(service("web")), 503, text).await;
+    let unlock = |key: &UnlockKey| Some(json!({"UnlockKey": key.to_text()}));
+    let bad = Some(json!({"UnlockKey": "SWMTKN-1-x"}));
+    api.refused(Method::POST, "/swarm/unlock", bad, 400, "invalid key string").await;
+    let wrong = unlock(&UnlockKey([8; 32]));
+    api.refused(Method::POST, "/swarm/unlock", wrong, 401, "swarm could not be unlocked: invalid key provided").await;
+    let (status, answer) = api.call(Method::POST, "/swarm/unlock", unlock(&UnlockKey([7; 32]))).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let outside = Fixture::new(Membership::None, None);
+    outside.refused(Method::POST, "/swarm/unlock", unlock(&UnlockKey([7; 32])), 503, "not a swarm manager").await;
+    let unknown = Some(json!({"UnlockKey": "", "Force": true}));
+    api.refused(Method::POST, "/swarm/unlock", unknown, 501, "Force").await;
 }
 
 #[tokio::test]

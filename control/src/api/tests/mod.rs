@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId,
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, UnlockKey,
     command::ObjectKind,
     spec::{ClusterSpec, Role},
     state::RootRotation,
@@ -112,6 +112,10 @@ impl Member for TestMember {
 
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {
         if force { Ok(()) } else { Err(SwarmError::ManagerNeedsForce { consequence: "It is the last.".into() }) }
+    }
+
+    async fn unlock(&self, key: UnlockKey) -> Result<(), SwarmError> {
+        if key == UnlockKey([7; 32]) { Ok(()) } else { Err(SwarmError::WrongUnlockKey) }
     }
 
     async fn wait_until_manager(&self) {}

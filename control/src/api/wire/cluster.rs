@@ -28,9 +28,10 @@ const SPEC_NAME: &str = "default";
 /// The shortest lifetime of a node certificate, as in Swarm.
 const MIN_CERT_EXPIRY_MS: u64 = 3_600_000;
 
-/// Reads the settings. A setting that is absent or zero keeps its value from `current`. Labels
-/// replace all labels of `current`, unless they are absent.
-pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpec, ApiError> {
+/// Reads the settings, and whether managers are locked. A setting that is absent or zero keeps its
+/// value from `current` and `is_locked`. Labels replace all labels of `current`, unless they are
+/// absent.
+pub(crate) fn read(body: &mut Value, current: &ClusterSpec, is_locked: bool) -> Result<(ClusterSpec, bool), ApiError> {
     let requested: models::SwarmSpec = fields::read(body)?;
     if let Some(dispatcher) = body.get_mut("Dispatcher") {
         fields::rename(dispatcher, "HeartbeatMisses")?;
@@ -85,8 +86,10 @@ pub(crate) fn read(body: &mut Value, current: &ClusterSpec) -> Result<ClusterSpe
     let size = size.map(|size| size.as_u64().and_then(|size| u32::try_from(size).ok()).ok_or(size)).transpose();
     let size = size.map_err(|size| ApiError::Invalid(format!("SubnetSize is {size}: give a prefix length")))?;
     read_pools(&mut spec, &pools.unwrap_or_default(), size)?;
-    unsupported::refuse(body, &write(&spec))?;
-    Ok(spec)
+    let auto_lock =
+        requested.encryption_config.and_then(|encryption| encryption.auto_lock_managers).unwrap_or(is_locked);
+    unsupported::refuse(body, &write(&spec, auto_lock))?;
+    Ok((spec, auto_lock))
 }
 
 /// Reads the address pools and the prefix length of their subnets. If one is absent, it keeps its
@@ -150,7 +153,7 @@ fn pools(spec: &ClusterSpec) -> Vec<String> {
     spec.pools.iter().map(ToString::to_string).collect()
 }
 
-fn write(spec: &ClusterSpec) -> Value {
+fn write(spec: &ClusterSpec, is_locked: bool) -> Value {
     let mut shown = to_json(models::SwarmSpec {
         name: Some(SPEC_NAME.into()),
         labels: Some(labels(&spec.labels)),
@@ -164,7 +167,7 @@ fn write(spec: &ClusterSpec) -> Value {
             force_rotate: Some(spec.force_rotate),
             ..Default::default()
         }),
-        encryption_config: Some(models::SwarmSpecEncryptionConfig { auto_lock_managers: Some(false) }),
+        encryption_config: Some(models::SwarmSpecEncryptionConfig { auto_lock_managers: Some(is_locked) }),
         task_defaults: Some(models::SwarmSpecTaskDefaults::default()),
     });
     set(&mut shown["Dispatcher"], "HeartbeatMisses", json!(spec.heartbeat_misses));
@@ -188,7 +191,7 @@ pub(crate) fn show(cluster: &Cluster) -> Value {
         default_addr_pool: Some(pools(&cluster.spec)),
         subnet_size: Some(u32::from(cluster.spec.pool_prefix)),
     });
-    set(&mut shown, "Spec", write(&cluster.spec));
+    set(&mut shown, "Spec", write(&cluster.spec, cluster.lock.key.is_some()));
     shown
 }
 

@@ -24,6 +24,8 @@ use crate::api::error::ApiError;
 #[derive(Debug)]
 pub(crate) struct InitRequest {
     pub(crate) spec: ClusterSpec,
+    /// Whether managers are locked.
+    pub(crate) auto_lock: bool,
     /// Form the cluster of this manager again. Its settings stay, so the request has none.
     pub(crate) force_new_cluster: bool,
     pub(crate) tunnel_port: u16,
@@ -48,11 +50,12 @@ pub(crate) struct JoinRequest {
 
 pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
     let request: models::SwarmInitRequest = fields::read(body)?;
-    fields::rename(body, "AutoLockManagers")?;
-    let mut spec = match body.get_mut("Spec") {
-        None | Some(Value::Null) => ClusterSpec::default(),
-        Some(spec) => cluster::read(spec, &ClusterSpec::default())?,
+    let (mut spec, locks_by_spec) = match body.get_mut("Spec") {
+        None | Some(Value::Null) => (ClusterSpec::default(), false),
+        Some(spec) => cluster::read(spec, &ClusterSpec::default(), false)?,
     };
+    // The docker client sets both.
+    let auto_lock = read_auto_lock(body)? || locks_by_spec;
     cluster::read_pools(&mut spec, &request.default_addr_pool.unwrap_or_default(), request.subnet_size)?;
     let tunnel_port = match request.data_path_port.unwrap_or_default() {
         0 => DEFAULT_TUNNEL_PORT,
@@ -67,13 +70,15 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
         "DataPathPort",
         "DefaultAddrPool",
         "ForceNewCluster",
+        "AutoLockManagers",
         "SubnetSize",
         "Spec",
         "Availability",
     ];
     unsupported::refuse_all_but(&known, body)?;
     let force_new_cluster = request.force_new_cluster == Some(true);
-    if force_new_cluster && (spec != ClusterSpec::default() || availability != Availability::Active) {
+    let has_settings = spec != ClusterSpec::default() || auto_lock || availability != Availability::Active;
+    if force_new_cluster && has_settings {
         return Err(ApiError::Invalid(
             "a forced new cluster keeps its settings: leave them out, and change them with \"weft swarm update\" and \
              \"weft node update\" afterwards"
@@ -82,6 +87,7 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
     }
     Ok(InitRequest {
         spec,
+        auto_lock,
         force_new_cluster,
         tunnel_port,
         tunnel_addr: request.data_path_addr.unwrap_or_default(),
@@ -89,6 +95,22 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
         advertise_addr: request.advertise_addr.unwrap_or_default(),
         availability,
     })
+}
+
+/// The key of `swarm unlock`, not parsed yet.
+pub(crate) fn read_unlock_key(body: &mut Value) -> Result<String, ApiError> {
+    let request: models::SwarmUnlockRequest = fields::read(body)?;
+    unsupported::refuse_all_but(&["UnlockKey"], body)?;
+    Ok(request.unlock_key.unwrap_or_default())
+}
+
+fn read_auto_lock(body: &mut Value) -> Result<bool, ApiError> {
+    fields::rename(body, "AutoLockManagers")?;
+    match &body["AutoLockManagers"] {
+        Value::Null => Ok(false),
+        Value::Bool(auto_lock) => Ok(*auto_lock),
+        other => Err(ApiError::Invalid(format!("AutoLockManagers is {other}: give true or false"))),
+    }
 }
 
 pub(crate) fn read_join(body: &mut Value) -> Result<JoinRequest, ApiError> {

@@ -23,20 +23,30 @@ use tempfile::TempDir;
 use weft_model::{Applied, Command, NetworkId};
 
 use super::{
-    KEY_FILE, Machine, Proposal, ProposalId, Reply, Store, TypeConfig,
+    Machine, Proposal, ProposalId, Reply, Store, StoreError, TypeConfig,
     store::{LOG, META},
 };
 use crate::{
     codec::{self, LOG_ENTRY, LOG_POSITION},
     fixture::{START_MS, TestCluster, network_spec},
+    vault::Vault,
 };
+
+/// Opens a log, with its key in the same directory.
+fn open(path: &Path) -> Result<Store, StoreError> {
+    Store::open(path, &vault_of(path))
+}
+
+fn vault_of(path: &Path) -> Vault {
+    Vault::open(path.parent().expect("a directory")).expect("a vault")
+}
 
 struct OnDisk;
 
 impl StoreBuilder<TypeConfig, Store, Machine, TempDir> for OnDisk {
     async fn build(&self) -> Result<(TempDir, Store, Machine), StorageError<u64>> {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(&dir.path().join("raft.redb")).expect("a new log");
+        let store = open(&dir.path().join("raft.redb")).expect("a new log");
         let machine = Machine::open(store.clone())?;
         Ok((dir, store, machine))
     }
@@ -172,14 +182,14 @@ async fn a_full_disk_is_reported_with_advice_and_loses_no_entry() {
 async fn appended_entries_survive_closing_the_file() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("raft.redb");
-    let mut store = Store::open(&path).expect("a new log");
+    let mut store = open(&path).expect("a new log");
     let proposal = Proposal::new(ProposalId(1), START_MS, init());
     store.blocking_append([entry(1, proposal.clone())]).await.expect("appended");
-    let second = Store::open(&path).expect_err("it is in use").to_string();
+    let second = open(&path).expect_err("it is in use").to_string();
     assert!(second.contains("another weft daemon"), "{second}");
     store.close().await;
     assert!(store.try_get_log_entries(..).await.is_err(), "closed for all clones");
-    let mut again = Store::open(&path).expect("the same log");
+    let mut again = open(&path).expect("the same log");
     let entries = again.try_get_log_entries(..).await.expect("readable");
     assert!(matches!(&entries[0].payload, EntryPayload::Normal(read) if *read == proposal));
     assert_eq!(again.get_log_state().await.expect("a state").last_log_id.map(|id| id.index), Some(1));
@@ -194,7 +204,7 @@ fn shows(path: &Path, text: &str) -> bool {
 async fn nothing_on_the_disk_is_in_clear() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("raft.redb");
-    let mut store = Store::open(&path).expect("a new log");
+    let mut store = open(&path).expect("a new log");
     let mut machine = Machine::open(store.clone()).expect("a machine");
     let name = "name-that-must-not-be-readable";
     let create = Command::CreateNetwork { id: NetworkId::from_random(7), spec: Box::new(network_spec(name)) };
@@ -207,10 +217,10 @@ async fn nothing_on_the_disk_is_in_clear() {
     machine.get_snapshot_builder().await.build_snapshot().await.expect("a snapshot");
     store.close().await;
     assert!(!shows(&path, name), "an entry or the snapshot is in clear");
-    let mode = fs::metadata(dir.path().join(KEY_FILE)).expect("a key").permissions().mode();
+    let mode = fs::metadata(dir.path().join("log.key")).expect("a key").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "only root reads the key");
 
-    let mut again = Store::open(&path).expect("the same log");
+    let mut again = open(&path).expect("the same log");
     assert_eq!(again.try_get_log_entries(..).await.expect("readable").len(), 2);
     let snapshot = again.snapshot().expect("readable").expect("one is kept");
     assert!(snapshot.1.windows(name.len()).any(|window| window == name.as_bytes()), "the snapshot has the name");
@@ -219,20 +229,67 @@ async fn nothing_on_the_disk_is_in_clear() {
 #[tokio::test]
 async fn a_log_with_another_key_or_without_one_is_refused_and_stays() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (path, key_path) = (dir.path().join("raft.redb"), dir.path().join(KEY_FILE));
-    let mut store = Store::open(&path).expect("a new log");
+    let (path, key_path) = (dir.path().join("raft.redb"), dir.path().join("log.key"));
+    let mut store = open(&path).expect("a new log");
     store.blocking_append([entry(1, Proposal::new(ProposalId(1), START_MS, init()))]).await.expect("appended");
     store.close().await;
     let key = fs::read(&key_path).expect("a key");
     fs::remove_file(&key_path).expect("removed");
-    let missing = Store::open(&path).expect_err("no key").to_string();
+    let missing = open(&path).expect_err("no key").to_string();
     assert!(missing.contains("log.key is missing or belongs to another log"), "{missing}");
     assert!(!key_path.exists(), "no other key takes the place of the missing one");
     fs::write(&key_path, [7; 32]).expect("written");
-    Store::open(&path).expect_err("another key");
+    open(&path).expect_err("another key");
     fs::write(&key_path, key).expect("written");
-    let mut again = Store::open(&path).expect("the right key");
+    let mut again = open(&path).expect("the right key");
     assert_eq!(again.try_get_log_entries(..).await.expect("readable").len(), 1);
+}
+
+#[tokio::test]
+async fn the_key_of_a_log_is_replaced_while_entries_are_appended() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, key_path) = (dir.path().join("raft.redb"), dir.path().join("log.key"));
+    let numbered = |index: u64| entry(index, Proposal::new(ProposalId(index.into()), START_MS, init()));
+    let count = async |store: &mut Store| store.try_get_log_entries(..).await.expect("readable").len();
+    let mut store = open(&path).expect("a new log");
+    let mut machine = Machine::open(store.clone()).expect("a machine");
+    store.blocking_append([numbered(1), numbered(2)]).await.expect("appended");
+    machine.apply([numbered(1)]).await.expect("applied");
+    machine.get_snapshot_builder().await.build_snapshot().await.expect("a snapshot");
+    store.save_vote(&Vote::new(3, 1)).await.expect("saved");
+    store.close().await;
+    let (former_log, former_key) = (fs::read(&path).expect("a log"), fs::read(&key_path).expect("a key"));
+
+    store = open(&path).expect("the log");
+    let vault = vault_of(&path);
+    let mut appender = store.clone();
+    let append = async {
+        for index in 3..=20 {
+            appender.blocking_append([numbered(index)]).await.expect("appended");
+        }
+    };
+    let (replaced, ()) = tokio::join!(store.replace_key(&vault), append);
+    replaced.expect("replaced");
+    assert_eq!(count(&mut store).await, 20);
+    store.close().await;
+    let key = fs::read(&key_path).expect("a key");
+    assert!(key.len() == former_key.len() && key != former_key, "one other key");
+    fs::write(&key_path, &former_key).expect("written");
+    open(&path).expect_err("the former key opens nothing");
+    // A crash after the records were encrypted with the new key.
+    fs::write(&key_path, [key.as_slice(), &former_key].concat()).expect("written");
+    store = open(&path).expect("the log");
+    assert_eq!(count(&mut store).await, 20);
+    assert_eq!(store.read_vote().await.expect("readable"), Some(Vote::new(3, 1)));
+    assert!(store.snapshot().expect("readable").is_some());
+    assert_eq!(fs::read(&key_path).expect("a key"), key, "the former key is forgotten");
+    store.close().await;
+    // A crash before that.
+    fs::write(&path, former_log).expect("written");
+    fs::write(&key_path, [key.as_slice(), &former_key].concat()).expect("written");
+    store = open(&path).expect("the former log");
+    assert_eq!(count(&mut store).await, 2);
+    assert_eq!(fs::read(&key_path).expect("a key"), former_key, "the new key was not used");
 }
 
 #[tokio::test]
@@ -255,11 +312,11 @@ async fn a_log_of_weft_0_1_0_is_encrypted_when_it_is_opened() {
     // Left by a daemon that was killed while it encrypted the log.
     fs::write(dir.path().join("raft.redb.new"), b"half").expect("written");
 
-    let mut store = Store::open(&path).expect("encrypted");
+    let mut store = open(&path).expect("encrypted");
     store.close().await;
     assert!(!shows(&path, name), "the file is encrypted as a whole");
     assert_eq!(fs::read_dir(dir.path()).expect("entries").count(), 2, "the log and its key are left");
-    store = Store::open(&path).expect("the encrypted log");
+    store = open(&path).expect("the encrypted log");
     assert_eq!(store.read_vote().await.expect("readable"), Some(vote), "the vote is kept");
     let entries = store.try_get_log_entries(..).await.expect("readable");
     assert!(matches!(&entries[0].payload, EntryPayload::Normal(read) if *read == proposal));
@@ -271,7 +328,7 @@ async fn a_log_whose_creation_was_cut_off_is_created_again() {
     let path = dir.path().join("raft.redb");
     // As the end of the power leaves it: the first page is not on the disk.
     fs::write(dir.path().join("raft.redb.new"), [0; 4096]).expect("written");
-    let mut store = Store::open(&path).expect("a new log");
+    let mut store = open(&path).expect("a new log");
     store.blocking_append([entry(1, Proposal::new(ProposalId(1), START_MS, init()))]).await.expect("appended");
     store.close().await;
     assert_eq!(fs::read_dir(dir.path()).expect("entries").count(), 2, "the log and its key are left");
@@ -280,7 +337,7 @@ async fn a_log_whose_creation_was_cut_off_is_created_again() {
 #[test]
 fn a_log_in_a_missing_directory_is_refused_with_advice() {
     let dir = tempfile::tempdir().expect("a directory");
-    let error = Store::open(&dir.path().join("missing/raft.redb")).expect_err("no such directory").to_string();
+    let error = open(&dir.path().join("missing/raft.redb")).expect_err("no such directory").to_string();
     assert!(error.contains("check the disk"), "{error}");
 }
 
@@ -309,10 +366,10 @@ async fn the_same_entries_give_the_same_digest_and_others_another() {
 async fn a_log_that_is_marked_unusable_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("raft.redb");
-    let store = Store::open(&path).expect("a new log");
+    let store = open(&path).expect("a new log");
     store.mark_unusable("the state differs".to_owned()).await.expect("marked");
     assert_eq!(store.failure().as_deref(), Some("the state differs"));
     store.close().await;
-    let refused = Store::open(&path).expect_err("unusable").to_string();
+    let refused = open(&path).expect_err("unusable").to_string();
     assert!(refused.contains("the state differs"), "{refused}");
 }

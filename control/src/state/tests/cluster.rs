@@ -2,10 +2,10 @@
 
 use ipnetwork::Ipv4Network;
 use weft_model::{
-    Applied, Command, Entry, NodeId, Rejection, ServiceId, TaskId,
+    Applied, Command, Entry, NodeId, Rejection, ServiceId, TaskId, UnlockKey,
     command::{InitCluster, JoinNode},
     spec::{Availability, ClusterSpec, NodeSpec, Role},
-    state::{NodeStatus, RootRotation, TaskState},
+    state::{ManagerLock, NodeStatus, RootRotation, TaskState},
 };
 
 use super::{check_refused, refusal};
@@ -336,4 +336,28 @@ fn the_ca_is_replaced_when_every_node_uses_the_new_one() {
     assert_eq!(settings.roots_pem(), "b");
     let again = refusal(rotate(&mut cluster, "b"));
     assert!(again.contains("current one"), "{again}");
+}
+
+#[test]
+fn the_unlock_key_and_the_settings_change_together() {
+    let mut cluster = TestCluster::new();
+    assert_eq!(cluster.settings().lock, ManagerLock::default());
+    let before = cluster.settings().clone();
+    let spec = ClusterSpec { task_history_limit: 9, ..before.spec };
+    let set = |version, key: Option<UnlockKey>| Command::SetUnlockKey { version, spec: spec.clone(), key };
+    let key = UnlockKey([1; 32]);
+    cluster.ok(set(before.meta.version, Some(key.clone())));
+    let locked = cluster.settings().clone();
+    assert_eq!(locked.lock, ManagerLock { key: Some(key), version: cluster.state.index });
+    assert_eq!(locked.spec.task_history_limit, 9);
+    let refused = refusal(cluster.apply(set(before.meta.version, None)));
+    assert!(refused.contains("out of sequence"), "{refused}");
+    assert_eq!(cluster.settings().lock, locked.lock);
+    cluster.ok(set(locked.meta.version, None));
+    assert_eq!(cluster.settings().lock, ManagerLock { key: None, version: cluster.state.index });
+
+    let mut cluster = TestCluster::empty();
+    let init = InitCluster { unlock_key: Some(UnlockKey([2; 32])), ..cluster.init() };
+    cluster.ok(Command::InitCluster(Box::new(init)));
+    assert_eq!(cluster.settings().lock, ManagerLock { key: Some(UnlockKey([2; 32])), version: cluster.state.index });
 }

@@ -22,7 +22,7 @@ use crate::{
     rpc::{
         Caller,
         pb::{
-            GetCaReply, GetCaRequest, JoinReply, JoinRequest, RenewReply, RenewRequest,
+            GetCaReply, GetCaRequest, JoinReply, JoinRequest, Lock, RenewReply, RenewRequest,
             authority_client::AuthorityClient, authority_server::Authority,
         },
     },
@@ -71,7 +71,8 @@ impl Authority for Services {
         let cert_pem = manager.sign(&node, &request.csr_pem).map_err(sign_failed)?;
         let managers = state.nodes.values().filter(|n| n.is_manager() && n.id != node);
         let managers = managers.map(|n| n.rpc_addr.to_string()).collect();
-        Ok(Response::new(JoinReply { node: node.to_string(), cert_pem, managers }))
+        let lock = lock_for(&state, &node);
+        Ok(Response::new(JoinReply { node: node.to_string(), cert_pem, managers, lock }))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
@@ -87,8 +88,18 @@ impl Authority for Services {
         if expired {
             tracing::info!(node = %caller.node, "renewed a certificate that had expired");
         }
-        Ok(Response::new(RenewReply { cert_pem }))
+        let lock = lock_for(&manager.state().borrow(), &caller.node);
+        Ok(Response::new(RenewReply { cert_pem, lock }))
     }
+}
+
+/// The lock of the managers, for a node that is or becomes one. With it the node encrypts its files
+/// before it has the cluster state.
+fn lock_for(state: &ClusterState, node: &NodeId) -> Option<Lock> {
+    let is_manager = state.nodes.get(node).is_some_and(|node| node.spec.role == Role::Manager);
+    let lock = &state.cluster.as_ref()?.lock;
+    let key = lock.key.as_ref().filter(|_| is_manager)?;
+    Some(Lock { key: key.0.to_vec().into(), version: lock.version })
 }
 
 fn sign_failed(error: SignError) -> Status {

@@ -8,6 +8,7 @@
 //! - `propose`: changes of the cluster state.
 //! - `replication`: passes Raft messages of other managers to this manager's log.
 //! - `signing`: certificates for nodes, signed by the cluster's authority.
+//! - `lock`: whether managers are locked, and the key of this manager's log.
 //! - `logs`: task logs, fetched from the node that runs the task.
 //!
 //! `digest` compares the state of this manager with that of the others.
@@ -23,6 +24,7 @@ mod peers;
 mod propose;
 mod replication;
 mod signing;
+mod lock;
 mod logs;
 mod observe;
 mod voters;

@@ -17,6 +17,7 @@ use crate::{
     raft::{self, Machine, Network, Store},
     rpc::Peers,
     swarm::{clock::ClusterClock, error::SwarmError, liveness::NodeTracker, tasks::TaskGroup},
+    vault::Vault,
 };
 
 /// The values from which a manager is started.
@@ -25,6 +26,8 @@ pub(in crate::swarm) struct ManagerConfig {
     pub cluster: ClusterId,
     pub keys: ManagerKeys,
     pub log_path: PathBuf,
+    /// Contains the key of the log.
+    pub vault: Vault,
     /// For calls to other managers and to nodes.
     pub credentials: Credentials,
     /// The logs of this node's own tasks.
@@ -45,9 +48,9 @@ impl ManagerRuntime {
     /// # Errors
     /// [`SwarmError::Storage`] if the log cannot be opened or read.
     pub(in crate::swarm) async fn start(config: ManagerConfig) -> Result<Self, SwarmError> {
-        let ManagerConfig { node, cluster, keys, log_path, credentials, logs } = config;
+        let ManagerConfig { node, cluster, keys, log_path, vault, credentials, logs } = config;
         let opened = log_path.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&opened)).await;
+        let store = tokio::task::spawn_blocking(move || Store::open(&opened, &vault)).await;
         let store = store
             .map_err(|e| SwarmError::Internal { what: "open the log", reason: e.to_string() })?
             .map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;

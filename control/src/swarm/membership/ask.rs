@@ -1,13 +1,15 @@
-//! Calls that any manager can answer. `role` and `leave` use this module.
+//! Calls that any manager can answer, and a part of their answers. `join`, `role` and `leave` use
+//! this module.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::ClientConfig;
 use tokio::time::timeout;
 use tonic::{Status, transport::Channel};
+use weft_model::{UnlockKey, state::ManagerLock};
 
 use crate::{
-    rpc::{Dialer, connect_now},
+    rpc::{Dialer, connect_now, pb::Lock},
     swarm::error::root_cause,
 };
 
@@ -40,4 +42,10 @@ where
         tracing::debug!(reason, "call to a manager failed");
     }
     Err(reason)
+}
+
+/// The lock in the answer of a manager. Managers of earlier releases send none.
+pub(super) fn read_lock(lock: Option<Lock>) -> ManagerLock {
+    let read = lock.and_then(|lock| Some((UnlockKey(lock.key.as_ref().try_into().ok()?), lock.version)));
+    read.map_or_else(ManagerLock::default, |(key, version)| ManagerLock { key: Some(key), version })
 }

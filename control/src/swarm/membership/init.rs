@@ -8,7 +8,7 @@ use weft_model::{
     command::{InitCluster, JoinNode},
     id::ClusterId,
     spec::Role,
-    state::FEATURE_LEVEL,
+    state::{FEATURE_LEVEL, ManagerLock},
 };
 
 use super::{address, role::start_manager, store::MembershipStore};
@@ -56,6 +56,9 @@ pub(super) async fn init(
     let id = NodeId::from_random(rand::random());
     let ca = Ca::create()?;
     let kek = Kek::generate()?;
+    let unlock_key = options.auto_lock.then(pki::random_unlock_key).transpose()?;
+    // Before there are files: no key of a locked manager is ever on the disk in the clear.
+    store.set_lock(&ManagerLock { key: unlock_key.clone(), version: 0 })?;
     let request = KeyRequest::generate()?;
     let life = Duration::from_millis(options.spec.cert_expiry_ms);
     let subject = Subject { cluster: &cluster, node: &id, role: Role::Manager, life };
@@ -85,6 +88,7 @@ pub(super) async fn init(
         manager_secret: pki::random_secret(),
         ingress: NetworkId::from_random(rand::random()),
         feature_level: FEATURE_LEVEL,
+        unlock_key,
         node: JoinNode {
             id: id.clone(),
             hostname: config.hostname.clone(),

@@ -11,9 +11,12 @@ use std::{
 
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, transport::Channel};
-use weft_model::{spec::Availability, state::FEATURE_LEVEL};
+use weft_model::{
+    spec::Availability,
+    state::{FEATURE_LEVEL, ManagerLock},
+};
 
-use super::{address, store::MembershipStore};
+use super::{address, ask::read_lock, store::MembershipStore};
 use crate::{
     pki::{self, Identity, InvalidToken, JoinToken, KeyRequest, PkiError},
     rpc::{
@@ -80,8 +83,11 @@ pub(super) async fn join(
         let mut retry = false;
         for &remote in &options.remotes {
             match attempt.ask(remote).await {
-                Ok((mut record, identity)) => {
+                Ok((mut record, identity, lock)) => {
                     record.remotes.extend(options.remotes.iter().copied());
+                    // Before there are files: no key of a locked manager is on the disk in the
+                    // clear.
+                    store.set_lock(&lock)?;
                     store.write_identity(&identity)?;
                     store.write_record(&record)?;
                     return Ok(Joined { record, identity, bound });
@@ -138,7 +144,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Asks one manager for membership.
-    async fn ask(&self, remote: SocketAddr) -> Result<(Record, Identity), AskError> {
+    async fn ask(&self, remote: SocketAddr) -> Result<(Record, Identity, ManagerLock), AskError> {
         let ca_pem = fetch_ca(remote).await?;
         if !self.token.names(&ca_pem) {
             return Err(SwarmError::WrongCa { remote }.into());
@@ -184,7 +190,7 @@ impl Attempt<'_> {
         let (cluster, node) = (identity.peer.cluster.clone(), identity.peer.node.clone());
         let listen_addr = self.listen_addr;
         let record = Record { cluster, node, addr, link: None, listen_addr, remotes, ca_pem, ca_plan: (0, 0) };
-        Ok((record, identity))
+        Ok((record, identity, read_lock(answer.lock)))
     }
 }
 

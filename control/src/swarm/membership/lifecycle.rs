@@ -7,7 +7,7 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout_at},
 };
-use weft_model::{NodeId, NodeReport, spec::Role};
+use weft_model::{NodeId, NodeReport, UnlockKey, spec::Role};
 
 use super::{
     backup, init, join, leave, moved, reform, role::start_manager, store::MembershipStore, supervisor::Supervisor,
@@ -26,6 +26,34 @@ use crate::{
 /// background.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The membership of this node.
+#[derive(Debug, Default)]
+pub(in crate::swarm) enum Slot {
+    #[default]
+    Empty,
+    /// A manager that needs the unlock key. No task of it runs.
+    Locked(Record),
+    Running(Supervisor),
+}
+
+impl Slot {
+    /// # Errors
+    /// [`SwarmError::NotMember`], [`SwarmError::Locked`].
+    pub(in crate::swarm) fn running(&self) -> Result<&Supervisor, SwarmError> {
+        match self {
+            Self::Empty => Err(SwarmError::NotMember),
+            Self::Locked(_) => Err(SwarmError::Locked),
+            Self::Running(supervisor) => Ok(supervisor),
+        }
+    }
+
+    /// # Errors
+    /// [`SwarmError::AlreadyMember`].
+    fn check_empty(&self) -> Result<(), SwarmError> {
+        if matches!(self, Self::Empty) { Ok(()) } else { Err(SwarmError::AlreadyMember) }
+    }
+}
+
 /// Begins, resumes and ends memberships. The methods must run to their end; otherwise the files of
 /// an incomplete membership remain. So [`super::super::Swarm`] runs each in a separate task.
 #[derive(Debug)]
@@ -33,9 +61,9 @@ pub(in crate::swarm) struct Lifecycle {
     config: SwarmConfig,
     store: MembershipStore,
     pub(in crate::swarm) channels: NodeChannels,
-    /// The membership that runs, if any. Locked while a membership begins or ends, so that one such
-    /// change runs at a time.
-    pub(in crate::swarm) running: Mutex<Option<Supervisor>>,
+    /// The membership. The mutex is held while a membership begins or ends, so that one such change
+    /// runs at a time.
+    pub(in crate::swarm) slot: Mutex<Slot>,
 }
 
 impl Lifecycle {
@@ -43,11 +71,45 @@ impl Lifecycle {
     pub(in crate::swarm) async fn open(config: SwarmConfig) -> Result<Self, SwarmError> {
         let store = MembershipStore::open(&config.data_dir)?;
         let channels = NodeChannels::default();
-        let lifecycle = Self { config, store, channels, running: Mutex::default() };
+        let lifecycle = Self { config, store, channels, slot: Mutex::default() };
         if let Some(record) = lifecycle.store.record()? {
-            *lifecycle.running.lock().await = Some(lifecycle.resume(record).await?);
+            let slot = if lifecycle.store.is_locked(&record)? {
+                tracing::warn!("this manager is locked: run \"weft swarm unlock\"");
+                lifecycle.publish_locked();
+                Slot::Locked(record)
+            } else {
+                Slot::Running(lifecycle.resume(record).await?)
+            };
+            *lifecycle.slot.lock().await = slot;
         }
         Ok(lifecycle)
+    }
+
+    /// Publishes that this manager is locked, and the stored plan, with which the node continues.
+    fn publish_locked(&self) {
+        self.channels.membership.send_replace(Membership::Locked);
+        self.channels.plans.send_replace(self.store.plan().map(Arc::new));
+    }
+
+    /// Starts this manager, which is locked, with the unlock key.
+    pub(in crate::swarm) async fn unlock(&self, key: UnlockKey) -> Result<(), SwarmError> {
+        let mut slot = self.slot.lock().await;
+        let record = match &*slot {
+            Slot::Locked(record) => record.clone(),
+            Slot::Running(supervisor) if supervisor.context().certified_role() == Role::Manager => {
+                return Err(SwarmError::NotLocked);
+            }
+            Slot::Running(_) => return Err(SwarmError::NotManager),
+            Slot::Empty => return Err(SwarmError::NotMember),
+        };
+        self.store.unlock(&key)?;
+        let resumed = self.resume(record).await.inspect_err(|_| {
+            self.store.vault().lock_again();
+            self.publish_locked();
+        });
+        *slot = Slot::Running(resumed?);
+        tracing::info!("this manager is unlocked");
+        Ok(())
     }
 
     /// Starts the membership whose files are in the data directory.
@@ -76,8 +138,8 @@ impl Lifecycle {
 
     /// Forms the cluster again with this node, a manager, as its only manager.
     pub(in crate::swarm) async fn reform(&self, advertise_addr: Option<IpAddr>) -> Result<NodeId, SwarmError> {
-        let mut running = self.running.lock().await;
-        let supervisor = running.as_ref().ok_or(SwarmError::NotMember)?;
+        let mut slot = self.slot.lock().await;
+        let supervisor = slot.running()?;
         // The stored one has the address and the certificate authority that are current.
         let record = self.store.record()?.ok_or(SwarmError::NotMember)?;
         if supervisor.context().certified_role() != Role::Manager {
@@ -90,8 +152,8 @@ impl Lifecycle {
         let reformed = reform::reform(&self.store, &record).await;
         // After an error the node continues with its old log.
         let node = record.node.clone();
-        *running = Some(self.resume(record).await?);
-        drop(running);
+        *slot = Slot::Running(self.resume(record).await?);
+        drop(slot);
         reformed?;
         self.wait_until_ready(Role::Manager).await?;
         Ok(node)
@@ -99,6 +161,9 @@ impl Lifecycle {
 
     /// A backup of the cluster, encrypted with the passphrase.
     pub(in crate::swarm) async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError> {
+        if *self.channels.membership.borrow() == Membership::Locked {
+            return Err(SwarmError::Locked);
+        }
         let manager = self.channels.manager.borrow().clone();
         let manager = manager.filter(|manager| manager.state().borrow().cluster.is_some());
         backup::create(&manager.ok_or(SwarmError::NotManager)?, passphrase).await
@@ -107,59 +172,60 @@ impl Lifecycle {
     /// Makes this node, which is no member of a cluster, the only manager of the cluster in a
     /// backup.
     pub(in crate::swarm) async fn restore(&self, options: RestoreOptions) -> Result<NodeId, SwarmError> {
-        let mut running = self.running.lock().await;
-        if running.is_some() {
-            return Err(SwarmError::AlreadyMember);
-        }
+        let mut slot = self.slot.lock().await;
+        slot.check_empty()?;
         self.channels.membership.send_replace(Membership::Joining);
         let record = reform::restore(&self.config, &self.store, options).await;
         let record = record.map_err(|error| self.discard_attempt(error))?;
         let node = record.node.clone();
-        *running = Some(self.resume(record).await.map_err(|error| self.discard_attempt(error))?);
-        drop(running);
+        *slot = Slot::Running(self.resume(record).await.map_err(|error| self.discard_attempt(error))?);
+        drop(slot);
         self.wait_until_ready(Role::Manager).await?;
         Ok(node)
     }
 
     pub(in crate::swarm) async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError> {
-        let mut running = self.running.lock().await;
-        if running.is_some() {
-            return Err(SwarmError::AlreadyMember);
-        }
+        let mut slot = self.slot.lock().await;
+        slot.check_empty()?;
         self.channels.membership.send_replace(Membership::Joining);
         let formed = init::init(&self.config, &self.store, &self.channels, options).await;
         let init::Formed { context, bound, runtime } = formed.map_err(|error| self.discard_attempt(error))?;
         let node = context.record.node.clone();
-        *running = Some(Supervisor::start(context, self.store.clone(), bound, Some(runtime)));
-        drop(running);
+        *slot = Slot::Running(Supervisor::start(context, self.store.clone(), bound, Some(runtime)));
+        drop(slot);
         self.wait_until_ready(Role::Manager).await?;
         Ok(node)
     }
 
     pub(in crate::swarm) async fn join(&self, options: JoinOptions) -> Result<(), SwarmError> {
-        let mut running = self.running.lock().await;
-        if running.is_some() {
-            return Err(SwarmError::AlreadyMember);
-        }
+        let mut slot = self.slot.lock().await;
+        slot.check_empty()?;
         self.channels.membership.send_replace(Membership::Joining);
         let joined = join::join(&self.config, &self.store, options).await;
         let join::Joined { record, identity, bound } = joined.map_err(|error| self.discard_attempt(error))?;
         let role = identity.peer.role;
         let context = Context::new(self.config.clone(), record, identity, self.channels.clone());
         let context = context.map_err(|error| self.discard_attempt(error))?;
-        *running = Some(Supervisor::start(context, self.store.clone(), bound, None));
-        drop(running);
+        *slot = Slot::Running(Supervisor::start(context, self.store.clone(), bound, None));
+        drop(slot);
         self.wait_until_ready(role).await
     }
 
     pub(in crate::swarm) async fn leave(&self, force: bool) -> Result<(), SwarmError> {
-        let mut running = self.running.lock().await;
-        let supervisor = running.as_ref().ok_or(SwarmError::NotMember)?;
-        leave::check_allowed(supervisor.context(), force)?;
-        leave::announce(supervisor).await?;
-        supervisor.shutdown().await;
+        let mut slot = self.slot.lock().await;
+        match &*slot {
+            Slot::Empty => return Err(SwarmError::NotMember),
+            Slot::Locked(_) if !force => return Err(SwarmError::LeaveLocked),
+            // Without its certificate it can call no other manager.
+            Slot::Locked(_) => tracing::warn!("leaving without giving up the vote: this manager is locked"),
+            Slot::Running(supervisor) => {
+                leave::check_allowed(supervisor.context(), force)?;
+                leave::announce(supervisor).await?;
+                supervisor.shutdown().await;
+            }
+        }
         self.store.wipe()?;
-        *running = None;
+        *slot = Slot::Empty;
         self.channels.reports.send_replace(NodeReport::default());
         self.channels.plans.send_replace(None);
         self.channels.membership.send_replace(Membership::None);
@@ -167,7 +233,7 @@ impl Lifecycle {
     }
 
     pub(in crate::swarm) async fn shutdown(&self) {
-        if let Some(supervisor) = self.running.lock().await.take() {
+        if let Slot::Running(supervisor) = std::mem::take(&mut *self.slot.lock().await) {
             supervisor.shutdown().await;
         }
     }

@@ -26,6 +26,10 @@
 //!         all tasks stop, the files are removed
 //! ```
 //!
+//! A manager whose files are locked ([`crate::vault`]) is neither: `open` publishes `Locked` and
+//! the stored plan, and starts nothing. `unlock` then resumes the membership, and `leave` with
+//! force ends it.
+//!
 //! - `store`: the membership's files.
 //! - `address`: which address this node advertises.
 //! - `moved`: notices that the machine has another address.

@@ -34,7 +34,7 @@ fn failed(reason: impl std::fmt::Display) -> SwarmError {
 /// If the log cannot be read or written. The old log stays then.
 pub(super) async fn reform(store: &MembershipStore, record: &Record) -> Result<(), SwarmError> {
     let keys = store.manager_keys()?.ok_or_else(|| failed("this node has no keys of a manager"))?;
-    let mut base = Base::read(&store.log_path()).await.map_err(failed)?;
+    let mut base = Base::read(&store.log_path(), store.vault()).await.map_err(failed)?;
     let index = base.next_index();
     let raft_id = state::reform(base.state_mut(), index, &record.node, now_ms()).map_err(failed)?;
     state::readdress(base.state_mut(), &record.node, record.addr).map_err(failed)?;
@@ -89,6 +89,7 @@ pub(super) async fn restore(
         ca_pem: cluster.ca_cert_pem,
         ca_plan: (0, 0),
     };
+    store.set_lock(&cluster.lock)?;
     store.write_identity(&identity)?;
     write(store, base, ManagerKeys { raft_id, kek }, Voter { node: id, rpc_addr }).await?;
     store.write_record(&record)?;
@@ -106,7 +107,7 @@ fn sign(ca: &Ca, cluster: &ClusterId, node: &NodeId, life_ms: u64) -> Result<Ide
 
 async fn write(store: &MembershipStore, base: Base, keys: ManagerKeys, voter: Voter) -> Result<(), SwarmError> {
     store.remove_new_log()?;
-    base.write(&store.new_log_path(), keys.raft_id, voter).await.map_err(failed)?;
+    base.write(&store.new_log_path(), store.vault(), keys.raft_id, voter).await.map_err(failed)?;
     store.write_new_manager_keys(&keys)?;
     store.use_new_log()?;
     store.use_new_manager_keys()
@@ -120,7 +121,7 @@ pub(super) async fn finish(store: &MembershipStore) -> Result<(), SwarmError> {
     let Some(keys) = store.new_manager_keys()? else {
         return Ok(());
     };
-    if raft::has_voter(&store.log_path(), keys.raft_id).await.map_err(failed)? {
+    if raft::has_voter(&store.log_path(), store.vault(), keys.raft_id).await.map_err(failed)? {
         return store.use_new_manager_keys();
     }
     store.remove_new_manager_keys()

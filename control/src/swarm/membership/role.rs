@@ -7,6 +7,9 @@
 //!   The log of the former id is removed, then as for a promotion.
 //! - Demotion: the plan says worker once the other managers have removed this node's vote. A
 //!   certificate of the new role, then the log is closed and removed together with the keys.
+//! - The lock of the managers: a manager encrypts its files with the key that the cluster state
+//!   has, and then replaces what was on the disk before: the key of its log and its certificate. A
+//!   worker does not encrypt them.
 //! - Certificates are renewed before they expire. A node that was switched off longer renews its
 //!   expired certificate: a manager signs its own as soon as its log is open, other nodes ask a
 //!   manager.
@@ -21,9 +24,12 @@ use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
-use weft_model::{NodePlan, spec::Role};
+use weft_model::{NodePlan, spec::Role, state::ManagerLock};
 
-use super::{ask::ask_managers, store::MembershipStore};
+use super::{
+    ask::{ask_managers, read_lock},
+    store::MembershipStore,
+};
 use crate::{
     pki::{Identity, Kek, KeyRequest, PeerIdentity},
     rpc::pb::{
@@ -65,6 +71,7 @@ pub(super) async fn start_manager(
         cluster: context.record.cluster.clone(),
         keys,
         log_path: store.log_path(),
+        vault: store.vault().clone(),
         credentials: context.credentials.clone(),
         logs: context.config.logs.clone(),
     };
@@ -134,6 +141,7 @@ pub(super) async fn run(
             () = stop.cancelled() => {}
             () = plan_change(&mut plans, &reconciler) => {}
             () = tokio::time::sleep(wait) => {}
+            () = lock_change(&reconciler) => {}
             epoch = superseded(reconciler.runtime.as_ref()) => reconciler.handle_superseded(epoch).await,
             reason = log_failure(reconciler.runtime.as_ref()) => {
                 reconciler.handle_failed_log(reason).await;
@@ -163,6 +171,14 @@ async fn plan_change(plans: &mut watch::Receiver<Option<Arc<NodePlan>>>, reconci
 /// and generation `ca_plan`. After a restart the stored plan may be an older one.
 fn has_new_roots(plan: &NodePlan, trusted_pem: &str, ca_plan: (u64, u64)) -> bool {
     !plan.roots_pem.is_empty() && plan.roots_pem != trusted_pem && (plan.epoch, plan.generation) > ca_plan
+}
+
+/// Resolves when the managers are locked with another key, or no longer.
+async fn lock_change(reconciler: &RoleReconciler) {
+    match &reconciler.runtime {
+        Some(runtime) => runtime.manager().wait_for_lock(reconciler.store.vault().version()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Resolves, with the reason, when the manager's log has stopped because of an error.
@@ -230,12 +246,17 @@ impl RoleReconciler {
             (Role::Manager, None) => self.start_manager().await?,
             (Role::Worker, Some(_)) => {
                 self.stop_manager().await;
-                self.store.remove_manager_files()?;
+                self.remove_manager_files()?;
                 tracing::info!("this node is a worker now");
             }
             // Files are left if the daemon was killed during a demotion.
-            (Role::Worker, None) => self.store.remove_manager_files()?,
+            (Role::Worker, None) => self.remove_manager_files()?,
             (Role::Manager, Some(_)) => {}
+        }
+        // Nothing else may wait for it.
+        if let Err(error) = self.follow_lock().await {
+            tracing::warn!(%error, "cannot lock the files of this manager with the new key, retrying");
+            return Ok(RETRY);
         }
         let identity = self.context.credentials.identity();
         // A manager that lags behind has renewed an expired certificate.
@@ -243,6 +264,33 @@ impl RoleReconciler {
             return Ok(RETRY);
         }
         Ok(identity.renew_in(now_ms(), self.spread).clamp(RETRY, RECHECK))
+    }
+
+    fn remove_manager_files(&self) -> Result<(), SwarmError> {
+        self.store.remove_manager_files()?;
+        self.store.release_lock()
+    }
+
+    /// Encrypts the files of this manager with the unlock key that the cluster state has, then
+    /// replaces the secrets that were on the disk before.
+    async fn follow_lock(&self) -> Result<(), SwarmError> {
+        let Some(manager) = self.runtime.as_ref().map(ManagerRuntime::manager) else { return Ok(()) };
+        let Some(lock) = manager.lock() else { return Ok(()) };
+        let vault = self.store.vault();
+        let known = vault.version();
+        self.store.set_lock(&lock)?;
+        if known < lock.version {
+            tracing::info!(locked = lock.key.is_some(), "this manager has followed a change of the lock");
+        }
+        if vault.stale().log_key {
+            let replaced = manager.replace_log_key(vault).await;
+            replaced.map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;
+            self.store.log_key_is_fresh()?;
+        }
+        if vault.stale().identity {
+            self.renew(Role::Manager, self.context.certificate_has_expired()).await?;
+        }
+        Ok(())
     }
 
     /// Trusts the CAs in the plan from now on. They are stored before a certificate of a new one.
@@ -306,10 +354,14 @@ impl RoleReconciler {
             }
         }
         let request = KeyRequest::generate()?;
-        let identity = match self.ask_for_certificate(&request, wanted, false).await {
+        let (identity, lock) = match self.ask_for_certificate(&request, wanted, false).await {
             Err(_) if expired => self.ask_for_certificate(&request, wanted, true).await?,
             answer => answer?,
         };
+        // A manager that runs has the lock from the cluster state.
+        if wanted == Role::Manager && self.runtime.is_none() {
+            self.store.set_lock(&lock)?;
+        }
         use_identity(&self.context, &self.store, identity)?;
         self.context.publish_membership();
         self.check_not_expired()
@@ -323,15 +375,15 @@ impl RoleReconciler {
         request: &KeyRequest,
         wanted: Role,
         with_any_ca: bool,
-    ) -> Result<Identity, SwarmError> {
+    ) -> Result<(Identity, ManagerLock), SwarmError> {
         let current = self.context.credentials.identity();
         let renewal_client = self.context.credentials.renewal_client();
         self.ask_managers("renew the certificate", &renewal_client, |channel| {
             let current = &current;
             async move {
                 let message = RenewRequest { csr_pem: request.csr_pem().to_owned() };
-                let cert_pem = AuthorityClient::new(channel).renew(message).await?.into_inner().cert_pem;
-                let renewed = request.finish(&cert_pem, &current.ca_pem);
+                let reply = AuthorityClient::new(channel).renew(message).await?.into_inner();
+                let renewed = request.finish(&reply.cert_pem, &current.ca_pem);
                 let renewed = renewed.map_err(|e| Status::internal(e.to_string()))?;
                 if renewed.peer != (PeerIdentity { role: wanted, ..current.peer.clone() }) {
                     return Err(Status::unavailable("it has not applied the new role yet"));
@@ -339,7 +391,7 @@ impl RoleReconciler {
                 if !with_any_ca && renewed.is_of_former_ca() {
                     return Err(Status::unavailable("it has not applied the new certificate authority yet"));
                 }
-                Ok(renewed)
+                Ok((renewed, read_lock(reply.lock)))
             }
         })
         .await

@@ -1,4 +1,5 @@
-//! The membership's files, in `swarm/` below the data directory.
+//! The membership's files, in `swarm/` below the data directory. Those with a secret are in a
+//! [`Vault`], which encrypts them while managers are locked.
 //!
 //! `node.json`, the record, is written last when the node forms or joins a cluster, and removed
 //! first when it leaves. Without a record the other files come from an interrupted attempt: the
@@ -12,23 +13,21 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use weft_model::NodePlan;
+use weft_model::{NodePlan, UnlockKey, spec::Role, state::ManagerLock};
 
 use crate::{
     codec, files,
     json::{self, JsonError},
     pki::{Identity, Kek},
-    raft::{KEY_FILE, Store},
+    raft::Store,
     swarm::{context::Record, error::SwarmError, manager::ManagerKeys},
+    vault::{SecretFile, UnlockError, Vault},
 };
 
 const RECORD: &str = "node.json";
-const IDENTITY: &str = "identity.pem";
 const PLAN: &str = "plan";
-const MANAGER_KEYS: &str = "manager.json";
 const LOG: &str = "raft.redb";
-/// The keys and the log that are about to replace the current ones (see `reform`).
-const NEW_MANAGER_KEYS: &str = "manager.new.json";
+/// The log that is about to replace the current one (see `reform`).
 const NEW_LOG: &str = "raft.new.redb";
 
 /// Reads and writes the membership's files. All methods except [`Self::log_path`] block. Cheap to
@@ -36,6 +35,7 @@ const NEW_LOG: &str = "raft.new.redb";
 #[derive(Debug, Clone)]
 pub(super) struct MembershipStore {
     dir: PathBuf,
+    vault: Vault,
     /// Held while a record is read, changed and written.
     record_change: Arc<Mutex<()>>,
 }
@@ -63,9 +63,10 @@ impl MembershipStore {
     /// [`SwarmError::Storage`] if the directory cannot be created or written.
     pub(super) fn open(data_dir: &Path) -> Result<Self, SwarmError> {
         let dir = data_dir.join("swarm");
-        let store = Self { dir, record_change: Arc::default() };
-        let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&store.dir);
-        created.map_err(|error| store.failed(&error))?;
+        let failed = |error: &io::Error| SwarmError::Storage { path: dir.clone(), reason: files::advice(error) };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| failed(&error))?;
+        let vault = Vault::open(&dir).map_err(|error| failed(&error))?;
+        let store = Self { dir, vault, record_change: Arc::default() };
         // Write a file now, so that a read-only directory is an error at the start and not at the
         // first change.
         files::write(&store.dir.join("writable"), b"").map_err(|error| store.failed(&error))?;
@@ -102,14 +103,69 @@ impl MembershipStore {
         self.write_record(&record)
     }
 
-    pub(super) fn identity(&self, record: &Record) -> Result<Identity, SwarmError> {
-        let bytes = self.read(IDENTITY)?.ok_or_else(|| self.damaged(IDENTITY, &"it is missing"))?;
-        let pem = String::from_utf8(bytes).map_err(|e| self.damaged(IDENTITY, &e))?;
-        Identity::from_pem(&pem, &record.ca_pem).map_err(|e| self.damaged(IDENTITY, &e))
+    /// Whether the files with secrets are encrypted, and the unlock key is not known. A worker is
+    /// never locked: if a crash has interrupted its demotion, this completes it.
+    pub(super) fn is_locked(&self, record: &Record) -> Result<bool, SwarmError> {
+        if !self.vault.is_locked() {
+            return Ok(false);
+        }
+        let is_sealed = self.vault.is_sealed(SecretFile::Identity).map_err(|error| self.failed(&error))?;
+        if is_sealed || self.identity(record)?.peer.role == Role::Manager {
+            return Ok(true);
+        }
+        self.remove_manager_files()?;
+        self.vault.reset().map_err(|error| self.failed(&error))?;
+        Ok(false)
     }
 
+    /// Decrypts the files with secrets.
+    ///
+    /// # Errors
+    /// [`SwarmError::WrongUnlockKey`]: nothing has changed.
+    pub(super) fn unlock(&self, key: &UnlockKey) -> Result<(), SwarmError> {
+        self.vault.unlock(key).map_err(|error| match error {
+            UnlockError::WrongKey => SwarmError::WrongUnlockKey,
+            UnlockError::Io(error) => self.failed(&error),
+        })
+    }
+
+    /// The files with secrets.
+    pub(super) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Encrypts the files with secrets for the key of `lock`, or no longer encrypts them.
+    pub(super) fn set_lock(&self, lock: &ManagerLock) -> Result<(), SwarmError> {
+        self.vault.set_lock(lock).map_err(|error| self.failed(&error))
+    }
+
+    /// No longer encrypts the files with secrets, because this node is a worker.
+    pub(super) fn release_lock(&self) -> Result<(), SwarmError> {
+        self.vault.release().map_err(|error| self.failed(&error))
+    }
+
+    /// Records that the key of the log is younger than the lock.
+    pub(super) fn log_key_is_fresh(&self) -> Result<(), SwarmError> {
+        self.vault.log_key_is_fresh().map_err(|error| self.failed(&error))
+    }
+
+    pub(super) fn identity(&self, record: &Record) -> Result<Identity, SwarmError> {
+        let file = SecretFile::Identity;
+        let damaged = |reason: &dyn std::fmt::Display| self.damaged(file.name(), reason);
+        let bytes = self.read_secret(file)?.ok_or_else(|| damaged(&"it is missing"))?;
+        let pem = String::from_utf8(bytes).map_err(|e| damaged(&e))?;
+        Identity::from_pem(&pem, &record.ca_pem).map_err(|e| damaged(&e))
+    }
+
+    /// Stores a new certificate with its private key. That of a worker is in the clear, so that the
+    /// node can start without the unlock key from now on.
     pub(super) fn write_identity(&self, identity: &Identity) -> Result<(), SwarmError> {
-        self.write(IDENTITY, identity.to_pem().as_bytes())
+        let (file, pem) = (SecretFile::Identity, identity.to_pem().as_bytes());
+        let written = match identity.peer.role {
+            Role::Manager => self.vault.write(file, pem).and_then(|()| self.vault.identity_is_fresh()),
+            Role::Worker => self.vault.write_in_clear(file, pem),
+        };
+        written.map_err(|error| self.failed(&error))
     }
 
     /// The last plan that was stored. `None` if there is none or it cannot be read: the leader
@@ -132,14 +188,14 @@ impl MembershipStore {
 
     /// `None` on a worker.
     pub(super) fn manager_keys(&self) -> Result<Option<ManagerKeys>, SwarmError> {
-        self.read_keys(MANAGER_KEYS)
+        self.read_keys(SecretFile::ManagerKeys)
     }
 
     /// Stores the keys of a manager that begins with an empty log. Removes the log of an earlier
     /// Raft id, which a crash during a demotion may have left.
     pub(super) fn write_manager_keys(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
         self.remove(LOG)?;
-        self.write_keys(MANAGER_KEYS, keys, false)
+        self.write_keys(SecretFile::ManagerKeys, keys, false)
     }
 
     /// Creates the log of a manager that begins, and records that before the log can contain a
@@ -149,7 +205,7 @@ impl MembershipStore {
     /// [`SwarmError::LogLost`] if the log was created before and its file is missing or empty.
     pub(super) fn prepare_log(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
         let path = self.log_path();
-        if self.stored_keys(MANAGER_KEYS)?.is_some_and(|stored| stored.log_created) {
+        if self.stored_keys(SecretFile::ManagerKeys)?.is_some_and(|stored| stored.log_created) {
             let size = fs::metadata(&path).map(|file| file.len());
             return match size {
                 Ok(1..) => Ok(()),
@@ -159,28 +215,29 @@ impl MembershipStore {
         }
         // The log of an attempt that did not reach the record below has no votes.
         self.remove(LOG)?;
-        let log = Store::open(&path).map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;
+        let log =
+            Store::open(&path, &self.vault).map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;
         drop(log);
         // Also syncs the directory, and with it the entry of the log.
-        self.write_keys(MANAGER_KEYS, keys, true)
+        self.write_keys(SecretFile::ManagerKeys, keys, true)
     }
 
     /// The keys that are about to replace those of [`Self::manager_keys`].
     pub(super) fn new_manager_keys(&self) -> Result<Option<ManagerKeys>, SwarmError> {
-        self.read_keys(NEW_MANAGER_KEYS)
+        self.read_keys(SecretFile::NewManagerKeys)
     }
 
     /// Their log is the new one, which exists.
     pub(super) fn write_new_manager_keys(&self, keys: &ManagerKeys) -> Result<(), SwarmError> {
-        self.write_keys(NEW_MANAGER_KEYS, keys, true)
+        self.write_keys(SecretFile::NewManagerKeys, keys, true)
     }
 
     pub(super) fn use_new_manager_keys(&self) -> Result<(), SwarmError> {
-        self.rename(NEW_MANAGER_KEYS, MANAGER_KEYS)
+        self.rename(SecretFile::NewManagerKeys.name(), SecretFile::ManagerKeys.name())
     }
 
     pub(super) fn remove_new_manager_keys(&self) -> Result<(), SwarmError> {
-        self.remove(NEW_MANAGER_KEYS)
+        self.remove(SecretFile::NewManagerKeys.name())
     }
 
     pub(super) fn new_log_path(&self) -> PathBuf {
@@ -195,32 +252,32 @@ impl MembershipStore {
         self.rename(NEW_LOG, LOG)
     }
 
-    fn read_keys(&self, name: &str) -> Result<Option<ManagerKeys>, SwarmError> {
-        let Some(stored) = self.stored_keys(name)? else {
+    fn read_keys(&self, file: SecretFile) -> Result<Option<ManagerKeys>, SwarmError> {
+        let Some(stored) = self.stored_keys(file)? else {
             return Ok(None);
         };
-        let kek = Kek::from_bytes(&stored.kek).map_err(|e| self.damaged(name, &e))?;
+        let kek = Kek::from_bytes(&stored.kek).map_err(|e| self.damaged(file.name(), &e))?;
         Ok(Some(ManagerKeys { raft_id: stored.raft_id, kek }))
     }
 
-    fn stored_keys(&self, name: &str) -> Result<Option<StoredKeys>, SwarmError> {
-        let bytes = self.read(name)?;
-        bytes.map(|bytes| json::decode(&json::FIRST, &bytes).map_err(|e| self.unreadable(name, &e))).transpose()
+    fn stored_keys(&self, file: SecretFile) -> Result<Option<StoredKeys>, SwarmError> {
+        let bytes = self.read_secret(file)?;
+        bytes.map(|bytes| json::decode(&json::FIRST, &bytes).map_err(|e| self.unreadable(file.name(), &e))).transpose()
     }
 
-    fn write_keys(&self, name: &str, keys: &ManagerKeys, log_created: bool) -> Result<(), SwarmError> {
+    fn write_keys(&self, file: SecretFile, keys: &ManagerKeys, log_created: bool) -> Result<(), SwarmError> {
         let stored = StoredKeys { raft_id: keys.raft_id, kek: keys.kek.as_bytes().to_vec(), log_created };
-        let bytes = json::encode(&json::FIRST, &stored).map_err(|e| self.damaged(name, &e))?;
-        self.write(name, &bytes)
+        let bytes = json::encode(&json::FIRST, &stored).map_err(|e| self.damaged(file.name(), &e))?;
+        self.vault.write(file, &bytes).map_err(|error| self.failed(&error))
     }
 
     /// Removes what a worker must not have: the manager's keys, the log and its key.
     pub(super) fn remove_manager_files(&self) -> Result<(), SwarmError> {
-        self.remove(MANAGER_KEYS)?;
-        self.remove(NEW_MANAGER_KEYS)?;
+        self.remove(SecretFile::ManagerKeys.name())?;
+        self.remove(SecretFile::NewManagerKeys.name())?;
         self.remove(NEW_LOG)?;
         self.remove(LOG)?;
-        self.remove(KEY_FILE)
+        self.remove(SecretFile::LogKey.name())
     }
 
     /// Removes all files, the record first.
@@ -229,8 +286,16 @@ impl MembershipStore {
         let _changing = self.record_change.lock().unwrap_or_else(PoisonError::into_inner);
         self.remove(RECORD)?;
         self.remove_plan()?;
-        self.remove(IDENTITY)?;
-        self.remove_manager_files()
+        self.remove(SecretFile::Identity.name())?;
+        self.remove_manager_files()?;
+        self.vault.reset().map_err(|error| self.failed(&error))
+    }
+
+    fn read_secret(&self, file: SecretFile) -> Result<Option<Vec<u8>>, SwarmError> {
+        self.vault.read(file).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => self.damaged(file.name(), &error),
+            _ => self.failed(&error),
+        })
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, SwarmError> {
@@ -322,7 +387,7 @@ mod tests {
             store.remove(LOG).expect("the file is removed");
         }
         assert_eq!(store.manager_keys().expect("readable keys").map(|keys| keys.raft_id), Some(7));
-        fs::write(dir.path().join("swarm").join(MANAGER_KEYS), format!("{{\"raft_id\":7,\"kek\":{:?}}}", [1; 32]))
+        fs::write(dir.path().join("swarm").join("manager.json"), format!("{{\"raft_id\":7,\"kek\":{:?}}}", [1; 32]))
             .expect("the file is written");
         let error = store.prepare_log(&keys).expect_err("the first release records no creation");
         assert!(matches!(error, SwarmError::LogLost { .. }), "{error}");

@@ -76,6 +76,7 @@ async fn write_until_killed(dir: &Path, addr: Ipv4Addr) {
             tunnel_addr: None,
             tunnel_port: DEFAULT_TUNNEL_PORT,
             spec: spec(),
+            auto_lock: false,
             availability: Availability::Active,
         };
         swarm.init(options).await.expect("the node forms a cluster");

@@ -202,6 +202,7 @@ impl Daemon {
             tunnel_addr: None,
             tunnel_port: DEFAULT_TUNNEL_PORT,
             spec: spec(),
+            auto_lock: false,
             availability: Availability::Active,
         }
     }
@@ -267,8 +268,8 @@ impl Daemon {
     }
 
     pub(super) async fn context(&self) -> Arc<Context> {
-        let running = self.swarm.lifecycle.running.lock().await;
-        running.as_ref().expect("a running membership").context().clone()
+        let slot = self.swarm.lifecycle.slot.lock().await;
+        slot.running().expect("a running membership").context().clone()
     }
 
     pub(super) async fn identity(&self) -> Arc<Identity> {

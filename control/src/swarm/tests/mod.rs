@@ -10,6 +10,7 @@ mod expiry;
 mod faults;
 mod failover;
 mod joining;
+mod locking;
 mod moving;
 mod plans;
 mod quorum;

@@ -2,7 +2,7 @@
 //! names return an error when the program fails.
 
 use std::{
-    io,
+    io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -20,6 +20,14 @@ impl Lab {
         let mut command = Command::new(&self.options.weft);
         command.args(["-H", &host]).args(arguments).stdin(Stdio::null());
         command.output().with_context(|| format!("cannot run {}", self.options.weft.display()))
+    }
+
+    /// Like [`Lab::weft`], with this text as the standard input.
+    pub fn weft_with_input(&self, node: &str, arguments: &[&str], input: &str) -> Result<Output> {
+        let host = docker::docker_host(&contract::socket(node));
+        let mut command = Command::new(&self.options.weft);
+        with_input(command.args(["-H", &host]).args(arguments), input)
+            .with_context(|| format!("cannot run {}", self.options.weft.display()))
     }
 
     /// Like [`Lab::weft`]. Returns the standard output.
@@ -41,6 +49,12 @@ impl Lab {
     pub fn docker(&self, node: &str, arguments: &[&str]) -> Result<Output> {
         let mut client = docker::client(&contract::socket(node));
         client.args(arguments).stdin(Stdio::null()).output().context("cannot run the docker client")
+    }
+
+    /// Like [`Lab::docker`], with this text as the standard input.
+    pub fn docker_with_input(&self, node: &str, arguments: &[&str], input: &str) -> Result<Output> {
+        let mut client = docker::client(&contract::socket(node));
+        with_input(client.args(arguments), input).context("cannot run the docker client")
     }
 
     /// Like [`Lab::docker`]. Returns the standard output.
@@ -118,6 +132,20 @@ impl Lab {
     pub fn exec_in_task_netns(&self, task: &Task, command: &[&str]) -> Result<Output> {
         run_in(&self.task_namespace(task)?, command)
     }
+}
+
+/// Runs a program that reads `input`, which must fit into a pipe.
+fn with_input(command: &mut Command, input: &str) -> io::Result<Output> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that refuses before it reads has closed the pipe.
+        if let Err(error) = stdin.write_all(input.as_bytes())
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            return Err(error);
+        }
+    }
+    child.wait_with_output()
 }
 
 fn run_in(netns: &Path, command: &[&str]) -> Result<Output> {
