@@ -15,10 +15,12 @@
 //! - [`plan`]: what one node must put into effect, computed from the cluster state;
 //! - [`report`]: what a node reports about itself;
 //! - [`logs`]: the records of a task's output, and the trait by which a runtime provides them;
+//! - [`shared`]: values that their copies share;
 //! - [`backoff`]: the delay before a retry;
 //! - [`fn@error_chain`]: the text of an error with its causes.
 
 mod newtype;
+pub mod shared;
 pub mod id;
 pub mod name;
 pub mod net;
@@ -42,6 +44,7 @@ pub use name::{NetworkName, NodeName, ServiceName};
 pub use net::{DualAddr, Mac};
 pub use plan::NodePlan;
 pub use report::NodeReport;
+pub use shared::Shared;
 pub use state::ClusterState;
 pub use unlock_key::{InvalidUnlockKey, UnlockKey};
 

@@ -27,6 +27,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("ClusterState"), "digests", 1),
     (Owner::Type("ClusterState"), "epoch", 1),
     (Owner::Type("ClusterState"), "feature_level", 1),
+    (Owner::Type("ClusterState"), "specs", 1),
     (Owner::Type("Cluster"), "lock", 1),
     (Owner::Type("Cluster"), "root_rotation", 1),
     (Owner::Type("ClusterSpec"), "force_rotate", 1),
@@ -50,6 +51,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("NodeReport"), "addr", 1),
     (Owner::Type("NodeReport"), "epoch", 1),
     (Owner::Type("NodeReport"), "problem", 1),
+    (Owner::Type("Task"), "stored_spec", 1),
     (Owner::Variant("Command", "AssignTask"), "reuse", 1),
     (Owner::Variant("Command", "ReleaseAddresses"), "owners", 1),
 ];

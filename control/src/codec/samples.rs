@@ -9,7 +9,7 @@ use openraft::{
 };
 use weft_model::{
     Applied, BackendId, ClusterState, Command, DualAddr, LogOptions, Mac, MeshServiceId, NetworkId, NodeId, NodePlan,
-    NodeReport, Rejection, ServiceId, TaskId, UnlockKey, Vni,
+    NodeReport, Rejection, ServiceId, Shared, TaskId, UnlockKey, Vni,
     command::{Convergence, InitCluster},
     id::ClusterId,
     plan::{
@@ -79,7 +79,7 @@ pub(super) fn service_spec() -> ServiceSpec {
     ServiceSpec {
         name: parse("web"),
         labels: labels("service"),
-        task: TaskSpec {
+        task: Shared::from(TaskSpec {
             container: container(),
             resources: Resources {
                 limit_nano_cpus: 500_000_000,
@@ -101,7 +101,7 @@ pub(super) fn service_spec() -> ServiceSpec {
             },
             networks: vec![NetworkAttachment { network: NetworkId::from_random(70), aliases: vec!["api".to_owned()] }],
             force_update: 2,
-        },
+        }),
         mode: ServiceMode::Replicated { replicas: 3 },
         update: update_config(UpdateOrder::StartFirst, FailureAction::Rollback),
         rollback: update_config(UpdateOrder::StopFirst, FailureAction::Continue),

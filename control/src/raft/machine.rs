@@ -44,6 +44,7 @@ pub struct Machine {
 pub(crate) struct Replica {
     pub(super) last: Option<LogId<u64>>,
     pub(super) voters: StoredMembership<u64, Voter>,
+    #[serde(with = "crate::state::stored")]
     pub(super) state: Arc<ClusterState>,
     pub(super) outcomes: VecDeque<Outcome>,
 }

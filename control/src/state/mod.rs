@@ -18,7 +18,8 @@
 //! In reading order: `addresses`, `subnets` and `ports` allocate; `keys`, `configurations`,
 //! `networks`, `services`, `tasks`, `nodes` and `cluster` change the objects of their kind;
 //! `rotation` completes the replacement of the CA;
-//! `reform` makes a state whose only manager is one node.
+//! `reform` makes a state whose only manager is one node; `stored` is the form of the state in
+//! snapshots and backups.
 
 mod addresses;
 mod subnets;
@@ -32,6 +33,7 @@ mod rotation;
 mod nodes;
 mod cluster;
 mod reform;
+pub(crate) mod stored;
 
 #[cfg(test)]
 mod tests;

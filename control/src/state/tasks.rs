@@ -69,6 +69,7 @@ pub(super) fn create(state: &mut ClusterState, new: NewTask) -> Result<Applied, 
         traffic: Traffic::None,
         traffic_index: state.index,
         traffic_since_ms: state.now_ms,
+        stored_spec: None,
     };
     state.tasks.insert(id, task);
     Ok(Applied::Done)

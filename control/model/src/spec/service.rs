@@ -6,7 +6,7 @@ use super::{
     Labels,
     task::{ContainerSpec, TaskSpec},
 };
-use crate::ServiceName;
+use crate::{ServiceName, Shared};
 
 /// The desired state of a service.
 ///
@@ -27,7 +27,7 @@ use crate::ServiceName;
 pub struct ServiceSpec {
     pub name: ServiceName,
     pub labels: Labels,
-    pub task: TaskSpec,
+    pub task: Shared<TaskSpec>,
     pub mode: ServiceMode,
     pub update: UpdateConfig,
     pub rollback: UpdateConfig,
@@ -40,7 +40,7 @@ impl ServiceSpec {
         Self {
             name,
             labels: Labels::new(),
-            task: TaskSpec::new(container),
+            task: TaskSpec::new(container).into(),
             mode: ServiceMode::Replicated { replicas: 1 },
             update: UpdateConfig::default(),
             rollback: UpdateConfig::default(),

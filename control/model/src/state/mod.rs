@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkId, NodeId, ServiceId};
+use crate::{NetworkId, NodeId, ServiceId, Shared, spec::TaskSpec};
 
 pub use allocations::{Allocations, FreedAddress, NetworkAddresses};
 pub use cluster::{Cluster, EarlierTimeout, ManagerLock, RootRotation};
@@ -67,6 +67,9 @@ pub struct ClusterState {
     /// What all managers of the cluster support. Never decreases.
     #[serde(default)]
     pub feature_level: u32,
+    /// In a stored state, the specs of the tasks, each of them once. Empty in memory.
+    #[serde(default)]
+    pub specs: Vec<Shared<TaskSpec>>,
 }
 
 /// A digest of the whole state at one log entry, with what the log's state machine stores beside

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Meta, service::Service};
 use crate::{
-    BackendId, DualAddr, Mac, NetworkId, NodeId, ServiceId, TaskId,
+    BackendId, DualAddr, Mac, NetworkId, NodeId, ServiceId, Shared, TaskId,
     spec::{Labels, TaskSpec},
 };
 
@@ -17,8 +17,8 @@ pub struct Task {
     /// `<service>.<slot>.<task id>`, or `<service>.<node id>.<task id>` for a global service.
     pub name: String,
     pub slot: Slot,
-    /// Copied from the service when the task was created.
-    pub spec: TaskSpec,
+    /// That of the service when the task was created. All tasks of one spec share it.
+    pub spec: Shared<TaskSpec>,
     pub labels: Labels,
     /// [`Service::task_version`] when the task was created.
     pub version: u64,
@@ -42,6 +42,10 @@ pub struct Task {
     pub traffic_index: u64,
     /// [`super::ClusterState::now_ms`] when `traffic` last changed.
     pub traffic_since_ms: u64,
+    /// In a stored state, the position of the spec in [`super::ClusterState::specs`]; `spec` is
+    /// empty then. `None` in memory.
+    #[serde(default)]
+    pub stored_spec: Option<u32>,
 }
 
 /// The restarts of a slot before a task. A restart is a new task with the same spec as the task

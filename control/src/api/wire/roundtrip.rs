@@ -157,7 +157,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
         |(name, task, mode, update, rollback, endpoint)| ServiceSpec {
             name: name.parse().expect("a word is a name"),
             labels: [("k".to_owned(), "v".to_owned())].into(),
-            task,
+            task: task.into(),
             mode,
             update,
             rollback,

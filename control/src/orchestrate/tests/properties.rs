@@ -134,7 +134,7 @@ impl Scenario {
             }),
             Event::MoveToNetwork { service, network } => {
                 let network = self.networks.get(network).into_iter();
-                let networks = service_spec("x", 1, &network.collect::<Vec<_>>()).task.networks;
+                let networks = service_spec("x", 1, &network.collect::<Vec<_>>()).task.networks.clone();
                 self.update(service, |spec| spec.task.networks = networks);
             }
             Event::Break { service } => {

@@ -20,7 +20,10 @@ use openraft::{
 };
 use redb::{Database, StorageBackend, backends::InMemoryBackend};
 use tempfile::TempDir;
-use weft_model::{Applied, Command, NetworkId};
+use weft_model::{
+    Applied, ClusterState, Command, NetworkId, ServiceId, TaskId,
+    state::{Restarts, Slot, TaskState},
+};
 
 use super::{
     Machine, Proposal, ProposalId, Reply, Store, StoreError, TypeConfig,
@@ -28,7 +31,7 @@ use super::{
 };
 use crate::{
     codec::{self, LOG_ENTRY, LOG_POSITION},
-    fixture::{START_MS, TestCluster, network_spec},
+    fixture::{START_MS, TestCluster, network_spec, service_spec},
     vault::Vault,
 };
 
@@ -372,4 +375,55 @@ async fn a_log_that_is_marked_unusable_is_refused_with_the_reason() {
     store.close().await;
     let refused = open(&path).expect_err("unusable").to_string();
     assert!(refused.contains("the state differs"), "{refused}");
+}
+
+/// With a copy of its spec, each task would take 1 MB. The size for each task does not depend on
+/// their number, so 60,000 tasks take ten times as much as these, and the spec as much as here.
+#[tokio::test]
+async fn a_large_spec_of_many_tasks_is_in_memory_and_in_a_snapshot_once() {
+    const TASKS: u64 = 6_000;
+    const SPEC_BYTES: usize = 1 << 20;
+    let service = ServiceId::from_random(1);
+    let mut spec = service_spec("web", TASKS, &[]);
+    spec.task.container.env = vec![format!("LARGE={}", "x".repeat(SPEC_BYTES))];
+    let create = Command::CreateService { id: service.clone(), spec: Box::new(spec) };
+    let task = |slot: u64| Command::CreateTask {
+        id: TaskId::from_random(u128::from(slot)),
+        service: service.clone(),
+        slot: Slot::Replica(slot),
+        desired: TaskState::Running,
+        not_before_ms: 0,
+        restarts: Restarts::default(),
+    };
+    let proposal = |index: u64, command| entry(index, Proposal::new(ProposalId(index.into()), START_MS, command));
+    let all_share = |state: &ClusterState| {
+        let spec = &state.services[&service].spec.task;
+        state.tasks.values().all(|task| task.spec.is_same(spec))
+    };
+    let open = || Machine::open(Store::with_backend(InMemoryBackend::new()).expect("a log")).expect("a machine");
+    let mut machine = open();
+    machine.apply([proposal(1, init()), proposal(2, create), proposal(3, task(1))]).await.expect("applied");
+    assert!(all_share(&machine.state().borrow()), "else the rest uses up the memory of the machine");
+    machine.apply((2..=TASKS).map(|slot| proposal(slot + 2, task(slot)))).await.expect("applied");
+    assert!(all_share(&machine.state().borrow()));
+
+    let snapshot = machine.get_snapshot_builder().await.build_snapshot().await.expect("a snapshot");
+    let bytes = snapshot.snapshot.len();
+    // The spec of the service, and that of its tasks.
+    let of_tasks = bytes.checked_sub(2 * SPEC_BYTES).expect("both specs") as u64;
+    println!(
+        "{TASKS} tasks with a spec of {SPEC_BYTES} bytes: a snapshot of {bytes} bytes, {} for each",
+        of_tasks / TASKS
+    );
+    assert!(of_tasks < 400 * TASKS, "{} bytes for each task", of_tasks / TASKS);
+    let mut other = open();
+    other.install_snapshot(&snapshot.meta, snapshot.snapshot).await.expect("installed");
+    let next = || proposal(TASKS + 3, task(TASKS + 1));
+    for machine in [&mut machine, &mut other] {
+        machine.apply([next()]).await.expect("applied");
+        assert!(all_share(&machine.state().borrow()), "also the tasks that come later");
+    }
+    let [replica, installed] = [machine, other].map(Machine::into_replica);
+    assert_eq!(replica.state.tasks.keys().count() as u64, TASKS + 1);
+    assert_eq!(replica.digest(1).expect("a digest"), installed.digest(1).expect("a digest"));
 }

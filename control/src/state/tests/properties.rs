@@ -64,7 +64,7 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
         4 => {
             let Some(current) = state.services.get(&service) else { return Command::RemoveService { id: service } };
             let mut spec = current.spec.clone();
-            spec.task.networks = service_spec("x", 1, &[&network][..other % 2]).task.networks;
+            spec.task.networks = service_spec("x", 1, &[&network][..other % 2]).task.networks.clone();
             spec.endpoint.mode = if number.is_multiple_of(3) { EndpointMode::Dnsrr } else { EndpointMode::Vip };
             if spec.endpoint.mode == EndpointMode::Dnsrr {
                 spec.endpoint.ports.clear();

@@ -47,6 +47,7 @@ pub(crate) struct Backup {
     pub term: u64,
     /// The key-encryption key, which opens the key of the certificate authority in the state.
     pub kek: Vec<u8>,
+    #[serde(with = "crate::state::stored")]
     pub state: ClusterState,
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn read(
         update: rollout::read("UpdateConfig", requested.update_config)?,
         rollback: rollout::read("RollbackConfig", requested.rollback_config.as_ref().map(rollout::update_of_rollback))?,
         endpoint: endpoint::read(requested.endpoint_spec)?,
-        task: task::read(template)?,
+        task: task::read(template)?.into(),
     };
     unsupported::refuse(&body, &to_json(write(&spec)))?;
     Ok(spec)
