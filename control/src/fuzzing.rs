@@ -11,7 +11,7 @@ use openraft::{
 };
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
-use weft_model::{ClusterState, Command, Entry, LogOptions, NodePlan, NodeReport};
+use weft_model::{ClusterState, Command, Entry, LogOptions, NodePlan, NodeReport, state::FEATURE_LEVEL};
 
 use crate::{
     codec::{self, Kind},
@@ -46,6 +46,9 @@ pub fn snapshot(data: &[u8]) {
 /// A plan, as a node receives and stores it.
 pub fn plan(data: &[u8]) {
     record::<NodePlan>(&codec::PLAN, data);
+    let Ok(plan) = codec::plan::decode(data) else { return };
+    let written = codec::plan::encode(&plan, FEATURE_LEVEL).expect("what was read can be written");
+    assert!(codec::plan::decode(&written).expect("what was written can be read") == plan, "a plan changed");
 }
 
 /// A change of the cluster state that another manager proposes, applied to the state of this

@@ -19,7 +19,7 @@ use weft_mesh::{LocalEndpoint, LocalFacts, Mesh, ResolvedName};
 use weft_model::{
     DualAddr, Mac, NetworkId, NodeId, NodePlan, ServiceId, TaskId, Vni,
     net::Subnets,
-    plan::{AttachmentPlan, NetworkPlan, TaskGoal, TaskPlan},
+    plan::{AttachmentPlan, Expanded, NetworkPlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
 };
 
@@ -83,11 +83,13 @@ fn plan() -> Result<NodePlan, Box<dyn Error>> {
         service: ServiceId::from_random(1),
         service_name: "client".parse()?,
         name: "client.1".to_owned(),
-        container: ContainerSpec::new("client"),
+        container: ContainerSpec::new("client").into(),
         resources: Resources::default(),
         labels: Labels::new(),
         attachments: vec![AttachmentPlan { network, vni, mtu: None, subnets, addr, mac: Mac::of_task(addr) }],
         desired: TaskGoal::Run,
+        expanded: Expanded::default(),
+        container_at: None,
     });
     Ok(plan)
 }

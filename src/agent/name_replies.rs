@@ -13,7 +13,7 @@ use weft_mesh::{LocalEndpoint, LocalFacts, desired::desired, tables::Tables};
 use weft_model::{
     BackendId, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, NodePlan, ServiceId, TaskId, Vni,
     net::Subnets,
-    plan::{AttachmentPlan, BackendPlan, NetworkPlan, ServicePlan, TaskGoal, TaskPlan},
+    plan::{AttachmentPlan, BackendPlan, Expanded, NetworkPlan, ServicePlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
 };
 
@@ -131,11 +131,13 @@ fn plan(services: &[Service], ipv6: [bool; 3], attached: &[usize]) -> NodePlan {
         service: ServiceId::from_random(999),
         service_name: "asker".parse().expect("a name"),
         name: "asker.1".to_owned(),
-        container: ContainerSpec::new("image"),
+        container: ContainerSpec::new("image").into(),
         resources: Resources::default(),
         labels: Labels::new(),
         attachments: attached.iter().map(|&number| attachment(number)).collect(),
         desired: TaskGoal::Run,
+        expanded: Expanded::default(),
+        container_at: None,
     });
     plan
 }

@@ -2,7 +2,7 @@
 
 use weft_model::{
     ServiceId, TaskId,
-    plan::{TaskGoal, TaskPlan},
+    plan::{Expanded, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Resources},
 };
 
@@ -15,10 +15,12 @@ pub(crate) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
         service: ServiceId::from_random(8),
         service_name: "web".parse().expect("a valid service name"),
         name: "web.1.x".to_owned(),
-        container,
+        container: container.into(),
         resources: Resources::default(),
         labels: [("com.docker.swarm.node.id".to_owned(), "node".to_owned())].into(),
         attachments: vec![],
         desired: TaskGoal::Run,
+        expanded: Expanded::default(),
+        container_at: None,
     }
 }

@@ -21,8 +21,8 @@ const DEFAULT_NDOTS: &str = "ndots:0";
 const HOSTNAME_LEN: usize = 12;
 
 pub(crate) fn hostname(task: &TaskPlan) -> String {
-    let own = task.container.hostname.clone().filter(|name| !name.is_empty());
-    own.unwrap_or_else(|| task.id.as_str()[..HOSTNAME_LEN].to_owned())
+    let own = task.hostname().filter(|name| !name.is_empty());
+    own.unwrap_or(&task.id.as_str()[..HOSTNAME_LEN]).to_owned()
 }
 
 /// The search domains of a task's resolv.conf: those that the user chose, or those of the

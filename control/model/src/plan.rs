@@ -5,13 +5,16 @@
 //! layer reads the cluster state. All lists are ordered by id, unless stated otherwise, so that
 //! plans can be compared for equality.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackendId, DualAddr, Mac, MeshServiceId, NetworkId, NetworkName, NodeId, NodeName, ServiceId, ServiceName, TaskId,
-    Vni,
+    BackendId, DualAddr, Mac, MeshServiceId, NetworkId, NetworkName, NodeId, NodeName, ServiceId, ServiceName, Shared,
+    TaskId, Vni,
     id::ClusterId,
     net::Subnets,
     spec::{ContainerSpec, Labels, Protocol, Resources, Role},
@@ -87,6 +90,10 @@ pub struct NodePlan {
     /// node's certificate; otherwise the node renews it. Empty if the leader's release sends none.
     #[serde(default)]
     pub roots_pem: String,
+    /// In a message and on the disk, the containers of the tasks, each of them once. Empty in
+    /// memory.
+    #[serde(default)]
+    pub containers: Vec<Shared<ContainerSpec>>,
 }
 
 /// Orders the plans of one node, which has another id in each membership: a plan of a greater epoch
@@ -132,6 +139,7 @@ impl NodePlan {
             feature_level: 0,
             raft_id: 0,
             roots_pem: String::new(),
+            containers: Vec::new(),
         }
     }
 }
@@ -232,8 +240,9 @@ pub struct TaskPlan {
     /// The name of the container: `<service>.<slot>.<task id>`, or `<service>.<node id>.<task id>`
     /// for a global service.
     pub name: String,
-    /// The container of the task's spec, with its templates expanded.
-    pub container: ContainerSpec,
+    /// The container of the task's spec. The tasks of one spec share it, so its templates are not
+    /// expanded: see [`Self::hostname`] and [`Self::env`].
+    pub container: Shared<ContainerSpec>,
     pub resources: Resources,
     /// Labels that the cluster adds to the container (`com.docker.swarm.…`). The labels of the spec
     /// are in `container`.
@@ -241,6 +250,34 @@ pub struct TaskPlan {
     /// In the order of the spec. The first network is eth0 and has the default route.
     pub attachments: Vec<AttachmentPlan>,
     pub desired: TaskGoal,
+    #[serde(default)]
+    pub expanded: Expanded,
+    /// In a message and on the disk, the position of the container in [`NodePlan::containers`];
+    /// `container` is empty then. `None` in memory.
+    #[serde(default)]
+    pub container_at: Option<u32>,
+}
+
+/// The parts of a task's container that have templates, with these expanded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expanded {
+    /// `None`: the host name of the container has no template.
+    pub hostname: Option<String>,
+    /// By the positions of the variables in [`ContainerSpec::env`].
+    pub env: BTreeMap<u32, String>,
+}
+
+impl TaskPlan {
+    /// The host name that the user chose for this task.
+    pub fn hostname(&self) -> Option<&str> {
+        self.expanded.hostname.as_deref().or(self.container.hostname.as_deref())
+    }
+
+    /// The variables that the user chose for this task, each as `KEY=value`.
+    pub fn env(&self) -> impl Iterator<Item = &str> {
+        let expanded = |(at, variable)| self.expanded.env.get(&at).unwrap_or(variable).as_str();
+        (0u32..).zip(&self.container.env).map(expanded)
+    }
 }
 
 /// A task on one of its networks.

@@ -44,6 +44,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("InitCluster"), "unlock_key", 1),
     (Owner::Type("Node"), "lag", 1),
     (Owner::Type("Node"), "rotated", 1),
+    (Owner::Type("NodePlan"), "containers", 1),
     (Owner::Type("NodePlan"), "epoch", 1),
     (Owner::Type("NodePlan"), "feature_level", 1),
     (Owner::Type("NodePlan"), "raft_id", 1),
@@ -52,6 +53,8 @@ const ADDED: &[Addition] = &[
     (Owner::Type("NodeReport"), "epoch", 1),
     (Owner::Type("NodeReport"), "problem", 1),
     (Owner::Type("Task"), "stored_spec", 1),
+    (Owner::Type("TaskPlan"), "container_at", 1),
+    (Owner::Type("TaskPlan"), "expanded", 1),
     (Owner::Variant("Command", "AssignTask"), "reuse", 1),
     (Owner::Variant("Command", "ReleaseAddresses"), "owners", 1),
 ];

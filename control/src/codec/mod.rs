@@ -17,11 +17,12 @@
 //!              one octet each, except the name of the release and the value
 //! ```
 //!
-//! How a type changes is described in [`history`].
+//! How a type changes is described in [`history`]. [`plan`] encodes plans.
 
 mod history;
 mod read;
 mod write;
+pub(crate) mod plan;
 
 #[cfg(test)]
 mod golden;
@@ -100,6 +101,8 @@ pub(crate) enum CodecError {
     Damaged(#[from] postcard::Error),
     #[error("it is damaged: {0} bytes follow its end")]
     Trailing(usize),
+    #[error("it is damaged: a task has container {0}, which is missing")]
+    Container(u32),
 }
 
 impl Kind {

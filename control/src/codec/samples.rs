@@ -13,8 +13,8 @@ use weft_model::{
     command::{Convergence, InitCluster},
     id::ClusterId,
     plan::{
-        AttachmentPlan, BackendPlan, EndpointPlan, ManagerPlan, NetworkPlan, PeerPlan, PortPlan, ServicePlan, TaskGoal,
-        TaskPlan,
+        AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan, NetworkPlan, PeerPlan, PortPlan, ServicePlan,
+        TaskGoal, TaskPlan,
     },
     spec::{
         Availability, ClusterSpec, Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction,
@@ -80,7 +80,7 @@ pub(super) fn service_spec() -> ServiceSpec {
         name: parse("web"),
         labels: labels("service"),
         task: Shared::from(TaskSpec {
-            container: container(),
+            container: container().into(),
             resources: Resources {
                 limit_nano_cpus: 500_000_000,
                 limit_memory_bytes: 64 << 20,
@@ -418,11 +418,13 @@ pub(super) fn plan() -> NodePlan {
             service,
             service_name: parse("web"),
             name: "web.1.x".to_owned(),
-            container: container(),
+            container: container().into(),
             resources: service_spec().task.resources,
             labels: labels("plan"),
             attachments: vec![AttachmentPlan { network, vni, mtu: Some(1_400), subnets, addr: addr(2), mac }],
             desired: TaskGoal::Stop,
+            expanded: Expanded { hostname: None, env: [(0, "A=1".to_owned())].into() },
+            container_at: None,
         }],
         epoch: 2,
         feature_level: 1,

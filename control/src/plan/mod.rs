@@ -17,10 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_model::{
     ClusterState, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId,
     plan::{
-        AttachmentPlan, BackendPlan, EndpointPlan, ManagerPlan, NetworkPlan, NodePlan, PeerPlan, PortPlan, ServicePlan,
-        TaskGoal, TaskPlan,
+        AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan, NetworkPlan, NodePlan, PeerPlan, PortPlan,
+        ServicePlan, TaskGoal, TaskPlan,
     },
-    spec::{Labels, Protocol, Role},
+    spec::{ContainerSpec, Labels, Protocol, Role},
     state::{Node, Service, Task, TaskState, Traffic},
 };
 
@@ -52,6 +52,7 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         feature_level: state.feature_level,
         raft_id: if role == Role::Manager { node.raft_id } else { 0 },
         roots_pem: cluster.roots_pem(),
+        containers: Vec::new(),
     })
 }
 
@@ -202,17 +203,29 @@ fn endpoints(state: &ClusterState) -> Vec<EndpointPlan> {
 /// The tasks of the node. Ended tasks stay in the plan while they are in the task history, so that
 /// the node keeps their logs.
 fn tasks(state: &ClusterState, node: &Node) -> Vec<TaskPlan> {
+    // To look for templates in large variables takes long: it is done once for each spec.
+    let mut with_templates = BTreeMap::new();
     let placed = state.tasks_on(&node.id).filter(|t| t.status.state >= TaskState::Assigned);
-    placed.filter_map(|t| Some(task(state, node, state.services.get(&t.service)?, t))).collect()
+    let plans = placed.filter_map(|t| {
+        let container = &t.spec.container;
+        let variables = with_templates.entry(container.as_ptr()).or_insert_with(|| variables_with_templates(container));
+        Some(task(state, node, state.services.get(&t.service)?, t, variables))
+    });
+    plans.collect()
 }
 
-fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task) -> TaskPlan {
+/// The positions of the variables that have templates.
+fn variables_with_templates(container: &ContainerSpec) -> Vec<u32> {
+    (0u32..).zip(&container.env).filter(|(_, text)| template::is_in(text)).map(|(at, _)| at).collect()
+}
+
+fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task, variables: &[u32]) -> TaskPlan {
     let values = template::Values::of(node, service, task);
-    let mut container = task.spec.container.clone();
-    container.hostname = hostname(Some(node), service, task);
-    for variable in &mut container.env {
-        *variable = template::expand(variable, &values);
-    }
+    let container = &task.spec.container;
+    let hostname = container.hostname.as_ref().filter(|text| template::is_in(text));
+    let env =
+        variables.iter().filter_map(|at| Some((*at, template::expand(container.env.get(*at as usize)?, &values))));
+    let expanded = Expanded { hostname: hostname.map(|text| template::expand(text, &values)), env: env.collect() };
     let attachments = task.attachments.iter().filter_map(|a| {
         let network = state.networks.get(&a.network)?;
         Some(AttachmentPlan {
@@ -229,11 +242,13 @@ fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task) -> Ta
         service: service.id.clone(),
         service_name: service.spec.name.clone(),
         name: task.name.clone(),
-        container,
+        container: container.clone(),
         resources: task.spec.resources,
         labels: labels(&node.id, service, &task.id, &task.name),
         attachments: attachments.collect(),
         desired: goal(task),
+        expanded,
+        container_at: None,
     }
 }
 

@@ -46,6 +46,11 @@ pub(crate) fn unknown(text: &str) -> Option<&str> {
     None
 }
 
+/// Whether `text` may have templates.
+pub(crate) fn is_in(text: &str) -> bool {
+    next(text).is_some()
+}
+
 /// `text` with every known template replaced.
 pub(crate) fn expand(text: &str, values: &Values<'_>) -> String {
     let mut expanded = String::new();

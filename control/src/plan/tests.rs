@@ -1,6 +1,6 @@
 //! What the plan of a node contains, and when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
     Command, NodeId, NodePlan, ServiceId, TaskId,
@@ -10,7 +10,10 @@ use weft_model::{
 };
 
 use super::plan;
-use crate::fixture::{TestCluster, network_spec, service_spec, tcp};
+use crate::{
+    codec,
+    fixture::{TestCluster, network_spec, service_spec, tcp},
+};
 
 /// A cluster of the nodes `n1` and `n2`, and a service with a published port and a running task on
 /// `n1`.
@@ -142,8 +145,8 @@ fn a_task_plan_contains_expanded_templates_and_networks() {
     let cluster = cluster();
     let plan = cluster.own_plan();
     let task = &plan.tasks[0];
-    assert_eq!(task.container.hostname.as_deref(), Some("web-1-n1"));
-    assert_eq!(task.container.env, [format!("ID={}", cluster.task)]);
+    assert_eq!(task.hostname(), Some("web-1-n1"));
+    assert!(task.env().eq([format!("ID={}", cluster.task)]));
     assert_eq!(task.name, format!("web.1.{}", cluster.task));
     assert_eq!(task.labels["com.docker.swarm.service.name"], "web");
     assert_eq!(task.labels["com.docker.swarm.task.id"], cluster.task.to_string());
@@ -218,4 +221,35 @@ fn a_service_without_vip_has_backends() {
     assert_eq!(plan.services[0].vip, None);
     assert_eq!(backends(&plan), [false]);
     assert!(plan.ports.is_empty());
+}
+
+/// With a copy of its container for each task, the plan would have 100 MB, and no message of the
+/// node RPC can have more than 64 MiB.
+#[test]
+fn a_plan_has_the_large_container_of_many_tasks_once() {
+    const TASKS: u64 = 100;
+    const ENV_BYTES: usize = 1 << 20;
+    let mut cluster = TestCluster::new();
+    let node = cluster.first_node();
+    let mut spec = service_spec("web", TASKS, &[]);
+    // A program cannot be started with a variable of more than 128 KiB (execve(2), MAX_ARG_STRLEN).
+    spec.task.container.env = (0..16).map(|n| format!("LARGE{n}={}", "x".repeat(ENV_BYTES / 16))).collect();
+    spec.task.container.env.push("SLOT={{.Task.Slot}}".to_owned());
+    let service = cluster.add_service(spec);
+    for slot in 1..=TASKS {
+        cluster.running_task(&service, slot, &node);
+    }
+    let plan = plan(&cluster.state, &node).expect("a plan");
+    assert_eq!(plan.tasks.len() as u64, TASKS);
+    let bytes = codec::plan::encode(&plan, 1).expect("encoded");
+    let for_each_task = bytes.len().checked_sub(ENV_BYTES).expect("the container") as u64 / TASKS;
+    println!("{TASKS} tasks, {ENV_BYTES} bytes of variables: {} bytes, {for_each_task} for each task", bytes.len());
+    assert!(for_each_task < 1_500, "{for_each_task} bytes for each task");
+    let read = codec::plan::decode(&bytes).expect("decoded");
+    assert_eq!(read, plan);
+    let spec = &cluster.state.services[&service].spec.task.container;
+    assert!(plan.tasks.iter().all(|task| task.container.is_same(spec)), "the manager has it once");
+    assert!(read.tasks.iter().all(|task| task.container.is_same(&read.tasks[0].container)), "so has the node");
+    let slots: BTreeSet<&str> = read.tasks.iter().filter_map(|task| task.env().last()).collect();
+    assert_eq!(slots.len() as u64, TASKS, "each task has its own value of the template: {slots:?}");
 }

@@ -159,7 +159,7 @@ mod tests {
     use weft_model::{
         DualAddr, Mac, NodeId, ServiceId, TaskId, Vni,
         net::Subnets,
-        plan::{NetworkPlan, TaskGoal, TaskPlan},
+        plan::{Expanded, NetworkPlan, TaskGoal, TaskPlan},
         spec::{ContainerSpec, Labels, Resources},
     };
 
@@ -217,11 +217,13 @@ mod tests {
             service: ServiceId::from_random(1),
             service_name: "web".parse().expect("a name"),
             name: format!("web.{number}"),
-            container: ContainerSpec::new("image"),
+            container: ContainerSpec::new("image").into(),
             resources: Resources::default(),
             labels: Labels::new(),
             attachments: networks.iter().map(attachment).collect(),
             desired: TaskGoal::Run,
+            expanded: Expanded::default(),
+            container_at: None,
         };
         (plan, links)
     }

@@ -6,7 +6,7 @@ use weft_ebpf_common::{Node, node_flags};
 use weft_model::{
     BackendId, DualAddr, Mac, MeshServiceId,
     net::{Subnet, Subnets},
-    plan::{AttachmentPlan, BackendPlan, PeerPlan, PortPlan, TaskGoal, TaskPlan},
+    plan::{AttachmentPlan, BackendPlan, Expanded, PeerPlan, PortPlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
     wireguard::{self, EncryptedPeer, EncryptionPlan, NodeKey, PublicKey},
 };
@@ -298,11 +298,13 @@ fn eth0_is_the_primary_link_of_a_task_on_two_networks() {
         service: weft_model::ServiceId::from_random(5),
         service_name: "whoami".parse().expect("a valid name"),
         name: "whoami.1".to_owned(),
-        container: ContainerSpec::new("weft/whoami"),
+        container: ContainerSpec::new("weft/whoami").into(),
         resources: Resources::default(),
         labels: Labels::new(),
         attachments: vec![attachment(APP, 1), attachment(4098, 3)],
         desired: TaskGoal::Run,
+        expanded: Expanded::default(),
+        container_at: None,
     });
     let facts = LocalFacts { endpoints: vec![local(11, APP, 21), local(11, 4098, 22)], ..facts() };
     let tables = tables_of(&plan, &facts);

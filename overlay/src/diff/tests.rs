@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use weft_model::{
     DEFAULT_TUNNEL_PORT, DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni,
     net::{Subnet, Subnets},
-    plan::{AttachmentPlan, NetworkPlan, TaskGoal, TaskPlan},
+    plan::{AttachmentPlan, Expanded, NetworkPlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
     wireguard::{EncryptedPeer, EncryptionPlan, NodeKey, PublicKey, key_address},
 };
@@ -47,11 +47,13 @@ fn task(number: u8, nets: &[u8]) -> TaskPlan {
         service: weft_model::ServiceId::from_random(1),
         service_name: "web".parse().expect("a name"),
         name: format!("web.{number}"),
-        container: ContainerSpec { stop_grace_ms: 0, ..ContainerSpec::new("weft/whoami") },
+        container: ContainerSpec { stop_grace_ms: 0, ..ContainerSpec::new("weft/whoami") }.into(),
         resources: Resources::default(),
         labels: Labels::new(),
         attachments: nets.iter().map(|net| attachment(*net, number)).collect(),
         desired: TaskGoal::Run,
+        expanded: Expanded::default(),
+        container_at: None,
     }
 }
 

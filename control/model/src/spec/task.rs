@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DnsConfig, HostEntry, Labels};
-use crate::NetworkId;
+use crate::{NetworkId, Shared};
 
 /// The desired tasks of a service. If a user changes this spec, a rolling update replaces the tasks
 /// of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
-    pub container: ContainerSpec,
+    /// The plans of the tasks share it.
+    pub container: Shared<ContainerSpec>,
     pub resources: Resources,
     pub restart: RestartPolicy,
     pub placement: Placement,
@@ -25,7 +26,7 @@ impl TaskSpec {
     /// A task on the ingress network with every other option at its default.
     pub fn new(container: ContainerSpec) -> Self {
         Self {
-            container,
+            container: container.into(),
             resources: Resources::default(),
             restart: RestartPolicy::default(),
             placement: Placement::default(),

@@ -126,7 +126,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
     });
     (container(), resources, restart, placement, networks, amount()).prop_map(
         |(container, resources, restart, placement, networks, force_update)| TaskSpec {
-            container,
+            container: container.into(),
             resources,
             restart,
             placement,

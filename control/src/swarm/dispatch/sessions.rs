@@ -301,8 +301,8 @@ async fn send_plans(manager: &Manager, caller: &NodeId, node_level: u32, outbox:
         let message = if sent.as_ref() == Some(&plan) {
             Message::Unchanged(plan.generation)
         } else {
-            let bytes = codec::encode_at(&codec::PLAN, state_level.min(node_level), &plan)
-                .map_err(|e| Status::internal(e.to_string()))?;
+            let bytes =
+                codec::plan::encode(&plan, state_level.min(node_level)).map_err(|e| Status::internal(e.to_string()))?;
             sent = Some(plan);
             Message::Plan(bytes.into())
         };

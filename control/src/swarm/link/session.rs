@@ -193,7 +193,7 @@ impl<'a> Session<'a> {
             }
             Some(Message::Unchanged(generation)) => self.acks.unchanged(generation),
             Some(Message::Plan(bytes)) => {
-                let plan = codec::decode(&codec::PLAN, &bytes).map_err(|e| Status::internal(e.to_string()))?;
+                let plan = codec::plan::decode(&bytes).map_err(|e| Status::internal(e.to_string()))?;
                 if let Some(end) = self.publish_plan(plan) {
                     return Ok(Some(end));
                 }

@@ -13,7 +13,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use weft_model::{NodePlan, UnlockKey, spec::Role, state::ManagerLock};
+use weft_model::{
+    NodePlan, UnlockKey,
+    spec::Role,
+    state::{FEATURE_LEVEL, ManagerLock},
+};
 
 use crate::{
     codec, files,
@@ -172,13 +176,11 @@ impl MembershipStore {
     /// sends the plan again.
     pub(super) fn plan(&self) -> Option<NodePlan> {
         let bytes = self.read(PLAN).ok().flatten()?;
-        codec::decode(&codec::PLAN, &bytes)
-            .inspect_err(|error| tracing::warn!(%error, "cannot read the stored plan"))
-            .ok()
+        codec::plan::decode(&bytes).inspect_err(|error| tracing::warn!(%error, "cannot read the stored plan")).ok()
     }
 
     pub(super) fn write_plan(&self, plan: &NodePlan) -> Result<(), SwarmError> {
-        let bytes = codec::encode(&codec::PLAN, plan).map_err(|e| self.damaged(PLAN, &e))?;
+        let bytes = codec::plan::encode(plan, FEATURE_LEVEL).map_err(|e| self.damaged(PLAN, &e))?;
         self.write(PLAN, &bytes)
     }
 

@@ -14,6 +14,7 @@ use weft_model::{
     Command, NetworkId, NodeId, NodePlan, NodeReport,
     plan::PlanVersion,
     spec::Role::{Manager, Worker},
+    state::FEATURE_LEVEL,
 };
 
 use super::{
@@ -55,7 +56,7 @@ impl Dispatcher for ScriptedLeader {
         let plan = self.plans.lock().expect("no test thread panicked").pop_front();
         let (session, plan) = plan.ok_or_else(|| Status::unavailable("no plan is left"))?;
         let (outbox, messages) = mpsc::channel(1);
-        let bytes = codec::encode(&codec::PLAN, &plan).expect("encoded");
+        let bytes = codec::plan::encode(&plan, FEATURE_LEVEL).expect("encoded");
         let message = LeaderMessage { message: Some(Message::Plan(bytes.into())) };
         outbox.send(Ok(message)).await.expect("the queue is empty");
         let (received, mut inbox) = (self.received.clone(), request.into_inner());

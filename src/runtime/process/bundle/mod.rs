@@ -83,10 +83,10 @@ fn command(container: &ContainerSpec, image: Image) -> Result<Vec<String>, Runti
 fn environment(task: &TaskPlan, node: &NodeName, hostname: &str, home: &str) -> Result<Vec<String>, RuntimeError> {
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={hostname}"), format!("HOME={home}")];
     env.extend(identity::environment(task, node));
-    for entry in &task.container.env {
+    for entry in task.env() {
         match entry.split_once('=') {
-            Some((key, _)) if !key.is_empty() && !entry.contains('\0') => env.push(entry.clone()),
-            _ => return Err(RuntimeError::Environment { entry: entry.clone() }),
+            Some((key, _)) if !key.is_empty() && !entry.contains('\0') => env.push(entry.to_owned()),
+            _ => return Err(RuntimeError::Environment { entry: entry.to_owned() }),
         }
     }
     Ok(env)

@@ -24,7 +24,7 @@ pub(crate) use show::show;
 /// Reads a task template. The caller must replace the names of networks by ids before.
 pub(super) fn read(template: models::TaskSpec) -> Result<TaskSpec, ApiError> {
     Ok(TaskSpec {
-        container: read_container(template.container_spec.unwrap_or_default())?,
+        container: read_container(template.container_spec.unwrap_or_default())?.into(),
         resources: read_resources(template.resources.unwrap_or_default())?,
         restart: read_restart(template.restart_policy)?,
         placement: read_placement(template.placement.unwrap_or_default())?,
