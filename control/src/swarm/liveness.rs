@@ -5,13 +5,13 @@
 //! [`LeaderView`]. The tracker is empty while this manager does not lead, and a new leader starts
 //! with an empty one: nodes open a session with it and send everything again. Times are on the
 //! monotonic clock, so that a step of the wall clock makes no node look dead.
+//!
+//! [`LeaderView`] is pure: it takes the time as a value. [`NodeTracker`] shares one between tasks,
+//! reads the clock, and notifies the leader loop.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::watch;
@@ -33,8 +33,6 @@ struct Inner {
     changes: watch::Sender<u64>,
     /// The term in which this manager leads.
     term: watch::Sender<Option<u64>>,
-    /// When [`NodeTracker::attend`] was called last, on the monotonic clock.
-    attended_ms: AtomicU64,
 }
 
 /// What the leader knows at one moment.
@@ -51,9 +49,82 @@ pub(super) struct LeaderView {
     /// The nodes that have a newer plan than this leader can send.
     newer_plans: BTreeSet<NodeId>,
     last_session: u64,
+    /// When [`LeaderView::attend`] was called last, on the monotonic clock.
+    attended_ms: u64,
 }
 
 impl LeaderView {
+    /// The view of a manager that begins to lead now.
+    pub(super) fn since(monotonic_ms: u64, cluster_ms: u64) -> Self {
+        Self {
+            since_monotonic_ms: monotonic_ms,
+            since_cluster_ms: cluster_ms,
+            attended_ms: monotonic_ms,
+            ..Self::default()
+        }
+    }
+
+    /// See [`NodeTracker::attend`].
+    pub(super) fn attend(&mut self, now_ms: u64, timeout_ms: u64) {
+        let last_ms = std::mem::replace(&mut self.attended_ms, now_ms);
+        let paused_ms = now_ms.saturating_sub(last_ms);
+        if paused_ms > pause_limit_ms(timeout_ms) {
+            tracing::warn!(paused_ms, "this process was paused: all nodes get their full heartbeat timeout again");
+            self.since_monotonic_ms = now_ms;
+        }
+    }
+
+    /// See [`NodeTracker::may_begin_session`].
+    pub(super) fn may_begin_session(&mut self, node: &NodeId, now_ms: u64, timeout_ms: u64) -> bool {
+        let attempts = self.attempts.entry(node.clone()).or_default();
+        admit(attempts, now_ms, ATTEMPTS_WITHIN_MS.min(timeout_ms / 2))
+    }
+
+    /// See [`NodeTracker::begin_session`].
+    pub(super) fn begin_session(
+        &mut self,
+        node: &NodeId,
+        now_ms: u64,
+        report: NodeReport,
+        feature_level: u32,
+        certificate: CertificateStatus,
+    ) -> SessionId {
+        self.last_session += 1;
+        let session = SessionId(self.last_session);
+        let liveness = Liveness {
+            last_message_ms: now_ms,
+            acked: report.acked,
+            report: Arc::new(report),
+            feature_level,
+            certificate,
+            session,
+        };
+        self.nodes.insert(node.clone(), liveness);
+        session
+    }
+
+    /// Records a message. Returns whether more than its time is news, or `None` if the session has
+    /// ended.
+    pub(super) fn record_message(
+        &mut self,
+        node: &NodeId,
+        session: SessionId,
+        now_ms: u64,
+        acked: u64,
+        report: Option<NodeReport>,
+        certificate: CertificateStatus,
+    ) -> Option<bool> {
+        let liveness = self.nodes.get_mut(node).filter(|liveness| liveness.session == session)?;
+        liveness.last_message_ms = now_ms;
+        let changed = liveness.acked != acked || report.is_some() || liveness.certificate != certificate;
+        liveness.acked = acked;
+        liveness.certificate = certificate;
+        if let Some(report) = report {
+            liveness.report = Arc::new(report);
+        }
+        Some(changed)
+    }
+
     /// The time, on the monotonic clock, from which the heartbeat timeout of a node without a
     /// session runs: the later of the start of this view and the time at which the node joined
     /// (`created_ms` on the cluster's clock). A node that has just joined needs time to open its
@@ -116,9 +187,7 @@ fn admit(attempts: &mut VecDeque<u64>, now_ms: u64, within_ms: u64) -> bool {
 impl NodeTracker {
     /// This manager leads from now on. `since_cluster_ms` is the time on the cluster's clock.
     pub(super) fn start_term(&self, term: u64, since_cluster_ms: u64) {
-        self.inner.attended_ms.store(monotonic_ms(), Ordering::SeqCst);
-        *self.lock() =
-            Some(LeaderView { since_monotonic_ms: monotonic_ms(), since_cluster_ms, ..LeaderView::default() });
+        *self.lock() = Some(LeaderView::since(monotonic_ms(), since_cluster_ms));
         self.inner.term.send_replace(Some(term));
         self.notify();
     }
@@ -151,17 +220,8 @@ impl NodeTracker {
     /// meanwhile is not read yet. Must be called more often than [`pause_limit_ms`] while this
     /// manager leads, and before each decision about silent nodes.
     pub(super) fn attend(&self, timeout_ms: u64) {
-        self.attend_at(monotonic_ms(), timeout_ms);
-    }
-
-    fn attend_at(&self, now_ms: u64, timeout_ms: u64) {
-        let last_ms = self.inner.attended_ms.swap(now_ms, Ordering::SeqCst);
-        let paused_ms = now_ms.saturating_sub(last_ms);
-        if paused_ms > pause_limit_ms(timeout_ms)
-            && let Some(view) = self.lock().as_mut()
-        {
-            tracing::warn!(paused_ms, "this process was paused: all nodes get their full heartbeat timeout again");
-            view.since_monotonic_ms = now_ms;
+        if let Some(view) = self.lock().as_mut() {
+            view.attend(monotonic_ms(), timeout_ms);
         }
     }
 
@@ -170,10 +230,7 @@ impl NodeTracker {
     /// shorter. Counts the attempt. Always `true` while this manager does not lead: it redirects
     /// the node.
     pub(super) fn may_begin_session(&self, node: &NodeId, timeout_ms: u64) -> bool {
-        let mut guard = self.lock();
-        let Some(view) = guard.as_mut() else { return true };
-        let attempts = view.attempts.entry(node.clone()).or_default();
-        admit(attempts, monotonic_ms(), ATTEMPTS_WITHIN_MS.min(timeout_ms / 2))
+        self.lock().as_mut().is_none_or(|view| view.may_begin_session(node, monotonic_ms(), timeout_ms))
     }
 
     /// Records that the node has a newer plan than this leader can send. Returns whether that is
@@ -192,22 +249,9 @@ impl NodeTracker {
         feature_level: u32,
         certificate: CertificateStatus,
     ) -> Option<SessionId> {
-        let session = {
-            let mut guard = self.lock();
-            let view = guard.as_mut()?;
-            view.last_session += 1;
-            let session = SessionId(view.last_session);
-            let liveness = Liveness {
-                last_message_ms: monotonic_ms(),
-                acked: report.acked,
-                report: Arc::new(report),
-                feature_level,
-                certificate,
-                session,
-            };
-            view.nodes.insert(node.clone(), liveness);
-            session
-        };
+        let begin =
+            |view: &mut LeaderView| view.begin_session(node, monotonic_ms(), report, feature_level, certificate);
+        let session = self.lock().as_mut().map(begin)?;
         self.notify();
         Some(session)
     }
@@ -222,23 +266,9 @@ impl NodeTracker {
         report: Option<NodeReport>,
         certificate: CertificateStatus,
     ) -> bool {
-        let changed = {
-            let mut guard = self.lock();
-            let Some(liveness) = guard.as_mut().and_then(|view| view.nodes.get_mut(node)) else {
-                return false;
-            };
-            if liveness.session != session {
-                return false;
-            }
-            liveness.last_message_ms = monotonic_ms();
-            let changed = liveness.acked != acked || report.is_some() || liveness.certificate != certificate;
-            liveness.acked = acked;
-            liveness.certificate = certificate;
-            if let Some(report) = report {
-                liveness.report = Arc::new(report);
-            }
-            changed
-        };
+        let record =
+            |view: &mut LeaderView| view.record_message(node, session, monotonic_ms(), acked, report, certificate);
+        let Some(changed) = self.lock().as_mut().and_then(record) else { return false };
         if changed {
             self.notify();
         }
@@ -321,16 +351,12 @@ mod tests {
 
     #[test]
     fn a_pause_of_the_process_gives_all_nodes_their_full_timeout() {
-        let tracker = NodeTracker::default();
-        tracker.start_term(1, 0);
-        let since = |tracker: &NodeTracker| tracker.view().expect("the leader's view").since_monotonic_ms;
-        let start_ms = since(&tracker) + 10_000;
-        tracker.attend_at(start_ms, u64::MAX);
-        tracker.attend_at(start_ms + 250, 1_000);
-        assert!(since(&tracker) < start_ms, "a quarter of the timeout is no pause");
-        tracker.attend_at(start_ms + 501, 1_000);
-        assert_eq!(since(&tracker), start_ms + 501, "a pause is relative to the timeout");
-        tracker.attend_at(start_ms + 5_000, 60_000);
-        assert_eq!(since(&tracker), start_ms + 501);
+        let mut view = LeaderView::since(10_000, 0);
+        view.attend(10_250, 1_000);
+        assert_eq!(view.since_monotonic_ms, 10_000, "a quarter of the timeout is no pause");
+        view.attend(10_501, 1_000);
+        assert_eq!(view.since_monotonic_ms, 10_501, "a pause is relative to the timeout");
+        view.attend(15_000, 60_000);
+        assert_eq!(view.since_monotonic_ms, 10_501);
     }
 }

@@ -5,14 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
     BackendId, ClusterState, Command, DualAddr, NetworkId, NodeId, NodePlan, ServiceId, TaskId,
-    plan::TaskGoal,
     spec::{NodeSpec, ServiceSpec},
     state::{Node, NodeStatus, Task, TaskState, Traffic},
-    wireguard::{EncryptedPeer, EncryptionPlan, NodeKey, PublicKey},
+    wireguard::{EncryptedPeer, NodeKey, PublicKey},
 };
 
 use crate::{
-    fixture::{TestCluster, observed},
+    fixture::{
+        TestCluster,
+        machine::{Machine, Process, Runtime},
+        observed,
+    },
     orchestrate::{Acks, decide, traffic::ACK_WAIT_MS},
     plan::plan,
     state::is_news,
@@ -40,16 +43,6 @@ impl Default for Delays {
     }
 }
 
-/// The process of a task on its node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Process {
-    Held,
-    Starting { since_ms: u64 },
-    Running,
-    Stopping { since_ms: u64 },
-    Ended(TaskState),
-}
-
 #[derive(Debug)]
 struct SimNode {
     delays: Delays,
@@ -63,9 +56,7 @@ struct SimNode {
     /// Plans that are not in effect yet, with the time when they will be.
     pending_plans: Vec<(u64, NodePlan)>,
     plan: Option<NodePlan>,
-    processes: BTreeMap<TaskId, Process>,
-    /// The WireGuard keys for which the node has a device, oldest first, each with its epoch.
-    keys: Vec<(NodeKey, u64)>,
+    machine: Machine,
     /// Reports of the keys that the leader does not have yet, with the time when it will.
     pending_reports: Vec<(u64, KeyReport)>,
     /// The last report that the node has sent.
@@ -173,7 +164,7 @@ impl Sim {
         self.fault_injected = true;
         let node = self.node_mut(id);
         node.disconnected = true;
-        node.processes.clear();
+        node.machine.processes.clear();
         node.pending_plans.clear();
         node.pending_reports.clear();
         node.plan = None;
@@ -211,20 +202,20 @@ impl Sim {
 
     /// The node loses all its WireGuard keys, for example because its disk was replaced.
     pub(super) fn lose_keys(&mut self, id: &NodeId) {
-        let former = std::mem::take(&mut self.node_mut(id).keys);
+        let former = std::mem::take(&mut self.node_mut(id).machine.keys);
         self.lost_keys.extend(former.iter().map(|(key, _)| key.public_key));
     }
 
     /// The public keys for which the node has a device, oldest first.
     pub(super) fn keys_of(&self, id: &NodeId) -> Vec<PublicKey> {
-        self.nodes[id].keys.iter().map(|(key, _)| key.public_key).collect()
+        self.nodes[id].machine.keys.iter().map(|(key, _)| key.public_key).collect()
     }
 
     /// The process of a task dies.
     pub(super) fn crash(&mut self, id: &TaskId) {
         self.fault_injected = true;
         for node in self.nodes.values_mut() {
-            if let Some(process) = node.processes.get_mut(id)
+            if let Some(process) = node.machine.processes.get_mut(id)
                 && *process == Process::Running
             {
                 *process = Process::Ended(TaskState::Failed);
@@ -291,16 +282,18 @@ impl Sim {
         let Some(plan) = node.plan.clone() else { return };
         self.acks.acked.insert(id.clone(), plan.generation);
         node.recovering &= plan.generation < self.cluster.state.index;
-        node.run_processes(&plan, now_ms, &self.broken_images, &self.missing_images);
+        let Delays { start_ms, stop_ms, .. } = node.delays;
+        let (broken_images, missing_images) = (&self.broken_images, &self.missing_images);
+        node.machine.run_processes(&plan, now_ms, Runtime { start_ms, stop_ms, broken_images, missing_images });
         let mut reports = Vec::new();
-        for (task, process) in &node.processes {
+        for (task, process) in &node.machine.processes {
             let state = process.state();
             let known = self.cluster.state.tasks.get(task).map(|t| t.status.state);
             if known.is_some_and(|known| known < state && !known.is_terminal()) {
                 reports.push((task.clone(), observed(state, now_ms)));
             }
         }
-        node.reconcile_keys(plan.encryption.as_ref(), &mut self.keys_made);
+        node.machine.reconcile_keys(plan.encryption.as_ref(), &mut self.keys_made);
         let received = node.report_keys(plan.generation, now_ms);
         if !reports.is_empty() {
             self.apply(Command::ReportTasks { node: id.clone(), tasks: reports });
@@ -382,8 +375,7 @@ impl Sim {
     fn check_addresses_are_unknown(&self, task: &Task) {
         for node in self.nodes.values() {
             let planned = node.plan.iter().flat_map(|plan| &plan.tasks).filter(|other| other.id != task.id);
-            let alive =
-                planned.filter(|other| node.processes.get(&other.id).is_some_and(|p| !matches!(p, Process::Ended(_))));
+            let alive = planned.filter(|other| node.machine.processes.get(&other.id).is_some_and(|p| p.is_alive()));
             for used in alive.flat_map(|other| &other.attachments) {
                 let is_taken = task.attachments.iter().any(|a| a.network == used.network && a.addr == used.addr);
                 assert!(!is_taken, "{} got an address that a process uses: {used:?}", task.name);
@@ -444,7 +436,7 @@ impl Sim {
             for backend in plan.services.iter().flat_map(|s| &s.backends).filter(|b| !b.draining) {
                 let own = &self.nodes[&backend.node];
                 assert_eq!(
-                    own.processes.get(&backend.task),
+                    own.machine.processes.get(&backend.task),
                     Some(&Process::Running),
                     "{} cannot answer",
                     backend.task_name
@@ -472,7 +464,7 @@ impl Sim {
                 let Some(active) = active.filter(|active| !self.lost_keys.contains(active)) else { continue };
                 assert!(keys.iter().any(|key| key.public_key == active), "{id} sends to a key that it does not hold");
                 let Some(peer) = connected.get(node) else { continue };
-                let has_device = peer.keys.iter().any(|(key, _)| key.public_key == active);
+                let has_device = peer.machine.keys.iter().any(|(key, _)| key.public_key == active);
                 assert!(has_device, "{id} sends to a key of {node} that has no device there");
             }
             let Some(active) = plan.active.filter(|active| !self.lost_keys.contains(active)) else { continue };
@@ -505,8 +497,7 @@ impl Sim {
 
     /// The tasks of a node whose process has not ended.
     pub(super) fn task_processes(&self, node: &NodeId) -> Vec<TaskId> {
-        let alive = |p: &Process| !matches!(p, Process::Ended(_));
-        self.nodes[node].processes.iter().filter(|(_, p)| alive(p)).map(|(id, _)| id.clone()).collect()
+        self.nodes[node].machine.processes.iter().filter(|(_, p)| p.is_alive()).map(|(id, _)| id.clone()).collect()
     }
 }
 
@@ -521,17 +512,6 @@ fn backend_states(plan: &NodePlan, task: &TaskId) -> impl Iterator<Item = bool> 
     backends.filter(move |b| b.task == *task).map(|b| b.draining)
 }
 
-impl Process {
-    fn state(self) -> TaskState {
-        match self {
-            Self::Held => TaskState::Ready,
-            Self::Starting { .. } => TaskState::Starting,
-            Self::Running | Self::Stopping { .. } => TaskState::Running,
-            Self::Ended(state) => state,
-        }
-    }
-}
-
 impl SimNode {
     fn new(delays: Delays) -> Self {
         Self {
@@ -541,34 +521,17 @@ impl SimNode {
             recovering: false,
             pending_plans: Vec::new(),
             plan: None,
-            processes: BTreeMap::new(),
-            keys: Vec::new(),
+            machine: Machine::default(),
             pending_reports: Vec::new(),
             sent: None,
             received: None,
         }
     }
 
-    /// Deletes and makes keys as the plan says. `made` counts the keys of all nodes.
-    fn reconcile_keys(&mut self, plan: Option<&EncryptionPlan>, made: &mut u64) {
-        let Some(plan) = plan else { return self.keys.clear() };
-        let newest = self.keys.last().map(|(key, _)| key.public_key);
-        self.keys.retain(|(key, _)| plan.keeps(&key.public_key, newest == Some(key.public_key)));
-        for (key, epoch) in &mut self.keys {
-            *epoch = plan.epoch_of(&key.public_key, *epoch);
-        }
-        if plan.needs_key(self.keys.last().map(|(_, epoch)| *epoch)) {
-            *made += 1;
-            let mut public_key = PublicKey([0; 32]);
-            public_key.0[..8].copy_from_slice(&made.to_be_bytes());
-            self.keys.push((NodeKey { public_key, port: 51820 }, plan.epoch));
-        }
-    }
-
     /// Sends a report if the keys or the acknowledged generation have changed. Returns the report
     /// that the leader has.
     fn report_keys(&mut self, acked: u64, now_ms: u64) -> Option<KeyReport> {
-        let report = KeyReport { keys: self.keys.iter().map(|(key, _)| *key).collect(), acked };
+        let report = KeyReport { keys: self.machine.keys.iter().map(|(key, _)| *key).collect(), acked };
         if self.sent.as_ref() != Some(&report) {
             self.sent = Some(report.clone());
             self.pending_reports.push((now_ms + self.delays.report_ms, report));
@@ -577,38 +540,5 @@ impl SimNode {
             self.received = Some(self.pending_reports.remove(0).1);
         }
         self.received.clone()
-    }
-
-    /// Starts and stops processes as the plan says.
-    fn run_processes(
-        &mut self,
-        plan: &NodePlan,
-        now_ms: u64,
-        broken_images: &BTreeSet<String>,
-        missing_images: &BTreeSet<String>,
-    ) {
-        self.processes.retain(|id, _| plan.tasks.iter().any(|t| t.id == *id));
-        for task in &plan.tasks {
-            let current = self.processes.get(&task.id).copied();
-            let broken = broken_images.contains(&task.container.image);
-            let next =
-                match (task.desired, current) {
-                    (TaskGoal::Stop, None | Some(Process::Held | Process::Starting { .. })) => {
-                        Process::Ended(TaskState::Shutdown)
-                    }
-                    (TaskGoal::Stop, Some(Process::Running)) => Process::Stopping { since_ms: now_ms },
-                    (_, None) if missing_images.contains(&task.container.image) => Process::Ended(TaskState::Rejected),
-                    (TaskGoal::Ready, None) => Process::Held,
-                    (TaskGoal::Run, None | Some(Process::Held)) => Process::Starting { since_ms: now_ms },
-                    (_, Some(Process::Starting { since_ms })) if now_ms >= since_ms + self.delays.start_ms => {
-                        if broken { Process::Ended(TaskState::Failed) } else { Process::Running }
-                    }
-                    (_, Some(Process::Stopping { since_ms })) if now_ms >= since_ms + self.delays.stop_ms => {
-                        Process::Ended(TaskState::Shutdown)
-                    }
-                    (_, Some(same)) => same,
-                };
-            self.processes.insert(task.id.clone(), next);
-        }
     }
 }

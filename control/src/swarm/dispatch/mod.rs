@@ -7,7 +7,8 @@
 //! the node was removed, so most calls also check that the cluster state contains the caller.
 //!
 //! - `bounds`: how much a node may report.
-//! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan.
+//! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan. Its
+//!   pure parts are in `exchange`.
 //! - `authority`: first certificates for nodes that join, and renewals.
 //! - `quorum`: calls between managers: the log's replication, proposals, what a new manager needs.
 //! - `logs`: serves this node's task logs to managers.
@@ -16,6 +17,7 @@
 
 mod status;
 mod bounds;
+pub(super) mod exchange;
 mod sessions;
 mod authority;
 mod quorum;

@@ -12,10 +12,11 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use weft_model::{Command, NodeId, NodePlan, NodeReport, state::NodeStatus};
+use weft_model::{Command, NodeId, NodeReport, state::NodeStatus};
 
 use super::{
     Services, bounds,
+    exchange::{Acked, Opening, Outgoing, PlanMessage},
     status::{former_cluster, removed},
 };
 use crate::{
@@ -40,8 +41,6 @@ use crate::{
 const OUTBOX: usize = 1;
 /// A node sends its first message as soon as the session is open.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The feature level from which on nodes know epochs.
-const EPOCH_LEVEL: u32 = 1;
 /// How long a quorum has to confirm that a node was removed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -135,8 +134,9 @@ async fn run_session(
     let mut term = tracker.term();
     let led = *term.borrow_and_update();
     let epoch = manager.state().borrow().epoch;
-    // This leader must not say that a node was removed which has joined the new cluster.
-    if led.is_some() && first.epoch > epoch {
+    let known = Acked { epoch: first.epoch, generation: first.acked, level: first.feature_level };
+    let opening = known.opening(&manager.state().borrow(), caller);
+    if led.is_some() && opening == Opening::FormerCluster {
         if tracker.record_newer_plan(caller) {
             tracing::warn!(
                 node = %caller, node_epoch = first.epoch, epoch,
@@ -146,7 +146,7 @@ async fn run_session(
         }
         return Err(former_cluster(first.epoch, epoch));
     }
-    if led.is_some() && !manager.state().borrow().nodes.contains_key(caller) {
+    if led.is_some() && opening == Opening::Unknown {
         return Err(confirm_removal(manager, caller).await);
     }
     let timeout_ms = manager.state().borrow().cluster.as_ref().map_or(0, |cluster| cluster.spec.heartbeat_timeout_ms());
@@ -155,8 +155,8 @@ async fn run_session(
     }
     let (node_level, certificate) = (first.feature_level, certificate_status(&first));
     let index = manager.state().borrow().index;
-    let mut report = NodeReport { acked: acked(&first, node_level, (epoch, index)), ..report };
-    if led.is_some() && is_later(&first, (epoch, index)) && is_set_back(manager, &first).await? {
+    let mut report = NodeReport { acked: known.counts_as((epoch, index)), ..report };
+    if led.is_some() && known.is_later((epoch, index)) && is_set_back(manager, known).await? {
         SET_BACK.clone_into(&mut report.problem);
         if tracker.record_newer_plan(caller) {
             tracing::warn!(node = %caller, node_generation = first.acked, generation = index, "{SET_BACK}");
@@ -203,10 +203,10 @@ async fn confirm_state(manager: &Manager) -> Result<(), Status> {
 
 /// Whether the managers have forgotten changes that they had written: the node has acked a plan
 /// with these changes, and no quorum knows them.
-async fn is_set_back(manager: &Manager, message: &NodeMessage) -> Result<bool, Status> {
+async fn is_set_back(manager: &Manager, known: Acked) -> Result<bool, Status> {
     confirm_state(manager).await?;
     let state = manager.state().borrow().clone();
-    Ok(is_later(message, (state.epoch, state.index)))
+    Ok(known.is_later((state.epoch, state.index)))
 }
 
 /// Sends the node the leader's address, or an empty one if this manager leads or knows no leader.
@@ -231,7 +231,8 @@ impl Receiver<'_> {
     async fn run(self, mut inbox: Streaming<NodeMessage>) -> Result<(), Status> {
         while let Some(message) = inbox.message().await? {
             let index = self.manager.state().borrow().index;
-            let acked = acked(&message, self.node_level, (self.epoch, index));
+            let known = Acked { epoch: message.epoch, generation: message.acked, level: self.node_level };
+            let acked = known.counts_as((self.epoch, index));
             let report = decode_report(&message)?;
             let certificate = certificate_status(&message);
             if !self.manager.tracker().record_message(self.caller, self.session, acked, report, certificate) {
@@ -240,21 +241,6 @@ impl Receiver<'_> {
         }
         Ok(())
     }
-}
-
-/// The plan generation that a message acks of a cluster state with this epoch and index. A node
-/// still acks its last plan of the former epoch when it opens its first session after the cluster
-/// was formed again. The generation of that plan can be greater than all of this epoch, and says
-/// nothing about its plans. The same holds for a generation that this state has not reached.
-fn acked(message: &NodeMessage, node_level: u32, (epoch, index): (u64, u64)) -> u64 {
-    let is_of_state = (message.epoch == epoch || node_level < EPOCH_LEVEL) && message.acked <= index;
-    if is_of_state { message.acked } else { 0 }
-}
-
-/// Whether the message acks a later plan of the same epoch than the state with this epoch and index
-/// has.
-fn is_later(message: &NodeMessage, (epoch, index): (u64, u64)) -> bool {
-    message.epoch == epoch && message.acked > index
 }
 
 fn certificate_status(message: &NodeMessage) -> CertificateStatus {
@@ -282,7 +268,7 @@ fn decode_report(message: &NodeMessage) -> Result<Option<NodeReport>, Status> {
 /// contains what the cluster's feature level and that of the node allow.
 async fn send_plans(manager: &Manager, caller: &NodeId, node_level: u32, outbox: &Outbox) -> Result<(), Status> {
     let mut states = manager.state();
-    let mut sent: Option<NodePlan> = None;
+    let mut outgoing = Outgoing::default();
     loop {
         let state = states.borrow_and_update().clone();
         let state_level = state.feature_level;
@@ -295,44 +281,16 @@ async fn send_plans(manager: &Manager, caller: &NodeId, node_level: u32, outbox:
             tracing::debug!(node = %caller, reason, "sends no plan, because no quorum confirms this leader");
             return Ok(());
         }
-        if let Some(sent) = &mut sent {
-            sent.generation = plan.generation;
-        }
-        let message = if sent.as_ref() == Some(&plan) {
-            Message::Unchanged(plan.generation)
-        } else {
-            let bytes =
-                codec::plan::encode(&plan, state_level.min(node_level)).map_err(|e| Status::internal(e.to_string()))?;
-            sent = Some(plan);
-            Message::Plan(bytes.into())
+        let message = match outgoing.next(plan) {
+            PlanMessage::Unchanged(generation) => Message::Unchanged(generation),
+            PlanMessage::Plan(plan) => {
+                let level = state_level.min(node_level);
+                let bytes = codec::plan::encode(&plan, level).map_err(|e| Status::internal(e.to_string()))?;
+                Message::Plan(bytes.into())
+            }
         };
         if outbox.send(Ok(LeaderMessage { message: Some(message) })).await.is_err() || states.changed().await.is_err() {
             return Ok(());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ack_counts_in_its_epoch_only() {
-        let message = NodeMessage { acked: 7, epoch: 5, ..NodeMessage::default() };
-        assert_eq!(acked(&message, EPOCH_LEVEL, (5, 8)), 7);
-        assert_eq!(acked(&message, EPOCH_LEVEL, (6, 8)), 0);
-        assert_eq!(acked(&NodeMessage { epoch: 0, ..message }, 0, (6, 8)), 7, "the first release sends no epoch");
-    }
-
-    #[test]
-    fn an_ack_that_the_state_has_not_reached_does_not_count() {
-        let message = NodeMessage { acked: 7, epoch: 5, ..NodeMessage::default() };
-        for (state, expected, later) in [((5, 7), 7, false), ((5, 6), 0, true), ((6, 6), 0, false)] {
-            assert_eq!(
-                (acked(&message, EPOCH_LEVEL, state), is_later(&message, state)),
-                (expected, later),
-                "{state:?}"
-            );
         }
     }
 }

@@ -8,7 +8,7 @@ use weft_model::plan::PlanVersion;
 
 /// Computes the ack from the leader's messages and the agent's reports. Pure.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct AckTracker {
+pub(in crate::swarm) struct AckTracker {
     /// The version of the plan that was published to the agent.
     delivered: PlanVersion,
     /// The latest generation at which that plan is unchanged.
@@ -20,7 +20,7 @@ pub(super) struct AckTracker {
 impl AckTracker {
     /// A changed plan was published. The generations of another epoch belong to another log, so an
     /// ack of the former epoch means nothing in the new one.
-    pub(super) fn deliver(&mut self, version: PlanVersion) {
+    pub(in crate::swarm) fn deliver(&mut self, version: PlanVersion) {
         if version.epoch != self.delivered.epoch {
             self.acked = 0;
         }
@@ -29,18 +29,18 @@ impl AckTracker {
     }
 
     /// The plan is the same at `generation`.
-    pub(super) fn unchanged(&mut self, generation: u64) {
+    pub(in crate::swarm) fn unchanged(&mut self, generation: u64) {
         self.valid_until = self.valid_until.max(generation);
     }
 
     /// The version up to which this node knows its plan.
-    pub(super) fn known(&self) -> PlanVersion {
+    pub(in crate::swarm) fn known(&self) -> PlanVersion {
         PlanVersion { generation: self.valid_until, ..self.delivered }
     }
 
     /// The epoch of the plan that was published, and the generation of it to ack. `programmed` is
     /// the version that the agent reports, `stored` that of the plan on the disk. Never goes back.
-    pub(super) fn ack(&mut self, programmed: PlanVersion, stored: PlanVersion) -> PlanVersion {
+    pub(in crate::swarm) fn ack(&mut self, programmed: PlanVersion, stored: PlanVersion) -> PlanVersion {
         // Compare for equality: a report may still be of an earlier epoch or cluster.
         if programmed == self.delivered && stored == self.delivered && self.delivered.generation > 0 {
             self.acked = self.acked.max(self.valid_until);

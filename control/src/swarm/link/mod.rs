@@ -29,7 +29,8 @@
 //!
 //! The link does not follow a second redirect in a row: it waits, and then asks the next manager.
 
-mod acks;
+pub(super) mod acks;
+pub(super) mod inbox;
 mod session;
 
 use std::{sync::Arc, time::Duration};

@@ -11,7 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use weft_model::{NodePlan, NodeReport, plan::PlanVersion, state::FEATURE_LEVEL};
 
-use super::acks::AckTracker;
+use super::{
+    acks::AckTracker,
+    inbox::{FORMER_CLUSTER, Received, receive},
+};
 use crate::{
     codec,
     rpc::{
@@ -32,14 +35,6 @@ const FIRST_REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 const OUTBOX: usize = 1;
 /// The heartbeat interval until a plan contains one.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// What to do about a manager of an earlier epoch.
-const FORMER_CLUSTER: &str = "the cluster was formed again without this manager: switch it off. If it was restored \
-                              while its clock was wrong, set the clock and run \"weft swarm init \
-                              --force-new-cluster\" on it";
-/// What to do about a manager that has forgotten changes.
-const SET_BACK: &str = "the disk of this manager was set back, for example by a snapshot of its machine. Run \"weft swarm \
-                        init --force-new-cluster\" on it";
 
 /// How a session ended.
 pub(super) enum SessionEnd {
@@ -204,36 +199,18 @@ impl<'a> Session<'a> {
         Ok(None)
     }
 
-    /// Publishes a plan, unless it differs from the current plan in its generation only: then the
-    /// agent has nothing to do and is not notified.
-    ///
-    /// A plan that is older than the current one, or than the generation up to which that one is
-    /// unchanged, ends the session. Its leader does not know what this node has acked to a later
-    /// one, for example that a backend takes no new flows. A plan of the same version is taken:
-    /// another release may compute another plan from the same state.
-    fn publish_plan(&mut self, mut plan: NodePlan) -> Option<SessionEnd> {
-        let version = plan.version();
+    /// Publishes a plan, unless the node has it already. Returns how the session ended, if the
+    /// plan ends it.
+    fn publish_plan(&mut self, plan: NodePlan) -> Option<SessionEnd> {
         let current = self.context.channels.plans.borrow().clone();
-        if let Some(current) = current {
-            let known = self.acks.known().max(current.version());
-            if plan.node == current.node && version < known {
-                let reason = if version.epoch < known.epoch { FORMER_CLUSTER } else { SET_BACK };
-                return Some(SessionEnd::Outdated(format!(
-                    "this node has generation {} of its plan in epoch {}, and the manager sends generation {} of epoch \
-                     {}: {reason}",
-                    known.generation, known.epoch, version.generation, version.epoch,
-                )));
+        match receive(self.acks, current.as_deref(), plan) {
+            Received::Publish(plan) => {
+                self.context.channels.plans.send_replace(Some(Arc::from(plan)));
+                None
             }
-            plan.generation = current.generation;
-            if plan == *current {
-                self.acks.unchanged(version.generation);
-                return None;
-            }
-            plan.generation = version.generation;
+            Received::Unchanged => None,
+            Received::Outdated(reason) => Some(SessionEnd::Outdated(reason)),
         }
-        self.acks.deliver(version);
-        self.context.channels.plans.send_replace(Some(Arc::new(plan)));
-        None
     }
 }
 

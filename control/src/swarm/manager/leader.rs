@@ -3,9 +3,8 @@
 //!
 //! The manager runtime runs it on every manager; it acts only while this manager leads. Reports,
 //! acks and changes of the cluster state only wake the loop: each step compares everything again.
-//! All decisions are made by pure functions (`observe`, `voters`, [`orchestrate::decide`]). The
-//! loop must not decide before all entries of earlier terms are applied here, because its cluster
-//! state is not complete before.
+//! All decisions are made by pure code (`steps`, `voters`). The loop must not decide before all
+//! entries of earlier terms are applied here, because its cluster state is not complete before.
 //!
 //! ```text
 //!               elected, a quorum answers              all earlier entries are applied
@@ -38,12 +37,11 @@ use weft_model::{ClusterState, Command, NodeId};
 
 use super::{
     Manager,
-    observe::{DownLimit, LoggedReports, Observations, observe, set_down, supported_level},
+    steps::{Next, Observed, Steps, heartbeat_timeout_ms},
     voters::{Members, VoterChange, flag_updates, next_change, ready_learners},
 };
 use crate::{
     codec,
-    orchestrate::{self, Acks},
     raft::{Metrics, ProposalId, Voters},
     swarm::{clock::monotonic_ms, liveness::LeaderView},
 };
@@ -119,14 +117,7 @@ async fn lead(manager: &Manager, term: u64) {
     manager.inner.tracker.start_term(term, since_ms);
     // In a task of its own, because a step can take long.
     let attention = AbortOnDropHandle::new(tokio::spawn(attend(manager.clone())));
-    let leader = Leader {
-        manager,
-        logged: LoggedReports::default(),
-        acks: Acks::since(since_ms),
-        down_limit: DownLimit::default(),
-        voter_change: None,
-        ready_since: None,
-    };
+    let leader = Leader { manager, steps: Steps::since(since_ms), voter_change: None, ready_since: None };
     leader.run().await;
     drop(attention);
 }
@@ -134,23 +125,16 @@ async fn lead(manager: &Manager, term: u64) {
 /// Notices pauses of this process, until it is dropped.
 async fn attend(manager: Manager) {
     loop {
-        let timeout_ms = timeout_ms(&manager.inner.state.borrow());
+        let timeout_ms = heartbeat_timeout_ms(&manager.inner.state.borrow());
         manager.inner.tracker.attend(timeout_ms);
         let pause = Duration::from_millis(timeout_ms / ATTENTION_SHARE);
         tokio::time::sleep(pause.clamp(MIN_ATTENTION, MAX_ATTENTION)).await;
     }
 }
 
-/// The heartbeat timeout of the cluster.
-fn timeout_ms(state: &ClusterState) -> u64 {
-    state.cluster.as_ref().map_or(u64::MAX, |cluster| cluster.spec.heartbeat_timeout_ms())
-}
-
 struct Leader<'a> {
     manager: &'a Manager,
-    logged: LoggedReports,
-    acks: Acks,
-    down_limit: DownLimit,
+    steps: Steps,
     /// The change of the voters that runs, or ran last.
     voter_change: Option<AbortOnDropHandle<()>>,
     /// Since when at least one new manager has caught up and does not vote.
@@ -197,66 +181,39 @@ impl Leader<'_> {
     }
 
     async fn step(&mut self, state: &Arc<ClusterState>) -> StepOutcome {
-        let Some((view, mut observed)) = self.observe(state) else { return StepOutcome::Stopped };
-        // Written alone: managers of this level read the entry, and until it is applied no other
-        // entry may need the level.
-        if let Some(level) = supported_level(state, &view).filter(|level| *level > state.feature_level) {
-            tracing::info!(level, "all managers support a higher feature level");
-            return self.write_commands(vec![Command::SetFeatureLevel { level }]).await;
-        }
-        if !observed.silent.is_empty() {
+        let Some((view, mut observed)) = self.observe(state, false) else { return StepOutcome::Stopped };
+        if matches!(observed, Observed::Unconfirmed) {
             // Another manager may lead since then, and have heard from these nodes. While a quorum
             // answers, messages of the nodes arrive too.
             if let Err(reason) = self.manager.confirm_leadership().await {
                 tracing::debug!(reason, "no quorum confirms that nodes are silent");
                 return StepOutcome::Idle { wake_at_ms: None };
             }
-            let Some((_, again)) = self.observe(state) else { return StepOutcome::Stopped };
+            let Some((_, again)) = self.observe(state, true) else { return StepOutcome::Stopped };
             observed = again;
         }
-        let mut facts = observed.commands;
-        let (down, next_down_ms) = self.limit_down(state, observed.silent);
-        facts.extend(down);
+        let facts = match observed {
+            Observed::Facts(facts) => facts,
+            Observed::Raise(command) => return self.write_commands(vec![command]).await,
+            Observed::Unconfirmed => return StepOutcome::Idle { wake_at_ms: None },
+        };
         let Some(flags) = self.reconcile_voters(state).await else {
             return StepOutcome::Stopped;
         };
-        facts.extend(flags);
-        if !facts.is_empty() {
-            self.logged.record(state, &facts);
-            return self.write_commands(facts).await;
+        let (now_ms, monotonic_ms) = (self.manager.now_ms(), monotonic_ms());
+        match self.steps.decide(state, &view, facts, flags, (now_ms, monotonic_ms), &mut rand::random) {
+            Next::Write(commands) => self.write_commands(commands).await,
+            Next::Idle { wake_at_ms } => StepOutcome::Idle { wake_at_ms },
         }
-        update_acks(&mut self.acks, state, &view, self.manager.now_ms());
-        let decision = orchestrate::decide(state, self.manager.now_ms(), &self.acks, &mut rand::random);
-        for rejection in &decision.refused {
-            tracing::error!(%rejection, "the cluster state rejects the leader's decision: this is a bug");
-        }
-        if !decision.commands.is_empty() {
-            return self.write_commands(decision.commands).await;
-        }
-        let observed_wake = observed.wake_at_ms.map(|at| self.manager.now_ms() + at.saturating_sub(monotonic_ms()));
-        let next_down = next_down_ms.map(|at| self.manager.now_ms() + at.saturating_sub(monotonic_ms()));
-        let wake_at_ms = [decision.wake_at_ms, observed_wake, next_down].into_iter().flatten().min();
-        StepOutcome::Idle { wake_at_ms }
     }
 
     /// `None` if this manager no longer leads.
-    fn observe(&self, state: &ClusterState) -> Option<(LeaderView, Observations)> {
+    fn observe(&mut self, state: &ClusterState, confirmed: bool) -> Option<(LeaderView, Observed)> {
         let tracker = &self.manager.inner.tracker;
-        tracker.attend(timeout_ms(state));
+        tracker.attend(heartbeat_timeout_ms(state));
         let view = tracker.view()?;
-        let observed = observe(state, &view, &self.logged, monotonic_ms());
+        let observed = self.steps.observe(state, &view, monotonic_ms(), confirmed);
         Some((view, observed))
-    }
-
-    /// The commands for the silent nodes that go down now, and when the next one may, on the
-    /// monotonic clock.
-    fn limit_down(&mut self, state: &ClusterState, silent: Vec<NodeId>) -> (Vec<Command>, Option<u64>) {
-        let (count, timeout_ms) = (silent.len(), timeout_ms(state));
-        let (down, next_ms) = self.down_limit.take(silent, state.nodes.len(), timeout_ms, monotonic_ms());
-        if next_ms.is_some() && !down.is_empty() {
-            tracing::error!(silent = count, down = down.len(), "many nodes are silent at once: some go down later");
-        }
-        (down.into_iter().map(|node| set_down(node, timeout_ms)).collect(), next_ms)
     }
 
     /// Writes the commands in as few log entries as their size allows.
@@ -379,15 +336,6 @@ async fn change_voters(manager: Manager, change: VoterChange) {
         Ok(Err(error)) => tracing::warn!(?change, %error, "cannot change the voters, retrying"),
         Err(_) => tracing::warn!(?change, "changing the voters timed out, retrying: too few managers answer"),
     }
-}
-
-/// Updates the plan generation that each node's kernel holds, limited to the generation of `state`.
-/// A node may have acked a later generation, because the leader reads the view after the state. But
-/// no plan contains the changes that this step decides, so no ack may count for them.
-pub(super) fn update_acks(acks: &mut Acks, state: &ClusterState, view: &LeaderView, now_ms: u64) {
-    let acked = view.nodes.iter().map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
-    let problem = |node: &NodeId| view.nodes.get(node).map_or_else(String::new, |l| l.report.problem.clone());
-    acks.update(state, acked, now_ms, problem);
 }
 
 /// Splits commands, in their order, so that no part is larger than `max_bytes` when it is encoded,

@@ -13,12 +13,13 @@
 //!
 //! `digest` compares the state of this manager with that of the others.
 //!
-//! `leader` is the loop that runs while this manager leads, with its pure parts `observe` and
-//! `voters`. `runtime` opens the log, starts the tasks, and closes the log at the end.
+//! `leader` is the loop that runs while this manager leads, with its pure parts `steps`, `observe`
+//! and `voters`. `runtime` opens the log, starts the tasks, and closes the log at the end.
 //!
 //! This module does not serve calls of nodes ([`super::dispatch`] does), and does not decide
 //! whether this node is a manager ([`super::membership`] does).
 
+pub(super) mod lease;
 mod read;
 mod peers;
 mod propose;
@@ -27,7 +28,8 @@ mod signing;
 mod lock;
 mod logs;
 mod observe;
-mod voters;
+pub(super) mod voters;
+pub(super) mod steps;
 mod digest;
 mod leader;
 mod runtime;
@@ -43,6 +45,7 @@ use tokio::{
 };
 use weft_model::{ClusterState, LogSource, NodeId, id::ClusterId, state::StateDigest};
 
+use self::lease::Lease;
 use super::{clock::ClusterClock, liveness::NodeTracker};
 use crate::{
     pki::Kek,
@@ -77,8 +80,7 @@ struct Inner {
     peers: Peers,
     tracker: NodeTracker,
     clock: ClusterClock,
-    /// When a quorum was asked that has confirmed this leader.
-    lease: Mutex<Option<Instant>>,
+    lease: Mutex<Lease>,
     /// Since when no leader with a quorum is known.
     leaderless_since: watch::Sender<Option<Instant>>,
     /// The other managers that answered the last ping.

@@ -12,15 +12,13 @@ use super::Manager;
 use crate::{
     pki::JoinToken,
     rpc::pb::{ConfirmedRequest, quorum_client::QuorumClient},
+    swarm::clock::monotonic_ms,
 };
 
 /// How long a reader waits until this manager has applied the index that the leader confirms.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longer than an election takes: 1.5 to 2 s (`raft`).
 const QUORUM_LOST: Duration = Duration::from_secs(3);
-/// How long a confirmation of the quorum counts. For 1 s after a voter has heard from the leader,
-/// it votes for no other one (`raft`).
-const LEASE: Duration = Duration::from_millis(500);
 /// The pause before the leader is asked again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -76,18 +74,19 @@ impl Manager {
     }
 
     /// Makes sure that no other manager leads: a quorum has confirmed this leader within the last
-    /// [`LEASE`], or does so now. Calls that wait at the same time share one confirmation.
+    /// [`LEASE_MS`](super::lease::LEASE_MS), or does so now. Calls that wait at the same time share
+    /// one confirmation.
     ///
     /// # Errors
     /// The reason, if this manager does not lead or no quorum answers.
     pub(in crate::swarm) async fn confirm_lease(&self) -> Result<(), String> {
-        let mut confirmed = self.inner.lease.lock().await;
-        if confirmed.is_some_and(|asked| asked.elapsed() < LEASE) {
+        let mut lease = self.inner.lease.lock().await;
+        let asked_ms = monotonic_ms();
+        if lease.holds(asked_ms) {
             return Ok(());
         }
-        let asked = Instant::now();
         self.confirm_leadership().await?;
-        *confirmed = Some(asked);
+        lease.confirm(asked_ms);
         Ok(())
     }
 

@@ -13,8 +13,9 @@ use weft_model::{
 };
 
 use super::{
-    leader::{batches, update_acks},
+    leader::batches,
     observe::{DownLimit, LoggedReports, check_promotion, observe, supported_level},
+    steps::update_acks,
     voters::{Members, VoterChange, check_demotion, flag_updates, keeps_quorum, may_be_member, next_change},
 };
 use crate::{

@@ -27,7 +27,7 @@ const MAX_LAG: u64 = 64;
 
 /// One change of the log's membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum VoterChange {
+pub(in crate::swarm) enum VoterChange {
     /// Finish a change that an earlier leader began: the log is in a joint configuration.
     FinishJoint,
     /// Replace the addresses of these members.
@@ -44,7 +44,7 @@ pub(super) enum VoterChange {
 
 /// What the leader knows about the members of the log.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Members<'a> {
+pub(in crate::swarm) struct Members<'a> {
     pub voters: &'a Voters,
     /// The last entry that each voter and learner has.
     pub replicated: &'a BTreeMap<u64, u64>,
@@ -71,7 +71,12 @@ impl Members<'_> {
 }
 
 /// Whether a majority of the voters that remain without `removed` answers. The leader `me` does.
-pub(super) fn keeps_quorum(voters: &Voters, removed: &BTreeSet<u64>, me: u64, answering: &BTreeSet<NodeId>) -> bool {
+pub(in crate::swarm) fn keeps_quorum(
+    voters: &Voters,
+    removed: &BTreeSet<u64>,
+    me: u64,
+    answering: &BTreeSet<NodeId>,
+) -> bool {
     let remaining: BTreeSet<u64> = voters.voter_ids().filter(|id| !removed.contains(id)).collect();
     let answers = |id: &&u64| **id == me || voters.get_node(id).is_some_and(|v| answering.contains(&v.node));
     remaining.iter().filter(answers).count() * 2 > remaining.len()
@@ -84,13 +89,13 @@ fn wanted(state: &ClusterState) -> BTreeMap<u64, Voter> {
 }
 
 /// The new managers that have caught up and do not vote yet.
-pub(super) fn ready_learners(state: &ClusterState, members: Members<'_>) -> BTreeSet<u64> {
+pub(in crate::swarm) fn ready_learners(state: &ClusterState, members: Members<'_>) -> BTreeSet<u64> {
     wanted(state).into_keys().filter(|id| !members.votes(*id) && members.is_ready(*id)).collect()
 }
 
 /// The next change, or `None` if there is nothing to change or the next change has to wait: for a
 /// new manager that has not caught up, or for managers that do not answer.
-pub(super) fn next_change(state: &ClusterState, members: Members<'_>) -> Option<VoterChange> {
+pub(in crate::swarm) fn next_change(state: &ClusterState, members: Members<'_>) -> Option<VoterChange> {
     let voters = members.voters;
     let wanted = wanted(state);
     if wanted.is_empty() {
@@ -140,7 +145,7 @@ pub(super) fn next_change(state: &ClusterState, members: Members<'_>) -> Option<
 }
 
 /// Whether a command makes a worker of a manager.
-pub(super) fn is_demotion(state: &ClusterState, command: &Command) -> bool {
+pub(in crate::swarm) fn is_demotion(state: &ClusterState, command: &Command) -> bool {
     let Command::UpdateNode { id, spec, .. } = command else {
         return false;
     };
@@ -149,7 +154,7 @@ pub(super) fn is_demotion(state: &ClusterState, command: &Command) -> bool {
 
 /// Refuses a command that makes a worker of a manager, if the managers that would remain and are
 /// `reachable` are no majority of those that would remain.
-pub(super) fn check_demotion(
+pub(in crate::swarm) fn check_demotion(
     state: &ClusterState,
     command: &Command,
     reachable: impl Fn(&NodeId) -> bool,
@@ -181,7 +186,7 @@ pub(super) fn check_demotion(
 /// here, or will be one in entries that this manager does not have yet. Raft ids are assigned in
 /// increasing order and never reused. So an assigned id that is not the caller's current one is no
 /// longer valid.
-pub(super) fn may_be_member(state: &ClusterState, voters: &Voters, caller: &NodeId, raft_id: u64) -> bool {
+pub(in crate::swarm) fn may_be_member(state: &ClusterState, voters: &Voters, caller: &NodeId, raft_id: u64) -> bool {
     if let Some(member) = voters.get_node(&raft_id) {
         return member.node == *caller;
     }
@@ -192,7 +197,7 @@ pub(super) fn may_be_member(state: &ClusterState, voters: &Voters, caller: &Node
 /// The commands that bring `voter` and `in_raft_config` of the nodes in the cluster state into line
 /// with `voters`, the committed membership of the log. `in_raft_config` is not cleared while a
 /// change runs (`changing`), because that change may be the one that adds the node.
-pub(super) fn flag_updates(state: &ClusterState, voters: &Voters, changing: bool) -> Vec<Command> {
+pub(in crate::swarm) fn flag_updates(state: &ClusterState, voters: &Voters, changing: bool) -> Vec<Command> {
     if voters.get_joint_config().len() > 1 {
         return Vec::new();
     }
