@@ -26,7 +26,7 @@ use weft_model::state::{Task, TaskState, Traffic};
 use super::Context;
 
 /// The maximum time that a step waits for acknowledgements.
-pub(super) const ACK_WAIT_MS: u64 = 5_000;
+pub(crate) const ACK_WAIT_MS: u64 = 5_000;
 
 /// Moves every placed task to its next step if the condition of this step holds.
 pub(super) fn advance(ctx: &mut Context<'_>) {

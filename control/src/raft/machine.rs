@@ -45,7 +45,7 @@ pub(crate) struct Replica {
     pub(super) last: Option<LogId<u64>>,
     pub(super) voters: StoredMembership<u64, Voter>,
     #[serde(with = "crate::state::stored")]
-    pub(super) state: Arc<ClusterState>,
+    pub(crate) state: Arc<ClusterState>,
     pub(super) outcomes: VecDeque<Outcome>,
 }
 
@@ -112,12 +112,13 @@ impl Machine {
 impl Replica {
     /// Managers of different releases compute the same digest: that of the record that the
     /// cluster's feature level has.
-    pub(super) fn digest(&self, index: u64) -> Result<StateDigest, codec::CodecError> {
+    pub(crate) fn digest(&self, index: u64) -> Result<StateDigest, codec::CodecError> {
         let bytes = codec::encode_at(&codec::SNAPSHOT, self.state.feature_level, self)?;
         Ok(StateDigest { index, sha256: Sha256::digest(bytes).into() })
     }
 
-    fn apply(&mut self, index: u64, proposal: Proposal) -> Result<Applied, Rejection> {
+    /// Applies a proposal, unless it was applied before: then the result is that of the first time.
+    pub(crate) fn apply(&mut self, index: u64, proposal: Proposal) -> Result<Applied, Rejection> {
         let state = Arc::make_mut(&mut self.state);
         if let Some(known) = self.outcomes.iter().find(|outcome| outcome.id == proposal.id) {
             state.index = index;

@@ -59,12 +59,12 @@ impl ClusterClock {
         self.continue_at(state_ms, monotonic_ms());
     }
 
-    fn continue_at(&self, state_ms: u64, monotonic_ms: u64) {
+    pub(super) fn continue_at(&self, state_ms: u64, monotonic_ms: u64) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         *last = Some(Reading { from_ms: state_ms, monotonic_ms, returned_ms: state_ms });
     }
 
-    fn read(&self, state_ms: u64, wall_ms: u64, monotonic_ms: u64) -> u64 {
+    pub(super) fn read(&self, state_ms: u64, wall_ms: u64, monotonic_ms: u64) -> u64 {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(reading) = last.as_mut().filter(|reading| reading.returned_ms >= state_ms) else {
             // The first reading, or an earlier leader was ahead.

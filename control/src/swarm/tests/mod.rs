@@ -17,3 +17,4 @@ mod quorum;
 mod roles;
 mod rotation;
 mod sessions;
+mod sim;

@@ -1,0 +1,120 @@
+//! The faults of one run: chosen from its seed before it starts, so that a failure can list them.
+
+use rand::{Rng, rngs::StdRng};
+
+use super::network::Quality;
+
+/// Faults happen within this time.
+pub(super) const FAULTS_MS: std::ops::Range<u64> = 8_000..50_000;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    /// The network loses, duplicates, delays and reorders packets.
+    Network(Quality),
+    /// The hosts whose bit is set cannot exchange packets with the others.
+    Partition {
+        side: u32,
+    },
+    /// No packet arrives from one host at another one.
+    OneWay {
+        from: usize,
+        to: usize,
+    },
+    /// The manager that leads cannot exchange packets with anyone.
+    IsolateLeader,
+    /// The manager that leads cannot exchange packets with the other managers, and its nodes
+    /// connect again.
+    CutLeader,
+    /// The daemon is killed, and started again at the end. What was not synced is lost.
+    Kill {
+        host: usize,
+    },
+    KillLeader,
+    /// The machine is switched off, and on at the end: its kernel state and its tasks are gone too.
+    PowerOff {
+        host: usize,
+    },
+    /// The process is stopped, and continues at the end.
+    Pause {
+        host: usize,
+    },
+    PauseLeader,
+    /// The wall clock jumps.
+    ClockStep {
+        host: usize,
+        by_ms: i64,
+    },
+    /// Each sync takes this long.
+    SlowDisk {
+        host: usize,
+        sync_ms: u64,
+    },
+    /// The log of a manager is lost, while its daemon restarts.
+    LoseLog {
+        host: usize,
+    },
+    /// No plan takes effect on the node, which sends heartbeats.
+    Stuck {
+        host: usize,
+    },
+    /// A process of a task dies.
+    CrashTask {
+        host: usize,
+        nth: usize,
+    },
+    /// The heartbeat interval changes.
+    Heartbeat {
+        ms: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scheduled {
+    pub at_ms: u64,
+    pub until_ms: u64,
+    pub fault: Fault,
+}
+
+impl Scheduled {
+    /// The name of the fault's kind, for statistics.
+    pub(super) fn kind(&self) -> String {
+        let text = format!("{:?}", self.fault);
+        text.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+    }
+}
+
+/// Chooses the faults of a run with this many hosts.
+pub(super) fn choose(hosts: usize, rng: &mut StdRng) -> Vec<Scheduled> {
+    let mut faults: Vec<Scheduled> = (0..rng.random_range(0..10)).map(|_| one(hosts, rng)).collect();
+    faults.sort_by_key(|fault| fault.at_ms);
+    faults
+}
+
+fn one(hosts: usize, rng: &mut StdRng) -> Scheduled {
+    let host = rng.random_range(0..hosts);
+    let fault = match rng.random_range(0..20) {
+        0..2 => Fault::Network(Quality {
+            loss: rng.random_range(0.0..0.3),
+            duplicates: rng.random_range(0.0..0.3),
+            max_delay_ms: rng.random_range(5..300),
+        }),
+        2..4 => Fault::Partition { side: rng.random_range(1..(1 << hosts) - 1) },
+        4 => Fault::OneWay { from: host, to: (host + rng.random_range(1..hosts)) % hosts },
+        5 => Fault::IsolateLeader,
+        6 => Fault::CutLeader,
+        7..9 => Fault::Kill { host },
+        9 => Fault::KillLeader,
+        10 => Fault::PowerOff { host },
+        11 => Fault::Pause { host },
+        12 => Fault::PauseLeader,
+        13 => Fault::ClockStep { host, by_ms: rng.random_range(-3_600_000..3_600_000) },
+        14 => Fault::SlowDisk { host, sync_ms: rng.random_range(50..3_000) },
+        15 => Fault::LoseLog { host },
+        16 => Fault::Stuck { host },
+        17..19 => Fault::CrashTask { host, nth: rng.random_range(0..4) },
+        _ => Fault::Heartbeat { ms: rng.random_range(100..1_500) },
+    };
+    let at_ms = rng.random_range(FAULTS_MS);
+    let length_ms = if rng.random_bool(0.5) { rng.random_range(50..3_000) } else { rng.random_range(3_000..25_000) };
+    Scheduled { at_ms, until_ms: (at_ms + length_ms).min(FAULTS_MS.end), fault }
+}

@@ -1,0 +1,120 @@
+//! A simulation of the whole control plane: managers, agents, users and faults, in one thread and
+//! without a clock. A run follows from its seed alone.
+//!
+//! Real are all parts that decide: `apply`, `decide` and `plan`; the leader's `Steps`,
+//! `LeaderView`, `voters`, `Lease` and cluster clock; the session's `Acked` and `Outgoing`; the
+//! link's `AckTracker` and `receive`. Modelled are the parts around them:
+//!
+//! - `raft`: the log of one manager, in the place of openraft;
+//! - `network`: calls and connections between the hosts;
+//! - `manager`: the loops of a manager; `node`: the link, the agent, and the machine;
+//! - `users`: who ask for changes;
+//! - `faults`: what goes wrong;
+//! - `invariants`: what must hold at every moment;
+//! - `world`: the hosts, and the order of events.
+//!
+//! A run has 50 s with users and faults. Then the faults end, the users repair their specs, and the
+//! cluster must meet them.
+//!
+//! `WEFT_SIM_SEEDS` sets how many seeds the test runs, and `WEFT_SIM_SEED` names the one to run.
+
+mod raft;
+mod network;
+mod node;
+mod manager;
+mod users;
+mod faults;
+mod invariants;
+mod world;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Instant,
+};
+
+use world::Report;
+
+/// How many seeds run by default.
+const SEEDS: u64 = 80;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// Runs a seed. A panic is a violation too.
+fn run(seed: u64, traced: bool) -> Report {
+    catch_unwind(AssertUnwindSafe(|| world::run(seed, traced))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let violation = Some(format!("a panic: {}", text.unwrap_or_default()));
+        Report { seed, violation, ..Report::default() }
+    })
+}
+
+fn describe(report: &Report) -> String {
+    let mut text = format!(
+        "seed {}: {}\n(WEFT_SIM_SEED={} runs it alone)\nfaults:\n",
+        report.seed,
+        report.violation.as_deref().unwrap_or("every invariant held"),
+        report.seed
+    );
+    for fault in &report.faults {
+        let _ = writeln!(text, "  {:>6} to {:>6} ms: {:?}", fault.at_ms, fault.until_ms, fault.fault);
+    }
+    let _ = writeln!(text, "the last events:\n  {}", report.trace.join("\n  "));
+    text
+}
+
+#[test]
+fn every_invariant_holds_under_faults_and_the_spec_is_met_after_them() {
+    if let Some(seed) = variable("WEFT_SIM_SEED") {
+        let report = run(seed, true);
+        assert!(report.violation.is_none(), "{}", describe(&report));
+        return println!("{}", describe(&report));
+    }
+    let seeds = variable("WEFT_SIM_SEEDS").unwrap_or(SEEDS);
+    let (next, started) = (AtomicU64::new(0), Instant::now());
+    let work = || {
+        let mut reports = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return reports;
+            }
+            let report = run(seed, false);
+            let failed = report.violation.is_some();
+            reports.push(report);
+            if failed {
+                next.store(seeds, Ordering::Relaxed);
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(4);
+    let reports: Vec<Report> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a worker")).collect()
+    });
+    let failed: Vec<_> = reports.iter().filter(|report| report.violation.is_some()).collect();
+    if let Some(first) = failed.iter().min_by_key(|report| report.seed) {
+        panic!("{}", describe(&run(first.seed, true)));
+    }
+    let mut faults = BTreeMap::<String, usize>::new();
+    for fault in reports.iter().flat_map(|report| &report.faults) {
+        *faults.entry(fault.kind()).or_default() += 1;
+    }
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    println!(
+        "{} seeds in {:?}: {} s simulated, {} entries, {} changes asked for, {} confirmed, {} unknown; faults: {faults:?}",
+        reports.len(),
+        started.elapsed(),
+        sum(|report| report.time_ms) / 1_000,
+        sum(|report| report.entries as u64),
+        sum(|report| report.asked),
+        sum(|report| report.confirmed as u64),
+        sum(|report| report.unknown),
+    );
+}
