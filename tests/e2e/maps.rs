@@ -42,11 +42,15 @@ fn closed_flows(flows: &Flows) -> Result<Vec<([u8; size_of::<FlowKey>()], [u8; s
     Ok(all.filter(|(_, flow)| flow[FLAGS] & flow_flags::FIN != 0).collect())
 }
 
-/// Moves the last packets of all closed connections into the past, by units of 1.07 s.
+/// Moves the last packets of all closed connections so far before the newest one, in units of
+/// 1.07 s, if they are not there already.
 pub(crate) fn age_closed_flows(node: &str, by: u32) -> Result<()> {
     let mut flows: Flows = open(node, "FLOWS")?;
-    for (key, mut flow) in closed_flows(&flows)? {
-        let aged = last_seen(&flow)?.saturating_sub(by);
+    let closed = closed_flows(&flows)?;
+    let times = closed.iter().map(|(_, flow)| last_seen(flow)).collect::<Result<Vec<_>>>()?;
+    let before = times.iter().max().map_or(0, |newest| newest.saturating_sub(by));
+    for ((key, mut flow), seen) in closed.into_iter().zip(times) {
+        let aged = seen.min(before);
         flow[LAST_SEEN..LAST_SEEN + size_of::<u32>()].copy_from_slice(&aged.to_ne_bytes());
         flows.insert(key, flow, 0)?;
     }

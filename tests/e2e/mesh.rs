@@ -98,9 +98,8 @@ pub(crate) fn a_client_uses_a_port_again_for_other_nodes_while_a_task_remembers_
                 let refused = lab.outdated_segments(&task)?;
                 ensure!(refused == 0, "the task took a SYN from port {port} to {target} for an old one");
                 wait_for_time_wait(lab, &task, port);
-                // Twice this is still less than the minute for which the task remembers it.
                 for node in lab.nodes() {
-                    maps::age_closed_flows(&node, 20)?;
+                    maps::age_closed_flows(&node, 30)?;
                 }
             }
         }
