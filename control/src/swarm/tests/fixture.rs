@@ -130,11 +130,17 @@ impl Host {
         Identity::from_pem(&read("identity.pem"), ca_pem).expect("a stored certificate")
     }
 
-    /// The files of the node, as a snapshot of its machine has them.
+    /// The files of the node, as a snapshot of its machine has them. A running daemon may replace a
+    /// staged file meanwhile.
     pub(super) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let entries = std::fs::read_dir(self.dir.path().join("swarm")).expect("a directory");
         let paths = entries.map(|entry| entry.expect("an entry").path());
-        paths.map(|path| (path.clone(), std::fs::read(path).expect("a file"))).collect()
+        let read = |path: PathBuf| match std::fs::read(&path) {
+            Ok(content) => Some((path, content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => panic!("{}: {error}", path.display()),
+        };
+        paths.filter_map(read).collect()
     }
 
     /// Sets the disk back to these files.
