@@ -5,6 +5,7 @@
 //! the sessions that nodes open. No other module starts a task that outlives the function that
 //! started it.
 
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Tasks that are stopped together. Cheap to clone: clones share the tasks.
@@ -30,12 +31,18 @@ impl TaskGroup {
         self.tracker.spawn(task);
     }
 
+    /// Runs work that blocks, such as a write to the disk. It cannot be interrupted, so the group
+    /// waits for it also if the task that waits for its result was dropped.
+    pub(super) fn spawn_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.tracker.spawn_blocking(work)
+    }
+
     /// Cancelled when the group stops.
     pub(super) fn stop_token(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Stops all tasks, and returns when the last one has ended.
+    /// Stops all tasks, and returns when the last one, and all work that blocks, has ended.
     pub(super) async fn stop(&self) {
         self.stop.cancel();
         self.tracker.close();
@@ -60,5 +67,18 @@ mod tests {
         });
         group.stop().await;
         assert!(closed.is_empty(), "the graceful task dropped its token before it ended");
+    }
+
+    #[tokio::test]
+    async fn stopping_a_group_waits_for_work_whose_task_was_dropped() {
+        let group = TaskGroup::default();
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let work = group.spawn_blocking(move || finished.recv());
+        group.spawn(async move { drop(work.await) });
+        let mut stopping = std::pin::pin!(group.stop());
+        let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut stopping).await;
+        assert!(early.is_err(), "the work has not ended");
+        drop(finish);
+        stopping.await;
     }
 }

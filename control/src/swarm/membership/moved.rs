@@ -22,6 +22,7 @@ use crate::{
     swarm::{
         context::{Context, Record},
         error::SwarmError,
+        tasks::TaskGroup,
         types::SwarmConfig,
     },
 };
@@ -91,7 +92,7 @@ fn copy_addrs(from: &Record, to: &mut Record) {
 
 /// Checks the addresses until it is dropped. `serve` starts to serve the node RPC on another
 /// socket; the former one stays, because connections may still use it.
-pub(super) async fn run(context: Arc<Context>, store: MembershipStore, serve: impl Fn(Bound) + Send) {
+pub(super) async fn run(context: Arc<Context>, store: MembershipStore, tasks: TaskGroup, serve: impl Fn(Bound) + Send) {
     let mut record = context.record.clone();
     loop {
         let config = context.config.clone();
@@ -101,7 +102,7 @@ pub(super) async fn run(context: Arc<Context>, store: MembershipStore, serve: im
             && let Some(bound) = listen(&record, &current)
         {
             let (stored, new) = (store.clone(), current.clone());
-            let written = tokio::task::spawn_blocking(move || stored.update_record(|record| copy_addrs(&new, record)));
+            let written = tasks.spawn_blocking(move || stored.update_record(|record| copy_addrs(&new, record)));
             if let Ok(Err(error)) = written.await {
                 tracing::warn!(%error, "cannot store this node's address: it is looked for again at the next start");
             }

@@ -49,12 +49,12 @@ impl Supervisor {
             }
         };
         serve(bound);
-        tasks.spawn(moved::run(context.clone(), store.clone(), serve));
+        tasks.spawn(moved::run(context.clone(), store.clone(), tasks.clone(), serve));
         let (link, ended) = (link::run(context.clone()), end_link.clone());
         tasks.spawn(async move {
             ended.run_until_cancelled(link).await;
         });
-        tasks.spawn(store_plans(context.clone(), store.clone()));
+        tasks.spawn(store_plans(context.clone(), store.clone(), tasks.clone()));
         tasks.spawn_graceful(role::run(context.clone(), store, runtime, stop));
         Self { context, tasks, end_link }
     }
@@ -76,13 +76,13 @@ impl Supervisor {
 
 /// Stores the newest plan, so that a restarted node has it before it finds a manager. Removes the
 /// stored plan when the plan is withdrawn.
-async fn store_plans(context: Arc<Context>, store: MembershipStore) {
+async fn store_plans(context: Arc<Context>, store: MembershipStore, tasks: TaskGroup) {
     let mut plans = context.channels.plans.subscribe();
     while plans.changed().await.is_ok() {
         let plan = plans.borrow_and_update().clone();
         let version = plan.as_ref().map_or_else(PlanVersion::default, |plan| plan.version());
         let store = store.clone();
-        let stored = tokio::task::spawn_blocking(move || match &plan {
+        let stored = tasks.spawn_blocking(move || match &plan {
             Some(plan) => store.write_plan(plan),
             None => store.remove_plan(),
         });
