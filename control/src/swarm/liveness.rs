@@ -215,6 +215,11 @@ impl NodeTracker {
         self.lock().clone()
     }
 
+    /// The feature level that the release of a node supports. `None` if it is unknown here.
+    pub(super) fn feature_level(&self, node: &NodeId) -> Option<u32> {
+        Some(self.lock().as_ref()?.nodes.get(node)?.feature_level)
+    }
+
     /// Notices that this process was paused (by a signal, a suspended machine, a disk that does not
     /// answer), and then gives every node one full heartbeat timeout from now: what arrived
     /// meanwhile is not read yet. Must be called more often than [`pause_limit_ms`] while this

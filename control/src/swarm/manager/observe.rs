@@ -7,9 +7,8 @@ use std::{
 };
 
 use weft_model::{
-    ClusterState, Command, NodeId, Rejection, TaskId,
+    ClusterState, Command, NodeId, TaskId,
     report::NodeDescription,
-    spec::Role,
     state::{FEATURE_LEVEL, Node, NodeStatus, TaskStatus},
 };
 
@@ -140,28 +139,6 @@ pub(super) fn supported_level(state: &ClusterState, view: &LeaderView) -> Option
     let managers = state.nodes.values().filter(|node| node.is_manager() || node.in_raft_config);
     let levels = managers.map(|node| view.nodes.get(&node.id).map(|liveness| liveness.feature_level));
     levels.chain([Some(FEATURE_LEVEL)]).min().flatten()
-}
-
-/// Refuses a command that makes a manager of a worker whose release cannot read the managers' log.
-/// The release of a worker that has not connected to this leader is unknown; as a manager it would
-/// refuse the log, and not vote.
-pub(super) fn check_promotion(state: &ClusterState, view: &LeaderView, command: &Command) -> Result<(), Rejection> {
-    let Command::UpdateNode { id, spec, .. } = command else {
-        return Ok(());
-    };
-    let promoted = state.nodes.get(id).filter(|node| spec.role == Role::Manager && !node.is_manager());
-    let Some((node, liveness)) = promoted.zip(view.nodes.get(id)) else {
-        return Ok(());
-    };
-    if liveness.feature_level >= state.feature_level {
-        return Ok(());
-    }
-    let version = node.description.as_ref().map_or("an older version", |description| &description.version);
-    Err(Rejection::Invalid(format!(
-        "{} runs weft {version}, which cannot read the log of the managers: install their version on it, and promote \
-         it then",
-        node.hostname
-    )))
 }
 
 /// The command that sets a silent node to down.

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request};
 use weft_model::{Applied, Command, Rejection, spec::Role, state::FEATURE_LEVEL};
 
-use super::{Manager, observe::check_promotion};
+use super::{Manager, voters::check_promotion};
 use crate::{
     codec::{self, COMMAND, CodecError, OUTCOME},
     pki,
@@ -202,16 +202,15 @@ impl Manager {
         id: ProposalId,
         command: Command,
     ) -> Result<Outcome, WriteError> {
-        let can_promote = |view| check_promotion(&self.inner.state.borrow(), &view, &command);
-        let allowed = self.tracker().view().map_or(Ok(()), can_promote);
-        let checked = match allowed {
-            Ok(()) => self.check_demotion(&command).await,
-            refused => refused,
-        };
-        match checked {
+        match self.check_role(&command).await {
             Ok(()) => self.write(id, command).await,
             Err(rejection) => Ok((self.inner.state.borrow().index, Err(rejection))),
         }
+    }
+
+    async fn check_role(&self, command: &Command) -> Result<(), Rejection> {
+        check_promotion(&self.inner.state.borrow(), command, |node| self.tracker().feature_level(node))?;
+        self.check_demotion(command).await
     }
 
     /// Sends a command to the leader, which is another manager.

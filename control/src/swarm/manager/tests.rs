@@ -14,9 +14,11 @@ use weft_model::{
 
 use super::{
     leader::batches,
-    observe::{DownLimit, LoggedReports, check_promotion, observe, supported_level},
+    observe::{DownLimit, LoggedReports, observe, supported_level},
     steps::update_acks,
-    voters::{Members, VoterChange, check_demotion, flag_updates, keeps_quorum, may_be_member, next_change},
+    voters::{
+        Members, VoterChange, check_demotion, check_promotion, flag_updates, keeps_quorum, may_be_member, next_change,
+    },
 };
 use crate::{
     fixture::{START_MS, TestCluster, description, observed, service_spec},
@@ -520,7 +522,7 @@ fn a_worker_whose_release_cannot_read_the_log_is_not_promoted() {
         let node = &cluster.state.nodes[&worker];
         let spec = NodeSpec { role, ..node.spec.clone() };
         let command = Command::UpdateNode { id: node.id.clone(), version: node.meta.version, spec };
-        check_promotion(&cluster.state, &tracker.view().expect("a view"), &command).err().map(|e| e.to_string())
+        check_promotion(&cluster.state, &command, |node| tracker.feature_level(node)).err().map(|e| e.to_string())
     };
     let connect = |level| tracker.begin_session(&worker, report(0), level, CertificateStatus::default());
     assert_eq!(refusal(&cluster, Role::Manager), None, "its release is unknown");

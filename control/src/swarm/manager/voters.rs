@@ -182,6 +182,29 @@ pub(in crate::swarm) fn check_demotion(
     )))
 }
 
+/// Refuses a command that makes a manager of a worker whose release cannot read the managers' log.
+/// A worker whose `supported` feature level is unknown would, as a manager, refuse the log and not
+/// vote.
+pub(super) fn check_promotion(
+    state: &ClusterState,
+    command: &Command,
+    supported: impl Fn(&NodeId) -> Option<u32>,
+) -> Result<(), Rejection> {
+    let Command::UpdateNode { id, spec, .. } = command else {
+        return Ok(());
+    };
+    let promoted = state.nodes.get(id).filter(|node| spec.role == Role::Manager && !node.is_manager());
+    let Some(node) = promoted.filter(|_| supported(id).is_some_and(|level| level < state.feature_level)) else {
+        return Ok(());
+    };
+    let version = node.description.as_ref().map_or("an older version", |description| &description.version);
+    Err(Rejection::Invalid(format!(
+        "{} runs weft {version}, which cannot read the log of the managers: install their version on it, and promote \
+         it then",
+        node.hostname
+    )))
+}
+
 /// Whether a Raft message of this caller may be accepted: it is a member of the Raft configuration
 /// here, or will be one in entries that this manager does not have yet. Raft ids are assigned in
 /// increasing order and never reused. So an assigned id that is not the caller's current one is no
