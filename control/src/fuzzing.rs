@@ -5,6 +5,8 @@
 //! explains. The functions also check that a value that was read is written and read again without
 //! a change. [`crate::api::fuzzing`] has the functions for what users send.
 
+use std::sync::Arc;
+
 use openraft::{
     Vote,
     raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse},
@@ -56,7 +58,7 @@ pub fn plan(data: &[u8]) {
 pub fn command(snapshot: &[u8], data: &[u8]) {
     let Some(command) = record::<Command>(&codec::COMMAND, data) else { return };
     let replica: Replica = codec::decode(&codec::SNAPSHOT, snapshot).expect("a snapshot");
-    let (mut first, mut second) = (replica.into_state(), ClusterState::default());
+    let (mut first, mut second) = (Arc::unwrap_or_clone(replica.state), ClusterState::default());
     for state in [&mut first, &mut second] {
         let (index, now_ms) = (state.index + 1, state.now_ms + 1);
         // A refusal is an answer too.

@@ -87,8 +87,9 @@ pub(crate) fn a_manager_whose_machine_moves_and_returns_stays_in_the_quorum_and_
     Ok(())
 }
 
-/// Lets another manager than `moving` lead, which then needs its new address. A manager that nobody
-/// reaches for a moment asks for votes, and may have been elected when it was reached again.
+/// Restarts `moving` if it is the leader, so that another manager is elected. The test needs a
+/// leader that must reach `moving` at its new address. A manager that the others cannot reach asks
+/// for votes, and may be elected when they reach it again.
 fn let_another_lead(lab: &Lab, moving: &str) -> Result<()> {
     let other = lab.nodes().find(|node| node != moving).context("the lab has another node")?;
     if lab.leader(&other)? != moving {

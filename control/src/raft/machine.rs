@@ -49,12 +49,6 @@ pub(crate) struct Replica {
     pub(super) outcomes: VecDeque<Outcome>,
 }
 
-impl Replica {
-    pub(crate) fn into_state(self) -> ClusterState {
-        Arc::unwrap_or_clone(self.state)
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Outcome {
     id: ProposalId,

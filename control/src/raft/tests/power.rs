@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fmt, io,
+    fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -22,7 +22,7 @@ use redb::StorageBackend;
 
 use super::{create_network, entry};
 use crate::{
-    fixture::START_MS,
+    fixture::{START_MS, seeds},
     raft::{Proposal, ProposalId, Store, seal::LogKey},
 };
 
@@ -227,7 +227,7 @@ impl Model {
         let entries = store.try_get_log_entries(..).await.expect("the log is readable");
         let id = |entry: openraft::Entry<_>| match entry.payload {
             EntryPayload::Normal(Proposal { id, .. }) => (entry.log_id.index, id.0),
-            other => panic!("nobody appended {other:?}"),
+            other => panic!("the log has an entry that was not appended: {other:?}"),
         };
         let snapshot = store.snapshot().expect("the snapshot is readable");
         Self {
@@ -307,11 +307,7 @@ async fn run(seed: u64) {
 
 #[tokio::test]
 async fn what_was_confirmed_survives_power_cuts_that_reorder_and_tear_writes() {
-    let seeds = match env::var("WEFT_SIM_SEED") {
-        Ok(seed) => vec![seed.parse().expect("a number")],
-        Err(_) => (0..SEEDS).collect(),
-    };
-    for seed in seeds {
+    for seed in seeds(SEEDS) {
         run(seed).await;
     }
 }

@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +21,7 @@ use weft_model::{ClusterState, Command, NodeId, spec::Role::Manager};
 
 use super::fixture::{DEADLINE, Daemon, cluster};
 use crate::{
+    fixture::seeds,
     rpc::faults::{self, Link},
     swarm::{Manager as Handle, ProposeError},
 };
@@ -187,11 +187,7 @@ async fn run(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_confirmed_under_faults_of_the_network_is_in_every_managers_state() {
-    let seeds = match env::var("WEFT_SIM_SEED") {
-        Ok(seed) => vec![seed.parse().expect("a number")],
-        Err(_) => (0..SEEDS).collect(),
-    };
-    for seed in seeds {
+    for seed in seeds(SEEDS) {
         run(seed).await;
     }
 }

@@ -116,7 +116,11 @@ impl Checks {
             Some(known) if Rc::ptr_eq(known, entry) || known == entry => {}
             Some(_) => return self.fail(format!("{manager} has applied another entry at {index}")),
             None if position == self.log.len() => self.extend(now_ms, index, entry, hosts),
-            None => return self.fail(format!("{manager} has applied {index}, and nobody the entry before")),
+            None => {
+                return self.fail(format!(
+                    "{manager} has applied entry {index}, but no manager has applied the entry before it"
+                ));
+            }
         }
         if digest.is_some_and(|digest| self.digests.get(&index) != Some(&digest)) {
             self.fail(format!("the state of {manager} at {index} differs from that of others"));

@@ -38,12 +38,10 @@ use std::{
 
 use world::Report;
 
+use crate::fixture::variable;
+
 /// How many seeds run by default.
 const SEEDS: u64 = 80;
-
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
-}
 
 /// Runs a seed. A panic is a violation too.
 fn run(seed: u64, traced: bool) -> Report {
