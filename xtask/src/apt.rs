@@ -2,7 +2,7 @@
 //! packages. This is the only module that changes the packages of the machine, and it never removes
 //! one.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -80,6 +80,34 @@ pub(crate) fn install_conflict(packages: &[&str]) -> Result<Option<String>> {
     Ok(Some(reason.trim().to_owned()))
 }
 
+/// Downloads a package into a folder, with those that it needs and that this system lacks. Installs
+/// none.
+pub(crate) fn download(step: &Step, package: &str, folder: &Path) -> Result<()> {
+    let output = Command::new("apt-get")
+        .args(["--simulate", "--no-install-recommends", "install", package])
+        .env("LC_ALL", "C")
+        .output()
+        .context("cannot run apt-get")?;
+    if !output.status.success() {
+        bail!("apt-get cannot install {package}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let packages = parse_simulation(&String::from_utf8_lossy(&output.stdout));
+    // apt warns that it downloads as root, unless its own user may write to the folder.
+    let mut command = Command::new("apt-get");
+    command.args(["--quiet", "--option", "APT::Sandbox::User=root", "download"]).args(packages);
+    step.run(command.current_dir(folder))
+}
+
+/// The packages that a simulated installation installs, each as `NAME=VERSION`.
+fn parse_simulation(output: &str) -> Vec<String> {
+    let package = |line: &str| {
+        let name = line.strip_prefix("Inst ")?.split(' ').next()?;
+        let version = line.split_once('(')?.1.split(' ').next()?;
+        Some(format!("{name}={version}"))
+    };
+    output.lines().filter_map(package).collect()
+}
+
 /// Updates the lists of packages.
 pub(crate) fn update(step: &Step) -> Result<()> {
     run(step, &["update"])
@@ -138,6 +166,17 @@ zlib1g-dev:
         let zlib = Versions { installed: version("1:1.2.13.dfsg-1"), candidate: version("1:1.2.13.dfsg-1") };
         assert_eq!(packages["zlib1g-dev"], zlib);
         assert!(parse_policy("").is_empty());
+    }
+
+    #[test]
+    fn installed_and_upgraded_packages_are_read_from_a_simulation() {
+        let output = "\
+Remv qemu-utils [1:10.0.2+ds-2]
+Inst seabios (1.16.2-1 Debian:12.12/stable [all])
+Inst libc6 [2.36-9] (2.36-9+deb12u1 Debian:12.12/stable [amd64])
+Conf seabios (1.16.2-1 Debian:12.12/stable [all])
+";
+        assert_eq!(parse_simulation(output), ["seabios=1.16.2-1", "libc6=2.36-9+deb12u1"]);
     }
 
     #[test]

@@ -21,7 +21,6 @@ use anyhow::{Context, Result, bail};
 use super::image::Image;
 use crate::interrupt::{self, End, SignalWatch};
 
-pub(super) const QEMU: &str = "qemu-system-x86_64";
 const PROCESSORS: usize = 2;
 const MEMORY: &str = "4G";
 /// `panic=-1` makes the kernel reboot at once after a panic; with `-no-reboot` qemu then ends.
@@ -37,15 +36,21 @@ pub(super) struct Finished {
     pub(super) output: String,
 }
 
-/// Boots the machine, and returns when it is off.
+/// Boots the machine with a command of qemu that has no arguments for it yet, and returns when it is off.
 ///
 /// # Errors
 /// When the machine ends without running the command to its end, or is still running after the
 /// deadline, or this process gets a signal. Then qemu was killed.
-pub(super) fn run(image: &Image, payload: &Path, folder: &Path, deadline: Duration) -> Result<Finished> {
+pub(super) fn run(
+    mut qemu: Command,
+    image: &Image,
+    payload: &Path,
+    folder: &Path,
+    deadline: Duration,
+) -> Result<Finished> {
     let (console, exit_code) = (folder.join("console.log"), folder.join("exit-code"));
     let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
-    let mut qemu = qemu(image, payload, &console, &exit_code);
+    describe(&mut qemu, image, payload, &console, &exit_code);
     qemu.stdout(writer);
     let watch = SignalWatch::new(&interrupt::SIGNALS)?;
     let output = thread::spawn(move || print_lines(reader));
@@ -66,10 +71,9 @@ pub(super) fn run(image: &Image, payload: &Path, folder: &Path, deadline: Durati
     bail!("the virtual machine {end}. The end of its console:\n{}", tail(&console));
 }
 
-fn qemu(image: &Image, payload: &Path, console: &Path, exit_code: &Path) -> Command {
-    let mut command = Command::new(QEMU);
-    command
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+/// Adds the arguments that describe the machine.
+fn describe(qemu: &mut Command, image: &Image, payload: &Path, console: &Path, exit_code: &Path) {
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         // Emulation in software: KVM is not available in most containers and cloud machines.
         .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
         .args(["-smp", &PROCESSORS.to_string(), "-m", MEMORY])
@@ -84,7 +88,6 @@ fn qemu(image: &Image, payload: &Path, console: &Path, exit_code: &Path) -> Comm
         .args(["-chardev", &format!("file,id=console,path={}", escape(console)), "-serial", "chardev:console"])
         .args(["-serial", "stdio"])
         .args(["-chardev", &format!("file,id=code,path={}", escape(exit_code)), "-serial", "chardev:code"]);
-    command
 }
 
 /// A path as a value of a qemu option: a comma is doubled.

@@ -113,7 +113,7 @@ fn build(step: &Step, kernel: Kernel, recipe: &str, new: &Image) -> Result<()> {
 }
 
 /// Removes a folder, if it exists.
-fn remove_folder(folder: &Path) -> Result<()> {
+pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", folder.display()))

@@ -8,12 +8,14 @@
 //! measured in the machine (`weft_lab`, module `speed`), and CI does not run this task.
 //!
 //! - [`kernel`]: the kernels.
+//! - [`emulator`]: the program that emulates it.
 //! - [`image`]: the disk with the root file system, built once.
 //! - [`payload`]: the disk with the binaries of the tree and the command, built for each run.
 //! - [`mod@boot`]: runs the machine.
 
 mod kernel;
 mod image;
+mod emulator;
 mod payload;
 mod boot;
 
@@ -27,7 +29,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use weft_lab::speed;
 
-use self::{boot::Finished, kernel::Kernel, payload::Payload};
+use self::{boot::Finished, emulator::Emulator, kernel::Kernel, payload::Payload};
 use crate::{
     cargo::{self, Binaries},
     machine::{self, Tool},
@@ -44,7 +46,6 @@ const GROUPS: [&str; 6] = ["mesh", "names", "isolation", "encrypted", "scaling",
 const DEADLINE: Duration = Duration::from_mins(30);
 
 const TOOLS: &[Tool] = &[
-    Tool { program: boot::QEMU, package: "qemu-system-x86" },
     Tool { program: "debootstrap", package: "debootstrap" },
     Tool { program: "mke2fs", package: "e2fsprogs" },
     Tool { program: "dpkg-deb", package: "dpkg" },
@@ -110,7 +111,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
 }
 
 fn run_tests(ui: &Ui, options: &Options, filter: Option<&str>, tests: Option<PathBuf>) -> Result<()> {
-    setup::packages(ui, TOOLS)?;
+    install(ui)?;
     let binaries = match (&options.weft, tests) {
         (Some(weft), Some(tests)) => Binaries { weft: weft.clone(), tests },
         _ => cargo::build_tests(ui)?,
@@ -127,7 +128,7 @@ fn run_tests(ui: &Ui, options: &Options, filter: Option<&str>, tests: Option<Pat
 }
 
 fn run_bench(ui: &Ui, options: &Options, rounds: u64, device: Option<PathBuf>) -> Result<()> {
-    setup::packages(ui, TOOLS)?;
+    install(ui)?;
     let weft = match &options.weft {
         Some(weft) => weft.clone(),
         None => cargo::build_release(ui, "weft", "bin", "weft")?,
@@ -150,7 +151,7 @@ fn run_bench(ui: &Ui, options: &Options, rounds: u64, device: Option<PathBuf>) -
 }
 
 fn run_shell(ui: &Ui, options: &Options, command: &[OsString]) -> Result<()> {
-    setup::packages(ui, TOOLS)?;
+    install(ui)?;
     let weft = match &options.weft {
         Some(weft) => weft.clone(),
         None => cargo::build_weft(ui)?,
@@ -164,6 +165,12 @@ fn run_shell(ui: &Ui, options: &Options, command: &[OsString]) -> Result<()> {
     Ok(())
 }
 
+/// Installs the programs that are missing.
+fn install(ui: &Ui) -> Result<()> {
+    setup::packages(ui, TOOLS)?;
+    Emulator::prepare(ui).map(drop)
+}
+
 /// Restarts this program as root, with its arguments and these paths. The user has built the
 /// programs.
 fn continue_as_root(paths: &[(&str, &PathBuf)]) -> Result<()> {
@@ -175,11 +182,11 @@ fn continue_as_root(paths: &[(&str, &PathBuf)]) -> Result<()> {
 }
 
 fn boot(ui: &Ui, kernel: Kernel, payload: &Payload<'_>) -> Result<Finished> {
-    let image = image::prepare(ui, kernel)?;
+    let (emulator, image) = (Emulator::prepare(ui)?, image::prepare(ui, kernel)?);
     let folder = tempfile::Builder::new().prefix("run-").tempdir_in(image::folder())?;
     let disk = payload.write(ui, folder.path())?;
     eprintln!("  … boot Linux {kernel} under qemu");
-    boot::run(&image, &disk, folder.path(), DEADLINE)
+    boot::run(emulator.command(), &image, &disk, folder.path(), DEADLINE)
 }
 
 /// The filters with which the test program is run, one after the other.
