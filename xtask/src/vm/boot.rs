@@ -36,7 +36,7 @@ pub(super) struct Finished {
     pub(super) output: String,
 }
 
-/// Boots the machine with a command of qemu that has no arguments for it yet, and returns when it is off.
+/// Boots the machine and returns when it is off. `qemu` has no arguments that describe it yet.
 ///
 /// # Errors
 /// When the machine ends without running the command to its end, or is still running after the
