@@ -219,4 +219,31 @@ mod tests {
         dir.write_exit(&exit).expect("a writable directory");
         assert_eq!(dir.exit().expect("a readable file, or none"), Some(exit));
     }
+
+    /// As release 0.1.0 has written them. A shim lives as long as its task, so daemon and shim may
+    /// be of different releases.
+    #[test]
+    fn the_files_of_the_first_release_are_read_and_written() {
+        let record = concat!(
+            r#"{"name":"web.1","image":"Whoami","init":true,"dir":"/","uid":7,"gid":8,"stop_signal":15,"#,
+            r#""stop_grace_ms":10000,"cgroup":"/weft/t","shim_cgroup":"/weft/shims"}"#,
+        );
+        let exit = r#"{"code":137,"at_ms":5,"error":null}"#;
+        let running = r#"{"init":{"pid":11,"start":2},"since_ms":3}"#;
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let dir = TaskDir::new(tmp.path());
+        let files = [("record.json", record), ("exit.json", exit), ("running.json", running)];
+        for (name, text) in files {
+            fs::write(dir.join(name), text).expect("a writable directory");
+        }
+        fs::write(dir.join("shim.json"), r#"{"pid":10,"start":1}"#).expect("a writable directory");
+        let readable = "a readable file";
+        assert_eq!(dir.shim().expect(readable), Some(ProcessId { pid: 10, start: 1 }));
+        dir.write_record(&dir.record().expect(readable).expect(readable)).expect("a writable directory");
+        dir.write_exit(&dir.exit().expect(readable).expect(readable)).expect("a writable directory");
+        dir.write_running(&dir.running().expect(readable).expect(readable)).expect("a writable directory");
+        for (name, text) in files {
+            assert_eq!(fs::read_to_string(dir.join(name)).expect(readable), text);
+        }
+    }
 }
