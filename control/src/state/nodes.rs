@@ -10,7 +10,7 @@ use weft_model::{
     state::{Lag, Node, NodeKeys, NodeStatus, StateDigest},
 };
 
-use super::{check_version, networks, new_meta, node_mut, ports, rotation, tasks, updated_meta};
+use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
 
 /// The feature level from which each promotion gives a new Raft id.
 const NEW_IDS_LEVEL: u32 = 1;
@@ -126,7 +126,6 @@ pub(super) fn remove(state: &mut ClusterState, id: &NodeId, force: bool) -> Resu
     }
     state.nodes.remove(id);
     state.digests.remove(id);
-    rotation::complete(state);
     Ok(Applied::Done)
 }
 

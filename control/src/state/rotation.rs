@@ -1,8 +1,10 @@
 //! The progress of a replacement of the CA: which nodes use a certificate of the new one, and its
 //! end. `cluster` begins it.
 //!
-//! The rotation is complete when the last node uses the new CA, or the last one that does not is
-//! removed. Until then the nodes trust both CAs.
+//! The rotation is complete when the leader says so and all nodes use the new CA. Until then the
+//! nodes trust both CAs. The removal of the last node that does not use it completes nothing by
+//! itself: another node may have gone back to a certificate of the former CA, which only the leader
+//! knows.
 
 use weft_model::{Applied, ClusterState, NodeId, Rejection};
 
@@ -23,7 +25,7 @@ pub(super) fn set_rotated(state: &mut ClusterState, ids: &[NodeId], ca_cert_pem:
 }
 
 /// Completes the rotation of the CA if all nodes use certificates of the new one.
-pub(super) fn complete(state: &mut ClusterState) {
+fn complete(state: &mut ClusterState) {
     if !state.nodes.values().all(|node| node.rotated) {
         return;
     }

@@ -276,7 +276,7 @@ pub enum Command {
     },
     /// Decided by the leader. Records that nodes trust the new CA and use certificates of it.
     /// `ca_cert_pem` is the certificate of that CA: nothing happens if another one is the new CA
-    /// now. The last node completes the rotation.
+    /// now. If all nodes are recorded then, the rotation is complete.
     SetRotated {
         nodes: Vec<NodeId>,
         ca_cert_pem: String,

@@ -323,9 +323,12 @@ fn the_ca_is_replaced_when_every_node_uses_the_new_one() {
     set_rotated(&mut cluster, &n2, "b");
     assert!(cluster.settings().root_rotation.is_some(), "n3 does not use the new CA");
     assert_eq!(cluster.settings().ca_cert_pem, old);
-    // The last node that does not use it is removed.
     let version = cluster.settings().meta.version;
     cluster.ok(Command::RemoveNode { id: n3, force: true });
+    assert!(cluster.settings().root_rotation.is_some(), "the leader has not said that n1 and n2 still use it");
+    cluster.ok(Command::SetRotated { nodes: Vec::new(), ca_cert_pem: "a".to_owned() });
+    assert!(cluster.settings().root_rotation.is_some(), "it says so of another CA");
+    cluster.ok(Command::SetRotated { nodes: Vec::new(), ca_cert_pem: "b".to_owned() });
     let settings = cluster.settings();
     assert_eq!((settings.ca_cert_pem.as_str(), settings.ca_key_sealed.as_slice()), ("b", &b"b"[..]));
     assert!(settings.root_rotation.is_none() && settings.meta.version > version);

@@ -5,7 +5,7 @@ mod voters;
 use std::{collections::BTreeMap, sync::Arc};
 
 use weft_model::{
-    Command, NodeId, NodeReport,
+    ClusterState, Command, NodeId, NodeReport,
     spec::{ClusterSpec, NodeSpec, Role},
     state::{FEATURE_LEVEL, NodeStatus, RootRotation, TaskState, Traffic},
     wireguard::{NodeKey, PublicKey},
@@ -325,7 +325,7 @@ fn no_node_is_recorded_to_use_the_new_ca_while_a_recorded_one_uses_another() {
         worker_secret: String::new(),
         manager_secret: String::new(),
     });
-    let recorded = |digests: [&[u8]; 2]| {
+    let recorded = |state: &ClusterState, digests: [&[u8]; 2]| {
         let mut view = view_with(1_000, &[(&n1, NodeReport::default()), (&n2, NodeReport::default())]);
         for (node, digest) in [&n1, &n2].into_iter().zip(digests) {
             view.nodes.get_mut(node).expect("a session").certificate.ca_sha256 = digest.to_vec();
@@ -334,10 +334,16 @@ fn no_node_is_recorded_to_use_the_new_ca_while_a_recorded_one_uses_another() {
         commands.into_iter().find(|command| matches!(command, Command::SetRotated { .. }))
     };
     let digest = ca_digest(&new).expect("a digest");
-    let n2_uses_it = Command::SetRotated { nodes: vec![n2.clone()], ca_cert_pem: new.clone() };
-    assert_eq!(recorded([&digest, &digest]), Some(n2_uses_it));
-    assert_eq!(recorded([b"old", &digest]), None, "n1 has got a certificate of the old CA again");
-    assert_eq!(recorded([&digest, b"old"]), None);
+    let set_rotated = |nodes| Some(Command::SetRotated { nodes, ca_cert_pem: new.clone() });
+    let state = &mut cluster.state;
+    assert_eq!(recorded(state, [&digest, &digest]), set_rotated(vec![n2.clone()]));
+    assert_eq!(recorded(state, [b"old", &digest]), None, "n1 has got a certificate of the old CA again");
+    assert_eq!(recorded(state, [&digest, b"old"]), None);
+
+    // The only node that was not recorded is removed.
+    state.nodes.remove(&n2);
+    assert_eq!(recorded(state, [b"old", b""]), None, "n1 must renew its certificate again");
+    assert_eq!(recorded(state, [&digest, b""]), set_rotated(Vec::new()), "the rotation is complete");
 }
 
 #[test]
