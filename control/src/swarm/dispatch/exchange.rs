@@ -1,10 +1,19 @@
 //! What a session decides about a node's messages, and which messages it sends. Pure; `sessions`
 //! calls it, and the simulation does.
 
+use bytes::Bytes;
 use weft_model::{ClusterState, NodeId, NodePlan};
+
+use crate::rpc::{MAX_MESSAGE_BYTES, pb::leader_message::Message};
 
 /// The feature level from which on nodes know epochs.
 const EPOCH_LEVEL: u32 = 1;
+/// The feature level from which on nodes take a plan in parts.
+const PARTS_LEVEL: u32 = 1;
+/// A longer plan is sent in parts of this length, so that no plan is too long for a message.
+pub(in crate::swarm) const PLAN_PART_BYTES: usize = 4 << 20;
+/// What a message contains beside a plan, at most.
+const ENVELOPE_BYTES: usize = 64;
 
 /// What a message of a node acks.
 #[derive(Debug, Clone, Copy)]
@@ -83,9 +92,56 @@ impl Outgoing {
     }
 }
 
+/// The messages that send an encoded plan to a node whose release supports this feature level.
+///
+/// # Errors
+/// The reason why the plan cannot be sent to a node of this release.
+pub(in crate::swarm) fn plan_messages(mut plan: Bytes, node_level: u32) -> Result<Vec<Message>, String> {
+    let mut messages = Vec::new();
+    if node_level >= PARTS_LEVEL {
+        while plan.len() > PLAN_PART_BYTES {
+            messages.push(Message::PlanPart(plan.split_to(PLAN_PART_BYTES)));
+        }
+    } else if plan.len() > MAX_MESSAGE_BYTES - ENVELOPE_BYTES {
+        return Err(format!(
+            "the plan of this node has {} MiB, and its release of weft takes at most {} MiB: upgrade the node, or \
+             run fewer services with large specs on it",
+            plan.len() >> 20,
+            MAX_MESSAGE_BYTES >> 20,
+        ));
+    }
+    messages.push(Message::Plan(plan));
+    Ok(messages)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_plan_is_sent_in_parts_to_nodes_that_take_them() {
+        let plan = |len: usize| Bytes::from((0..len).map(|at| at as u8).collect::<Vec<u8>>());
+        for (len, parts) in [(0, 0), (PLAN_PART_BYTES, 0), (PLAN_PART_BYTES + 1, 1), (3 * PLAN_PART_BYTES, 2)] {
+            let messages = plan_messages(plan(len), PARTS_LEVEL).expect("sent");
+            let mut joined = Vec::new();
+            for (nth, message) in messages.iter().enumerate() {
+                match message {
+                    Message::PlanPart(part) if nth < parts => joined.extend_from_slice(part),
+                    Message::Plan(last) if nth == parts => joined.extend_from_slice(last),
+                    other => panic!("message {nth} of {len} octets is {other:?}"),
+                }
+            }
+            assert!(joined == plan(len), "{len} octets");
+        }
+    }
+
+    #[test]
+    fn a_node_of_the_first_release_gets_a_plan_whole_or_the_reason_why_not() {
+        let messages = plan_messages(vec![0; 2 * PLAN_PART_BYTES].into(), 0).expect("sent");
+        assert!(matches!(&messages[..], [Message::Plan(plan)] if plan.len() == 2 * PLAN_PART_BYTES));
+        let refused = plan_messages(vec![0; MAX_MESSAGE_BYTES].into(), 0).expect_err("too long");
+        assert!(refused.contains("64 MiB") && refused.contains("upgrade the node"), "{refused}");
+    }
 
     #[test]
     fn an_ack_counts_in_its_epoch_only() {

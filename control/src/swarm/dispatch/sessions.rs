@@ -16,7 +16,7 @@ use weft_model::{Command, NodeId, NodeReport, state::NodeStatus};
 
 use super::{
     Services, bounds,
-    exchange::{Acked, Opening, Outgoing, PlanMessage},
+    exchange::{Acked, Opening, Outgoing, PlanMessage, plan_messages},
     status::{former_cluster, removed},
 };
 use crate::{
@@ -281,15 +281,20 @@ async fn send_plans(manager: &Manager, caller: &NodeId, node_level: u32, outbox:
             tracing::debug!(node = %caller, reason, "sends no plan, because no quorum confirms this leader");
             return Ok(());
         }
-        let message = match outgoing.next(plan) {
-            PlanMessage::Unchanged(generation) => Message::Unchanged(generation),
+        let messages = match outgoing.next(plan) {
+            PlanMessage::Unchanged(generation) => vec![Message::Unchanged(generation)],
             PlanMessage::Plan(plan) => {
                 let level = state_level.min(node_level);
                 let bytes = codec::plan::encode(&plan, level).map_err(|e| Status::internal(e.to_string()))?;
-                Message::Plan(bytes.into())
+                plan_messages(bytes.into(), node_level).map_err(Status::failed_precondition)?
             }
         };
-        if outbox.send(Ok(LeaderMessage { message: Some(message) })).await.is_err() || states.changed().await.is_err() {
+        for message in messages {
+            if outbox.send(Ok(LeaderMessage { message: Some(message) })).await.is_err() {
+                return Ok(());
+            }
+        }
+        if states.changed().await.is_err() {
             return Ok(());
         }
     }

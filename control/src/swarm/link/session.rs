@@ -33,6 +33,8 @@ const FIRST_REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Length of the queue of messages to the leader. Each message holds the state at the time when it
 /// was queued, so a longer queue would hold outdated messages.
 const OUTBOX: usize = 1;
+/// The longest plan that a node takes: a node of 1,000 services with a spec of 1 MB each.
+const MAX_PLAN_BYTES: usize = 1 << 30;
 /// The heartbeat interval until a plan contains one.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,8 @@ pub(super) enum SessionEnd {
 pub(super) struct Session<'a> {
     context: &'a Context,
     acks: &'a mut AckTracker,
+    /// The parts of a plan whose last part has not come yet.
+    parts: Vec<u8>,
     established: bool,
 }
 
@@ -66,7 +70,7 @@ struct Sent {
 
 impl<'a> Session<'a> {
     pub(super) fn new(context: &'a Context, acks: &'a mut AckTracker) -> Self {
-        Self { context, acks, established: false }
+        Self { context, acks, parts: Vec::new(), established: false }
     }
 
     /// Whether the manager sent a plan or a generation, which only the leader does.
@@ -187,7 +191,17 @@ impl<'a> Session<'a> {
                 return Err(Status::internal("the leader sent no plan before it sent a generation"));
             }
             Some(Message::Unchanged(generation)) => self.acks.unchanged(generation),
-            Some(Message::Plan(bytes)) => {
+            Some(Message::PlanPart(part)) => {
+                if self.parts.len() + part.len() > MAX_PLAN_BYTES {
+                    let reason = format!("the plan of this node is longer than {} MiB", MAX_PLAN_BYTES >> 20);
+                    return Err(Status::resource_exhausted(reason));
+                }
+                self.parts.extend_from_slice(&part);
+                return Ok(None);
+            }
+            Some(Message::Plan(last)) => {
+                let mut bytes = std::mem::take(&mut self.parts);
+                bytes.extend_from_slice(&last);
                 let plan = codec::plan::decode(&bytes).map_err(|e| Status::internal(e.to_string()))?;
                 if let Some(end) = self.publish_plan(plan) {
                     return Ok(Some(end));

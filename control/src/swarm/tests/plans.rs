@@ -11,10 +11,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
 use weft_model::{
-    Command, NetworkId, NodeId, NodePlan, NodeReport,
+    ClusterState, Command, NetworkId, NodeId, NodePlan, NodeReport, ServiceId,
     plan::PlanVersion,
-    spec::Role::{Manager, Worker},
-    state::FEATURE_LEVEL,
+    spec::{
+        Role::{Manager, Worker},
+        ServiceMode,
+    },
+    state::{FEATURE_LEVEL, TaskState},
 };
 
 use super::{
@@ -23,7 +26,7 @@ use super::{
 };
 use crate::{
     codec,
-    fixture::network_spec,
+    fixture::{network_spec, service_spec},
     pki::Credentials,
     rpc::{
         Bound, Limits,
@@ -35,7 +38,7 @@ use crate::{
         },
         serve,
     },
-    swarm::Membership,
+    swarm::{Membership, dispatch::exchange::PLAN_PART_BYTES},
 };
 
 /// The number of a session of a [`ScriptedLeader`], and an ack in it. `None`: the node has ended
@@ -134,6 +137,36 @@ async fn a_node_takes_no_older_plan_and_one_of_a_newer_epoch_with_a_lower_genera
     let n2 = n2.stop().await.start().await;
     assert_eq!(**n2.swarm.plans().borrow().as_ref().expect("the stored plan"), reformed);
     stop_serving.cancel();
+    stop([n2]).await;
+}
+
+#[tokio::test]
+async fn a_plan_that_is_too_long_for_one_part_reaches_its_node() {
+    const MIB: usize = 1 << 20;
+    const SERVICES: usize = 2 + PLAN_PART_BYTES / MIB;
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    // A task of each service on each node.
+    for nth in 0..SERVICES {
+        let mut spec = service_spec(&format!("large-{nth}"), 0, &[]);
+        spec.mode = ServiceMode::Global;
+        spec.task.container.env = vec![format!("LONG={nth}{}", "x".repeat(MIB))];
+        let command = Command::CreateService { id: ServiceId::from_random(nth as u128), spec: Box::new(spec) };
+        n1.manager().propose(command).await.expect("made");
+    }
+    let worker = n2.id();
+    let all_run = |state: &ClusterState| {
+        state.tasks_on(&worker).filter(|task| task.status.state == TaskState::Running).count() == SERVICES
+    };
+    n1.wait_until("the tasks of all services run on the worker", all_run).await;
+    let containers = |plan: &NodePlan| plan.tasks.iter().map(|task| task.container.clone()).collect::<Vec<_>>();
+    let plan = n2.swarm.plans().borrow().clone().expect("a plan");
+    assert!(codec::plan::encode(&plan, FEATURE_LEVEL).expect("encoded").len() > PLAN_PART_BYTES);
+
+    let n1 = n1.stop().await;
+    let n2 = n2.stop().await.start().await;
+    let stored = n2.swarm.plans().borrow().clone().expect("the stored plan");
+    assert_eq!((stored.tasks.len(), containers(&stored)), (SERVICES, containers(&plan)));
+    drop(n1);
     stop([n2]).await;
 }
 
