@@ -4,6 +4,7 @@
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Output,
     time::Duration,
 };
 
@@ -121,6 +122,8 @@ pub(crate) fn connecting_is_fast_when_only_the_tasks_remember_old_connections_of
                     connected < http::MAX_CONNECT_TIME,
                     "connecting from port {port} to {target} took {connected:?}"
                 );
+                // With its flow, the acknowledgement of the client's FIN would be lost.
+                wait_until_closed(lab, port);
                 for node in lab.nodes() {
                     maps::forget_closed_flows(&node)?;
                 }
@@ -135,10 +138,24 @@ fn wait_for_time_wait(lab: &Lab, task: &Task, client_port: u16) {
     let client = format!(":{client_port}");
     let filter = ["ss", "--no-header", "--tcp", "--numeric", "state", "time-wait", "dport", "=", &client];
     eventually(DROP_TIMEOUT, &format!("the connection from port {client_port} is in TIME_WAIT"), || {
-        let output = lab.exec_in_task_netns(task, &filter).map_err(|error| format!("{error:#}"))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if text.lines().any(|line| !line.is_empty()) { Ok(()) } else { Err(text) }
+        let sockets = printed(lab.exec_in_task_netns(task, &filter))?;
+        if sockets.is_empty() { Err(sockets) } else { Ok(()) }
     });
+}
+
+/// Waits until the client's kernel has no socket with this port. The task closes each connection
+/// first, so the client keeps none in TIME_WAIT.
+fn wait_until_closed(lab: &Lab, port: u16) {
+    let filter = ["ss", "--no-header", "--tcp", "--all", "--numeric", "sport", "=", &format!(":{port}")];
+    eventually(DROP_TIMEOUT, &format!("the connections from port {port} are closed"), || {
+        let sockets = printed(lab.exec(CLIENT, &filter))?;
+        if sockets.is_empty() { Ok(()) } else { Err(sockets) }
+    });
+}
+
+fn printed(output: Result<Output>) -> Result<String, String> {
+    let output = output.map_err(|error| format!("{error:#}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 pub(crate) fn each_node_answers_on_localhost_and_on_its_own_addresses(lab: &Lab) -> Result<()> {
