@@ -112,6 +112,7 @@ impl Cluster {
             tunnel_addr: addr,
             rpc_addr: SocketAddr::new(addr, 2377),
             availability: Availability::Active,
+            ca_cert_pem: String::new(),
         }
     }
 

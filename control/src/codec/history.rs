@@ -42,6 +42,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("FreedAddress"), "slot", 1),
     (Owner::Type("InitCluster"), "feature_level", 1),
     (Owner::Type("InitCluster"), "unlock_key", 1),
+    (Owner::Type("JoinNode"), "ca_cert_pem", 1),
     (Owner::Type("Node"), "lag", 1),
     (Owner::Type("Node"), "rotated", 1),
     (Owner::Type("NodePlan"), "containers", 1),

@@ -10,7 +10,7 @@ use openraft::{
 use weft_model::{
     Applied, BackendId, ClusterState, Command, DualAddr, LogOptions, Mac, MeshServiceId, NetworkId, NodeId, NodePlan,
     NodeReport, Rejection, ServiceId, Shared, TaskId, UnlockKey, Vni,
-    command::{Convergence, InitCluster},
+    command::{Convergence, InitCluster, JoinNode},
     id::ClusterId,
     plan::{
         AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan, NetworkPlan, PeerPlan, PortPlan, ServicePlan,
@@ -236,7 +236,7 @@ pub(super) fn commands() -> Vec<Command> {
         availability: Availability::Drain,
     };
     let spec = ClusterSpec { labels: labels("cluster"), task_history_limit: 7, ..ClusterSpec::default() };
-    let join = cluster.joining("n3", Role::Worker);
+    let join = JoinNode { ca_cert_pem: "pem".to_owned(), ..cluster.joining("n3", Role::Worker) };
     vec![
         Command::InitCluster(Box::new(init)),
         Command::UpdateCluster { version: 1, spec },

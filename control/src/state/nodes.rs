@@ -10,7 +10,7 @@ use weft_model::{
     state::{Lag, Node, NodeKeys, NodeStatus, StateDigest},
 };
 
-use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
+use super::{check_version, cluster_mut, networks, new_meta, node_mut, ports, tasks, updated_meta};
 
 /// The feature level from which each promotion gives a new Raft id.
 const NEW_IDS_LEVEL: u32 = 1;
@@ -19,6 +19,7 @@ const NEW_IDS_LEVEL: u32 = 1;
 /// its addresses.
 pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, Rejection> {
     let id = join.id.clone();
+    check_ca(state, &join.ca_cert_pem)?;
     ports::check_control_port(state, join.rpc_addr.port())?;
     if let Some(node) = state.nodes.get_mut(&id) {
         node.hostname = join.hostname;
@@ -50,6 +51,19 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
     Ok(Applied::Node(id))
 }
 
+/// A node that trusts a former CA has no use for a certificate of the current one, and the rotation
+/// that replaced the CA did not wait for it.
+fn check_ca(state: &mut ClusterState, trusted: &str) -> Result<(), Rejection> {
+    if trusted.is_empty() || cluster_mut(state)?.ca_cert_pem == trusted {
+        return Ok(());
+    }
+    Err(Rejection::Invalid(
+        "the certificate authority of the swarm was replaced, and with it the join tokens: get the current one with \
+         \"weft swarm join-token\" on a manager"
+            .to_owned(),
+    ))
+}
+
 /// Joins a member again at another address. Its tunnels end there too, unless the user chose
 /// another address for them.
 pub fn moved(node: &Node, addr: IpAddr) -> JoinNode {
@@ -61,6 +75,7 @@ pub fn moved(node: &Node, addr: IpAddr) -> JoinNode {
         tunnel_addr: if node.tunnel_addr == node.addr { addr } else { node.tunnel_addr },
         rpc_addr: SocketAddr::new(addr, node.rpc_addr.port()),
         availability: node.spec.availability,
+        ca_cert_pem: String::new(),
     }
 }
 

@@ -323,6 +323,10 @@ pub struct JoinNode {
     pub tunnel_addr: IpAddr,
     pub rpc_addr: SocketAddr,
     pub availability: Availability,
+    /// The certificate of the CA that the node trusts, because its join token names it. The node
+    /// becomes a member only if it is that of the cluster. Empty for a member that moves.
+    #[serde(default)]
+    pub ca_cert_pem: String,
 }
 
 /// The object that an accepted command has created or changed.

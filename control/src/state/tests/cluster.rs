@@ -342,6 +342,28 @@ fn the_ca_is_replaced_when_every_node_uses_the_new_one() {
 }
 
 #[test]
+fn a_node_that_trusts_a_replaced_ca_does_not_become_a_member() {
+    let mut cluster = TestCluster::empty();
+    let init = InitCluster { ca_cert_pem: "former".to_owned(), ..cluster.init() };
+    cluster.ok(Command::InitCluster(Box::new(init)));
+    let n1 = cluster.first_node();
+    let join = |cluster: &mut TestCluster, name: &str| {
+        let join = JoinNode { ca_cert_pem: "former".to_owned(), ..cluster.joining(name, Role::Worker) };
+        cluster.apply(Command::JoinNode(Box::new(join)))
+    };
+    rotate(&mut cluster, "new").expect("the rotation begins");
+    join(&mut cluster, "n2").expect("tokens name the former CA until the end of the rotation");
+    set_rotated(&mut cluster, &n1, "new");
+    assert!(cluster.settings().root_rotation.is_some(), "it waits for n2");
+    let n2 = cluster.node_named("n2").id.clone();
+    set_rotated(&mut cluster, &n2, "new");
+    assert_eq!(cluster.settings().ca_cert_pem, "new");
+    let refused = refusal(join(&mut cluster, "n3"));
+    assert!(refused.contains("weft swarm join-token"), "{refused}");
+    assert_eq!(cluster.state.nodes.len(), 2);
+}
+
+#[test]
 fn the_unlock_key_and_the_settings_change_together() {
     let mut cluster = TestCluster::new();
     assert_eq!(cluster.settings().lock, ManagerLock::default());

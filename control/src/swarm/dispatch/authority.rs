@@ -65,8 +65,8 @@ impl Authority for Services {
         // Check the request before the node becomes a member: otherwise the cluster state could
         // contain a node that has no certificate.
         let node = pki::node_id_of_request(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        propose_join(&manager, node.clone(), role, &request).await?;
-        check_ca_of_token(&manager, &node, state.cluster.as_ref().map_or("", |cluster| &cluster.ca_cert_pem)).await?;
+        let ca_cert_pem = state.cluster.as_ref().map(|cluster| cluster.ca_cert_pem.clone()).unwrap_or_default();
+        propose_join(&manager, node.clone(), role, ca_cert_pem, &request).await?;
         let state = manager.state().borrow().clone();
         let cert_pem = manager.sign(&node, &request.csr_pem).map_err(sign_failed)?;
         let managers = state.nodes.values().filter(|n| n.is_manager() && n.id != node);
@@ -130,26 +130,15 @@ fn role_of_token(state: &ClusterState, secret: &str) -> Result<Role, Status> {
     }
 }
 
-/// Removes a node that has just joined if another CA has replaced the one of its token meanwhile.
-/// The node trusts only the CA of the token, so it has no use for a certificate of the other one.
-/// From the time when the node is a member, a rotation waits for it.
-pub(in crate::swarm) async fn check_ca_of_token(
+/// Makes the caller a member, if this is still the CA of the cluster. A caller that is a member
+/// already stays one.
+async fn propose_join(
     manager: &Manager,
-    node: &NodeId,
-    token_ca_pem: &str,
+    id: NodeId,
+    role: Role,
+    ca_cert_pem: String,
+    request: &JoinRequest,
 ) -> Result<(), Status> {
-    let is_current = manager.state().borrow().cluster.as_ref().is_some_and(|c| c.ca_cert_pem == token_ca_pem);
-    if is_current {
-        return Ok(());
-    }
-    if let Err(error) = manager.propose(Command::RemoveNode { id: node.clone(), force: true }).await {
-        tracing::warn!(%node, %error, "cannot remove a node that joined while the certificate authority was replaced");
-    }
-    Err(Status::new(Code::PermissionDenied, BAD_TOKEN))
-}
-
-/// Makes the caller a member. A caller that is a member already stays one.
-async fn propose_join(manager: &Manager, id: NodeId, role: Role, request: &JoinRequest) -> Result<(), Status> {
     let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
     let hostname: NodeName = request.hostname.parse().map_err(|e| invalid(&e))?;
     let addr: IpAddr = request.addr.parse().map_err(|e| invalid(&e))?;
@@ -166,7 +155,7 @@ async fn propose_join(manager: &Manager, id: NodeId, role: Role, request: &JoinR
         2 => Availability::Drain,
         _ => Availability::Active,
     };
-    let join = JoinNode { id, hostname, role, addr, tunnel_addr, rpc_addr, availability };
+    let join = JoinNode { id, hostname, role, addr, tunnel_addr, rpc_addr, availability, ca_cert_pem };
     let (_, outcome) = manager
         .submit(ProposalId::random(), Command::JoinNode(Box::new(join)))
         .await

@@ -29,7 +29,6 @@ use axum::Router;
 use tonic::{Status, service::Routes};
 
 #[cfg(test)]
-pub(super) use authority::check_ca_of_token;
 pub(crate) use bounds::limit as limit_report;
 pub(super) use sessions::report_untrusted;
 

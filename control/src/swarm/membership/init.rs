@@ -97,6 +97,7 @@ pub(super) async fn init(
             tunnel_addr,
             rpc_addr,
             availability: options.availability,
+            ca_cert_pem: String::new(),
         },
     };
     let context = Context::new(config.clone(), record, identity, channels.clone())?;

@@ -75,6 +75,7 @@ pub(super) async fn restore(
         tunnel_addr,
         rpc_addr,
         availability: options.availability,
+        ca_cert_pem: String::new(),
     };
     let mut base = Base::from_backup(backup.state, backup.term);
     let index = base.next_index();

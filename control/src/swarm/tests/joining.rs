@@ -19,7 +19,7 @@ use crate::{
         Dialer, connect_now,
         pb::{JoinRequest, authority_client::AuthorityClient},
     },
-    swarm::{Membership, SwarmError, dispatch},
+    swarm::{Membership, SwarmError},
 };
 
 #[tokio::test]
@@ -53,22 +53,6 @@ async fn nodes_join_in_the_role_of_their_token() {
     let again = n4.join(&n1, Worker).await.expect_err("n4 is a member already");
     assert!(again.to_string().contains("already part of a swarm"), "{again}");
     stop([n1, n2, n3, n4]).await;
-}
-
-#[tokio::test]
-async fn a_node_that_joins_with_the_token_of_a_replaced_ca_is_no_member() {
-    let [n1, n2] = cluster([Manager, Worker]).await;
-    let (manager, id) = (n1.manager(), n2.id());
-    let ca_pem = manager.state().borrow().cluster.as_ref().expect("a cluster").ca_cert_pem.clone();
-    dispatch::check_ca_of_token(&manager, &id, &ca_pem).await.expect("the current CA");
-    assert!(manager.state().borrow().nodes.contains_key(&id));
-    let refused = dispatch::check_ca_of_token(&manager, &id, "former").await.expect_err("another CA");
-    assert_eq!(
-        (refused.code(), refused.message()),
-        (Code::PermissionDenied, "no such token: it is mistyped or was rotated")
-    );
-    assert!(!manager.state().borrow().nodes.contains_key(&id));
-    stop([n1, n2]).await;
 }
 
 #[tokio::test]
