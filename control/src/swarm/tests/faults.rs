@@ -3,13 +3,12 @@
 //! manager makes changes all the time.
 //!
 //! What a manager has confirmed must be in the state of all managers in the end, and their states
-//! must be the same. The faults follow from a seed, but threads and time do not: a seed that failed
-//! may pass when it is run again with `WEFT_SIM_SEED=N`.
+//! must be the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,13 +16,15 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::time::{sleep, timeout};
-use weft_model::{ClusterState, Command, NodeId, spec::Role::Manager};
+use weft_model::{ClusterState, Command, NodeId};
 
-use super::fixture::{DEADLINE, Daemon, cluster};
+use super::{
+    fixture::DEADLINE,
+    trial::{Fault, Managers, Trial},
+};
 use crate::{
     fixture::seeds,
-    rpc::faults::{self, Link},
-    swarm::{Manager as Handle, ProposeError},
+    swarm::{Manager, ProposeError},
 };
 
 const SEEDS: u64 = 2;
@@ -32,16 +33,9 @@ const FAULTS: usize = 8;
 /// How long a fault lasts, in milliseconds. Elections take 1 to 2 s.
 const FAULT_MS: std::ops::Range<u64> = 100..2_000;
 
-/// The managers through which the clients make their changes. `None` while the daemon is stopped.
-type Handles = Arc<Mutex<[Option<Handle>; 3]>>;
-
-fn set(handles: &Handles, at: usize, handle: Option<Handle>) {
-    handles.lock().expect("no test thread panicked")[at] = handle;
-}
-
 /// Adds a label to a node, from the state that this manager has. An older state is refused by the
 /// leader, because the version of the node is another one.
-async fn add_label(manager: &Handle, node: &NodeId, key: &str) -> Result<(), ProposeError> {
+async fn add_label(manager: &Manager, node: &NodeId, key: &str) -> Result<(), ProposeError> {
     let (version, mut spec) = {
         let state = manager.state();
         let known = &state.borrow().nodes[node];
@@ -52,20 +46,19 @@ async fn add_label(manager: &Handle, node: &NodeId, key: &str) -> Result<(), Pro
 }
 
 /// Makes changes through one manager until `ended`. Returns those that were confirmed.
-async fn client(handles: Handles, at: usize, node: NodeId, ended: Arc<AtomicBool>) -> BTreeSet<String> {
+async fn client(managers: Managers, at: usize, node: NodeId, ended: Arc<AtomicBool>) -> BTreeSet<String> {
     let mut confirmed = BTreeSet::new();
     for number in 0.. {
         if ended.load(Ordering::Relaxed) {
             break;
         }
-        let handle = handles.lock().expect("no test thread panicked")[at].clone();
-        let Some(handle) = handle else {
+        let Some(manager) = managers.at(at).and_then(|swarm| swarm.manager()) else {
             sleep(Duration::from_millis(10)).await;
             continue;
         };
         let key = format!("{at}-{number}");
         // A change without an answer may have been made.
-        if add_label(&handle, &node, &key).await.is_ok() {
+        if add_label(&manager, &node, &key).await.is_ok() {
             confirmed.insert(key);
         }
         sleep(Duration::from_millis(5)).await;
@@ -73,116 +66,68 @@ async fn client(handles: Handles, at: usize, node: NodeId, ended: Arc<AtomicBool
     confirmed
 }
 
-/// Three managers, and what was done to them.
-struct Trial {
-    daemons: [Option<Daemon>; 3],
-    /// The id and the address of each.
-    nodes: Vec<Link>,
-    handles: Handles,
-    history: Vec<String>,
+/// A fault of a random kind.
+fn fault(rng: &mut StdRng) -> Fault {
+    let (victim, other) = (rng.random_range(0..3), rng.random_range(1..3));
+    match rng.random_range(0..4) {
+        0 => Fault::Alone(victim),
+        1 => Fault::Held(victim, (victim + other) % 3),
+        2 => Fault::Cut,
+        _ => Fault::Restart(victim, Duration::from_millis(rng.random_range(FAULT_MS))),
+    }
 }
 
-impl Trial {
-    /// The links for which `selects` is true, by the numbers of the caller and of the called node.
-    fn links(&self, selects: impl Fn(usize, usize) -> bool) -> Vec<Link> {
-        let pairs = (0..3).flat_map(|from| (0..3).map(move |to| (from, to)));
-        let selected = pairs.filter(|(from, to)| from != to && selects(*from, *to));
-        selected.map(|(from, to)| (self.nodes[from].0.clone(), self.nodes[to].1)).collect()
-    }
-
-    /// Holds these links and releases all others.
-    fn hold(&self, selects: impl Fn(usize, usize) -> bool) {
-        faults::hold(&self.links(|_, _| true), &self.links(selects));
-    }
-
-    async fn inject(&mut self, rng: &mut StdRng) {
-        let (victim, other) = (rng.random_range(0..3), rng.random_range(1..3));
-        let other = (victim + other) % 3;
-        match rng.random_range(0..4) {
-            0 => {
-                self.history.push(format!("n{} is alone", victim + 1));
-                self.hold(|from, to| from == victim || to == victim);
-            }
-            1 => {
-                self.history.push(format!("the calls of n{} to n{} are held", victim + 1, other + 1));
-                self.hold(|from, to| (from, to) == (victim, other));
-            }
-            2 => {
-                self.history.push("all connections are cut".to_owned());
-                self.hold(|_, _| false);
-                faults::cut(&self.links(|_, _| true));
-            }
-            _ => {
-                self.history.push(format!("n{} restarts", victim + 1));
-                self.hold(|_, _| false);
-                set(&self.handles, victim, None);
-                let host = self.daemons[victim].take().expect("it runs").stop().await;
-                sleep(Duration::from_millis(rng.random_range(FAULT_MS))).await;
-                let daemon = host.start().await;
-                daemon.becomes_manager().await;
-                set(&self.handles, victim, Some(daemon.manager()));
-                self.daemons[victim] = Some(daemon);
-            }
-        }
-        sleep(Duration::from_millis(rng.random_range(FAULT_MS))).await;
-    }
-
-    /// Waits until all managers have these labels of the nodes, and the same state.
-    async fn check(&self, confirmed: &BTreeMap<NodeId, BTreeSet<String>>) {
-        let has_all = |state: &ClusterState| {
-            let has = |(node, keys): (&NodeId, &BTreeSet<String>)| {
-                keys.iter().all(|key| state.nodes[node].spec.labels.contains_key(key))
-            };
-            confirmed.iter().all(has)
+/// Waits until all managers have these labels of the nodes, and the same state.
+async fn check(trial: &Trial, confirmed: &BTreeMap<NodeId, BTreeSet<String>>) {
+    let has_all = |state: &ClusterState| {
+        let has = |(node, keys): (&NodeId, &BTreeSet<String>)| {
+            keys.iter().all(|key| state.nodes[node].spec.labels.contains_key(key))
         };
-        let states: Vec<_> = self.daemons.iter().flatten().map(|daemon| daemon.manager().state()).collect();
-        for (at, state) in states.iter().enumerate() {
-            let complete = timeout(DEADLINE, state.clone().wait_for(|state| has_all(state))).await.is_ok();
-            assert!(complete, "n{} lacks confirmed changes after {:#?}", at + 1, self.history);
-        }
-        let same = async {
-            loop {
-                let now: Vec<_> = states.iter().map(|state| state.borrow().clone()).collect();
-                if now.iter().all(|state| state.index == now[0].index) {
-                    assert!(now.iter().all(|state| *state == now[0]), "states differ after {:#?}", self.history);
-                    break;
-                }
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        assert!(timeout(DEADLINE, same).await.is_ok(), "no common index after {:#?}", self.history);
+        confirmed.iter().all(has)
+    };
+    let states: Vec<_> = trial.daemons.iter().flatten().map(|daemon| daemon.manager().state()).collect();
+    for (at, state) in states.iter().enumerate() {
+        let complete = timeout(DEADLINE, state.clone().wait_for(|state| has_all(state))).await.is_ok();
+        assert!(complete, "n{} lacks confirmed changes after {:#?}", at + 1, trial.faults);
     }
+    let same = async {
+        loop {
+            let now: Vec<_> = states.iter().map(|state| state.borrow().clone()).collect();
+            if now.iter().all(|state| state.index == now[0].index) {
+                assert!(now.iter().all(|state| *state == now[0]), "states differ after {:#?}", trial.faults);
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(timeout(DEADLINE, same).await.is_ok(), "no common index after {:#?}", trial.faults);
 }
 
 async fn run(seed: u64) {
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let daemons = cluster([Manager; 3]).await;
-    let nodes: Vec<Link> = daemons.iter().map(|daemon| (daemon.id(), daemon.host.addr().into())).collect();
-    let handles: Handles = Arc::new(Mutex::new(daemons.each_ref().map(|daemon| Some(daemon.manager()))));
-    let mut trial = Trial { daemons: daemons.map(Some), nodes, handles, history: Vec::new() };
+    let mut trial = Trial::new().await;
     let ended = Arc::new(AtomicBool::new(false));
     let start = |at: usize| {
         let node = trial.nodes[at].0.clone();
-        tokio::spawn(client(trial.handles.clone(), at, node, ended.clone()))
+        tokio::spawn(client(trial.managers.clone(), at, node, ended.clone()))
     };
     let clients = [0, 1, 2].map(start);
     for _ in 0..FAULTS {
-        trial.inject(&mut rng).await;
+        trial.begin(fault(&mut rng)).await;
+        sleep(Duration::from_millis(rng.random_range(FAULT_MS))).await;
     }
-    trial.hold(|_, _| false);
+    trial.heal();
     ended.store(true, Ordering::Relaxed);
     let mut confirmed = BTreeMap::new();
     for (client, (node, _)) in clients.into_iter().zip(&trial.nodes) {
         confirmed.insert(node.clone(), client.await.expect("the client ends"));
     }
-    trial.check(&confirmed).await;
+    check(&trial, &confirmed).await;
     let made: usize = confirmed.values().map(BTreeSet::len).sum();
-    assert!(made > FAULTS, "only {made} changes were confirmed: {:#?}", trial.history);
-    println!("{made} changes were confirmed under {:?}", trial.history);
-    for daemon in trial.daemons.into_iter().flatten() {
-        daemon.stop().await;
-    }
+    assert!(made > FAULTS, "only {made} changes were confirmed: {:#?}", trial.faults);
+    println!("{made} changes were confirmed under {:?}", trial.faults);
+    trial.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 //! real TLS and a real log on the disk; nothing touches the kernel's network configuration.
 
 mod fixture;
+mod trial;
 
 mod callers;
 mod crash;
