@@ -10,6 +10,7 @@ mod disasters;
 mod expiry;
 mod failover;
 mod faults;
+mod histories;
 mod joining;
 mod locking;
 mod moving;

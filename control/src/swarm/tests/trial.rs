@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use weft_model::spec::Role::Manager;
 
-use super::fixture::{Daemon, cluster};
+use super::fixture::{DEADLINE, Daemon, cluster};
 use crate::{
     rpc::faults::{self, Link},
     swarm::Swarm,
@@ -44,6 +44,8 @@ pub(super) enum Fault {
     Alone(usize),
     /// The calls of the first manager to the second one are held, with their answers.
     Held(usize, usize),
+    /// All links are slow.
+    Slow(Duration),
     /// All connections end, and can be opened again at once.
     Cut,
     /// The daemon of this manager stops, and starts after this time.
@@ -55,6 +57,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Alone(victim) => write!(f, "n{} is alone", victim + 1),
             Self::Held(from, to) => write!(f, "the calls of n{} to n{} are held", from + 1, to + 1),
+            Self::Slow(delay) => write!(f, "each message waits {} ms", delay.as_millis()),
             Self::Cut => write!(f, "all connections are cut"),
             Self::Restart(victim, pause) => write!(f, "n{} restarts after {} ms", victim + 1, pause.as_millis()),
         }
@@ -103,6 +106,7 @@ impl Trial {
         match fault {
             Fault::Alone(victim) => self.hold(|from, to| from == victim || to == victim),
             Fault::Held(from, to) => self.hold(|caller, called| (caller, called) == (from, to)),
+            Fault::Slow(delay) => faults::slow(&self.links(|_, _| true), delay),
             Fault::Cut => {
                 self.heal();
                 faults::cut(&self.links(|_, _| true));
@@ -118,6 +122,23 @@ impl Trial {
                 self.daemons[victim] = Some(daemon);
             }
         }
+    }
+
+    /// Isolates the leader. Resolves when another manager leads, although the former leader still
+    /// believes that it does.
+    pub(super) async fn depose_leader(&mut self) {
+        let managers: Vec<_> = self.daemons.iter().flatten().map(Daemon::manager).collect();
+        let ids: Vec<u64> = managers.iter().map(|manager| manager.keys().raft_id).collect();
+        let deposed = async {
+            let leader = managers[0].wait_for_leader(&ids).await;
+            let victim = ids.iter().position(|id| *id == leader).expect("one of the three");
+            self.begin(Fault::Alone(victim)).await;
+            let others: Vec<u64> = ids.iter().copied().filter(|id| *id != leader).collect();
+            let next = managers[(victim + 1) % 3].wait_for_leader(&others).await;
+            let next = ids.iter().position(|id| *id == next).expect("one of the three");
+            self.faults.push(format!("n{} leads", next + 1));
+        };
+        timeout(DEADLINE, deposed).await.expect("another leader in time");
     }
 
     pub(super) async fn stop(self) {

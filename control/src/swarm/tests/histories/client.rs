@@ -1,0 +1,246 @@
+//! Clients of the Engine API. They ask the managers for changes of a few services, one after the
+//! other, and record what they were told.
+//!
+//! The services have no tasks, so only the clients change them. A label contains the value.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Method, Request, StatusCode, header},
+};
+use http_body_util::BodyExt as _;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+use tower::ServiceExt as _;
+
+use super::operation::{Answer, Call, Found, Operation, Outcome};
+use crate::{
+    api::{self, LocalNode},
+    swarm::{Swarm, tests::trial::Managers},
+};
+
+/// How many services the clients change.
+pub(super) const SERVICES: usize = 3;
+/// The pause of a client after each answer, in milliseconds.
+const PAUSE_MS: Range<u64> = 0..20;
+/// How long a client waits for the answer to a change, in milliseconds. Without a leader, the API
+/// answers after 10 s.
+const CHANGE_MS: Range<u64> = 300..2_500;
+/// Some clients give up at once: one of ten changes has so little time that it may be interrupted
+/// at any point.
+const HASTY_MS: Range<u64> = 1..30;
+/// How long a client waits for the answer to a read. Without a leader, the API answers after 2 s,
+/// with a warning.
+const READ_TIMEOUT: Duration = Duration::from_millis(3_000);
+
+/// What the clients have recorded.
+pub(super) struct Recorder {
+    start: Instant,
+    recorded: Mutex<Recorded>,
+}
+
+#[derive(Default)]
+struct Recorded {
+    histories: [Vec<Operation>; SERVICES],
+    /// The number of values that were given to calls.
+    values: u64,
+    ended: bool,
+}
+
+impl Recorder {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { start: Instant::now(), recorded: Mutex::default() })
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Recorded) -> T) -> T {
+        change(&mut self.recorded.lock().expect("no test thread panicked"))
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).expect("a short time")
+    }
+
+    /// A value that no call has had before.
+    fn new_value(&self) -> u64 {
+        self.with(|recorded| {
+            recorded.values += 1;
+            recorded.values
+        })
+    }
+
+    /// Tells the clients to end.
+    pub(super) fn end(&self) {
+        self.with(|recorded| recorded.ended = true);
+    }
+
+    /// The histories of the services, after all clients have ended.
+    pub(super) fn histories(&self) -> [Vec<Operation>; SERVICES] {
+        self.with(|recorded| recorded.histories.clone())
+    }
+}
+
+/// What a client has been told last of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    Absent,
+    Present { id: String, version: u64 },
+}
+
+/// A client that has one request at a time.
+pub(super) struct Client {
+    number: usize,
+    managers: Managers,
+    recorder: Arc<Recorder>,
+    known: [Known; SERVICES],
+    rng: StdRng,
+}
+
+impl Client {
+    pub(super) fn new(number: usize, managers: Managers, recorder: Arc<Recorder>, seed: u64) -> Self {
+        let known = [const { Known::Nothing }; SERVICES];
+        Self { number, managers, recorder, known, rng: StdRng::seed_from_u64(seed) }
+    }
+
+    /// Reads and changes random services until the recorder says to end. Every second client goes
+    /// to the next manager when it gets no answer, the others stay with theirs.
+    pub(super) async fn run(mut self) {
+        let mut manager = self.number / 2 % 3;
+        while !self.recorder.with(|recorded| recorded.ended) {
+            let service = self.rng.random_range(0..SERVICES);
+            let answered = match self.managers.at(manager) {
+                Some(swarm) => {
+                    let call = self.choose(service);
+                    self.ask(manager, &swarm, service, call).await
+                }
+                None => false,
+            };
+            if !answered && self.number % 2 == 1 {
+                manager = (manager + 1) % 3;
+            }
+            sleep(Duration::from_millis(self.rng.random_range(PAUSE_MS))).await;
+        }
+    }
+
+    /// Reads all services at this manager until the answers are not out of date.
+    pub(super) async fn read_all(&mut self, manager: usize) {
+        let swarm = self.managers.at(manager).expect("it runs");
+        for service in 0..SERVICES {
+            let is_current = |recorded: &mut Recorded| {
+                recorded.histories[service].last().and_then(|last| last.outcome.as_ref()).is_some_and(|o| !o.stale)
+            };
+            while !(self.ask(manager, &swarm, service, Call::Read).await && self.recorder.with(is_current)) {}
+        }
+    }
+
+    fn choose(&mut self, service: usize) -> Call {
+        match (self.known[service].clone(), self.rng.random_range(0..20)) {
+            (Known::Nothing, _) | (_, 0..6) => Call::Read,
+            (Known::Absent, _) => Call::Create { value: self.recorder.new_value() },
+            (Known::Present { id, .. }, 6) => Call::Remove { id },
+            (Known::Present { id, version }, _) => Call::Update { id, version, value: self.recorder.new_value() },
+        }
+    }
+
+    /// Makes a call and records it. Returns whether there was an answer.
+    async fn ask(&mut self, manager: usize, swarm: &Swarm, service: usize, call: Call) -> bool {
+        let limit = match call {
+            Call::Read => READ_TIMEOUT,
+            _ if self.rng.random_range(0..10) == 0 => Duration::from_millis(self.rng.random_range(HASTY_MS)),
+            _ => Duration::from_millis(self.rng.random_range(CHANGE_MS)),
+        };
+        let invoked_us = self.recorder.now_us();
+        let asked = timeout(limit, send(swarm, service, &call)).await;
+        let returned_us = self.recorder.now_us();
+        let outcome = asked.ok().and_then(|(answer, stale)| Some(Outcome { returned_us, answer: answer?, stale }));
+        let answered = outcome.is_some();
+        match outcome.as_ref().map(|outcome| &outcome.answer) {
+            Some(Answer::Found(Found { id, version, .. })) => {
+                self.known[service] = Known::Present { id: id.clone(), version: *version };
+            }
+            Some(Answer::NotFound) => self.known[service] = Known::Absent,
+            // Sometimes the client goes on with what it knew before, and should be refused.
+            _ if self.rng.random_range(0..4) > 0 => self.known[service] = Known::Nothing,
+            _ => {}
+        }
+        // A read without an answer says nothing.
+        if answered || call != Call::Read {
+            let operation = Operation { client: self.number, manager, invoked_us, call, outcome };
+            self.recorder.with(|recorded| recorded.histories[service].push(operation));
+        }
+        answered
+    }
+}
+
+/// Sends a call to the API of a manager. Returns the answer, unless it leaves open whether the call
+/// took effect, and whether it has the warning that it may be out of date.
+async fn send(swarm: &Swarm, service: usize, call: &Call) -> (Option<Answer>, bool) {
+    let name = format!("service-{service}");
+    let spec = |value: u64| {
+        json!({
+            "Name": name,
+            "Labels": {"value": value.to_string()},
+            "TaskTemplate": {"ContainerSpec": {"Image": "weft/whoami"}},
+            "Mode": {"Replicated": {"Replicas": 0}},
+        })
+    };
+    let (method, path, body) = match call {
+        Call::Create { value } => (Method::POST, "/services/create".to_owned(), Some(spec(*value))),
+        Call::Update { id, version, value } => {
+            (Method::POST, format!("/services/{id}/update?version={version}"), Some(spec(*value)))
+        }
+        Call::Remove { id } => (Method::DELETE, format!("/services/{id}"), None),
+        Call::Read => (Method::GET, format!("/services/{name}"), None),
+    };
+    let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+    let request = Request::builder().method(method).uri(path).body(body).expect("a request");
+    let response = router(swarm).oneshot(request).await.unwrap_or_else(|never| match never {});
+    let status = response.status();
+    let stale = response.headers().contains_key(header::WARNING);
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    (read_answer(call, status, &body), stale)
+}
+
+fn router(swarm: &Swarm) -> Router {
+    let node = LocalNode {
+        hostname: "node".parse().expect("a name"),
+        version: String::new(),
+        runtime: "process".into(),
+        data_dir: "/nonexistent".into(),
+        engine: None,
+    };
+    api::router(swarm.clone(), node)
+}
+
+/// # Panics
+/// If the API should not give such an answer to the call.
+fn read_answer(call: &Call, status: StatusCode, body: &Value) -> Option<Answer> {
+    let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    match (call, status) {
+        // The leader was not found, or did not answer: the call may take effect.
+        (_, StatusCode::SERVICE_UNAVAILABLE) => None,
+        (Call::Create { .. }, StatusCode::CREATED) => Some(Answer::Created { id: text("/ID").to_owned() }),
+        (Call::Create { .. }, StatusCode::CONFLICT) if text("/message").contains("is in use by") => {
+            Some(Answer::Conflict)
+        }
+        (Call::Update { .. }, StatusCode::CONFLICT) if text("/message").contains("out of sequence") => {
+            Some(Answer::Conflict)
+        }
+        (Call::Update { .. } | Call::Remove { .. }, StatusCode::OK) => Some(Answer::Done),
+        (Call::Read, StatusCode::OK) => Some(Answer::Found(Found {
+            id: text("/ID").to_owned(),
+            version: body.pointer("/Version/Index").and_then(Value::as_u64).expect("a version"),
+            value: text("/Spec/Labels/value").parse().expect("a value"),
+        })),
+        (Call::Update { .. } | Call::Remove { .. } | Call::Read, StatusCode::NOT_FOUND) => Some(Answer::NotFound),
+        _ => panic!("{call:?} was answered with {status}: {body}"),
+    }
+}
