@@ -15,6 +15,8 @@ mod network;
 mod reform;
 
 #[cfg(test)]
+pub(crate) mod faults;
+#[cfg(test)]
 mod tests;
 
 use std::{

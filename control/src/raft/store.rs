@@ -21,7 +21,8 @@ use openraft::{
     storage::{LogFlushed, LogState, RaftLogStorage},
 };
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
@@ -483,9 +484,17 @@ fn open_or_create(path: &Path) -> Result<Database, redb::Error> {
     if !path.try_exists()? {
         return create(path, |_| Ok(()));
     }
-    let db = Database::create(path)?;
+    let db = open_file(path)?;
     prepare(&db)?;
     Ok(db)
+}
+
+/// Opens the file, or creates it.
+fn open_file(path: &Path) -> Result<Database, DatabaseError> {
+    #[cfg(not(test))]
+    return Database::create(path);
+    #[cfg(test)]
+    return super::faults::open(path);
 }
 
 /// Creates a file with the records that `fill` writes. It has another name until it is complete: if
@@ -496,7 +505,7 @@ fn create(path: &Path, fill: impl FnOnce(&Database) -> Result<(), redb::Error>) 
     let staged = Path::new(&staged);
     // Left by a daemon that was killed here.
     files::remove(staged)?;
-    let db = Database::create(staged)?;
+    let db = open_file(staged)?;
     prepare(&db)?;
     fill(&db)?;
     files::rename(staged, path)?;

@@ -1,6 +1,8 @@
 //! The swarm module's clocks. Only this file reads a clock for decisions: code that decides takes
 //! the time as a value.
 
+#[cfg(test)]
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::{
     sync::{Mutex, OnceLock, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -37,6 +39,9 @@ const COUNT_FROM_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct ClusterClock {
     last: Mutex<Option<Reading>>,
+    /// How wrong a test has set this manager's wall clock.
+    #[cfg(test)]
+    wall_error_ms: AtomicI64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +56,20 @@ struct Reading {
 impl ClusterClock {
     /// The cluster's time in Unix milliseconds. `state_ms` is the time in the cluster state.
     pub(super) fn now_ms(&self, state_ms: u64) -> u64 {
-        self.read(state_ms, now_ms(), monotonic_ms())
+        self.read(state_ms, self.wall_ms(), monotonic_ms())
+    }
+
+    fn wall_ms(&self) -> u64 {
+        #[cfg(not(test))]
+        return now_ms();
+        #[cfg(test)]
+        return now_ms().saturating_add_signed(self.wall_error_ms.load(Ordering::Relaxed));
+    }
+
+    /// Makes a step of this manager's wall clock.
+    #[cfg(test)]
+    pub(super) fn step_wall_clock(&self, by_ms: i64) {
+        self.wall_error_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
 
     /// Takes over the time of the newest entry that another leader has written.

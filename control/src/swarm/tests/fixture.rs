@@ -74,10 +74,20 @@ pub(super) struct Daemon {
 /// Forms a cluster of nodes `n1`, `n2`, … with these roles; the first must be a manager. Resolves
 /// when every manager sees that all nodes are ready and all managers vote.
 pub(super) async fn cluster<const N: usize>(roles: [Role; N]) -> [Daemon; N] {
+    cluster_on(std::array::from_fn(|at| Host::new(&format!("n{}", at + 1))), roles).await
+}
+
+/// The same on these hosts.
+pub(super) async fn cluster_on<const N: usize>(hosts: [Host; N], roles: [Role; N]) -> [Daemon; N] {
     assert_eq!(roles.first(), Some(&Role::Manager), "the first node forms the cluster");
-    let mut daemons = vec![Daemon::first("n1").await];
-    for (index, role) in roles.into_iter().enumerate().skip(1) {
-        daemons.push(Daemon::joined(&format!("n{}", index + 1), &daemons[0], role).await);
+    let mut daemons: Vec<Daemon> = Vec::new();
+    for (host, role) in hosts.into_iter().zip(roles) {
+        let daemon = host.start().await;
+        match daemons.first() {
+            None => drop(daemon.swarm.init(daemon.init_options()).await.expect("the node forms a cluster")),
+            Some(first) => daemon.join(first, role).await.expect("the node joins"),
+        }
+        daemons.push(daemon);
     }
     let managers = roles.iter().filter(|role| **role == Role::Manager).count();
     for (daemon, role) in daemons.iter().zip(roles) {

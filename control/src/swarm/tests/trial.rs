@@ -1,5 +1,6 @@
 //! Three managers with real TLS, real logs and real connections, and faults of the network between
-//! them. Tests make changes through the managers meanwhile, and check afterwards.
+//! them, of their disks and of their clocks. Tests make changes through the managers meanwhile, and
+//! check afterwards.
 //!
 //! The faults follow from a seed, but threads and time do not: a seed that failed may pass when it
 //! is run again with `WEFT_SIM_SEED=N`.
@@ -10,14 +11,20 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::{sleep, timeout};
 use weft_model::spec::Role::Manager;
 
-use super::fixture::{DEADLINE, Daemon, cluster};
+use super::fixture::{DEADLINE, Daemon, Host, cluster_on};
 use crate::{
+    raft::faults::Disk,
     rpc::faults::{self, Link},
     swarm::Swarm,
 };
+
+/// The power is cut after fewer writes: those of some transactions.
+const MAX_WRITES: usize = 40;
 
 /// The daemons of the three managers. `None` while a daemon is stopped. Clones share them.
 #[derive(Clone)]
@@ -37,7 +44,7 @@ impl Managers {
     }
 }
 
-/// A fault of the network, or of a manager. Managers are counted from 0.
+/// A fault of the network, or of a manager or its machine. Managers are counted from 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
     /// Nothing passes between this manager and the others.
@@ -50,6 +57,13 @@ pub(super) enum Fault {
     Cut,
     /// The daemon of this manager stops, and starts after this time.
     Restart(usize, Duration),
+    /// The power of this manager's machine, or of all, is cut for this time. Its log has lost
+    /// writes that were not synced, as the seed chooses.
+    PowerCut(Option<usize>, Duration, u64),
+    /// Each sync of this manager's log takes so long.
+    SlowDisk(usize, Duration),
+    /// The wall clock of this manager makes a step, in milliseconds.
+    ClockStep(usize, i64),
 }
 
 impl fmt::Display for Fault {
@@ -60,6 +74,12 @@ impl fmt::Display for Fault {
             Self::Slow(delay) => write!(f, "each message waits {} ms", delay.as_millis()),
             Self::Cut => write!(f, "all connections are cut"),
             Self::Restart(victim, pause) => write!(f, "n{} restarts after {} ms", victim + 1, pause.as_millis()),
+            Self::PowerCut(Some(victim), pause, _) => {
+                write!(f, "n{} has no power for {} ms", victim + 1, pause.as_millis())
+            }
+            Self::PowerCut(None, pause, _) => write!(f, "no machine has power for {} ms", pause.as_millis()),
+            Self::SlowDisk(victim, sync) => write!(f, "a sync of n{} takes {} ms", victim + 1, sync.as_millis()),
+            Self::ClockStep(victim, by_ms) => write!(f, "the wall clock of n{} steps by {by_ms} ms", victim + 1),
         }
     }
 }
@@ -70,16 +90,19 @@ pub(super) struct Trial {
     /// The id and the address of each.
     pub(super) nodes: Vec<Link>,
     pub(super) managers: Managers,
+    disks: [Disk; 3],
     pub(super) faults: Vec<String>,
 }
 
 impl Trial {
     pub(super) async fn new() -> Self {
-        let daemons = cluster([Manager; 3]).await;
+        let hosts = ["n1", "n2", "n3"].map(Host::new);
+        let disks = hosts.each_ref().map(|host| Disk::under(&host.dir().join("swarm")));
+        let daemons = cluster_on(hosts, [Manager; 3]).await;
         let nodes = daemons.iter().map(|daemon| (daemon.id(), daemon.host.addr().into())).collect();
         let managers = daemons.each_ref().map(|daemon| Some(daemon.swarm.clone()));
         let managers = Managers(Arc::new(Mutex::new(managers)));
-        Self { daemons: daemons.map(Some), nodes, managers, faults: Vec::new() }
+        Self { daemons: daemons.map(Some), nodes, managers, disks, faults: Vec::new() }
     }
 
     /// The links for which `selects` is true, by the numbers of the caller and of the called node.
@@ -94,15 +117,17 @@ impl Trial {
         faults::hold(&self.links(|_, _| true), &self.links(selects));
     }
 
-    /// Ends all faults of the network.
+    /// Ends all faults of the network and of the disks.
     pub(super) fn heal(&self) {
         self.hold(|_, _| false);
+        self.disks.iter().for_each(|disk| disk.set_sync_time(Duration::ZERO));
     }
 
     /// Begins a fault, which ends an earlier one. Resolves when it is in effect, and a restarted
     /// daemon is a manager again.
     pub(super) async fn begin(&mut self, fault: Fault) {
         self.faults.push(fault.to_string());
+        self.disks.iter().for_each(|disk| disk.set_sync_time(Duration::ZERO));
         match fault {
             Fault::Alone(victim) => self.hold(|from, to| from == victim || to == victim),
             Fault::Held(from, to) => self.hold(|caller, called| (caller, called) == (from, to)),
@@ -113,14 +138,47 @@ impl Trial {
             }
             Fault::Restart(victim, pause) => {
                 self.heal();
-                self.managers.set(victim, None);
-                let host = self.daemons[victim].take().expect("it runs").stop().await;
-                sleep(pause).await;
-                let daemon = host.start().await;
-                daemon.becomes_manager().await;
-                self.managers.set(victim, Some(daemon.swarm.clone()));
-                self.daemons[victim] = Some(daemon);
+                self.restart(&[victim], pause, |_| ()).await;
             }
+            Fault::PowerCut(victim, pause, seed) => {
+                self.heal();
+                let victims = victim.map_or_else(|| vec![0, 1, 2], |victim| vec![victim]);
+                let (disks, mut rng) = (self.disks.clone(), StdRng::seed_from_u64(seed));
+                let left: Vec<usize> = victims.iter().map(|_| rng.random_range(1..MAX_WRITES)).collect();
+                join_all(victims.iter().zip(left).map(|(victim, left)| disks[*victim].cut_power(left))).await;
+                let restore = |victim: usize| {
+                    let count = disks[victim].restore_power(&mut rng).expect("the log exists");
+                    println!("n{} has lost {count} writes", victim + 1);
+                };
+                self.restart(&victims, pause, restore).await;
+            }
+            Fault::SlowDisk(victim, sync) => {
+                self.hold(|_, _| false);
+                self.disks[victim].set_sync_time(sync);
+            }
+            Fault::ClockStep(victim, by_ms) => {
+                self.hold(|_, _| false);
+                self.daemons[victim].as_ref().expect("it runs").manager().clock().step_wall_clock(by_ms);
+            }
+        }
+    }
+
+    /// Stops these daemons, and starts them after `pause`. Calls `before_start` for each before.
+    async fn restart(&mut self, victims: &[usize], pause: Duration, mut before_start: impl FnMut(usize)) {
+        let mut hosts = Vec::new();
+        for victim in victims {
+            self.managers.set(*victim, None);
+            hosts.push((*victim, self.daemons[*victim].take().expect("it runs").stop().await));
+        }
+        sleep(pause).await;
+        for (victim, host) in hosts {
+            before_start(victim);
+            self.daemons[victim] = Some(host.start().await);
+        }
+        for victim in victims {
+            let daemon = self.daemons[*victim].as_ref().expect("it runs");
+            daemon.becomes_manager().await;
+            self.managers.set(*victim, Some(daemon.swarm.clone()));
         }
     }
 

@@ -1,11 +1,11 @@
-//! A history of requests to three managers under faults of the network, and whether it is
-//! linearizable: whether the answers are those that a single machine could have given.
+//! A history of requests to three managers under faults, and whether it is linearizable: whether
+//! the answers are those that a single machine could have given.
 //!
 //! Clients create, update, read and remove three services through the Engine API of the managers,
-//! at the same time, while links are held, slowed and cut, daemons restart, and leaders are
-//! isolated until another one leads. Each call and its answer are recorded. [`check()`] decides for
-//! each service whether its history is linearizable. Services do not depend on each other, so this
-//! is the case for the whole history too.
+//! at the same time, while links are held, slowed and cut, daemons restart, all machines lose their
+//! power, and leaders are isolated until another one leads. Each call and its answer are recorded.
+//! [`check()`] decides for each service whether its history is linearizable. Services do not depend
+//! on each other, so this is the case for the whole history too.
 //!
 //! - A call without an answer, and an answer with status 503, leave the outcome open: the change
 //!   may have been made at any time, or may still be made.
@@ -37,7 +37,7 @@ use super::{
     fixture::DEADLINE,
     trial::{Fault, Trial},
 };
-use crate::fixture::{seeds, variable};
+use crate::fixture::seeds;
 
 const SEEDS: u64 = 1;
 /// Two for each manager.
@@ -68,6 +68,7 @@ async fn inject(trial: &mut Trial, rng: &mut StdRng) {
         Some(Fault::Slow(random_ms(rng, SLOW_MS))),
         Some(Fault::Cut),
         Some(Fault::Restart(restarts, random_ms(rng, FAULT_MS))),
+        Some(Fault::PowerCut(None, random_ms(rng, FAULT_MS), rng.random())),
     ];
     faults.shuffle(rng);
     for fault in faults {
@@ -135,8 +136,8 @@ async fn run(seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_under_faults_of_the_network_are_those_of_a_single_machine() {
-    for seed in seeds(variable("WEFT_SIM_SEEDS").unwrap_or(SEEDS)) {
+async fn answers_under_faults_are_those_of_a_single_machine() {
+    for seed in seeds(SEEDS) {
         run(seed).await;
     }
 }
