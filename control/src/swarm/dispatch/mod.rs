@@ -28,7 +28,6 @@ use std::sync::Arc;
 use axum::Router;
 use tonic::{Status, service::Routes};
 
-#[cfg(test)]
 pub(crate) use bounds::limit as limit_report;
 pub(super) use sessions::report_untrusted;
 
