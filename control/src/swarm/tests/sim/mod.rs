@@ -20,6 +20,7 @@
 
 mod raft;
 mod network;
+mod ctx;
 mod node;
 mod manager;
 mod users;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::{Rng, rngs::StdRng};
 
-use super::world::{Packet, SessionBody};
+use super::ctx::{Packet, SessionBody};
 
 /// A connection ends if its other end does not answer for this long (`rpc::client`).
 const KEEP_ALIVE_MS: u64 = 3_000;

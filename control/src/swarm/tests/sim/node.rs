@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::Rng;
 use weft_model::{NodeId, NodePlan, NodeReport, TaskId, plan::PlanVersion, state::TaskState};
 
-use super::world::{Ctx, Packet, SessionBody};
+use super::ctx::{Ctx, Packet, SessionBody, host_at};
 use crate::{
     fixture::{
         description,
@@ -207,8 +207,7 @@ impl Node {
     }
 
     fn managers(&self) -> Vec<usize> {
-        let planned =
-            self.published.iter().flat_map(|plan| plan.managers.iter().map(|m| super::world::host_at(m.rpc_addr)));
+        let planned = self.published.iter().flat_map(|plan| plan.managers.iter().map(|m| host_at(m.rpc_addr)));
         let mut managers: Vec<usize> = planned.collect();
         // The manager that the node joined by.
         if !managers.contains(&0) {

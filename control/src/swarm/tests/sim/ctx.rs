@@ -1,0 +1,184 @@
+//! What a daemon can do while it handles one event, and what hosts send each other.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
+
+use rand::{Rng, rngs::StdRng};
+use weft_model::{Command, NodeId, NodePlan, NodeReport, plan::PlanVersion};
+
+use super::{
+    invariants::Checks,
+    manager::Outcome,
+    network::Network,
+    raft::{LogEntry, Mark, RaftMessage},
+    users::Users,
+};
+use crate::{
+    raft::{ProposalId, Replica},
+    swarm::dispatch::exchange::PlanMessage,
+};
+
+/// How many lines of the trace a failure prints.
+const TRACE_LINES: usize = 150;
+
+/// What hosts send each other.
+#[derive(Debug, Clone)]
+pub(super) enum Packet {
+    Raft { source: u64, target: u64, message: RaftMessage },
+    Ping,
+    Pong,
+    Propose { number: u64, id: ProposalId, command: Command },
+    Proposed { number: u64, outcome: Option<Outcome> },
+    Session(u64, SessionBody),
+}
+
+/// A message of a session.
+#[derive(Debug, Clone)]
+pub(super) enum SessionBody {
+    Open { acked: PlanVersion, report: Box<NodeReport> },
+    Message { acked: PlanVersion, report: Option<Box<NodeReport>> },
+    Plan(PlanMessage),
+    Redirect(Option<usize>),
+    Refused { removed: bool },
+}
+
+/// A sync of a log that has begun.
+#[derive(Debug)]
+pub(super) struct Sync {
+    pub host: usize,
+    pub life: u64,
+    pub mark: Mark,
+    pub then: Vec<(u64, RaftMessage)>,
+}
+
+/// The syncs that have begun, by the time at which they end.
+#[derive(Debug, Default)]
+pub(super) struct Syncs {
+    queue: BTreeMap<(u64, u64), Sync>,
+    next: u64,
+}
+
+impl Syncs {
+    pub(super) fn insert(&mut self, at_ms: u64, sync: Sync) {
+        self.next += 1;
+        self.queue.insert((at_ms, self.next), sync);
+    }
+
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        self.queue.keys().next().map(|(at_ms, _)| *at_ms)
+    }
+
+    pub(super) fn pop(&mut self, now_ms: u64) -> Option<Sync> {
+        Some(self.queue.first_entry().filter(|entry| entry.key().0 <= now_ms)?.remove())
+    }
+}
+
+/// The last lines of what happened. `None` while nothing is recorded.
+pub(super) type Trace = Option<VecDeque<String>>;
+
+/// What a daemon can do while it handles one event.
+pub(super) struct Ctx<'a> {
+    /// The time since the start, which is also the monotonic clock of all hosts.
+    pub now_ms: u64,
+    /// The wall clock of this host.
+    pub wall_ms: u64,
+    pub rng: &'a mut StdRng,
+    pub ids: &'a mut StdRng,
+    /// The number of WireGuard keys that were made.
+    pub keys_made: &'a mut u64,
+    /// The host of each Raft id.
+    pub raft_hosts: &'a BTreeMap<u64, usize>,
+    pub host: usize,
+    pub life: u64,
+    pub sync_ms: u64,
+    pub node: NodeId,
+    pub node_hosts: &'a BTreeMap<NodeId, usize>,
+    pub net: &'a mut Network,
+    pub syncs: &'a mut Syncs,
+    pub checks: &'a mut Checks,
+    pub users: &'a mut Users,
+    pub trace: &'a mut Trace,
+}
+
+impl Ctx<'_> {
+    pub(super) fn violation(&mut self, text: String) {
+        self.checks.fail(text);
+    }
+
+    pub(super) fn trace(&mut self, line: impl FnOnce() -> String) {
+        if let Some(lines) = self.trace {
+            if lines.len() == TRACE_LINES {
+                lines.pop_front();
+            }
+            lines.push_back(format!("{:>8.3} {}", self.now_ms as f64 / 1_000.0, line()));
+        }
+    }
+
+    pub(super) fn send(&mut self, to: usize, packet: Packet) {
+        self.net.send(self.host, to, packet, self.now_ms, self.rng);
+    }
+
+    pub(super) fn send_to_node(&mut self, node: &NodeId, packet: Packet) {
+        if let Some(to) = self.node_hosts.get(node) {
+            self.send(*to, packet);
+        }
+    }
+
+    pub(super) fn connect(&mut self, manager: usize) -> u64 {
+        self.net.connect(self.host, manager)
+    }
+
+    pub(super) fn close(&mut self, conn: u64) {
+        self.net.close(conn);
+    }
+
+    pub(super) fn sync(&mut self, mark: Mark, then: Vec<(u64, RaftMessage)>) {
+        let at_ms = self.now_ms + self.rng.random_range(0..=self.sync_ms);
+        let sync = Sync { host: self.host, life: self.life, mark, then };
+        self.syncs.insert(at_ms, sync);
+    }
+
+    pub(super) fn committed(&mut self, index: u64, entry: Rc<LogEntry>, replica: &Replica) {
+        self.checks.record(&self.node, index, entry, replica);
+    }
+
+    pub(super) fn sends_plan(&mut self, term: u64, plan: &NodePlan) {
+        self.checks.record_sent(term, plan);
+    }
+
+    pub(super) fn acks(&mut self, acked: PlanVersion, kernel: Option<&NodePlan>) {
+        self.checks.record_ack(&self.node, acked, kernel);
+    }
+
+    /// A request has an outcome.
+    pub(super) fn outcome(&mut self, id: ProposalId, (index, result): Outcome) {
+        match result {
+            Ok(_) => self.users.confirm(id, index),
+            Err(rejection) => {
+                self.users.rejected += 1;
+                self.trace(|| format!("a change was rejected: {rejection}"));
+            }
+        }
+    }
+
+    /// A request has timed out.
+    pub(super) fn unknown(&mut self, _: ProposalId) {
+        self.users.unknown += 1;
+    }
+
+    /// The node at the other end of a connection.
+    pub(super) fn node_of(&self, conn: u64) -> NodeId {
+        let host = self.net.node_of(conn);
+        let node = self.node_hosts.iter().find(|(_, known)| Some(**known) == host);
+        node.map_or_else(|| self.node.clone(), |(node, _)| node.clone())
+    }
+}
+
+/// The host with this address.
+pub(super) fn host_at(addr: SocketAddr) -> usize {
+    let IpAddr::V4(ip) = addr.ip() else { unreachable!("hosts have IPv4 addresses") };
+    usize::from(ip.octets()[3]) - 1
+}

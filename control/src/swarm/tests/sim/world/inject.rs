@@ -1,0 +1,213 @@
+//! Injects the faults of the run, and the users' requests.
+
+use rand::Rng;
+use weft_model::Command;
+
+use super::{
+    super::{
+        faults::{FAULTS_MS, Fault, Scheduled},
+        manager::{Manager, Request},
+        network::Quality,
+        users,
+    },
+    TICK_MS, World,
+};
+use crate::raft::ProposalId;
+
+/// The nodes of a leader that was cut off from the other managers connect again after this time,
+/// which is longer than an election and shorter than the time until the leader gives up.
+const RECONNECT_MS: u64 = 2_200;
+
+/// What ends a fault.
+#[derive(Debug, Clone)]
+pub(super) enum Undo {
+    Unblock(Vec<(usize, usize)>),
+    /// The connections of the host end.
+    Reconnect(usize),
+    GoodNetwork,
+    Start(usize),
+    Resume(usize),
+    FastDisk(usize),
+    Unstick(usize),
+}
+
+impl World {
+    /// Runs the users and the faults.
+    pub(super) fn run_faults(&mut self) {
+        let mut next = 0;
+        while self.now_ms < FAULTS_MS.end && self.checks.violation.is_none() {
+            while let Some(fault) = self.faults.get(next).copied().filter(|fault| fault.at_ms <= self.now_ms) {
+                next += 1;
+                self.begin(fault);
+            }
+            self.end_faults(self.now_ms);
+            if self.now_ms >= self.next_request_ms {
+                self.next_request_ms = self.now_ms + self.rng.random_range(100..2_500);
+                let state =
+                    self.any_manager().and_then(|host| self.hosts[host].manager.as_ref().map(|m| m.state().clone()));
+                let command = state
+                    .filter(|state| state.cluster.is_some())
+                    .and_then(|state| users::choose(&state, &mut self.rng, &mut self.ids));
+                if let Some(command) = command {
+                    self.ask(command);
+                }
+            }
+            self.run_until(self.now_ms + TICK_MS);
+        }
+        self.end_faults(u64::MAX);
+        self.net.heal();
+    }
+
+    /// A user asks any manager for a change.
+    pub(super) fn ask(&mut self, command: Command) {
+        let Some(host) = self.any_manager() else { return };
+        let id = ProposalId(self.ids.random());
+        self.users.asked += 1;
+        self.note(|| format!("a user asks host {host}: {}", summary(&command)));
+        let request = Request::of_user(id, command, self.now_ms);
+        if let Some(manager) = &mut self.hosts[host].manager {
+            manager.submit(request);
+        }
+    }
+
+    fn any_manager(&mut self) -> Option<usize> {
+        let managers: Vec<usize> =
+            (0..self.hosts.len()).filter(|h| self.acts(*h) && self.hosts[*h].manager.is_some()).collect();
+        (!managers.is_empty()).then(|| managers[self.rng.random_range(0..managers.len())])
+    }
+
+    fn begin(&mut self, scheduled: Scheduled) {
+        self.note(|| format!("fault: {:?}", scheduled.fault));
+        let count = self.hosts.len();
+        let undo = match scheduled.fault {
+            Fault::Network(quality) => {
+                self.net.quality = quality;
+                Some(Undo::GoodNetwork)
+            }
+            Fault::Partition { side } => {
+                let inside = |host: usize| side & (1 << host) != 0;
+                let pairs = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
+                Some(self.block(pairs.filter(|(a, b)| inside(*a) != inside(*b)).collect()))
+            }
+            Fault::OneWay { from, to } => Some(self.block(vec![(from, to)])),
+            Fault::IsolateLeader => self.leader().map(|leader| {
+                let others = (0..count).filter(|host| *host != leader);
+                self.block(others.flat_map(|host| [(leader, host), (host, leader)]).collect())
+            }),
+            Fault::CutLeader => self.leader().map(|leader| {
+                let managers = (0..count).filter(|host| *host != leader && self.hosts[*host].manager.is_some());
+                let pairs = managers.flat_map(|host| [(leader, host), (host, leader)]).collect();
+                self.active.push((self.now_ms + RECONNECT_MS, Undo::Reconnect(leader)));
+                self.block(pairs)
+            }),
+            Fault::Kill { host } => self.kill(host, false),
+            Fault::KillLeader => self.leader().and_then(|leader| self.kill(leader, false)),
+            Fault::PowerOff { host } => self.kill(host, true),
+            Fault::Pause { host } => Some(self.pause(host)),
+            Fault::PauseLeader => self.leader().map(|leader| self.pause(leader)),
+            Fault::ClockStep { host, by_ms } => {
+                self.hosts[host].wall_offset_ms += by_ms;
+                None
+            }
+            Fault::SlowDisk { host, sync_ms } => {
+                self.hosts[host].sync_ms = sync_ms;
+                Some(Undo::FastDisk(host))
+            }
+            Fault::LoseLog { host } => self.lose_log(host),
+            Fault::Stuck { host } => {
+                self.hosts[host].node.stuck = true;
+                Some(Undo::Unstick(host))
+            }
+            Fault::CrashTask { host, nth } => {
+                self.hosts[host].node.crash_task(nth);
+                None
+            }
+            Fault::Heartbeat { ms } => {
+                let state = self.checks.state().clone();
+                if let Some(command) = users::heartbeat(&state, ms) {
+                    self.ask(command);
+                }
+                None
+            }
+        };
+        self.active.extend(undo.map(|undo| (scheduled.until_ms, undo)));
+    }
+
+    fn block(&mut self, pairs: Vec<(usize, usize)>) -> Undo {
+        for (from, to) in &pairs {
+            self.net.block(*from, *to);
+        }
+        Undo::Unblock(pairs)
+    }
+
+    fn pause(&mut self, host: usize) -> Undo {
+        self.hosts[host].paused = true;
+        Undo::Resume(host)
+    }
+
+    fn kill(&mut self, host: usize, power_off: bool) -> Option<Undo> {
+        if !self.hosts[host].runs {
+            return None;
+        }
+        self.net.reset(host);
+        let own = &mut self.hosts[host];
+        own.runs = false;
+        if let Some(manager) = own.manager.take() {
+            let (id, mut log) = (manager.raft.id, manager.raft.log);
+            log.crash(&mut self.rng);
+            own.log = Some((id, log));
+        }
+        if power_off {
+            own.node.power_off();
+        }
+        Some(Undo::Start(host))
+    }
+
+    /// Loses the log of a manager, if the others still have a majority with their logs.
+    fn lose_log(&mut self, host: usize) -> Option<Undo> {
+        let raft_id = self.hosts[host].manager.as_ref()?.raft.id;
+        let leader = self.leader().and_then(|leader| self.hosts[leader].manager.as_ref());
+        let missing = self.hosts.iter().any(|host| host.lost_log.is_some());
+        if missing || !leader.is_some_and(|leader| leader.can_lose(raft_id)) {
+            return None;
+        }
+        let undo = self.kill(host, false);
+        let own = &mut self.hosts[host];
+        own.lost_log = own.log.take().map(|(id, _)| id);
+        undo
+    }
+
+    fn end_faults(&mut self, now_ms: u64) {
+        let (ended, active) =
+            std::mem::take(&mut self.active).into_iter().partition(|(until_ms, _)| *until_ms <= now_ms);
+        self.active = active;
+        for (_, undo) in ended {
+            self.note(|| format!("end of a fault: {undo:?}"));
+            match undo {
+                Undo::Unblock(pairs) => pairs.iter().for_each(|(from, to)| self.net.unblock(*from, *to)),
+                Undo::Reconnect(host) => self.net.reset(host),
+                Undo::GoodNetwork => self.net.quality = Quality::GOOD,
+                Undo::Start(host) => self.start(host),
+                Undo::Resume(host) => self.hosts[host].paused = false,
+                Undo::FastDisk(host) => self.hosts[host].sync_ms = 10,
+                Undo::Unstick(host) => self.hosts[host].node.stuck = false,
+            }
+        }
+    }
+
+    fn start(&mut self, host: usize) {
+        let now_ms = self.now_ms;
+        let own = &mut self.hosts[host];
+        own.runs = true;
+        own.life += 1;
+        own.node.restart(now_ms);
+        if let Some((id, log)) = own.log.take() {
+            own.manager = Some(Manager::open(own.node.id.clone(), id, log, now_ms, &mut self.rng));
+        }
+    }
+}
+
+fn summary(command: &Command) -> String {
+    let text = format!("{command:?}");
+    text.chars().take(160).collect()
+}

@@ -1,0 +1,320 @@
+//! The hosts and what is between them: runs one seed, event by event. `inject` begins and ends the
+//! faults, and `settle` is what follows them; `host` is one machine.
+
+mod host;
+mod inject;
+mod settle;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use weft_model::{
+    Command, NodeId,
+    spec::{ClusterSpec, Role},
+};
+
+use self::inject::Undo;
+use super::{
+    ctx::{Ctx, Packet, SessionBody, Syncs, Trace},
+    faults::{self, Scheduled},
+    invariants::Checks,
+    manager::Manager,
+    network::{Arrival, Network},
+    node::{Delays, Node},
+    raft::Log,
+    users::{self, Users},
+};
+use crate::{
+    fixture::{START_MS, TestCluster},
+    raft::{Proposal, ProposalId, Voter, Voters},
+};
+
+pub(super) use self::host::Host;
+
+/// Daemons act at least this often, in milliseconds.
+const TICK_MS: u64 = 25;
+
+/// The result of a run.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub seed: u64,
+    pub faults: Vec<Scheduled>,
+    /// `None` if every invariant held.
+    pub violation: Option<String>,
+    pub trace: Vec<String>,
+    pub entries: usize,
+    pub asked: u64,
+    pub confirmed: usize,
+    pub unknown: u64,
+    /// The simulated time.
+    pub time_ms: u64,
+}
+
+pub(super) struct World {
+    now_ms: u64,
+    rng: StdRng,
+    ids: StdRng,
+    hosts: Vec<Host>,
+    node_hosts: BTreeMap<NodeId, usize>,
+    raft_hosts: BTreeMap<u64, usize>,
+    net: Network,
+    syncs: Syncs,
+    checks: Checks,
+    users: Users,
+    trace: Trace,
+    broken_images: BTreeSet<String>,
+    keys_made: u64,
+    faults: Vec<Scheduled>,
+    /// Faults that have begun, with what ends them.
+    active: Vec<(u64, Undo)>,
+    next_request_ms: u64,
+}
+
+/// Runs one seed.
+pub(super) fn run(seed: u64, traced: bool) -> Report {
+    let mut world = World::new(seed, traced);
+    world.run_faults();
+    world.settle();
+    Report {
+        seed,
+        entries: world.checks.entries(),
+        violation: world.checks.violation,
+        trace: world.trace.into_iter().flatten().collect(),
+        asked: world.users.asked,
+        confirmed: world.users.confirmed.len(),
+        unknown: world.users.unknown,
+        faults: world.faults,
+        time_ms: world.now_ms,
+    }
+}
+
+impl World {
+    fn new(seed: u64, traced: bool) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let managers = [1, 3, 3, 3, 3, 5][rng.random_range(0..6)];
+        let workers = rng.random_range(if managers == 1 { 1..4 } else { 0..3 });
+        // The commands with which a user forms the cluster and joins the nodes.
+        let mut fixture = TestCluster::empty();
+        let mut init = fixture.init();
+        init.spec = ClusterSpec { heartbeat_ms: 500, heartbeat_misses: 6, ..ClusterSpec::default() };
+        let first = Voter { node: init.node.id.clone(), rpc_addr: init.node.rpc_addr };
+        let mut ids = vec![init.node.id.clone()];
+        fixture.ok(Command::InitCluster(Box::new(init.clone())));
+        let mut commands = vec![Command::InitCluster(Box::new(init))];
+        for nth in 1..managers + workers {
+            let role = if nth < managers { Role::Manager } else { Role::Worker };
+            let join = fixture.joining(&format!("n{}", nth + 1), role);
+            ids.push(join.id.clone());
+            fixture.ok(Command::JoinNode(Box::new(join.clone())));
+            commands.push(Command::JoinNode(Box::new(join)));
+        }
+        let mut id_rng = StdRng::seed_from_u64(!seed);
+        let proposals =
+            commands.into_iter().map(|command| Proposal::new(ProposalId(id_rng.random()), START_MS, command)).collect();
+        let log = Log::first(Voters::new(vec![[1].into()], BTreeMap::from([(1, first)])), proposals);
+        let hosts: Vec<Host> = ids
+            .iter()
+            .map(|id| {
+                let delays = Delays {
+                    plan_ms: rng.random_range(1..800),
+                    start_ms: rng.random_range(0..1_000),
+                    stop_ms: rng.random_range(0..2_000),
+                };
+                Host {
+                    node: Node::new(id.clone(), delays),
+                    manager: None,
+                    log: None,
+                    lost_log: None,
+                    runs: true,
+                    paused: false,
+                    life: 0,
+                    wall_offset_ms: rng.random_range(-500..500),
+                    sync_ms: 10,
+                }
+            })
+            .collect();
+        let faults = faults::choose(hosts.len(), &mut rng);
+        let mut world = Self {
+            now_ms: 0,
+            node_hosts: ids.into_iter().enumerate().map(|(host, id)| (id, host)).collect(),
+            raft_hosts: BTreeMap::from([(1, 0)]),
+            rng,
+            ids: id_rng,
+            hosts,
+            net: Network::new(),
+            syncs: Syncs::default(),
+            checks: Checks::default(),
+            users: Users::default(),
+            trace: traced.then(VecDeque::new),
+            broken_images: [users::BROKEN.to_owned()].into(),
+            keys_made: 0,
+            faults,
+            active: Vec::new(),
+            next_request_ms: 3_000,
+        };
+        let manager = Manager::open(world.hosts[0].node.id.clone(), 1, log, 0, &mut world.rng);
+        world.hosts[0].manager = Some(manager);
+        world
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        self.with_host(0, |_, ctx| ctx.trace(line));
+    }
+
+    /// Calls `act` with the host and what it can do now.
+    fn with_host<R>(&mut self, host: usize, act: impl FnOnce(&mut Host, &mut Ctx<'_>) -> R) -> R {
+        let own = &mut self.hosts[host];
+        let wall_ms = (START_MS + self.now_ms).saturating_add_signed(own.wall_offset_ms);
+        let mut ctx = Ctx {
+            now_ms: self.now_ms,
+            wall_ms,
+            rng: &mut self.rng,
+            ids: &mut self.ids,
+            keys_made: &mut self.keys_made,
+            raft_hosts: &self.raft_hosts,
+            host,
+            life: own.life,
+            sync_ms: own.sync_ms,
+            node: own.node.id.clone(),
+            node_hosts: &self.node_hosts,
+            net: &mut self.net,
+            syncs: &mut self.syncs,
+            checks: &mut self.checks,
+            users: &mut self.users,
+            trace: &mut self.trace,
+        };
+        let result = act(own, &mut ctx);
+        self.checks.check_events(self.now_ms, &self.hosts);
+        result
+    }
+
+    fn acts(&self, host: usize) -> bool {
+        self.hosts[host].runs && !self.hosts[host].paused
+    }
+
+    /// Runs until `end_ms`, or until an invariant is violated.
+    fn run_until(&mut self, end_ms: u64) {
+        while self.now_ms < end_ms && self.checks.violation.is_none() {
+            let tick_ms = self.now_ms - self.now_ms % TICK_MS + TICK_MS;
+            while self.checks.violation.is_none()
+                && let Some(at_ms) = self.next_event_ms().filter(|at_ms| *at_ms < tick_ms)
+            {
+                self.now_ms = self.now_ms.max(at_ms);
+                self.run_events();
+            }
+            self.now_ms = tick_ms;
+            self.tick();
+        }
+    }
+
+    fn next_event_ms(&self) -> Option<u64> {
+        [self.net.next_ms(), self.syncs.next_ms()].into_iter().flatten().min()
+    }
+
+    /// Calls that arrive and syncs that end by now.
+    fn run_events(&mut self) {
+        while let Some(sync) = self.syncs.pop(self.now_ms) {
+            let host = &self.hosts[sync.host];
+            if host.life != sync.life || !host.runs {
+                continue;
+            }
+            if host.paused {
+                self.syncs.insert(self.now_ms + TICK_MS, sync);
+                continue;
+            }
+            self.with_host(sync.host, |host, ctx| {
+                if let Some(manager) = &mut host.manager {
+                    manager.synced(ctx, sync.mark, sync.then);
+                }
+            });
+        }
+        while let Some(arrival) = self.net.next_call(self.now_ms) {
+            self.deliver(arrival);
+        }
+    }
+
+    fn deliver(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Call { from, to, packet } => {
+                if !self.hosts[to].runs {
+                    return;
+                }
+                if self.hosts[to].paused {
+                    // It waits in the socket.
+                    return self.net.delay(from, to, packet, self.now_ms + TICK_MS);
+                }
+                let caller = self.hosts[from].node.id.clone();
+                self.with_host(to, |host, ctx| {
+                    let Some(manager) = &mut host.manager else { return };
+                    match packet {
+                        Packet::Raft { source, target, message } => {
+                            manager.receive_raft(ctx, &caller, (source, target), message);
+                        }
+                        Packet::Ping => ctx.send(from, Packet::Pong),
+                        Packet::Pong => manager.pong(ctx.now_ms, &caller),
+                        Packet::Propose { number, id, command } => {
+                            manager.receive_request(ctx, from, number, id, command);
+                        }
+                        Packet::Proposed { number, outcome } => manager.receive_outcome(ctx, number, outcome),
+                        Packet::Session(..) => {}
+                    }
+                });
+            }
+            Arrival::Session { conn, to, body } => self.with_host(to, |host, ctx| match body {
+                SessionBody::Open { acked, report } => match &mut host.manager {
+                    Some(manager) => {
+                        let node = ctx.node_of(conn);
+                        manager.open_session(ctx, conn, &node, acked, *report);
+                    }
+                    None => ctx.close(conn),
+                },
+                SessionBody::Message { acked, report } => {
+                    if let Some(manager) = &mut host.manager {
+                        manager.receive_message(ctx, conn, acked, report.map(|report| *report));
+                    }
+                }
+                body => host.node.receive(ctx, conn, body),
+            }),
+            Arrival::Closed { conn, to } => self.with_host(to, |host, ctx| {
+                host.node.closed(ctx, conn);
+                if let Some(manager) = &mut host.manager {
+                    manager.closed(conn);
+                }
+            }),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.run_events();
+        let (hosts, now_ms) = (&self.hosts, self.now_ms);
+        let acts = |host: usize| hosts[host].runs && !hosts[host].paused;
+        for arrival in self.net.poll_sessions(now_ms, acts, |host| hosts[host].runs) {
+            self.deliver(arrival);
+        }
+        for host in 0..self.hosts.len() {
+            if !self.acts(host) {
+                continue;
+            }
+            let broken = std::mem::take(&mut self.broken_images);
+            self.with_host(host, |host, ctx| {
+                host.node.tick(ctx, &broken, ctx.sync_ms);
+                host.reconcile_role(ctx);
+                if let Some(manager) = &mut host.manager {
+                    manager.tick(ctx);
+                }
+            });
+            self.broken_images = broken;
+            if let Some(manager) = &self.hosts[host].manager {
+                self.raft_hosts.insert(manager.raft.id, host);
+            }
+        }
+        self.checks.check_hosts(&self.hosts);
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let leads = |host: &Host| host.manager.as_ref().is_some_and(Manager::leads);
+        (0..self.hosts.len())
+            .filter(|host| leads(&self.hosts[*host]))
+            .max_by_key(|host| self.hosts[*host].manager.as_ref().map_or(0, |manager| manager.raft.log.term))
+    }
+}
