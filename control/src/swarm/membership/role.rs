@@ -1,8 +1,8 @@
 //! Keeps this node's certificate and its manager in line with the role in its plan.
 //!
 //! One task, started by the supervisor: a loop that compares everything again after each change.
-//! - Promotion: a certificate of the new role, then the manager's keys, then an empty log, which
-//!   the leader fills.
+//! - Promotion: when the plan is on the disk, a certificate of the new role, then the manager's
+//!   keys, then an empty log, which the leader fills.
 //! - A later Raft id in the plan: this node was demoted and promoted again, and has not noticed.
 //!   The log of the former id is removed, then as for a promotion.
 //! - Demotion: the plan says worker once the other managers have removed this node's vote. A
@@ -21,10 +21,10 @@ use std::{
 
 use jiff::Timestamp;
 use rustls::ClientConfig;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
-use weft_model::{NodePlan, spec::Role, state::ManagerLock};
+use weft_model::{NodePlan, plan::PlanVersion, spec::Role, state::ManagerLock};
 
 use super::{
     ask::{ask_managers, read_lock},
@@ -50,6 +50,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// After this time the leader and `weft info` learn that the certificate cannot be renewed. Shorter
 /// failures are usual: managers restart.
 const PROBLEM_AFTER: Duration = Duration::from_secs(5);
+/// How long a step waits until a plan is written.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait between two steps. A wait until the renewal itself could be weeks, and would
 /// not notice a change of the wall clock.
 const RECHECK: Duration = Duration::from_secs(3600);
@@ -221,6 +223,10 @@ impl RoleReconciler {
         let plan = self.context.channels.plans.borrow().clone();
         if let Some(plan) = &plan {
             self.trust_roots(plan)?;
+            let promotes = plan.role == Role::Manager && self.raft_id() != Some(plan.raft_id);
+            if promotes && !self.wait_until_stored(plan.version()).await {
+                return Ok(RETRY);
+            }
         }
         let wanted = plan.as_ref().map_or(self.context.certified_role(), |plan| plan.role);
         let identity = self.context.credentials.identity();
@@ -406,6 +412,16 @@ impl RoleReconciler {
         let reason =
             "the new certificate has expired too: the clock of this node or of the manager is wrong".to_owned();
         Err(SwarmError::Internal { what: "renew the certificate", reason })
+    }
+
+    /// Waits until the plan that promotes this node is on the disk. With an older plan, a restart
+    /// could make a worker of a manager that has voted: a manager that lags behind signs the
+    /// certificate for it, and then the log is removed. Returns `false` if the plan is not written
+    /// in time, or if this node stops.
+    async fn wait_until_stored(&self, version: PlanVersion) -> bool {
+        let mut stored = self.context.stored_version.subscribe();
+        let written = timeout(STORE_TIMEOUT, stored.wait_for(|stored| *stored >= version));
+        matches!(self.stop.run_until_cancelled(written).await, Some(Ok(Ok(_))))
     }
 
     /// The Raft id of the running manager.
