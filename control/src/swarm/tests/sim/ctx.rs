@@ -10,10 +10,11 @@ use rand::{Rng, rngs::StdRng};
 use weft_model::{Command, NodeId, NodePlan, NodeReport, plan::PlanVersion};
 
 use super::{
-    invariants::Checks,
+    invariants::{Checks, Event},
     manager::Outcome,
     network::Network,
     raft::{LogEntry, Mark, RaftMessage},
+    sabotage::Sabotage,
     users::Users,
 };
 use crate::{
@@ -67,6 +68,11 @@ impl Syncs {
         self.queue.insert((at_ms, self.next), sync);
     }
 
+    /// How many syncs have begun.
+    pub(super) fn count(&self) -> u64 {
+        self.next
+    }
+
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.queue.keys().next().map(|(at_ms, _)| *at_ms)
     }
@@ -101,9 +107,15 @@ pub(super) struct Ctx<'a> {
     pub checks: &'a mut Checks,
     pub users: &'a mut Users,
     pub trace: &'a mut Trace,
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Ctx<'_> {
+    /// Whether this run makes this mistake.
+    pub(super) fn does(&self, sabotage: Sabotage) -> bool {
+        self.sabotage == Some(sabotage)
+    }
+
     pub(super) fn violation(&mut self, text: String) {
         self.checks.fail(text);
     }
@@ -142,15 +154,36 @@ impl Ctx<'_> {
     }
 
     pub(super) fn committed(&mut self, index: u64, entry: Rc<LogEntry>, replica: &Replica) {
-        self.checks.record(&self.node, index, entry, replica);
+        self.checks.record_applied(&self.node, index, entry, &replica.state);
     }
 
     pub(super) fn sends_plan(&mut self, term: u64, plan: &NodePlan) {
         self.checks.record_sent(term, plan);
     }
 
-    pub(super) fn acks(&mut self, acked: PlanVersion, kernel: Option<&NodePlan>) {
-        self.checks.record_ack(&self.node, acked, kernel);
+    pub(super) fn acks(&mut self, acked: PlanVersion, kernel: Option<&NodePlan>, disk: Option<&NodePlan>) {
+        self.checks.record_ack(&self.node, acked, kernel, disk);
+    }
+
+    /// A manager starts with an empty log.
+    pub(super) fn new_log(&mut self, raft_id: u64) {
+        self.checks.record_log(raft_id);
+    }
+
+    /// A manager begins to lead.
+    pub(super) fn leads(&mut self, term: u64, raft_id: u64) {
+        self.checks.record_leader(term, raft_id);
+    }
+
+    /// The leader sets a node to down. `timeout_ms`: that of a node that has a session.
+    pub(super) fn sets_down(&mut self, node: &NodeId, timeout_ms: Option<u64>, voters: Vec<u64>) {
+        let (leader, node) = (self.host, node.clone());
+        self.checks.record(Event::Down { leader, node, timeout_ms, voters });
+    }
+
+    /// The leader removes voters. These remain.
+    pub(super) fn removes_voters(&mut self, remaining: Vec<u64>) {
+        self.checks.record(Event::Removed { remaining });
     }
 
     /// A request has an outcome.

@@ -5,7 +5,14 @@ use rand::{Rng, rngs::StdRng};
 use super::network::Quality;
 
 /// Faults happen within this time.
-pub(super) const FAULTS_MS: std::ops::Range<u64> = 8_000..50_000;
+pub(super) const FAULTS_MS: std::ops::Range<u64> = 5_000..30_000;
+
+/// What a crash loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsynced {
+    Vote,
+    Anything,
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
@@ -30,10 +37,17 @@ pub(super) enum Fault {
         host: usize,
     },
     KillLeader,
+    /// The daemon is killed for a moment, as soon as it has something that is not synced.
+    KillBeforeSync {
+        host: usize,
+        what: Unsynced,
+    },
     /// The machine is switched off, and on at the end: its kernel state and its tasks are gone too.
     PowerOff {
         host: usize,
     },
+    /// All machines lose power, as soon as the next entry is committed.
+    PowerFailure,
     /// The process is stopped, and continues at the end.
     Pause {
         host: usize,
@@ -85,14 +99,14 @@ impl Scheduled {
 
 /// Chooses the faults of a run with this many hosts.
 pub(super) fn choose(hosts: usize, rng: &mut StdRng) -> Vec<Scheduled> {
-    let mut faults: Vec<Scheduled> = (0..rng.random_range(0..10)).map(|_| one(hosts, rng)).collect();
+    let mut faults: Vec<Scheduled> = (0..rng.random_range(0..11)).map(|_| one(hosts, rng)).collect();
     faults.sort_by_key(|fault| fault.at_ms);
     faults
 }
 
 fn one(hosts: usize, rng: &mut StdRng) -> Scheduled {
     let host = rng.random_range(0..hosts);
-    let fault = match rng.random_range(0..20) {
+    let fault = match rng.random_range(0..25) {
         0..2 => Fault::Network(Quality {
             loss: rng.random_range(0.0..0.3),
             duplicates: rng.random_range(0.0..0.3),
@@ -112,9 +126,18 @@ fn one(hosts: usize, rng: &mut StdRng) -> Scheduled {
         15 => Fault::LoseLog { host },
         16 => Fault::Stuck { host },
         17..19 => Fault::CrashTask { host, nth: rng.random_range(0..4) },
-        _ => Fault::Heartbeat { ms: rng.random_range(100..1_500) },
+        19 => Fault::Heartbeat { ms: rng.random_range(100..1_500) },
+        20..22 => Fault::PowerFailure,
+        _ => {
+            Fault::KillBeforeSync { host, what: if rng.random_bool(0.7) { Unsynced::Vote } else { Unsynced::Anything } }
+        }
     };
     let at_ms = rng.random_range(FAULTS_MS);
-    let length_ms = if rng.random_bool(0.5) { rng.random_range(50..3_000) } else { rng.random_range(3_000..25_000) };
-    Scheduled { at_ms, until_ms: (at_ms + length_ms).min(FAULTS_MS.end), fault }
+    let length_ms = if rng.random_bool(0.5) { rng.random_range(50..3_000) } else { rng.random_range(3_000..15_000) };
+    let until_ms = match fault {
+        // Long enough that the leader must notice, and no longer waits for it.
+        Fault::Stuck { .. } => at_ms + rng.random_range(3_000..40_000),
+        _ => (at_ms + length_ms).min(FAULTS_MS.end),
+    };
+    Scheduled { at_ms, until_ms, fault }
 }

@@ -3,36 +3,49 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
 };
 
 use weft_model::{
-    BackendId, ClusterState, NodeId, NodePlan, TaskId,
-    plan::PlanVersion,
-    state::{Attachment, Node, StateDigest, Task, Traffic},
+    BackendId, ClusterState, DualAddr, NetworkId, NodeId, NodePlan, ServiceId, TaskId,
+    plan::{AttachmentPlan, PlanVersion},
+    state::{Attachment, Node, Slot, Task, Traffic},
 };
 
 use super::{
+    network::Network,
     raft::{LogEntry, Payload},
     world::Host,
 };
 use crate::{orchestrate::ACK_WAIT_MS, plan::plan, raft::Replica};
 
-/// Every so many entries the digests of the states are compared.
-const DIGEST_EVERY: u64 = 16;
 /// Every so many generations the content of plans is compared.
 const CONTENT_EVERY: u64 = 4;
+/// The leader waits for no node that has acked nothing for this long: 15 s, and the time of a step.
+const GATES_MS: u64 = 20_000;
+/// For this long, DNS replies and packets may still lead to an address that was freed.
+const STALE_MS: u64 = 2_000;
 
 /// What has happened, in its order.
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     /// A manager has applied an entry.
-    Applied { manager: NodeId, index: u64, entry: Rc<LogEntry>, digest: Option<StateDigest> },
+    Applied { manager: NodeId, index: u64, entry: Rc<LogEntry>, state: Arc<ClusterState> },
     /// The leader of this term has sent a plan.
     Sent { term: u64, plan: Box<NodePlan> },
     /// A node has acked a version with this plan in its kernel.
-    Acked { node: NodeId, acked: PlanVersion, kernel: Option<Box<NodePlan>> },
+    Acked { node: NodeId, acked: PlanVersion, kernel: Option<Box<NodePlan>>, disk: Option<Box<NodePlan>> },
+    /// The leader on this host sets a node to down. `timeout_ms` is that of a node with a session.
+    Down { leader: usize, node: NodeId, timeout_ms: Option<u64>, voters: Vec<u64> },
+    /// The leader removes voters. These remain.
+    Removed { remaining: Vec<u64> },
+}
+
+/// Whether the addresses have one in common.
+fn share(one: DualAddr, other: DualAddr) -> bool {
+    one.v6 == other.v6 || one.v4.is_some() && one.v4 == other.v4
 }
 
 /// The log that the managers have committed, and the state after each entry.
@@ -43,8 +56,17 @@ pub(super) struct Checks {
     log: Vec<Rc<LogEntry>>,
     replica: Replica,
     states: Vec<Arc<ClusterState>>,
-    digests: BTreeMap<u64, StateDigest>,
+    /// When each entry was committed.
+    committed_ms: Vec<u64>,
+    /// How many entries were committed before the last [`GATES_MS`].
+    aged: u64,
     proposals: BTreeSet<u128>,
+    /// The Raft ids of all logs that were ever begun.
+    raft_ids: BTreeSet<u64>,
+    /// The Raft id of each term's leader.
+    leaders: BTreeMap<u64, u64>,
+    /// When each address was freed on the cluster's clock, and the slot that had it.
+    freed: BTreeMap<(NetworkId, IpAddr), (u64, ServiceId, Slot)>,
     /// When the first entry of each term was committed.
     terms: BTreeMap<u64, u64>,
     /// All backend ids that were ever used, with their task.
@@ -71,10 +93,43 @@ impl Checks {
         self.proposals.contains(&id)
     }
 
-    /// A manager has applied an entry.
-    pub(super) fn record(&mut self, manager: &NodeId, index: u64, entry: Rc<LogEntry>, replica: &Replica) {
-        let digest = index.is_multiple_of(DIGEST_EVERY).then(|| replica.digest(index).expect("an encoded state"));
-        self.events.push(Event::Applied { manager: manager.clone(), index, entry, digest });
+    pub(super) fn record(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// A manager has applied an entry, and has this state then.
+    pub(super) fn record_applied(
+        &mut self,
+        manager: &NodeId,
+        index: u64,
+        entry: Rc<LogEntry>,
+        state: &Arc<ClusterState>,
+    ) {
+        if let Some(known) = self.state_at(index) {
+            let position = usize::try_from(index - 1).expect("a small log");
+            if !Rc::ptr_eq(&self.log[position], &entry) && self.log[position] != entry {
+                self.fail(format!("{manager} has applied another entry at {index}"));
+            } else if known != state {
+                self.fail(format!("the state of {manager} at {index} differs from that of others"));
+            }
+            return;
+        }
+        self.events.push(Event::Applied { manager: manager.clone(), index, entry, state: Arc::clone(state) });
+    }
+
+    /// A manager starts with an empty log.
+    pub(super) fn record_log(&mut self, raft_id: u64) {
+        if !self.raft_ids.insert(raft_id) {
+            self.fail(format!("a second log has the Raft id {raft_id}"));
+        }
+    }
+
+    /// A manager begins to lead.
+    pub(super) fn record_leader(&mut self, term: u64, raft_id: u64) {
+        let leader = *self.leaders.entry(term).or_insert(raft_id);
+        if leader != raft_id {
+            self.fail(format!("{leader} and {raft_id} lead in term {term}"));
+        }
     }
 
     /// The leader of this term sends a plan.
@@ -83,22 +138,40 @@ impl Checks {
     }
 
     /// A node acks a version with this plan in its kernel.
-    pub(super) fn record_ack(&mut self, node: &NodeId, acked: PlanVersion, kernel: Option<&NodePlan>) {
+    pub(super) fn record_ack(
+        &mut self,
+        node: &NodeId,
+        acked: PlanVersion,
+        kernel: Option<&NodePlan>,
+        disk: Option<&NodePlan>,
+    ) {
         if acked.generation.is_multiple_of(CONTENT_EVERY) {
-            let kernel = kernel.cloned().map(Box::new);
-            self.events.push(Event::Acked { node: node.clone(), acked, kernel });
+            let (kernel, disk) = (kernel.cloned().map(Box::new), disk.cloned().map(Box::new));
+            self.record(Event::Acked { node: node.clone(), acked, kernel, disk });
         }
     }
 
     /// Checks what has happened since the last call.
-    pub(super) fn check_events(&mut self, now_ms: u64, hosts: &[Host]) {
+    pub(super) fn check_events(&mut self, now_ms: u64, hosts: &[Host], net: &Network) {
         for event in std::mem::take(&mut self.events) {
             match event {
-                Event::Applied { manager, index, entry, digest } => {
-                    self.check_applied(now_ms, &manager, (index, &entry), digest, hosts);
+                Event::Applied { manager, index, entry, state } => {
+                    self.check_applied(now_ms, &manager, (index, &entry), &state, hosts);
                 }
                 Event::Sent { term, plan } => self.check_sent(term, &plan),
-                Event::Acked { node, acked, kernel } => self.check_ack(&node, acked, kernel),
+                Event::Acked { node, acked, kernel, disk } => {
+                    let known = self.state_at(acked.generation).and_then(|state| plan(state, &node));
+                    for (found, place) in [(kernel, "in effect"), (disk, "on the disk")] {
+                        let found = found.map(|found| NodePlan { generation: acked.generation, ..*found });
+                        if found != known {
+                            self.fail(format!("{node} acks {acked:?}, and another plan is {place}"));
+                        }
+                    }
+                }
+                Event::Down { leader, node, timeout_ms, voters } => {
+                    self.check_down(now_ms, (leader, &hosts[leader]), &node, timeout_ms, &voters, hosts, net);
+                }
+                Event::Removed { remaining } => self.check_removed(now_ms, &remaining, hosts),
             }
         }
     }
@@ -108,7 +181,7 @@ impl Checks {
         now_ms: u64,
         manager: &NodeId,
         (index, entry): (u64, &Rc<LogEntry>),
-        digest: Option<StateDigest>,
+        state: &Arc<ClusterState>,
         hosts: &[Host],
     ) {
         let position = usize::try_from(index - 1).expect("a small log");
@@ -122,7 +195,7 @@ impl Checks {
                 ));
             }
         }
-        if digest.is_some_and(|digest| self.digests.get(&index) != Some(&digest)) {
+        if self.state_at(index) != Some(state) {
             self.fail(format!("the state of {manager} at {index} differs from that of others"));
         }
     }
@@ -130,19 +203,24 @@ impl Checks {
     fn extend(&mut self, now_ms: u64, index: u64, entry: &Rc<LogEntry>, hosts: &[Host]) {
         self.terms.entry(entry.term).or_insert(now_ms);
         self.log.push(Rc::clone(entry));
+        self.committed_ms.push(now_ms);
         if let Payload::Normal(proposal) = &entry.payload {
-            self.proposals.insert(proposal.id.0);
+            let is_new = self.proposals.insert(proposal.id.0);
             let before = Arc::clone(&self.replica.state);
+            // A change that was applied before does not set the time again.
+            if is_new && proposal.entry.now_ms < before.now_ms {
+                self.fail(format!("the cluster's time went back at {index}"));
+            }
             // A refused command changes nothing.
             let _ = self.replica.apply(index, proposal.clone());
             let after = Arc::clone(&self.replica.state);
+            if !is_new && *after != (ClusterState { index, ..(*before).clone() }) {
+                self.fail(format!("the change {:x} was applied again at {index}", proposal.id.0));
+            }
             for node in after.nodes.values().filter(|node| !node.gates_changes()) {
                 self.missed.insert(node.id.clone(), index);
             }
             self.check_change(&before, &after, hosts);
-        }
-        if index.is_multiple_of(DIGEST_EVERY) {
-            self.digests.insert(index, self.replica.digest(index).expect("an encoded state"));
         }
         self.states.push(Arc::clone(&self.replica.state));
     }
@@ -166,11 +244,43 @@ impl Checks {
         }
     }
 
-    fn check_ack(&mut self, node: &NodeId, acked: PlanVersion, kernel: Option<Box<NodePlan>>) {
-        let known = self.state_at(acked.generation).and_then(|state| plan(state, node));
-        let kernel = kernel.map(|kernel| NodePlan { generation: acked.generation, ..*kernel });
-        if known != kernel {
-            self.fail(format!("{node} acks {acked:?}, and another plan is in effect on it"));
+    /// A leader that sets a node to down can hear from a quorum, and does not hear from the node.
+    #[expect(clippy::too_many_arguments, reason = "the facts of one event")]
+    fn check_down(
+        &mut self,
+        now_ms: u64,
+        (number, leader): (usize, &Host),
+        node: &NodeId,
+        timeout_ms: Option<u64>,
+        voters: &[u64],
+        hosts: &[Host],
+        net: &Network,
+    ) {
+        let id = leader.raft_id();
+        let reaches = |(from, host): (usize, &Host)| {
+            let votes = host.raft_id().is_some_and(|id| voters.contains(&id));
+            let is_heard = host.raft_id() == id || !net.is_blocked(from, number);
+            votes && is_heard && host.has_answered(now_ms)
+        };
+        if hosts.iter().enumerate().filter(|host| reaches(*host)).count() * 2 <= voters.len() {
+            self.fail(format!("{} sets {node} to down while it hears from no quorum", leader.node.id));
+        }
+        let calm_since_ms = hosts.iter().find(|host| host.node.id == *node).map(|host| host.calm_since_ms);
+        if let Some((since_ms, timeout_ms)) = calm_since_ms.zip(timeout_ms)
+            && since_ms + timeout_ms + STALE_MS < now_ms
+        {
+            self.fail(format!("{} sets {node} to down, which sends heartbeats", leader.node.id));
+        }
+    }
+
+    /// A majority of the voters that remain has answered.
+    fn check_removed(&mut self, now_ms: u64, remaining: &[u64], hosts: &[Host]) {
+        let answers = |id: &&u64| {
+            let mut hosts = hosts.iter().filter(|host| host.raft_id() == Some(**id));
+            hosts.any(|host| host.has_answered(now_ms))
+        };
+        if remaining.iter().filter(answers).count() * 2 <= remaining.len() {
+            self.fail(format!("voters are removed, and no majority of {remaining:?}, which remain, runs"));
         }
     }
 
@@ -183,6 +293,7 @@ impl Checks {
 
     fn check_change(&mut self, before: &ClusterState, after: &ClusterState, hosts: &[Host]) {
         self.check_allocations(after);
+        self.record_freed(before, after);
         for task in after.tasks.values() {
             let old = before.tasks.get(&task.id);
             if let Some(old) = old {
@@ -195,6 +306,7 @@ impl Checks {
                         return self.fail(format!("the backend id of {} was used before", task.name));
                     }
                     self.check_address_is_unknown(task, attachment, after, hosts);
+                    self.check_address_is_fresh(task, attachment, after);
                 }
             }
         }
@@ -235,13 +347,13 @@ impl Checks {
             let Some(kernel) = &host.node.kernel else { continue };
             for other in kernel.tasks.iter().filter(|other| other.id != task.id) {
                 let alive = host.node.machine.processes.get(&other.id).is_some_and(|process| process.is_alive());
-                let uses = |a: &weft_model::plan::AttachmentPlan| a.network == got.network && a.addr == got.addr;
+                let uses = |a: &AttachmentPlan| a.network == got.network && share(a.addr, got.addr);
                 if alive && other.attachments.iter().any(uses) {
                     found = Some(format!("{} got an address that {} uses on {}", task.name, other.name, host.node.id));
                 }
             }
             if self.is_reliable(state, host) {
-                let same = |network, addr| got.network == network && got.addr == addr;
+                let same = |network, addr| got.network == network && share(got.addr, addr);
                 let mut endpoints = kernel.endpoints.iter().filter(|endpoint| endpoint.task != task.id);
                 let known = endpoints.any(|e| same(e.network.clone(), e.addr))
                     || kernel.services.iter().any(|s| s.vip.is_some_and(|vip| same(s.network.clone(), vip)));
@@ -252,6 +364,33 @@ impl Checks {
         }
         if let Some(found) = found {
             self.fail(found);
+        }
+    }
+
+    /// Remembers which addresses tasks no longer have.
+    fn record_freed(&mut self, before: &ClusterState, after: &ClusterState) {
+        for task in before.tasks.values().filter(|task| !task.attachments.is_empty()) {
+            if after.tasks.get(&task.id).is_none_or(|now| now.attachments.is_empty()) {
+                for attachment in &task.attachments {
+                    for ip in attachment.addr.ips() {
+                        let owner = (after.now_ms, task.service.clone(), task.slot.clone());
+                        self.freed.insert((attachment.network.clone(), ip), owner);
+                    }
+                }
+            }
+        }
+    }
+
+    /// No client takes the task for another one that had its address a moment ago. The next task of
+    /// the same slot may have it.
+    fn check_address_is_fresh(&mut self, task: &Task, got: &Attachment, state: &ClusterState) {
+        for ip in got.addr.ips() {
+            let Some((freed_ms, service, slot)) = self.freed.get(&(got.network.clone(), ip)) else { continue };
+            let same_slot = (service, slot) == (&task.service, &task.slot);
+            if !same_slot && state.now_ms < freed_ms + STALE_MS {
+                let text = format!("{} got {ip}, which another task had {} ms ago", task.name, state.now_ms - freed_ms);
+                return self.fail(text);
+            }
         }
     }
 
@@ -288,10 +427,15 @@ impl Checks {
     }
 
     /// What must hold between any two events.
-    pub(super) fn check_hosts(&mut self, hosts: &[Host]) {
+    pub(super) fn check_hosts(&mut self, now_ms: u64, hosts: &[Host]) {
+        let is_aged = |at_ms: &u64| at_ms + GATES_MS <= now_ms;
+        while usize::try_from(self.aged).is_ok_and(|aged| self.committed_ms.get(aged).is_some_and(is_aged)) {
+            self.aged += 1;
+        }
         let mut places = BTreeMap::new();
+        let changed = hosts.iter().any(|host| !host.node.is_idle());
         for host in hosts {
-            for (task, _) in host.node.machine.processes.iter().filter(|(_, process)| process.is_alive()) {
+            for (task, _) in host.node.machine.processes.iter().filter(|(_, process)| changed && process.is_alive()) {
                 if let Some(other) = places.insert(task, &host.node.id) {
                     let text = format!("task {task} runs on {other} and on {}", host.node.id);
                     return self.fail(text);
@@ -300,6 +444,15 @@ impl Checks {
             let Some(manager) = &host.manager else { continue };
             for (node, acked) in manager.acks() {
                 let own = hosts.iter().find(|host| host.node.id == *node);
+                let is_calm = manager.leads_since_ms().is_some_and(|at_ms| is_aged(&at_ms.max(host.calm_since_ms)));
+                let is_calm = is_calm && own.is_some_and(|own| is_aged(&own.calm_since_ms));
+                if is_calm
+                    && own.is_some_and(|own| own.node.acked.generation < self.aged)
+                    && manager.state().nodes.get(node).is_some_and(Node::gates_changes)
+                {
+                    return self
+                        .fail(format!("the cluster waits for {node}, which has acked nothing for {GATES_MS} ms"));
+                }
                 if own.is_some_and(|own| own.node.acked.generation < acked) {
                     let text = format!("{} counts an ack of {acked} that {node} has not sent", manager.node);
                     return self.fail(text);

@@ -10,10 +10,11 @@
 //! - `manager`: the loops of a manager; `node`: the link, the agent, and the machine;
 //! - `users`: who ask for changes;
 //! - `faults`: what goes wrong;
+//! - `sabotage`: mistakes that the invariants must catch;
 //! - `invariants`: what must hold at every moment;
 //! - `world`: the hosts, and the order of events.
 //!
-//! A run has 50 s with users and faults. Then the faults end, the users repair their specs, and the
+//! A run has 30 s with users and faults. Then the faults end, the users repair their specs, and the
 //! cluster must meet them.
 //!
 //! `WEFT_SIM_SEEDS` sets how many seeds the test runs, and `WEFT_SIM_SEED` names the one to run.
@@ -25,6 +26,7 @@ mod node;
 mod manager;
 mod users;
 mod faults;
+mod sabotage;
 mod invariants;
 mod world;
 
@@ -37,16 +39,20 @@ use std::{
     time::Instant,
 };
 
+use sabotage::Sabotage;
 use world::Report;
 
 use crate::fixture::variable;
 
 /// How many seeds run by default.
-const SEEDS: u64 = 80;
+const SEEDS: u64 = 400;
+
+/// A mistake must be caught within so many seeds.
+const SABOTAGED: u64 = 300;
 
 /// Runs a seed. A panic is a violation too.
-fn run(seed: u64, traced: bool) -> Report {
-    catch_unwind(AssertUnwindSafe(|| world::run(seed, traced))).unwrap_or_else(|panic| {
+fn run(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Report {
+    catch_unwind(AssertUnwindSafe(|| world::run(seed, traced, sabotage))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         let violation = Some(format!("a panic: {}", text.unwrap_or_default()));
@@ -71,7 +77,7 @@ fn describe(report: &Report) -> String {
 #[test]
 fn every_invariant_holds_under_faults_and_the_spec_is_met_after_them() {
     if let Some(seed) = variable("WEFT_SIM_SEED") {
-        let report = run(seed, true);
+        let report = run(seed, true, None);
         assert!(report.violation.is_none(), "{}", describe(&report));
         return println!("{}", describe(&report));
     }
@@ -84,7 +90,7 @@ fn every_invariant_holds_under_faults_and_the_spec_is_met_after_them() {
             if seed >= seeds {
                 return reports;
             }
-            let report = run(seed, false);
+            let report = run(seed, false, None);
             let failed = report.violation.is_some();
             reports.push(report);
             if failed {
@@ -99,7 +105,7 @@ fn every_invariant_holds_under_faults_and_the_spec_is_met_after_them() {
     });
     let failed: Vec<_> = reports.iter().filter(|report| report.violation.is_some()).collect();
     if let Some(first) = failed.iter().min_by_key(|report| report.seed) {
-        panic!("{}", describe(&run(first.seed, true)));
+        panic!("{}", describe(&run(first.seed, true, None)));
     }
     let mut faults = BTreeMap::<String, usize>::new();
     for fault in reports.iter().flat_map(|report| &report.faults) {
@@ -116,4 +122,52 @@ fn every_invariant_holds_under_faults_and_the_spec_is_met_after_them() {
         sum(|report| report.confirmed as u64),
         sum(|report| report.unknown),
     );
+}
+
+/// Runs seeds with a mistake until one fails, and checks what it says.
+fn check_caught(sabotage: Sabotage, expected: &[&str]) {
+    for seed in 0..SABOTAGED {
+        if let Some(violation) = run(seed, false, Some(sabotage)).violation {
+            assert!(expected.iter().any(|text| violation.contains(text)), "seed {seed} of {sabotage:?}: {violation}");
+            return println!("{sabotage:?} is caught by seed {seed}: {violation}");
+        }
+    }
+    panic!("{SABOTAGED} seeds of {sabotage:?} violate no invariant");
+}
+
+#[test]
+fn a_leader_that_sends_plans_without_a_lease_is_caught() {
+    check_caught(Sabotage::KeepLease, &["the deposed leader of term"]);
+}
+
+#[test]
+fn a_node_that_acks_before_its_plan_is_in_effect_is_caught() {
+    check_caught(Sabotage::AckEarly, &["and another plan is"]);
+}
+
+#[test]
+fn a_change_that_is_applied_twice_is_caught() {
+    check_caught(Sabotage::ApplyTwice, &["differs from that of others"]);
+}
+
+#[test]
+fn a_manager_that_lost_its_log_and_keeps_its_id_is_caught() {
+    check_caught(Sabotage::ReuseRaftId, &["a second log has the Raft id"]);
+}
+
+#[test]
+fn a_manager_that_replies_before_it_has_synced_is_caught() {
+    // What is lost is a vote or an entry, and what follows from it.
+    let expected = ["another entry", "a committed entry", "lead in term", "a second log", "is lost", "differs from"];
+    check_caught(Sabotage::ReplyBeforeSync, &expected);
+}
+
+#[test]
+fn a_leader_that_sets_nodes_to_down_without_a_quorum_is_caught() {
+    check_caught(Sabotage::AssumeSilence, &["while it hears from no quorum"]);
+}
+
+#[test]
+fn a_leader_that_removes_a_voter_without_asking_the_others_is_caught() {
+    check_caught(Sabotage::AssumeAnswers, &["voters are removed"]);
 }

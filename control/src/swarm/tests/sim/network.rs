@@ -14,7 +14,7 @@ const KEEP_ALIVE_MS: u64 = 3_000;
 const RETRANSMIT_MS: u64 = 300;
 
 /// How the network treats packets at a time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Quality {
     pub loss: f64,
     pub duplicates: f64,
@@ -94,7 +94,13 @@ impl Network {
         self.quality = Quality::GOOD;
     }
 
-    fn is_blocked(&self, from: usize, to: usize) -> bool {
+    /// Whether packets from or to the host may be lost or late.
+    pub(super) fn disturbs(&self, host: usize) -> bool {
+        let blocks = |(&(from, to), &count): (&(usize, usize), &u32)| count > 0 && (from == host || to == host);
+        self.quality != Quality::GOOD || self.blocked.iter().any(blocks)
+    }
+
+    pub(super) fn is_blocked(&self, from: usize, to: usize) -> bool {
         self.blocked.get(&(from, to)).is_some_and(|count| *count > 0)
     }
 
@@ -183,14 +189,7 @@ impl Network {
             if reachable && answers(node) && answers(manager) && both_run {
                 connection.silent_since_ms = None;
             } else {
-                let since_ms = *connection.silent_since_ms.get_or_insert(now_ms);
-                // A process that has died closes its connections at once.
-                if now_ms >= since_ms + KEEP_ALIVE_MS || (reachable && !both_run) {
-                    ended.insert(*conn);
-                    arrivals.push(Arrival::Closed { conn: *conn, to: node });
-                    arrivals.push(Arrival::Closed { conn: *conn, to: manager });
-                    continue;
-                }
+                connection.silent_since_ms.get_or_insert(now_ms);
             }
             let ends = [(node, manager, &mut connection.to_manager), (manager, node, &mut connection.to_node)];
             for (from, to, queue) in ends {
@@ -201,6 +200,15 @@ impl Network {
                 {
                     arrivals.push(Arrival::Session { conn: *conn, to, body });
                 }
+            }
+            // What was sent arrives before the end of the connection.
+            let drained = |to: usize, queue: &VecDeque<_>| !runs(to) || queue.is_empty();
+            let drained = drained(manager, &connection.to_manager) && drained(node, &connection.to_node);
+            let is_silent = connection.silent_since_ms.is_some_and(|since_ms| now_ms >= since_ms + KEEP_ALIVE_MS);
+            if is_silent || (reachable && !both_run && drained) {
+                ended.insert(*conn);
+                arrivals.push(Arrival::Closed { conn: *conn, to: node });
+                arrivals.push(Arrival::Closed { conn: *conn, to: manager });
             }
         }
         self.connections.retain(|conn, _| !ended.contains(conn));

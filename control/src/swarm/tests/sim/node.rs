@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::Rng;
 use weft_model::{NodeId, NodePlan, NodeReport, TaskId, plan::PlanVersion, state::TaskState};
 
-use super::ctx::{Ctx, Packet, SessionBody, host_at};
+use super::{
+    ctx::{Ctx, Packet, SessionBody, host_at},
+    sabotage::Sabotage,
+};
 use crate::{
     fixture::{
         description,
@@ -75,6 +78,8 @@ pub(super) struct Node {
     pub disk_plan: Option<NodePlan>,
     pub kernel: Option<NodePlan>,
     pub machine: Machine,
+    /// Whether no process starts or stops, and the plan has been compared with the processes.
+    idle: bool,
     /// The newest report, and how many there were.
     report: NodeReport,
     reports: u64,
@@ -102,6 +107,7 @@ impl Node {
             disk_plan: None,
             kernel: None,
             machine: Machine::default(),
+            idle: false,
             report: NodeReport { description: Some(description(&[])), ..NodeReport::default() },
             reports: 1,
             acked: PlanVersion::default(),
@@ -122,7 +128,7 @@ impl Node {
 
     /// The machine was switched off: its kernel state is lost, and its tasks have ended.
     pub(super) fn power_off(&mut self) {
-        self.kernel = None;
+        (self.kernel, self.idle) = (None, false);
         for process in self.machine.processes.values_mut().filter(|process| process.is_alive()) {
             *process = Process::Ended(TaskState::Failed);
         }
@@ -132,18 +138,31 @@ impl Node {
         let mut running = self.machine.processes.values_mut().filter(|process| **process == Process::Running);
         if let Some(process) = running.nth(nth) {
             *process = Process::Ended(TaskState::Failed);
+            self.idle = false;
         }
+    }
+
+    /// Whether a restart would find the newest plan.
+    pub(super) fn has_stored_plan(&self) -> bool {
+        self.published.as_ref().is_some_and(|plan| plan.version() == self.stored)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle
     }
 
     pub(super) fn tick(&mut self, ctx: &mut Ctx<'_>, broken_images: &BTreeSet<String>, disk_ms: u64) {
         self.store_plan(ctx, disk_ms);
         self.apply_plan(ctx);
-        if let Some(plan) = &self.kernel {
+        if let Some(plan) = self.kernel.as_ref().filter(|_| !self.idle) {
             let missing_images = BTreeSet::new();
             let Delays { start_ms, stop_ms, .. } = self.delays;
             let runtime = Runtime { start_ms, stop_ms, broken_images, missing_images: &missing_images };
             self.machine.run_processes(plan, ctx.now_ms, runtime);
             self.machine.reconcile_keys(plan.encryption.as_ref(), ctx.keys_made);
+            let waits = |process: &Process| matches!(process, Process::Starting { .. } | Process::Stopping { .. });
+            self.idle = !self.machine.processes.values().any(waits);
+            self.update_report(ctx.now_ms);
         }
         self.run_link(ctx);
     }
@@ -174,7 +193,7 @@ impl Node {
             }
             ctx.trace(|| format!("{} puts {:?} into effect", self.id, plan.version()));
             self.applied = plan.version();
-            self.kernel = Some(plan);
+            (self.kernel, self.idle) = (Some(plan), false);
         }
         if self.applying.is_none() && published.version() != self.applied {
             let due_ms = ctx.now_ms + ctx.rng.random_range(0..=self.delays.plan_ms);
@@ -203,10 +222,14 @@ impl Node {
             self.report.keys = keys;
             self.reports += 1;
         }
+        self.report_version();
+    }
+
+    fn report_version(&mut self) {
         (self.report.acked, self.report.epoch) = (self.applied.generation, self.applied.epoch);
     }
 
-    fn managers(&self) -> Vec<usize> {
+    pub(super) fn managers(&self) -> Vec<usize> {
         let planned = self.published.iter().flat_map(|plan| plan.managers.iter().map(|m| host_at(m.rpc_addr)));
         let mut managers: Vec<usize> = planned.collect();
         // The manager that the node joined by.
@@ -228,7 +251,7 @@ impl Node {
                 self.wait(ctx);
             }
             Link::Open { conn, manager } => {
-                self.update_report(ctx.now_ms);
+                self.report_version();
                 let acked = self.ack(ctx);
                 let changed = self.reports != self.sent.report;
                 let heartbeat_ms = self.published.as_ref().map_or(1_000, |plan| plan.heartbeat_ms);
@@ -243,9 +266,13 @@ impl Node {
     }
 
     fn ack(&mut self, ctx: &mut Ctx<'_>) -> PlanVersion {
-        let acked = self.acks.ack(self.applied, self.stored);
+        let (applied, stored) = match self.published.as_ref().filter(|_| ctx.does(Sabotage::AckEarly)) {
+            Some(plan) => (plan.version(), plan.version()),
+            None => (self.applied, self.stored),
+        };
+        let acked = self.acks.ack(applied, stored);
         if acked > self.acked {
-            ctx.acks(acked, self.kernel.as_ref());
+            ctx.acks(acked, self.kernel.as_ref(), self.disk_plan.as_ref());
             (self.acked, self.acked_plan) = (acked, self.stored);
         }
         acked

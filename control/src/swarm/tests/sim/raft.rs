@@ -127,6 +127,15 @@ impl Log {
         Mark { vote: (self.term, self.vote), last: self.last(), truncations: self.truncations }
     }
 
+    /// Whether a crash may lose the last vote.
+    pub(super) fn has_unsynced_vote(&self) -> bool {
+        self.vote.is_some() && self.synced_vote != (self.term, self.vote)
+    }
+
+    fn is_synced(&self) -> bool {
+        self.synced == self.last() && self.synced_vote == (self.term, self.vote)
+    }
+
     fn sync(&mut self, mark: Mark) {
         self.synced_vote = self.synced_vote.max(mark.vote);
         if mark.truncations == self.truncations {
@@ -432,7 +441,11 @@ impl Raft {
             self.log.push(entry);
         }
         self.commit = self.commit.max(commit.min(matched));
-        vec![Effect::Sync(self.log.mark(), vec![(from, reply(term, Some(matched), 0))])]
+        let reply = (from, reply(term, Some(matched), 0));
+        if self.log.is_synced() {
+            return vec![Effect::Send(reply.0, reply.1)];
+        }
+        vec![Effect::Sync(self.log.mark(), vec![reply])]
     }
 
     fn advance_commit(&mut self, now_ms: u64) -> Vec<Effect> {

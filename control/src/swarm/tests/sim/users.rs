@@ -10,7 +10,7 @@ use weft_model::{
 };
 
 use crate::{
-    fixture::{network_spec, service_spec, tcp},
+    fixture::{service_spec, subnet_spec, tcp},
     raft::ProposalId,
 };
 
@@ -51,6 +51,14 @@ fn update(service: &Service, change: impl FnOnce(&mut ServiceSpec)) -> Command {
     Command::UpdateService { id: service.id.clone(), version: service.meta.version, spec: Box::new(spec) }
 }
 
+fn create_network(rng: &mut StdRng, ids: &mut StdRng) -> Command {
+    // So small that addresses are used again.
+    let nth = rng.random_range(0..100);
+    let mut spec = subnet_spec(&format!("net{nth}"), &format!("10.1.{nth}.0/27"));
+    spec.encrypted = rng.random_bool(0.3);
+    Command::CreateNetwork { id: NetworkId::from_random(ids.random()), spec: Box::new(spec) }
+}
+
 /// A change that a user asks for who sees this state.
 pub(super) fn choose(state: &ClusterState, rng: &mut StdRng, ids: &mut StdRng) -> Option<Command> {
     let services: Vec<&Service> = state.services.values().filter(|service| !service.removing).collect();
@@ -60,16 +68,13 @@ pub(super) fn choose(state: &ClusterState, rng: &mut StdRng, ids: &mut StdRng) -
     let node = nodes[rng.random_range(0..nodes.len())];
     let kind = rng.random_range(0..20);
     Some(match kind {
-        0 if networks.len() < 3 => {
-            let mut spec = network_spec(&format!("net{}", rng.random_range(0..100)));
-            spec.encrypted = rng.random_bool(0.3);
-            Command::CreateNetwork { id: NetworkId::from_random(ids.random()), spec: Box::new(spec) }
-        }
+        _ if networks.is_empty() && rng.random_bool(0.3) => create_network(rng, ids),
+        0 if networks.len() < 3 => create_network(rng, ids),
         1 if !networks.is_empty() => {
             Command::RemoveNetwork { id: networks[rng.random_range(0..networks.len())].clone() }
         }
         2..5 if services.len() < 3 => {
-            let on: Vec<&NetworkId> = networks.iter().take(rng.random_range(0..=1)).collect();
+            let on: Vec<&NetworkId> = networks.iter().take(rng.random_range(0..=2)).collect();
             let name = format!("service{}", rng.random_range(0..4));
             let mut spec = service_spec(&name, rng.random_range(0..4), &on);
             if rng.random_bool(0.5) {

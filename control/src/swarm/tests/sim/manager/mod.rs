@@ -1,5 +1,5 @@
-//! A manager: its log, its copy of the cluster state, and what it does as the leader. The log is the
-//! model of [`super::raft`]; everything that decides is the real code: `apply`, `LeaderView`,
+//! A manager: its log, its copy of the cluster state, and what it does as the leader. The log is
+//! the model of [`super::raft`]; everything that decides is the real code: `apply`, `LeaderView`,
 //! `Steps`, `voters`, `Lease`, `Outgoing` and the cluster's clock.
 //!
 //! `peers` asks the other managers; `requests` is `manager::propose`, `sessions` is
@@ -24,6 +24,7 @@ use self::term::Term;
 use super::{
     ctx::{Ctx, Packet, host_at},
     raft::{Effect, Log, Mark, Payload, Raft, RaftMessage},
+    sabotage::Sabotage,
 };
 use crate::{
     fixture::START_MS,
@@ -70,8 +71,13 @@ impl Manager {
         }
     }
 
-    /// Whether the log of this voter may be lost: the others are a majority without it.
+    /// Whether the log of this voter may be lost: the others are a majority without it, and no
+    /// other one is being removed.
     pub(super) fn can_lose(&self, raft_id: u64) -> bool {
+        let Term::Leading { leading, .. } = &self.term else { return false };
+        if leading.change.is_some() || leading.demotion_asked_ms.is_some() {
+            return false;
+        }
         let voters = self.raft.committed().filter(|(settled, _)| *settled).map(|(_, voters)| voters);
         voters.is_some_and(|voters| {
             let ids: BTreeSet<u64> = voters.voter_ids().collect();
@@ -85,6 +91,11 @@ impl Manager {
 
     pub(super) fn leads(&self) -> bool {
         matches!(self.term, Term::Leading { .. })
+    }
+
+    /// Since when this manager leads.
+    pub(super) fn leads_since_ms(&self) -> Option<u64> {
+        if let Term::Leading { leading, .. } = &self.term { Some(leading.since_ms) } else { None }
     }
 
     /// What this leader believes that the nodes have acked.
@@ -121,6 +132,10 @@ impl Manager {
         for effect in effects {
             match effect {
                 Effect::Send(to, message) => self.send_raft(ctx, to, message),
+                Effect::Sync(mark, then) if ctx.does(Sabotage::ReplyBeforeSync) => {
+                    ctx.sync(mark, Vec::new());
+                    self.reply(ctx, then);
+                }
                 Effect::Sync(mark, then) => ctx.sync(mark, then),
             }
         }
@@ -130,7 +145,12 @@ impl Manager {
     pub(super) fn synced(&mut self, ctx: &mut Ctx<'_>, mark: Mark, then: Vec<(u64, RaftMessage)>) {
         let effects = self.raft.synced(mark, ctx.now_ms);
         self.perform(ctx, effects);
-        for (to, message) in then {
+        self.reply(ctx, then);
+        self.advance(ctx);
+    }
+
+    fn reply(&mut self, ctx: &mut Ctx<'_>, replies: Vec<(u64, RaftMessage)>) {
+        for (to, message) in replies {
             if to == self.raft.id {
                 let effects = self.raft.receive(to, message, ctx.now_ms, ctx.rng);
                 self.perform(ctx, effects);
@@ -138,7 +158,6 @@ impl Manager {
                 self.send_raft(ctx, to, message);
             }
         }
-        self.advance(ctx);
     }
 
     fn send_raft(&self, ctx: &mut Ctx<'_>, to: u64, message: RaftMessage) {
@@ -178,7 +197,11 @@ impl Manager {
             let index = self.applied;
             let entry = Rc::clone(self.raft.log.get(index).expect("a committed entry"));
             if let Payload::Normal(proposal) = &entry.payload {
-                let result = self.replica.apply(index, proposal.clone());
+                let mut applied = proposal.clone();
+                if ctx.does(Sabotage::ApplyTwice) {
+                    applied.id = ProposalId(index.into());
+                }
+                let result = self.replica.apply(index, applied);
                 self.results.insert(index, (proposal.id, result));
             }
             ctx.committed(index, entry, &self.replica);

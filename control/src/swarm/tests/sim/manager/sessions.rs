@@ -5,7 +5,10 @@ use std::sync::Arc;
 use weft_model::{ClusterState, NodeId, NodePlan, NodeReport, plan::PlanVersion, state::FEATURE_LEVEL};
 
 use super::{
-    super::ctx::{Ctx, Packet, SessionBody, host_at},
+    super::{
+        ctx::{Ctx, Packet, SessionBody, host_at},
+        sabotage::Sabotage,
+    },
     Manager,
     term::{Leading, Term},
 };
@@ -89,7 +92,12 @@ impl Manager {
         let acked = acked_of(acked).counts_as((session.epoch, index));
         let (view, node, id) = (&mut leading.view, session.node.clone(), session.id);
         match view.record_message(&node, id, ctx.now_ms, acked, report, CertificateStatus::default()) {
-            Some(changed) => leading.changed |= changed,
+            Some(changed) => {
+                leading.changed |= changed;
+                if leading.newest.get(&node) != Some(&conn) {
+                    ctx.violation(format!("{} takes a message of an earlier session of {node}", self.node));
+                }
+            }
             None => self.close_session(ctx, conn),
         }
     }
@@ -124,7 +132,7 @@ impl Manager {
             if session.waiting.is_none() {
                 continue;
             }
-            if lease.holds(ctx.now_ms) {
+            if lease.holds(ctx.now_ms) || ctx.does(Sabotage::KeepLease) {
                 let Some(plan) = session.waiting.take() else { continue };
                 ctx.sends_plan(term, &plan);
                 let message = session.outgoing.next(plan);
@@ -197,5 +205,6 @@ fn begin_session(
     let session = Session { node: node.clone(), id, epoch, outgoing, computed: None, waiting: None };
     // The node's earlier sessions end at their next message.
     leading.sessions.insert(conn, session);
+    leading.newest.insert(node.clone(), conn);
     leading.changed = true;
 }

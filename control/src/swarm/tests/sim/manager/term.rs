@@ -5,15 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use weft_model::Command;
+use weft_model::{Command, NodeId, state::NodeStatus};
 
 use super::{
-    super::ctx::Ctx,
+    super::{ctx::Ctx, sabotage::Sabotage},
     Manager,
     sessions::{Session, Unconfirmed},
 };
 use crate::{
-    raft::ProposalId,
+    raft::{ProposalId, Voters},
     swarm::{
         liveness::LeaderView,
         manager::{
@@ -31,11 +31,14 @@ const REJECTED_PAUSE_MS: u64 = 250;
 
 #[derive(Debug)]
 pub(super) struct Leading {
+    pub(super) since_ms: u64,
     pub(super) view: LeaderView,
     pub(super) steps: Steps,
     pub(super) lease: Lease,
     pub(super) lease_asked_ms: Option<u64>,
     pub(super) sessions: BTreeMap<u64, Session>,
+    /// The connection of the newest session of each node.
+    pub(super) newest: BTreeMap<NodeId, u64>,
     pub(super) unconfirmed: Vec<Unconfirmed>,
     /// The entry that the loop waits for, and its commands.
     pub(super) writing: Option<(u64, Vec<Command>)>,
@@ -80,7 +83,10 @@ impl Manager {
             {
                 let (term, since_ms) = (*term, self.cluster_ms(ctx));
                 ctx.trace(|| format!("{} leads in term {term}", self.node));
+                ctx.leads(term, self.raft.id);
                 let leading = Leading {
+                    since_ms: ctx.now_ms,
+                    newest: BTreeMap::new(),
                     view: LeaderView::since(ctx.now_ms, since_ms),
                     steps: Steps::since(since_ms),
                     lease: Lease::default(),
@@ -158,7 +164,7 @@ impl Manager {
             return;
         }
         let state = Arc::clone(&self.replica.state);
-        let mut observed = leading.steps.observe(&state, &leading.view, now_ms, false);
+        let mut observed = leading.steps.observe(&state, &leading.view, now_ms, ctx.does(Sabotage::AssumeSilence));
         if observed == Observed::Unconfirmed {
             let asked_ms = match leading.silent_asked_ms {
                 Some(asked_ms) => asked_ms,
@@ -182,8 +188,23 @@ impl Manager {
         let flags = self.reconcile_voters(ctx, leading, &state);
         let mut random = || ctx.ids.random::<u128>();
         match leading.steps.decide(&state, &leading.view, facts, flags, (cluster_ms, now_ms), &mut random) {
-            Next::Write(commands) => self.write(ctx, leading, commands),
+            Next::Write(commands) => {
+                self.check_down(ctx, leading, &commands);
+                self.write(ctx, leading, commands);
+            }
             Next::Idle { wake_at_ms } => leading.wake_ms = wake_at_ms,
+        }
+    }
+
+    /// Shows the checks which nodes this leader sets to down.
+    fn check_down(&self, ctx: &mut Ctx<'_>, leading: &Leading, commands: &[Command]) {
+        for command in commands {
+            if let Command::SetNodeStatus { id, status: NodeStatus::Down, .. } = command {
+                let connected = leading.newest.get(id).is_some_and(|conn| leading.sessions.contains_key(conn));
+                let timeout_ms = heartbeat_timeout_ms(&self.replica.state);
+                let voters = self.raft.effective().into_iter().flat_map(Voters::voter_ids).collect();
+                ctx.sets_down(id, connected.then_some(timeout_ms), voters);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     super::{
         ctx::Ctx,
         raft::{Payload, next_membership},
+        sabotage::Sabotage,
     },
     Manager,
     term::Leading,
@@ -53,7 +54,10 @@ impl Manager {
         state: &ClusterState,
         voters: &Voters,
     ) -> Option<(VoterChange, u64)> {
-        let (replicated, answering) = (self.raft.replicated(), self.answering(ctx.now_ms));
+        let (replicated, mut answering) = (self.raft.replicated(), self.answering(ctx.now_ms));
+        if ctx.does(Sabotage::AssumeAnswers) {
+            answering = state.nodes.keys().cloned().collect();
+        }
         let members = Members {
             voters,
             replicated: &replicated,
@@ -77,9 +81,12 @@ impl Manager {
             leading.demotion_asked_ms = Some(asked_ms);
             let answered = self.answered_since(asked_ms, ctx.now_ms)?;
             leading.demotion_asked_ms = None;
-            if !keeps_quorum(voters, raft_ids, self.raft.id, &answered) {
+            if !ctx.does(Sabotage::AssumeAnswers) && !keeps_quorum(voters, raft_ids, self.raft.id, &answered) {
                 return None;
             }
+        }
+        if let VoterChange::Demote { raft_ids } = &change {
+            ctx.removes_voters(voters.voter_ids().filter(|id| !raft_ids.contains(id)).collect());
         }
         ctx.trace(|| format!("{} changes the voters: {change:?}", self.node));
         let mut nodes: BTreeMap<u64, Voter> = voters.nodes().map(|(id, voter)| (*id, voter.clone())).collect();

@@ -5,11 +5,15 @@ use weft_model::{Command, spec::Role};
 
 use super::super::{
     ctx::{Ctx, Packet},
+    faults::Unsynced,
     manager::Manager,
     node::Node,
     raft::Log,
 };
 use crate::raft::ProposalId;
+
+/// A manager counts as one that answers for this long after it has died: a ping has 1 s.
+const ANSWERED_MS: u64 = 1_200;
 
 #[derive(Debug)]
 pub(in crate::swarm::tests::sim) struct Host {
@@ -26,9 +30,29 @@ pub(in crate::swarm::tests::sim) struct Host {
     pub(super) life: u64,
     pub(super) wall_offset_ms: i64,
     pub(super) sync_ms: u64,
+    /// The daemon is killed as soon as it has a vote, or anything else, that is not synced.
+    pub(super) killed_before_sync: Option<Unsynced>,
+    /// When the daemon ran last, and was not paused.
+    pub(super) seen_ms: u64,
+    /// Since when nothing disturbs the host: it runs, and exchanges packets with all others.
+    pub calm_since_ms: u64,
 }
 
 impl Host {
+    /// The Raft id of the manager, which may not run.
+    pub(in crate::swarm::tests::sim) fn raft_id(&self) -> Option<u64> {
+        self.manager.as_ref().map(|manager| manager.raft.id).or_else(|| self.log.as_ref().map(|(id, _)| *id))
+    }
+
+    /// Whether the daemon may have answered a ping that counts now.
+    pub(in crate::swarm::tests::sim) fn has_answered(&self, now_ms: u64) -> bool {
+        self.acts() || now_ms < self.seen_ms + ANSWERED_MS
+    }
+
+    pub(super) fn acts(&self) -> bool {
+        self.runs && !self.paused
+    }
+
     /// Runs a manager if the node's plan says so, as `membership::role`.
     pub(super) fn reconcile_role(&mut self, ctx: &mut Ctx<'_>) {
         let Some((role, raft_id)) = self.node.published.as_ref().map(|plan| (plan.role, plan.raft_id)) else { return };
@@ -41,8 +65,11 @@ impl Host {
             return;
         }
         let ended = own.or(self.lost_log).is_none_or(|own| raft_id > own);
-        if ended && raft_id > 0 {
+        // A stored plan of before the promotion would make a worker of it after a restart, and with
+        // that remove a log that has voted.
+        if ended && raft_id > 0 && self.node.has_stored_plan() {
             ctx.trace(|| format!("{} starts a manager with Raft id {raft_id}", self.node.id));
+            ctx.new_log(raft_id);
             self.manager = Some(Manager::open(self.node.id.clone(), raft_id, Log::default(), ctx.now_ms, ctx.rng));
             self.lost_log = None;
         } else if let Some(former) = self.lost_log

@@ -1,16 +1,18 @@
 //! Injects the faults of the run, and the users' requests.
 
 use rand::Rng;
-use weft_model::Command;
+use weft_model::{Command, spec::Role, state::Node};
 
 use super::{
     super::{
-        faults::{FAULTS_MS, Fault, Scheduled},
+        faults::{FAULTS_MS, Fault, Scheduled, Unsynced},
         manager::{Manager, Request},
         network::Quality,
+        raft::Log,
+        sabotage::Sabotage,
         users,
     },
-    TICK_MS, World,
+    SYNC_MS, TICK_MS, World,
 };
 use crate::raft::ProposalId;
 
@@ -29,6 +31,7 @@ pub(super) enum Undo {
     Resume(usize),
     FastDisk(usize),
     Unstick(usize),
+    Spare(usize),
 }
 
 impl World {
@@ -42,20 +45,39 @@ impl World {
             }
             self.end_faults(self.now_ms);
             if self.now_ms >= self.next_request_ms {
-                self.next_request_ms = self.now_ms + self.rng.random_range(100..2_500);
+                self.next_request_ms = self.now_ms + self.rng.random_range(50..1_500);
                 let state =
                     self.any_manager().and_then(|host| self.hosts[host].manager.as_ref().map(|m| m.state().clone()));
                 let command = state
                     .filter(|state| state.cluster.is_some())
                     .and_then(|state| users::choose(&state, &mut self.rng, &mut self.ids));
-                if let Some(command) = command {
+                if let Some(command) = command.filter(|command| !self.strands_a_node(command)) {
                     self.ask(command);
                 }
             }
             self.run_until(self.now_ms + TICK_MS);
         }
+        self.power_fails = false;
+        // Nodes that put no plan into effect do not do so for longer.
+        let (stuck, others) =
+            std::mem::take(&mut self.active).into_iter().partition(|(_, u)| matches!(u, Undo::Unstick(_)));
+        self.active = others;
         self.end_faults(u64::MAX);
+        self.active = stuck;
         self.net.heal();
+    }
+
+    /// Whether a node would know no manager any more. A node that is away learns of no new ones,
+    /// and refuses to talk to those that are workers when it comes back.
+    fn strands_a_node(&self, command: &Command) -> bool {
+        let Command::UpdateNode { id, spec, .. } = command else { return false };
+        let state = self.checks.state();
+        let remains = |host: &usize| {
+            let host = &self.hosts[*host];
+            let is_manager = state.nodes.get(&host.node.id).is_some_and(Node::is_manager);
+            host.node.id != *id && is_manager && host.raft_id().is_some()
+        };
+        spec.role == Role::Worker && self.hosts.iter().any(|host| !host.node.managers().iter().any(remains))
     }
 
     /// A user asks any manager for a change.
@@ -103,6 +125,14 @@ impl World {
             Fault::Kill { host } => self.kill(host, false),
             Fault::KillLeader => self.leader().and_then(|leader| self.kill(leader, false)),
             Fault::PowerOff { host } => self.kill(host, true),
+            Fault::PowerFailure => {
+                self.power_fails = true;
+                None
+            }
+            Fault::KillBeforeSync { host, what } => {
+                self.hosts[host].killed_before_sync = Some(what);
+                Some(Undo::Spare(host))
+            }
             Fault::Pause { host } => Some(self.pause(host)),
             Fault::PauseLeader => self.leader().map(|leader| self.pause(leader)),
             Fault::ClockStep { host, by_ms } => {
@@ -163,6 +193,28 @@ impl World {
         Some(Undo::Start(host))
     }
 
+    /// All machines are switched off at once, and on one after the other.
+    pub(super) fn switch_all_off(&mut self) {
+        self.power_fails = false;
+        for host in 0..self.hosts.len() {
+            let undo = self.kill(host, true);
+            let until_ms = self.now_ms + self.rng.random_range(50..2_000);
+            self.active.extend(undo.map(|undo| (until_ms, undo)));
+        }
+    }
+
+    /// Kills the daemon for a moment, if it has begun a sync that it must not end.
+    pub(super) fn kill_before_sync(&mut self, host: usize) {
+        let own = &self.hosts[host];
+        let Some((what, manager)) = own.killed_before_sync.zip(own.manager.as_ref()) else { return };
+        if what == Unsynced::Anything || manager.raft.log.has_unsynced_vote() {
+            self.hosts[host].killed_before_sync = None;
+            let undo = self.kill(host, false);
+            let until_ms = self.now_ms + self.rng.random_range(50..1_500);
+            self.active.extend(undo.map(|undo| (until_ms, undo)));
+        }
+    }
+
     /// Loses the log of a manager, if the others still have a majority with their logs.
     fn lose_log(&mut self, host: usize) -> Option<Undo> {
         let raft_id = self.hosts[host].manager.as_ref()?.raft.id;
@@ -177,7 +229,7 @@ impl World {
         undo
     }
 
-    fn end_faults(&mut self, now_ms: u64) {
+    pub(super) fn end_faults(&mut self, now_ms: u64) {
         let (ended, active) =
             std::mem::take(&mut self.active).into_iter().partition(|(until_ms, _)| *until_ms <= now_ms);
         self.active = active;
@@ -189,8 +241,9 @@ impl World {
                 Undo::GoodNetwork => self.net.quality = Quality::GOOD,
                 Undo::Start(host) => self.start(host),
                 Undo::Resume(host) => self.hosts[host].paused = false,
-                Undo::FastDisk(host) => self.hosts[host].sync_ms = 10,
+                Undo::FastDisk(host) => self.hosts[host].sync_ms = SYNC_MS,
                 Undo::Unstick(host) => self.hosts[host].node.stuck = false,
+                Undo::Spare(host) => self.hosts[host].killed_before_sync = None,
             }
         }
     }
@@ -201,6 +254,12 @@ impl World {
         own.runs = true;
         own.life += 1;
         own.node.restart(now_ms);
+        if self.sabotage == Some(Sabotage::ReuseRaftId)
+            && let Some(id) = own.lost_log.take()
+        {
+            self.checks.record_log(id);
+            own.log = Some((id, Log::default()));
+        }
         if let Some((id, log)) = own.log.take() {
             own.manager = Some(Manager::open(own.node.id.clone(), id, log, now_ms, &mut self.rng));
         }

@@ -22,6 +22,7 @@ use super::{
     network::{Arrival, Network},
     node::{Delays, Node},
     raft::Log,
+    sabotage::Sabotage,
     users::{self, Users},
 };
 use crate::{
@@ -33,6 +34,8 @@ pub(super) use self::host::Host;
 
 /// Daemons act at least this often, in milliseconds.
 const TICK_MS: u64 = 25;
+/// A sync takes up to this long, unless the disk is slow.
+const SYNC_MS: u64 = 10;
 
 /// The result of a run.
 #[derive(Debug, Default)]
@@ -68,11 +71,14 @@ pub(super) struct World {
     /// Faults that have begun, with what ends them.
     active: Vec<(u64, Undo)>,
     next_request_ms: u64,
+    /// All machines lose power when the next entry is committed.
+    power_fails: bool,
+    sabotage: Option<Sabotage>,
 }
 
 /// Runs one seed.
-pub(super) fn run(seed: u64, traced: bool) -> Report {
-    let mut world = World::new(seed, traced);
+pub(super) fn run(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Report {
+    let mut world = World::new(seed, traced, sabotage);
     world.run_faults();
     world.settle();
     Report {
@@ -89,7 +95,7 @@ pub(super) fn run(seed: u64, traced: bool) -> Report {
 }
 
 impl World {
-    fn new(seed: u64, traced: bool) -> Self {
+    fn new(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let managers = [1, 3, 3, 3, 3, 5][rng.random_range(0..6)];
         let workers = rng.random_range(if managers == 1 { 1..4 } else { 0..3 });
@@ -129,7 +135,10 @@ impl World {
                     paused: false,
                     life: 0,
                     wall_offset_ms: rng.random_range(-500..500),
-                    sync_ms: 10,
+                    sync_ms: SYNC_MS,
+                    killed_before_sync: None,
+                    seen_ms: 0,
+                    calm_since_ms: 0,
                 }
             })
             .collect();
@@ -151,8 +160,11 @@ impl World {
             faults,
             active: Vec::new(),
             next_request_ms: 3_000,
+            power_fails: false,
+            sabotage,
         };
         let manager = Manager::open(world.hosts[0].node.id.clone(), 1, log, 0, &mut world.rng);
+        world.checks.record_log(1);
         world.hosts[0].manager = Some(manager);
         world
     }
@@ -182,14 +194,23 @@ impl World {
             checks: &mut self.checks,
             users: &mut self.users,
             trace: &mut self.trace,
+            sabotage: self.sabotage,
         };
+        let syncs = ctx.syncs.count();
         let result = act(own, &mut ctx);
-        self.checks.check_events(self.now_ms, &self.hosts);
+        if self.syncs.count() > syncs {
+            self.kill_before_sync(host);
+        }
+        let entries = self.checks.entries();
+        self.checks.check_events(self.now_ms, &self.hosts, &self.net);
+        if self.power_fails && self.checks.entries() > entries {
+            self.switch_all_off();
+        }
         result
     }
 
     fn acts(&self, host: usize) -> bool {
-        self.hosts[host].runs && !self.hosts[host].paused
+        self.hosts[host].acts()
     }
 
     /// Runs until `end_ms`, or until an invariant is violated.
@@ -286,6 +307,11 @@ impl World {
 
     fn tick(&mut self) {
         self.run_events();
+        for (nth, host) in self.hosts.iter_mut().enumerate() {
+            let disturbed = !host.acts() || host.sync_ms > SYNC_MS || self.net.disturbs(nth);
+            host.seen_ms = if host.acts() { self.now_ms } else { host.seen_ms };
+            host.calm_since_ms = if disturbed { self.now_ms } else { host.calm_since_ms };
+        }
         let (hosts, now_ms) = (&self.hosts, self.now_ms);
         let acts = |host: usize| hosts[host].runs && !hosts[host].paused;
         for arrival in self.net.poll_sessions(now_ms, acts, |host| hosts[host].runs) {
@@ -308,7 +334,7 @@ impl World {
                 self.raft_hosts.insert(manager.raft.id, host);
             }
         }
-        self.checks.check_hosts(&self.hosts);
+        self.checks.check_hosts(self.now_ms, &self.hosts);
     }
 
     fn leader(&self) -> Option<usize> {

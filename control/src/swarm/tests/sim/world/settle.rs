@@ -11,7 +11,7 @@ use super::{super::users, World};
 /// After the last fault, everything must be in order within this time.
 const SETTLE_MS: u64 = 180_000;
 /// And then nothing must change any more for this long.
-const QUIET_MS: u64 = 10_000;
+const QUIET_MS: u64 = 5_000;
 
 impl World {
     /// After the last fault: the users repair their specs, and then the cluster must meet them.
@@ -33,6 +33,7 @@ impl World {
                 let problem = problem.unwrap_or_else(|| "the cluster state does not stop changing".to_owned());
                 return self.checks.fail(format!("{SETTLE_MS} ms after the faults: {problem}"));
             }
+            self.end_faults(self.now_ms);
             if self.now_ms >= repair_ms {
                 repair_ms = self.now_ms + 2_000;
                 let state = self.leader().and_then(|host| self.hosts[host].manager.as_ref().map(|m| m.state().clone()));
