@@ -155,6 +155,9 @@ fn wait_until_closed(lab: &Lab, port: u16) {
 
 fn printed(output: Result<Output>) -> Result<String, String> {
     let output = output.map_err(|error| format!("{error:#}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

@@ -67,7 +67,7 @@ impl Disk {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        // A leader is needed for changes.
+        // Without a leader nothing is written.
         let _changed = timeout(Duration::from_millis(200), changes).await;
         self.lock().off = true;
     }
@@ -101,7 +101,7 @@ impl Disk {
         if state.off { Err(io::Error::other("the power is off")) } else { Ok(state) }
     }
 
-    /// The same before a write or a sync, which may be what the power is cut at.
+    /// The same before a write or a sync, which the power may be cut at.
     fn writing(&self) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.powered()?;
         if let Some(left) = &mut state.left {

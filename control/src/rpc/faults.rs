@@ -90,7 +90,7 @@ pub(super) struct Faulty<S> {
 struct Delay(Option<Pin<Box<Sleep>>>);
 
 impl Delay {
-    /// Ready once for each `delay`.
+    /// Ready after `delay`. The next call begins to wait again.
     fn poll(&mut self, cx: &mut Context<'_>, delay: Duration) -> Poll<()> {
         if self.0.is_some() || !delay.is_zero() {
             let wait = self.0.get_or_insert_with(|| Box::pin(sleep(delay)));

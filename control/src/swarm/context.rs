@@ -102,6 +102,20 @@ pub(super) enum HealthIssue {
     Outdated,
 }
 
+/// The role that a plan gives to its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PlannedRole {
+    epoch: u64,
+    role: Role,
+    raft_id: u64,
+}
+
+impl PlannedRole {
+    pub(super) fn of(plan: &NodePlan) -> Self {
+        Self { epoch: plan.epoch, role: plan.role, raft_id: plan.raft_id }
+    }
+}
+
 /// What all tasks of one membership share.
 pub(super) struct Context {
     pub config: SwarmConfig,
@@ -112,6 +126,8 @@ pub(super) struct Context {
     /// link does not ack a later one: after a `kill -9` the daemon restarts with the stored plan,
     /// which must not be older than the plan that the leader relies on.
     pub stored_version: watch::Sender<PlanVersion>,
+    /// The role of this node in the plan on the disk. `None` while there is none.
+    pub stored_role: watch::Sender<Option<PlannedRole>>,
     /// Why this node's certificate cannot be renewed. Empty if it can, or need not yet.
     pub certificate_problem: watch::Sender<String>,
     /// The address at which other nodes reach this one now. That of the record is the one from the
@@ -136,11 +152,23 @@ impl Context {
         channels: NodeChannels,
     ) -> Result<Arc<Self>, SwarmError> {
         let credentials = Credentials::new(Arc::new(identity))?;
-        let stored = channels.plans.borrow().as_ref().map_or_else(PlanVersion::default, |plan| plan.version());
-        let stored_version = watch::Sender::new(stored);
+        let stored = channels.plans.borrow().clone();
+        let version = stored.as_ref().map_or_else(PlanVersion::default, |plan| plan.version());
+        let stored_version = watch::Sender::new(version);
+        let stored_role = watch::Sender::new(stored.as_deref().map(PlannedRole::of));
         let addr = watch::Sender::new(record.addr);
         let (certificate_problem, issues) = Default::default();
-        Ok(Arc::new(Self { config, record, credentials, channels, stored_version, certificate_problem, addr, issues }))
+        Ok(Arc::new(Self {
+            config,
+            record,
+            credentials,
+            channels,
+            stored_version,
+            stored_role,
+            certificate_problem,
+            addr,
+            issues,
+        }))
     }
 
     /// What the leader must know about this node's certificate.

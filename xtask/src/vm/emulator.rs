@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::image;
 use crate::{
@@ -85,6 +85,7 @@ fn unpack(step: &Step, folder: &Path) -> Result<Emulator> {
         step.run(Command::new("dpkg-deb").arg("--extract").arg(file?.path()).arg(&new))?;
     }
     fs::remove_dir_all(&packages)?;
+    ensure!(new.join(PROGRAM).is_file(), "{} has no file {PROGRAM}", QEMU.package);
     image::remove_folder(folder)?;
     fs::rename(&new, folder).context("cannot move qemu to its folder")?;
     Ok(Emulator::Unpacked(folder.to_owned()))

@@ -26,10 +26,7 @@ use crate::{
             authority_client::AuthorityClient, authority_server::Authority,
         },
     },
-    swarm::{
-        error::ProposeError,
-        manager::{Manager, SignError},
-    },
+    swarm::{error::ProposeError, manager::SignError},
 };
 
 /// The same text for a token that never existed and for one that was rotated, so that a caller
@@ -65,8 +62,10 @@ impl Authority for Services {
         // Check the request before the node becomes a member: otherwise the cluster state could
         // contain a node that has no certificate.
         let node = pki::node_id_of_request(&request.csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let ca_cert_pem = state.cluster.as_ref().map(|cluster| cluster.ca_cert_pem.clone()).unwrap_or_default();
-        propose_join(&manager, node.clone(), role, ca_cert_pem, &request).await?;
+        let command = join_command(&state, node.clone(), role, &request)?;
+        let outcome = manager.submit(ProposalId::random(), command).await;
+        let (_, outcome) = outcome.map_err(|error: ProposeError| Status::unavailable(error.to_string()))?;
+        outcome.map_err(|rejection| Status::invalid_argument(rejection.to_string()))?;
         let state = manager.state().borrow().clone();
         let cert_pem = manager.sign(&node, &request.csr_pem).map_err(sign_failed)?;
         let managers = state.nodes.values().filter(|n| n.is_manager() && n.id != node);
@@ -130,15 +129,9 @@ fn role_of_token(state: &ClusterState, secret: &str) -> Result<Role, Status> {
     }
 }
 
-/// Makes the caller a member, if this is still the CA of the cluster. A caller that is a member
-/// already stays one.
-async fn propose_join(
-    manager: &Manager,
-    id: NodeId,
-    role: Role,
-    ca_cert_pem: String,
-    request: &JoinRequest,
-) -> Result<(), Status> {
+/// Makes the caller a member, if the CA of its token is still that of the cluster. A caller that is
+/// a member already stays one.
+fn join_command(state: &ClusterState, id: NodeId, role: Role, request: &JoinRequest) -> Result<Command, Status> {
     let invalid = |e: &dyn std::fmt::Display| Status::invalid_argument(e.to_string());
     let hostname: NodeName = request.hostname.parse().map_err(|e| invalid(&e))?;
     let addr: IpAddr = request.addr.parse().map_err(|e| invalid(&e))?;
@@ -155,11 +148,42 @@ async fn propose_join(
         2 => Availability::Drain,
         _ => Availability::Active,
     };
+    let ca_cert_pem = state.cluster.as_ref().map(|cluster| cluster.ca_cert_pem.clone()).unwrap_or_default();
     let join = JoinNode { id, hostname, role, addr, tunnel_addr, rpc_addr, availability, ca_cert_pem };
-    let (_, outcome) = manager
-        .submit(ProposalId::random(), Command::JoinNode(Box::new(join)))
-        .await
-        .map_err(|error: ProposeError| Status::unavailable(error.to_string()))?;
-    outcome.map_err(|rejection| Status::invalid_argument(rejection.to_string()))?;
-    Ok(())
+    Ok(Command::JoinNode(Box::new(join)))
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::command::InitCluster;
+
+    use super::*;
+    use crate::fixture::TestCluster;
+
+    #[test]
+    fn a_join_names_the_ca_of_its_token_and_addresses_that_others_reach() {
+        let mut cluster = TestCluster::empty();
+        let init = InitCluster { ca_cert_pem: "current".to_owned(), ..cluster.init() };
+        cluster.ok(Command::InitCluster(Box::new(init)));
+        let request = JoinRequest {
+            hostname: "n2".to_owned(),
+            addr: "192.0.2.2".to_owned(),
+            rpc_addr: "192.0.2.2:2377".to_owned(),
+            tunnel_addr: "192.0.2.2".to_owned(),
+            ..JoinRequest::default()
+        };
+        let join = |request: &JoinRequest| join_command(&cluster.state, NodeId::from_random(2), Role::Worker, request);
+        let command = join(&request).expect("a good request");
+        assert!(matches!(&command, Command::JoinNode(join) if join.ca_cert_pem == "current"), "{command:?}");
+        let text = str::to_owned;
+        for request in [
+            JoinRequest { hostname: String::new(), ..request.clone() },
+            JoinRequest { addr: text("0.0.0.0"), ..request.clone() },
+            JoinRequest { rpc_addr: text("192.0.2.2:0"), ..request.clone() },
+            JoinRequest { tunnel_addr: text("ff02::1"), ..request.clone() },
+        ] {
+            let refused = join(&request).expect_err("a bad request");
+            assert_eq!(refused.code(), Code::InvalidArgument, "{request:?}");
+        }
+    }
 }

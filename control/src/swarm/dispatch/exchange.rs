@@ -12,6 +12,8 @@ const EPOCH_LEVEL: u32 = 1;
 const PARTS_LEVEL: u32 = 1;
 /// A longer plan is sent in parts of this length, so that no plan is too long for a message.
 pub(in crate::swarm) const PLAN_PART_BYTES: usize = 4 << 20;
+/// The longest plan that a node takes in parts: that of 1,000 services with a spec of 1 MB each.
+pub(in crate::swarm) const MAX_PLAN_BYTES: usize = 1 << 30;
 /// What a message contains beside a plan, at most.
 const ENVELOPE_BYTES: usize = 64;
 
@@ -95,20 +97,22 @@ impl Outgoing {
 /// The messages that send an encoded plan to a node whose release supports this feature level.
 ///
 /// # Errors
-/// The reason why the plan cannot be sent to a node of this release.
+/// The reason why the node takes no plan of this length.
 pub(in crate::swarm) fn plan_messages(mut plan: Bytes, node_level: u32) -> Result<Vec<Message>, String> {
-    let mut messages = Vec::new();
-    if node_level >= PARTS_LEVEL {
-        while plan.len() > PLAN_PART_BYTES {
-            messages.push(Message::PlanPart(plan.split_to(PLAN_PART_BYTES)));
-        }
-    } else if plan.len() > MAX_MESSAGE_BYTES - ENVELOPE_BYTES {
+    let takes_parts = node_level >= PARTS_LEVEL;
+    let longest = if takes_parts { MAX_PLAN_BYTES } else { MAX_MESSAGE_BYTES - ENVELOPE_BYTES };
+    if plan.len() > longest {
         return Err(format!(
-            "the plan of this node has {} MiB, and its release of weft takes at most {} MiB: upgrade the node, or \
-             run fewer services with large specs on it",
-            plan.len() >> 20,
-            MAX_MESSAGE_BYTES >> 20,
+            "the node's plan has {} MiB, and its release of weft takes less than {} MiB: {}run fewer services with \
+             large specs on it",
+            plan.len().div_ceil(1 << 20),
+            longest.div_ceil(1 << 20),
+            if takes_parts { "" } else { "upgrade it, or " },
         ));
+    }
+    let mut messages = Vec::new();
+    while takes_parts && plan.len() > PLAN_PART_BYTES {
+        messages.push(Message::PlanPart(plan.split_to(PLAN_PART_BYTES)));
     }
     messages.push(Message::Plan(plan));
     Ok(messages)
@@ -140,7 +144,7 @@ mod tests {
         let messages = plan_messages(vec![0; 2 * PLAN_PART_BYTES].into(), 0).expect("sent");
         assert!(matches!(&messages[..], [Message::Plan(plan)] if plan.len() == 2 * PLAN_PART_BYTES));
         let refused = plan_messages(vec![0; MAX_MESSAGE_BYTES].into(), 0).expect_err("too long");
-        assert!(refused.contains("64 MiB") && refused.contains("upgrade the node"), "{refused}");
+        assert!(refused.contains("64 MiB") && refused.contains("upgrade it"), "{refused}");
     }
 
     #[test]

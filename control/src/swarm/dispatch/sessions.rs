@@ -286,7 +286,10 @@ async fn send_plans(manager: &Manager, caller: &NodeId, node_level: u32, outbox:
             PlanMessage::Plan(plan) => {
                 let level = state_level.min(node_level);
                 let bytes = codec::plan::encode(&plan, level).map_err(|e| Status::internal(e.to_string()))?;
-                plan_messages(bytes.into(), node_level).map_err(Status::failed_precondition)?
+                plan_messages(bytes.into(), node_level).map_err(|reason| {
+                    tracing::warn!(node = %caller, reason, "the node gets no plan");
+                    Status::failed_precondition(reason)
+                })?
             }
         };
         for message in messages {

@@ -23,6 +23,7 @@ use crate::{
     },
     swarm::{
         context::{Context, HealthIssue},
+        dispatch::exchange::MAX_PLAN_BYTES,
         error::{is_of_unknown_ca, root_cause},
         liveness::CertificateStatus,
     },
@@ -33,8 +34,6 @@ const FIRST_REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Length of the queue of messages to the leader. Each message holds the state at the time when it
 /// was queued, so a longer queue would hold outdated messages.
 const OUTBOX: usize = 1;
-/// The longest plan that a node takes: a node of 1,000 services with a spec of 1 MB each.
-const MAX_PLAN_BYTES: usize = 1 << 30;
 /// The heartbeat interval until a plan contains one.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(1);
 

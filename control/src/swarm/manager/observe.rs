@@ -120,8 +120,9 @@ pub(super) fn observe(
 }
 
 /// The command that records which nodes have begun to trust the new CA and to use a certificate of
-/// it, while the CA is being replaced, or that all have. `None` while a recorded node reports
-/// another certificate: the rotation must not be completed before that node has renewed it again.
+/// it, while the CA is being replaced. When all have, it completes the rotation. `None` while a
+/// recorded node reports another certificate: the rotation must not be completed before that node
+/// has renewed it again. So a new leader waits for the reports of all nodes that are not down.
 fn rotated(state: &ClusterState, view: &LeaderView) -> Option<Command> {
     let rotation = state.cluster.as_ref()?.root_rotation.as_ref()?;
     let digest = pki::ca_digest(&rotation.ca_cert_pem).ok()?;
@@ -130,9 +131,11 @@ fn rotated(state: &ClusterState, view: &LeaderView) -> Option<Command> {
     let news = state.nodes.values().filter(|node| !node.rotated && uses_it(node) == Some(true));
     let nodes: Vec<_> = news.map(|node| node.id.clone()).collect();
     // The last node that was not recorded may have been removed.
-    let is_news = !nodes.is_empty() || state.nodes.values().all(|node| node.rotated);
+    let completes = state.nodes.values().all(|node| node.rotated || uses_it(node) == Some(true));
+    let all_report = state.nodes.values().all(|node| node.status == NodeStatus::Down || uses_it(node).is_some());
+    let writes = if completes { all_report } else { !nodes.is_empty() };
     let ca_cert_pem = rotation.ca_cert_pem.clone();
-    (is_news && !goes_back).then_some(Command::SetRotated { nodes, ca_cert_pem })
+    (writes && !goes_back).then_some(Command::SetRotated { nodes, ca_cert_pem })
 }
 
 /// The feature level that all managers support, or that this release supports if it is lower.

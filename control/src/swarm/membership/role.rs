@@ -24,7 +24,7 @@ use rustls::ClientConfig;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
-use weft_model::{NodePlan, plan::PlanVersion, spec::Role, state::ManagerLock};
+use weft_model::{NodePlan, spec::Role, state::ManagerLock};
 
 use super::{
     ask::{ask_managers, read_lock},
@@ -37,7 +37,7 @@ use crate::{
     },
     swarm::{
         clock::now_ms,
-        context::{Context, HealthIssue},
+        context::{Context, HealthIssue, PlannedRole},
         error::SwarmError,
         manager::{Manager, ManagerConfig, ManagerKeys, ManagerRuntime},
     },
@@ -50,8 +50,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// After this time the leader and `weft info` learn that the certificate cannot be renewed. Shorter
 /// failures are usual: managers restart.
 const PROBLEM_AFTER: Duration = Duration::from_secs(5);
-/// How long a step waits until a plan is written.
-const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a step waits until the plan that promotes this node is written.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest wait between two steps. A wait until the renewal itself could be weeks, and would
 /// not notice a change of the wall clock.
 const RECHECK: Duration = Duration::from_secs(3600);
@@ -220,15 +220,17 @@ impl RoleReconciler {
     /// the next step, if nothing changes before.
     async fn step(&mut self) -> Result<Duration, SwarmError> {
         self.forget_former_cluster()?;
+        self.wait_until_promotion_is_stored().await;
         let plan = self.context.channels.plans.borrow().clone();
         if let Some(plan) = &plan {
             self.trust_roots(plan)?;
-            let promotes = plan.role == Role::Manager && self.raft_id() != Some(plan.raft_id);
-            if promotes && !self.wait_until_stored(plan.version()).await {
-                return Ok(RETRY);
-            }
         }
-        let wanted = plan.as_ref().map_or(self.context.certified_role(), |plan| plan.role);
+        let promotion = plan.as_deref().and_then(|plan| self.promotion(plan));
+        let is_stored = promotion.is_none() || promotion == *self.context.stored_role.borrow();
+        if !is_stored {
+            tracing::warn!("this node becomes a manager when the plan that says so is stored");
+        }
+        let wanted = plan.as_ref().filter(|_| is_stored).map_or(self.context.certified_role(), |plan| plan.role);
         let identity = self.context.credentials.identity();
         // Until there is a plan, the node may not know the CA that signs now.
         let of_old_ca = plan.is_some_and(|plan| !plan.roots_pem.is_empty()) && !identity.is_of_signing_ca();
@@ -248,7 +250,7 @@ impl RoleReconciler {
             self.stop_manager().await;
         }
         match (self.context.certified_role(), &self.runtime) {
-            (Role::Manager, None) if self.superseded.is_some() => {}
+            (Role::Manager, None) if self.superseded.is_some() || !is_stored => {}
             (Role::Manager, None) => self.start_manager().await?,
             (Role::Worker, Some(_)) => {
                 self.stop_manager().await;
@@ -266,7 +268,7 @@ impl RoleReconciler {
         }
         let identity = self.context.credentials.identity();
         // A manager that lags behind has renewed an expired certificate.
-        if identity.is_of_former_ca() {
+        if identity.is_of_former_ca() || !is_stored {
             return Ok(RETRY);
         }
         Ok(identity.renew_in(now_ms(), self.spread).clamp(RETRY, RECHECK))
@@ -414,14 +416,24 @@ impl RoleReconciler {
         Err(SwarmError::Internal { what: "renew the certificate", reason })
     }
 
-    /// Waits until the plan that promotes this node is on the disk. With an older plan, a restart
-    /// could make a worker of a manager that has voted: a manager that lags behind signs the
-    /// certificate for it, and then the log is removed. Returns `false` if the plan is not written
-    /// in time, or if this node stops.
-    async fn wait_until_stored(&self, version: PlanVersion) -> bool {
-        let mut stored = self.context.stored_version.subscribe();
-        let written = timeout(STORE_TIMEOUT, stored.wait_for(|stored| *stored >= version));
-        matches!(self.stop.run_until_cancelled(written).await, Some(Ok(Ok(_))))
+    /// The role in the plan, if it makes this node a manager, or one with a later Raft id. The plan
+    /// must be on the disk before. With an older one, a restart could make a worker of a manager
+    /// that has voted: a manager that lags behind signs the certificate for it, and then the log is
+    /// removed.
+    fn promotion(&self, plan: &NodePlan) -> Option<PlannedRole> {
+        let promotes = plan.role == Role::Manager && self.raft_id().is_none_or(|raft_id| plan.raft_id > raft_id);
+        promotes.then(|| PlannedRole::of(plan))
+    }
+
+    /// Storing a plan takes some milliseconds. Gives up if the disk is slow or fails, because other
+    /// work of a step must not wait for it.
+    async fn wait_until_promotion_is_stored(&self) {
+        let plans = &self.context.channels.plans;
+        let promotion = || plans.borrow().as_deref().and_then(|plan| self.promotion(plan));
+        let mut stored = self.context.stored_role.subscribe();
+        let is_stored = stored.wait_for(|stored| promotion().is_none_or(|promotion| Some(promotion) == *stored));
+        // The step checks it again.
+        let _waited = self.stop.run_until_cancelled(timeout(STORE_TIMEOUT, is_stored)).await;
     }
 
     /// The Raft id of the running manager.

@@ -11,7 +11,12 @@ use weft_model::plan::PlanVersion;
 use super::{moved, role, store::MembershipStore};
 use crate::{
     rpc::{self, Bound, Limits},
-    swarm::{context::Context, dispatch, link, manager::ManagerRuntime, tasks::TaskGroup},
+    swarm::{
+        context::{Context, PlannedRole},
+        dispatch, link,
+        manager::ManagerRuntime,
+        tasks::TaskGroup,
+    },
 };
 
 /// Length of the queue of peers with certificates of unknown CAs. Each one tries again and again,
@@ -81,6 +86,7 @@ async fn store_plans(context: Arc<Context>, store: MembershipStore, tasks: TaskG
     while plans.changed().await.is_ok() {
         let plan = plans.borrow_and_update().clone();
         let version = plan.as_ref().map_or_else(PlanVersion::default, |plan| plan.version());
+        let role = plan.as_deref().map(PlannedRole::of);
         let store = store.clone();
         let stored = tasks.spawn_blocking(move || match &plan {
             Some(plan) => store.write_plan(plan),
@@ -89,7 +95,7 @@ async fn store_plans(context: Arc<Context>, store: MembershipStore, tasks: TaskG
         // A full disk must not block the leader's hand-over of traffic between tasks, so the link
         // also acks a plan that cannot be stored.
         match stored.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => drop(context.stored_role.send_replace(role)),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart");
             }

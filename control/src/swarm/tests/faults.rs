@@ -144,7 +144,8 @@ async fn run(seed: u64) {
     check(&trial, &confirmed).await;
     // It may run a tenth faster than real time. A manager that starts takes the real time.
     let (advanced, real) = (Duration::from_millis(cluster_ms(&trial) - started_ms), started.elapsed());
-    assert!(advanced <= real.mul_f64(1.1) + CLOCK_SLACK, "{advanced:?} in {real:?} of {:#?}", trial.faults);
+    let follows = advanced <= real.mul_f64(1.1) + CLOCK_SLACK && advanced + CLOCK_SLACK >= real;
+    assert!(follows, "{advanced:?} in {real:?} of {:#?}", trial.faults);
     let made: usize = confirmed.values().map(BTreeSet::len).sum();
     assert!(made > FAULTS, "only {made} changes were confirmed: {:#?}", trial.faults);
     println!("{made} changes were confirmed under {:?}", trial.faults);

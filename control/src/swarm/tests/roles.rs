@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use weft_model::{
-    Command, Rejection,
+    Command, NetworkId, Rejection,
     spec::Role::{Manager, Worker},
 };
 
 use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, leader_among, node, set_label, stop, voters};
-use crate::swarm::{Membership, ProposeError};
+use crate::{
+    fixture::network_spec,
+    swarm::{Membership, ProposeError},
+};
 
 #[tokio::test]
 async fn a_worker_is_promoted_and_demoted_repeatedly() {
@@ -31,6 +34,36 @@ async fn a_worker_is_promoted_and_demoted_repeatedly() {
     }
     assert!(!n2.host.dir().join("swarm/raft.redb").exists(), "a worker keeps no log");
     assert!(!n2.host.dir().join("swarm/manager.json").exists(), "a worker keeps no manager's keys");
+    stop([n1, n2]).await;
+}
+
+/// With an older plan on its disk, a restart could make it a worker again after it has voted.
+#[tokio::test]
+async fn a_worker_becomes_no_manager_before_it_has_stored_the_plan_that_says_so() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let id = n2.id();
+    let context = n2.context().await;
+    // A plan is written to this file first.
+    let obstacle = n2.host.dir().join("swarm/plan.new");
+    std::fs::create_dir(&obstacle).expect("a directory in the way");
+    n1.set_role(&id, Manager).await.expect("n2 is promoted");
+    let mut tried = context.stored_version.subscribe();
+    let promoted = || n2.swarm.plans().borrow().as_ref().is_some_and(|plan| plan.role == Manager);
+    let has_tried = tried.wait_for(|version| {
+        promoted() && n2.swarm.plans().borrow().as_ref().is_some_and(|plan| plan.version() <= *version)
+    });
+    timeout(DEADLINE, has_tried).await.expect("tried in time").expect("the daemon runs");
+    let mut managers = n2.swarm.lifecycle.channels.manager.subscribe();
+    // Longer than the node waits for the plan in one step.
+    let started = timeout(Duration::from_secs(2), managers.wait_for(Option::is_some)).await;
+    assert!(started.is_err(), "a manager without a stored plan");
+    assert!(!n2.host.dir().join("swarm/raft.redb").exists());
+
+    std::fs::remove_dir(&obstacle).expect("empty");
+    // Another plan, which the node stores.
+    let spec = Box::new(network_spec("app"));
+    n1.manager().propose(Command::CreateNetwork { id: NetworkId::from_random(1), spec }).await.expect("made");
+    n2.becomes_manager().await;
     stop([n1, n2]).await;
 }
 

@@ -23,7 +23,7 @@ use crate::{
     swarm::Swarm,
 };
 
-/// The power is cut after fewer writes: those of some transactions.
+/// The power is cut after fewer writes than this. A transaction has about ten.
 const MAX_WRITES: usize = 40;
 
 /// The daemons of the three managers. `None` while a daemon is stopped. Clones share them.

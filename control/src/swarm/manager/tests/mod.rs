@@ -334,11 +334,25 @@ fn no_node_is_recorded_to_use_the_new_ca_while_a_recorded_one_uses_another() {
         commands.into_iter().find(|command| matches!(command, Command::SetRotated { .. }))
     };
     let digest = ca_digest(&new).expect("a digest");
+    let silent = |state: &ClusterState, down: bool| {
+        let mut state = state.clone();
+        for node in state.nodes.values_mut() {
+            node.rotated = true;
+            node.status = if down && node.id == n2 { NodeStatus::Down } else { NodeStatus::Ready };
+        }
+        let mut view = view_with(1_000, &[(&n1, NodeReport::default())]);
+        view.nodes.get_mut(&n1).expect("a session").certificate.ca_sha256 = digest.clone();
+        observe(&state, &view, &LoggedReports::default(), 1_001).commands
+    };
     let set_rotated = |nodes| Some(Command::SetRotated { nodes, ca_cert_pem: new.clone() });
     let state = &mut cluster.state;
     assert_eq!(recorded(state, [&digest, &digest]), set_rotated(vec![n2.clone()]));
     assert_eq!(recorded(state, [b"old", &digest]), None, "n1 has got a certificate of the old CA again");
     assert_eq!(recorded(state, [&digest, b"old"]), None);
+
+    let completes = |commands: &[Command]| commands.iter().any(|c| matches!(c, Command::SetRotated { .. }));
+    assert!(!completes(&silent(state, false)), "n2 has not told this leader which CA it uses");
+    assert!(completes(&silent(state, true)), "a node that is down is not waited for");
 
     // The only node that was not recorded is removed.
     state.nodes.remove(&n2);
