@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use weft_model::{
     ClusterState, Command, DEFAULT_TUNNEL_PORT, LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan,
-    NodeReport, TaskId,
+    NodeReport, Rejection, TaskId,
     plan::TaskGoal,
     spec::{Availability, ClusterSpec, NodeSpec, Role},
     state::{Node, NodeStatus, TaskState, TaskStatus},
@@ -381,15 +381,28 @@ pub(super) async fn set_label(daemon: &Daemon, key: &str) -> Result<(), ProposeE
     propose_label(&daemon.manager(), key).await
 }
 
+/// The same through this manager. Its state may be older than that of the leader, which then
+/// refuses the change.
 pub(super) async fn propose_label(manager: &Manager, key: &str) -> Result<(), ProposeError> {
-    let (version, mut spec) = {
-        let state = manager.state();
-        let state = state.borrow();
-        let cluster = state.cluster.as_ref().expect("a cluster");
-        (cluster.meta.version, cluster.spec.clone())
-    };
-    spec.labels.insert(key.to_owned(), String::new());
-    manager.propose(Command::UpdateCluster { version, spec }).await.map(|_| ())
+    let mut states = manager.state();
+    loop {
+        let (version, mut spec) = {
+            let state = states.borrow_and_update();
+            let cluster = state.cluster.as_ref().expect("a cluster");
+            (cluster.meta.version, cluster.spec.clone())
+        };
+        spec.labels.insert(key.to_owned(), String::new());
+        match manager.propose(Command::UpdateCluster { version, spec }).await {
+            Err(ProposeError::Rejected(Rejection::OutOfSequence { current, .. })) => {
+                let has_it = |state: &Arc<ClusterState>| {
+                    state.cluster.as_ref().is_some_and(|cluster| cluster.meta.version >= current)
+                };
+                let newer = timeout(DEADLINE, states.wait_for(has_it)).await;
+                drop(newer.expect("the newest state in time").expect("the manager runs"));
+            }
+            result => return result.map(|_| ()),
+        }
+    }
 }
 
 pub(super) fn has_label(state: &ClusterState, key: &str) -> bool {
