@@ -89,6 +89,7 @@ async fn the_ca_is_replaced_while_the_cluster_serves_and_join_tokens_follow_it()
     // The manager that was stopped before the end trusts the new CA already.
     let n1 = stopped.start().await;
     n1.becomes_manager().await;
+    n1.wait_until("its log has the end of the rotation", |s| !is_rotating(s)).await;
     for daemon in [&n1, &n2, &n3, &n4, &n5] {
         wait_until_only_trusts(daemon, &new_root).await;
     }
