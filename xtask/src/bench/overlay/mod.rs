@@ -100,7 +100,7 @@ impl Programs {
             _ if args.without_boringtun => None,
             Some(boringtun) => Some(boringtun.clone()),
             None => {
-                setup::cargo_program(ui, tunnels::BORINGTUN)?;
+                setup::cargo_program(ui, tunnels::BORINGTUN, &[])?;
                 Some(machine::find(tunnels::BORINGTUN).context("cargo has installed boringtun-cli outside of PATH")?)
             }
         };
