@@ -79,8 +79,7 @@ fn request(stream: &mut TcpStream) -> io::Result<String> {
 /// connections. Its routes lead nowhere: a link that is down would soon be up again.
 fn kill_without_packets(lab: &Lab, task: &Task) -> Result<()> {
     for family in ["-4", "-6"] {
-        let rule = lab.exec_in_task_netns(task, &["ip", family, "rule", "add", "pref", "1", "blackhole"])?;
-        ensure!(rule.status.success(), "{}", String::from_utf8_lossy(&rule.stderr));
+        lab.exec_in_task_netns_ok(task, &["ip", family, "rule", "add", "pref", "1", "blackhole"])?;
     }
     process::kill(task.pid.context("the task has a process")?)
 }

@@ -160,8 +160,7 @@ pub(crate) fn tasks_know_the_smaller_mtu(lab: &Lab) -> Result<()> {
     // 70.
     for (service, mtu) in [("open-n1", 1450), ("secret-n1", 1370)] {
         let task = task_of(lab, service)?;
-        let output = lab.exec_in_task_netns(&task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
-        let link = String::from_utf8_lossy(&output.stdout).into_owned();
+        let link = lab.exec_in_task_netns_ok(&task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
         ensure!(link.contains(&format!(" mtu {mtu} ")), "{service}: {link}");
     }
     let (from, to) = (task_of(lab, "secret-n1")?, task_of(lab, "secret-n2")?);

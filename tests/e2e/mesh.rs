@@ -4,7 +4,6 @@
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    process::Output,
     time::Duration,
 };
 
@@ -138,8 +137,8 @@ fn wait_for_time_wait(lab: &Lab, task: &Task, client_port: u16) {
     let client = format!(":{client_port}");
     let filter = ["ss", "--no-header", "--tcp", "--numeric", "state", "time-wait", "dport", "=", &client];
     eventually(DROP_TIMEOUT, &format!("the connection from port {client_port} is in TIME_WAIT"), || {
-        let sockets = printed(lab.exec_in_task_netns(task, &filter))?;
-        if sockets.is_empty() { Err(sockets) } else { Ok(()) }
+        let sockets = lab.exec_in_task_netns_ok(task, &filter).map_err(|error| format!("{error:#}"))?;
+        if sockets.trim().is_empty() { Err(sockets) } else { Ok(()) }
     });
 }
 
@@ -148,17 +147,9 @@ fn wait_for_time_wait(lab: &Lab, task: &Task, client_port: u16) {
 fn wait_until_closed(lab: &Lab, port: u16) {
     let filter = ["ss", "--no-header", "--tcp", "--all", "--numeric", "sport", "=", &format!(":{port}")];
     eventually(DROP_TIMEOUT, &format!("the connections from port {port} are closed"), || {
-        let sockets = printed(lab.exec(CLIENT, &filter))?;
-        if sockets.is_empty() { Ok(()) } else { Err(sockets) }
+        let sockets = lab.exec_ok(CLIENT, &filter).map_err(|error| format!("{error:#}"))?;
+        if sockets.trim().is_empty() { Ok(()) } else { Err(sockets) }
     });
-}
-
-fn printed(output: Result<Output>) -> Result<String, String> {
-    let output = output.map_err(|error| format!("{error:#}"))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 pub(crate) fn each_node_answers_on_localhost_and_on_its_own_addresses(lab: &Lab) -> Result<()> {

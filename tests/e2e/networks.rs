@@ -113,8 +113,7 @@ fn tunnels_use_the_chosen_address_and_port(lab: &Lab) -> Result<()> {
 }
 
 fn link_mtu(lab: &Lab, task: &Task, link: &str) -> Result<String> {
-    let output = lab.exec_in_task_netns(task, &["ip", "-oneline", "link", "show", link])?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = lab.exec_in_task_netns_ok(task, &["ip", "-oneline", "link", "show", link])?;
     let mtu = text.split_whitespace().skip_while(|word| *word != "mtu").nth(1);
     mtu.map(str::to_owned).with_context(|| format!("no MTU in {text:?}"))
 }
@@ -189,8 +188,8 @@ fn a_network_without_ipv4_has_ipv6_only(lab: &Lab) -> Result<()> {
     let tasks = service(lab, "web", 3, &["--network", "six", "-p", "8090:80"], &[WHOAMI])?;
     let probe = probe(lab, "six-probe", &["six"])?;
     for task in &tasks {
-        let addresses = lab.exec_in_task_netns(task, &["ip", "-4", "-oneline", "address", "show", "dev", "eth0"])?;
-        ensure!(addresses.stdout.is_empty(), "{}", String::from_utf8_lossy(&addresses.stdout));
+        let addresses = lab.exec_in_task_netns_ok(task, &["ip", "-4", "-oneline", "address", "show", "dev", "eth0"])?;
+        ensure!(addresses.is_empty(), "{addresses}");
     }
     let names = lab.lookup(&probe, "tasks.web", RecordType::AAAA)?.addrs();
     let expected: BTreeSet<_> = tasks.iter().map(|task| task.v6("six")).collect();

@@ -132,6 +132,11 @@ impl Lab {
     pub fn exec_in_task_netns(&self, task: &Task, command: &[&str]) -> Result<Output> {
         run_in(&self.task_namespace(task)?, command)
     }
+
+    /// Like [`Lab::exec_in_task_netns`]. Returns the standard output.
+    pub fn exec_in_task_netns_ok(&self, task: &Task, command: &[&str]) -> Result<String> {
+        stdout_of(&format!("{}: {}", task.id, command.join(" ")), &self.exec_in_task_netns(task, command)?)
+    }
 }
 
 /// Runs a program that reads `input`, which must fit into a pipe.

@@ -118,8 +118,7 @@ impl Lab {
 
     /// The MAC address of a task on its first network.
     pub fn mac_of(&self, task: &Task) -> Result<[u8; 6]> {
-        let output = self.exec_in_task_netns(task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = self.exec_in_task_netns_ok(task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
         let mac = text.split("link/ether ").nth(1).and_then(|after| after.split(' ').next());
         let mac = mac.with_context(|| format!("eth0 of {} has no MAC address", task.name()))?;
         let bytes: Result<Vec<u8>, _> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
