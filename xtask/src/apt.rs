@@ -2,7 +2,11 @@
 //! packages. This is the only module that changes the packages of the machine, and it never removes
 //! one.
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Output},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -66,12 +70,7 @@ pub(crate) fn upstream(version: &str) -> &str {
 /// The reason why apt cannot install these packages beside the installed ones. `None` when it can.
 /// Changes nothing.
 pub(crate) fn install_conflict(packages: &[&str]) -> Result<Option<String>> {
-    let output = Command::new("apt-get")
-        .args(["--simulate", "--no-remove", "--no-install-recommends", "install"])
-        .args(packages)
-        .env("LC_ALL", "C")
-        .output()
-        .context("cannot run apt-get")?;
+    let output = simulate(&["--no-remove"], packages)?;
     if output.status.success() {
         return Ok(None);
     }
@@ -83,11 +82,7 @@ pub(crate) fn install_conflict(packages: &[&str]) -> Result<Option<String>> {
 /// Downloads a package into a folder, with those that it needs and that this system lacks. Installs
 /// none.
 pub(crate) fn download(step: &Step, package: &str, folder: &Path) -> Result<()> {
-    let output = Command::new("apt-get")
-        .args(["--simulate", "--no-install-recommends", "install", package])
-        .env("LC_ALL", "C")
-        .output()
-        .context("cannot run apt-get")?;
+    let output = simulate(&[], &[package])?;
     if !output.status.success() {
         bail!("apt-get cannot install {package}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -96,6 +91,18 @@ pub(crate) fn download(step: &Step, package: &str, folder: &Path) -> Result<()> 
     let mut command = Command::new("apt-get");
     command.args(["--quiet", "--option", "APT::Sandbox::User=root", "download"]).args(packages);
     step.run(command.current_dir(folder))
+}
+
+/// What apt prints about an installation with these options. Changes nothing.
+fn simulate(options: &[&str], packages: &[&str]) -> Result<Output> {
+    Command::new("apt-get")
+        .args(["--simulate", "--no-install-recommends"])
+        .args(options)
+        .arg("install")
+        .args(packages)
+        .env("LC_ALL", "C")
+        .output()
+        .context("cannot run apt-get")
 }
 
 /// The packages that a simulated installation installs, each as `NAME=VERSION`.
