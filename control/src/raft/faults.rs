@@ -115,12 +115,10 @@ impl Disk {
 
 /// Opens or creates the file of a log, on the disk of its directory if that has faults.
 pub(super) fn open(path: &Path) -> Result<Database, DatabaseError> {
-    let disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(disk) = path.parent().and_then(|dir| disks.get(dir)).cloned() else {
-        drop(disks);
+    let known = |dir: &Path| DISKS.lock().unwrap_or_else(PoisonError::into_inner).get(dir).cloned();
+    let Some(disk) = path.parent().and_then(known) else {
         return Database::create(path);
     };
-    drop(disks);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     // A new log gets its name when it is complete.
     disk.lock().log =

@@ -10,7 +10,7 @@ use weft_model::{
     state::{Lag, Node, NodeKeys, NodeStatus, StateDigest},
 };
 
-use super::{check_version, cluster_mut, networks, new_meta, node_mut, ports, tasks, updated_meta};
+use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
 
 /// The feature level from which each promotion gives a new Raft id.
 const NEW_IDS_LEVEL: u32 = 1;
@@ -53,8 +53,8 @@ pub(super) fn join(state: &mut ClusterState, join: JoinNode) -> Result<Applied, 
 
 /// A node that trusts a former CA has no use for a certificate of the current one, and the rotation
 /// that replaced the CA did not wait for it.
-fn check_ca(state: &mut ClusterState, trusted: &str) -> Result<(), Rejection> {
-    if trusted.is_empty() || cluster_mut(state)?.ca_cert_pem == trusted {
+fn check_ca(state: &ClusterState, trusted: &str) -> Result<(), Rejection> {
+    if trusted.is_empty() || state.cluster.as_ref().is_some_and(|cluster| cluster.ca_cert_pem == trusted) {
         return Ok(());
     }
     Err(Rejection::Invalid(

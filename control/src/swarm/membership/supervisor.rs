@@ -94,12 +94,9 @@ async fn store_plans(context: Arc<Context>, store: MembershipStore, tasks: TaskG
         });
         // A full disk must not block the leader's hand-over of traffic between tasks, so the link
         // also acks a plan that cannot be stored.
-        match stored.await {
-            Ok(Ok(())) => drop(context.stored_role.send_replace(role)),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart");
-            }
-            Err(error) => tracing::warn!(%error, "cannot store the plan: the node uses it, but loses it at a restart"),
+        match stored.await.map_err(|e| e.to_string()).and_then(|stored| stored.map_err(|e| e.to_string())) {
+            Ok(()) => drop(context.stored_role.send_replace(role)),
+            Err(error) => tracing::warn!(error, "cannot store the plan: the node uses it, but loses it at a restart"),
         }
         context.stored_version.send_replace(version);
     }

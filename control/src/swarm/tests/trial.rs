@@ -128,20 +128,17 @@ impl Trial {
     pub(super) async fn begin(&mut self, fault: Fault) {
         self.faults.push(fault.to_string());
         self.disks.iter().for_each(|disk| disk.set_sync_time(Duration::ZERO));
+        self.hold(|from, to| match fault {
+            Fault::Alone(victim) => from == victim || to == victim,
+            Fault::Held(caller, called) => (from, to) == (caller, called),
+            _ => false,
+        });
         match fault {
-            Fault::Alone(victim) => self.hold(|from, to| from == victim || to == victim),
-            Fault::Held(from, to) => self.hold(|caller, called| (caller, called) == (from, to)),
+            Fault::Alone(_) | Fault::Held(..) => {}
             Fault::Slow(delay) => faults::slow(&self.links(|_, _| true), delay),
-            Fault::Cut => {
-                self.heal();
-                faults::cut(&self.links(|_, _| true));
-            }
-            Fault::Restart(victim, pause) => {
-                self.heal();
-                self.restart(&[victim], pause, |_| ()).await;
-            }
+            Fault::Cut => faults::cut(&self.links(|_, _| true)),
+            Fault::Restart(victim, pause) => self.restart(&[victim], pause, |_| ()).await,
             Fault::PowerCut(victim, pause, seed) => {
-                self.heal();
                 let victims = victim.map_or_else(|| vec![0, 1, 2], |victim| vec![victim]);
                 let (disks, mut rng) = (self.disks.clone(), StdRng::seed_from_u64(seed));
                 let left: Vec<usize> = victims.iter().map(|_| rng.random_range(1..MAX_WRITES)).collect();
@@ -152,12 +149,8 @@ impl Trial {
                 };
                 self.restart(&victims, pause, restore).await;
             }
-            Fault::SlowDisk(victim, sync) => {
-                self.hold(|_, _| false);
-                self.disks[victim].set_sync_time(sync);
-            }
+            Fault::SlowDisk(victim, sync) => self.disks[victim].set_sync_time(sync),
             Fault::ClockStep(victim, by_ms) => {
-                self.hold(|_, _| false);
                 self.daemons[victim].as_ref().expect("it runs").manager().clock().step_wall_clock(by_ms);
             }
         }

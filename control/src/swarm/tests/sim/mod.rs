@@ -42,7 +42,7 @@ use std::{
 use sabotage::Sabotage;
 use world::Report;
 
-use crate::fixture::variable;
+use crate::fixture::{seeds, variable};
 
 /// How many seeds run by default.
 const SEEDS: u64 = 400;
@@ -81,7 +81,7 @@ fn every_invariant_holds_under_faults_and_the_spec_is_met_after_them() {
         assert!(report.violation.is_none(), "{}", describe(&report));
         return println!("{}", describe(&report));
     }
-    let seeds = variable("WEFT_SIM_SEEDS").unwrap_or(SEEDS);
+    let seeds = seeds(SEEDS).end;
     let (next, started) = (AtomicU64::new(0), Instant::now());
     let work = || {
         let mut reports = Vec::new();
