@@ -178,14 +178,20 @@ pub(crate) fn all_answer_within(netns: &Path, name: &str, addrs: &[SocketAddr], 
     });
 }
 
+/// Waits until `name` resolves in `probe` to exactly these addresses. A task is running before the
+/// other nodes know that it is ready, so the first answers can be without its address.
+pub(crate) fn resolves_to(lab: &Lab, probe: &Task, name: &str, expected: &BTreeSet<IpAddr>, deadline: Duration) {
+    let record = if expected.iter().all(IpAddr::is_ipv6) { dns::RecordType::AAAA } else { dns::RecordType::A };
+    eventually(deadline, &format!("{name} resolves to {expected:?}"), || {
+        let answer = lab.lookup(probe, name, record).map_err(|error| format!("{error:#}"))?;
+        let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
+        if found == *expected { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+}
+
 /// Waits until `tasks.whoami` resolves in `probe` to the IPv4 addresses of exactly these tasks.
 pub(crate) fn names_follow(lab: &Lab, probe: &Task, tasks: &[Task], deadline: Duration) {
-    let expected = v4_of(tasks, "app");
-    eventually(deadline, "tasks.whoami resolves to the addresses of the running tasks", || {
-        let answer = lab.lookup(probe, "tasks.whoami", dns::RecordType::A).map_err(|error| format!("{error:#}"))?;
-        let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
-        if found == expected { Ok(()) } else { Err(format!("{found:?} instead of {expected:?}")) }
-    });
+    resolves_to(lab, probe, "tasks.whoami", &v4_of(tasks, "app"), deadline);
 }
 
 /// Runs `action` for all values at the same time.

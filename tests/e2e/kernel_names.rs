@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use weft_lab::{Lab, Task, contract, dns, dns::RecordType, eventually, scaled};
 
-use crate::fixtures::{FOLLOW_TIMEOUT, WHOAMI, probe_on, rounds_or, service, v4_of};
+use crate::fixtures::{FOLLOW_TIMEOUT, WHOAMI, probe_on, resolves_to, rounds_or, service, v4_of};
 
 /// The node of the probe. It is no manager: its daemon can be down without an election.
 const NODE: &str = "n2";
@@ -203,7 +203,8 @@ fn check_names(lab: &Lab, probe: &Task, expected: &[(&str, RecordType, BTreeSet<
 pub(crate) fn a_stopped_task_is_in_no_reply(lab: &Lab) -> Result<()> {
     let probe = probe_on(lab, NODE, "observer", &["app"])?;
     let flags = ["--network", "app", "--endpoint-mode", "dnsrr"];
-    service(lab, "shrinking", 3, &flags, &[WHOAMI])?;
+    let tasks = service(lab, "shrinking", 3, &flags, &[WHOAMI])?;
+    resolves_to(lab, &probe, "shrinking", &v4_of(&tasks, "app"), FOLLOW_TIMEOUT);
     let rounds = rounds_or(SHRINKING_ROUNDS)?;
     let watch = Watch::default();
     let checked = thread::scope(|scope| {
@@ -224,11 +225,7 @@ pub(crate) fn a_stopped_task_is_in_no_reply(lab: &Lab) -> Result<()> {
 fn shrink_and_grow(lab: &Lab, probe: &Task, watch: &Watch) -> Result<()> {
     let tasks = lab.wait_running("n1", "shrinking", 3)?;
     let all = v4_of(&tasks, "app");
-    eventually(FOLLOW_TIMEOUT, "the name resolves to all tasks", || {
-        let answer = lab.lookup(probe, "shrinking", RecordType::A).map_err(|error| format!("{error:#}"))?;
-        let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
-        if found == all { Ok(()) } else { Err(format!("{answer:?}")) }
-    });
+    resolves_to(lab, probe, "shrinking", &all, FOLLOW_TIMEOUT);
     lab.weft_ok("n1", &["service", "scale", "--detach", "shrinking=1"])?;
     let remaining = lab.wait_running("n1", "shrinking", 1)?[0].v4("app");
     lab.wait_stopped("n1", "shrinking")?;

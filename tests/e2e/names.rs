@@ -15,7 +15,8 @@ use weft_lab::{
 
 use crate::{
     fixtures::{
-        DROP_TIMEOUT, FOLLOW_TIMEOUT, HTTP, WHOAMI, network, probe, service, task_names, task_of, v4_of, v6_of, vip,
+        DROP_TIMEOUT, FOLLOW_TIMEOUT, HTTP, WHOAMI, network, probe, resolves_to, service, task_names, task_of, v4_of,
+        v6_of, vip,
     },
     harness::{Group, Shape, tests},
     kernel_names, lookups, unbound,
@@ -190,10 +191,7 @@ pub(crate) fn a_task_resolves_by_its_short_id_and_its_host_name(lab: &Lab) -> Re
     let tasks = service(lab, "named", 2, &flags, &[WHOAMI])?;
     for task in &tasks {
         for name in [&task.id[..12], &format!("box-{}", task.slot)] {
-            eventually(FOLLOW_TIMEOUT, "the name resolves to the task", || {
-                let answer = lab.lookup(&probe, name, RecordType::A).map_err(|error| format!("{error:#}"))?;
-                if answer.addrs() == [task.v4("six")] { Ok(()) } else { Err(format!("{name}: {answer:?}")) }
-            });
+            resolves_to(lab, &probe, name, &[task.v4("six")].into(), FOLLOW_TIMEOUT);
             let answer = lab.lookup(&probe, name, RecordType::AAAA)?;
             ensure!(answer.addrs() == [task.v6("six")], "{name}: {answer:?}");
         }
@@ -258,11 +256,7 @@ pub(crate) fn a_service_without_a_vip_resolves_to_its_tasks(lab: &Lab) -> Result
     let probe = task_of(lab, "probe")?;
     let flags = ["--network", "app", "--endpoint-mode", "dnsrr"];
     let tasks = service(lab, "dnsrr", 2, &flags, &[WHOAMI])?;
-    eventually(FOLLOW_TIMEOUT, "the name resolves to both addresses", || {
-        let answer = lab.lookup(&probe, "dnsrr", RecordType::A).map_err(|error| format!("{error:#}"))?;
-        let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
-        if found == v4_of(&tasks, "app") { Ok(()) } else { Err(format!("{answer:?}")) }
-    });
+    resolves_to(lab, &probe, "dnsrr", &v4_of(&tasks, "app"), FOLLOW_TIMEOUT);
     lab.weft_ok("n1", &["service", "rm", "dnsrr"])?;
     Ok(())
 }

@@ -19,7 +19,10 @@ use weft_lab::{
 };
 
 use crate::{
-    fixtures::{HTTP, WHOAMI, all_answer, all_answer_within, network, only, probe, probe_on, rounds_or, service, vip},
+    fixtures::{
+        FOLLOW_TIMEOUT, HTTP, WHOAMI, all_answer, all_answer_within, network, only, probe, probe_on, resolves_to,
+        rounds_or, service, v6_of, vip,
+    },
     harness::{Group, Shape, tests},
     maps,
 };
@@ -191,9 +194,8 @@ fn a_network_without_ipv4_has_ipv6_only(lab: &Lab) -> Result<()> {
         let addresses = lab.exec_in_task_netns_ok(task, &["ip", "-4", "-oneline", "address", "show", "dev", "eth0"])?;
         ensure!(addresses.is_empty(), "{addresses}");
     }
-    let names = lab.lookup(&probe, "tasks.web", RecordType::AAAA)?.addrs();
-    let expected: BTreeSet<_> = tasks.iter().map(|task| task.v6("six")).collect();
-    ensure!(names.into_iter().collect::<BTreeSet<_>>() == expected, "the names must be the tasks {expected:?}");
+    let expected = v6_of(&tasks, "six");
+    resolves_to(lab, &probe, "tasks.web", &expected, FOLLOW_TIMEOUT);
     let none = lab.lookup(&probe, "web", RecordType::A)?;
     ensure!(none.code == ResponseCode::NoError && none.records.is_empty(), "no IPv4 address: {none:?}");
     let vip = lab.lookup(&probe, "web", RecordType::AAAA)?.addrs();
