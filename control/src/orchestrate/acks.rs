@@ -8,10 +8,11 @@ use weft_model::{ClusterState, NodeId, state::Node};
 /// leader starts with none, and the nodes send theirs again when they connect to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acks {
-    /// The newest plan generation that is in effect in the kernel of each node.
+    /// The newest plan generation that is in effect in the kernel of each node that the leader has
+    /// heard from.
     pub acked: BTreeMap<NodeId, u64>,
-    /// When this leader started to collect acknowledgements, in Unix milliseconds. Every wait for
-    /// an acknowledgement starts at this time or later.
+    /// Since when this leader collects acknowledgements without a pause, in Unix milliseconds. Every
+    /// wait for an acknowledgement starts at this time or later.
     pub since_ms: u64,
     /// The ready nodes that have not acknowledged the newest generation.
     pub behind: BTreeMap<NodeId, Behind>,
@@ -33,6 +34,14 @@ impl Acks {
         Self { since_ms, ..Self::default() }
     }
 
+    /// Makes every wait start at this time or later.
+    pub fn restart_waits(&mut self, since_ms: u64) {
+        self.since_ms = self.since_ms.max(since_ms);
+        for behind in self.behind.values_mut() {
+            behind.since_ms = behind.since_ms.max(since_ms);
+        }
+    }
+
     /// Takes the acknowledgements that the leader has now. `problem` is what a node has reported to
     /// prevent one. Must be called for each cluster state that a decision is made from.
     pub fn update(
@@ -51,6 +60,11 @@ impl Acks {
             behind.entry(node.clone()).or_insert_with(new).problem = problem(node);
         }
         self.behind = behind;
+    }
+
+    /// Whether the leader knows what has become of the tasks of this node.
+    pub(super) fn has_heard_from(&self, node: &NodeId) -> bool {
+        self.acked.contains_key(node)
     }
 
     /// Whether the node has acknowledged a plan of this index or a newer one.

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use weft_model::{NodeId, NodeReport};
 
 use super::clock::monotonic_ms;
+use crate::orchestrate::ACK_WAIT_MS;
 
 /// The sessions and reports of all nodes, while this manager leads. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +42,9 @@ pub(super) struct LeaderView {
     /// On the monotonic clock. No node is set to down until one full heartbeat timeout
     /// (`heartbeat_ms` times `heartbeat_misses` of the cluster's spec) has passed since this time.
     pub since_monotonic_ms: u64,
+    /// Since when this manager reads the messages of the nodes without a pause, on the monotonic
+    /// clock. What it had heard before may be out of date.
+    pub listening_since_ms: u64,
     /// When this manager began to lead, on the cluster's clock.
     pub since_cluster_ms: u64,
     pub nodes: BTreeMap<NodeId, Liveness>,
@@ -58,6 +62,7 @@ impl LeaderView {
     pub(super) fn since(monotonic_ms: u64, cluster_ms: u64) -> Self {
         Self {
             since_monotonic_ms: monotonic_ms,
+            listening_since_ms: monotonic_ms,
             since_cluster_ms: cluster_ms,
             attended_ms: monotonic_ms,
             ..Self::default()
@@ -68,6 +73,9 @@ impl LeaderView {
     pub(super) fn attend(&mut self, now_ms: u64, timeout_ms: u64) {
         let last_ms = std::mem::replace(&mut self.attended_ms, now_ms);
         let paused_ms = now_ms.saturating_sub(last_ms);
+        if paused_ms > pause_limit_ms(timeout_ms).min(ACK_WAIT_MS / PAUSE_SHARE) {
+            self.listening_since_ms = now_ms;
+        }
         if paused_ms > pause_limit_ms(timeout_ms) {
             tracing::warn!(paused_ms, "this process was paused: all nodes get their full heartbeat timeout again");
             self.since_monotonic_ms = now_ms;
@@ -164,9 +172,12 @@ pub(super) struct CertificateStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SessionId(u64);
 
+/// A pause that takes more than this share of a wait makes the wait begin again.
+const PAUSE_SHARE: u64 = 4;
+
 /// After a longer pause, a leader with this heartbeat timeout does not know which nodes are silent.
 pub(super) fn pause_limit_ms(timeout_ms: u64) -> u64 {
-    timeout_ms / 4
+    timeout_ms / PAUSE_SHARE
 }
 
 /// How many sessions a node may begin within a time, in milliseconds.
@@ -222,7 +233,8 @@ impl NodeTracker {
 
     /// Notices that this process was paused (by a signal, a suspended machine, a disk that does not
     /// answer), and then gives every node one full heartbeat timeout from now: what arrived
-    /// meanwhile is not read yet. Must be called more often than [`pause_limit_ms`] while this
+    /// meanwhile is not read yet. Waits for acknowledgements are shorter, so a shorter pause makes
+    /// them begin again (`listening_since_ms`). Must be called more often than [`pause_limit_ms`] while this
     /// manager leads, and before each decision about silent nodes.
     pub(super) fn attend(&self, timeout_ms: u64) {
         if let Some(view) = self.lock().as_mut() {
@@ -363,5 +375,8 @@ mod tests {
         assert_eq!(view.since_monotonic_ms, 10_501, "a pause is relative to the timeout");
         view.attend(15_000, 60_000);
         assert_eq!(view.since_monotonic_ms, 10_501);
+        assert_eq!(view.listening_since_ms, 15_000, "waits for acknowledgements are shorter than this pause");
+        view.attend(16_000, 60_000);
+        assert_eq!(view.listening_since_ms, 15_000);
     }
 }

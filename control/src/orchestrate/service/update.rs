@@ -116,8 +116,11 @@ fn progress(
         !is_placed(t) && ctx.is_due(since_ms.saturating_add(config.monitor_ms.max(PLACE_WAIT_MS)))
     });
     let unplaced = unplaced.map(|t| Failure::NoPlace(t.id.clone(), t.status.error.clone()));
+    // A new leader, and one that was paused, may not know yet that the task has ended.
     let has_served_for = |period_ms: u64, task: &Task, ctx: &mut Context<'_>| {
-        task.traffic == Traffic::Active && ctx.is_due(task.traffic_since_ms.saturating_add(period_ms))
+        task.traffic == Traffic::Active
+            && task.node.as_ref().is_some_and(|node| ctx.acks.has_heard_from(node))
+            && ctx.is_due(task.traffic_since_ms.saturating_add(period_ms))
     };
     Progress {
         failed: ended.map(Failure::Ended).or(unplaced),

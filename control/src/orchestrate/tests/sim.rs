@@ -185,6 +185,12 @@ impl Sim {
         self.settle();
     }
 
+    /// The leader gets no message of the node, and does not consider it down yet.
+    pub(super) fn silence_node(&mut self, id: &NodeId) {
+        self.fault_injected = true;
+        self.node_mut(id).disconnected = true;
+    }
+
     /// A layer of the node can no longer be configured: no plan takes effect.
     pub(super) fn block_node(&mut self, id: &NodeId) {
         self.fault_injected = true;

@@ -96,7 +96,7 @@ impl Steps {
             self.logged.record(state, &commands);
             return Next::Write(commands);
         }
-        update_acks(&mut self.acks, state, view, now_ms);
+        update_acks(&mut self.acks, state, view, (now_ms, monotonic_ms));
         let decision = orchestrate::decide(state, now_ms, &self.acks, random);
         for rejection in &decision.refused {
             tracing::error!(%rejection, "the cluster state rejects the leader's decision: this is a bug");
@@ -133,8 +133,20 @@ pub(in crate::swarm) fn heartbeat_timeout_ms(state: &ClusterState) -> u64 {
 /// Updates the plan generation that each node's kernel holds, limited to the generation of `state`.
 /// A node may have acked a later generation, because the leader reads the view after the state. But
 /// no plan contains the changes that this step decides, so no ack may count for them.
-pub(super) fn update_acks(acks: &mut Acks, state: &ClusterState, view: &LeaderView, now_ms: u64) {
-    let acked = view.nodes.iter().map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
+///
+/// After a pause of this process, all waits begin again, and what a node has reported counts only
+/// once the leader has heard from it again: what arrived meanwhile is not read yet. The times are
+/// on the cluster's clock and on the monotonic one.
+pub(super) fn update_acks(
+    acks: &mut Acks,
+    state: &ClusterState,
+    view: &LeaderView,
+    (now_ms, monotonic_ms): (u64, u64),
+) {
+    let listening_ms = monotonic_ms.saturating_sub(view.listening_since_ms);
+    acks.restart_waits(now_ms.saturating_sub(listening_ms));
+    let heard = view.nodes.iter().filter(|(_, liveness)| liveness.last_message_ms >= view.listening_since_ms);
+    let acked = heard.map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
     let problem = |node: &NodeId| view.nodes.get(node).map_or_else(String::new, |l| l.report.problem.clone());
     acks.update(state, acked, now_ms, problem);
 }

@@ -45,6 +45,24 @@ fn a_start_first_update_never_has_fewer_tasks() {
 }
 
 #[test]
+fn a_new_leader_ends_the_watch_of_a_task_only_once_its_node_has_reported() {
+    let mut sim = Sim::new(1);
+    let service = create_serving(&mut sim, 1);
+    sim.cluster.update_service(&service, |spec| spec.task.container.image = "two".to_owned());
+    sim.run_until("the new task to get traffic", |sim| {
+        sim.active(&service).iter().any(|t| t.spec.container.image == "two")
+    });
+    let node = sim.active(&service)[0].node.clone().expect("a node");
+    sim.silence_node(&node);
+    sim.change_leader();
+    sim.run(30_000);
+    assert_eq!(update_status(&sim, &service).0, UpdateState::Updating, "the task may have failed meanwhile");
+    sim.revive_node(&node);
+    await_update(&mut sim, &service, 0);
+    assert_eq!(update_status(&sim, &service).0, UpdateState::Completed);
+}
+
+#[test]
 fn an_update_of_all_tasks_at_once_keeps_one_serving() {
     for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
         let mut sim = Sim::new(2);

@@ -41,7 +41,7 @@ fn view_with(since_monotonic_ms: u64, nodes: &[(&NodeId, NodeReport)]) -> Leader
             .expect("a tracker that leads");
     }
     let mut view = tracker.view().expect("a tracker that leads");
-    view.since_monotonic_ms = since_monotonic_ms;
+    (view.since_monotonic_ms, view.listening_since_ms) = (since_monotonic_ms, since_monotonic_ms);
     for entry in view.nodes.values_mut() {
         entry.last_message_ms = since_monotonic_ms;
     }
@@ -217,7 +217,7 @@ fn draining_is_not_completed_by_an_ack_of_a_plan_that_does_not_contain_it() {
     cluster.ok(Command::RemoveService { id: service });
     let acked = NodeReport { acked: cluster.state.index + 5, ..NodeReport::default() };
     let mut acks = Acks::default();
-    update_acks(&mut acks, &cluster.state, &view_with(0, &[(&n1, acked)]), cluster.state.now_ms);
+    update_acks(&mut acks, &cluster.state, &view_with(0, &[(&n1, acked)]), (cluster.state.now_ms, 0));
     let decision = decide(&cluster.state, cluster.state.now_ms, &acks, &mut rand::random);
     let commands: Vec<Command> = match decision.commands.as_slice() {
         [Command::Batch(commands)] => commands.clone(),
@@ -228,6 +228,29 @@ fn draining_is_not_completed_by_an_ack_of_a_plan_that_does_not_contain_it() {
         _ => None,
     });
     assert_eq!(steps.collect::<Vec<_>>(), [Traffic::Draining], "{commands:?}");
+}
+
+#[test]
+fn after_a_pause_all_waits_begin_again_and_earlier_acks_count_only_once_the_node_is_heard() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    cluster.service(service_spec("web", 1, &[])).expect("a new service");
+    let (state, start_ms) = (&cluster.state, cluster.state.now_ms);
+    let mut acks = Acks::since(start_ms);
+    let mut view = view_with(1_000, &[(&n1, NodeReport { acked: 1, ..NodeReport::default() })]);
+    view.attend(1_000, 15_000);
+    update_acks(&mut acks, state, &view, (start_ms, 1_000));
+    assert_eq!((acks.since_ms, acks.behind[&n1].since_ms), (start_ms, start_ms));
+    assert!(acks.acked.contains_key(&n1));
+    // Less than what makes silent nodes suspicious, and longer than a wait for acks can ignore.
+    view.attend(4_500, 15_000);
+    let now_ms = start_ms + 3_600;
+    update_acks(&mut acks, state, &view, (now_ms, 4_600));
+    assert_eq!((acks.since_ms, acks.behind[&n1].since_ms), (now_ms - 100, now_ms - 100));
+    assert!(!acks.acked.contains_key(&n1), "its message is older than the pause");
+    view.nodes.get_mut(&n1).expect("a session").last_message_ms = 4_650;
+    update_acks(&mut acks, state, &view, (now_ms + 100, 4_700));
+    assert!(acks.acked.contains_key(&n1));
 }
 
 #[test]
