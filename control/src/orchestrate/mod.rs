@@ -48,7 +48,6 @@ use preview::Preview;
 use weft_model::{ClusterState, Command, Rejection};
 
 pub use acks::{Acks, Behind};
-#[cfg(test)]
 pub(crate) use traffic::ACK_WAIT_MS;
 
 /// The maximum number of rounds in one decision. A few rounds are enough to create a task, to place

@@ -74,7 +74,7 @@ pub enum SwarmError {
     #[error(
         "this manager's log is missing or empty ({path}), although the manager has voted: it votes no more, because \
          it could forget confirmed changes; the other managers replace it once a majority of them runs. If this is \
-         the only manager, put the file back from a backup, or form a new swarm"
+         the only manager, leave with force, then restore a backup (weft backup restore) or form a new swarm"
     )]
     LogLost { path: PathBuf },
     #[error("cannot use the data directory ({path}): {reason}")]
@@ -107,7 +107,8 @@ pub enum ProposeError {
     /// failed, it may still take effect.
     #[error(
         "the swarm has no leader: {reachable} of {managers} managers are reachable and {needed} are needed; start the \
-         missing managers. Running tasks continue meanwhile. If the change was already sent, it may take effect once \
+         missing managers, or, if they are lost for ever, go on without them (weft swarm init --force-new-cluster). \
+         Running tasks continue meanwhile. If the change was already sent, it may take effect once \
          there is a leader again"
     )]
     NoQuorum { reachable: usize, managers: usize, needed: usize },

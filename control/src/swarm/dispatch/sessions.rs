@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use weft_model::{Command, NodeId, NodeReport, state::NodeStatus};
+use weft_model::{Command, NodeId, NodeReport, Rejection, state::NodeStatus};
 
 use super::{
     Services, bounds,
@@ -31,6 +31,7 @@ use crate::{
     },
     swarm::{
         context::Context,
+        error::ProposeError,
         liveness::{CertificateStatus, SessionId},
         manager::Manager,
     },
@@ -81,13 +82,25 @@ impl Dispatcher for Services {
         let manager = self.manager()?;
         // Only the leader can handle this call: it must also forget the node's last message, or its
         // next step would make the node ready again.
+        let does_not_lead = || Status::unavailable("this manager does not lead");
+        if manager.tracker().view().is_none() {
+            return Err(does_not_lead());
+        }
+        // A manager whose log runs has done that itself.
+        manager.demote(&caller).await.map_err(|error| match error {
+            ProposeError::Rejected(reason) => Status::failed_precondition(reason.to_string()),
+            other => Status::unavailable(other.to_string()),
+        })?;
         if !manager.tracker().forget_node(&caller) {
-            return Err(Status::unavailable("this manager does not lead"));
+            return Err(does_not_lead());
         }
         let left =
             Command::SetNodeStatus { id: caller, status: NodeStatus::Down, message: "it left the swarm".to_owned() };
-        manager.propose(left).await.map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(Response::new(LeaveReply {}))
+        match manager.propose(left).await {
+            // The node was removed: there is nothing to leave.
+            Ok(_) | Err(ProposeError::Rejected(Rejection::NotFound { .. })) => Ok(Response::new(LeaveReply {})),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
     }
 }
 

@@ -8,7 +8,11 @@ use std::{fmt, time::Duration};
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request};
-use weft_model::{Applied, Command, Rejection, spec::Role, state::FEATURE_LEVEL};
+use weft_model::{
+    Applied, Command, NodeId, Rejection,
+    spec::{NodeSpec, Role},
+    state::FEATURE_LEVEL,
+};
 
 use super::{Manager, voters::check_promotion};
 use crate::{
@@ -86,6 +90,28 @@ impl Manager {
             tracing::warn!(index, "a change was made, but this manager has not applied it yet");
         }
         Ok(applied)
+    }
+
+    /// Makes a worker of a manager. Does nothing if it is none, or is the last one: there is no vote
+    /// that others would miss.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]. The change is rejected if the other managers that answer are no
+    /// majority without it.
+    pub(in crate::swarm) async fn demote(&self, node: &NodeId) -> Result<(), ProposeError> {
+        loop {
+            let demotion = {
+                let state = self.inner.state.borrow();
+                let Some(node) = state.nodes.get(node).filter(|node| node.is_manager()) else { return Ok(()) };
+                let spec = NodeSpec { role: Role::Worker, ..node.spec.clone() };
+                Command::UpdateNode { id: node.id.clone(), version: node.meta.version, spec }
+            };
+            match self.propose(demotion).await {
+                Err(ProposeError::Rejected(Rejection::OutOfSequence { .. })) => {}
+                Ok(_) | Err(ProposeError::Rejected(Rejection::LastManager { .. })) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Replaces the join token of a role and returns the new one. The old token is invalid from

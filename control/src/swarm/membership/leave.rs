@@ -3,11 +3,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::time::{Instant, timeout, timeout_at};
-use weft_model::{
-    Command, Rejection,
-    spec::{NodeSpec, Role},
-};
+use tokio::time::{Instant, timeout_at};
+use tonic::Code;
+use weft_model::{spec::Role, state::Node};
 
 use super::{ask::ask_managers, supervisor::Supervisor};
 use crate::{
@@ -48,7 +46,7 @@ pub(super) fn check_allowed(context: &Context, force: bool) -> Result<(), SwarmE
     Err(SwarmError::ManagerNeedsForce { consequence })
 }
 
-/// Gives up this manager's vote, ends the link, and notifies the leader. Resolves within 13 s. That
+/// Gives up this manager's vote, ends the link, and notifies the leader. Resolves within 14 s. That
 /// the leader is not notified is only logged: a worker can also leave if no other node answers.
 ///
 /// # Errors
@@ -56,35 +54,48 @@ pub(super) fn check_allowed(context: &Context, force: bool) -> Result<(), SwarmE
 /// cannot remove it. The node then stays a member.
 pub(super) async fn announce(supervisor: &Supervisor) -> Result<(), SwarmError> {
     let context = supervisor.context();
-    if let Some(manager) = context.manager() {
-        if manager.other_managers().is_empty() {
-            return Ok(());
-        }
-        step_down(context, &manager).await?;
+    match context.manager() {
+        Some(manager) if manager.other_managers().is_empty() => return Ok(()),
+        Some(manager) => step_down(context, &manager).await?,
+        None if context.certified_role() == Role::Manager => step_down_without_log(context, "it does not run").await?,
+        None => {}
     }
     // If this node sent another message after the leader was notified, the leader would set it to
     // ready again.
     supervisor.end_link();
-    let notified = timeout(NOTIFY_TIMEOUT, async {
-        while !notify_leader(context).await {
-            tokio::time::sleep(RETRY).await;
-        }
-    });
-    if notified.await.is_err() {
-        tracing::warn!("cannot notify the leader: it sets this node to down after the heartbeat timeout");
+    if let Err(reason) = notify_leader(context).await {
+        tracing::warn!(reason, "cannot notify the leader: it sets this node to down after the heartbeat timeout");
     }
     Ok(())
 }
 
-/// Asks one manager after the other until the leader has set this node to down.
-async fn notify_leader(context: &Context) -> bool {
-    let own_addr = SocketAddr::new(*context.addr.borrow(), context.record.listen_addr.port());
-    let others = context.manager_addrs().into_iter().filter(|addr| *addr != own_addr);
+/// Asks one manager after the other until the leader has set this node to down, and has made a
+/// worker of it. The inner error is the reason why the leader refuses that.
+///
+/// # Errors
+/// The reason why no leader answers.
+async fn notify_leader(context: &Context) -> Result<Result<(), String>, String> {
     let tls = context.credentials.client();
-    let left = ask_managers(&tls, others, CALL_TIMEOUT, |channel| async move {
-        DispatcherClient::new(channel).leave(LeaveRequest {}).await
-    });
-    left.await.is_ok()
+    let deadline = Instant::now() + NOTIFY_TIMEOUT;
+    loop {
+        let answer = ask_managers(&tls, other_managers(context), CALL_TIMEOUT, |channel| async move {
+            match DispatcherClient::new(channel).leave(LeaveRequest {}).await {
+                Ok(_) => Ok(Ok(())),
+                Err(status) if status.code() == Code::FailedPrecondition => Ok(Err(status.message().to_owned())),
+                Err(status) => Err(status),
+            }
+        });
+        match answer.await {
+            Err(_) if Instant::now() + RETRY < deadline => tokio::time::sleep(RETRY).await,
+            last => return last,
+        }
+    }
+}
+
+/// The addresses of the managers that the plan names, without this node's own.
+fn other_managers(context: &Context) -> Vec<SocketAddr> {
+    let own = SocketAddr::new(*context.addr.borrow(), context.record.listen_addr.port());
+    context.manager_addrs().into_iter().filter(|addr| *addr != own).collect()
 }
 
 /// Demotes this node and waits until its manager has stopped, so that the other managers no longer
@@ -92,27 +103,16 @@ async fn notify_leader(context: &Context) -> bool {
 async fn step_down(context: &Context, manager: &Manager) -> Result<(), SwarmError> {
     let refused = |reason: String| Err(SwarmError::LeaveRefused { reason });
     let deadline = Instant::now() + STEP_DOWN_TIMEOUT;
-    loop {
-        let (version, spec) = {
-            let state = manager.state();
-            let state = state.borrow();
-            let Some(me) = state.nodes.get(manager.node()) else { return Ok(()) };
-            (me.meta.version, NodeSpec { role: Role::Worker, ..me.spec.clone() })
-        };
-        let demote = Command::UpdateNode { id: manager.node().clone(), version, spec };
-        match timeout_at(deadline, manager.propose(demote)).await {
-            Ok(Ok(_)) => break,
-            Ok(Err(ProposeError::Rejected(Rejection::OutOfSequence { .. }))) => {}
-            // The others are members of the log only until they have been removed.
-            Ok(Err(ProposeError::Rejected(Rejection::LastManager { .. }))) => return Ok(()),
-            Ok(Err(ProposeError::Unavailable { reason })) => {
-                // Its log has stopped, or it was removed: it has no vote to give up.
-                tracing::warn!(reason, "leaving without giving up the vote");
-                return Ok(());
-            }
-            Ok(Err(ProposeError::Rejected(rejection))) => return refused(rejection.to_string()),
-            Ok(Err(ProposeError::NoQuorum { .. })) | Err(_) => return refused(no_leader(context, manager)),
-        }
+    match timeout_at(deadline, manager.demote(manager.node())).await {
+        Ok(Ok(())) => {}
+        Ok(Err(ProposeError::Unavailable { reason })) => return step_down_without_log(context, &reason).await,
+        Ok(Err(ProposeError::Rejected(rejection))) => return refused(rejection.to_string()),
+        Ok(Err(ProposeError::NoQuorum { .. })) | Err(_) => return refused(no_leader(context, manager)),
+    }
+    let state = manager.state();
+    if state.borrow().nodes.get(manager.node()).is_none_or(Node::is_manager) {
+        // It was removed, or is the last manager.
+        return Ok(());
     }
     // The role reconciler stops the manager once the others have removed its vote.
     let mut running = context.channels.manager.subscribe();
@@ -120,6 +120,29 @@ async fn step_down(context: &Context, manager: &Manager) -> Result<(), SwarmErro
         Ok(_) => Ok(()),
         Err(_) => refused("the other managers have not removed its vote yet: try again".to_owned()),
     }
+}
+
+/// Demotes this node through the leader: its own manager can propose nothing, for the reason `why`.
+/// The vote that it does not use still counts: if its log comes back, it may be the one that the
+/// others need.
+async fn step_down_without_log(context: &Context, why: &str) -> Result<(), SwarmError> {
+    let others = other_managers(context);
+    if others.is_empty() {
+        return Ok(());
+    }
+    let reason = match notify_leader(context).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(refusal)) => refusal,
+        Err(reason) => {
+            let missing = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!(
+                "no leader answers that could remove its vote ({reason}), and its own log cannot be used ({why}); \
+                 start the managers {missing} first. {}",
+                if_lost_for_ever(context)
+            )
+        }
+    };
+    Err(SwarmError::LeaveRefused { reason })
 }
 
 /// Why no leader removes this manager's vote, and what to do.
@@ -132,8 +155,16 @@ fn no_leader(context: &Context, manager: &Manager) -> String {
     }
     format!(
         "the swarm has no leader that could remove its vote, because these managers do not answer: {}; start them \
-         first. If they are lost for ever, this node can only be reset: stop its daemon and remove {}",
+         first. {}",
         missing.join(", "),
+        if_lost_for_ever(context)
+    )
+}
+
+fn if_lost_for_ever(context: &Context) -> String {
+    format!(
+        "If they are lost for ever, a manager that still has its log can go on without them (weft swarm init \
+         --force-new-cluster); to reset this node alone, stop its daemon and remove {}",
         context.config.data_dir.join("swarm").display()
     )
 }

@@ -72,6 +72,31 @@ async fn a_manager_whose_log_is_lost_does_not_vote_and_comes_back_with_another_r
     stop([n1, n2, n3]).await;
 }
 
+/// Its vote is not in use, and is still the one that the others need if its log comes back.
+#[tokio::test]
+async fn a_manager_without_its_log_leaves_only_when_a_leader_removes_its_vote() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    let addr1 = n1.rpc_addr().to_string();
+    let (host3, host2) = (n3.stop().await, n2.stop().await);
+    std::fs::remove_file(host2.dir().join("swarm/raft.redb")).expect("the log is lost");
+    let n2 = host2.start().await;
+    let mut membership = n2.swarm.membership();
+    let failed = timeout(DEADLINE, membership.wait_for(|m| matches!(m, Membership::Error(_)))).await;
+    failed.expect("an error in time").expect("the daemon runs");
+
+    let refused = n2.swarm.leave(true).await.expect_err("there is no leader").to_string();
+    assert!(refused.contains("no leader answers") && refused.contains(&addr1), "{refused}");
+    assert!(matches!(&*n2.swarm.membership().borrow(), Membership::Error(_)), "n2 is still a member");
+
+    let n3 = host3.start().await;
+    n3.becomes_manager().await;
+    leader_among(&[&n1, &n3]).await;
+    n2.swarm.leave(true).await.expect("two of two managers remain");
+    n1.wait_until("n2 has no vote", |s| node(s, "n2", |n| !n.is_manager() && !n.in_raft_config) && voters(s) == 2)
+        .await;
+    stop([n1, n2, n3]).await;
+}
+
 /// A configuration of two voters would stop when either one fails.
 #[tokio::test]
 async fn workers_that_are_promoted_together_begin_to_vote_together() {
