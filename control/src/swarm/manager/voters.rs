@@ -207,14 +207,18 @@ pub(super) fn check_promotion(
 
 /// Whether a Raft message of this caller may be accepted: it is a member of the Raft configuration
 /// here, or will be one in entries that this manager does not have yet. Raft ids are assigned in
-/// increasing order and never reused. So an assigned id that is not the caller's current one is no
-/// longer valid.
+/// increasing order, from 1, and never reused. So an assigned id that is not the caller's current
+/// one is no longer valid.
+///
+/// This stops a manager that does not know of its demotion or removal. Against one that forges its
+/// id only a new certificate authority helps: each manager has had the authority's key.
 pub(in crate::swarm) fn may_be_member(state: &ClusterState, voters: &Voters, caller: &NodeId, raft_id: u64) -> bool {
     if let Some(member) = voters.get_node(&raft_id) {
         return member.node == *caller;
     }
     let unknown_yet = state.cluster.is_none() || raft_id >= state.allocated.next_raft_id;
-    unknown_yet || state.nodes.get(caller).is_some_and(|node| node.raft_id == raft_id)
+    // A node that is no manager has the id 0 in the state.
+    raft_id != 0 && (unknown_yet || state.nodes.get(caller).is_some_and(|node| node.raft_id == raft_id))
 }
 
 /// The commands that bring `voter` and `in_raft_config` of the nodes in the cluster state into line

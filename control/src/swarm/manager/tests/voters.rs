@@ -225,6 +225,7 @@ fn raft_messages_are_accepted_of_members_and_of_members_to_come() {
     quorum.cluster.ok(quorum.demotion(3));
     quorum.cluster.ok(Command::ClearRaftConfig { id: n3.clone() });
     assert!(!may_be_member(quorum.state(), &voters, &n3, 3), "its id has ended");
+    assert!(!may_be_member(quorum.state(), &voters, &n3, 0), "it has no id");
     quorum.cluster.ok(Command::ClearRaftConfig { id: n2.clone() });
     quorum.cluster.state.nodes.remove(&n2);
     assert!(!may_be_member(quorum.state(), &quorum.voters(&[1], &[1]), &n2, 2), "it was removed");
