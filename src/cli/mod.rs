@@ -28,6 +28,8 @@ mod tasks;
 mod prompt;
 mod lock;
 mod swarm;
+mod node_spec;
+mod role;
 mod node;
 mod service;
 mod network;

@@ -9,7 +9,9 @@ use super::{
     flags::{Availability, Listing, Role},
     for_each_name,
     format::{capitalize, human_size},
+    node_spec::{change, get},
     output::{print, print_line},
+    role,
     table::Table,
     tasks,
     values::pairs,
@@ -27,9 +29,9 @@ pub(super) enum Command {
     /// Change a node
     Update(Update),
     /// Make nodes managers
-    Promote(Nodes),
+    Promote(role::Nodes),
     /// Make nodes workers
-    Demote(Nodes),
+    Demote(role::Nodes),
     /// Remove nodes from the cluster
     #[command(visible_alias = "remove")]
     Rm(Rm),
@@ -96,8 +98,8 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<()> {
             change(client, &options.node, |spec| apply(&options, spec)).await?;
             print_line(&options.node)
         }
-        Command::Promote(nodes) => set_role(client, &nodes, Role::Manager).await,
-        Command::Demote(nodes) => set_role(client, &nodes, Role::Worker).await,
+        Command::Promote(nodes) => role::set(client, &nodes, Role::Manager).await,
+        Command::Demote(nodes) => role::set(client, &nodes, Role::Worker).await,
         Command::Rm(options) => rm(client, &options).await,
     }
 }
@@ -116,10 +118,6 @@ async fn rm(client: &Client, options: &Rm) -> Result<()> {
         print_line(node)
     })
     .await
-}
-
-async fn get(client: &Client, node: &str) -> Result<Value> {
-    client.get(&format!("/nodes/{}", percent_encode(node))).await
 }
 
 async fn ls(client: &Client, listing: &Listing) -> Result<()> {
@@ -232,17 +230,6 @@ fn encryption(node: &Value) -> Vec<String> {
     lines
 }
 
-/// Gets the spec of a node, edits it and sends it back. The request contains the version that was
-/// read. The daemon refuses the request if the node has changed since then.
-async fn change(client: &Client, node: &str, edit: impl FnOnce(&mut Value) -> Result<()>) -> Result<()> {
-    let found = get(client, node).await?;
-    let mut spec = found["Spec"].clone();
-    edit(&mut spec)?;
-    let path = format!("/nodes/{}/update?version={}", text(&found, "/ID"), number(&found, "/Version/Index"));
-    client.post(&path, &spec).await?;
-    Ok(())
-}
-
 /// Applies the flags of `node update` to the spec of a node.
 fn apply(options: &Update, spec: &mut Value) -> Result<()> {
     if let Some(availability) = options.availability {
@@ -262,24 +249,6 @@ fn apply(options: &Update, spec: &mut Value) -> Result<()> {
         spec["Labels"][key] = value.into();
     }
     Ok(())
-}
-
-async fn set_role(client: &Client, nodes: &Nodes, role: Role) -> Result<()> {
-    for_each_name(&nodes.nodes, async |node| {
-        if text(&get(client, node).await?, "/Spec/Role") == role.as_str() {
-            return print_line(format_args!("Node {node} is already a {}.", role.as_str()));
-        }
-        change(client, node, |spec| {
-            spec["Role"] = role.as_str().into();
-            Ok(())
-        })
-        .await?;
-        match role {
-            Role::Manager => print_line(format_args!("Node {node} promoted to a manager in the swarm.")),
-            Role::Worker => print_line(format_args!("Manager {node} demoted in the swarm.")),
-        }
-    })
-    .await
 }
 
 #[cfg(test)]

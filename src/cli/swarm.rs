@@ -325,11 +325,12 @@ async fn ca(client: &Client, options: &Ca) -> Result<()> {
             }
             _ => settings["ForceRotate"] = (number(&swarm, "/Spec/CAConfig/ForceRotate") + 1).into(),
         }
-        client.post(&format!("/swarm/update?version={}", number(&swarm, "/Version/Index")), &spec).await?;
+        let version = number(&swarm, "/Version/Index");
+        client.post(&format!("/swarm/update?version={version}"), &spec).await?;
         if options.detach {
             return Ok(());
         }
-        wait_for_rotation(client, options.quiet).await?;
+        wait_for_rotation(client, version, options.quiet).await?;
     }
     let swarm = client.get("/swarm").await?;
     if let Some(progress) = rotation_progress(client, &swarm).await?.filter(|_| !options.quiet) {
@@ -342,12 +343,20 @@ fn read_file(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Waits until every node uses a certificate of the new authority. Says which nodes do not.
-async fn wait_for_rotation(client: &Client, quiet: bool) -> Result<()> {
+/// Waits until every node uses a certificate of the new authority. Says which nodes do not. The
+/// rotation has changed the `version` of the cluster's settings; the manager that answers may not
+/// know that yet.
+async fn wait_for_rotation(client: &Client, version: u64, quiet: bool) -> Result<()> {
     let mut printed = String::new();
     loop {
         let swarm = client.get("/swarm").await?;
-        let Some(progress) = rotation_progress(client, &swarm).await? else { return Ok(()) };
+        let progress = if number(&swarm, "/Version/Index") == version {
+            "waiting for this manager to apply the change".to_owned()
+        } else if let Some(progress) = rotation_progress(client, &swarm).await? {
+            progress
+        } else {
+            return Ok(());
+        };
         if !quiet && progress != printed {
             print_to_stderr(&progress);
             printed = progress;
