@@ -129,7 +129,6 @@ impl From<SwarmError> for ApiError {
             | S::Refused { .. }
             | S::NoRemote
             | S::NoAdvertiseAddr { .. }
-            | S::OtherAddr { .. }
             | S::Backup { .. }
             | S::UnusableAdvertiseAddr { .. } => Self::Invalid(error.to_string()),
             S::AlreadyMember
@@ -137,6 +136,7 @@ impl From<SwarmError> for ApiError {
             | S::NotManager
             | S::ManagerNeedsForce { .. }
             | S::Locked
+            | S::Stopped
             | S::LeaveLocked
             | S::LeaveRefused { .. }
             | S::Unreachable { .. }

@@ -136,7 +136,8 @@ pub(super) async fn update(
         let key = auto_lock.then(pki::random_unlock_key).transpose();
         let key = key.map_err(|error| ApiError::Internal(error.to_string()))?;
         cluster.propose(Command::SetUnlockKey { version, spec, key }).await?;
-    } else if spec != current {
+    } else {
+        // Also if nothing but a token changes: the request must be about the current version.
         cluster.propose(Command::UpdateCluster { version, spec }).await?;
     }
     for (_, role) in rotations.into_iter().filter(|(is_wanted, _)| *is_wanted) {

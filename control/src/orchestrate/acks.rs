@@ -11,8 +11,8 @@ pub struct Acks {
     /// The newest plan generation that is in effect in the kernel of each node that the leader has
     /// heard from.
     pub acked: BTreeMap<NodeId, u64>,
-    /// Since when this leader collects acknowledgements without a pause, in Unix milliseconds. Every
-    /// wait for an acknowledgement starts at this time or later.
+    /// Since when this leader collects acknowledgements without a pause, in Unix milliseconds.
+    /// Every wait for an acknowledgement starts at this time or later.
     pub since_ms: u64,
     /// The ready nodes that have not acknowledged the newest generation.
     pub behind: BTreeMap<NodeId, Behind>,

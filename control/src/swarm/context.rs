@@ -84,6 +84,16 @@ pub(super) struct Record {
     pub ca_plan: (u64, u64),
 }
 
+impl Record {
+    /// The record of this node with another address. It listens there too, if it listened at its
+    /// address only.
+    pub(super) fn at(&self, addr: IpAddr) -> Self {
+        let listened = self.listen_addr.ip() == self.addr;
+        let ip = if listened { addr } else { self.listen_addr.ip() };
+        Self { addr, listen_addr: SocketAddr::new(ip, self.listen_addr.port()), ..self.clone() }
+    }
+}
+
 /// A problem that prevents a member from working. If there are several, [`Membership::Error`] shows
 /// the first one in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

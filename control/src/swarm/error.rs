@@ -19,8 +19,8 @@ pub enum SwarmError {
     AlreadyMember,
     #[error("this node is not a manager: run the command on a manager")]
     NotManager,
-    #[error("this node is known to the swarm at {addr}, and {given} is another address: leave --advertise-addr out")]
-    OtherAddr { given: IpAddr, addr: IpAddr },
+    #[error("this node is part of a swarm, but its membership has stopped: restart its daemon")]
+    Stopped,
     #[error(
         "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"weft swarm unlock\" to unlock it."
     )]

@@ -234,8 +234,8 @@ impl NodeTracker {
     /// Notices that this process was paused (by a signal, a suspended machine, a disk that does not
     /// answer), and then gives every node one full heartbeat timeout from now: what arrived
     /// meanwhile is not read yet. Waits for acknowledgements are shorter, so a shorter pause makes
-    /// them begin again (`listening_since_ms`). Must be called more often than [`pause_limit_ms`] while this
-    /// manager leads, and before each decision about silent nodes.
+    /// them begin again (`listening_since_ms`). Must be called more often than [`pause_limit_ms`]
+    /// while this manager leads, and before each decision about silent nodes.
     pub(super) fn attend(&self, timeout_ms: u64) {
         if let Some(view) = self.lock().as_mut() {
             view.attend(monotonic_ms(), timeout_ms);

@@ -118,7 +118,9 @@ impl Swarm {
     ///
     /// # Errors
     /// - [`SwarmError::NotMember`], [`SwarmError::NotManager`], [`SwarmError::Locked`].
-    /// - [`SwarmError::OtherAddr`] if `advertise_addr` is not the node's address.
+    /// - [`SwarmError::UnusableAdvertiseAddr`] if no node can have `advertise_addr`, the address of
+    ///   this node from now on. Without one, its address stays.
+    /// - [`SwarmError::Stopped`] if the membership could not be started again.
     /// - [`SwarmError::Internal`], [`SwarmError::Storage`] if the log cannot be read or written.
     ///   The node continues with its former log.
     /// - [`SwarmError::Timeout`] after 20 s.

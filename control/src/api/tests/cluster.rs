@@ -36,6 +36,9 @@ async fn init_and_join_accept_the_requests_of_clients() {
     for (path, body, status, text) in [
         ("/swarm/init", with(body.clone(), "/AutoLockManagers", json!("yes")), 400, "give true or false"),
         ("/swarm/init", json!({"ForceNewCluster": true, "AutoLockManagers": true}), 400, "keeps its settings"),
+        ("/swarm/init", json!({"ForceNewCluster": true, "DataPathPort": 5000}), 400, "leave --data-path-addr and"),
+        ("/swarm/init", json!({"ForceNewCluster": true, "DataPathAddr": "192.0.2.1"}), 400, "leave --data-path-addr"),
+        ("/swarm/init", json!({"ForceNewCluster": true, "ListenAddr": "192.0.2.1"}), 400, "leave --listen-addr out"),
         ("/swarm/init", with(body.clone(), "/DataPathPort", json!(77_890)), 400, "--data-path-port"),
         ("/swarm/init", with(body.clone(), "/DataPathAddr", json!("nowhere0")), 400, "invalid data path address"),
         ("/swarm/init", with(body.clone(), "/ForceNewCluster", json!(true)), 400, "keeps its settings"),

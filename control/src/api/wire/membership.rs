@@ -48,6 +48,9 @@ pub(crate) struct JoinRequest {
     pub(crate) availability: Availability,
 }
 
+/// What the docker client sends if the user gives no `--listen-addr`.
+const DEFAULT_LISTEN_ADDR: &str = "0.0.0.0:2377";
+
 pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
     let request: models::SwarmInitRequest = fields::read(body)?;
     let (mut spec, locks_by_spec) = match body.get_mut("Spec") {
@@ -78,14 +81,7 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
     unsupported::refuse_all_but(&known, body)?;
     let force_new_cluster = request.force_new_cluster == Some(true);
     let has_settings = spec != ClusterSpec::default() || auto_lock || availability != Availability::Active;
-    if force_new_cluster && has_settings {
-        return Err(ApiError::Invalid(
-            "a forced new cluster keeps its settings: leave them out, and change them with \"weft swarm update\" and \
-             \"weft node update\" afterwards"
-                .to_owned(),
-        ));
-    }
-    Ok(InitRequest {
+    let init = InitRequest {
         spec,
         auto_lock,
         force_new_cluster,
@@ -94,7 +90,34 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
         listen_addr: request.listen_addr.unwrap_or_default(),
         advertise_addr: request.advertise_addr.unwrap_or_default(),
         availability,
-    })
+    };
+    if force_new_cluster {
+        refuse_changes(&init, has_settings)?;
+    }
+    Ok(init)
+}
+
+/// Refuses the settings that a cluster which is formed again keeps. Default values pass: the docker
+/// client sends them whatever the user gives.
+fn refuse_changes(init: &InitRequest, has_settings: bool) -> Result<(), ApiError> {
+    if has_settings {
+        return Err(ApiError::Invalid(
+            "a forced new cluster keeps its settings: leave them out, and change them with \"weft swarm update\" and \
+             \"weft node update\" afterwards"
+                .to_owned(),
+        ));
+    }
+    let keeps_tunnel = init.tunnel_addr.is_empty() && init.tunnel_port == DEFAULT_TUNNEL_PORT;
+    let keeps_listening = matches!(init.listen_addr.as_str(), "" | DEFAULT_LISTEN_ADDR);
+    for (keeps, flags) in [(keeps_tunnel, "--data-path-addr and --data-path-port"), (keeps_listening, "--listen-addr")]
+    {
+        if !keeps {
+            return Err(ApiError::Invalid(format!(
+                "a forced new cluster keeps the addresses and ports of its tunnels and managers: leave {flags} out"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The key of `swarm unlock`, not parsed yet.

@@ -92,8 +92,8 @@ impl Manager {
         Ok(applied)
     }
 
-    /// Makes a worker of a manager. Does nothing if it is none, or is the last one: there is no vote
-    /// that others would miss.
+    /// Makes a worker of a manager. Does nothing if it is none, or is the last one: there is no
+    /// vote that others would miss.
     ///
     /// # Errors
     /// As [`Self::propose`]. The change is rejected if the other managers that answer are no

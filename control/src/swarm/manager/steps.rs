@@ -145,8 +145,8 @@ pub(super) fn update_acks(
 ) {
     let listening_ms = monotonic_ms.saturating_sub(view.listening_since_ms);
     acks.restart_waits(now_ms.saturating_sub(listening_ms));
-    let heard = view.nodes.iter().filter(|(_, liveness)| liveness.last_message_ms >= view.listening_since_ms);
-    let acked = heard.map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
+    let current = view.nodes.iter().filter(|(_, liveness)| liveness.last_message_ms >= view.listening_since_ms);
+    let acked = current.map(|(node, liveness)| (node.clone(), liveness.acked.min(state.index))).collect();
     let problem = |node: &NodeId| view.nodes.get(node).map_or_else(String::new, |l| l.report.problem.clone());
     acks.update(state, acked, now_ms, problem);
 }

@@ -10,7 +10,8 @@ use tokio::{
 use weft_model::{NodeId, NodeReport, UnlockKey, spec::Role};
 
 use super::{
-    backup, init, join, leave, moved, reform, role::start_manager, store::MembershipStore, supervisor::Supervisor,
+    address, backup, init, join, leave, moved, reform, role::start_manager, store::MembershipStore,
+    supervisor::Supervisor,
 };
 use crate::{
     rpc::Bound,
@@ -34,6 +35,9 @@ pub(in crate::swarm) enum Slot {
     /// A manager that needs the unlock key. No task of it runs.
     Locked(Record),
     Running(Supervisor),
+    /// A member whose tasks have ended and could not be started again, or whose files could not be
+    /// removed.
+    Stopped,
 }
 
 impl Slot {
@@ -44,6 +48,7 @@ impl Slot {
             Self::Empty => Err(SwarmError::NotMember),
             Self::Locked(_) => Err(SwarmError::Locked),
             Self::Running(supervisor) => Ok(supervisor),
+            Self::Stopped => Err(SwarmError::Stopped),
         }
     }
 
@@ -100,6 +105,7 @@ impl Lifecycle {
                 return Err(SwarmError::NotLocked);
             }
             Slot::Running(_) => return Err(SwarmError::NotManager),
+            Slot::Stopped => return Err(SwarmError::Stopped),
             Slot::Empty => return Err(SwarmError::NotMember),
         };
         self.store.unlock(&key)?;
@@ -136,8 +142,10 @@ impl Lifecycle {
         Ok(Supervisor::start(context, store.clone(), bound, runtime))
     }
 
-    /// Forms the cluster again with this node, a manager, as its only manager.
+    /// Forms the cluster again with this node, a manager, as its only manager. Its machine may have
+    /// another address now.
     pub(in crate::swarm) async fn reform(&self, advertise_addr: Option<IpAddr>) -> Result<NodeId, SwarmError> {
+        let advertise_addr = advertise_addr.map(address::check).transpose()?;
         let mut slot = self.slot.lock().await;
         let supervisor = slot.running()?;
         // The stored one has the address and the certificate authority that are current.
@@ -145,18 +153,32 @@ impl Lifecycle {
         if supervisor.context().certified_role() != Role::Manager {
             return Err(SwarmError::NotManager);
         }
-        if let Some(given) = advertise_addr.filter(|given| *given != record.addr) {
-            return Err(SwarmError::OtherAddr { given, addr: record.addr });
-        }
         supervisor.shutdown().await;
-        let reformed = reform::reform(&self.store, &record).await;
-        // After an error the node continues with its old log.
         let node = record.node.clone();
-        *slot = Slot::Running(self.resume(record).await?);
+        let moved =
+            advertise_addr.filter(|addr| *addr != record.addr).map(|addr| Record { link: None, ..record.at(addr) });
+        let moved = moved.unwrap_or_else(|| record.clone());
+        let reformed = match reform::reform(&self.store, &moved).await {
+            Ok(()) => self.store.update_record(|stored| *stored = moved.clone()),
+            error => error,
+        };
+        // After an error the node continues with its old log.
+        let resumed = self.resume(if reformed.is_ok() { moved } else { record }).await;
+        *slot = resumed.map_or_else(|error| self.stopped(&error), Slot::Running);
+        if let Slot::Stopped = &*slot {
+            return Err(reformed.err().unwrap_or(SwarmError::Stopped));
+        }
         drop(slot);
         reformed?;
         self.wait_until_ready(Role::Manager).await?;
         Ok(node)
+    }
+
+    /// Publishes that the tasks of this membership do not run any more.
+    fn stopped(&self, error: &SwarmError) -> Slot {
+        tracing::error!(%error, "this node's membership has stopped");
+        self.channels.membership.send_replace(Membership::Error(format!("{error}; {}", SwarmError::Stopped)));
+        Slot::Stopped
     }
 
     /// A backup of the cluster, encrypted with the passphrase.
@@ -218,13 +240,18 @@ impl Lifecycle {
             Slot::Locked(_) if !force => return Err(SwarmError::LeaveLocked),
             // Without its certificate it can call no other manager.
             Slot::Locked(_) => tracing::warn!("leaving without giving up the vote: this manager is locked"),
+            Slot::Stopped if !force => return Err(SwarmError::Stopped),
+            Slot::Stopped => tracing::warn!("leaving without giving up the vote: this node's membership has stopped"),
             Slot::Running(supervisor) => {
                 leave::check_allowed(supervisor.context(), force)?;
                 leave::announce(supervisor).await?;
                 supervisor.shutdown().await;
             }
         }
-        self.store.wipe()?;
+        if let Err(error) = self.store.wipe() {
+            *slot = self.stopped(&error);
+            return Err(error);
+        }
         *slot = Slot::Empty;
         self.channels.reports.send_replace(NodeReport::default());
         self.channels.plans.send_replace(None);

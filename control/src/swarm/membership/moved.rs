@@ -10,11 +10,7 @@
 //! address. An address that no link of this machine ever had is never replaced: a router in front
 //! of the machine may have it.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::store::MembershipStore;
 use crate::{
@@ -75,10 +71,7 @@ fn changed(config: &SwarmConfig, record: &Record) -> Option<Record> {
         Place::Link(link) => changed.link = Some(link),
         Place::Moved(addr) => {
             tracing::warn!(from = %record.addr, to = %addr, "this machine has another address: the node advertises it");
-            changed.addr = addr;
-            if record.listen_addr.ip() == record.addr {
-                changed.listen_addr = SocketAddr::new(addr, record.listen_addr.port());
-            }
+            changed = record.at(addr);
         }
         Place::Unknown => {}
     }

@@ -13,10 +13,10 @@ use weft_model::{
     state::{NodeStatus, TaskState},
 };
 
-use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, node, set_label, stop, voters};
+use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, node, set_label, stop, unused_loopback, voters};
 use crate::{
     fixture::{network_spec, service_spec},
-    swarm::{RestoreOptions, SwarmError},
+    swarm::{Membership, RestoreOptions, SwarmError},
 };
 
 /// Creates a service, and waits until its tasks run.
@@ -36,6 +36,24 @@ fn all_ready(state: &ClusterState, count: usize) -> bool {
     state.nodes.values().filter(|node| node.status == NodeStatus::Ready).count() == count
 }
 
+/// The node cannot find out by itself which address replaces its own.
+#[tokio::test]
+async fn a_survivor_of_a_moved_machine_advertises_the_address_that_the_user_gives() {
+    let [n1] = cluster([Manager]).await;
+    let addr = unused_loopback(9);
+    set_label(&n1, "before").await.expect("a quorum");
+    n1.swarm.reform(Some(addr)).await.expect("the cluster is formed again");
+    let is_there =
+        |state: &ClusterState| node(state, "n1", |n| (n.addr, n.tunnel_addr, n.rpc_addr.ip()) == (addr, addr, addr));
+    assert!(has_label(&n1.manager().state().borrow(), "before") && is_there(&n1.manager().state().borrow()));
+    let n1 = n1.stop().await.start().await;
+    n1.becomes_manager().await;
+    set_label(&n1, "after").await.expect("a quorum");
+    assert!(is_there(&n1.manager().state().borrow()), "the address is stored");
+    assert!(matches!(&*n1.swarm.membership().borrow(), Membership::Active { addr: shown, .. } if *shown == addr));
+    stop([n1]).await;
+}
+
 #[tokio::test]
 async fn one_survivor_of_three_managers_forms_the_cluster_again_and_takes_the_others_back() {
     let [n1, n2, n3, n4] = cluster([Manager, Manager, Manager, Worker]).await;
@@ -47,8 +65,9 @@ async fn one_survivor_of_three_managers_forms_the_cluster_again_and_takes_the_ot
     assert!(set_label(&n3, "lost").await.is_err(), "there is no quorum");
     let refused = n4.swarm.reform(None).await.expect_err("a worker");
     assert!(matches!(refused, SwarmError::NotManager), "{refused}");
-    let refused = n3.swarm.reform(Some([192, 0, 2, 77].into())).await.expect_err("another address");
-    assert!(matches!(refused, SwarmError::OtherAddr { .. }), "{refused}");
+    let refused = n3.swarm.reform(Some([224, 0, 0, 1].into())).await.expect_err("an address of no node");
+    assert!(matches!(refused, SwarmError::UnusableAdvertiseAddr { .. }), "{refused}");
+    assert!(matches!(&*n3.swarm.membership().borrow(), Membership::Active { .. }));
 
     n3.swarm.reform(None).await.expect("the cluster is formed again");
     let state = n3.manager().state().borrow().clone();
