@@ -152,15 +152,18 @@ pub(super) async fn follow_leader(manager: Manager) {
     let inner = &manager.inner;
     let (mut metrics, mut states) = (inner.raft.metrics(), manager.state());
     loop {
-        let (leader, answered) = {
+        let (leader, answered, silent_ms) = {
             let now = metrics.borrow_and_update();
-            (now.current_leader, quorum_answers(&now))
+            (now.current_leader, quorum_answers(&now), now.millis_since_quorum_ack.unwrap_or(0))
         };
         let leads = leader == Some(inner.keys.raft_id);
         let leaderless = leader.is_none() || (leads && !answered);
         inner.leaderless_since.send_if_modified(|since| {
             let changed = since.is_some() != leaderless;
-            *since = if leaderless { since.or_else(|| Some(Instant::now())) } else { None };
+            // A leader without a quorum has been none since its followers answered last.
+            let silent = Duration::from_millis(if leads { silent_ms } else { 0 });
+            let now = Instant::now();
+            *since = if leaderless { since.or_else(|| now.checked_sub(silent).or(Some(now))) } else { None };
             changed
         });
         if leader.is_some() && !leads {
