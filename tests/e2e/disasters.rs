@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use weft_lab::{CLIENT, Cable, Lab, Role, api, contract, eventually};
+use weft_lab::{CLIENT, Lab, Role, api, contract, eventually};
 
 use crate::{
     failure,
@@ -58,8 +58,7 @@ pub(crate) fn a_lost_minority_of_managers_is_replaced(lab: &Lab) -> Result<()> {
     });
     // A new machine with the same name and address.
     empty("n3")?;
-    lab.set_cable("n3", Cable::Plugged)?;
-    lab.start("n3")?;
+    lab.power_on("n3")?;
     lab.join("n3", &lab.join_token("n1", Role::Manager)?)?;
     lab.wait_ready("n1", 3)?;
     lab.wait_managers("n1", 3)?;
@@ -108,10 +107,9 @@ pub(crate) fn a_backup_restores_the_cluster_after_the_loss_of_all_machines(lab: 
     for node in lab.nodes() {
         lab.power_off(&node)?;
         empty(&node)?;
-        lab.set_cable(&node, Cable::Plugged)?;
     }
     for node in lab.nodes() {
-        lab.start(&node)?;
+        lab.power_on(&node)?;
     }
     let addr = contract::v4("n1").to_string();
     let [_, wrong] = with(&wrong);

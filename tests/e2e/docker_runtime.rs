@@ -1,7 +1,7 @@
 //! The docker runtime: tests of the other groups with containers as tasks, and tests of the
 //! containers.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use weft_lab::{Lab, Runtime, docker};
 
 use crate::{
@@ -69,7 +69,7 @@ pub(crate) fn failures() -> Group {
         name: "docker_failure",
         shape: Shape { runtime: Runtime::Docker, managers: 3, ..Shape::default() },
         setup: |lab| {
-            docker::create_tools_image(lab.engine().context("the lab has an engine")?)?;
+            lab.create_tools_images()?;
             failure::setup(lab)
         },
         tests: tests![
@@ -85,15 +85,15 @@ pub(crate) fn failures() -> Group {
 }
 
 fn setup(lab: &Lab) -> Result<()> {
-    docker::create_tools_image(lab.engine().context("the lab has an engine")?)?;
+    lab.create_tools_images()?;
     mesh::setup(lab)?;
     names::setup_ipv6(lab)?;
     isolation::setup(lab)
 }
 
 fn docker_exec_reaches_a_service_by_name(lab: &Lab) -> Result<()> {
-    let engine = lab.engine().context("the lab has an engine")?;
     let probe = task_of(lab, "probe")?;
+    let engine = lab.engine(&probe.node)?;
     let container = format!("probe.{}.{}", probe.slot, probe.id);
     let found = docker::docker(engine, &["exec", &container, "getent", "ahostsv4", "whoami"])?;
     ensure!(found.contains("whoami"), "{found}");
@@ -104,10 +104,13 @@ fn docker_exec_reaches_a_service_by_name(lab: &Lab) -> Result<()> {
 }
 
 fn containers_have_the_names_of_their_tasks(lab: &Lab) -> Result<()> {
-    let engine = lab.engine().context("the lab has an engine")?;
-    let listed = docker::docker(engine, &["ps", "--format", "{{.Names}}"])?;
-    for name in task_names(&lab.wait_running("n1", "whoami", 3)?) {
-        ensure!(listed.lines().any(|line| line == name), "no container {name} in:\n{listed}");
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    for node in lab.nodes() {
+        let listed = docker::docker(lab.engine(&node)?, &["ps", "--format", "{{.Names}}"])?;
+        for task in &tasks {
+            let is_listed = listed.lines().any(|line| line == task.name());
+            ensure!(is_listed == (task.node == node), "{} is on {}, and {node} has:\n{listed}", task.name(), task.node);
+        }
     }
     Ok(())
 }

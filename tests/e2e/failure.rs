@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Cable, Lab, Task, contract, eventually, http};
+use weft_lab::{CLIENT, Lab, Task, contract, eventually, http};
 
 use crate::{
     connections,
@@ -305,8 +305,7 @@ pub(crate) fn tasks_of_a_lost_node_are_replaced_and_get_no_traffic(lab: &Lab) ->
     let statuses = lab.node_statuses(&via)?;
     ensure!(statuses.contains(&(failed.clone(), "down".to_owned())), "{statuses:?}");
     // The node returns, but its old tasks do not run again.
-    lab.set_cable(&failed, Cable::Plugged)?;
-    lab.start(&failed)?;
+    lab.power_on(&failed)?;
     lab.wait_ready(&via, 3)?;
     let after = lab.wait_running(&via, "whoami", 3)?;
     ensure!(task_names(&after) == task_names(&tasks), "tasks were replaced: {after:?}");

@@ -16,21 +16,12 @@ use procfs::process::{MountInfos, Process};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::{
-    contract::{self, LAB_DATA, LAB_RUN, PINS, RUN, UNDERLAY},
-    docker, process, topology, tree, wait,
+    contract::{self, LAB_DATA, PINS, RUN, UNDERLAY},
+    docker, engine, process, topology, tree, wait,
 };
 
 /// The time in which killed processes and their control groups must disappear.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Which processes of a lab.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    /// Daemons, tasks and their helper processes.
-    Nodes,
-    /// The processes of `Nodes`, and the container engine that the lab started.
-    Lab,
-}
 
 /// Removes everything. Continues after a failure, and returns one error for all of them.
 pub(crate) fn remove_lab() -> Result<()> {
@@ -40,12 +31,8 @@ pub(crate) fn remove_lab() -> Result<()> {
             failures.push(format!("{what}: {error:#}"));
         }
     };
-    attempt("daemons and tasks", kill_all(Scope::Nodes));
-    if let Some(socket) = docker::socket() {
-        attempt("containers", remove_containers(&socket));
-    }
-    attempt("container engine", docker::stop());
-    attempt("helper processes of the container engine", kill_all(Scope::Lab));
+    attempt("processes", kill_all());
+    attempt("directory of container engines", engine::remove_config_dir());
     attempt("mounts", unmount_all());
     attempt("namespaces", remove_namespaces());
     attempt("pins", pins().iter().try_for_each(|path| tree::remove(path)));
@@ -62,7 +49,7 @@ pub(crate) fn remove_lab() -> Result<()> {
 /// Lists all existing objects of a lab, one line for each. Empty after [`crate::Lab::down`].
 pub fn leftovers() -> Vec<String> {
     let mut found = Vec::new();
-    for pid in processes(Scope::Lab) {
+    for pid in processes() {
         found.push(format!("process {pid}: {}", process::command_line(pid).join(" ").trim()));
     }
     found.extend(namespaces().iter().map(|name| format!("network namespace {name}")));
@@ -77,26 +64,29 @@ pub fn leftovers() -> Vec<String> {
     }
     found.extend(files().iter().map(|path| format!("file {}", path.display())));
     found.extend(links().iter().map(|name| format!("link {name}")));
-    if let Some(socket) = docker::socket() {
-        match docker::containers(&socket) {
-            Ok(containers) => found.extend(containers.iter().map(|id| format!("container {id}"))),
-            Err(error) => found.push(format!("containers cannot be listed: {error:#}")),
-        }
-    }
+    found.extend((1..=contract::MAX_NODES).map(contract::node).flat_map(|node| containers(&node)));
     found
 }
 
-/// The processes of a node: its daemon, its tasks and their helper processes.
+/// The containers of a node's engine, one line for each. None when the engine is not running.
+fn containers(node: &str) -> Vec<String> {
+    let socket = contract::engine_socket(node);
+    if !docker::is_serving(&socket) {
+        return Vec::new();
+    }
+    match docker::containers(&socket) {
+        Ok(containers) => containers.iter().map(|id| format!("container {id} of {node}")).collect(),
+        Err(error) => vec![format!("containers of {node} cannot be listed: {error:#}")],
+    }
+}
+
+/// The processes of a node: its daemon, its container engine, its tasks and their helper processes.
 pub(crate) fn processes_of(node: &str) -> Vec<u32> {
-    let run_dir = contract::run_dir(node);
-    let mut paths = task_namespaces(&run_dir);
+    let mut paths = task_namespaces(&contract::run_dir(node));
     paths.push(contract::namespace_path(node));
     let namespaces = crate::netns::inodes(paths.iter().map(PathBuf::as_path));
-    let cgroup = format!("/weft/{node}");
-    process::others()
-        .into_iter()
-        .filter(|pid| belongs(*pid, &namespaces, &[(run_dir.clone(), cgroup.clone())]))
-        .collect()
+    let owner = [Owner::new(node)];
+    process::others().into_iter().filter(|pid| belongs(*pid, &namespaces, &owner)).collect()
 }
 
 /// The nodes whose daemons are running.
@@ -110,28 +100,39 @@ pub(crate) fn running_nodes() -> Vec<String> {
     (1..=contract::MAX_NODES).map(contract::node).filter(is_running).collect()
 }
 
-fn processes(scope: Scope) -> Vec<u32> {
+/// What the processes of a node have.
+struct Owner {
+    /// An argument that begins with one of these paths.
+    directories: [PathBuf; 2],
+    /// Or a control group with this path, or below it.
+    cgroup: String,
+}
+
+impl Owner {
+    fn new(node: &str) -> Self {
+        Self { directories: [contract::run_dir(node), engine::exec_root(node)], cgroup: contract::cgroup(node) }
+    }
+}
+
+/// The processes of all nodes and hosts.
+fn processes() -> Vec<u32> {
     let mut paths: Vec<PathBuf> = namespaces().iter().map(|name| Path::new("/run/netns").join(name)).collect();
     paths.extend(nodes_with_run_dir().iter().flat_map(|node| task_namespaces(&contract::run_dir(node))));
     let namespaces = crate::netns::inodes(paths.iter().map(PathBuf::as_path));
-    let nodes = (1..=contract::MAX_NODES).map(contract::node);
-    let nodes = nodes.map(|node| (contract::run_dir(&node), format!("/weft/{node}")));
-    let engine = (PathBuf::from(LAB_RUN).join("docker"), "/weft/lab".to_owned());
-    let owners: Vec<_> = nodes.chain((scope == Scope::Lab).then_some(engine)).collect();
+    let owners: Vec<Owner> = (1..=contract::MAX_NODES).map(|index| Owner::new(&contract::node(index))).collect();
     process::others().into_iter().filter(|pid| belongs(*pid, &namespaces, &owners)).collect()
 }
 
-/// Whether a process is in one of these network namespaces, or belongs to one of the owners: it is
-/// in the owner's control group, or has an argument that names the owner's run directory.
-fn belongs(pid: u32, namespaces: &BTreeSet<u64>, owners: &[(PathBuf, String)]) -> bool {
+/// Whether a process is in one of these network namespaces, or belongs to one of the owners.
+fn belongs(pid: u32, namespaces: &BTreeSet<u64>, owners: &[Owner]) -> bool {
     if process::network_namespace(pid).is_some_and(|inode| namespaces.contains(&inode)) {
         return true;
     }
     let groups = process::cgroups(pid);
     let arguments = process::command_line(pid);
-    owners.iter().any(|(run_dir, group)| {
-        groups.iter().any(|path| Path::new(path).starts_with(group))
-            || arguments.iter().any(|argument| Path::new(argument).starts_with(run_dir))
+    let names = |directory: &PathBuf| arguments.iter().any(|argument| Path::new(argument).starts_with(directory));
+    owners.iter().any(|owner| {
+        groups.iter().any(|path| Path::new(path).starts_with(&owner.cgroup)) || owner.directories.iter().any(names)
     })
 }
 
@@ -144,19 +145,15 @@ fn task_namespaces(run_dir: &Path) -> Vec<PathBuf> {
     names_in(&tasks).into_iter().map(|task| tasks.join(task).join("netns")).collect()
 }
 
-fn kill_all(scope: Scope) -> Result<()> {
+fn kill_all() -> Result<()> {
     // A helper may start one more process before it is killed: repeat until there is none.
     let clean = wait::poll(TIMEOUT, || {
-        let found = processes(scope);
+        let found = processes();
         // The next check finds a process that cannot be killed.
         found.iter().for_each(|pid| drop(process::kill(*pid)));
         found.is_empty().then_some(())
     });
-    clean.with_context(|| format!("processes {:?} are still running", processes(scope)))
-}
-
-fn remove_containers(socket: &Path) -> Result<()> {
-    docker::remove(socket, &docker::containers(socket)?)
+    clean.with_context(|| format!("processes {:?} are still running", processes()))
 }
 
 fn namespaces() -> Vec<String> {

@@ -114,6 +114,30 @@ pub fn data_dir(node: &str) -> PathBuf {
     Path::new(LAB_DATA).join(node)
 }
 
+/// The control group of a node's tasks, in each hierarchy.
+pub fn cgroup(node: &str) -> String {
+    format!("/weft/{node}")
+}
+
+/// The directory of a node's container engine, which has its socket, its log and its state.
+pub fn engine_dir(node: &str) -> PathBuf {
+    Path::new(LAB_RUN).join(node)
+}
+
+pub fn engine_socket(node: &str) -> PathBuf {
+    engine_dir(node).join("docker.sock")
+}
+
+pub fn engine_pid_file(node: &str) -> PathBuf {
+    engine_dir(node).join("dockerd.pid")
+}
+
+/// The directory that a node's container engine sees as `/run/docker/plugins`. The engine finds the
+/// sockets of its plugins there.
+pub fn engine_plugins(node: &str) -> PathBuf {
+    engine_dir(node).join("docker-plugins")
+}
+
 /// The network namespace of a task of the process runtime.
 pub fn task_namespace(node: &str, task: &str) -> PathBuf {
     run_dir(node).join("tasks").join(task).join("netns")

@@ -24,6 +24,7 @@ pub mod resolver;
 mod topology;
 pub mod tun;
 pub mod docker;
+mod engine;
 mod lock;
 pub mod cleanup;
 mod lab;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Cable, Lab, Task, contract, try_eventually};
+use weft_lab::{CLIENT, Lab, Task, contract, try_eventually};
 
 use super::{
     CONNECTIONS, PORT,
@@ -98,8 +98,7 @@ pub(super) fn repair_nodes(ui: &Ui, lab: &Lab) -> Result<()> {
         let statuses = lab.node_statuses("n1")?;
         if statuses.contains(&(node.clone(), "down".to_owned())) {
             println!("  {node}: network cable plugged in, daemon started");
-            lab.set_cable(&node, Cable::Plugged)?;
-            lab.start(&node)?;
+            lab.power_on(&node)?;
         }
     }
     ui.step("wait until all nodes are ready", |_| lab.wait_ready("n1", lab.options().nodes))

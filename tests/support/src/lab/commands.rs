@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::Lab;
+use super::{Lab, Runtime};
 use crate::{api::Task, contract, docker, http, netns};
 
 impl Lab {
@@ -90,10 +90,10 @@ impl Lab {
 
     /// A path of a running task's network namespace.
     pub fn task_namespace(&self, task: &Task) -> Result<PathBuf> {
-        match &self.engine {
-            None => Ok(contract::task_namespace(&task.node, &task.id)),
-            Some(engine) => {
-                let pid = docker::pid(engine, &task.container)?;
+        match self.options.runtime {
+            Runtime::Process => Ok(contract::task_namespace(&task.node, &task.id)),
+            Runtime::Docker => {
+                let pid = docker::pid(self.engine(&task.node)?, &task.container)?;
                 Ok(PathBuf::from(format!("/proc/{pid}/ns/net")))
             }
         }
@@ -106,15 +106,15 @@ impl Lab {
 
     /// Runs a program inside of a task: with the task's files, processes and rights.
     pub fn task_exec(&self, task: &Task, command: &[&str]) -> Result<Output> {
-        let mut exec = match &self.engine {
-            None => {
+        let mut exec = match self.options.runtime {
+            Runtime::Process => {
                 let mut nsenter = Command::new("nsenter");
                 let pid = task.pid.with_context(|| format!("task {} has no process", task.id))?;
                 nsenter.args(["--target", &pid.to_string(), "--mount", "--uts", "--ipc", "--net", "--pid", "--root"]);
                 nsenter
             }
-            Some(engine) => {
-                let mut docker = docker::client(engine);
+            Runtime::Docker => {
+                let mut docker = docker::client(self.engine(&task.node)?);
                 docker.args(["exec", &task.container]);
                 docker
             }

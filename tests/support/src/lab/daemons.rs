@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::Lab;
+use super::{Lab, Runtime};
 use crate::{
     api, cleanup,
     contract::{self, CLIENT},
@@ -57,8 +57,8 @@ impl Lab {
             .args(["--runtime", self.options.runtime.as_str()])
             .args(["--dns-upstream", &contract::upstream().to_string()])
             .args(["--label", &format!("lab-node={node}")]);
-        if let Some(engine) = &self.engine {
-            command.args(["--docker-host", &docker::docker_host(engine)]);
+        if self.options.runtime == Runtime::Docker {
+            command.args(["--docker-host", &docker::docker_host(self.engine(node)?)]);
         }
         let pid = self.spawn(node, &command, &contract::log(node))?;
         fs::write(contract::pid_file(node), pid.to_string()).context("cannot write the daemon's pid file")
@@ -112,20 +112,27 @@ impl Lab {
         process::terminate(self.daemon_pid(node)?, TIMEOUT)
     }
 
-    /// Simulates the loss of a machine: disconnects the node first, then kills its daemon and its
-    /// tasks.
+    /// Simulates the loss of a machine: disconnects the node first, then kills its daemon, its
+    /// container engine and its tasks.
     pub fn power_off(&self, node: &str) -> Result<()> {
         topology::set_cable(node, Cable::Unplugged)?;
         self.kill_daemon(node)?;
-        if let Some(engine) = &self.engine {
-            docker::remove(engine, &docker::containers_of(engine, node)?)?;
-        }
         let ended = wait::poll(TIMEOUT, || {
             let pids = cleanup::processes_of(node);
             pids.iter().for_each(|pid| drop(process::kill(*pid)));
             pids.is_empty().then_some(())
         });
         ended.with_context(|| format!("processes of {node} are still running"))
+    }
+
+    /// Undoes [`Lab::power_off`], except for the tasks: connects the node, and starts its container
+    /// engine and its daemon.
+    pub fn power_on(&self, node: &str) -> Result<()> {
+        topology::set_cable(node, Cable::Plugged)?;
+        if self.options.runtime == Runtime::Docker {
+            self.start_engine(node)?;
+        }
+        self.start(node)
     }
 
     /// Connects a host to the switch, or disconnects it.

@@ -1,6 +1,7 @@
 //! The lab: creating and removing it. Its modules add what tests do with it.
 //!
 //! - [`daemons`]: starting and stopping the nodes' daemons.
+//! - [`engines`]: starting and killing the nodes' container engines.
 //! - [`commands`]: running programs, and sending requests, on hosts and in tasks.
 //! - [`tasks`]: the tasks of services, and waiting for them.
 //! - [`cluster`]: forming a cluster and waiting for its nodes.
@@ -8,21 +9,19 @@
 
 mod commands;
 mod daemons;
+mod engines;
 mod tasks;
 mod cluster;
 mod traffic;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
     cleanup,
     contract::{self, CLIENT},
-    docker,
+    engine::{self, Engine},
     lock::{self, LabLock},
     topology,
 };
@@ -61,8 +60,8 @@ pub struct LabOptions {
 #[derive(Debug)]
 pub struct Lab {
     options: LabOptions,
-    /// The socket of the container engine. `None` with the process runtime.
-    engine: Option<PathBuf>,
+    /// The container engine of each node. Empty with the process runtime.
+    engines: BTreeMap<String, Engine>,
 }
 
 impl Lab {
@@ -107,7 +106,7 @@ impl Lab {
             contract::MAX_NODES
         );
         Self::remove_previous()?;
-        let mut lab = Self { options, engine: None };
+        let mut lab = Self { options, engines: BTreeMap::new() };
         lab.create().inspect_err(|_| {
             // Return the first error. If a part cannot be removed now, the creation of the next lab
             // fails and reports it.
@@ -122,7 +121,7 @@ impl Lab {
         fs::create_dir_all(contract::LAB_RUN)?;
         fs::create_dir_all(contract::LAB_DATA)?;
         if self.options.runtime == Runtime::Docker {
-            self.engine = Some(docker::find_or_start()?);
+            self.engines = engine::start_all(self.nodes())?;
         }
         self.start_all()?;
         if self.options.init { self.form_cluster(self.options.managers) } else { Ok(()) }
@@ -130,6 +129,8 @@ impl Lab {
 
     /// Removes the lab. Continues after a failure, and returns one error for all of them.
     pub fn down(self) -> Result<()> {
+        // The mount namespaces of the engines end.
+        drop(self);
         Self::remove()
     }
 
@@ -144,10 +145,5 @@ impl Lab {
 
     pub fn options(&self) -> &LabOptions {
         &self.options
-    }
-
-    /// The socket of the container engine. `None` with the process runtime.
-    pub fn engine(&self) -> Option<&Path> {
-        self.engine.as_deref()
     }
 }
