@@ -1,15 +1,22 @@
 //! The docker runtime: tests of the other groups with containers as tasks, and tests of the
 //! containers.
 
+use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
+
 use anyhow::{Result, ensure};
-use weft_lab::{Lab, Runtime, docker};
+use weft_lab::{CLIENT, Lab, Runtime, Task, contract, docker, eventually};
 
 use crate::{
     failure,
-    fixtures::{task_names, task_of},
+    fixtures::{HTTP, Loads, WHOAMI, all_answer, assert_even, task_names, task_of},
     harness::{Group, Shape, tests},
     isolation, lookups, mesh, names, scaling, update,
 };
+
+/// A port that no service publishes.
+const USER_PORT: u16 = 9000;
+/// The time in which the tasks that a restarted engine has stopped must be replaced.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) fn group() -> Group {
     Group {
@@ -42,6 +49,8 @@ pub(crate) fn group() -> Group {
             lookups::the_user_chooses_how_tasks_look_up_names,
             docker_exec_reaches_a_service_by_name,
             containers_have_the_names_of_their_tasks,
+            each_node_has_an_engine_of_its_own,
+            containers_of_a_user_publish_ports_beside_weft,
             isolation::names_of_another_network_do_not_resolve,
             isolation::addresses_of_another_network_do_not_answer,
             isolation::packets_with_a_forged_source_are_dropped,
@@ -79,6 +88,7 @@ pub(crate) fn failures() -> Group {
             failure::changed_links_are_repaired,
             failure::a_killed_task_is_replaced,
             failure::another_manager_replaces_a_killed_leader,
+            traffic_continues_while_an_engine_is_down,
             failure::tasks_of_a_lost_node_are_replaced_and_get_no_traffic,
         ],
     }
@@ -113,6 +123,61 @@ fn containers_have_the_names_of_their_tasks(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn each_node_has_an_engine_of_its_own(lab: &Lab) -> Result<()> {
+    let mut ids = BTreeSet::new();
+    for node in lab.nodes() {
+        ids.insert(docker::docker(lab.engine(&node)?, &["info", "--format", "{{.ID}}"])?);
+        // The engine finds the sockets of its node's plugins, and no others.
+        fs::write(contract::engine_plugins(&node).join(&node), "")?;
+        let pid = fs::read_to_string(contract::engine_pid_file(&node))?;
+        let plugins = Path::new("/proc").join(pid.trim()).join("root/run/docker/plugins");
+        let found: io::Result<Vec<_>> = fs::read_dir(&plugins)?.map(|entry| Ok(entry?.file_name())).collect();
+        let found = found?;
+        ensure!(found == [node.as_str()], "the engine of {node} finds the plugins {found:?}");
+    }
+    ensure!(ids.len() == lab.nodes().count(), "two engines are the same: {ids:?}");
+    Ok(())
+}
+
+fn containers_of_a_user_publish_ports_beside_weft(lab: &Lab) -> Result<()> {
+    let run = ["run", "--detach", "--name", "user", "--publish", &format!("{USER_PORT}:{HTTP}"), WHOAMI];
+    let on_n1 = |arguments: &[&str]| docker::docker(lab.engine("n1")?, arguments);
+    on_n1(&run)?;
+    for host in [CLIENT, "n2"] {
+        // The container is running a moment before its program listens.
+        eventually(Duration::from_secs(5), &format!("the user's container answers {host}"), || {
+            let reply = lab.get(host, (contract::v4("n1"), USER_PORT).into(), "/");
+            reply.map(drop).map_err(|error| format!("{error:#}"))
+        });
+    }
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(5));
+    on_n1(&["rm", "--force", "user"]).map(drop)
+}
+
+/// The engine does not keep containers (live restore): when it starts, it stops those of before.
+fn traffic_continues_while_an_engine_is_down(lab: &Lab) -> Result<()> {
+    let node = failure::follower(lab)?;
+    let before = lab.wait_running("n1", "whoami", 3)?;
+    ensure!(before.iter().any(|task| task.node == node), "no task is running on {node}");
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
+    lab.kill_engine(&node)?;
+    for addr in contract::addrs(&node) {
+        assert_even(lab, CLIENT, (addr, mesh::PORT).into(), &before, 300);
+    }
+    let during = lab.wait_running("n1", "whoami", 3)?;
+    ensure!(task_names(&before) == task_names(&during), "{before:?} became {during:?}");
+    loads.expect_no_errors()?;
+    lab.start_engine(&node)?;
+    let after = eventually(ENGINE_TIMEOUT, "other tasks replace those of the engine", || {
+        let tasks = lab.wait_running("n1", "whoami", 3).map_err(|error| format!("{error:#}"))?;
+        let remains = |old: &Task| old.node == node && tasks.iter().any(|task| task.id == old.id);
+        if before.iter().any(remains) { Err(format!("{tasks:?}")) } else { Ok(tasks) }
+    });
+    all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(5));
+    task_of(lab, "probe").map(drop)
 }
 
 fn the_service_is_scaled_back_to_three_tasks(lab: &Lab) -> Result<()> {
