@@ -18,7 +18,7 @@ use crate::{cargo, machine, setup, ui::Ui};
 pub(crate) enum RuntimeName {
     /// Tasks are processes in namespaces; no container engine is needed.
     Process,
-    /// Tasks are containers of a docker engine.
+    /// Tasks are containers. Each node has a docker engine of its own.
     Docker,
 }
 
