@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
@@ -106,6 +106,14 @@ pub fn tasks(socket: &Path, service: &str) -> Result<Vec<Task>> {
     let mut tasks: Vec<Task> = tasks.iter().map(|task| parse(task, service, &hostname)).collect();
     tasks.sort_by(|a, b| (a.slot, &a.id).cmp(&(b.slot, &b.id)));
     Ok(tasks)
+}
+
+/// The host name and the status of every node.
+pub fn node_statuses(socket: &Path) -> Result<Vec<(String, String)>> {
+    let nodes = get(socket, "/nodes")?;
+    let nodes = nodes.as_array().context("the answer is not a list of nodes")?;
+    ensure!(!nodes.is_empty(), "the list of nodes is empty");
+    Ok(nodes.iter().map(|node| (text(&node["Description"]["Hostname"]), text(&node["Status"]["State"]))).collect())
 }
 
 fn parse(task: &Value, service: &str, hostname: &impl Fn(&str) -> String) -> Task {

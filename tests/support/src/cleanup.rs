@@ -46,6 +46,23 @@ pub(crate) fn remove_lab() -> Result<()> {
     if failures.is_empty() { Ok(()) } else { Err(anyhow!("cannot remove all of the lab: {}", failures.join("; "))) }
 }
 
+/// Removes what a machine loses when it is off, of a node without processes: its namespace, the
+/// mounts below its run directory and the directory, its pins, and its control groups.
+pub(crate) fn remove_kernel_state(node: &str) -> Result<()> {
+    for path in mounts()?.iter().filter(|path| path.starts_with(contract::run_dir(node))) {
+        unmount_now(path)?;
+    }
+    topology::remove_host(node)?;
+    tree::remove(&Path::new(PINS).join(node))?;
+    for root in cgroup_roots()? {
+        let group = root.join(node);
+        if group.exists() {
+            remove_cgroup(&group)?;
+        }
+    }
+    tree::remove(&contract::run_dir(node))
+}
+
 /// Lists all existing objects of a lab, one line for each. Empty after [`crate::Lab::down`].
 pub fn leftovers() -> Vec<String> {
     let mut found = Vec::new();
@@ -187,10 +204,11 @@ fn mount_table() -> Result<MountInfos> {
 }
 
 fn unmount_all() -> Result<()> {
-    for path in mounts()? {
-        unmount(&path, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {}", path.display()))?;
-    }
-    Ok(())
+    mounts()?.iter().try_for_each(|path| unmount_now(path))
+}
+
+fn unmount_now(path: &Path) -> Result<()> {
+    unmount(path, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {}", path.display()))
 }
 
 fn pins() -> Vec<PathBuf> {

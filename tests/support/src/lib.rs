@@ -37,5 +37,5 @@ pub use lab::{Lab, LabOptions, Role, Runtime};
 pub use load::{Load, LoadReport};
 pub use lock::LabLock;
 pub use speed::{scaled, unscaled};
-pub use topology::{Cable, underlay_path};
+pub use topology::{Cable, Direction, underlay_path};
 pub use wait::{eventually, try_eventually};

@@ -1,4 +1,4 @@
-//! Finds and ends processes by their ids.
+//! Finds, pauses and ends processes by their ids.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -7,13 +7,15 @@ use procfs::process::{Process, Stat};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid},
 };
 
-use crate::speed::scaled;
+use crate::{speed::scaled, wait};
 
 /// The time that a killed process may take to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time that a process may take to stop.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Kills a process, and returns when it has ended. A child of this process is reaped. A process
 /// that does not exist is not an error.
@@ -29,9 +31,28 @@ pub fn terminate(pid: u32, timeout: Duration) -> Result<()> {
     end(pid, Signal::TERM, timeout)
 }
 
+/// Stops all threads of a process with SIGSTOP, and returns when they are stopped.
+pub fn pause(pid: u32) -> Result<()> {
+    kill_process(raw(pid)?, Signal::STOP).with_context(|| format!("cannot pause process {pid}"))?;
+    wait::poll(PAUSE_TIMEOUT, || is_paused(pid).then_some(())).with_context(|| format!("process {pid} is not paused"))
+}
+
+/// Lets a process continue after [`pause`].
+pub fn resume(pid: u32) -> Result<()> {
+    kill_process(raw(pid)?, Signal::CONT).with_context(|| format!("cannot resume process {pid}"))
+}
+
+/// Whether a process is stopped by a signal.
+pub fn is_paused(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| stat.state == 'T')
+}
+
+fn raw(pid: u32) -> Result<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is not a process id"))
+}
+
 fn end(pid: u32, signal: Signal, timeout: Duration) -> Result<()> {
-    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is not a process id"))?;
-    let process = match pidfd_open(raw, PidfdFlags::empty()) {
+    let process = match pidfd_open(raw(pid)?, PidfdFlags::empty()) {
         Ok(process) => process,
         Err(Errno::SRCH) => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot open process {pid}")),

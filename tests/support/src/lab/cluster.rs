@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
 use super::Lab;
 use crate::{api, contract, wait};
@@ -94,11 +93,7 @@ impl Lab {
 
     /// The host name and the status of every node.
     pub fn node_statuses(&self, via: &str) -> Result<Vec<(String, String)>> {
-        let nodes = api::get(&contract::socket(via), "/nodes")?;
-        let nodes = nodes.as_array().context("the answer is not a list of nodes")?;
-        ensure!(!nodes.is_empty(), "the list of nodes is empty");
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(nodes.iter().map(|node| (text(&node["Description"]["Hostname"]), text(&node["Status"]["State"]))).collect())
+        api::node_statuses(&contract::socket(via))
     }
 
     /// The host name of the leader, as the manager `via` reports.

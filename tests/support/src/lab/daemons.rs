@@ -1,4 +1,4 @@
-//! The nodes' daemons: starting, stopping, killing, and their logs.
+//! The nodes' daemons: starting, stopping, pausing, killing, and their logs.
 
 use std::{
     ffi::OsStr,
@@ -15,7 +15,7 @@ use crate::{
     api, cleanup,
     contract::{self, CLIENT},
     docker, netns, process, resolver,
-    topology::{self, Cable},
+    topology::{self, Cable, Direction},
     wait,
 };
 
@@ -112,6 +112,21 @@ impl Lab {
         process::terminate(self.daemon_pid(node)?, TIMEOUT)
     }
 
+    /// Pauses a node's daemon with SIGSTOP. Its tasks continue to run, and so does its data plane.
+    pub fn pause_daemon(&self, node: &str) -> Result<()> {
+        process::pause(self.daemon_pid(node)?)
+    }
+
+    /// Lets a node's daemon continue.
+    pub fn resume_daemon(&self, node: &str) -> Result<()> {
+        process::resume(self.daemon_pid(node)?)
+    }
+
+    /// Whether a node's daemon is paused.
+    pub fn is_daemon_paused(&self, node: &str) -> Result<bool> {
+        Ok(process::is_paused(self.daemon_pid(node)?))
+    }
+
     /// Simulates the loss of a machine: disconnects the node first, then kills its daemon, its
     /// container engine and its tasks.
     pub fn power_off(&self, node: &str) -> Result<()> {
@@ -125,10 +140,12 @@ impl Lab {
         ended.with_context(|| format!("processes of {node} are still running"))
     }
 
-    /// Undoes [`Lab::power_off`], except for the tasks: connects the node, and starts its container
-    /// engine and its daemon.
+    /// Simulates the start of a machine after [`Lab::power_off`]: its kernel is new, so no links,
+    /// maps and control groups of weft exist, and its run directory is empty. Its data directory is
+    /// as before. Connects the node, and starts its container engine and its daemon.
     pub fn power_on(&self, node: &str) -> Result<()> {
-        topology::set_cable(node, Cable::Plugged)?;
+        cleanup::remove_kernel_state(node)?;
+        topology::add_host(node)?;
         if self.options.runtime == Runtime::Docker {
             self.start_engine(node)?;
         }
@@ -149,6 +166,17 @@ impl Lab {
     /// Undoes [`Lab::divide`].
     pub fn unite(&self) -> Result<()> {
         self.divide(&[])
+    }
+
+    /// From now on, the frames that a host sends, or those that are sent to it, are lost. Frames of
+    /// the other direction arrive.
+    pub fn cut(&self, host: &str, direction: Direction) -> Result<()> {
+        topology::cut(host, direction)
+    }
+
+    /// Undoes [`Lab::cut`].
+    pub fn mend(&self, host: &str, direction: Direction) -> Result<()> {
+        topology::mend(host, direction)
     }
 
     /// The last lines of a daemon's log.
