@@ -61,6 +61,16 @@ pub(crate) fn service(lab: &Lab, name: &str, replicas: usize, flags: &[&str], im
     lab.wait_running("n1", name, replicas)
 }
 
+/// Creates a service of whoami on the network `app`, with its HTTP port published, whose tasks are
+/// on none of the nodes `apart`.
+pub(crate) fn service_beside(lab: &Lab, name: &str, port: u16, apart: &[&str]) -> Result<Vec<Task>> {
+    let port = format!("{port}:{HTTP}");
+    let constraints: Vec<String> = apart.iter().map(|node| format!("engine.labels.lab-node!={node}")).collect();
+    let mut flags = vec!["-p", &port, "--network", "app"];
+    flags.extend(constraints.iter().flat_map(|constraint| ["--constraint", constraint]));
+    service(lab, name, 3, &flags, &[WHOAMI])
+}
+
 /// Creates a service with one idle probe task that contains the machine's tools. Tests send
 /// requests from it. Returns the task.
 pub(crate) fn probe(lab: &Lab, name: &str, networks: &[&str]) -> Result<Task> {
@@ -102,10 +112,15 @@ pub(crate) struct Loads {
 impl Loads {
     /// `probe` is the service whose task connects to the VIP of `whoami`.
     pub(crate) fn start(lab: &Lab, published: &[SocketAddr], probe: &str) -> Result<Self> {
+        Self::start_to(lab, "whoami", published, probe)
+    }
+
+    /// Like [`Loads::start`], to the VIP of this service.
+    pub(crate) fn start_to(lab: &Lab, service: &str, published: &[SocketAddr], probe: &str) -> Result<Self> {
         let probe = task_of(lab, probe)?;
         // Names do not resolve while a daemon restarts.
-        let vip = eventually(NAMES_TIMEOUT, "whoami resolves in the probe", || {
-            vip(lab, &probe, "whoami").map_err(|error| format!("{error:#}"))
+        let vip = eventually(NAMES_TIMEOUT, &format!("{service} resolves in the probe"), || {
+            vip(lab, &probe, service).map_err(|error| format!("{error:#}"))
         });
         let vip = SocketAddr::new(vip, HTTP);
         Ok(Self {
@@ -129,6 +144,11 @@ impl Loads {
 pub(crate) fn only(tasks: Vec<Task>) -> Result<Task> {
     ensure!(tasks.len() == 1, "expected one task: {tasks:?}");
     tasks.into_iter().next().context("the list has one task")
+}
+
+/// A published port at the IPv4 and IPv6 addresses of these nodes.
+pub(crate) fn published_on(nodes: &[&str], port: u16) -> Vec<SocketAddr> {
+    nodes.iter().flat_map(|node| contract::addrs(node)).map(|addr| (addr, port).into()).collect()
 }
 
 /// The only running task of a service that the setup or another test has created.

@@ -7,6 +7,7 @@
 
 mod harness;
 mod fixtures;
+mod invariants;
 mod maps;
 mod cluster;
 mod mesh;
@@ -25,6 +26,7 @@ mod failure;
 mod certificates;
 mod locking;
 mod moving;
+mod pauses;
 mod partitions;
 mod full_disk;
 mod disasters;

@@ -2,33 +2,43 @@
 //! the other side says that it cannot, and afterwards there is one cluster again whose tasks run
 //! once.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{CLIENT, Cable, Lab, Role, Task, contract, eventually, try_eventually};
+use weft_lab::{CLIENT, Cable, Direction, Lab, Role, Task, eventually, try_eventually};
 
 use crate::{
     failure,
-    fixtures::{Loads, WHOAMI, all_answer, task_names},
+    fixtures::{HTTP, Loads, WHOAMI, all_answer, probe_on, published_on, service, service_beside, task_names},
     harness::{Group, Shape, tests},
-    mesh,
+    invariants::{NodeWatch, intact, one_cluster},
+    mesh, pauses,
 };
 
 /// The time in which the side with a quorum must have a leader, and replaces the tasks of nodes
 /// that are down. A node is down after 5 s without heartbeats.
 const MAJORITY_TIMEOUT: Duration = Duration::from_secs(40);
-/// The time in which all nodes must be one cluster again.
-const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The node that is no manager.
+const WORKER: &str = "n4";
+/// The port of the service with a task on each node.
+const SPREAD_PORT: u16 = 8085;
+/// The port of the service whose tasks are on nodes that are not cut off.
+const STEADY_PORT: u16 = 8086;
 /// Longer than the nodes may be silent before they are down.
 const LONG_PARTITION: Duration = Duration::from_secs(12);
 
 pub(crate) fn group() -> Group {
     Group {
         name: "partitions",
-        shape: Shape { managers: 3, ..Shape::default() },
+        shape: Shape { nodes: 4, managers: 3, ..Shape::default() },
         setup: failure::setup,
         tests: tests![
-            tasks_of_a_minority_are_replaced_and_do_not_run_twice_afterwards,
+            tasks_of_a_leader_without_quorum_are_replaced_and_do_not_run_twice_afterwards,
+            a_worker_that_reaches_only_the_former_leader_is_replaced_with_it,
+            a_manager_or_a_worker_that_is_cut_off_changes_no_leader,
+            a_leader_that_only_sends_or_only_receives_is_replaced,
+            pauses::another_manager_leads_while_the_leader_is_paused_and_only_a_long_pause_replaces_tasks,
+            pauses::tasks_of_a_paused_worker_are_replaced_and_do_not_run_twice_afterwards,
             without_any_quorum_nothing_is_replaced,
             traffic_continues_while_all_daemons_are_killed_and_return,
         ],
@@ -48,82 +58,131 @@ fn all(lab: &Lab) -> Vec<String> {
     lab.nodes().collect()
 }
 
-/// The ids of the tasks that run on a node. Those that have ended are kept for a while.
-fn running_tasks(node: &str) -> Result<BTreeSet<String>> {
-    let dir = contract::run_dir(node).join("tasks");
-    let entries = fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
-    let mut running = BTreeSet::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.join("running.json").exists() && !path.join("exit.json").exists() {
-            running.extend(path.file_name().map(|id| id.to_string_lossy().into_owned()));
+/// How nodes are cut off.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// From all others, not from each other.
+    Divided,
+    /// Each of them, in one direction.
+    OneWay(Direction),
+}
+
+impl Cut {
+    fn apply(self, lab: &Lab, apart: &[&str]) -> Result<()> {
+        match self {
+            Self::Divided => lab.divide(apart),
+            Self::OneWay(direction) => apart.iter().try_for_each(|node| lab.cut(node, direction)),
         }
     }
-    Ok(running)
-}
 
-/// Waits until no other task than these runs on any node.
-fn no_other_task_runs(lab: &Lab, tasks: &[Task]) {
-    let planned: BTreeSet<&String> = tasks.iter().map(|task| &task.id).collect();
-    eventually(HEAL_TIMEOUT, "no task runs that is not planned", || {
-        for node in all(lab) {
-            let running = running_tasks(&node).map_err(|error| format!("{error:#}"))?;
-            let other: Vec<_> = running.iter().filter(|id| !planned.contains(id)).collect();
-            if !other.is_empty() {
-                return Err(format!("{other:?} run on {node}"));
-            }
+    fn undo(self, lab: &Lab, apart: &[&str]) -> Result<()> {
+        match self {
+            Self::Divided => lab.unite(),
+            Self::OneWay(direction) => apart.iter().try_for_each(|node| lab.mend(node, direction)),
         }
-        Ok(())
-    });
+    }
 }
 
-/// Waits until all nodes name the same leader, and all managers are reachable.
-fn one_cluster(lab: &Lab) -> Result<()> {
-    eventually(HEAL_TIMEOUT, "all nodes have the same leader", || {
-        let leaders: Result<BTreeSet<String>> = all(lab).iter().map(|node| lab.leader(node)).collect();
-        match leaders {
-            Ok(leaders) if leaders.len() == 1 => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
-    lab.wait_ready("n1", all(lab).len())?;
-    lab.wait_managers("n1", all(lab).len())
-}
+/// The services of [`cut_off`] and of the setup, with their numbers of tasks.
+const SERVICES: [(&str, usize); 5] = [("spread", 4), ("steady", 3), ("steady-probe", 1), ("whoami", 3), ("probe", 1)];
 
-pub(crate) fn tasks_of_a_minority_are_replaced_and_do_not_run_twice_afterwards(lab: &Lab) -> Result<()> {
-    one_cluster(lab)?;
-    let leader = lab.leader("n1")?;
-    lab.wait_running("n1", "whoami", 3)?;
-    let others: Vec<String> = lab.nodes().filter(|node| *node != leader).collect();
-    lab.divide(&[&leader])?;
-    let via = &others[0];
+/// Cuts nodes off whose absence leaves a quorum, until their tasks are replaced, and connects them
+/// again. The clients reach the others all the time, and their tasks. `meanwhile` is called with a
+/// manager of the quorum, once there is a leader.
+fn cut_off(lab: &Lab, apart: &[&str], cut: Cut, meanwhile: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    let nodes = all(lab);
+    let others: Vec<&str> = nodes.iter().map(String::as_str).filter(|node| !apart.contains(node)).collect();
+    // The managers are the first nodes.
+    let via = *others.first().context("a manager is left")?;
+    let port = format!("{SPREAD_PORT}:{HTTP}");
+    let spread = service(lab, "spread", 4, &["-p", &port, "--network", "app"], &[WHOAMI])?;
+    ensure!(lab.nodes().all(|node| spread.iter().any(|task| task.node == node)), "not one on each node: {spread:?}");
+    // Clients of this service need only nodes that are not cut off.
+    let steady = service_beside(lab, "steady", STEADY_PORT, apart)?;
+    all_answer(CLIENT, &published_on(&others, STEADY_PORT), &steady, Duration::from_secs(5));
+    probe_on(lab, via, "steady-probe", &["app"])?;
+    let loads = Loads::start_to(lab, "steady", &published_on(&others, STEADY_PORT), "steady-probe")?;
+    let watch = NodeWatch::start(via);
+
+    cut.apply(lab, apart)?;
     eventually(MAJORITY_TIMEOUT, "the majority has a leader", || match lab.leader(via) {
-        Ok(new) if new != leader => Ok(()),
+        Ok(leader) if !apart.contains(&leader.as_str()) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    // The former leader answers reads and says that they may be stale, and takes no change.
-    eventually(MAJORITY_TIMEOUT, "the former leader knows that it has no quorum", || {
-        let output = lab.weft(&leader, &["node", "ls"]).map_err(|error| format!("{error:#}"))?;
-        let warning = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() && warning.contains("out of date") { Ok(()) } else { Err(format!("{output:?}")) }
+    meanwhile(via)?;
+    lab.weft_ok(via, &["network", "create", "--driver", "overlay", "by-the-majority"])?;
+    let replaced = eventually(MAJORITY_TIMEOUT, "all tasks run on the majority", || {
+        let tasks = lab.tasks(via, "spread").map_err(|error| format!("{error:#}"))?;
+        let is_left = |task: &&Task| task.is_running() && !apart.contains(&task.node.as_str());
+        let running: Vec<Task> = tasks.iter().filter(is_left).cloned().collect();
+        if running.len() == spread.len() { Ok(running) } else { Err(format!("{tasks:?}")) }
     });
-    let refused = lab.weft_refused(&leader, &["service", "scale", "--detach", "whoami=5"])?;
-    ensure!(refused.contains("no leader"), "{refused}");
-    let tasks = eventually(MAJORITY_TIMEOUT, "three tasks run on the majority", || {
-        let tasks = lab.tasks(via, "whoami").map_err(|error| format!("{error:#}"))?;
-        let running: Vec<_> = tasks.iter().filter(|task| task.is_running() && task.node != leader).cloned().collect();
-        if running.len() == 3 { Ok(running) } else { Err(format!("{tasks:?}")) }
-    });
-    let addrs: Vec<_> = others.iter().flat_map(|node| contract::addrs(node)).collect();
-    let addrs: Vec<_> = addrs.into_iter().map(|addr| (addr, mesh::PORT).into()).collect();
-    all_answer(CLIENT, &addrs, &tasks, Duration::from_secs(10));
-    lab.unite()?;
+    let mut kept = spread.iter().filter(|task| !apart.contains(&task.node.as_str()));
+    ensure!(kept.all(|task| replaced.contains(task)), "tasks of the majority were replaced: {replaced:?}");
+    all_answer(CLIENT, &published_on(&others, SPREAD_PORT), &replaced, Duration::from_secs(10));
+
+    cut.undo(lab, apart)?;
     one_cluster(lab)?;
-    let after = lab.wait_running("n1", "whoami", 3)?;
-    ensure!(task_names(&after) == task_names(&tasks), "tasks were replaced again: {tasks:?} became {after:?}");
-    let probe = lab.wait_running("n1", "probe", 1)?;
-    no_other_task_runs(lab, &[after.clone(), probe].concat());
-    all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(15));
+    let after = intact(lab, &SERVICES)?;
+    ensure!(task_names(&after) == task_names(&replaced), "tasks were replaced again: {replaced:?} became {after:?}");
+    all_answer(CLIENT, &lab.published(SPREAD_PORT), &after, Duration::from_secs(15));
+    let after = lab.wait_running("n1", "steady", 3)?;
+    ensure!(task_names(&after) == task_names(&steady), "tasks were replaced: {steady:?} became {after:?}");
+    watch.expect_down(apart)?;
+    loads.expect_no_errors()?;
+    for node in apart.iter().filter(|node| **node != WORKER) {
+        lab.weft_ok(node, &["network", "inspect", "by-the-majority"])?;
+    }
+    lab.weft_ok("n1", &["service", "rm", "spread", "steady", "steady-probe"])?;
+    lab.weft_ok("n1", &["network", "rm", "by-the-majority"]).map(drop)
+}
+
+pub(crate) fn tasks_of_a_leader_without_quorum_are_replaced_and_do_not_run_twice_afterwards(lab: &Lab) -> Result<()> {
+    one_cluster(lab)?;
+    let leader = lab.leader("n1")?;
+    cut_off(lab, &[&leader], Cut::Divided, |_| {
+        // The former leader answers reads and says that they may be stale, and takes no change.
+        eventually(MAJORITY_TIMEOUT, "the former leader knows that it has no quorum", || {
+            let output = lab.weft(&leader, &["node", "ls"]).map_err(|error| format!("{error:#}"))?;
+            let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+            if output.status.success() && warning.contains("out of date") { Ok(()) } else { Err(format!("{output:?}")) }
+        });
+        let refused = lab.weft_refused(&leader, &["service", "scale", "--detach", "whoami=5"])?;
+        ensure!(refused.contains("no leader"), "{refused}");
+        Ok(())
+    })
+}
+
+pub(crate) fn a_worker_that_reaches_only_the_former_leader_is_replaced_with_it(lab: &Lab) -> Result<()> {
+    one_cluster(lab)?;
+    let leader = lab.leader("n1")?;
+    cut_off(lab, &[&leader, WORKER], Cut::Divided, |_| Ok(()))
+}
+
+pub(crate) fn a_manager_or_a_worker_that_is_cut_off_changes_no_leader(lab: &Lab) -> Result<()> {
+    one_cluster(lab)?;
+    let leader = lab.leader("n1")?;
+    let manager = failure::follower(lab)?;
+    for node in [manager.as_str(), WORKER] {
+        let leader = || lab.leader(&leader);
+        let before = leader()?;
+        cut_off(lab, &[node], Cut::Divided, |_| {
+            ensure!(leader()? == before, "another manager leads");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A leader that receives nothing sends heartbeats that arrive for a while. One that sends nothing
+/// receives that another leads.
+pub(crate) fn a_leader_that_only_sends_or_only_receives_is_replaced(lab: &Lab) -> Result<()> {
+    for direction in [Direction::ToHost, Direction::FromHost] {
+        one_cluster(lab)?;
+        let leader = lab.leader("n1")?;
+        cut_off(lab, &[&leader], Cut::OneWay(direction), |_| Ok(()))
+            .with_context(|| format!("{leader} was cut off {direction:?}"))?;
+    }
     Ok(())
 }
 
@@ -132,6 +191,7 @@ pub(crate) fn tasks_of_a_minority_are_replaced_and_do_not_run_twice_afterwards(l
 pub(crate) fn without_any_quorum_nothing_is_replaced(lab: &Lab) -> Result<()> {
     one_cluster(lab)?;
     let before = lab.wait_running("n1", "whoami", 3)?;
+    let watch = NodeWatch::start("n1");
     for node in all(lab) {
         lab.set_cable(&node, Cable::Unplugged)?;
     }
@@ -153,7 +213,7 @@ pub(crate) fn without_any_quorum_nothing_is_replaced(lab: &Lab) -> Result<()> {
     let after = lab.wait_running("n1", "whoami", 3)?;
     ensure!(task_names(&after) == task_names(&before), "tasks were replaced: {before:?} became {after:?}");
     all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(15));
-    Ok(())
+    watch.expect_down(&[])
 }
 
 pub(crate) fn traffic_continues_while_all_daemons_are_killed_and_return(lab: &Lab) -> Result<()> {

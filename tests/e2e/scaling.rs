@@ -21,7 +21,7 @@ use crate::{
         vip,
     },
     harness::{Group, Shape, tests},
-    mesh,
+    mesh, pauses,
 };
 
 pub(crate) fn group() -> Group {
@@ -30,6 +30,7 @@ pub(crate) fn group() -> Group {
         shape: Shape::default(),
         setup,
         tests: tests![
+            pauses::a_single_manager_that_was_paused_takes_no_node_for_down,
             new_tasks_receive_traffic_within_a_second,
             scaling_down_fails_no_request,
             scaling_to_zero_and_back_works,
