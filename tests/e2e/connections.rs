@@ -33,7 +33,7 @@ fn vips(lab: &Lab, probe: &Task, service: &str) -> Result<Vec<IpAddr>> {
 }
 
 /// An open connection to a task, for several requests.
-struct KeepAlive {
+pub(crate) struct KeepAlive {
     from: String,
     stream: TcpStream,
     /// The name of the task at the other end.
@@ -41,11 +41,18 @@ struct KeepAlive {
 }
 
 impl KeepAlive {
-    fn open(from: &str, addr: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn open(from: &str, addr: SocketAddr) -> io::Result<Self> {
         let mut stream = TcpStream::connect_timeout(&addr, scaled(TIMEOUT))?;
         stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
         let task = request(&mut stream)?;
         Ok(Self { from: format!("{from} to {addr}"), stream, task })
+    }
+
+    /// Checks that the same task still answers.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let task = request(&mut self.stream).with_context(|| self.from.clone())?;
+        ensure!(task == self.task, "{}: {task} instead of {}", self.from, self.task);
+        Ok(())
     }
 
     /// Reads data without sending a request first. Returns an error when the connection is reset.
@@ -137,8 +144,7 @@ pub(crate) fn connections_to_a_killed_task_are_reset_and_others_continue(lab: &L
         });
     });
     for mut connection in to_others {
-        let task = request(&mut connection.stream).with_context(|| connection.from.clone())?;
-        ensure!(task == connection.task, "{}: {task} instead of {}", connection.from, connection.task);
+        connection.check()?;
     }
     // The restart condition is none.
     ensure!(lab.tasks("n1", "one-killed")?.len() == tasks.len(), "the killed task was restarted");

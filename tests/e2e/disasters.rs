@@ -1,16 +1,18 @@
 //! Managers that are lost: less than half of them, more than half, and all machines. The cluster is
 //! taken on by those that are left, formed again by one survivor, or restored from a backup.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_lab::{CLIENT, Lab, Role, api, contract, eventually};
 
 use crate::{
+    connections::KeepAlive,
     failure,
-    fixtures::{HTTP, Loads, WHOAMI, all_answer, service, task_names},
+    fixtures::{HTTP, Loads, WHOAMI, all_answer, all_answer_within, service, task_names, task_of, vip},
     harness::{Group, Shape, tests},
+    invariants::{intact, one_cluster},
     mesh,
 };
 
@@ -27,6 +29,7 @@ pub(crate) fn group() -> Group {
         tests: tests![
             a_lost_minority_of_managers_is_replaced,
             a_survivor_of_a_lost_majority_forms_the_cluster_again_without_disturbing_traffic,
+            a_power_cut_of_all_machines_changes_nothing_but_the_tasks,
             a_backup_restores_the_cluster_after_the_loss_of_all_machines,
         ],
     }
@@ -35,7 +38,7 @@ pub(crate) fn group() -> Group {
 /// What must stay the same: the id of the cluster, its join tokens and its settings.
 fn identity(via: &str) -> Result<Value> {
     let swarm = api::get(&contract::socket(via), "/swarm")?;
-    Ok(serde_json::json!([swarm["ID"], swarm["JoinTokens"], swarm["Spec"]]))
+    Ok(json!([swarm["ID"], swarm["JoinTokens"], swarm["Spec"]]))
 }
 
 fn later_service(lab: &Lab, name: &str) -> Result<()> {
@@ -72,11 +75,15 @@ pub(crate) fn a_survivor_of_a_lost_majority_forms_the_cluster_again_without_dist
 ) -> Result<()> {
     let before = (identity("n1")?, lab.wait_running("n1", "whoami", 3)?);
     let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
+    let mut connections = open_connections(lab)?;
+    let mut still_answer = |when: &str| connections.iter_mut().try_for_each(|one| one.check().context(when.to_owned()));
     lab.kill_daemon("n2")?;
     lab.kill_daemon("n3")?;
     let refused = lab.weft_refused("n1", &["service", "scale", "--detach", "whoami=4"])?;
     ensure!(refused.contains("no leader"), "{refused}");
+    still_answer("without a quorum")?;
     lab.weft_ok("n1", &["swarm", "init", "--force-new-cluster"])?;
+    still_answer("in the new cluster")?;
     // Together the other two have a quorum of the former log.
     lab.start("n2")?;
     lab.start("n3")?;
@@ -85,10 +92,60 @@ pub(crate) fn a_survivor_of_a_lost_majority_forms_the_cluster_again_without_dist
     ensure!(identity("n1")? == before.0, "the cluster has changed");
     let after = lab.wait_running("n1", "whoami", 3)?;
     ensure!(task_names(&before.1) == task_names(&after), "{:?} became {after:?}", before.1);
+    still_answer("with the former managers as workers")?;
     loads.expect_no_errors()?;
     lab.weft_ok("n1", &["node", "promote", "n2", "n3"])?;
     lab.wait_managers("n1", 3)?;
     later_service(lab, "after-majority")
+}
+
+/// Connections through each node, from outside and from a task.
+fn open_connections(lab: &Lab) -> Result<Vec<KeepAlive>> {
+    let addrs = lab.published(mesh::PORT);
+    let open = |from: &str| addrs.iter().map(|addr| KeepAlive::open(from, *addr)).collect::<io::Result<Vec<_>>>();
+    let mut connections = lab.within(CLIENT, || open("the client"))??;
+    let probe = task_of(lab, "probe")?;
+    let vip = SocketAddr::new(vip(lab, &probe, "whoami")?, HTTP);
+    connections.push(lab.within_task(&probe, || KeepAlive::open("a task", vip))??);
+    Ok(connections)
+}
+
+/// What users have created, without the fields that the cluster changes by itself.
+fn created(via: &str) -> Result<Value> {
+    let list = |path: &str, keys: &[&str]| -> Result<Value> {
+        let objects = api::get(&contract::socket(via), path)?;
+        let objects = objects.as_array().with_context(|| format!("{path} is no list"))?;
+        ensure!(!objects.is_empty(), "{path} is empty");
+        Ok(objects.iter().map(|object| keys.iter().map(|key| object[*key].clone()).collect::<Value>()).collect())
+    };
+    let services = list("/services", &["ID", "Spec", "Endpoint"])?;
+    let networks = list("/networks", &["Id", "Name", "IPAM", "Options"])?;
+    let nodes = list("/nodes", &["ID", "Spec"])?;
+    Ok(json!([services, networks, nodes]))
+}
+
+/// All machines lose power at the same time, and keep their disks.
+pub(crate) fn a_power_cut_of_all_machines_changes_nothing_but_the_tasks(lab: &Lab) -> Result<()> {
+    let before = (identity("n1")?, created("n1")?);
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    for node in lab.nodes() {
+        lab.power_off(&node)?;
+    }
+    for node in lab.nodes() {
+        lab.power_on(&node)?;
+    }
+    one_cluster(lab)?;
+    let after = eventually(RETURN_TIMEOUT, "other tasks run", || {
+        let after = lab.wait_running("n1", "whoami", 3).map_err(|e| format!("{e:#}"))?;
+        if task_names(&after).is_disjoint(&task_names(&tasks)) { Ok(after) } else { Err(format!("{after:?}")) }
+    });
+    ensure!((identity("n1")?, created("n1")?) == before, "the cluster has changed");
+    all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(10));
+    let probe = task_of(lab, "probe")?;
+    let vip = SocketAddr::new(vip(lab, &probe, "whoami")?, HTTP);
+    all_answer_within(&lab.task_namespace(&probe)?, "the probe", &[vip], &after, Duration::from_secs(5));
+    intact(lab, &[("whoami", 3), ("probe", 1)])?;
+    later_service(lab, "after-power-cut")
 }
 
 pub(crate) fn a_backup_restores_the_cluster_after_the_loss_of_all_machines(lab: &Lab) -> Result<()> {
