@@ -162,11 +162,10 @@ fn table(nodes: &[Value], this_node: &str) -> Table {
     }
 }
 
-/// The status, and why a ready node does not converge. The reason of another status is in
-/// `node inspect`.
+/// The status and its reason: why the node is down, or why a ready node does not converge.
 fn status(node: &Value) -> String {
     let (state, message) = (capitalize(text(node, "/Status/State")), text(node, "/Status/Message"));
-    if state == "Ready" && !message.is_empty() { format!("{state}, {message}") } else { state }
+    if message.is_empty() { state } else { format!("{state}, {message}") }
 }
 
 async fn inspect(client: &Client, options: &Inspect) -> Result<()> {
@@ -266,5 +265,19 @@ mod tests {
         let lines: Vec<Vec<&str>> = shown.lines().map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["a", "*", "n1", "Ready", "Active", "Leader", "0.1.0"]);
         assert_eq!(lines[2], ["b", "n2", "Ready", "Drain"]);
+    }
+
+    #[test]
+    fn the_table_shows_the_reason_of_every_status() {
+        for (state, message, shown) in [
+            ("ready", "", "Ready"),
+            ("ready", "not converged: no tunnel", "Ready, not converged: no tunnel"),
+            ("down", "its certificate has expired", "Down, its certificate has expired"),
+            ("unknown", "", "Unknown"),
+        ] {
+            let node = json!({"ID": "a", "Status": {"State": state, "Message": message}});
+            let rendered = table(&[node], "a").render(Some("{{.Status}}")).expect("the template is valid");
+            assert_eq!(rendered.trim(), shown);
+        }
     }
 }

@@ -126,7 +126,11 @@ pub(crate) fn a_node_that_trusts_another_authority_says_so(lab: &Lab) -> Result<
         });
     };
     says_so("n3", &["info"], "Error: another certificate authority than this node trusts");
-    says_so("n1", &["node", "inspect", "n3"], "trusts another certificate authority than the swarm has");
+    let reason = "trusts another certificate authority than the swarm has";
+    says_so("n1", &["node", "inspect", "n3"], reason);
+    let listed = lab.weft_ok("n1", &["node", "ls", "--format", "{{.Hostname}}: {{.Status}}"])?;
+    let status = listed.lines().find_map(|line| line.strip_prefix("n3: ")).unwrap_or_default();
+    ensure!(status.starts_with("Down, ") && status.contains(reason), "{listed}");
     lab.kill_daemon("n3")?;
     fs::write(&path, stored)?;
     lab.start("n3")?;
