@@ -1,6 +1,6 @@
-//! Faults of the disk under the log of a daemon in a test: slow syncs, and power cuts that lose
-//! what was not synced. A test names the directories whose logs have them ([`Disk::under`]) before
-//! their daemons start.
+//! Faults of the disk under the log of a daemon in a test: slow syncs, a full disk, and power cuts
+//! that lose what was not synced. A test names the directories whose logs have them
+//! ([`Disk::under`]) before their daemons start.
 //!
 //! The file always has the newest content. Beside it, the disk remembers how to undo each write
 //! since the last sync. After a power cut the last of these writes are undone, so the file is as it
@@ -34,6 +34,8 @@ struct State {
     sync: Duration,
     /// Nothing is read or written while the power is off.
     off: bool,
+    /// While the disk is full, only what was written before can be overwritten.
+    full: bool,
     /// After how many more writes and syncs the power is cut.
     left: Option<usize>,
     /// The file of the log. Empty until it was opened.
@@ -56,6 +58,10 @@ impl Disk {
 
     pub(crate) fn set_sync_time(&self, sync: Duration) {
         self.lock().sync = sync;
+    }
+
+    pub(crate) fn set_full(&self, full: bool) {
+        self.lock().full = full;
     }
 
     /// Cuts the power after so many writes and syncs, or after 200 ms if there are fewer. Then
@@ -144,6 +150,15 @@ impl FaultyFile {
     }
 }
 
+impl FaultyFile {
+    /// Whether nothing but zeros was written there: a file system stores no such blocks.
+    fn is_hole(&self, offset: u64, len: usize) -> io::Result<bool> {
+        let mut content = vec![0; len];
+        let read = self.file.read_at(&mut content, offset)?;
+        Ok(content[..read].iter().all(|octet| *octet == 0))
+    }
+}
+
 impl StorageBackend for FaultyFile {
     fn len(&self) -> io::Result<u64> {
         let _powered = self.disk.powered()?;
@@ -177,6 +192,9 @@ impl StorageBackend for FaultyFile {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.disk.writing()?;
         let former = self.file.metadata()?.len();
+        if state.full && self.is_hole(offset, data.len())? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         if offset + data.len() as u64 > former {
             state.undo.push(Undo::Length(former));
         }

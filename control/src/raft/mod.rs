@@ -23,6 +23,7 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use openraft::{Config, SnapshotPolicy, TokioRuntime};
@@ -45,6 +46,9 @@ const HEARTBEAT_MS: u64 = 250;
 /// heartbeats in a row cause no election.
 const ELECTION_MIN_MS: u64 = 500;
 const ELECTION_MAX_MS: u64 = 1_000;
+/// How long a manager whose log has failed is no candidate after each start. The other managers
+/// need at most 2 s to elect one of them, and as long again if they vote for different ones.
+pub const STAND_ASIDE: Duration = Duration::from_secs(5);
 /// Time limit for sending a whole snapshot.
 const SNAPSHOT_TIMEOUT_MS: u64 = 30_000;
 /// Number of entries between two snapshots, and number of entries that stay in the log after a
@@ -123,6 +127,17 @@ impl fmt::Display for Voter {
     }
 }
 
+/// How Raft starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// A manager that led continues to lead.
+    Resume,
+    /// The log has stopped because of an error, which may not be over. This manager does not lead
+    /// at once, and is no candidate until [`STAND_ASIDE`] has passed: each time it would stop
+    /// again, and until then its heartbeats would keep the other managers from an election.
+    AfterFailure,
+}
+
 /// Starts Raft as the voter `raft_id`.
 ///
 /// # Errors
@@ -132,7 +147,11 @@ pub async fn start(
     store: Store,
     machine: Machine,
     network: Network,
+    how: Start,
 ) -> Result<Raft, openraft::error::Fatal<u64>> {
+    if how == Start::AfterFailure {
+        store.resign();
+    }
     let config = Config {
         cluster_name: "weft".to_owned(),
         heartbeat_interval: HEARTBEAT_MS,
@@ -143,6 +162,7 @@ pub async fn start(
         replication_lag_threshold: SNAPSHOT_EVERY + KEPT_ENTRIES,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
         max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        enable_elect: how == Start::Resume,
         ..Config::default()
     };
     Raft::new(raft_id, Arc::new(config), network, store, machine).await

@@ -13,7 +13,10 @@ use std::{
     io,
     ops::{Bound, RangeBounds},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use openraft::{
@@ -66,6 +69,8 @@ struct Inner {
     path: PathBuf,
     /// The cause of the first failed write, as a message for users.
     failure: Mutex<Option<String>>,
+    /// Whether [`Store::resign`] was called.
+    resigned: AtomicBool,
 }
 
 /// The open file.
@@ -216,13 +221,24 @@ impl Store {
 
     fn new(db: Database, keys: KeyRing, path: &Path) -> Self {
         let open = Arc::new(Open { db, keys: RwLock::new(keys), alive: watch::Sender::new(()) });
-        let inner = Inner { open: RwLock::new(Some(open)), path: path.to_owned(), failure: Mutex::default() };
+        let inner = Inner {
+            open: RwLock::new(Some(open)),
+            path: path.to_owned(),
+            failure: Mutex::default(),
+            resigned: AtomicBool::new(false),
+        };
         Self { inner: Arc::new(inner) }
     }
 
     /// Why writing failed and what to do about it; `None` if no write failed.
     pub fn failure(&self) -> Option<String> {
         self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Must be called before Raft starts. A manager that led when its log stopped does not lead
+    /// again when Raft starts, but only after another election.
+    pub(super) fn resign(&self) {
+        self.inner.resigned.store(true, Ordering::Relaxed);
     }
 
     /// Closes the file for all clones. Returns when no operation uses the file. Later operations
@@ -368,8 +384,15 @@ impl RaftLogStorage<TypeConfig> for Store {
         self.put(VOTE, vote, Durability::Immediate).await
     }
 
+    /// openraft reads it when it starts, and leads at once if the vote is for this manager and
+    /// committed: a quorum elected it. Without the mark it is a vote that this manager has given,
+    /// which still forbids any other vote of the term.
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, Failure> {
-        self.get(VOTE, &LOG_POSITION)
+        let mut vote: Option<Vote<u64>> = self.get(VOTE, &LOG_POSITION)?;
+        if let Some(vote) = vote.as_mut().filter(|_| self.inner.resigned.load(Ordering::Relaxed)) {
+            vote.committed = false;
+        }
+        Ok(vote)
     }
 
     /// Not flushed by itself, only with the next append. The value only speeds up a restart; losing

@@ -181,6 +181,17 @@ async fn a_full_disk_is_reported_with_advice_and_loses_no_entry() {
     assert_eq!(store.try_get_log_entries(..).await.expect("readable").len(), 1, "confirmed entries are readable");
 }
 
+/// Otherwise openraft would lead at once with a log that cannot be written.
+#[tokio::test]
+async fn a_manager_that_resigns_keeps_its_vote_and_does_not_lead_again_without_an_election() {
+    let mut store = Store::with_backend(InMemoryBackend::new()).expect("a log");
+    let elected = Vote::new_committed(3, 1);
+    store.save_vote(&elected).await.expect("saved");
+    assert_eq!(store.read_vote().await.expect("readable"), Some(elected));
+    store.resign();
+    assert_eq!(store.read_vote().await.expect("readable"), Some(Vote::new(3, 1)));
+}
+
 #[tokio::test]
 async fn appended_entries_survive_closing_the_file() {
     let dir = tempfile::tempdir().expect("a directory");

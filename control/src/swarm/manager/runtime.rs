@@ -5,7 +5,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use tokio::sync::{Mutex, watch};
+use tokio::{
+    sync::{Mutex, watch},
+    time::sleep,
+};
 use weft_model::{LogSource, NodeId, id::ClusterId};
 
 use super::{
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::{
     pki::Credentials,
-    raft::{self, Machine, Network, Store},
+    raft::{self, Machine, Network, STAND_ASIDE, Start, Store},
     rpc::Peers,
     swarm::{clock::ClusterClock, error::SwarmError, liveness::NodeTracker, tasks::TaskGroup},
     vault::Vault,
@@ -32,6 +35,7 @@ pub(in crate::swarm) struct ManagerConfig {
     pub credentials: Credentials,
     /// The logs of this node's own tasks.
     pub logs: Arc<dyn LogSource>,
+    pub start: Start,
 }
 
 /// A running manager. Dropping it without [`Self::stop`] leaves its tasks running.
@@ -48,7 +52,7 @@ impl ManagerRuntime {
     /// # Errors
     /// [`SwarmError::Storage`] if the log cannot be opened or read.
     pub(in crate::swarm) async fn start(config: ManagerConfig) -> Result<Self, SwarmError> {
-        let ManagerConfig { node, cluster, keys, log_path, vault, credentials, logs } = config;
+        let ManagerConfig { node, cluster, keys, log_path, vault, credentials, logs, start } = config;
         let opened = log_path.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&opened, &vault)).await;
         let store = store
@@ -59,7 +63,7 @@ impl ManagerRuntime {
         let (state, digests) = (machine.state(), machine.digests());
         let peers = Peers::new(credentials);
         let network = Network::new(peers.clone(), keys.raft_id, state.clone());
-        let raft = raft::start(keys.raft_id, store.clone(), machine, network)
+        let raft = raft::start(keys.raft_id, store.clone(), machine, network, start)
             .await
             .map_err(|e| unusable(store.failure().unwrap_or_else(|| e.to_string())))?;
         let inner = Inner {
@@ -85,6 +89,9 @@ impl ManagerRuntime {
         runtime.tasks.spawn(track_reachability(runtime.manager.clone()));
         runtime.tasks.spawn(follow_leader(runtime.manager.clone()));
         runtime.tasks.spawn(digest::run(runtime.manager.clone()));
+        if start == Start::AfterFailure {
+            runtime.tasks.spawn(become_candidate(runtime.manager.clone()));
+        }
         Ok(runtime)
     }
 
@@ -124,4 +131,18 @@ impl ManagerRuntime {
         }
         manager.inner.store.close().await;
     }
+}
+
+/// Lets a manager that was started with [`Start::AfterFailure`] be a candidate: after
+/// [`STAND_ASIDE`], or at once if there is no other voter.
+async fn become_candidate(manager: Manager) {
+    let raft = &manager.inner.raft;
+    let mut metrics = raft.metrics();
+    // The first metrics are empty: openraft has not read the log yet.
+    let known = metrics.wait_for(|metrics| metrics.membership_config.voter_ids().next().is_some()).await;
+    let Ok(is_alone) = known.map(|metrics| metrics.membership_config.voter_ids().count() == 1) else { return };
+    if !is_alone {
+        sleep(STAND_ASIDE).await;
+    }
+    raft.runtime_config().elect(true);
 }

@@ -14,7 +14,7 @@ use weft_model::{
 use super::{address, role::start_manager, store::MembershipStore};
 use crate::{
     pki::{self, Ca, Kek, KeyRequest, Subject},
-    raft::{ProposalId, Voter},
+    raft::{ProposalId, Start, Voter},
     rpc::Bound,
     swarm::{
         context::{Context, NodeChannels, Record},
@@ -101,7 +101,7 @@ pub(super) async fn init(
         },
     };
     let context = Context::new(config.clone(), record, identity, channels.clone())?;
-    let runtime = start_manager(&context, store, keys).await?;
+    let runtime = start_manager(&context, store, keys, Start::Resume).await?;
     let written = write_first_entry(runtime.manager(), Voter { node: id, rpc_addr }, command).await;
     if let Err(error) = written.and_then(|()| store.write_record(&context.record)) {
         runtime.stop().await;

@@ -14,6 +14,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
+    raft::Start,
     rpc::Bound,
     swarm::{
         context::{Context, NodeChannels, Record},
@@ -132,7 +133,7 @@ impl Lifecycle {
         let current = |keys: &ManagerKeys| was_manager && !context.raft_id_ended(keys.raft_id);
         let runtime = match store.manager_keys()?.filter(current) {
             // The role reconciler handles a lost log, with the help of other managers.
-            Some(keys) => match start_manager(&context, store, keys).await {
+            Some(keys) => match start_manager(&context, store, keys, Start::Resume).await {
                 Err(SwarmError::LogLost { .. }) => None,
                 started => Some(started?),
             },

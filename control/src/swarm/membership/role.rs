@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     pki::{Identity, Kek, KeyRequest, PeerIdentity},
+    raft::Start,
     rpc::pb::{
         RenewRequest, ReplaceRequest, WelcomeRequest, authority_client::AuthorityClient, quorum_client::QuorumClient,
     },
@@ -66,6 +67,7 @@ pub(super) async fn start_manager(
     context: &Context,
     store: &MembershipStore,
     keys: ManagerKeys,
+    start: Start,
 ) -> Result<ManagerRuntime, SwarmError> {
     store.prepare_log(&keys)?;
     let config = ManagerConfig {
@@ -76,6 +78,7 @@ pub(super) async fn start_manager(
         vault: store.vault().clone(),
         credentials: context.credentials.clone(),
         logs: context.config.logs.clone(),
+        start,
     };
     let runtime = ManagerRuntime::start(config).await?;
     if context.certificate_has_expired()
@@ -122,6 +125,7 @@ pub(super) async fn run(
     let mut reconciler = RoleReconciler {
         spread: rand::random(),
         superseded: None,
+        start: Start::Resume,
         failing_since: None,
         ca_plan: context.record.ca_plan,
         context,
@@ -207,6 +211,8 @@ struct RoleReconciler {
     /// The epoch of the cluster that was formed again without this manager. The manager does not
     /// start again until this node has a plan of that cluster.
     superseded: Option<u64>,
+    /// How the manager starts next. After one failure of its log, others may follow.
+    start: Start,
     /// As `ca_plan` of the record, and current.
     ca_plan: (u64, u64),
     /// Since when no renewal of the certificate succeeds.
@@ -447,7 +453,7 @@ impl RoleReconciler {
             None => self.fetch_manager_keys().await?,
         };
         let raft_id = keys.raft_id;
-        let started = start_manager(&self.context, &self.store, keys).await;
+        let started = start_manager(&self.context, &self.store, keys, self.start).await;
         self.context.set_issue(HealthIssue::Log, started.as_ref().err().map(ToString::to_string));
         if matches!(started, Err(SwarmError::LogLost { .. })) {
             self.replace_raft_id(raft_id).await?;
@@ -539,6 +545,7 @@ impl RoleReconciler {
     async fn handle_failed_log(&mut self, reason: String) {
         tracing::error!(reason, "the manager's log has stopped");
         self.context.set_issue(HealthIssue::Log, Some(reason));
+        self.start = Start::AfterFailure;
         self.stop_manager().await;
     }
 }

@@ -6,9 +6,13 @@ use tokio::time::timeout;
 use weft_model::spec::Role::{Manager, Worker};
 
 use super::fixture::{
-    DEADLINE, Daemon, cluster, has_label, is_down, is_ready, leader_among, node, set_label, stop, voters,
+    DEADLINE, Daemon, Host, cluster, cluster_on, has_label, is_down, is_ready, leader_among, node, propose_label,
+    set_label, stop, voters,
 };
-use crate::swarm::{self, ProposeError};
+use crate::{
+    raft::faults::Disk,
+    swarm::{self, ProposeError},
+};
 
 #[tokio::test]
 async fn another_manager_leads_after_the_leader_stops_and_the_restarted_one_catches_up() {
@@ -31,6 +35,54 @@ async fn another_manager_leads_after_the_leader_stops_and_the_restarted_one_catc
     n1.wait_until("it is ready again", |s| node(s, "n1", is_ready)).await;
     set_label(&n1, "after").await.expect("the restarted manager accepts changes");
     stop([n1, n2, n3]).await;
+}
+
+/// Makes changes until the log of the daemon's manager stops. A log has some room on a full disk.
+async fn fill_log(daemon: &Daemon) {
+    let manager = daemon.manager();
+    for change in 0..1_000 {
+        if propose_label(&manager, &format!("fills-the-log-{change}")).await.is_err() {
+            return;
+        }
+    }
+    panic!("the log has not stopped");
+}
+
+/// Its log is opened again and again, and could lead each time until the next write.
+#[tokio::test]
+async fn a_leader_with_a_full_disk_does_not_lead_again_and_catches_up_once_there_is_room() {
+    let hosts = ["n1", "n2", "n3"].map(Host::new);
+    let disks = hosts.each_ref().map(|host| Disk::under(&host.dir().join("swarm")));
+    let daemons = cluster_on(hosts, [Manager; 3]).await;
+    let [n1, n2, n3] = &daemons;
+    let leader = leader_among(&[n1, n2, n3]).await.id();
+    let (full, others): (Vec<_>, Vec<_>) = daemons.iter().zip(&disks).partition(|(daemon, _)| daemon.id() == leader);
+    let [(daemon, disk)] = full[..] else { panic!("one leader") };
+    disk.set_full(true);
+    fill_log(daemon).await;
+    let others: Vec<&Daemon> = others.into_iter().map(|(daemon, _)| daemon).collect();
+    leader_among(&others).await;
+    for change in 0..5 {
+        set_label(others[0], &format!("meanwhile-{change}")).await.expect("two of three managers are a quorum");
+    }
+
+    disk.set_full(false);
+    daemon.becomes_manager().await;
+    daemon.wait_until("it has caught up", |s| has_label(s, "meanwhile-4")).await;
+    stop(daemons).await;
+}
+
+#[tokio::test]
+async fn a_single_manager_leads_again_once_its_disk_has_room() {
+    let host = Host::new("n1");
+    let disk = Disk::under(&host.dir().join("swarm"));
+    let [n1] = cluster_on([host], [Manager]).await;
+    disk.set_full(true);
+    fill_log(&n1).await;
+    disk.set_full(false);
+    n1.becomes_manager().await;
+    set_label(&n1, "after").await.expect("it leads");
+    stop([n1]).await;
 }
 
 #[tokio::test]
