@@ -140,6 +140,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         I::IntoIter: OptionalSend,
     {
         let mut replies = Vec::new();
+        #[cfg(test)]
+        if self.store.takes_damage() {
+            Arc::make_mut(&mut self.replica.state).cluster.as_mut().expect("a cluster").manager_secret.push('x');
+        }
         for entry in entries {
             self.replica.last = Some(entry.log_id);
             replies.push(Reply(match entry.payload {

@@ -71,6 +71,9 @@ struct Inner {
     failure: Mutex<Option<String>>,
     /// Whether [`Store::resign`] was called.
     resigned: AtomicBool,
+    /// The next entry that is applied changes the state in another way than on the other managers.
+    #[cfg(test)]
+    damages_state: std::sync::atomic::AtomicBool,
 }
 
 /// The open file.
@@ -203,6 +206,18 @@ impl Store {
         write_keys(both.first()).await
     }
 
+    /// Damages the state of the manager of this log with the next entry, as broken memory would.
+    #[cfg(test)]
+    pub(crate) fn damage_state(&self) {
+        self.inner.damages_state.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Whether the state is to be damaged now.
+    #[cfg(test)]
+    pub(super) fn takes_damage(&self) -> bool {
+        self.inner.damages_state.swap(false, std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Opens a log on another storage backend.
     #[cfg(test)]
     pub(super) fn with_backend(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
@@ -226,6 +241,8 @@ impl Store {
             path: path.to_owned(),
             failure: Mutex::default(),
             resigned: AtomicBool::new(false),
+            #[cfg(test)]
+            damages_state: Default::default(),
         };
         Self { inner: Arc::new(inner) }
     }

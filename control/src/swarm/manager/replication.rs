@@ -49,6 +49,11 @@ impl Manager {
         self.inner.raft.shutdown().await.expect("the log stops");
     }
 
+    /// Damages the state of this manager with the next entry.
+    pub(in crate::swarm) fn damage_state(&self) {
+        self.inner.store.damage_state();
+    }
+
     pub(in crate::swarm) fn log_is_running(&self) -> bool {
         self.inner.raft.metrics().borrow().running_state.is_ok()
     }

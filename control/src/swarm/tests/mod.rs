@@ -6,6 +6,7 @@ mod trial;
 
 mod callers;
 mod crash;
+mod digests;
 mod disasters;
 mod expiry;
 mod failover;
