@@ -55,7 +55,11 @@ impl Quorum for Services {
             codec::decode(&codec::COMMAND, &command).map_err(|e| Status::invalid_argument(e.to_string()))?;
         manager.confirm_leadership().await.map_err(Status::unavailable)?;
         let written = manager.write_checked(ProposalId(u128::from_be_bytes(id)), command).await;
-        let (index, outcome) = written.map_err(|e| Status::unavailable(e.to_string()))?;
+        let (index, outcome) = written.map_err(|error| match error.concerns_only_the_command() {
+            // No other attempt can succeed, so the caller must not repeat it.
+            true => Status::invalid_argument(error.to_string()),
+            false => Status::unavailable(error.to_string()),
+        })?;
         let outcome = codec::encode_at(&codec::OUTCOME, manager.feature_level(), &outcome)
             .map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(ProposeReply { index, outcome: outcome.into() }))

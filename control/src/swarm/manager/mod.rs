@@ -22,7 +22,7 @@
 pub(super) mod lease;
 mod read;
 mod peers;
-mod propose;
+pub(super) mod propose;
 mod replication;
 mod signing;
 mod lock;

@@ -32,7 +32,7 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest encoded command. Requests to the API are smaller; an entry must fit into one message to
 /// the other managers with room to spare.
-const MAX_ENTRY_BYTES: usize = 16 << 20;
+pub(in crate::swarm) const MAX_ENTRY_BYTES: usize = 16 << 20;
 /// The pause between two attempts, unless the leader changes before.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -56,7 +56,7 @@ pub(in crate::swarm) enum WriteError {
 
 impl WriteError {
     /// Whether other commands can still be written.
-    pub(super) fn concerns_only_the_command(&self) -> bool {
+    pub(in crate::swarm) fn concerns_only_the_command(&self) -> bool {
         matches!(self, Self::Level { .. } | Self::TooLarge { .. })
     }
 }
@@ -80,8 +80,9 @@ impl Manager {
     ///   changed.
     /// - [`ProposeError::NoQuorum`] after 10 s without an answer of a leader. If a leader failed
     ///   while it handled the change, the change may still take effect.
-    /// - [`ProposeError::Unavailable`] if this manager's log has stopped, or if the leader does not
-    ///   accept this node as a manager.
+    /// - [`ProposeError::Unavailable`] if this manager's log has stopped, if the leader does not
+    ///   accept this node as a manager, or if the change is too large for the log or needs a higher
+    ///   feature level than the cluster has.
     pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
         let (index, outcome) = self.submit(ProposalId::random(), command).await?;
         let applied = outcome?;
@@ -248,7 +249,9 @@ impl Manager {
         let request = ProposeRequest { id: id.0.to_be_bytes().to_vec().into(), command: command.into() };
         let mut client = QuorumClient::new(channel).max_encoding_message_size(MAX_MESSAGE_BYTES);
         let reply = client.propose(Request::new(request)).await.map_err(|status| match status.code() {
-            Code::PermissionDenied | Code::Unauthenticated => unavailable(status.message().to_owned()),
+            Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => {
+                unavailable(status.message().to_owned())
+            }
             _ => Attempt::Retry(status.message().to_owned()),
         })?;
         let reply = reply.into_inner();

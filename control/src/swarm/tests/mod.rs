@@ -16,6 +16,7 @@ mod joining;
 mod locking;
 mod moving;
 mod plans;
+mod proposals;
 mod quorum;
 mod roles;
 mod rotation;
