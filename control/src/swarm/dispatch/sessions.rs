@@ -63,6 +63,7 @@ impl Dispatcher for Services {
     async fn session(&self, request: Request<Streaming<NodeMessage>>) -> Result<Response<Self::SessionStream>, Status> {
         let manager = self.manager()?;
         if let (caller, true) = Caller::known(request.extensions(), &self.context.record.cluster)? {
+            admit_session(&manager, &caller.node)?;
             report_down(&manager, &caller.node, EXPIRED).await;
         }
         let caller = Caller::member(request.extensions(), &self.context.record.cluster)?.node.clone();
@@ -159,12 +160,10 @@ async fn run_session(
         }
         return Err(former_cluster(first.epoch, epoch));
     }
+    // The checks below ask the other managers.
+    admit_session(manager, caller)?;
     if led.is_some() && opening == Opening::Unknown {
         return Err(confirm_removal(manager, caller).await);
-    }
-    let timeout_ms = manager.state().borrow().cluster.as_ref().map_or(0, |cluster| cluster.spec.heartbeat_timeout_ms());
-    if !tracker.may_begin_session(caller, timeout_ms) {
-        return Err(Status::resource_exhausted("this node has opened too many sessions: it must wait some seconds"));
     }
     let (node_level, certificate) = (first.feature_level, certificate_status(&first));
     let index = manager.state().borrow().index;
@@ -187,6 +186,18 @@ async fn run_session(
     };
     end?;
     send_redirect(manager, outbox).await
+}
+
+/// Counts an attempt to begin a session, and refuses it if the node has made too many. A node that
+/// was removed is limited too: its certificate stays valid, and each answer costs a round of a
+/// quorum.
+fn admit_session(manager: &Manager, caller: &NodeId) -> Result<(), Status> {
+    let timeout_ms = manager.state().borrow().cluster.as_ref().map_or(0, |cluster| cluster.spec.heartbeat_timeout_ms());
+    if manager.tracker().may_begin_session(caller, timeout_ms) {
+        Ok(())
+    } else {
+        Err(Status::resource_exhausted("this node has opened too many sessions: it must wait some seconds"))
+    }
 }
 
 /// The status for a node that the cluster state here does not contain. A node that hears that it

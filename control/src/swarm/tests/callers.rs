@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use openraft::{Vote, raft::AppendEntriesRequest};
-use tonic::{Code, transport::Channel};
+use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Status, transport::Channel};
 use weft_model::spec::Role::{Manager, Worker};
 
-use super::fixture::{Daemon, cluster, node, set_label, stop};
+use super::fixture::{DEADLINE, Daemon, cluster, node, set_label, stop};
 use crate::{
     codec,
     pki::{Credentials, Identity},
@@ -14,8 +16,9 @@ use crate::{
     rpc::{
         Dialer, connect_now,
         pb::{
-            ConfirmedRequest, LogsRequest, PingRequest, ProposeRequest, RaftRequest, ReplaceRequest, SnapshotPart,
-            WelcomeRequest, logs_client::LogsClient, quorum_client::QuorumClient,
+            ConfirmedRequest, LeaderMessage, LogsRequest, NodeMessage, PingRequest, ProposeRequest, RaftRequest,
+            ReplaceRequest, SnapshotPart, WelcomeRequest, dispatcher_client::DispatcherClient, logs_client::LogsClient,
+            quorum_client::QuorumClient,
         },
     },
 };
@@ -27,6 +30,14 @@ pub(super) async fn connect(from: &Daemon, to: &Daemon) -> Channel {
     let identity = Identity::from_pem(&pem, &ca_pem).expect("a certificate");
     let credentials = Credentials::new(Arc::new(identity)).expect("credentials");
     connect_now(&Dialer::manager(to.rpc_addr(), credentials.client())).await.expect("a connection")
+}
+
+/// Opens a session with this first message, and returns the first answer.
+pub(super) async fn first_answer(channel: &Channel, first: NodeMessage) -> Result<Option<LeaderMessage>, Status> {
+    let messages = tokio_stream::iter([first]).chain(tokio_stream::pending());
+    let mut client = DispatcherClient::new(channel.clone()).max_encoding_message_size(usize::MAX);
+    let answer = async { client.session(messages).await?.into_inner().message().await };
+    timeout(DEADLINE, answer).await.expect("an answer in time")
 }
 
 /// The results of the three calls of Raft.

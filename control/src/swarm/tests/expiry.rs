@@ -125,6 +125,17 @@ async fn an_expired_certificate_is_good_for_the_renewal_only_and_only_of_a_membe
     }
     let says_why = |s: &weft_model::ClusterState| node(s, "n2", |n| is_down(n) && n.message.contains("expired"));
     n1.wait_until("the cluster state says why the node is down", says_why).await;
+    let limited = async {
+        loop {
+            let refused = DispatcherClient::new(channel.clone()).session(tokio_stream::empty()).await.map(drop);
+            match refused.expect_err("the certificate has expired").code() {
+                Code::Unauthenticated => {}
+                code => return code,
+            }
+        }
+    };
+    let code = timeout(DEADLINE, limited).await.expect("a limit for its sessions in time");
+    assert_eq!(code, Code::ResourceExhausted);
 
     let request = KeyRequest::generate().expect("a certificate request");
     let renew = async || {

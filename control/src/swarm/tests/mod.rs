@@ -4,6 +4,7 @@
 mod fixture;
 mod trial;
 
+mod bounds;
 mod callers;
 mod crash;
 mod digests;

@@ -21,7 +21,7 @@ use weft_model::{
 };
 
 use super::{
-    callers::connect,
+    callers::{connect, first_answer},
     fixture::{DEADLINE, Daemon, Host, cluster, stop},
 };
 use crate::{
@@ -32,7 +32,6 @@ use crate::{
         Bound, Limits,
         pb::{
             LeaderMessage, LeaveReply, LeaveRequest, NodeMessage,
-            dispatcher_client::DispatcherClient,
             dispatcher_server::{Dispatcher, DispatcherServer},
             leader_message::Message,
         },
@@ -173,22 +172,22 @@ async fn a_plan_that_is_too_long_for_one_part_reaches_its_node() {
 #[tokio::test]
 async fn a_leader_of_an_earlier_epoch_refuses_a_node_and_does_not_call_it_removed() {
     let [n1, n2] = cluster([Manager, Worker]).await;
-    let channel = connect(&n2, &n1).await;
+    let (channel, id) = (connect(&n2, &n1).await, n2.id());
+    // It would begin sessions itself.
+    n2.stop().await;
     // It has joined the new cluster, after the former leader was cut off.
-    n1.manager().propose(Command::RemoveNode { id: n2.id(), force: true }).await.expect("removed");
+    n1.manager().propose(Command::RemoveNode { id, force: true }).await.expect("removed");
     let refusal = async |epoch| {
         let report = codec::encode(&codec::REPORT, &NodeReport::default()).expect("encoded");
         let first = NodeMessage { report: report.into(), epoch, feature_level: 1, acked: 7, ..NodeMessage::default() };
-        let mut client = DispatcherClient::new(channel.clone());
-        let mut inbox = client.session(tokio_stream::iter([first])).await.expect("a stream").into_inner();
-        timeout(DEADLINE, inbox.message()).await.expect("an answer in time").expect_err("refused")
+        first_answer(&channel, first).await.expect_err("refused")
     };
     let epoch = n1.manager().state().borrow().epoch;
     assert_eq!(refusal(epoch).await.code(), Code::PermissionDenied, "the node was removed");
     let refused = refusal(epoch + 1).await;
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     assert!(refused.message().contains("an earlier cluster"), "{refused}");
-    stop([n1, n2]).await;
+    stop([n1]).await;
 }
 
 /// Waits until the node says that its managers have an earlier plan, with these words.

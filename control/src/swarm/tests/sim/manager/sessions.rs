@@ -65,7 +65,7 @@ impl Manager {
             return;
         }
         let timeout_ms = heartbeat_timeout_ms(&state);
-        if opening == Opening::Member && !leading.view.may_begin_session(node, ctx.now_ms, timeout_ms) {
+        if !leading.view.may_begin_session(node, ctx.now_ms, timeout_ms) {
             ctx.send_to_node(node, Packet::Session(conn, SessionBody::Refused { removed: false }));
             return;
         }
