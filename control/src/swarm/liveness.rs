@@ -293,9 +293,10 @@ impl NodeTracker {
     }
 
     /// Forgets a node that leaves the cluster, so that the leader no longer writes its last report
-    /// to the log. Returns `false` while this manager does not lead.
-    pub(super) fn forget_node(&self, node: &NodeId) -> bool {
-        self.lock().as_mut().map(|view| view.nodes.remove(node)).is_some()
+    /// to the log. Returns whether the node had a session, or `None` while this manager does not
+    /// lead.
+    pub(super) fn forget_node(&self, node: &NodeId) -> Option<bool> {
+        self.lock().as_mut().map(|view| view.nodes.remove(node).is_some())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<LeaderView>> {

@@ -45,6 +45,7 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a quorum has to confirm that a node was removed.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
+const LEFT: &str = "it left the swarm";
 const EXPIRED: &str = "its certificate has expired, and it has not renewed it yet: \"weft info\" on the node says why";
 const UNTRUSTED: &str = "a machine with its address trusts another certificate authority than the swarm has, or has a \
                          certificate of another one: let it leave the swarm, remove the node, and join again";
@@ -92,17 +93,27 @@ impl Dispatcher for Services {
             ProposeError::Rejected(reason) => Status::failed_precondition(reason.to_string()),
             other => Status::unavailable(other.to_string()),
         })?;
-        if !manager.tracker().forget_node(&caller) {
+        let Some(had_session) = manager.tracker().forget_node(&caller) else {
             return Err(does_not_lead());
+        };
+        // A node may repeat this call, and a repetition must cost no log entry.
+        if !had_session && has_left(&manager, &caller).await? {
+            return Ok(Response::new(LeaveReply {}));
         }
-        let left =
-            Command::SetNodeStatus { id: caller, status: NodeStatus::Down, message: "it left the swarm".to_owned() };
+        let left = Command::SetNodeStatus { id: caller, status: NodeStatus::Down, message: LEFT.to_owned() };
         match manager.propose(left).await {
             // The node was removed: there is nothing to leave.
             Ok(_) | Err(ProposeError::Rejected(Rejection::NotFound { .. })) => Ok(Response::new(LeaveReply {})),
             Err(error) => Err(Status::unavailable(error.to_string())),
         }
     }
+}
+
+/// Whether a node has left the cluster already, or was removed.
+async fn has_left(manager: &Manager, node: &NodeId) -> Result<bool, Status> {
+    manager.confirm_lease().await.map_err(Status::unavailable)?;
+    let state = manager.state().borrow().clone();
+    Ok(state.nodes.get(node).is_none_or(|node| node.status == NodeStatus::Down && node.message == LEFT))
 }
 
 /// Reports the nodes with these addresses, with which no handshake is possible. So the address is
@@ -112,7 +123,8 @@ pub(in crate::swarm) async fn report_untrusted(context: Arc<Context>, mut peers:
     while let Some(addr) = peers.recv().await {
         let Some(manager) = context.manager() else { continue };
         let state = manager.state().borrow().clone();
-        for node in state.nodes.values().filter(|node| node.addr == addr) {
+        // A node that has left needs no other explanation, and could alternate between the two.
+        for node in state.nodes.values().filter(|node| node.addr == addr && node.message != LEFT) {
             report_down(&manager, &node.id, UNTRUSTED).await;
         }
     }

@@ -64,7 +64,7 @@ const MAX_ATTENTION: Duration = Duration::from_millis(500);
 const QUORUM_LOST_MS: u64 = 3_000;
 /// Largest encoded size of commands that the leader writes as one entry. Far below the limit of one
 /// append, so that a follower gets it in time.
-const MAX_BATCH_BYTES: usize = 1 << 20;
+pub(super) const MAX_BATCH_BYTES: usize = 1 << 20;
 /// If a change of the voters takes longer, the leader tries again.
 const VOTER_CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new manager that has caught up waits for the other new managers, so that all of them

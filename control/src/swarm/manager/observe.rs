@@ -18,6 +18,47 @@ use crate::{
     swarm::liveness::{LeaderView, Liveness},
 };
 
+/// The shortest time between two log entries about one topic of one node, in milliseconds. A node
+/// may change what it reports in every message, and would fill the log with it. Changes during this
+/// time are written together at its end.
+const TOPIC_INTERVAL_MS: u64 = 2_000;
+/// How many tasks one command reports. A status has less than 3 KiB (`dispatch/bounds.rs`), so that
+/// the command is not longer than a batch of commands may be.
+const TASKS_PER_COMMAND: usize = 256;
+
+/// What a node can change at will. The other facts are limited by themselves: a task has few
+/// states, and a node begins few sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Topic {
+    Description,
+    Address,
+    Keys,
+    Message,
+    /// Anything of a task's status except the state.
+    TaskDetails,
+}
+
+impl Topic {
+    /// The node and the topic of a command of [`observe`]. `None` if it needs no limit.
+    fn of(state: &ClusterState, command: &Command) -> Option<(NodeId, Self)> {
+        let is_ready = |node: &NodeId| state.nodes.get(node).is_some_and(|node| node.status == NodeStatus::Ready);
+        match command {
+            Command::DescribeNode { node, .. } => Some((node.clone(), Self::Description)),
+            Command::JoinNode(moved) => Some((moved.id.clone(), Self::Address)),
+            Command::ReportKeys { node, .. } => Some((node.clone(), Self::Keys)),
+            Command::SetNodeStatus { id, status: NodeStatus::Ready, .. } if is_ready(id) => {
+                Some((id.clone(), Self::Message))
+            }
+            Command::ReportTasks { node, tasks }
+                if !tasks.iter().any(|(id, status)| has_advanced(state, id, status)) =>
+            {
+                Some((node.clone(), Self::TaskDetails))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The parts of the nodes' reports that this leader has already written to the log. A report stays
 /// in the leader's view until the node sends the next one, and `apply` may store less than the
 /// report contains. Without this record, the leader would write the same report at every step.
@@ -25,6 +66,8 @@ use crate::{
 pub(super) struct LoggedReports {
     tasks: BTreeMap<TaskId, TaskStatus>,
     descriptions: BTreeMap<NodeId, NodeDescription>,
+    /// When the leader has written a topic last, on the monotonic clock.
+    topics_ms: BTreeMap<(NodeId, Topic), u64>,
 }
 
 /// The commands to write to the log, and when to observe again.
@@ -115,7 +158,13 @@ pub(super) fn observe(
             *wake = (*wake).min(down_at_ms);
         }
     }
-    observed.commands.extend(rotated(state, view));
+    let Observations { commands, wake_at_ms, .. } = &mut observed;
+    commands.retain(|command| {
+        let due_ms = logged.due_ms(state, command).filter(|due_ms| *due_ms > monotonic_ms);
+        *wake_at_ms = [*wake_at_ms, due_ms].into_iter().flatten().min();
+        due_ms.is_none()
+    });
+    commands.extend(rotated(state, view));
     observed
 }
 
@@ -164,14 +213,11 @@ fn report_commands(state: &ClusterState, node: &NodeId, liveness: &Liveness, log
     if let Some(moved) = report.addr.and_then(|addr| moved_node(state, node, addr)) {
         commands.push(moved);
     }
-    let tasks: Vec<_> = report
-        .tasks
-        .iter()
-        .filter(|(id, status)| is_new(state, node, id, status) && logged.tasks.get(id) != Some(status))
-        .cloned()
-        .collect();
-    if !tasks.is_empty() {
-        commands.push(Command::ReportTasks { node: node.clone(), tasks });
+    let new = report.tasks.iter();
+    let new = new.filter(|(id, status)| is_new(state, node, id, status) && logged.tasks.get(id) != Some(status));
+    let (advanced, details): (Vec<_>, Vec<_>) = new.cloned().partition(|(id, status)| has_advanced(state, id, status));
+    for tasks in advanced.chunks(TASKS_PER_COMMAND).chain(details.chunks(TASKS_PER_COMMAND)) {
+        commands.push(Command::ReportTasks { node: node.clone(), tasks: tasks.to_vec() });
     }
     // A node sends its report again if its keys have changed. So the last report has the keys that
     // the node held when it sent its last ack.
@@ -204,13 +250,28 @@ fn is_new(state: &ClusterState, node: &NodeId, id: &TaskId, status: &TaskStatus)
     })
 }
 
+/// Whether a task status has a later task state than the cluster state has.
+fn has_advanced(state: &ClusterState, id: &TaskId, status: &TaskStatus) -> bool {
+    state.tasks.get(id).is_some_and(|task| status.state > task.status.state)
+}
+
 impl LoggedReports {
-    /// Remembers what was logged, and forgets tasks and nodes that the cluster state no longer
-    /// contains.
-    pub(super) fn record(&mut self, state: &ClusterState, commands: &[Command]) {
+    /// When a command may be written, on the monotonic clock. `None`: at any time.
+    fn due_ms(&self, state: &ClusterState, command: &Command) -> Option<u64> {
+        let last_ms = self.topics_ms.get(&Topic::of(state, command)?)?;
+        Some(last_ms.saturating_add(TOPIC_INTERVAL_MS))
+    }
+
+    /// Remembers what was logged at this time, and forgets tasks and nodes that the cluster state
+    /// no longer contains.
+    pub(super) fn record(&mut self, state: &ClusterState, commands: &[Command], monotonic_ms: u64) {
         self.tasks.retain(|id, _| state.tasks.contains_key(id));
         self.descriptions.retain(|id, _| state.nodes.contains_key(id));
+        self.topics_ms.retain(|(id, _), _| state.nodes.contains_key(id));
         for command in commands {
+            if let Some(topic) = Topic::of(state, command) {
+                self.topics_ms.insert(topic, monotonic_ms);
+            }
             match command {
                 Command::ReportTasks { tasks, .. } => self.tasks.extend(tasks.iter().cloned()),
                 Command::DescribeNode { node, description } => {

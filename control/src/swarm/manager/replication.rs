@@ -8,6 +8,12 @@ use openraft::{
     raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
 };
 
+#[cfg(test)]
+use {
+    openraft::{EntryPayload, RaftLogReader as _},
+    weft_model::Command,
+};
+
 use super::Manager;
 use crate::raft::{TypeConfig, Voter};
 
@@ -47,6 +53,20 @@ impl Manager {
 impl Manager {
     pub(in crate::swarm) async fn stop_log(&self) {
         self.inner.raft.shutdown().await.expect("the log stops");
+    }
+
+    /// The commands in this log, from this index on.
+    pub(in crate::swarm) async fn commands_from(&self, index: u64) -> Vec<Command> {
+        let entries = self.inner.store.clone().try_get_log_entries(index..).await.expect("the log is readable");
+        let command = |entry: openraft::Entry<TypeConfig>| match entry.payload {
+            EntryPayload::Normal(proposal) => Some(proposal.entry.command),
+            _ => None,
+        };
+        entries.into_iter().filter_map(command).collect()
+    }
+
+    pub(in crate::swarm) fn last_index(&self) -> u64 {
+        self.inner.raft.metrics().borrow().last_log_index.unwrap_or(0)
     }
 
     /// Damages the state of this manager with the next entry.

@@ -93,7 +93,7 @@ impl Steps {
         let mut commands = facts.commands;
         commands.extend(flags);
         if !commands.is_empty() {
-            self.logged.record(state, &commands);
+            self.logged.record(state, &commands, monotonic_ms);
             return Next::Write(commands);
         }
         update_acks(&mut self.acks, state, view, (now_ms, monotonic_ms));

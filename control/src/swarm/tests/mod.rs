@@ -19,6 +19,7 @@ mod moving;
 mod plans;
 mod proposals;
 mod quorum;
+mod rates;
 mod roles;
 mod rotation;
 mod sessions;

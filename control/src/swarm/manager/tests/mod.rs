@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use weft_model::{
     ClusterState, Command, NodeId, NodeReport,
+    report::NodeDescription,
     spec::{ClusterSpec, NodeSpec, Role},
-    state::{FEATURE_LEVEL, NodeStatus, RootRotation, TaskState, Traffic},
+    state::{FEATURE_LEVEL, NodeStatus, RootRotation, TaskState, TaskStatus, Traffic},
     wireguard::{NodeKey, PublicKey},
 };
 
 use super::{
-    leader::batches,
+    leader::{MAX_BATCH_BYTES, batches},
     observe::{DownLimit, LoggedReports, observe, supported_level},
     steps::update_acks,
     voters::check_promotion,
@@ -21,7 +22,10 @@ use crate::{
     fixture::{START_MS, TestCluster, description, observed, service_spec},
     orchestrate::{Acks, decide},
     pki::{Ca, ca_digest},
-    swarm::liveness::{CertificateStatus, LeaderView, NodeTracker},
+    swarm::{
+        limit_report,
+        liveness::{CertificateStatus, LeaderView, NodeTracker},
+    },
 };
 
 /// The heartbeat timeout of the default spec: 3 missed heartbeats of 5 s.
@@ -178,7 +182,7 @@ fn a_report_is_logged_once_and_no_task_state_goes_back() {
     let mut logged = LoggedReports::default();
     let first = observe(&cluster.state, &view, &logged, 1_001).commands;
     assert!(first.iter().any(|c| matches!(c, Command::ReportTasks { .. })), "{first:?}");
-    logged.record(&cluster.state, &first);
+    logged.record(&cluster.state, &first, 1_001);
     assert_eq!(observe(&cluster.state, &view, &logged, 1_001).commands, [], "it is in the log, but not applied yet");
     for command in first {
         cluster.ok(command);
@@ -396,6 +400,107 @@ fn few_nodes_go_down_at_once_and_the_others_later() {
     assert_eq!((down.len(), next_ms), (0, Some(16_000)));
     let (down, next_ms) = limit.take(silent[5..].to_vec(), 20, 15_000, 16_000);
     assert_eq!((down.as_slice(), next_ms), (&silent[5..], None));
+}
+
+/// The commands of a leader that observes the node at this time, after `logged`.
+fn observed_at(cluster: &TestCluster, report: &NodeReport, logged: &mut LoggedReports, at_ms: u64) -> Vec<Command> {
+    let view = view_with(at_ms, &[(&cluster.first_node(), report.clone())]);
+    let observations = observe(&cluster.state, &view, logged, at_ms);
+    logged.record(&cluster.state, &observations.commands, at_ms);
+    observations.commands
+}
+
+#[test]
+fn what_a_node_changes_at_will_is_written_at_once_then_after_an_interval_with_its_last_value() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let report = |version: &str, addr: [u8; 4], key: u8| NodeReport {
+        description: Some(NodeDescription { version: version.to_owned(), ..description(&[]) }),
+        addr: Some(addr.into()),
+        keys: vec![NodeKey { public_key: PublicKey([key; 32]), port: 51820 }],
+        ..NodeReport::default()
+    };
+    let mut logged = LoggedReports::default();
+    let first = observed_at(&cluster, &report("1", [192, 0, 2, 101], 1), &mut logged, 10_000);
+    assert_eq!(first.len(), 3, "{first:?}");
+    first.into_iter().for_each(|command| drop(cluster.ok(command)));
+    for at_ms in [10_001, 11_000, 11_999] {
+        let changed = report(&at_ms.to_string(), [192, 0, 2, 102], 2);
+        assert_eq!(observed_at(&cluster, &changed, &mut logged, at_ms), [], "{at_ms}");
+    }
+    let last = report("last", [192, 0, 2, 103], 3);
+    let view = view_with(11_999, &[(&n1, last.clone())]);
+    assert_eq!(observe(&cluster.state, &view, &logged, 11_999).wake_at_ms, Some(12_000));
+    let later = observed_at(&cluster, &last, &mut logged, 12_000);
+    assert_eq!(later.len(), 3, "{later:?}");
+    later.into_iter().for_each(|command| drop(cluster.ok(command)));
+    assert_eq!(cluster.state.nodes[&n1].description, last.description);
+    assert_eq!(Some(cluster.state.nodes[&n1].addr), last.addr);
+}
+
+#[test]
+fn the_states_of_tasks_are_written_at_once_and_their_details_after_an_interval() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let service = cluster.service(service_spec("web", 2, &[])).expect("a new service");
+    let tasks = [1, 2].map(|slot| {
+        let task = cluster.task(&service, slot);
+        cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone(), reuse: BTreeMap::new() });
+        task
+    });
+    let report = |states: [TaskState; 2], message: &str| NodeReport {
+        tasks: tasks
+            .iter()
+            .zip(states)
+            .map(|(id, state)| (id.clone(), TaskStatus { message: message.to_owned(), ..observed(state, 5) }))
+            .collect(),
+        ..NodeReport::default()
+    };
+    let mut logged = LoggedReports::default();
+    let mut reported = |states, message: &str, at_ms| {
+        let commands = observed_at(&cluster, &report(states, message), &mut logged, at_ms);
+        commands.iter().for_each(|command| drop(cluster.ok(command.clone())));
+        let reported = commands.iter().map(|command| match command {
+            Command::ReportTasks { tasks, .. } => tasks.len(),
+            other => panic!("{other:?}"),
+        });
+        reported.sum::<usize>()
+    };
+    let (preparing, starting, running) = (TaskState::Preparing, TaskState::Starting, TaskState::Running);
+    assert_eq!(reported([preparing, preparing], "1", 10_000), 2, "new states");
+    assert_eq!(reported([preparing, preparing], "2", 10_001), 2, "the first change of a text");
+    assert_eq!(reported([preparing, preparing], "3", 10_002), 0, "another one");
+    assert_eq!(reported([starting, preparing], "4", 10_003), 1, "the state of one task");
+    assert_eq!(reported([starting, running], "5", 10_004), 1, "and of the other");
+    assert_eq!(reported([starting, running], "6", 12_000), 0, "2 s after the first text is not over");
+    assert_eq!(reported([starting, running], "7", 12_001), 2, "the last texts of both");
+}
+
+#[test]
+fn a_report_of_many_tasks_is_written_in_parts() {
+    let mut cluster = TestCluster::new();
+    let n1 = cluster.first_node();
+    let service = cluster.service(service_spec("web", 1_000, &[])).expect("a new service");
+    let tasks: Vec<_> = (1..=1_000)
+        .map(|slot| {
+            let task = cluster.task(&service, slot);
+            cluster.ok(Command::AssignTask { id: task.clone(), node: n1.clone(), reuse: BTreeMap::new() });
+            let text = "x".repeat(100_000);
+            let (error, container) = (text.clone(), Some(text.clone()));
+            (task, TaskStatus { message: text, error, container, ..observed(TaskState::Failed, 5) })
+        })
+        .collect();
+    let mut report = NodeReport { tasks, ..NodeReport::default() };
+    limit_report(&mut report);
+    let commands = observed_at(&cluster, &report, &mut LoggedReports::default(), 10_000);
+    let size = |command: &Command| crate::codec::encode(&crate::codec::COMMAND, command).expect("encoded").len();
+    let sizes: Vec<_> = commands.iter().map(size).collect();
+    assert!(sizes.iter().all(|size| *size <= MAX_BATCH_BYTES) && sizes.iter().sum::<usize>() > MAX_BATCH_BYTES);
+    let reported = commands.iter().map(|command| match command {
+        Command::ReportTasks { tasks, .. } => tasks.len(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(reported.sum::<usize>(), 1_000, "{sizes:?}");
 }
 
 #[test]
