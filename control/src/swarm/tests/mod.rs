@@ -7,6 +7,7 @@ mod trial;
 mod bounds;
 mod callers;
 mod crash;
+mod deposed;
 mod digests;
 mod disasters;
 mod expiry;

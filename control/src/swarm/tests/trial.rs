@@ -175,6 +175,14 @@ impl Trial {
         }
     }
 
+    /// The number of the manager that leads, when one does.
+    pub(super) async fn leader(&self) -> usize {
+        let managers: Vec<_> = self.daemons.iter().flatten().map(Daemon::manager).collect();
+        let ids: Vec<u64> = managers.iter().map(|manager| manager.keys().raft_id).collect();
+        let leader = timeout(DEADLINE, managers[0].wait_for_leader(&ids)).await.expect("a leader in time");
+        ids.iter().position(|id| *id == leader).expect("one of the three")
+    }
+
     /// Isolates the leader. Resolves when another manager leads, although the former leader still
     /// believes that it does.
     pub(super) async fn depose_leader(&mut self) {
