@@ -312,6 +312,8 @@ impl Leader<'_> {
 }
 
 async fn change_voters(manager: Manager, change: VoterChange) {
+    #[cfg(test)]
+    manager.hold_voter_change().await;
     if let VoterChange::Demote { raft_ids } = &change
         && !manager.quorum_remains(raft_ids).await
     {

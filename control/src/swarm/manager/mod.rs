@@ -88,6 +88,9 @@ struct Inner {
     /// The epoch of a cluster that was formed again without this manager.
     superseded: watch::Sender<Option<u64>>,
     logs: Arc<dyn LogSource>,
+    /// While it is true, this manager waits before each change of the voters that it has chosen.
+    #[cfg(test)]
+    holds_voter_changes: watch::Sender<bool>,
 }
 
 /// What a manager needs and a worker must not have.

@@ -55,6 +55,20 @@ impl Manager {
         self.inner.raft.shutdown().await.expect("the log stops");
     }
 
+    pub(super) async fn hold_voter_change(&self) {
+        let _ = self.inner.holds_voter_changes.subscribe().wait_for(|holds| !holds).await;
+    }
+
+    /// Holds the changes of the voters that this manager begins from now on, or releases them.
+    pub(in crate::swarm) fn hold_voter_changes(&self, holds: bool) {
+        self.inner.holds_voter_changes.send_replace(holds);
+    }
+
+    /// Whether a change of the voters waits.
+    pub(in crate::swarm) fn has_held_voter_change(&self) -> bool {
+        self.inner.holds_voter_changes.receiver_count() > 0
+    }
+
     /// The commands in this log, from this index on.
     pub(in crate::swarm) async fn commands_from(&self, index: u64) -> Vec<Command> {
         let entries = self.inner.store.clone().try_get_log_entries(index..).await.expect("the log is readable");

@@ -82,6 +82,8 @@ impl ManagerRuntime {
             reachable: watch::Sender::default(),
             superseded: watch::Sender::default(),
             logs,
+            #[cfg(test)]
+            holds_voter_changes: watch::Sender::default(),
         };
         let runtime = Self { manager: Manager { inner: Arc::new(inner) }, tasks: TaskGroup::default() };
         let (manager, stop) = (runtime.manager.clone(), runtime.tasks.stop_token().clone());

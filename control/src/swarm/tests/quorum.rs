@@ -1,5 +1,7 @@
 //! Tests of changes of managers while managers are stopped, and of several at once.
 
+use std::time::Duration;
+
 use tokio::time::timeout;
 use weft_model::spec::Role::{Manager, Worker};
 
@@ -42,6 +44,34 @@ async fn a_manager_does_not_leave_while_there_is_no_leader_and_says_which_manage
     n2.becomes_manager().await;
     set_label(&n1, "kept").await.expect("n1 still votes");
     stop([n1, n2]).await;
+}
+
+#[tokio::test]
+async fn a_demotion_waits_if_a_manager_fails_after_it_was_accepted() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    let id3 = n3.id();
+    let managers = [n1.manager(), n2.manager(), n3.manager()];
+    managers.iter().for_each(|manager| manager.hold_voter_changes(true));
+    n1.set_role(&id3, Worker).await.expect("all managers answer");
+    let mut interval = tokio::time::interval(Duration::from_millis(10));
+    let chosen = async {
+        while !managers.iter().any(crate::swarm::Manager::has_held_voter_change) {
+            interval.tick().await;
+        }
+    };
+    timeout(DEADLINE, chosen).await.expect("the leader begins the step in time");
+    let stopped = n2.stop().await;
+    managers.iter().for_each(|manager| manager.hold_voter_changes(false));
+
+    // Without the vote of n3, n1 would need that of n2.
+    set_label(&n1, "without-n2").await.expect("two of three managers are a quorum");
+    n3.wait_until("n3 still votes", |s| has_label(s, "without-n2") && voters(s) == 3).await;
+    let n2 = stopped.start().await;
+    n1.wait_until("n3 has no vote", |s| node(s, "n3", |n| !n.voter && !n.in_raft_config)).await;
+    n3.becomes_worker().await;
+    set_label(&n1, "after").await.expect("two managers are a quorum");
+    n2.becomes_manager().await;
+    stop([n1, n2, n3]).await;
 }
 
 /// With an empty log and its former id, it could vote a second time in a term, and help a manager
