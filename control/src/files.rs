@@ -12,6 +12,9 @@ use std::{
     path::Path,
 };
 
+#[cfg(test)]
+use crate::fixture::journal;
+
 /// Only the owner may read and write: some of these files contain private keys, and no other user
 /// needs to read them.
 const MODE: u32 = 0o600;
@@ -27,6 +30,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&staged)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    #[cfg(test)]
+    journal::file_synced(Path::new(&staged));
     rename(Path::new(&staged), path)
 }
 
@@ -38,8 +43,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let dir = to.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     fs::rename(from, to)?;
+    #[cfg(test)]
+    journal::renamed(from, to);
     // The rename survives a power loss only once the directory itself is on the disk (fsync(2)).
-    File::open(dir)?.sync_all()
+    sync_dir(dir)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()?;
+    #[cfg(test)]
+    journal::record(dir, journal::Step::DirSynced);
+    Ok(())
 }
 
 /// The content of `path`, or `None` if the file does not exist.

@@ -34,6 +34,8 @@ use super::{
     TypeConfig, Voter,
     seal::{KeyRing, LogKey, Place},
 };
+#[cfg(test)]
+use crate::fixture::journal;
 use crate::{
     codec::{self, Kind, LOG_ENTRY, LOG_POSITION, STORED_SNAPSHOT},
     files,
@@ -398,6 +400,8 @@ impl RaftLogStorage<TypeConfig> for Store {
     }
 
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), Failure> {
+        #[cfg(test)]
+        journal::record(self.inner.path.parent().expect("a directory"), journal::Step::Voted);
         self.put(VOTE, vote, Durability::Immediate).await
     }
 

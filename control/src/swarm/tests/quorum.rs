@@ -5,8 +5,13 @@ use std::time::Duration;
 use tokio::time::timeout;
 use weft_model::spec::Role::{Manager, Worker};
 
-use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, leader_among, node, set_label, stop, voters};
-use crate::swarm::{Membership, SwarmError};
+use super::fixture::{
+    DEADLINE, Daemon, Host, cluster, cluster_on, has_label, is_ready, leader_among, node, set_label, stop, voters,
+};
+use crate::{
+    fixture::journal,
+    swarm::{Membership, SwarmError},
+};
 
 #[tokio::test]
 async fn no_change_of_managers_leaves_the_cluster_without_a_quorum() {
@@ -125,6 +130,24 @@ async fn a_manager_without_its_log_leaves_only_when_a_leader_removes_its_vote() 
     n1.wait_until("n2 has no vote", |s| node(s, "n2", |n| !n.is_manager() && !n.in_raft_config) && voters(s) == 2)
         .await;
     stop([n1, n2, n3]).await;
+}
+
+/// A power loss could otherwise leave a manager that has voted without the mark that says so. With
+/// an empty log it would vote again.
+#[tokio::test]
+async fn the_mark_of_a_managers_log_is_on_the_disk_before_its_first_vote() {
+    let hosts = ["n1", "n2"].map(Host::new);
+    let dirs = hosts.each_ref().map(|host| host.dir().join("swarm"));
+    dirs.iter().for_each(|dir| journal::watch(dir));
+    let daemons = cluster_on(hosts, [Manager; 2]).await;
+    for dir in &dirs {
+        let left = journal::left_at_first_vote(dir).expect("both managers vote");
+        let keys = left.get("manager.json").expect("the file with the mark");
+        let keys: serde_json::Value = serde_json::from_slice(keys).expect("the content of the file");
+        assert_eq!(keys["log_created"], true, "{keys}");
+        assert!(left.contains_key("raft.redb"), "{:?}", left.keys());
+    }
+    stop(daemons).await;
 }
 
 /// A configuration of two voters would stop when either one fails.
