@@ -289,3 +289,19 @@ async fn nodes_are_listed_found_updated_and_removed() {
     api.refused(Method::DELETE, "/nodes/n2", None, 400, "not down").await;
     assert_eq!(api.call(Method::DELETE, "/nodes/n2?force=1", None).await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn an_answer_from_a_state_that_no_leader_confirms_says_so_in_its_header() {
+    let api = Fixture::manager();
+    let reads = ["/nodes", "/services", "/networks", "/swarm", "/v1.44/tasks"];
+    for path in reads {
+        assert_eq!(api.warning(path).await, None, "{path}");
+    }
+    api.member.cluster.as_ref().expect("a manager").is_stale.store(true, Ordering::Relaxed);
+    for path in reads {
+        let warning = api.warning(path).await.expect(path);
+        // The code and the agent, as in RFC 7234, section 5.5.
+        assert!(warning.starts_with("110 weft \"") && warning.contains("may be out of date"), "{path}: {warning}");
+    }
+    assert_eq!(api.warning("/_ping").await, None, "it reads no state");
+}

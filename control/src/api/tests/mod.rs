@@ -13,7 +13,10 @@ mod system;
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -59,6 +62,8 @@ struct InMemoryCluster {
     cluster: Mutex<fixture::TestCluster>,
     state: watch::Sender<Arc<ClusterState>>,
     log_options: Mutex<Option<LogOptions>>,
+    /// No leader confirms the state.
+    is_stale: AtomicBool,
 }
 
 impl InMemoryCluster {
@@ -132,7 +137,7 @@ impl ClusterHandle for InMemoryCluster {
     }
 
     async fn catch_up(&self) -> bool {
-        true
+        !self.is_stale.load(Ordering::Relaxed)
     }
 
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
@@ -191,7 +196,12 @@ impl Fixture {
     fn with_engine(membership: Membership, cluster: Option<fixture::TestCluster>, engine: Option<PathBuf>) -> Self {
         let cluster = cluster.map(|cluster| {
             let state = watch::Sender::new(Arc::new(cluster.state.clone()));
-            Arc::new(InMemoryCluster { cluster: Mutex::new(cluster), state, log_options: Mutex::default() })
+            Arc::new(InMemoryCluster {
+                cluster: Mutex::new(cluster),
+                state,
+                log_options: Mutex::default(),
+                is_stale: AtomicBool::default(),
+            })
         });
         let report = NodeReport { description: Some(fixture::description(&[])), ..NodeReport::default() };
         let member = Arc::new(TestMember { membership, cluster, report, requests: Mutex::default() });
@@ -232,6 +242,14 @@ impl Fixture {
         let bytes = response.into_body().collect().await.expect("a body").to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::String(text)))
+    }
+
+    /// The header `Warning` of the answer.
+    async fn warning(&self, path: &str) -> Option<String> {
+        let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
+        let response = self.router.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        response.headers().get("Warning").map(|value| value.to_str().expect("a text").to_owned())
     }
 
     async fn get(&self, path: &str) -> Value {

@@ -2,7 +2,11 @@
 
 mod voters;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex},
+};
 
 use weft_model::{
     ClusterState, Command, NodeId, NodeReport,
@@ -15,7 +19,7 @@ use weft_model::{
 use super::{
     leader::{MAX_BATCH_BYTES, batches},
     observe::{DownLimit, LoggedReports, observe, supported_level},
-    steps::update_acks,
+    steps::{Observed, Steps, update_acks},
     voters::check_promotion,
 };
 use crate::{
@@ -501,6 +505,51 @@ fn a_report_of_many_tasks_is_written_in_parts() {
         other => panic!("{other:?}"),
     });
     assert_eq!(reported.sum::<usize>(), 1_000, "{sizes:?}");
+}
+
+/// What is logged in this thread while `work` runs.
+fn logged_by(work: impl FnOnce()) -> String {
+    let text = Arc::new(Mutex::new(Vec::new()));
+    let writer = text.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || LogWriter(writer.clone())).finish();
+    tracing::subscriber::with_default(subscriber, work);
+    String::from_utf8(text.lock().expect("no test thread panicked").clone()).expect("a text")
+}
+
+struct LogWriter(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no test thread panicked").extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_leader_logs_that_more_nodes_are_silent_than_go_down() {
+    let mut cluster = TestCluster::new();
+    let logged = |cluster: &TestCluster| {
+        let mut steps = Steps::since(TERM_START_MS);
+        let view = view_with(1_000, &[]);
+        logged_by(|| {
+            let observed = steps.observe(&cluster.state, &view, 1_000 + HEARTBEAT_TIMEOUT_MS, true);
+            assert!(matches!(observed, Observed::Facts(_)), "{observed:?}");
+        })
+    };
+    for name in ["n2", "n3"] {
+        cluster.node(name, &[]);
+    }
+    assert_eq!(logged(&cluster), "", "three nodes go down at once");
+    for name in ["n4", "n5", "n6", "n7", "n8"] {
+        cluster.node(name, &[]);
+    }
+    let line = logged(&cluster);
+    assert!(line.contains("ERROR") && line.contains("many nodes are silent at once: some go down later"), "{line}");
+    assert!(line.contains("silent=8 down=3"), "{line}");
 }
 
 #[test]
