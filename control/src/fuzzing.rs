@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use openraft::{
     Vote,
-    raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
 };
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,7 +18,7 @@ use weft_model::{ClusterState, Command, Entry, LogOptions, NodePlan, NodeReport,
 use crate::{
     codec::{self, Kind},
     pki::{self, JoinToken},
-    raft::{LogEntry, Replica, TypeConfig},
+    raft::{LogEntry, Replica, SnapshotHeader, TypeConfig},
     rpc::pb,
     state,
     swarm::limit_report,
@@ -78,6 +78,8 @@ pub fn message(data: &[u8]) {
     record::<AppendEntriesResponse<u64>>(&codec::RAFT_MESSAGE, data);
     record::<VoteRequest<u64>>(&codec::RAFT_MESSAGE, data);
     record::<VoteResponse<u64>>(&codec::RAFT_MESSAGE, data);
+    record::<SnapshotHeader>(&codec::RAFT_MESSAGE, data);
+    record::<SnapshotResponse<u64>>(&codec::RAFT_MESSAGE, data);
     record::<LogOptions>(&codec::LOG_OPTIONS, data);
     if let Some(mut report) = record::<NodeReport>(&codec::REPORT, data) {
         limit_report(&mut report);

@@ -60,6 +60,31 @@ pub fn decode<T: DeserializeOwned>(schema: &Schema, text: &[u8]) -> Result<T, Js
 }
 
 #[cfg(test)]
+pub(crate) mod golden {
+    //! Golden files: JSON files as released versions have written them, in
+    //! `control/golden/<file>.v<schema version>.json`. For the rules see `crate::codec::golden`.
+
+    use std::{fmt::Debug, fs, path::PathBuf};
+
+    use super::*;
+
+    /// Checks that the value is written as the golden file of `name` is, and that the file is read.
+    pub(crate) fn check<T: Serialize + DeserializeOwned + Debug>(schema: &Schema, name: &str, value: &T) {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("golden/{name}.v{}.json", schema.version));
+        let text = encode(schema, value).expect("the value is encoded");
+        if std::env::var_os("WEFT_ADD_GOLDEN").is_some() && !path.exists() {
+            fs::write(&path, &text).expect("the file is written");
+        }
+        let golden = fs::read(&path)
+            .unwrap_or_else(|e| panic!("cannot read {}: {e}: add it with `cargo xtask golden`", path.display()));
+        let (text, written) = (String::from_utf8_lossy(&text), String::from_utf8_lossy(&golden));
+        assert_eq!(text, written, "{}: the type of this file has changed", path.display());
+        let read: T = decode(schema, &golden).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+        assert_eq!(format!("{read:?}"), format!("{value:?}"), "{}", path.display());
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use serde::Deserialize;
 

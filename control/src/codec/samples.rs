@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use openraft::{
     CommittedLeaderId, Entry, EntryPayload, LogId, Membership, SnapshotMeta, StoredMembership, Vote,
-    raft::{AppendEntriesRequest, VoteRequest},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
 };
 use weft_model::{
     Applied, BackendId, ClusterState, Command, DualAddr, LogOptions, Mac, MeshServiceId, NetworkId, NodeId, NodePlan,
@@ -31,7 +31,7 @@ use weft_model::{
 
 use crate::{
     fixture::{START_MS, TestCluster, parse},
-    raft::{Proposal, ProposalId, TypeConfig, Voter},
+    raft::{Proposal, ProposalId, SnapshotHeader, TypeConfig, Voter},
     swarm::Backup,
 };
 
@@ -352,6 +352,27 @@ pub(super) fn append() -> AppendEntriesRequest<TypeConfig> {
 
 pub(super) fn vote_request() -> VoteRequest<u64> {
     VoteRequest::new(Vote::new(4, 2), Some(log_id(7)))
+}
+
+pub(super) fn append_replies() -> [AppendEntriesResponse<u64>; 4] {
+    [
+        AppendEntriesResponse::Success,
+        AppendEntriesResponse::PartialSuccess(Some(log_id(5))),
+        AppendEntriesResponse::Conflict,
+        AppendEntriesResponse::HigherVote(Vote::new(5, 3)),
+    ]
+}
+
+pub(super) fn vote_reply() -> VoteResponse<u64> {
+    VoteResponse { vote: Vote::new(4, 2), vote_granted: true, last_log_id: Some(log_id(6)) }
+}
+
+pub(super) fn snapshot_header() -> SnapshotHeader {
+    SnapshotHeader { vote: Vote::new_committed(3, 1), meta: snapshot_meta() }
+}
+
+pub(super) fn snapshot_reply() -> SnapshotResponse<u64> {
+    SnapshotResponse { vote: Vote::new_committed(3, 1) }
 }
 
 pub(super) fn snapshot_meta() -> SnapshotMeta<u64, Voter> {

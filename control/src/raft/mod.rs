@@ -34,6 +34,7 @@ pub use machine::Machine;
 pub(crate) use machine::Replica;
 #[cfg(test)]
 pub(crate) use machine::sample_snapshot;
+pub(crate) use network::SnapshotHeader;
 pub use network::{Network, receive_snapshot};
 pub use reform::{Base, has_voter};
 pub(crate) use store::LogEntry;

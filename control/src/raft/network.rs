@@ -211,9 +211,9 @@ fn with_timeout<T>(body: T, timeout: Duration) -> Request<T> {
 
 /// Precedes the bytes of a snapshot.
 #[derive(Debug, Serialize, Deserialize)]
-struct SnapshotHeader {
-    vote: Vote<u64>,
-    meta: SnapshotMeta<u64, Voter>,
+pub(crate) struct SnapshotHeader {
+    pub(crate) vote: Vote<u64>,
+    pub(crate) meta: SnapshotMeta<u64, Voter>,
 }
 
 /// Assembles a snapshot from its parts. Calls `admit` with the request before it stores any byte.

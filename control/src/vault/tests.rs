@@ -176,3 +176,9 @@ fn a_worker_needs_no_key() {
     assert!(!Vault::open(dir.path()).expect("a vault").is_locked());
     vault.release().expect("nothing to do");
 }
+
+#[test]
+fn the_golden_file_of_the_lock_is_read_and_written() {
+    let stored = StoredLock { version: 7, sealed_keys: vec![1, 2, 255], stale_identity: true, stale_log_key: true };
+    json::golden::check(&SCHEMA, "lock", &stored);
+}

@@ -46,6 +46,7 @@ pub(super) struct MembershipStore {
 
 /// The content of `manager.json`.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(Debug))]
 #[serde(deny_unknown_fields)]
 struct StoredKeys {
     raft_id: u64,
@@ -354,6 +355,26 @@ mod tests {
             ca_pem: "pem".to_owned(),
             ca_plan: (2, 7),
         }
+    }
+
+    #[test]
+    fn the_golden_files_of_the_membership_are_read_and_written() {
+        json::golden::check(&json::FIRST, "node", &Record { link: Some("eth0".to_owned()), ..record() });
+        json::golden::check(&json::FIRST, "manager", &StoredKeys { raft_id: 7, kek: vec![9; 32], log_created: false });
+    }
+
+    /// The first release had fewer fields, and wrote no schema version.
+    #[test]
+    fn the_record_of_the_first_release_is_read() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = MembershipStore::open(dir.path()).expect("an open store");
+        let record = Record { ca_plan: (0, 0), ..record() };
+        let fields = serde_json::json!({
+            "cluster": record.cluster, "node": record.node, "addr": "192.0.2.1", "listen_addr": "0.0.0.0:2377",
+            "remotes": ["192.0.2.2:2377"], "ca_pem": "pem",
+        });
+        fs::write(dir.path().join("swarm").join(RECORD), fields.to_string()).expect("the file is written");
+        assert_eq!(store.record().expect("a readable record"), Some(record));
     }
 
     #[test]
