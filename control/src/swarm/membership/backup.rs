@@ -99,7 +99,7 @@ impl Backup {
     ///
     /// # Errors
     /// [`SwarmError::Backup`] if it is no such file, was changed, or has another passphrase.
-    pub(super) async fn open(file: Vec<u8>, passphrase: String) -> Result<Self, SwarmError> {
+    pub(in crate::swarm) async fn open(file: Vec<u8>, passphrase: String) -> Result<Self, SwarmError> {
         blocking(move || Self::open_now(&file, &passphrase)).await
     }
 

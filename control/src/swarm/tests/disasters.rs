@@ -1,7 +1,14 @@
 //! Tests of clusters that lose their managers: one survivor forms the cluster again, and a backup
 //! is restored on an empty machine.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::time::timeout;
 use weft_model::{
@@ -13,10 +20,12 @@ use weft_model::{
     state::{NodeStatus, TaskState},
 };
 
-use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, node, set_label, stop, unused_loopback, voters};
+use super::fixture::{
+    DEADLINE, Daemon, cluster, has_label, is_ready, node, propose_label, set_label, stop, unused_loopback, voters,
+};
 use crate::{
     fixture::{network_spec, service_spec},
-    swarm::{Membership, RestoreOptions, SwarmError},
+    swarm::{Backup, Membership, RestoreOptions, SwarmError},
 };
 
 /// Creates a service, and waits until its tasks run.
@@ -179,4 +188,70 @@ async fn a_backup_is_restored_on_an_empty_machine_with_the_address_of_a_former_m
     let again = restored.swarm.restore(options("correct horse", listen_addr)).await.expect_err("a member");
     assert!(matches!(again, SwarmError::AlreadyMember), "{again}");
     stop([restored, n2, n3]).await;
+}
+
+/// The numbers that are labels of the cluster.
+fn numbers(state: &ClusterState) -> BTreeSet<usize> {
+    let labels = &state.cluster.as_ref().expect("a cluster").spec.labels;
+    labels.keys().map(|key| key.parse().expect("a number")).collect()
+}
+
+#[tokio::test]
+async fn a_backup_is_the_state_of_one_moment_also_under_writes_and_on_a_manager_that_lags_behind() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    let follower = if n2.manager().is_leader() { &n1 } else { &n2 };
+    let (manager, ended) = (follower.manager(), Arc::new(AtomicBool::new(false)));
+    let writer = tokio::spawn({
+        let (manager, ended) = (n3.manager(), ended.clone());
+        async move {
+            let mut number = 0;
+            while !ended.load(Ordering::Relaxed) {
+                propose_label(&manager, &number.to_string()).await.expect("a quorum");
+                number += 1;
+            }
+            number
+        }
+    });
+    let mut taken = Vec::new();
+    for at_least in [1, 10] {
+        follower.wait_until("changes are made", |state| numbers(state).len() >= at_least).await;
+        let before = numbers(&manager.state().borrow());
+        let file = follower.swarm.back_up("correct horse".to_owned()).await.expect("a backup");
+        taken.push((before, file));
+    }
+    // From now on it gets no entries.
+    follower.swarm.lifecycle.channels.hold_appends.send_replace(true);
+    let held = numbers(&manager.state().borrow()).len();
+    n3.wait_until("the others go on", |state| numbers(state).len() > held + 10).await;
+    let before = numbers(&manager.state().borrow());
+    let file = follower.swarm.back_up("correct horse".to_owned()).await.expect("a backup");
+    let lagging = Backup::open(file.clone(), "correct horse".to_owned()).await.expect("opened").state;
+    assert!(lagging.index < n3.manager().state().borrow().index, "it lags behind");
+    taken.push((before, file.clone()));
+    follower.swarm.lifecycle.channels.hold_appends.send_replace(false);
+    ended.store(true, Ordering::Relaxed);
+    let written = timeout(DEADLINE, writer).await.expect("the writer ends in time").expect("all writes were made");
+
+    for (before, file) in taken {
+        let state = Backup::open(file, "correct horse".to_owned()).await.expect("opened").state;
+        let saved = numbers(&state);
+        assert!(saved.is_superset(&before), "{saved:?} after {before:?}");
+        assert!(saved.len() <= written && saved.iter().copied().eq(0..saved.len()), "a state in between: {saved:?}");
+    }
+    follower.wait_until("it catches up", |state| numbers(state).len() == written).await;
+    let listen_addr = follower.rpc_addr();
+    stop([n1, n2, n3]).await;
+
+    let restored = Daemon::new("n9").await;
+    let options = RestoreOptions {
+        file,
+        passphrase: "correct horse".to_owned(),
+        advertise_addr: None,
+        listen_addr,
+        tunnel_addr: None,
+        availability: Availability::Active,
+    };
+    restored.swarm.restore(options).await.expect("restored");
+    assert_eq!(numbers(&restored.manager().state().borrow()), numbers(&lagging));
+    stop([restored]).await;
 }
