@@ -69,8 +69,9 @@ pub(super) fn routes(context: Arc<Context>, sessions: TaskGroup) -> Router {
 }
 
 impl Services {
-    /// The manager of this node, or an error if this node is a worker.
+    /// The manager of this node, or an error if this node is a worker, or its manager does not run
+    /// now. Another node may answer the same call, so the error is not one of a refusal.
     fn manager(&self) -> Result<Manager, Status> {
-        self.context.manager().ok_or_else(|| Status::failed_precondition("this node is not a manager"))
+        self.context.manager().ok_or_else(|| Status::unavailable("this node is not a manager"))
     }
 }

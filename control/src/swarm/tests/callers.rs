@@ -16,9 +16,9 @@ use crate::{
     rpc::{
         Dialer, connect_now,
         pb::{
-            ConfirmedRequest, LeaderMessage, LogsRequest, NodeMessage, PingRequest, ProposeRequest, RaftRequest,
-            ReplaceRequest, SnapshotPart, WelcomeRequest, dispatcher_client::DispatcherClient, logs_client::LogsClient,
-            quorum_client::QuorumClient,
+            ConfirmedRequest, LeaderMessage, LeaveRequest, LogsRequest, NodeMessage, PingRequest, ProposeRequest,
+            RaftRequest, ReplaceRequest, SnapshotPart, WelcomeRequest, dispatcher_client::DispatcherClient,
+            logs_client::LogsClient, quorum_client::QuorumClient,
         },
     },
 };
@@ -70,6 +70,18 @@ async fn a_worker_can_make_no_call_of_managers() {
         LogsClient::new(channel).read(LogsRequest::default()).await.err().map(|status| status.code()),
     ];
     assert_eq!(others, [denied; 6]);
+    stop([n1, n2]).await;
+}
+
+/// A node that leaves asks one manager after the other, and takes a refusal as the leader's.
+#[tokio::test]
+async fn a_node_that_runs_no_manager_refuses_no_call_for_the_others() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let addr = n1.manager().state().borrow().nodes[&n2.id()].rpc_addr;
+    let dialer = Dialer::node(addr, &n2.id(), n1.context().await.credentials.client()).expect("a name");
+    let channel = connect_now(&dialer).await.expect("a connection");
+    let asked = DispatcherClient::new(channel).leave(LeaveRequest {}).await.expect_err("a worker");
+    assert_eq!(asked.code(), Code::Unavailable, "{asked}");
     stop([n1, n2]).await;
 }
 
