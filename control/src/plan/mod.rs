@@ -265,12 +265,12 @@ fn goal(task: &Task) -> TaskGoal {
 /// Labels with Swarm's keys, by which tools find the containers of a service.
 fn labels(node: &NodeId, service: &Service, task: &TaskId, task_name: &str) -> Labels {
     let labels = [
-        ("task", String::new()),
-        ("task.id", task.to_string()),
-        ("task.name", task_name.to_owned()),
-        ("node.id", node.to_string()),
-        ("service.id", service.id.to_string()),
-        ("service.name", service.spec.name.to_string()),
+        ("com.docker.swarm.task", String::new()),
+        ("com.docker.swarm.task.id", task.to_string()),
+        ("com.docker.swarm.task.name", task_name.to_owned()),
+        ("com.docker.swarm.node.id", node.to_string()),
+        ("com.docker.swarm.service.id", service.id.to_string()),
+        ("com.docker.swarm.service.name", service.spec.name.to_string()),
     ];
-    labels.into_iter().map(|(key, value)| (format!("com.docker.swarm.{key}"), value)).collect()
+    labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

@@ -60,7 +60,7 @@ pub(in crate::swarm) struct Members<'a> {
 
 impl Members<'_> {
     fn votes(&self, id: u64) -> bool {
-        self.voters.voter_ids().any(|voter| voter == id)
+        is_voter(self.voters, id)
     }
 
     /// Whether a learner may vote now.
@@ -70,6 +70,16 @@ impl Members<'_> {
     }
 }
 
+/// The voters of all configurations. One of two configurations appears twice.
+/// `Membership::voter_ids` would collect the ids first.
+fn voter_ids(voters: &Voters) -> impl Iterator<Item = u64> {
+    voters.get_joint_config().iter().flatten().copied()
+}
+
+fn is_voter(voters: &Voters, id: u64) -> bool {
+    voters.get_joint_config().iter().any(|config| config.contains(&id))
+}
+
 /// Whether a majority of the voters that remain without `removed` answers. The leader `me` does.
 pub(in crate::swarm) fn keeps_quorum(
     voters: &Voters,
@@ -77,15 +87,19 @@ pub(in crate::swarm) fn keeps_quorum(
     me: u64,
     answering: &BTreeSet<NodeId>,
 ) -> bool {
-    let remaining: BTreeSet<u64> = voters.voter_ids().filter(|id| !removed.contains(id)).collect();
+    let remaining: BTreeSet<u64> = voter_ids(voters).filter(|id| !removed.contains(id)).collect();
     let answers = |id: &&u64| **id == me || voters.get_node(id).is_some_and(|v| answering.contains(&v.node));
     remaining.iter().filter(answers).count() * 2 > remaining.len()
 }
 
-/// The managers in the cluster state, as members of the log.
-fn wanted(state: &ClusterState) -> BTreeMap<u64, Voter> {
-    let managers = state.nodes.values().filter(|node| node.is_manager());
-    managers.map(|node| (node.raft_id, Voter { node: node.id.clone(), rpc_addr: node.rpc_addr })).collect()
+/// The managers in the cluster state, by the ids of their logs.
+fn wanted(state: &ClusterState) -> BTreeMap<u64, &Node> {
+    state.nodes.values().filter(|node| node.is_manager()).map(|node| (node.raft_id, node)).collect()
+}
+
+/// A manager as a member of the log.
+fn as_member((id, node): (&u64, &&Node)) -> (u64, Voter) {
+    (*id, Voter { node: node.id.clone(), rpc_addr: node.rpc_addr })
 }
 
 /// The new managers that have caught up and do not vote yet.
@@ -106,14 +120,16 @@ pub(in crate::swarm) fn next_change(state: &ClusterState, members: Members<'_>) 
     }
     let moved: BTreeMap<u64, Voter> = wanted
         .iter()
-        .filter(|(id, wanted)| voters.get_node(id).is_some_and(|member| member != *wanted))
-        .map(|(id, voter)| (*id, voter.clone()))
+        .filter(|(id, node)| {
+            voters.get_node(id).is_some_and(|member| (&member.node, member.rpc_addr) != (&node.id, node.rpc_addr))
+        })
+        .map(as_member)
         .collect();
     if !moved.is_empty() {
         return Some(VoterChange::Readdress { members: moved });
     }
     let learners: BTreeMap<u64, Voter> =
-        wanted.iter().filter(|(id, _)| voters.get_node(id).is_none()).map(|(id, voter)| (*id, voter.clone())).collect();
+        wanted.iter().filter(|(id, _)| voters.get_node(id).is_none()).map(as_member).collect();
     if !learners.is_empty() {
         return Some(VoterChange::AddLearners { learners });
     }
@@ -122,7 +138,7 @@ pub(in crate::swarm) fn next_change(state: &ClusterState, members: Members<'_>) 
         let node = voters.get_node(id).and_then(|member| state.nodes.get(&member.node));
         *id != members.me && node.is_some_and(|node| node.is_manager() && node.raft_id != *id)
     };
-    let former: BTreeSet<u64> = voters.voter_ids().filter(replaced).collect();
+    let former: BTreeSet<u64> = voter_ids(voters).filter(replaced).collect();
     if !former.is_empty() && keeps_quorum(voters, &former, members.me, members.answering) {
         return Some(VoterChange::Demote { raft_ids: former });
     }
@@ -135,13 +151,13 @@ pub(in crate::swarm) fn next_change(state: &ClusterState, members: Members<'_>) 
     if !obsolete.is_empty() {
         return Some(VoterChange::RemoveLearners { raft_ids: obsolete });
     }
-    let mut leaving: BTreeSet<u64> = voters.voter_ids().filter(|id| !wanted.contains_key(id)).collect();
+    let mut leaving: BTreeSet<u64> = voter_ids(voters).filter(|id| !wanted.contains_key(id)).collect();
     if leaving.len() > 1 {
         leaving.remove(&members.me);
     }
     // A log without voters can never change again; `keeps_quorum` is false for no voters.
-    let safe = keeps_quorum(voters, &leaving, members.me, members.answering);
-    (!leaving.is_empty() && safe).then_some(VoterChange::Demote { raft_ids: leaving })
+    let safe = || keeps_quorum(voters, &leaving, members.me, members.answering);
+    (!leaving.is_empty() && safe()).then_some(VoterChange::Demote { raft_ids: leaving })
 }
 
 /// Whether a command makes a worker of a manager.
@@ -230,7 +246,7 @@ pub(in crate::swarm) fn flag_updates(state: &ClusterState, voters: &Voters, chan
     }
     let mut commands = Vec::new();
     for node in state.nodes.values() {
-        let voter = voters.voter_ids().any(|id| id == node.raft_id);
+        let voter = is_voter(voters, node.raft_id);
         if voter != node.voter {
             commands.push(Command::SetVoter { id: node.id.clone(), voter });
         }
