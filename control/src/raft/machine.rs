@@ -127,6 +127,27 @@ impl Replica {
     }
 }
 
+#[cfg(test)]
+impl Replica {
+    /// Takes what another replica with the same state and the same outcomes has computed from the
+    /// next proposal. `is_new`: the proposal was not applied before.
+    pub(crate) fn adopt(
+        &mut self,
+        id: ProposalId,
+        is_new: bool,
+        state: &Arc<ClusterState>,
+        result: Result<Applied, Rejection>,
+    ) {
+        self.state = Arc::clone(state);
+        if is_new {
+            if self.outcomes.len() == MAX_OUTCOMES {
+                self.outcomes.pop_front();
+            }
+            self.outcomes.push_back(Outcome { id, result });
+        }
+    }
+}
+
 impl RaftStateMachine<TypeConfig> for Machine {
     type SnapshotBuilder = SnapshotWriter;
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// One run of a service's container or process, on one node, from start to end.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     pub id: TaskId,
     pub meta: Meta,

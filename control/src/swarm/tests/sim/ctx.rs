@@ -10,7 +10,7 @@ use rand::{Rng, rngs::StdRng};
 use weft_model::{Command, NodeId, NodePlan, NodeReport, plan::PlanVersion};
 
 use super::{
-    invariants::{Checks, Event},
+    invariants::{Checks, Event, Known},
     manager::Outcome,
     network::Network,
     raft::{LogEntry, Mark, RaftMessage},
@@ -100,7 +100,9 @@ pub(super) struct Ctx<'a> {
     pub host: usize,
     pub life: u64,
     pub sync_ms: u64,
-    pub node: NodeId,
+    /// How long a step of a leader takes at most.
+    pub step_ms: u64,
+    pub node: &'a NodeId,
     pub node_hosts: &'a BTreeMap<NodeId, usize>,
     pub net: &'a mut Network,
     pub syncs: &'a mut Syncs,
@@ -153,16 +155,21 @@ impl Ctx<'_> {
         self.syncs.insert(at_ms, sync);
     }
 
-    pub(super) fn committed(&mut self, index: u64, entry: Rc<LogEntry>, replica: &Replica) {
-        self.checks.record_applied(&self.node, index, entry, &replica.state);
+    /// What a manager in this state gets from the next entry, if it is known.
+    pub(super) fn known(&self, index: u64, entry: &Rc<LogEntry>, replica: &Replica) -> Option<Known<'_>> {
+        self.checks.known(index, entry, &replica.state).filter(|_| !self.does(Sabotage::ApplyTwice))
+    }
+
+    pub(super) fn committed(&mut self, index: u64, entry: Rc<LogEntry>, replica: &mut Replica) {
+        self.checks.record_applied(self.node, index, entry, &mut replica.state);
     }
 
     pub(super) fn sends_plan(&mut self, term: u64, plan: &NodePlan) {
         self.checks.record_sent(term, plan);
     }
 
-    pub(super) fn acks(&mut self, acked: PlanVersion, kernel: Option<&NodePlan>, disk: Option<&NodePlan>) {
-        self.checks.record_ack(&self.node, acked, kernel, disk);
+    pub(super) fn acks(&mut self, acked: PlanVersion, kernel: Option<&Rc<NodePlan>>, disk: Option<&Rc<NodePlan>>) {
+        self.checks.record_ack(self.node, acked, kernel, disk);
     }
 
     /// A manager starts with an empty log.
@@ -179,6 +186,11 @@ impl Ctx<'_> {
     pub(super) fn sets_down(&mut self, node: &NodeId, timeout_ms: Option<u64>, voters: Vec<u64>) {
         let (leader, node) = (self.host, node.clone());
         self.checks.record(Event::Down { leader, node, timeout_ms, voters });
+    }
+
+    /// The leader counts an ack.
+    pub(super) fn counts_ack(&mut self, node: &NodeId, acked: u64) {
+        self.checks.record(Event::Counted { leader: self.host, node: node.clone(), acked });
     }
 
     /// The leader removes voters. These remain.
@@ -206,7 +218,7 @@ impl Ctx<'_> {
     pub(super) fn node_of(&self, conn: u64) -> NodeId {
         let host = self.net.node_of(conn);
         let node = self.node_hosts.iter().find(|(_, known)| Some(**known) == host);
-        node.map_or_else(|| self.node.clone(), |(node, _)| node.clone())
+        node.map_or(self.node, |(node, _)| node).clone()
     }
 }
 

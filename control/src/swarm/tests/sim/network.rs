@@ -42,9 +42,17 @@ pub(super) struct Network {
     /// Pairs of hosts between which no packet arrives, in this direction. A pair may be blocked
     /// several times.
     blocked: BTreeMap<(usize, usize), u32>,
-    calls: BTreeMap<(u64, u64), (usize, usize, Packet)>,
+    /// In boxes, because an insertion moves the values beside it.
+    calls: BTreeMap<(u64, u64), Box<Call>>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Call {
+    from: usize,
+    to: usize,
+    packet: Packet,
 }
 
 /// A packet that arrives now.
@@ -137,16 +145,16 @@ impl Network {
         if rng.random_bool(duplicates) {
             self.next += 1;
             let later_ms = at_ms + rng.random_range(0..=4 * max_delay_ms);
-            self.calls.insert((later_ms, self.next), (from, to, packet.clone()));
+            self.calls.insert((later_ms, self.next), Box::new(Call { from, to, packet: packet.clone() }));
         }
         self.next += 1;
-        self.calls.insert((at_ms, self.next), (from, to, packet));
+        self.calls.insert((at_ms, self.next), Box::new(Call { from, to, packet }));
     }
 
     /// A call waits until its host reads it.
     pub(super) fn delay(&mut self, from: usize, to: usize, packet: Packet, at_ms: u64) {
         self.next += 1;
-        self.calls.insert((at_ms, self.next), (from, to, packet));
+        self.calls.insert((at_ms, self.next), Box::new(Call { from, to, packet }));
     }
 
     /// The host of the node that has opened the connection.
@@ -163,7 +171,7 @@ impl Network {
     pub(super) fn next_call(&mut self, now_ms: u64) -> Option<Arrival> {
         loop {
             let first = self.calls.first_entry().filter(|entry| entry.key().0 <= now_ms)?;
-            let (from, to, packet) = first.remove();
+            let Call { from, to, packet } = *first.remove();
             if !self.is_blocked(from, to) {
                 return Some(Arrival::Call { from, to, packet });
             }
@@ -180,7 +188,7 @@ impl Network {
     ) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         let mut ended = BTreeSet::new();
-        let blocked = self.blocked.clone();
+        let blocked = &self.blocked;
         let is_blocked = |from, to| blocked.get(&(from, to)).is_some_and(|count| *count > 0);
         for (conn, connection) in &mut self.connections {
             let (node, manager) = (connection.node, connection.manager);

@@ -2,7 +2,10 @@
 //! processes and disk. The link's decisions are the real ones (`link::acks`, `link::inbox`); the
 //! agent is a model, which applies plans late and starts and stops tasks slowly.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use rand::Rng;
 use weft_model::{NodeId, NodePlan, NodeReport, TaskId, plan::PlanVersion, state::TaskState};
@@ -64,19 +67,19 @@ pub(super) struct Node {
 
     // The daemon's memory.
     acks: AckTracker,
-    pub published: Option<NodePlan>,
+    pub published: Option<Rc<NodePlan>>,
     stored: PlanVersion,
-    storing: Option<(u64, NodePlan)>,
+    storing: Option<(u64, Rc<NodePlan>)>,
     link: Link,
     failures: usize,
     next_manager: usize,
     applied: PlanVersion,
-    applying: Option<(u64, NodePlan)>,
+    applying: Option<(u64, Rc<NodePlan>)>,
     sent: Sent,
 
     // What outlives the daemon: the disk, the kernel and the processes.
-    pub disk_plan: Option<NodePlan>,
-    pub kernel: Option<NodePlan>,
+    pub disk_plan: Option<Rc<NodePlan>>,
+    pub kernel: Option<Rc<NodePlan>>,
     pub machine: Machine,
     /// Whether no process starts or stops, and the plan has been compared with the processes.
     idle: bool,
@@ -118,7 +121,7 @@ impl Node {
     /// The daemon starts again, with the stored plan.
     pub(super) fn restart(&mut self, now_ms: u64) {
         (self.acks, self.published) = (AckTracker::default(), self.disk_plan.clone());
-        self.stored = self.published.as_ref().map_or_else(PlanVersion::default, NodePlan::version);
+        self.stored = self.published.as_ref().map_or_else(PlanVersion::default, |plan| plan.version());
         if self.published.is_some() {
             self.acks.deliver(self.stored);
         }
@@ -177,7 +180,7 @@ impl Node {
         if let (None, Some(plan)) = (&self.storing, &self.published)
             && plan.version() != self.stored
         {
-            self.storing = Some((ctx.now_ms + disk_ms, plan.clone()));
+            self.storing = Some((ctx.now_ms + disk_ms, Rc::clone(plan)));
         }
     }
 
@@ -197,7 +200,7 @@ impl Node {
         }
         if self.applying.is_none() && published.version() != self.applied {
             let due_ms = ctx.now_ms + ctx.rng.random_range(0..=self.delays.plan_ms);
-            self.applying = Some((due_ms, published.clone()));
+            self.applying = Some((due_ms, Rc::clone(published)));
         }
     }
 
@@ -320,8 +323,8 @@ impl Node {
                 self.acks.unchanged(generation);
             }
             SessionBody::Plan(PlanMessage::Plan(plan)) => {
-                match receive(&mut self.acks, self.published.as_ref(), *plan) {
-                    Received::Publish(plan) => self.published = Some(*plan),
+                match receive(&mut self.acks, self.published.as_deref(), *plan) {
+                    Received::Publish(plan) => self.published = Some(Rc::from(plan)),
                     Received::Unchanged => {}
                     Received::Outdated(reason) => {
                         ctx.trace(|| format!("{} refuses a plan: {reason}", self.id));

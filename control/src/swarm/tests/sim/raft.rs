@@ -280,8 +280,8 @@ impl Raft {
         if let Role::Leader(lead) = &self.role {
             return if now_ms >= lead.sent_ms + HEARTBEAT_MS { self.broadcast(now_ms) } else { Vec::new() };
         }
-        let may_vote = self.effective().is_some_and(|voters| voters.voter_ids().any(|id| id == self.id));
-        if now_ms < self.election_ms || !may_vote {
+        let may_vote = |voters: &Voters| voters.get_joint_config().iter().any(|config| config.contains(&self.id));
+        if now_ms < self.election_ms || !self.effective().is_some_and(may_vote) {
             return Vec::new();
         }
         self.election_ms = now_ms + rng.random_range(ELECTION_MS);

@@ -136,7 +136,7 @@ pub(super) fn repair(state: &ClusterState) -> Option<Command> {
     let broken = services.find(|service| service.spec.task.container.image != "last")?;
     Some(update(broken, |spec| {
         spec.task.container.image = "last".to_owned();
-        spec.update = UpdateConfig::default();
+        spec.update = UpdateConfig { parallelism: 0, monitor_ms: 500, ..UpdateConfig::default() };
     }))
 }
 

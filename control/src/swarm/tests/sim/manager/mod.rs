@@ -23,6 +23,7 @@ use weft_model::{Applied, ClusterState, Command, NodeId, Rejection};
 use self::term::Term;
 use super::{
     ctx::{Ctx, Packet, host_at},
+    invariants::Known,
     raft::{Effect, Log, Mark, Payload, Raft, RaftMessage},
     sabotage::Sabotage,
 };
@@ -98,10 +99,10 @@ impl Manager {
         if let Term::Leading { leading, .. } = &self.term { Some(leading.since_ms) } else { None }
     }
 
-    /// What this leader believes that the nodes have acked.
-    pub(super) fn acks(&self) -> impl Iterator<Item = (&NodeId, u64)> {
+    /// The nodes that have a session with this leader, or had one.
+    pub(super) fn connected(&self) -> impl Iterator<Item = &NodeId> {
         let view = if let Term::Leading { leading, .. } = &self.term { Some(&leading.view) } else { None };
-        view.into_iter().flat_map(|view| view.nodes.iter().map(|(node, liveness)| (node, liveness.acked)))
+        view.into_iter().flat_map(|view| view.nodes.keys())
     }
 
     pub(super) fn submit(&mut self, request: Request) {
@@ -197,14 +198,22 @@ impl Manager {
             let index = self.applied;
             let entry = Rc::clone(self.raft.log.get(index).expect("a committed entry"));
             if let Payload::Normal(proposal) = &entry.payload {
-                let mut applied = proposal.clone();
-                if ctx.does(Sabotage::ApplyTwice) {
-                    applied.id = ProposalId(index.into());
-                }
-                let result = self.replica.apply(index, applied);
+                let result = match ctx.known(index, &entry, &self.replica) {
+                    Some(Known { is_new, state, result }) => {
+                        self.replica.adopt(proposal.id, is_new, state, result.clone());
+                        result.clone()
+                    }
+                    None => {
+                        let mut applied = proposal.clone();
+                        if ctx.does(Sabotage::ApplyTwice) {
+                            applied.id = ProposalId(index.into());
+                        }
+                        self.replica.apply(index, applied)
+                    }
+                };
                 self.results.insert(index, (proposal.id, result));
             }
-            ctx.committed(index, entry, &self.replica);
+            ctx.committed(index, entry, &mut self.replica);
         }
         if self.applied > before
             && let Term::Leading { leading, .. } = &mut self.term

@@ -94,6 +94,9 @@ impl Manager {
         match view.record_message(&node, id, ctx.now_ms, acked, report, CertificateStatus::default()) {
             Some(changed) => {
                 leading.changed |= changed;
+                if changed {
+                    ctx.counts_ack(&node, acked);
+                }
                 if leading.newest.get(&node) != Some(&conn) {
                     ctx.violation(format!("{} takes a message of an earlier session of {node}", self.node));
                 }
@@ -199,6 +202,7 @@ fn begin_session(
     report: NodeReport,
 ) {
     let acked = acked_of(acked).counts_as((state.epoch, state.index));
+    ctx.counts_ack(node, acked);
     let report = NodeReport { acked, ..report };
     let id = leading.view.begin_session(node, ctx.now_ms, report, FEATURE_LEVEL, CertificateStatus::default());
     let (outgoing, epoch) = (Outgoing::default(), state.epoch);

@@ -11,6 +11,7 @@ use super::{
     super::{ctx::Ctx, sabotage::Sabotage},
     Manager,
     sessions::{Session, Unconfirmed},
+    voters::Inputs,
 };
 use crate::{
     raft::{ProposalId, Voters},
@@ -26,6 +27,7 @@ use crate::{
 use rand::Rng;
 
 /// As in `manager::leader`, in milliseconds.
+const MIN_PAUSE_MS: u64 = 3;
 const MAX_PAUSE_MS: u64 = 500;
 const REJECTED_PAUSE_MS: u64 = 250;
 
@@ -51,6 +53,8 @@ pub(super) struct Leading {
     pub(super) next_ms: u64,
     pub(super) changed: bool,
     pub(super) change: Option<(VoterChange, u64)>,
+    /// What the last decision about the voters was made from, if there was nothing to change.
+    pub(super) unchanged: Option<Inputs>,
     /// When the other managers were asked whether they answer, before a demotion.
     pub(super) demotion_asked_ms: Option<u64>,
     pub(super) ready_since_ms: Option<u64>,
@@ -101,6 +105,7 @@ impl Manager {
                     next_ms: 0,
                     changed: true,
                     change: None,
+                    unchanged: None,
                     demotion_asked_ms: None,
                     ready_since_ms: None,
                 };
@@ -180,6 +185,8 @@ impl Manager {
         }
         leading.silent_asked_ms = None;
         (leading.changed, leading.next_ms) = (false, now_ms + MAX_PAUSE_MS);
+        // One step handles all changes during the pause, and during the work of this one.
+        leading.pause_until_ms = now_ms + ctx.rng.random_range(MIN_PAUSE_MS..=MIN_PAUSE_MS + ctx.step_ms);
         let facts = match observed {
             Observed::Facts(facts) => facts,
             Observed::Raise(command) => return self.write(ctx, leading, vec![command]),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_model::{ClusterState, Command};
+use weft_model::{ClusterState, Command, NodeId};
 
 use super::{
     super::{
@@ -22,6 +22,14 @@ use crate::{
 const VOTER_CHANGE_MS: u64 = 10_000;
 const LEARNERS_WAIT_MS: u64 = 5_000;
 
+/// What decides about the next change of the voters.
+#[derive(Debug, PartialEq)]
+pub(super) struct Inputs {
+    index: u64,
+    last: u64,
+    answering: BTreeSet<NodeId>,
+}
+
 impl Manager {
     pub(super) fn reconcile_voters(
         &mut self,
@@ -30,7 +38,7 @@ impl Manager {
         state: &ClusterState,
     ) -> Vec<Command> {
         let Some((settled, voters)) = self.raft.committed() else { return Vec::new() };
-        let voters = voters.clone();
+        let voters = &voters.clone();
         let joint = voters.get_joint_config().len() > 1;
         let finished = |(change, until_ms): &mut (VoterChange, u64)| {
             ctx.now_ms >= *until_ms || (settled && !joint && !matches!(change, VoterChange::FinishJoint))
@@ -40,11 +48,11 @@ impl Manager {
             // The second half of a change; or an earlier leader has begun one.
             let last = voters.get_joint_config().last().cloned().unwrap_or_default();
             let retain = matches!(leading.change, Some((VoterChange::Promote { .. }, _)));
-            self.change_membership(ctx, next_membership(&voters, &last, retain));
+            self.change_membership(ctx, next_membership(voters, &last, retain));
         } else if settled && leading.change.is_none() {
-            leading.change = self.next_change(ctx, leading, state, &voters);
+            leading.change = self.next_change(ctx, leading, state, voters);
         }
-        flag_updates(state, &voters, !settled || leading.change.is_some())
+        flag_updates(state, voters, !settled || leading.change.is_some())
     }
 
     fn next_change(
@@ -55,6 +63,13 @@ impl Manager {
         voters: &Voters,
     ) -> Option<(VoterChange, u64)> {
         let (replicated, mut answering) = (self.raft.replicated(), self.answering(ctx.now_ms));
+        // The decision is pure, and long. What a learner has is news.
+        let inputs = Inputs { index: state.index, last: self.raft.log.last(), answering: answering.clone() };
+        let learns = voters.learner_ids().next().is_some();
+        if leading.unchanged.as_ref() == Some(&inputs) && !learns {
+            return None;
+        }
+        leading.unchanged = None;
         if ctx.does(Sabotage::AssumeAnswers) {
             answering = state.nodes.keys().cloned().collect();
         }
@@ -68,7 +83,9 @@ impl Manager {
         };
         let change = if ready_learners(state, members).is_empty() {
             leading.ready_since_ms = None;
-            next_change(state, members)
+            let change = next_change(state, members);
+            leading.unchanged = change.is_none().then_some(inputs);
+            change
         } else {
             let since_ms = *leading.ready_since_ms.get_or_insert(ctx.now_ms);
             next_change(state, Members { wait_for_all: ctx.now_ms < since_ms + LEARNERS_WAIT_MS, ..members })

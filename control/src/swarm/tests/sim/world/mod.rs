@@ -58,6 +58,8 @@ pub(super) struct World {
     rng: StdRng,
     ids: StdRng,
     hosts: Vec<Host>,
+    step_ms: u64,
+    nodes: Vec<NodeId>,
     node_hosts: BTreeMap<NodeId, usize>,
     raft_hosts: BTreeMap<u64, usize>,
     net: Network,
@@ -142,14 +144,17 @@ impl World {
                 }
             })
             .collect();
+        let step_ms = rng.random_range(0..80);
         let faults = faults::choose(hosts.len(), &mut rng);
         let mut world = Self {
             now_ms: 0,
-            node_hosts: ids.into_iter().enumerate().map(|(host, id)| (id, host)).collect(),
+            node_hosts: ids.iter().cloned().enumerate().map(|(host, id)| (id, host)).collect(),
+            nodes: ids,
             raft_hosts: BTreeMap::from([(1, 0)]),
             rng,
             ids: id_rng,
             hosts,
+            step_ms,
             net: Network::new(),
             syncs: Syncs::default(),
             checks: Checks::default(),
@@ -187,7 +192,8 @@ impl World {
             host,
             life: own.life,
             sync_ms: own.sync_ms,
-            node: own.node.id.clone(),
+            step_ms: self.step_ms,
+            node: &self.nodes[host],
             node_hosts: &self.node_hosts,
             net: &mut self.net,
             syncs: &mut self.syncs,
@@ -264,7 +270,7 @@ impl World {
                     // It waits in the socket.
                     return self.net.delay(from, to, packet, self.now_ms + TICK_MS);
                 }
-                let caller = self.hosts[from].node.id.clone();
+                let caller = self.nodes[from].clone();
                 self.with_host(to, |host, ctx| {
                     let Some(manager) = &mut host.manager else { return };
                     match packet {

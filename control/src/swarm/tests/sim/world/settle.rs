@@ -35,7 +35,7 @@ impl World {
             }
             self.end_faults(self.now_ms);
             if self.now_ms >= repair_ms {
-                repair_ms = self.now_ms + 2_000;
+                repair_ms = self.now_ms + 500;
                 let state = self.leader().and_then(|host| self.hosts[host].manager.as_ref().map(|m| m.state().clone()));
                 if let Some(command) = state.and_then(|state| users::repair(&state)) {
                     self.ask(command);
