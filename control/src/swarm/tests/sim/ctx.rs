@@ -103,6 +103,8 @@ pub(super) struct Ctx<'a> {
     /// How long a step of a leader takes at most.
     pub step_ms: u64,
     pub node: &'a NodeId,
+    /// The node of each host.
+    pub nodes: &'a [NodeId],
     pub node_hosts: &'a BTreeMap<NodeId, usize>,
     pub net: &'a mut Network,
     pub syncs: &'a mut Syncs,
@@ -142,11 +144,28 @@ impl Ctx<'_> {
     }
 
     pub(super) fn connect(&mut self, manager: usize) -> u64 {
-        self.net.connect(self.host, manager)
+        self.net.connect(self.host, manager, self.rng)
     }
 
+    /// The node on this host closes its end of the connection.
     pub(super) fn close(&mut self, conn: u64) {
-        self.net.close(conn);
+        self.net.close(conn, true, self.now_ms, self.rng);
+    }
+
+    /// This host has no manager for the connection.
+    pub(super) fn refuse(&mut self, conn: u64) {
+        self.net.close(conn, false, self.now_ms, self.rng);
+    }
+
+    /// An earlier plan of the node.
+    pub(super) fn past_plan(&mut self, node: &NodeId, acked: PlanVersion) -> Option<NodePlan> {
+        let generation = self.rng.random_range(1..acked.generation.max(2));
+        self.checks.plan_at(node, generation).filter(|plan| plan.version() < acked)
+    }
+
+    /// A manager was elected.
+    pub(super) fn elected(&mut self, term: u64, raft_id: u64) {
+        self.checks.record_leader(term, raft_id);
     }
 
     pub(super) fn sync(&mut self, mark: Mark, then: Vec<(u64, RaftMessage)>) {
@@ -175,11 +194,6 @@ impl Ctx<'_> {
     /// A manager starts with an empty log.
     pub(super) fn new_log(&mut self, raft_id: u64) {
         self.checks.record_log(raft_id);
-    }
-
-    /// A manager begins to lead.
-    pub(super) fn leads(&mut self, term: u64, raft_id: u64) {
-        self.checks.record_leader(term, raft_id);
     }
 
     /// The leader sets a node to down. `timeout_ms`: that of a node that has a session.
@@ -212,13 +226,6 @@ impl Ctx<'_> {
     /// A request has timed out.
     pub(super) fn unknown(&mut self, _: ProposalId) {
         self.users.unknown += 1;
-    }
-
-    /// The node at the other end of a connection.
-    pub(super) fn node_of(&self, conn: u64) -> NodeId {
-        let host = self.net.node_of(conn);
-        let node = self.node_hosts.iter().find(|(_, known)| Some(**known) == host);
-        node.map_or(self.node, |(node, _)| node).clone()
     }
 }
 

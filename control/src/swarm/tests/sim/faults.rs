@@ -11,6 +11,8 @@ pub(super) const FAULTS_MS: std::ops::Range<u64> = 5_000..30_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsynced {
     Vote,
+    /// A vote, whose candidate does not reach the host from then on.
+    SplitVote,
     Anything,
 }
 
@@ -26,6 +28,11 @@ pub(super) enum Fault {
     OneWay {
         from: usize,
         to: usize,
+    },
+    /// The node gives up its connection, connects again, and only then the leader reads what the
+    /// node has sent before.
+    Stall {
+        host: usize,
     },
     /// The manager that leads cannot exchange packets with anyone.
     IsolateLeader,
@@ -44,6 +51,20 @@ pub(super) enum Fault {
     },
     /// The machine is switched off, and on at the end: its kernel state and its tasks are gone too.
     PowerOff {
+        host: usize,
+    },
+    /// Two managers compete for the vote of the leader, which restarts. They do not reach each
+    /// other, and the disk of one of them is slow. The former leader dies before its vote is
+    /// synced.
+    SplitVote,
+    /// A manager of a former cluster answers sessions with plans of the past, or one whose disk was
+    /// set back. It does not compare what the nodes have.
+    FormerManager {
+        host: usize,
+    },
+    /// The daemon is killed, and started again at the end, and its tasks continue. Meanwhile users
+    /// replace the tasks of all services, again and again.
+    Churn {
         host: usize,
     },
     /// All machines lose power, as soon as the next entry is committed.
@@ -106,7 +127,7 @@ pub(super) fn choose(hosts: usize, rng: &mut StdRng) -> Vec<Scheduled> {
 
 fn one(hosts: usize, rng: &mut StdRng) -> Scheduled {
     let host = rng.random_range(0..hosts);
-    let fault = match rng.random_range(0..25) {
+    let fault = match rng.random_range(0..35) {
         0..2 => Fault::Network(Quality {
             loss: rng.random_range(0.0..0.3),
             duplicates: rng.random_range(0.0..0.3),
@@ -120,7 +141,7 @@ fn one(hosts: usize, rng: &mut StdRng) -> Scheduled {
         9 => Fault::KillLeader,
         10 => Fault::PowerOff { host },
         11 => Fault::Pause { host },
-        12 => Fault::PauseLeader,
+        12 | 30 => Fault::PauseLeader,
         13 => Fault::ClockStep { host, by_ms: rng.random_range(-3_600_000..3_600_000) },
         14 => Fault::SlowDisk { host, sync_ms: rng.random_range(50..3_000) },
         15 => Fault::LoseLog { host },
@@ -128,6 +149,10 @@ fn one(hosts: usize, rng: &mut StdRng) -> Scheduled {
         17..19 => Fault::CrashTask { host, nth: rng.random_range(0..4) },
         19 => Fault::Heartbeat { ms: rng.random_range(100..1_500) },
         20..22 => Fault::PowerFailure,
+        22..24 => Fault::SplitVote,
+        24..26 => Fault::FormerManager { host },
+        26..28 => Fault::Stall { host },
+        28..30 => Fault::Churn { host },
         _ => {
             Fault::KillBeforeSync { host, what: if rng.random_bool(0.7) { Unsynced::Vote } else { Unsynced::Anything } }
         }
@@ -135,6 +160,10 @@ fn one(hosts: usize, rng: &mut StdRng) -> Scheduled {
     let at_ms = rng.random_range(FAULTS_MS);
     let length_ms = if rng.random_bool(0.5) { rng.random_range(50..3_000) } else { rng.random_range(3_000..15_000) };
     let until_ms = match fault {
+        // Longer than an election with a slow disk.
+        Fault::SplitVote => at_ms + 6_000,
+        // Longer than a node that is down keeps its addresses, and some replacements.
+        Fault::Churn { .. } => (at_ms + 12_000).min(FAULTS_MS.end),
         // Long enough that the leader must notice, and no longer waits for it.
         Fault::Stuck { .. } => at_ms + rng.random_range(3_000..40_000),
         _ => (at_ms + length_ms).min(FAULTS_MS.end),

@@ -1,15 +1,18 @@
 //! The network between the hosts. Single calls may be dropped, duplicated, delayed and reordered.
-//! The messages of one connection arrive in order, and late if packets are lost; a connection whose
-//! other end does not answer ends, as with HTTP/2's keep-alive.
+//! The messages of one connection arrive in order, and late if packets are lost. An end closes if
+//! the other one does not answer, as with HTTP/2's keep-alive. So one end may believe in a
+//! connection that the other one has closed, and read what was sent before.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use rand::{Rng, rngs::StdRng};
 
 use super::ctx::{Packet, SessionBody};
 
-/// A connection ends if its other end does not answer for this long (`rpc::client`).
+/// An end of a connection closes if the other one does not answer for this long (`rpc::client`),
+/// and for a part of the time between two questions.
 const KEEP_ALIVE_MS: u64 = 3_000;
+const PING_MS: u64 = 1_500;
 /// How late a message of a connection arrives if a packet of it is lost.
 const RETRANSMIT_MS: u64 = 300;
 
@@ -27,13 +30,30 @@ impl Quality {
 
 #[derive(Debug)]
 struct Connection {
-    node: usize,
-    manager: usize,
-    to_manager: VecDeque<(u64, SessionBody)>,
-    to_node: VecDeque<(u64, SessionBody)>,
+    node: End,
+    manager: End,
+}
+
+#[derive(Debug)]
+struct End {
+    host: usize,
+    open: bool,
+    /// What the other end has sent.
+    inbox: VecDeque<(u64, SessionBody)>,
+    /// When this end learns that the other one has closed, if it can be reached.
+    closes_ms: Option<u64>,
+    /// What was sent arrives later than this.
+    stalls_until_ms: u64,
     silent_since_ms: Option<u64>,
-    /// One end has closed it, or has died.
-    dead: bool,
+    keep_alive_ms: u64,
+}
+
+impl End {
+    fn new(host: usize, rng: &mut StdRng) -> Self {
+        let keep_alive_ms = KEEP_ALIVE_MS + rng.random_range(0..PING_MS);
+        let (inbox, closes_ms, silent_since_ms) = Default::default();
+        Self { host, open: true, inbox, closes_ms, stalls_until_ms: 0, silent_since_ms, keep_alive_ms }
+    }
 }
 
 #[derive(Debug)]
@@ -65,6 +85,7 @@ pub(super) enum Arrival {
     },
     Session {
         conn: u64,
+        from: usize,
         to: usize,
         body: SessionBody,
     },
@@ -103,42 +124,51 @@ impl Network {
     }
 
     /// Whether packets from or to the host may be lost or late.
-    pub(super) fn disturbs(&self, host: usize) -> bool {
+    pub(super) fn disturbs(&self, host: usize, now_ms: u64) -> bool {
+        let mut of_node = self.connections.values().filter(|connection| connection.node.host == host);
+        let stalls = of_node.any(|connection| connection.manager.stalls_until_ms > now_ms);
         let blocks = |(&(from, to), &count): (&(usize, usize), &u32)| count > 0 && (from == host || to == host);
-        self.quality != Quality::GOOD || self.blocked.iter().any(blocks)
+        stalls || self.quality != Quality::GOOD || self.blocked.iter().any(blocks)
     }
 
     pub(super) fn is_blocked(&self, from: usize, to: usize) -> bool {
         self.blocked.get(&(from, to)).is_some_and(|count| *count > 0)
     }
 
-    pub(super) fn connect(&mut self, node: usize, manager: usize) -> u64 {
+    pub(super) fn connect(&mut self, node: usize, manager: usize, rng: &mut StdRng) -> u64 {
         self.next += 1;
-        let (to_manager, to_node) = Default::default();
-        self.connections
-            .insert(self.next, Connection { node, manager, to_manager, to_node, silent_since_ms: None, dead: false });
+        let connection = Connection { node: End::new(node, rng), manager: End::new(manager, rng) };
+        self.connections.insert(self.next, connection);
         self.next
     }
 
-    /// One end closes the connection. The other end sees it if it can be reached.
-    pub(super) fn close(&mut self, conn: u64) {
-        if let Some(connection) = self.connections.get_mut(&conn) {
-            connection.dead = true;
-        }
+    /// The node, or the manager, closes its end. The other one sees it if it can be reached.
+    pub(super) fn close(&mut self, conn: u64, by_node: bool, now_ms: u64, rng: &mut StdRng) {
+        let at_ms = self.arrival_ms(now_ms, rng);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let (own, other) = connection.ends(by_node);
+        own.open = false;
+        other.closes_ms.get_or_insert(at_ms);
+    }
+
+    /// When a message of a connection arrives that is sent now.
+    fn arrival_ms(&self, now_ms: u64, rng: &mut StdRng) -> u64 {
+        let again_ms = if rng.random_bool(self.quality.loss) { RETRANSMIT_MS } else { 0 };
+        now_ms + rng.random_range(1..=self.quality.max_delay_ms) + again_ms
     }
 
     pub(super) fn send(&mut self, from: usize, to: usize, packet: Packet, now_ms: u64, rng: &mut StdRng) {
         let Quality { loss, duplicates, max_delay_ms } = self.quality;
-        let mut at_ms = now_ms + rng.random_range(1..=max_delay_ms);
         if let Packet::Session(conn, body) = packet {
+            let at_ms = self.arrival_ms(now_ms, rng);
             let Some(connection) = self.connections.get_mut(&conn) else { return };
-            if rng.random_bool(loss) {
-                at_ms += RETRANSMIT_MS;
+            let (own, other) = connection.ends(matches!(body, SessionBody::Open { .. } | SessionBody::Message { .. }));
+            if own.open {
+                other.inbox.push_back((at_ms, body));
             }
-            let queue = if from == connection.node { &mut connection.to_manager } else { &mut connection.to_node };
-            queue.push_back((at_ms, body));
             return;
         }
+        let at_ms = now_ms + rng.random_range(1..=max_delay_ms);
         if rng.random_bool(loss) {
             return;
         }
@@ -157,11 +187,6 @@ impl Network {
         self.calls.insert((at_ms, self.next), Box::new(Call { from, to, packet }));
     }
 
-    /// The host of the node that has opened the connection.
-    pub(super) fn node_of(&self, conn: u64) -> Option<usize> {
-        self.connections.get(&conn).map(|connection| connection.node)
-    }
-
     /// When the next call arrives.
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.calls.keys().next().map(|(at_ms, _)| *at_ms)
@@ -178,55 +203,86 @@ impl Network {
         }
     }
 
-    /// The messages of connections that arrive by `now_ms`, and the connections that end.
-    /// `answers` says which hosts answer, and `runs` which daemons run.
-    pub(super) fn poll_sessions(
-        &mut self,
-        now_ms: u64,
-        answers: impl Fn(usize) -> bool,
-        runs: impl Fn(usize) -> bool,
-    ) -> Vec<Arrival> {
+    /// The messages of connections that arrive by `now_ms`, and the ends that close. `answers` says
+    /// which hosts answer.
+    pub(super) fn poll_sessions(&mut self, now_ms: u64, answers: impl Fn(usize) -> bool) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
-        let mut ended = BTreeSet::new();
         let blocked = &self.blocked;
         let is_blocked = |from, to| blocked.get(&(from, to)).is_some_and(|count| *count > 0);
         for (conn, connection) in &mut self.connections {
-            let (node, manager) = (connection.node, connection.manager);
-            let reachable = !is_blocked(node, manager) && !is_blocked(manager, node);
-            let both_run = runs(node) && runs(manager) && !connection.dead;
-            if reachable && answers(node) && answers(manager) && both_run {
-                connection.silent_since_ms = None;
-            } else {
-                connection.silent_since_ms.get_or_insert(now_ms);
-            }
-            let ends = [(node, manager, &mut connection.to_manager), (manager, node, &mut connection.to_node)];
-            for (from, to, queue) in ends {
-                while queue.front().is_some_and(|(at_ms, _)| *at_ms <= now_ms)
-                    && !is_blocked(from, to)
-                    && answers(to)
-                    && let Some((_, body)) = queue.pop_front()
-                {
-                    arrivals.push(Arrival::Session { conn: *conn, to, body });
+            connection.each(|own, other| {
+                let host = own.host;
+                let is_reached = !is_blocked(other.host, host) && now_ms >= own.stalls_until_ms;
+                if !own.open || !answers(host) {
+                    own.silent_since_ms = None;
+                    return;
                 }
-            }
-            // What was sent arrives before the end of the connection.
-            let drained = |to: usize, queue: &VecDeque<_>| !runs(to) || queue.is_empty();
-            let drained = drained(manager, &connection.to_manager) && drained(node, &connection.to_node);
-            let is_silent = connection.silent_since_ms.is_some_and(|since_ms| now_ms >= since_ms + KEEP_ALIVE_MS);
-            if is_silent || (reachable && !both_run && drained) {
-                ended.insert(*conn);
-                arrivals.push(Arrival::Closed { conn: *conn, to: node });
-                arrivals.push(Arrival::Closed { conn: *conn, to: manager });
-            }
+                while own.inbox.front().is_some_and(|(at_ms, _)| *at_ms <= now_ms)
+                    && is_reached
+                    && let Some((_, body)) = own.inbox.pop_front()
+                {
+                    arrivals.push(Arrival::Session { conn: *conn, from: other.host, to: host, body });
+                }
+                if is_reached && !is_blocked(host, other.host) && other.open && answers(other.host) {
+                    own.silent_since_ms = None;
+                } else {
+                    own.silent_since_ms.get_or_insert(now_ms);
+                }
+                // What was sent arrives before the end of the connection.
+                let is_closed =
+                    own.closes_ms.is_some_and(|at_ms| at_ms <= now_ms) && is_reached && own.inbox.is_empty();
+                let is_silent = own.silent_since_ms.is_some_and(|since_ms| now_ms >= since_ms + own.keep_alive_ms);
+                if is_closed || is_silent {
+                    own.open = false;
+                    other.closes_ms.get_or_insert(now_ms + 1);
+                    arrivals.push(Arrival::Closed { conn: *conn, to: host });
+                }
+            });
         }
-        self.connections.retain(|conn, _| !ended.contains(conn));
+        self.connections.retain(|_, connection| connection.node.open || connection.manager.open);
         arrivals
     }
 
-    /// The daemon of the host has died: its connections end.
-    pub(super) fn reset(&mut self, host: usize) {
-        for connection in self.connections.values_mut().filter(|c| c.node == host || c.manager == host) {
-            connection.dead = true;
+    /// What the node sends on its connections arrives late: after the node has given them up, and
+    /// has connected again.
+    pub(super) fn stall(&mut self, node: usize, now_ms: u64, rng: &mut StdRng) {
+        for connection in self.connections.values_mut().filter(|connection| connection.node.host == node) {
+            let closes_ms = now_ms + rng.random_range(100..1_000);
+            connection.node.closes_ms = Some(closes_ms);
+            connection.manager.stalls_until_ms = closes_ms + rng.random_range(100..1_500);
         }
+    }
+
+    /// The connections of the host end, at both ends.
+    pub(super) fn disconnect(&mut self, host: usize, now_ms: u64) {
+        let is_of_host = |c: &&mut Connection| c.node.host == host || c.manager.host == host;
+        for connection in self.connections.values_mut().filter(is_of_host) {
+            connection.each(|own, _| own.closes_ms = Some(now_ms));
+        }
+    }
+
+    /// The daemon of the host has died: its ends of connections close.
+    pub(super) fn reset(&mut self, host: usize, now_ms: u64) {
+        for connection in self.connections.values_mut() {
+            connection.each(|own, other| {
+                if own.host == host {
+                    own.open = false;
+                    other.closes_ms.get_or_insert(now_ms + 1);
+                }
+            });
+        }
+    }
+}
+
+impl Connection {
+    /// Calls `visit` with each end and the other one.
+    fn each(&mut self, mut visit: impl FnMut(&mut End, &mut End)) {
+        visit(&mut self.manager, &mut self.node);
+        visit(&mut self.node, &mut self.manager);
+    }
+
+    /// The end of the node, or of the manager, and the other one.
+    fn ends(&mut self, as_node: bool) -> (&mut End, &mut End) {
+        if as_node { (&mut self.node, &mut self.manager) } else { (&mut self.manager, &mut self.node) }
     }
 }

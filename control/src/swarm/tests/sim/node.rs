@@ -323,7 +323,9 @@ impl Node {
                 self.acks.unchanged(generation);
             }
             SessionBody::Plan(PlanMessage::Plan(plan)) => {
-                match receive(&mut self.acks, self.published.as_deref(), *plan) {
+                let takes_any = ctx.does(Sabotage::TakeOlderPlans);
+                let current = self.published.as_deref().filter(|_| !takes_any);
+                match receive(&mut self.acks, current, *plan) {
                     Received::Publish(plan) => self.published = Some(Rc::from(plan)),
                     Received::Unchanged => {}
                     Received::Outdated(reason) => {

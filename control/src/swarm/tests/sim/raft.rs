@@ -127,9 +127,9 @@ impl Log {
         Mark { vote: (self.term, self.vote), last: self.last(), truncations: self.truncations }
     }
 
-    /// Whether a crash may lose the last vote.
-    pub(super) fn has_unsynced_vote(&self) -> bool {
-        self.vote.is_some() && self.synced_vote != (self.term, self.vote)
+    /// The last vote, if a crash may lose it.
+    pub(super) fn unsynced_vote(&self) -> Option<u64> {
+        self.vote.filter(|_| self.synced_vote != (self.term, self.vote))
     }
 
     fn is_synced(&self) -> bool {

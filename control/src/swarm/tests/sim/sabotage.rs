@@ -13,6 +13,16 @@ pub(super) enum Sabotage {
     ReuseRaftId,
     /// Managers answer before their vote and their log are synced.
     ReplyBeforeSync,
+    /// Managers vote before the vote is synced.
+    VoteBeforeSync,
+    /// Nodes take any plan.
+    TakeOlderPlans,
+    /// The leader accepts messages of earlier sessions of a node.
+    AcceptFormerSessions,
+    /// The leader ends the quarantine of an address while its task may run on a node that is down.
+    ReleaseEarly,
+    /// The leader does not notice that its process was paused.
+    IgnorePauses,
     /// The leader sets silent nodes to down without the confirmation of a quorum.
     AssumeSilence,
     /// The leader takes all other managers for ones that answer, when it removes a voter.

@@ -17,6 +17,9 @@ use crate::{
 /// The image whose tasks fail as soon as they have started.
 pub(super) const BROKEN: &str = "broken";
 
+/// So many tasks of each service fit into the smallest networks.
+const MAX_REPLICAS: u64 = 3;
+
 /// What became of the requests.
 #[derive(Debug, Default)]
 pub(super) struct Users {
@@ -53,8 +56,8 @@ fn update(service: &Service, change: impl FnOnce(&mut ServiceSpec)) -> Command {
 
 fn create_network(rng: &mut StdRng, ids: &mut StdRng) -> Command {
     // So small that addresses are used again.
-    let nth = rng.random_range(0..100);
-    let mut spec = subnet_spec(&format!("net{nth}"), &format!("10.1.{nth}.0/27"));
+    let (nth, prefix) = (rng.random_range(0..100), rng.random_range(27..=28));
+    let mut spec = subnet_spec(&format!("net{nth}"), &format!("10.1.{nth}.0/{prefix}"));
     spec.encrypted = rng.random_bool(0.3);
     Command::CreateNetwork { id: NetworkId::from_random(ids.random()), spec: Box::new(spec) }
 }
@@ -74,13 +77,17 @@ pub(super) fn choose(state: &ClusterState, rng: &mut StdRng, ids: &mut StdRng) -
             Command::RemoveNetwork { id: networks[rng.random_range(0..networks.len())].clone() }
         }
         2..5 if services.len() < 3 => {
-            let on: Vec<&NetworkId> = networks.iter().take(rng.random_range(0..=2)).collect();
+            let is_global = rng.random_bool(0.25);
+            // A task on each node needs more addresses than the smallest networks have.
+            let large = |id: &&NetworkId| state.networks[*id].subnets.v4.iter().all(|v4| v4.range.prefix() <= 27);
+            let on = networks.iter().filter(|id| !is_global || large(id));
+            let on: Vec<&NetworkId> = on.take(rng.random_range(0..=2)).collect();
             let name = format!("service{}", rng.random_range(0..4));
             let mut spec = service_spec(&name, rng.random_range(0..4), &on);
             if rng.random_bool(0.5) {
                 spec.endpoint.ports.push(tcp(Some(rng.random_range(8080..8083)), 80));
             }
-            if rng.random_bool(0.25) {
+            if is_global {
                 spec.mode = ServiceMode::Global;
             }
             spec.update = update_config(rng);
@@ -125,6 +132,18 @@ pub(super) fn choose(state: &ClusterState, rng: &mut StdRng, ids: &mut StdRng) -
     })
 }
 
+/// A new image for a service, whose tasks are all replaced at once.
+pub(super) fn replace_tasks(state: &ClusterState, rng: &mut StdRng) -> Option<Command> {
+    let services: Vec<&Service> = state.services.values().filter(|service| !service.removing).collect();
+    if services.is_empty() {
+        return None;
+    }
+    Some(update(services[rng.random_range(0..services.len())], |spec| {
+        spec.task.container.image = format!("image{}", rng.random_range(0..1_000));
+        spec.update = UpdateConfig { parallelism: 0, order: UpdateOrder::StartFirst, ..UpdateConfig::default() };
+    }))
+}
+
 /// The next change on the way to a state in which every spec can be met: all nodes take tasks, and
 /// all images run. `None` if there is nothing to change.
 pub(super) fn repair(state: &ClusterState) -> Option<Command> {
@@ -136,6 +155,9 @@ pub(super) fn repair(state: &ClusterState) -> Option<Command> {
     let broken = services.find(|service| service.spec.task.container.image != "last")?;
     Some(update(broken, |spec| {
         spec.task.container.image = "last".to_owned();
+        if let ServiceMode::Replicated { replicas } = &mut spec.mode {
+            *replicas = (*replicas).min(MAX_REPLICAS);
+        }
         spec.update = UpdateConfig { parallelism: 0, monitor_ms: 500, ..UpdateConfig::default() };
     }))
 }

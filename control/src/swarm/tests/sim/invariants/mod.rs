@@ -153,7 +153,7 @@ impl Checks {
         }
     }
 
-    /// A manager begins to lead.
+    /// A manager was elected.
     pub(super) fn record_leader(&mut self, term: u64, raft_id: u64) {
         let leader = *self.leaders.entry(term).or_insert(raft_id);
         if leader != raft_id {
@@ -274,6 +274,10 @@ impl Checks {
 
     fn state_at(&self, generation: u64) -> Option<&Arc<ClusterState>> {
         self.states.get(usize::try_from(generation.checked_sub(1)?).ok()?)
+    }
+
+    pub(super) fn plan_at(&self, node: &NodeId, generation: u64) -> Option<NodePlan> {
+        plan(self.state_at(generation)?, node)
     }
 
     fn check_sent(&mut self, term: u64, node: &NodeId, sent: Option<&NodePlan>) {

@@ -45,6 +45,8 @@ pub(super) struct Manager {
     pub replica: Replica,
     pub applied: u64,
     clock: ClusterClock,
+    /// The last term that it was elected in.
+    elected: u64,
     term: Term,
     answered_ms: BTreeMap<NodeId, u64>,
     ping_ms: u64,
@@ -63,6 +65,7 @@ impl Manager {
             replica,
             applied,
             clock: ClusterClock::default(),
+            elected: 0,
             term: Term::Following,
             answered_ms: BTreeMap::new(),
             ping_ms: now_ms,
@@ -122,6 +125,10 @@ impl Manager {
 
     /// Everything that may follow from an event.
     fn advance(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(term) = self.raft.leads().filter(|term| *term != self.elected) {
+            self.elected = term;
+            ctx.elected(term, self.raft.id);
+        }
         self.apply(ctx);
         self.follow_leader(ctx);
         self.run_term(ctx);
@@ -133,11 +140,15 @@ impl Manager {
         for effect in effects {
             match effect {
                 Effect::Send(to, message) => self.send_raft(ctx, to, message),
-                Effect::Sync(mark, then) if ctx.does(Sabotage::ReplyBeforeSync) => {
-                    ctx.sync(mark, Vec::new());
-                    self.reply(ctx, then);
+                Effect::Sync(mark, then) => {
+                    let early = |(_, message): &(u64, RaftMessage)| {
+                        let votes = matches!(message, RaftMessage::VoteReply { .. });
+                        ctx.does(Sabotage::ReplyBeforeSync) || votes && ctx.does(Sabotage::VoteBeforeSync)
+                    };
+                    let (early, then) = then.into_iter().partition(early);
+                    ctx.sync(mark, then);
+                    self.reply(ctx, early);
                 }
-                Effect::Sync(mark, then) => ctx.sync(mark, then),
             }
         }
     }

@@ -90,7 +90,13 @@ impl Manager {
         let Term::Leading { leading, .. } = &mut self.term else { return };
         let Some(session) = leading.sessions.get(&conn) else { return };
         let acked = acked_of(acked).counts_as((session.epoch, index));
-        let (view, node, id) = (&mut leading.view, session.node.clone(), session.id);
+        let (node, mut id) = (session.node.clone(), session.id);
+        if ctx.does(Sabotage::AcceptFormerSessions)
+            && let Some(newest) = leading.newest.get(&node).and_then(|conn| leading.sessions.get(conn))
+        {
+            id = newest.id;
+        }
+        let view = &mut leading.view;
         match view.record_message(&node, id, ctx.now_ms, acked, report, CertificateStatus::default()) {
             Some(changed) => {
                 leading.changed |= changed;

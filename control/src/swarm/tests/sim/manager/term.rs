@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use weft_model::{Command, NodeId, state::NodeStatus};
+use weft_model::{
+    ClusterState, Command, NodeId,
+    state::{Node, NodeStatus},
+};
 
 use super::{
     super::{ctx::Ctx, sabotage::Sabotage},
@@ -15,6 +18,7 @@ use super::{
 };
 use crate::{
     raft::{ProposalId, Voters},
+    state::QUARANTINE_MS,
     swarm::{
         liveness::LeaderView,
         manager::{
@@ -87,7 +91,6 @@ impl Manager {
             {
                 let (term, since_ms) = (*term, self.cluster_ms(ctx));
                 ctx.trace(|| format!("{} leads in term {term}", self.node));
-                ctx.leads(term, self.raft.id);
                 let leading = Leading {
                     since_ms: ctx.now_ms,
                     newest: BTreeMap::new(),
@@ -146,7 +149,9 @@ impl Manager {
     /// One step of the leader's loop, as `manager::leader`.
     fn step(&mut self, ctx: &mut Ctx<'_>, leading: &mut Leading) {
         // The attention task runs every 500 ms at most.
-        leading.view.attend(ctx.now_ms, heartbeat_timeout_ms(&self.replica.state));
+        if !ctx.does(Sabotage::IgnorePauses) {
+            leading.view.attend(ctx.now_ms, heartbeat_timeout_ms(&self.replica.state));
+        }
         if let Some((index, commands)) = &leading.writing {
             if self.applied < *index {
                 return;
@@ -169,6 +174,11 @@ impl Manager {
             return;
         }
         let state = Arc::clone(&self.replica.state);
+        if ctx.does(Sabotage::ReleaseEarly)
+            && let Some(command) = release_early(&state, &leading.view, cluster_ms)
+        {
+            return self.write(ctx, leading, vec![command]);
+        }
         let mut observed = leading.steps.observe(&state, &leading.view, now_ms, ctx.does(Sabotage::AssumeSilence));
         if observed == Observed::Unconfirmed {
             let asked_ms = match leading.silent_asked_ms {
@@ -224,4 +234,14 @@ impl Manager {
         let index = self.propose(ctx, id, command);
         leading.writing = index.map(|index| (index, commands));
     }
+}
+
+/// Ends the quarantine of addresses as if the nodes of their tasks had acked it.
+fn release_early(state: &ClusterState, view: &LeaderView, cluster_ms: u64) -> Option<Command> {
+    let acked = |node: &Node| view.nodes.get(&node.id).map_or(0, |liveness| liveness.acked);
+    let acked_index = state.nodes.values().filter(|node| node.gates_changes()).map(acked).min()?;
+    let freed = state.allocated.quarantine.iter();
+    let freed = freed.filter(|f| f.freed_index <= acked_index && f.freed_ms + QUARANTINE_MS <= cluster_ms);
+    let owners: BTreeMap<NodeId, u64> = freed.filter_map(|freed| Some((freed.node.clone()?, state.index))).collect();
+    (!owners.is_empty()).then_some(Command::ReleaseAddresses { acked_index, owners })
 }

@@ -25,6 +25,10 @@ pub(in crate::swarm::tests::sim) struct Host {
     /// The log of this Raft id is lost.
     pub(super) lost_log: Option<u64>,
     pub(super) runs: bool,
+    /// It continues in this tick, after a pause.
+    pub(super) resumed: bool,
+    /// A manager of a former cluster answers the sessions here.
+    pub(super) former: bool,
     pub(super) paused: bool,
     /// A sync that began before the daemon was started last is forgotten.
     pub(super) life: u64,

@@ -20,6 +20,12 @@ use crate::raft::ProposalId;
 /// which is longer than an election and shorter than the time until the leader gives up.
 const RECONNECT_MS: u64 = 2_200;
 
+/// How long a sync of the slow candidate takes at most ([`Fault::SplitVote`]).
+const SPLIT_SYNC_MS: u64 = 2_000;
+
+/// How long the first candidate does not reach its voter.
+const SPLIT_MS: u64 = 4_000;
+
 /// What ends a fault.
 #[derive(Debug, Clone)]
 pub(super) enum Undo {
@@ -32,6 +38,10 @@ pub(super) enum Undo {
     FastDisk(usize),
     Unstick(usize),
     Spare(usize),
+    /// Users no longer replace all tasks.
+    Calm,
+    /// The manager of the former cluster stops.
+    StopFormer(usize),
 }
 
 impl World {
@@ -45,12 +55,14 @@ impl World {
             }
             self.end_faults(self.now_ms);
             if self.now_ms >= self.next_request_ms {
-                self.next_request_ms = self.now_ms + self.rng.random_range(50..1_500);
+                let pause_ms = if self.churns { 50..500 } else { 50..1_500 };
+                self.next_request_ms = self.now_ms + self.rng.random_range(pause_ms);
                 let state =
                     self.any_manager().and_then(|host| self.hosts[host].manager.as_ref().map(|m| m.state().clone()));
-                let command = state
-                    .filter(|state| state.cluster.is_some())
-                    .and_then(|state| users::choose(&state, &mut self.rng, &mut self.ids));
+                let command = state.filter(|state| state.cluster.is_some()).and_then(|state| match self.churns {
+                    true => users::replace_tasks(&state, &mut self.rng),
+                    false => users::choose(&state, &mut self.rng, &mut self.ids),
+                });
                 if let Some(command) = command.filter(|command| !self.strands_a_node(command)) {
                     self.ask(command);
                 }
@@ -133,6 +145,20 @@ impl World {
                 self.hosts[host].killed_before_sync = Some(what);
                 Some(Undo::Spare(host))
             }
+            Fault::Stall { host } => {
+                self.net.stall(host, self.now_ms, &mut self.rng);
+                None
+            }
+            Fault::Churn { host } => {
+                self.churns = true;
+                self.active.push((scheduled.until_ms, Undo::Calm));
+                self.kill(host, false)
+            }
+            Fault::SplitVote => self.split_vote(scheduled.until_ms),
+            Fault::FormerManager { host } => {
+                self.hosts[host].former = true;
+                Some(Undo::StopFormer(host))
+            }
             Fault::Pause { host } => Some(self.pause(host)),
             Fault::PauseLeader => self.leader().map(|leader| self.pause(leader)),
             Fault::ClockStep { host, by_ms } => {
@@ -179,7 +205,7 @@ impl World {
         if !self.hosts[host].runs {
             return None;
         }
-        self.net.reset(host);
+        self.net.reset(host, self.now_ms);
         let own = &mut self.hosts[host];
         own.runs = false;
         if let Some(manager) = own.manager.take() {
@@ -191,6 +217,22 @@ impl World {
             own.node.power_off();
         }
         Some(Undo::Start(host))
+    }
+
+    /// See [`Fault::SplitVote`].
+    fn split_vote(&mut self, until_ms: u64) -> Option<Undo> {
+        let leader = self.leader()?;
+        let others: Vec<usize> =
+            (0..self.hosts.len()).filter(|h| *h != leader && self.hosts[*h].manager.is_some()).collect();
+        let (first, second) = (*others.first()?, *others.get(1)?);
+        let (first, second) = if self.rng.random_bool(0.5) { (first, second) } else { (second, first) };
+        let start = self.kill(leader, false)?;
+        self.active.push((self.now_ms + self.rng.random_range(50..300), start));
+        self.hosts[leader].killed_before_sync = Some(Unsynced::SplitVote);
+        self.active.push((until_ms, Undo::Spare(leader)));
+        self.hosts[second].sync_ms = SPLIT_SYNC_MS;
+        self.active.push((until_ms, Undo::FastDisk(second)));
+        Some(self.block(vec![(first, second), (second, first)]))
     }
 
     /// All machines are switched off at once, and on one after the other.
@@ -207,11 +249,17 @@ impl World {
     pub(super) fn kill_before_sync(&mut self, host: usize) {
         let own = &self.hosts[host];
         let Some((what, manager)) = own.killed_before_sync.zip(own.manager.as_ref()) else { return };
-        if what == Unsynced::Anything || manager.raft.log.has_unsynced_vote() {
-            self.hosts[host].killed_before_sync = None;
-            let undo = self.kill(host, false);
-            let until_ms = self.now_ms + self.rng.random_range(50..1_500);
-            self.active.extend(undo.map(|undo| (until_ms, undo)));
+        let candidate = manager.raft.log.unsynced_vote().and_then(|id| self.raft_hosts.get(&id).copied());
+        if what != Unsynced::Anything && candidate.is_none() {
+            return;
+        }
+        self.hosts[host].killed_before_sync = None;
+        let undo = self.kill(host, false);
+        let pause_ms = self.rng.random_range(if what == Unsynced::SplitVote { 20..150 } else { 50..1_500 });
+        self.active.extend(undo.map(|undo| (self.now_ms + pause_ms, undo)));
+        if let Some(candidate) = candidate.filter(|candidate| what == Unsynced::SplitVote && *candidate != host) {
+            let undo = self.block(vec![(candidate, host)]);
+            self.active.push((self.now_ms + SPLIT_MS, undo));
         }
     }
 
@@ -237,13 +285,15 @@ impl World {
             self.note(|| format!("end of a fault: {undo:?}"));
             match undo {
                 Undo::Unblock(pairs) => pairs.iter().for_each(|(from, to)| self.net.unblock(*from, *to)),
-                Undo::Reconnect(host) => self.net.reset(host),
+                Undo::Reconnect(host) => self.net.disconnect(host, self.now_ms),
                 Undo::GoodNetwork => self.net.quality = Quality::GOOD,
                 Undo::Start(host) => self.start(host),
-                Undo::Resume(host) => self.hosts[host].paused = false,
+                Undo::Resume(host) => (self.hosts[host].paused, self.hosts[host].resumed) = (false, true),
                 Undo::FastDisk(host) => self.hosts[host].sync_ms = SYNC_MS,
                 Undo::Unstick(host) => self.hosts[host].node.stuck = false,
                 Undo::Spare(host) => self.hosts[host].killed_before_sync = None,
+                Undo::Calm => self.churns = false,
+                Undo::StopFormer(host) => self.hosts[host].former = false,
             }
         }
     }

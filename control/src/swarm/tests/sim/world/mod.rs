@@ -28,6 +28,7 @@ use super::{
 use crate::{
     fixture::{START_MS, TestCluster},
     raft::{Proposal, ProposalId, Voter, Voters},
+    swarm::dispatch::exchange::PlanMessage,
 };
 
 pub(super) use self::host::Host;
@@ -73,6 +74,8 @@ pub(super) struct World {
     /// Faults that have begun, with what ends them.
     active: Vec<(u64, Undo)>,
     next_request_ms: u64,
+    /// Users replace the tasks of all services.
+    churns: bool,
     /// All machines lose power when the next entry is committed.
     power_fails: bool,
     sabotage: Option<Sabotage>,
@@ -99,7 +102,7 @@ pub(super) fn run(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Report
 impl World {
     fn new(seed: u64, traced: bool, sabotage: Option<Sabotage>) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let managers = [1, 3, 3, 3, 3, 5][rng.random_range(0..6)];
+        let managers = [1, 1, 3, 3, 3, 3, 5][rng.random_range(0..7)];
         let workers = rng.random_range(if managers == 1 { 1..4 } else { 0..3 });
         // The commands with which a user forms the cluster and joins the nodes.
         let mut fixture = TestCluster::empty();
@@ -134,6 +137,8 @@ impl World {
                     log: None,
                     lost_log: None,
                     runs: true,
+                    resumed: false,
+                    former: false,
                     paused: false,
                     life: 0,
                     wall_offset_ms: rng.random_range(-500..500),
@@ -165,6 +170,7 @@ impl World {
             faults,
             active: Vec::new(),
             next_request_ms: 3_000,
+            churns: false,
             power_fails: false,
             sabotage,
         };
@@ -194,6 +200,7 @@ impl World {
             sync_ms: own.sync_ms,
             step_ms: self.step_ms,
             node: &self.nodes[host],
+            nodes: &self.nodes,
             node_hosts: &self.node_hosts,
             net: &mut self.net,
             syncs: &mut self.syncs,
@@ -287,14 +294,20 @@ impl World {
                     }
                 });
             }
-            Arrival::Session { conn, to, body } => self.with_host(to, |host, ctx| match body {
-                SessionBody::Open { acked, report } => match &mut host.manager {
-                    Some(manager) => {
-                        let node = ctx.node_of(conn);
-                        manager.open_session(ctx, conn, &node, acked, *report);
+            Arrival::Session { conn, from, to, body } => self.with_host(to, |host, ctx| match body {
+                SessionBody::Open { acked, report } => {
+                    let node = ctx.nodes[from].clone();
+                    if host.former
+                        && let Some(plan) = ctx.past_plan(&node, acked)
+                    {
+                        let message = PlanMessage::Plan(Box::new(plan));
+                        return ctx.send_to_node(&node, Packet::Session(conn, SessionBody::Plan(message)));
                     }
-                    None => ctx.close(conn),
-                },
+                    match &mut host.manager {
+                        Some(manager) => manager.open_session(ctx, conn, &node, acked, *report),
+                        None => ctx.refuse(conn),
+                    }
+                }
                 SessionBody::Message { acked, report } => {
                     if let Some(manager) = &mut host.manager {
                         manager.receive_message(ctx, conn, acked, report.map(|report| *report));
@@ -314,13 +327,24 @@ impl World {
     fn tick(&mut self) {
         self.run_events();
         for (nth, host) in self.hosts.iter_mut().enumerate() {
-            let disturbed = !host.acts() || host.sync_ms > SYNC_MS || self.net.disturbs(nth);
+            let disturbed = !host.acts() || host.sync_ms > SYNC_MS || self.net.disturbs(nth, self.now_ms);
             host.seen_ms = if host.acts() { self.now_ms } else { host.seen_ms };
             host.calm_since_ms = if disturbed { self.now_ms } else { host.calm_since_ms };
         }
         let (hosts, now_ms) = (&self.hosts, self.now_ms);
         let acts = |host: usize| hosts[host].runs && !hosts[host].paused;
-        for arrival in self.net.poll_sessions(now_ms, acts, |host| hosts[host].runs) {
+        let arrivals = self.net.poll_sessions(now_ms, acts);
+        for host in 0..self.hosts.len() {
+            // After a pause, a manager may act before it reads what has arrived meanwhile.
+            if std::mem::take(&mut self.hosts[host].resumed) && self.rng.random_bool(0.5) {
+                self.with_host(host, |host, ctx| {
+                    if let Some(manager) = &mut host.manager {
+                        manager.tick(ctx);
+                    }
+                });
+            }
+        }
+        for arrival in arrivals {
             self.deliver(arrival);
         }
         for host in 0..self.hosts.len() {

@@ -51,6 +51,9 @@ impl World {
         if self.leader().is_none() {
             return Some("there is no leader".to_owned());
         }
+        if let Some(host) = self.hosts.iter().position(|host| host.lost_log.is_some()) {
+            return Some(format!("the manager on host {host} has no log"));
+        }
         if let Some(node) = state.nodes.values().find(|node| !node.has_converged()) {
             return Some(format!("{} is {:?}, {:?}", node.hostname, node.status, node.lag));
         }
