@@ -129,6 +129,15 @@ impl Replica {
 
 #[cfg(test)]
 impl Replica {
+    /// The number of remembered outcomes.
+    pub(crate) fn outcomes(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    pub(crate) fn forget_outcomes(&mut self) {
+        self.outcomes.clear();
+    }
+
     /// Takes what another replica with the same state and the same outcomes has computed from the
     /// next proposal. `is_new`: the proposal was not applied before.
     pub(crate) fn adopt(

@@ -4,13 +4,14 @@ use std::{
     collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
     rc::Rc,
+    sync::Arc,
 };
 
 use rand::{Rng, rngs::StdRng};
-use weft_model::{Command, NodeId, NodePlan, NodeReport, plan::PlanVersion};
+use weft_model::{ClusterState, Command, NodeId, NodePlan, NodeReport, plan::PlanVersion};
 
 use super::{
-    invariants::{Checks, Event, Known},
+    invariants::{AppliedEntry, Checks, Event},
     manager::Outcome,
     network::Network,
     raft::{LogEntry, Mark, RaftMessage},
@@ -100,6 +101,8 @@ pub(super) struct Ctx<'a> {
     pub host: usize,
     pub life: u64,
     pub sync_ms: u64,
+    /// After so many entries a manager writes a snapshot.
+    pub snapshot_every: u64,
     /// How long a step of a leader takes at most.
     pub step_ms: u64,
     pub node: &'a NodeId,
@@ -175,8 +178,14 @@ impl Ctx<'_> {
     }
 
     /// What a manager in this state gets from the next entry, if it is known.
-    pub(super) fn known(&self, index: u64, entry: &Rc<LogEntry>, replica: &Replica) -> Option<Known<'_>> {
-        self.checks.known(index, entry, &replica.state).filter(|_| !self.does(Sabotage::ApplyTwice))
+    pub(super) fn known(
+        &self,
+        index: u64,
+        entry: &Rc<LogEntry>,
+        replica: &Replica,
+    ) -> Option<(&AppliedEntry, &Arc<ClusterState>)> {
+        let known = self.checks.known(index, entry, &replica.state)?;
+        (!self.does(Sabotage::ApplyTwice) && replica.outcomes() == known.0.changes).then_some(known)
     }
 
     pub(super) fn committed(&mut self, index: u64, entry: Rc<LogEntry>, replica: &mut Replica) {
@@ -189,6 +198,11 @@ impl Ctx<'_> {
 
     pub(super) fn acks(&mut self, acked: PlanVersion, kernel: Option<&Rc<NodePlan>>, disk: Option<&Rc<NodePlan>>) {
         self.checks.record_ack(self.node, acked, kernel, disk);
+    }
+
+    /// A manager has the state of a snapshot.
+    pub(super) fn loads(&mut self, index: u64, state: &Arc<ClusterState>) {
+        self.checks.check_snapshot(self.node, index, state);
     }
 
     /// A manager starts with an empty log.

@@ -5,7 +5,7 @@
 //! `LeaderView`, `voters`, `Lease` and cluster clock; the session's `Acked` and `Outgoing`; the
 //! link's `AckTracker` and `receive`. Modelled are the parts around them:
 //!
-//! - `raft`: the log of one manager, in the place of openraft;
+//! - `raft`: the log of one manager, with its snapshots, in the place of openraft;
 //! - `network`: calls and connections between the hosts;
 //! - `manager`: the loops of a manager; `node`: the link, the agent, and the machine;
 //! - `users`: who ask for changes;
@@ -165,6 +165,11 @@ fn a_manager_that_replies_before_it_has_synced_is_caught() {
 #[test]
 fn a_manager_that_votes_before_it_has_synced_is_caught() {
     check_caught(Sabotage::VoteBeforeSync, &["lead in term"]);
+}
+
+#[test]
+fn a_snapshot_without_outcomes_is_caught() {
+    check_caught(Sabotage::ForgetOutcomes, &["differs from that of others", "was applied again"]);
 }
 
 #[test]

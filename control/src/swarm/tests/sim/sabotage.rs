@@ -15,6 +15,8 @@ pub(super) enum Sabotage {
     ReplyBeforeSync,
     /// Managers vote before the vote is synced.
     VoteBeforeSync,
+    /// A snapshot does not have the outcomes of the changes before it.
+    ForgetOutcomes,
     /// Nodes take any plan.
     TakeOlderPlans,
     /// The leader accepts messages of earlier sessions of a node.

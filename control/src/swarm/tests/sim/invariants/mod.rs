@@ -48,13 +48,14 @@ pub(super) enum Event {
     Removed { remaining: Vec<u64> },
 }
 
-/// What follows from an entry that was applied before.
+/// The result of an entry with a change.
 #[derive(Debug)]
-pub(super) struct Known<'a> {
+pub(super) struct AppliedEntry {
     /// Whether its change was not applied before.
     pub is_new: bool,
-    pub state: &'a Arc<ClusterState>,
-    pub result: &'a Result<Applied, Rejection>,
+    /// How many changes were applied before.
+    pub changes: usize,
+    pub applied: Result<Applied, Rejection>,
 }
 
 /// The log that the managers have committed, and the state after each entry.
@@ -67,8 +68,7 @@ pub(super) struct Checks {
     replica: Replica,
     empty: Arc<ClusterState>,
     states: Vec<Arc<ClusterState>>,
-    /// The result of each entry with a change, and whether the change was new.
-    results: Vec<Option<(bool, Result<Applied, Rejection>)>>,
+    results: Vec<Option<AppliedEntry>>,
     /// The last plan of each node that was computed here, and its generation.
     plans: BTreeMap<NodeId, (u64, Option<NodePlan>)>,
     /// When each entry was committed.
@@ -138,12 +138,24 @@ impl Checks {
     /// What follows from the entry in this state. Each entry is applied twice: by the first manager
     /// that gets so far, and here. Both must get the same state. Other managers take it, if they
     /// have the same entry, and had the same state before it.
-    pub(super) fn known(&self, index: u64, entry: &Rc<LogEntry>, before: &Arc<ClusterState>) -> Option<Known<'_>> {
+    pub(super) fn known(
+        &self,
+        index: u64,
+        entry: &Rc<LogEntry>,
+        before: &Arc<ClusterState>,
+    ) -> Option<(&AppliedEntry, &Arc<ClusterState>)> {
         let position = usize::try_from(index - 1).expect("a small log");
         let same_entry = self.log.get(position).is_some_and(|known| Rc::ptr_eq(known, entry));
         let same_state = same_entry && self.state_at(index - 1).is_some_and(|known| Arc::ptr_eq(known, before));
-        let (is_new, result) = self.results.get(position).filter(|_| same_state)?.as_ref()?;
-        Some(Known { is_new: *is_new, state: &self.states[position], result })
+        let result = self.results.get(position).filter(|_| same_state)?.as_ref()?;
+        Some((result, &self.states[position]))
+    }
+
+    /// A manager has this state after a snapshot.
+    pub(super) fn check_snapshot(&mut self, manager: &NodeId, index: u64, state: &Arc<ClusterState>) {
+        if !self.state_at(index).is_some_and(|known| Arc::ptr_eq(known, state) || known == state) {
+            self.fail(format!("the snapshot of {manager} at {index} differs from the state of others"));
+        }
     }
 
     /// A manager starts with an empty log.
@@ -256,7 +268,9 @@ impl Checks {
                 self.fail(format!("the cluster's time went back at {index}"));
             }
             // A refused command changes nothing.
-            applied = Some((is_new, self.replica.apply(index, proposal.clone())));
+            let changes = self.replica.outcomes();
+            let result = self.replica.apply(index, proposal.clone());
+            applied = Some(AppliedEntry { is_new, changes, applied: result });
             if !is_new && **after != (ClusterState { index, ..(*before).clone() }) {
                 self.fail(format!("the change {:x} was applied again at {index}", proposal.id.0));
             }

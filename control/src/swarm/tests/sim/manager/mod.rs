@@ -23,7 +23,6 @@ use weft_model::{Applied, ClusterState, Command, NodeId, Rejection};
 use self::term::Term;
 use super::{
     ctx::{Ctx, Packet, host_at},
-    invariants::Known,
     raft::{Effect, Log, Mark, Payload, Raft, RaftMessage},
     sabotage::Sabotage,
 };
@@ -201,7 +200,9 @@ impl Manager {
 
     fn apply(&mut self, ctx: &mut Ctx<'_>) {
         if let Some(base) = self.raft.log.base.clone().filter(|base| base.index > self.applied) {
+            ctx.trace(|| format!("{} loads a snapshot at {}", self.node, base.index));
             (self.replica, self.applied) = (base.replica.clone(), base.index);
+            ctx.loads(base.index, &self.replica.state);
         }
         let before = self.applied;
         while self.applied < self.raft.commit {
@@ -210,9 +211,9 @@ impl Manager {
             let entry = Rc::clone(self.raft.log.get(index).expect("a committed entry"));
             if let Payload::Normal(proposal) = &entry.payload {
                 let result = match ctx.known(index, &entry, &self.replica) {
-                    Some(Known { is_new, state, result }) => {
-                        self.replica.adopt(proposal.id, is_new, state, result.clone());
-                        result.clone()
+                    Some((known, state)) => {
+                        self.replica.adopt(proposal.id, known.is_new, state, known.applied.clone());
+                        known.applied.clone()
                     }
                     None => {
                         let mut applied = proposal.clone();
@@ -225,6 +226,13 @@ impl Manager {
                 self.results.insert(index, (proposal.id, result));
             }
             ctx.committed(index, entry, &mut self.replica);
+        }
+        if self.applied >= self.raft.log.base_index() + ctx.snapshot_every {
+            let mut replica = self.replica.clone();
+            if ctx.does(Sabotage::ForgetOutcomes) {
+                replica.forget_outcomes();
+            }
+            self.raft.log.compact(self.applied, &replica);
         }
         if self.applied > before
             && let Term::Leading { leading, .. } = &mut self.term

@@ -60,6 +60,7 @@ pub(super) struct World {
     ids: StdRng,
     hosts: Vec<Host>,
     step_ms: u64,
+    snapshot_every: u64,
     nodes: Vec<NodeId>,
     node_hosts: BTreeMap<NodeId, usize>,
     raft_hosts: BTreeMap<u64, usize>,
@@ -149,7 +150,7 @@ impl World {
                 }
             })
             .collect();
-        let step_ms = rng.random_range(0..80);
+        let (step_ms, snapshot_every) = (rng.random_range(0..80), rng.random_range(10..150));
         let faults = faults::choose(hosts.len(), &mut rng);
         let mut world = Self {
             now_ms: 0,
@@ -160,6 +161,7 @@ impl World {
             ids: id_rng,
             hosts,
             step_ms,
+            snapshot_every,
             net: Network::new(),
             syncs: Syncs::default(),
             checks: Checks::default(),
@@ -199,6 +201,7 @@ impl World {
             life: own.life,
             sync_ms: own.sync_ms,
             step_ms: self.step_ms,
+            snapshot_every: self.snapshot_every,
             node: &self.nodes[host],
             nodes: &self.nodes,
             node_hosts: &self.node_hosts,

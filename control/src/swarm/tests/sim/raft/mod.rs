@@ -5,6 +5,8 @@
 //! Pure: events go in, [`Effect`]s come out. What was not synced to the disk is lost in a crash
 //! ([`Log::crash`]), so replies leave only after the sync ([`Effect::Sync`]).
 
+mod log;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
@@ -12,149 +14,14 @@ use std::{
 
 use rand::{Rng, rngs::StdRng};
 
-use crate::raft::{Proposal, Replica, Voter, Voters};
+pub(super) use self::log::{Base, Log, LogEntry, Mark, Payload};
+use crate::raft::{Voter, Voters};
 
 /// As in `crate::raft`, in milliseconds.
 pub(super) const HEARTBEAT_MS: u64 = 250;
 const LEASE_MS: u64 = 1_000;
 const ELECTION_MS: std::ops::Range<u64> = 1_500..2_000;
 const MAX_APPEND: usize = 128;
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Payload {
-    /// The first entry of each leader.
-    Blank,
-    Normal(Proposal),
-    Membership(Voters),
-}
-
-#[derive(Debug, PartialEq)]
-pub(super) struct LogEntry {
-    pub term: u64,
-    pub payload: Payload,
-}
-
-/// The snapshot that a log begins with, after the cluster was formed again.
-#[derive(Debug)]
-pub(super) struct Base {
-    pub index: u64,
-    pub term: u64,
-    pub replica: Replica,
-    pub voters: Voters,
-}
-
-/// What a manager has on its disk.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Log {
-    pub term: u64,
-    vote: Option<u64>,
-    pub base: Option<Rc<Base>>,
-    entries: Vec<Rc<LogEntry>>,
-    /// The indexes of the memberships in the entries.
-    memberships: Vec<u64>,
-    /// The term and vote, and the last index, that were synced.
-    synced_vote: (u64, Option<u64>),
-    synced: u64,
-    /// How often entries were removed. A sync that began before counts for nothing.
-    truncations: u64,
-}
-
-/// What a sync will have written.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Mark {
-    vote: (u64, Option<u64>),
-    last: u64,
-    truncations: u64,
-}
-
-impl Log {
-    /// The log of the first manager, with these commands.
-    pub(super) fn first(voters: Voters, proposals: Vec<Proposal>) -> Self {
-        let payloads = [Payload::Membership(voters)].into_iter().chain(proposals.into_iter().map(Payload::Normal));
-        let mut log = Self { term: 1, synced_vote: (1, None), ..Self::default() };
-        payloads.for_each(|payload| log.push(Rc::new(LogEntry { term: 1, payload })));
-        log.synced = log.last();
-        log
-    }
-
-    fn push(&mut self, entry: Rc<LogEntry>) {
-        if matches!(entry.payload, Payload::Membership(_)) {
-            self.memberships.push(self.last() + 1);
-        }
-        self.entries.push(entry);
-    }
-
-    fn first_index(&self) -> u64 {
-        self.base.as_ref().map_or(0, |base| base.index) + 1
-    }
-
-    pub(super) fn last(&self) -> u64 {
-        self.first_index() - 1 + self.entries.len() as u64
-    }
-
-    pub(super) fn get(&self, index: u64) -> Option<&Rc<LogEntry>> {
-        self.entries.get(usize::try_from(index.checked_sub(self.first_index())?).ok()?)
-    }
-
-    fn term_at(&self, index: u64) -> Option<u64> {
-        if index == 0 {
-            return Some(0);
-        }
-        let base = self.base.as_ref().filter(|base| base.index == index).map(|base| base.term);
-        base.or_else(|| self.get(index).map(|entry| entry.term))
-    }
-
-    /// The last membership up to this index, and its index.
-    fn membership(&self, until: u64) -> (u64, Option<&Voters>) {
-        for index in self.memberships.iter().rev().filter(|index| **index <= until) {
-            if let Some(Payload::Membership(voters)) = self.get(*index).map(|entry| &entry.payload) {
-                return (*index, Some(voters));
-            }
-        }
-        self.base.as_ref().map_or((0, None), |base| (base.index, Some(&base.voters)))
-    }
-
-    fn truncate(&mut self, last: u64) {
-        if last < self.last() {
-            self.entries.truncate(usize::try_from(last + 1 - self.first_index()).expect("a small log"));
-            self.memberships.retain(|index| *index <= last);
-            self.synced = self.synced.min(last);
-            self.truncations += 1;
-        }
-    }
-
-    fn mark(&self) -> Mark {
-        Mark { vote: (self.term, self.vote), last: self.last(), truncations: self.truncations }
-    }
-
-    /// The last vote, if a crash may lose it.
-    pub(super) fn unsynced_vote(&self) -> Option<u64> {
-        self.vote.filter(|_| self.synced_vote != (self.term, self.vote))
-    }
-
-    fn is_synced(&self) -> bool {
-        self.synced == self.last() && self.synced_vote == (self.term, self.vote)
-    }
-
-    fn sync(&mut self, mark: Mark) {
-        self.synced_vote = self.synced_vote.max(mark.vote);
-        if mark.truncations == self.truncations {
-            self.synced = self.synced.max(mark.last);
-        }
-    }
-
-    /// The process or the machine dies: of what was not synced, a part is on the disk. A torn entry
-    /// is found by its checksum, and is lost.
-    pub(super) fn crash(&mut self, rng: &mut StdRng) {
-        if rng.random_bool(0.5) {
-            (self.term, self.vote) = self.synced_vote;
-        }
-        let last = rng.random_range(self.synced..=self.last());
-        self.truncate(last);
-        self.synced = last;
-        self.synced_vote = (self.term, self.vote);
-    }
-}
 
 #[derive(Debug, Clone)]
 pub(super) enum RaftMessage {
@@ -421,9 +288,8 @@ impl Raft {
         (self.role, self.leader, self.heard_ms) = (Role::Follower, Some(from), Some(now_ms));
         self.election_ms = now_ms + rng.random_range(ELECTION_MS);
         if let Some(base) = base.filter(|base| base.index > self.commit) {
-            let (term, vote, truncations) = (self.log.term, self.log.vote, self.log.truncations + 1);
             self.commit = base.index;
-            self.log = Log { term, vote, truncations, ..Log::after_shared(base) };
+            self.log.install(base);
         }
         // Committed entries are the same everywhere.
         let known = prev.0 < self.log.first_index() || self.log.term_at(prev.0) == Some(prev.1);
@@ -467,12 +333,6 @@ impl Raft {
             (self.role, self.leader) = (Role::Follower, None);
         }
         effects
-    }
-}
-
-impl Log {
-    fn after_shared(base: Rc<Base>) -> Self {
-        Self { synced: base.index, base: Some(base), ..Self::default() }
     }
 }
 
