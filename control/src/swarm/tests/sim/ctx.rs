@@ -103,7 +103,7 @@ pub(super) struct Ctx<'a> {
     pub sync_ms: u64,
     /// After so many entries a manager writes a snapshot.
     pub snapshot_every: u64,
-    /// How long a step of a leader takes at most.
+    /// How long a step of a leader takes at most. To send a plan takes up to twice as long.
     pub step_ms: u64,
     pub node: &'a NodeId,
     /// The node of each host.

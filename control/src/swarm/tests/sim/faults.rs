@@ -5,7 +5,7 @@ use rand::{Rng, rngs::StdRng};
 use super::network::Quality;
 
 /// Faults happen within this time.
-pub(super) const FAULTS_MS: std::ops::Range<u64> = 5_000..30_000;
+pub(super) const FAULTS_MS: std::ops::Range<u64> = 3_500..25_000;
 
 /// What a crash loses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

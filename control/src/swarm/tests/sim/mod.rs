@@ -14,7 +14,7 @@
 //! - `invariants`: what must hold at every moment;
 //! - `world`: the hosts, and the order of events.
 //!
-//! A run has 30 s with users and faults. Then the faults end, the users repair their specs, and the
+//! A run has 25 s with users and faults. Then the faults end, the users repair their specs, and the
 //! cluster must meet them.
 //!
 //! `WEFT_SIM_SEEDS` sets how many seeds the test runs, and `WEFT_SIM_SEED` names the one to run.

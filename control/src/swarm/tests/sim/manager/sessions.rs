@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rand::Rng;
 use weft_model::{ClusterState, NodeId, NodePlan, NodeReport, plan::PlanVersion, state::FEATURE_LEVEL};
 
 use super::{
@@ -29,6 +30,8 @@ pub(super) struct Session {
     outgoing: Outgoing,
     /// The index of the state that the last message was computed from.
     computed: Option<u64>,
+    /// The session still sends its last message.
+    busy_until_ms: u64,
     /// A plan that waits for the confirmation of a quorum.
     waiting: Option<NodePlan>,
 }
@@ -131,7 +134,8 @@ impl Manager {
         let mut removed = Vec::new();
         let Leading { sessions, lease, lease_asked_ms, .. } = &mut *leading;
         for (conn, session) in sessions {
-            if session.waiting.is_none() && session.computed != Some(state.index) {
+            if session.waiting.is_none() && session.computed != Some(state.index) && ctx.now_ms >= session.busy_until_ms
+            {
                 session.computed = Some(state.index);
                 session.waiting = plan(&state, &session.node);
                 if session.waiting.is_none() {
@@ -143,6 +147,7 @@ impl Manager {
             }
             if lease.holds(ctx.now_ms) || ctx.does(Sabotage::KeepLease) {
                 let Some(plan) = session.waiting.take() else { continue };
+                session.busy_until_ms = ctx.now_ms + ctx.rng.random_range(0..=2 * ctx.step_ms);
                 ctx.sends_plan(term, &plan);
                 let message = session.outgoing.next(plan);
                 ctx.send_to_node(&session.node, Packet::Session(*conn, SessionBody::Plan(message)));
@@ -212,7 +217,7 @@ fn begin_session(
     let report = NodeReport { acked, ..report };
     let id = leading.view.begin_session(node, ctx.now_ms, report, FEATURE_LEVEL, CertificateStatus::default());
     let (outgoing, epoch) = (Outgoing::default(), state.epoch);
-    let session = Session { node: node.clone(), id, epoch, outgoing, computed: None, waiting: None };
+    let session = Session { node: node.clone(), id, epoch, outgoing, computed: None, busy_until_ms: 0, waiting: None };
     // The node's earlier sessions end at their next message.
     leading.sessions.insert(conn, session);
     leading.newest.insert(node.clone(), conn);

@@ -150,7 +150,7 @@ impl World {
                 }
             })
             .collect();
-        let (step_ms, snapshot_every) = (rng.random_range(0..80), rng.random_range(10..150));
+        let (step_ms, snapshot_every) = (rng.random_range(0..150), rng.random_range(10..150));
         let faults = faults::choose(hosts.len(), &mut rng);
         let mut world = Self {
             now_ms: 0,
@@ -171,7 +171,7 @@ impl World {
             keys_made: 0,
             faults,
             active: Vec::new(),
-            next_request_ms: 3_000,
+            next_request_ms: 2_000,
             churns: false,
             power_fails: false,
             sabotage,
