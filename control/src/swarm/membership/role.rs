@@ -5,8 +5,9 @@
 //!   keys, then an empty log, which the leader fills.
 //! - A later Raft id in the plan: this node was demoted and promoted again, and has not noticed.
 //!   The log of the former id is removed, then as for a promotion.
-//! - Demotion: the plan says worker once the other managers have removed this node's vote. A
-//!   certificate of the new role, then the log is closed and removed together with the keys.
+//! - Demotion: the plan says worker once the other managers have removed this node's vote. When
+//!   the plan is on the disk, a certificate of the new role, then the log is closed and removed
+//!   together with the keys.
 //! - The lock of the managers: a manager encrypts its files with the key that the cluster state
 //!   has, and then replaces what was on the disk before: the key of its log and its certificate. A
 //!   worker does not encrypt them.
@@ -226,15 +227,15 @@ impl RoleReconciler {
     /// the next step, if nothing changes before.
     async fn step(&mut self) -> Result<Duration, SwarmError> {
         self.forget_former_cluster()?;
-        self.wait_until_promotion_is_stored().await;
+        self.wait_until_role_is_stored().await;
         let plan = self.context.channels.plans.borrow().clone();
         if let Some(plan) = &plan {
             self.trust_roots(plan)?;
         }
-        let promotion = plan.as_deref().and_then(|plan| self.promotion(plan));
-        let is_stored = promotion.is_none() || promotion == *self.context.stored_role.borrow();
+        let changed = plan.as_deref().and_then(|plan| self.changed_role(plan));
+        let is_stored = changed.is_none() || changed == *self.context.stored_role.borrow();
         if !is_stored {
-            tracing::warn!("this node becomes a manager when the plan that says so is stored");
+            tracing::warn!("the role of this node changes when the plan that says so is stored");
         }
         let wanted = plan.as_ref().filter(|_| is_stored).map_or(self.context.certified_role(), |plan| plan.role);
         let identity = self.context.credentials.identity();
@@ -422,22 +423,25 @@ impl RoleReconciler {
         Err(SwarmError::Internal { what: "renew the certificate", reason })
     }
 
-    /// The role in the plan, if it makes this node a manager, or one with a later Raft id. The plan
-    /// must be on the disk before. With an older one, a restart could make a worker of a manager
-    /// that has voted: a manager that lags behind signs the certificate for it, and then the log is
-    /// removed.
-    fn promotion(&self, plan: &NodePlan) -> Option<PlannedRole> {
-        let promotes = plan.role == Role::Manager && self.raft_id().is_none_or(|raft_id| plan.raft_id > raft_id);
-        promotes.then(|| PlannedRole::of(plan))
+    /// The role in the plan, if it makes this node a manager, or one with a later Raft id, or a
+    /// worker again. The plan must be on the disk before. With an older one, a restart could make a
+    /// worker of a manager that has voted, or begin a second log with the Raft id of the one that
+    /// was removed: a manager that lags behind signs the certificate for it.
+    fn changed_role(&self, plan: &NodePlan) -> Option<PlannedRole> {
+        let changes = match plan.role {
+            Role::Manager => self.raft_id().is_none_or(|raft_id| plan.raft_id > raft_id),
+            Role::Worker => self.raft_id().is_some(),
+        };
+        changes.then(|| PlannedRole::of(plan))
     }
 
     /// Storing a plan takes some milliseconds. Gives up if the disk is slow or fails, because other
     /// work of a step must not wait for it.
-    async fn wait_until_promotion_is_stored(&self) {
+    async fn wait_until_role_is_stored(&self) {
         let plans = &self.context.channels.plans;
-        let promotion = || plans.borrow().as_deref().and_then(|plan| self.promotion(plan));
+        let changed = || plans.borrow().as_deref().and_then(|plan| self.changed_role(plan));
         let mut stored = self.context.stored_role.subscribe();
-        let is_stored = stored.wait_for(|stored| promotion().is_none_or(|promotion| Some(promotion) == *stored));
+        let is_stored = stored.wait_for(|stored| changed().is_none_or(|changed| Some(changed) == *stored));
         // The step checks it again.
         let _waited = self.stop.run_until_cancelled(timeout(STORE_TIMEOUT, is_stored)).await;
     }

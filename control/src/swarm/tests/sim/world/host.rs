@@ -62,6 +62,10 @@ impl Host {
         let Some((role, raft_id)) = self.node.published.as_ref().map(|plan| (plan.role, plan.raft_id)) else { return };
         let own = self.manager.as_ref().map(|manager| manager.raft.id);
         if role == Role::Worker {
+            // The stored plan of a manager would begin a second log with its Raft id.
+            if !self.node.has_stored_plan() {
+                return;
+            }
             if self.manager.take().is_some() {
                 ctx.trace(|| format!("{} is a worker now", self.node.id));
             }
