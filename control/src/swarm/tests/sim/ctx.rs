@@ -100,6 +100,7 @@ pub(super) struct Ctx<'a> {
     pub raft_hosts: &'a BTreeMap<u64, usize>,
     pub host: usize,
     pub life: u64,
+    pub min_sync_ms: u64,
     pub sync_ms: u64,
     /// After so many entries a manager writes a snapshot.
     pub snapshot_every: u64,
@@ -160,6 +161,11 @@ impl Ctx<'_> {
         self.net.close(conn, false, self.now_ms, self.rng);
     }
 
+    /// Whether the committed cluster state contains the node.
+    pub(super) fn is_member(&self, node: &NodeId) -> bool {
+        self.checks.state().nodes.contains_key(node)
+    }
+
     /// An earlier plan of the node.
     pub(super) fn past_plan(&mut self, node: &NodeId, acked: PlanVersion) -> Option<NodePlan> {
         let generation = self.rng.random_range(1..acked.generation.max(2));
@@ -172,7 +178,7 @@ impl Ctx<'_> {
     }
 
     pub(super) fn sync(&mut self, mark: Mark, then: Vec<(u64, RaftMessage)>) {
-        let at_ms = self.now_ms + self.rng.random_range(0..=self.sync_ms);
+        let at_ms = self.now_ms + self.rng.random_range(self.min_sync_ms..=self.sync_ms);
         let sync = Sync { host: self.host, life: self.life, mark, then };
         self.syncs.insert(at_ms, sync);
     }

@@ -64,6 +64,8 @@ pub(super) struct Node {
     pub delays: Delays,
     /// No plan takes effect while it is true.
     pub stuck: bool,
+    /// A leader has said that it is no member any more.
+    pub removed: bool,
 
     // The daemon's memory.
     acks: AckTracker,
@@ -97,6 +99,7 @@ impl Node {
             id,
             delays,
             stuck: false,
+            removed: false,
             acks: AckTracker::default(),
             published: None,
             stored: PlanVersion::default(),
@@ -155,6 +158,9 @@ impl Node {
     }
 
     pub(super) fn tick(&mut self, ctx: &mut Ctx<'_>, broken_images: &BTreeSet<String>, disk_ms: u64) {
+        if self.removed {
+            return;
+        }
         self.store_plan(ctx, disk_ms);
         self.apply_plan(ctx);
         if let Some(plan) = self.kernel.as_ref().filter(|_| !self.idle) {
@@ -345,8 +351,14 @@ impl Node {
             }
             SessionBody::Refused { removed } => {
                 ctx.close(conn);
-                if removed {
+                if removed && ctx.is_member(&self.id) {
                     ctx.violation(format!("{} was told that it was removed", self.id));
+                }
+                if removed {
+                    // As `link`: all tasks stop.
+                    ctx.trace(|| format!("{} was removed", self.id));
+                    self.removed = true;
+                    self.power_off();
                 }
                 self.wait(ctx);
             }

@@ -69,7 +69,7 @@ pub(super) fn choose(state: &ClusterState, rng: &mut StdRng, ids: &mut StdRng) -
     let nodes: Vec<_> = state.nodes.values().collect();
     let service = if services.is_empty() { None } else { Some(services[rng.random_range(0..services.len())]) };
     let node = nodes[rng.random_range(0..nodes.len())];
-    let kind = rng.random_range(0..20);
+    let kind = rng.random_range(0..21);
     Some(match kind {
         _ if networks.is_empty() && rng.random_bool(0.3) => create_network(rng, ids),
         0 if networks.len() < 3 => create_network(rng, ids),
@@ -117,6 +117,10 @@ pub(super) fn choose(state: &ClusterState, rng: &mut StdRng, ids: &mut StdRng) -
             let availability = [Availability::Active, Availability::Drain, Availability::Pause][rng.random_range(0..3)];
             let spec = NodeSpec { availability, ..node.spec.clone() };
             Command::UpdateNode { id: node.id.clone(), version: node.meta.version, spec }
+        }
+        16 => {
+            let removable = node.spec.role == Role::Worker && nodes.len() > 3;
+            return removable.then(|| Command::RemoveNode { id: node.id.clone(), force: rng.random_bool(0.5) });
         }
         15 => {
             let role = if node.is_manager() { Role::Worker } else { Role::Manager };

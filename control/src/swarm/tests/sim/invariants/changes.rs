@@ -76,12 +76,15 @@ impl Checks {
         }
     }
 
-    /// No process on any node uses the address, also on nodes that are down. No node on which the
+    /// No process on any node uses the address, also on nodes that are down. A removed node may not
+    /// know yet that it was removed, and a user has declared it dead. No node on which the
     /// cluster relies knows it as the address of another task or of a service.
     fn check_address_is_unknown(&mut self, task: &Task, got: &Attachment, state: &ClusterState, hosts: &[Host]) {
         let mut found = None;
         for host in hosts {
-            let Some(kernel) = &host.node.kernel else { continue };
+            let Some(kernel) = host.node.kernel.as_ref().filter(|_| state.nodes.contains_key(&host.node.id)) else {
+                continue;
+            };
             for other in kernel.tasks.iter().filter(|other| other.id != task.id) {
                 let alive = host.node.machine.processes.get(&other.id).is_some_and(|process| process.is_alive());
                 let uses = |a: &AttachmentPlan| a.network == got.network && share(a.addr, got.addr);

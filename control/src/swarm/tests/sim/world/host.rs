@@ -33,6 +33,8 @@ pub(in crate::swarm::tests::sim) struct Host {
     /// A sync that began before the daemon was started last is forgotten.
     pub(super) life: u64,
     pub(super) wall_offset_ms: i64,
+    /// How long a sync takes at least, and at most.
+    pub(super) min_sync_ms: u64,
     pub(super) sync_ms: u64,
     /// The daemon is killed as soon as it has a vote, or anything else, that is not synced.
     pub(super) killed_before_sync: Option<Unsynced>,
@@ -59,6 +61,9 @@ impl Host {
 
     /// Runs a manager if the node's plan says so, as `membership::role`.
     pub(super) fn reconcile_role(&mut self, ctx: &mut Ctx<'_>) {
+        if self.node.removed {
+            return;
+        }
         let Some((role, raft_id)) = self.node.published.as_ref().map(|plan| (plan.role, plan.raft_id)) else { return };
         let own = self.manager.as_ref().map(|manager| manager.raft.id);
         if role == Role::Worker {

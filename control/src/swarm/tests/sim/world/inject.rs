@@ -20,8 +20,9 @@ use crate::raft::ProposalId;
 /// which is longer than an election and shorter than the time until the leader gives up.
 const RECONNECT_MS: u64 = 2_200;
 
-/// How long a sync of the slow candidate takes at most ([`Fault::SplitVote`]).
-const SPLIT_SYNC_MS: u64 = 2_000;
+/// How long a sync of the slow candidate takes ([`Fault::SplitVote`]): a voter that restarts
+/// refuses its vote for a second, and after 1.5 s the candidate tries again in another term.
+const SPLIT_SYNC_MS: (u64, u64) = (900, 1_700);
 
 /// How long the first candidate does not reach its voter.
 const SPLIT_MS: u64 = 4_000;
@@ -89,7 +90,8 @@ impl World {
             let is_manager = state.nodes.get(&host.node.id).is_some_and(Node::is_manager);
             host.node.id != *id && is_manager && host.raft_id().is_some()
         };
-        spec.role == Role::Worker && self.hosts.iter().any(|host| !host.node.managers().iter().any(remains))
+        spec.role == Role::Worker
+            && self.hosts.iter().any(|host| !host.node.removed && !host.node.managers().iter().any(remains))
     }
 
     /// A user asks any manager for a change.
@@ -230,7 +232,7 @@ impl World {
         self.active.push((self.now_ms + self.rng.random_range(50..300), start));
         self.hosts[leader].killed_before_sync = Some(Unsynced::SplitVote);
         self.active.push((until_ms, Undo::Spare(leader)));
-        self.hosts[second].sync_ms = SPLIT_SYNC_MS;
+        (self.hosts[second].min_sync_ms, self.hosts[second].sync_ms) = SPLIT_SYNC_MS;
         self.active.push((until_ms, Undo::FastDisk(second)));
         Some(self.block(vec![(first, second), (second, first)]))
     }
@@ -250,6 +252,7 @@ impl World {
         let own = &self.hosts[host];
         let Some((what, manager)) = own.killed_before_sync.zip(own.manager.as_ref()) else { return };
         let candidate = manager.raft.log.unsynced_vote().and_then(|id| self.raft_hosts.get(&id).copied());
+        let candidate = candidate.filter(|candidate| what != Unsynced::SplitVote || *candidate != host);
         if what != Unsynced::Anything && candidate.is_none() {
             return;
         }
@@ -257,7 +260,7 @@ impl World {
         let undo = self.kill(host, false);
         let pause_ms = self.rng.random_range(if what == Unsynced::SplitVote { 20..150 } else { 50..1_500 });
         self.active.extend(undo.map(|undo| (self.now_ms + pause_ms, undo)));
-        if let Some(candidate) = candidate.filter(|candidate| what == Unsynced::SplitVote && *candidate != host) {
+        if let Some(candidate) = candidate.filter(|_| what == Unsynced::SplitVote) {
             let undo = self.block(vec![(candidate, host)]);
             self.active.push((self.now_ms + SPLIT_MS, undo));
         }
@@ -289,7 +292,9 @@ impl World {
                 Undo::GoodNetwork => self.net.quality = Quality::GOOD,
                 Undo::Start(host) => self.start(host),
                 Undo::Resume(host) => (self.hosts[host].paused, self.hosts[host].resumed) = (false, true),
-                Undo::FastDisk(host) => self.hosts[host].sync_ms = SYNC_MS,
+                Undo::FastDisk(host) => {
+                    (self.hosts[host].min_sync_ms, self.hosts[host].sync_ms) = (0, SYNC_MS);
+                }
                 Undo::Unstick(host) => self.hosts[host].node.stuck = false,
                 Undo::Spare(host) => self.hosts[host].killed_before_sync = None,
                 Undo::Calm => self.churns = false,

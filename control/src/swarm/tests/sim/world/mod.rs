@@ -143,6 +143,7 @@ impl World {
                     paused: false,
                     life: 0,
                     wall_offset_ms: rng.random_range(-500..500),
+                    min_sync_ms: 0,
                     sync_ms: SYNC_MS,
                     killed_before_sync: None,
                     seen_ms: 0,
@@ -150,7 +151,7 @@ impl World {
                 }
             })
             .collect();
-        let (step_ms, snapshot_every) = (rng.random_range(0..150), rng.random_range(10..150));
+        let (step_ms, snapshot_every) = (rng.random_range(0..150), rng.random_range(3..60));
         let faults = faults::choose(hosts.len(), &mut rng);
         let mut world = Self {
             now_ms: 0,
@@ -199,6 +200,7 @@ impl World {
             raft_hosts: &self.raft_hosts,
             host,
             life: own.life,
+            min_sync_ms: own.min_sync_ms,
             sync_ms: own.sync_ms,
             step_ms: self.step_ms,
             snapshot_every: self.snapshot_every,

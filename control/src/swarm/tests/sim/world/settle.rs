@@ -3,10 +3,10 @@
 use weft_model::{
     ClusterState,
     spec::ServiceMode,
-    state::{TaskState, Traffic, UpdateState},
+    state::{Node, TaskState, Traffic, UpdateState},
 };
 
-use super::{super::users, World};
+use super::{super::users, Host, World};
 
 /// After the last fault, everything must be in order within this time.
 const SETTLE_MS: u64 = 180_000;
@@ -54,6 +54,10 @@ impl World {
         if let Some(host) = self.hosts.iter().position(|host| host.lost_log.is_some()) {
             return Some(format!("the manager on host {host} has no log"));
         }
+        let unaware = |host: &&Host| host.node.removed == state.nodes.contains_key(&host.node.id);
+        if let Some(host) = self.hosts.iter().find(unaware) {
+            return Some(format!("{} was removed, and does not know it", host.node.id));
+        }
         if let Some(node) = state.nodes.values().find(|node| !node.has_converged()) {
             return Some(format!("{} is {:?}, {:?}", node.hostname, node.status, node.lag));
         }
@@ -100,11 +104,14 @@ impl World {
         let state: ClusterState = (**self.checks.state()).clone();
         for host in 0..self.hosts.len() {
             let own = &self.hosts[host];
-            let is_manager = state.nodes[&own.node.id].is_manager();
-            if own.manager.is_some() != is_manager {
+            let is_manager = state.nodes.get(&own.node.id).is_some_and(Node::is_manager);
+            // A node that was removed before it knew of its demotion runs a manager that no voter
+            // accepts.
+            let removed = own.node.removed;
+            if !removed && own.manager.is_some() != is_manager {
                 return self.checks.fail(format!("host {host} runs a manager: {}", !is_manager));
             }
-            if own.manager.as_ref().is_some_and(|manager| **manager.state() != state) {
+            if !removed && own.manager.as_ref().is_some_and(|manager| **manager.state() != state) {
                 return self.checks.fail(format!("host {host} has another state than the leader"));
             }
             let live = |id| state.tasks.get(id).is_some_and(|task| !task.status.state.is_terminal());
