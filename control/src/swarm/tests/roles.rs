@@ -67,6 +67,30 @@ async fn a_worker_becomes_no_manager_before_it_has_stored_the_plan_that_says_so(
     stop([n1, n2]).await;
 }
 
+/// After a restart, the stored plan of a manager could begin a second log with the same Raft id.
+#[tokio::test]
+async fn a_manager_keeps_its_log_until_it_has_stored_the_plan_that_demotes_it() {
+    let [n1, n2] = cluster([Manager, Manager]).await;
+    let id = n2.id();
+    let obstacle = n2.host.dir().join("swarm/plan.new");
+    std::fs::create_dir(&obstacle).expect("a directory in the way");
+    n1.set_role(&id, Worker).await.expect("n2 is demoted");
+    let mut plans = n2.swarm.plans();
+    let demoted = plans.wait_for(|plan| plan.as_ref().is_some_and(|plan| plan.role == Worker));
+    timeout(DEADLINE, demoted).await.expect("in time").expect("the daemon runs");
+    let mut managers = n2.swarm.lifecycle.channels.manager.subscribe();
+    let stopped = timeout(Duration::from_secs(2), managers.wait_for(Option::is_none)).await;
+    assert!(stopped.is_err(), "a worker without a stored plan");
+    assert!(n2.host.dir().join("swarm/raft.redb").exists());
+
+    std::fs::remove_dir(&obstacle).expect("empty");
+    // Another plan, which the node stores.
+    let spec = Box::new(network_spec("app"));
+    n1.manager().propose(Command::CreateNetwork { id: NetworkId::from_random(1), spec }).await.expect("made");
+    n2.becomes_worker().await;
+    stop([n1, n2]).await;
+}
+
 /// The first entry of the log makes the first manager the only voter. A node that has only this
 /// part of the log and the Raft id of that manager would elect itself.
 #[tokio::test]
