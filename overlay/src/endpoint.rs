@@ -23,12 +23,12 @@ pub struct Endpoint {
     /// The address of the task side.
     pub mac: Mac,
     pub addr: DualAddr,
-    /// `SO_NETNS_COOKIE` of the task's network namespace.
-    pub netns_cookie: u64,
+    /// `SO_NETNS_COOKIE` of the task's network namespace. `None` if it does not exist yet.
+    pub netns_cookie: Option<u64>,
 }
 
 /// Computes the endpoints of a node whose namespace holds `node`. `cookies` has the namespace
-/// cookies of the tasks whose links are configured.
+/// cookies of the tasks whose links are configured; `None` if the task has no namespace yet.
 ///
 /// A task that is not in `cookies` keeps its endpoints in `previous` that have not changed. So a
 /// task whose links cannot be read or repaired for a moment keeps its traffic as long as its host
@@ -36,7 +36,7 @@ pub struct Endpoint {
 pub(crate) fn endpoints(
     desired: &Desired,
     node: &ActualNetns,
-    cookies: &BTreeMap<&TaskId, u64>,
+    cookies: &BTreeMap<&TaskId, Option<u64>>,
     previous: &[Endpoint],
 ) -> Vec<Endpoint> {
     let mut endpoints = Vec::new();
@@ -57,7 +57,7 @@ pub(crate) fn endpoints(
     endpoints
 }
 
-fn endpoint(task: &TaskId, attachment: &DesiredAttachment, host_ifindex: u32, netns_cookie: u64) -> Endpoint {
+fn endpoint(task: &TaskId, attachment: &DesiredAttachment, host_ifindex: u32, netns_cookie: Option<u64>) -> Endpoint {
     Endpoint {
         task: task.clone(),
         network: attachment.network.clone(),
@@ -108,14 +108,15 @@ mod tests {
         expected: &[(u32, u64)],
     ) {
         let task = task();
-        let cookies = cookie.map(|cookie| (&task, cookie)).into_iter().collect();
+        let cookies = cookie.map(|cookie| (&task, Some(cookie))).into_iter().collect();
         let actual = endpoints(desired, node, &cookies, previous);
+        let expected: Vec<_> = expected.iter().map(|(index, cookie)| (*index, Some(*cookie))).collect();
         assert_eq!(actual.iter().map(|e| (e.host_ifindex, e.netns_cookie)).collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn a_task_that_cannot_be_read_keeps_its_unchanged_endpoints() {
-        let previous = endpoints(&desired(2), &node(21), &[(&task(), 5)].into(), &[]);
+        let previous = endpoints(&desired(2), &node(21), &[(&task(), Some(5))].into(), &[]);
         check(&desired(2), &node(21), None, &previous, &[(21, 5)]);
         // The link was replaced, is gone, has another address, or is not desired any more.
         check(&desired(2), &node(22), None, &previous, &[]);
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_current_state_of_a_configured_task_replaces_the_previous_one() {
-        let previous = endpoints(&desired(2), &node(21), &[(&task(), 5)].into(), &[]);
+        let previous = endpoints(&desired(2), &node(21), &[(&task(), Some(5))].into(), &[]);
         check(&desired(2), &node(22), Some(6), &previous, &[(22, 6)]);
     }
 }

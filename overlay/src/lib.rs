@@ -12,6 +12,7 @@
 //! Modules in reading order. The crate `weft-mesh` has the same ones, except those marked with *:
 //!
 //! - `name`*: the names of weft's links (pure);
+//! - `sandbox`*: where the task side of a task's links is (plain data);
 //! - `wireguard`*: keys, and which implementation of WireGuard encrypts (plain data);
 //! - [`desired`]: what this node must have, from the plan and the sandboxes (pure);
 //! - [`actual`]: what the kernel holds (pure data);
@@ -27,6 +28,7 @@
 //! never changed, except that `lo` gets two sysctls.
 
 mod name;
+mod sandbox;
 mod wireguard;
 pub mod desired;
 pub mod actual;
@@ -43,4 +45,5 @@ pub use error::Error;
 pub use facts::{EgressRoute, NodeFacts, Uplink};
 pub use kernel::netns;
 pub use overlay::{Overlay, OverlayState};
+pub use sandbox::Sandbox;
 pub use wireguard::{EncryptionMode, KeyLink, OwnKey, PrivateKey};

@@ -17,16 +17,28 @@ pub(crate) const WIREGUARD: [&str; 2] = ["weft-wg0", "weft-wg1"];
 const MAX_LEN: usize = 15;
 /// The beginning of the name of a host side.
 const HOST_PREFIX: &str = "wv";
+/// The beginning of the name of a task side that waits in the node's namespace for the engine.
+const HANDED_OVER_PREFIX: &str = "wp";
 /// The fewest digits of a task id in such a name. 36^9 values are enough for the tasks of one node.
 const MIN_ID_DIGITS: usize = 9;
 
 /// The name of the host side of a task's `index`th link: the last digits of the task's id and the
 /// index. The first digits of an id are less random than the last ones.
 pub(crate) fn host_side(task: &TaskId, index: usize) -> String {
+    of_task(HOST_PREFIX, task, index)
+}
+
+/// The name of the task side of a task's `index`th link, until the engine moves it to the task's
+/// namespace.
+pub(crate) fn handed_over(task: &TaskId, index: usize) -> String {
+    of_task(HANDED_OVER_PREFIX, task, index)
+}
+
+fn of_task(prefix: &str, task: &TaskId, index: usize) -> String {
     let suffix = format!("-{index}");
-    let digits = MAX_LEN - HOST_PREFIX.len() - suffix.len();
+    let digits = MAX_LEN - prefix.len() - suffix.len();
     let id = task.as_str();
-    format!("{HOST_PREFIX}{}{suffix}", &id[id.len() - digits..])
+    format!("{prefix}{}{suffix}", &id[id.len() - digits..])
 }
 
 /// The name of the task side of a task's `index`th link.
@@ -41,7 +53,16 @@ pub(crate) fn alias(task: &TaskId, network: &NetworkId) -> String {
 
 /// Whether `name` has the form that [`host_side`] returns.
 pub(crate) fn is_host_side(name: &str) -> bool {
-    let Some((id, index)) = name.strip_prefix(HOST_PREFIX).and_then(|suffix| suffix.split_once('-')) else {
+    is_of_task(HOST_PREFIX, name)
+}
+
+/// Whether `name` has the form that [`handed_over`] returns.
+fn is_handed_over(name: &str) -> bool {
+    is_of_task(HANDED_OVER_PREFIX, name)
+}
+
+fn is_of_task(prefix: &str, name: &str) -> bool {
+    let Some((id, index)) = name.strip_prefix(prefix).and_then(|suffix| suffix.split_once('-')) else {
         return false;
     };
     name.len() == MAX_LEN
@@ -65,7 +86,7 @@ pub(crate) fn is_wireguard(name: &str) -> bool {
 
 /// Whether a link in the node's namespace belongs to weft.
 pub(crate) fn is_weft_link(name: &str) -> bool {
-    name == TUNNEL || name == PROBE || is_wireguard(name) || is_host_side(name)
+    name == TUNNEL || name == PROBE || is_wireguard(name) || is_host_side(name) || is_handed_over(name)
 }
 
 #[cfg(test)]
@@ -79,6 +100,8 @@ mod tests {
             let name = host_side(&task, index);
             assert_eq!(name.len(), MAX_LEN, "{name}");
             assert!(is_host_side(&name) && is_weft_link(&name), "{name}");
+            let name = handed_over(&task, index);
+            assert!(!is_host_side(&name) && is_weft_link(&name) && name.len() == MAX_LEN, "{name}");
         }
         assert_ne!(host_side(&task, 0), host_side(&task, 1));
         assert_ne!(host_side(&task, 0), host_side(&TaskId::from_random(u128::MAX - 8), 0));

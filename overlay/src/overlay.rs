@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, PoisonError},
 };
 
@@ -27,6 +27,7 @@ use crate::{
     kernel::{self, netlink::Netlink, netns, watch::Watch, wireguard::WireGuard},
     name,
     reconcile::{self, Context, Faults, Pass},
+    sandbox::Sandbox,
     wireguard::{EncryptionMode, KeyLink, OwnKey},
 };
 
@@ -140,8 +141,7 @@ impl Overlay {
         self.0.changed.clone()
     }
 
-    /// Configures the links for the tasks of `plan` that have a sandbox (the path of a network
-    /// namespace), and a WireGuard link for each of `keys` if the plan has a part for encryption.
+    /// Configures the links for the tasks of `plan` that have a sandbox, and a WireGuard link for each of `keys` if the plan has a part for encryption.
     /// Idempotent: it creates, repairs, adopts and removes by comparing the whole plan
     /// with the whole state of the kernel.
     ///
@@ -154,7 +154,7 @@ impl Overlay {
     pub async fn reconcile(
         &self,
         plan: &NodePlan,
-        sandboxes: &BTreeMap<TaskId, PathBuf>,
+        sandboxes: &BTreeMap<TaskId, Sandbox>,
         keys: &[OwnKey],
     ) -> Result<OverlayState, Error> {
         let mut endpoints = self.0.endpoints.lock().await;
@@ -199,7 +199,8 @@ fn state(pass: &Pass, faults: Faults, context: &Context<'_>, previous: &[Endpoin
     let tunnel = node.links.get(name::TUNNEL);
     let tunnel = tunnel.ok_or_else(|| Error::unsettled([format!("create the tunnel {}", name::TUNNEL)]))?;
     let configured = pass.actual.tasks.iter().filter(|(task, _)| !faults.tasks.contains_key(*task));
-    let cookies = configured.map(|(task, netns)| (task, netns.cookie)).collect();
+    let has_netns = |task| context.sandboxes.get(task).is_some_and(|sandbox| sandbox.netns().is_some());
+    let cookies = configured.map(|(task, netns)| (task, has_netns(task).then_some(netns.cookie))).collect();
     let endpoints = endpoint::endpoints(&pass.desired, node, &cookies, previous);
     let facts = facts::facts(node);
     let Desired { mtu, encrypted_mtu, .. } = pass.desired;

@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     error::Error,
     kernel::{self, netlink::Netlink, wireguard::WireGuard},
     name,
+    sandbox::Sandbox,
     wireguard::OwnKey,
 };
 
@@ -38,8 +39,7 @@ const MAX_PASSES: usize = 4;
 /// What a reconcile works on besides the plan.
 pub(crate) struct Context<'a> {
     pub(crate) netlink: &'a Netlink,
-    /// Paths of the tasks' network namespaces.
-    pub(crate) sandboxes: &'a BTreeMap<TaskId, PathBuf>,
+    pub(crate) sandboxes: &'a BTreeMap<TaskId, Sandbox>,
     /// The WireGuard keys of this node that must have a link.
     pub(crate) keys: &'a [OwnKey],
     pub(crate) support: &'a EncryptionSupport,
@@ -99,10 +99,10 @@ impl Pass {
         let Context { netlink, sandboxes, keys, .. } = *context;
         let mut node = kernel::read_netns(netlink).await?;
         let underlay = read_underlay(netlink, plan, &node).await?;
-        let desired = desired(plan, sandboxes, keys, underlay, &read_settings());
+        let mut desired = desired(plan, sandboxes, keys, underlay, &read_settings());
         let task_keys = desired.tasks.values().flat_map(|task| task.host.sysctls.keys());
         node.sysctls = kernel::sysctl::read_all(task_keys.chain(desired.node.sysctls.keys()));
-        let tasks = read_sandboxes(&desired, sandboxes, faults).await;
+        let tasks = read_sandboxes(&mut desired, &node, sandboxes, faults).await;
         let wireguard = read_wireguard(context, &node, faults).await?;
         let actual = Actual { node, wireguard, tasks };
         let mut ops = diff(&desired, &actual);
@@ -127,8 +127,8 @@ impl Pass {
         self.log_reduced_mtus();
         let failed: Vec<_> = stream::iter(&self.ops.tasks)
             .filter_map(async |(task, ops)| Some((task, ops, sandboxes.get(task)?)))
-            .map(|(task, ops, path)| async move {
-                apply_task(netlink, ops, path.clone()).await.err().map(|error| (task.clone(), error))
+            .map(|(task, ops, sandbox)| async move {
+                apply_task(netlink, ops, sandbox.netns()).await.err().map(|error| (task.clone(), error))
             })
             .buffer_unordered(MAX_CONCURRENT_SANDBOXES)
             .collect()
@@ -154,25 +154,33 @@ impl Pass {
     }
 }
 
-/// Reads the namespace of each task that has no fault yet. A namespace that cannot be read is a
-/// fault of its task.
+/// Reads the namespace of each task that has no fault yet, and adopts the names of its links in
+/// `desired`. A namespace that cannot be read is a fault of its task. One that does not exist yet is
+/// empty.
 async fn read_sandboxes(
-    desired: &Desired,
-    sandboxes: &BTreeMap<TaskId, PathBuf>,
+    desired: &mut Desired,
+    node: &ActualNetns,
+    sandboxes: &BTreeMap<TaskId, Sandbox>,
     faults: &mut Faults,
 ) -> BTreeMap<TaskId, ActualNetns> {
     let skipped: BTreeSet<TaskId> = faults.tasks.keys().cloned().collect();
+    let hosts = Arc::new(ActualNetns { links: node.links.clone(), ..ActualNetns::default() });
     let results: Vec<_> = stream::iter(&desired.tasks)
         .filter_map(async |(task, desired)| Some((task, desired, sandboxes.get(task)?)))
         .filter(|(task, ..)| std::future::ready(!skipped.contains(*task)))
-        .map(|(task, desired, path)| {
-            let keys: Vec<String> = desired.sandbox.sysctls.keys().cloned().collect();
-            let netns = kernel::run_in_netns(path.clone(), async move |netlink| {
-                let mut netns = kernel::read_netns(&netlink).await?;
-                netns.sysctls = kernel::sysctl::read_all(keys.iter());
-                Ok(netns)
-            });
-            async move { (task.clone(), netns.await) }
+        .map(|(task, desired, sandbox)| {
+            let (mut desired, hosts) = (desired.clone(), Arc::clone(&hosts));
+            let path = sandbox.netns().map(Path::to_owned);
+            async move {
+                let Some(path) = path else { return (task.clone(), Ok((desired, ActualNetns::default()))) };
+                let read = kernel::run_in_netns(path, async move |netlink| {
+                    let mut netns = kernel::read_netns(&netlink).await?;
+                    desired.follow_names(&hosts, &netns);
+                    netns.sysctls = kernel::sysctl::read_all(desired.sandbox.sysctls.keys());
+                    Ok((desired, netns))
+                });
+                (task.clone(), read.await)
+            }
         })
         .buffer_unordered(MAX_CONCURRENT_SANDBOXES)
         .collect()
@@ -180,7 +188,8 @@ async fn read_sandboxes(
     let mut tasks = BTreeMap::new();
     for (task, result) in results {
         match result {
-            Ok(netns) => {
+            Ok((renamed, netns)) => {
+                desired.tasks.insert(task.clone(), renamed);
                 tasks.insert(task, netns);
             }
             Err(error) => {
@@ -239,13 +248,11 @@ async fn with_wireguard<T: Send + 'static>(
     kernel::run_blocking(move || work(&mut wireguard.lock().unwrap_or_else(PoisonError::into_inner))).await
 }
 
-async fn apply_task(netlink: &Netlink, ops: &TaskOps, sandbox: PathBuf) -> Result<(), Error> {
+async fn apply_task(netlink: &Netlink, ops: &TaskOps, netns: Option<&Path>) -> Result<(), Error> {
     apply_all(netlink, &ops.host).await?;
-    if ops.sandbox.is_empty() {
-        return Ok(());
-    }
+    let Some(netns) = netns.filter(|_| !ops.sandbox.is_empty()) else { return Ok(()) };
     let ops = ops.sandbox.clone();
-    kernel::run_in_netns(sandbox, async move |netlink| apply_all(&netlink, &ops).await).await
+    kernel::run_in_netns(netns.to_owned(), async move |netlink| apply_all(&netlink, &ops).await).await
 }
 
 async fn apply_all(netlink: &Netlink, ops: &[Op]) -> Result<(), Error> {

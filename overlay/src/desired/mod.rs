@@ -6,22 +6,23 @@
 
 mod mtu;
 mod settings;
+mod task;
 mod wireguard;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
+    net::IpAddr,
+    path::PathBuf,
 };
 
 use ipnetwork::IpNetwork;
 pub use mtu::Underlay;
 pub use settings::NodeSettings;
 pub(crate) use settings::{DEFAULT_RP_FILTER, LOCAL_PORTS, RESERVED_PORTS, settings_without_weft};
-use weft_model::{DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni, plan::AttachmentPlan};
+use weft_model::{DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni};
 pub use wireguard::{DesiredPeer, DesiredWireGuard, KeyRoute, KeyRouteKind};
 
-use crate::{name, wireguard::OwnKey};
+use crate::{name, sandbox::Sandbox, wireguard::OwnKey};
 
 /// MTU of the tunnel device, in octets. It is so large that it never limits a packet: the mesh
 /// checks lengths itself, and clients of published ports send what fits their own links.
@@ -79,6 +80,9 @@ pub enum DesiredLinkKind {
     WireGuard,
     /// The end of a veth pair in the node's namespace. Created together with `peer` in `sandbox`.
     HostSide { peer: String, sandbox: PathBuf },
+    /// Like a host side. Created together with `peer` in the node's namespace, from where the
+    /// engine moves `peer`.
+    HandedOver { peer: String },
     /// The end of a veth pair in the task's namespace. Created together with its host side.
     TaskSide,
 }
@@ -119,10 +123,9 @@ pub struct DesiredAttachment {
 const LOOPBACK_ACCEPT_LOCAL: &str = "net/ipv4/conf/lo/accept_local";
 const LOOPBACK_RP_FILTER: &str = "net/ipv4/conf/lo/rp_filter";
 
-/// Computes what the node of `plan` must have. `sandboxes` are the paths of the tasks' network
-/// namespaces, `keys` the WireGuard keys of this node that must have a link. A task without a
-/// sandbox gets no links yet. The links of a sandbox whose task is not in the plan are not desired
-/// any more.
+/// Computes what the node of `plan` must have. `sandboxes` says where the task sides go, `keys` are
+/// the WireGuard keys of this node that must have a link. A task without a sandbox gets no links
+/// yet. The links of a sandbox whose task is not in the plan are not desired any more.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -141,7 +144,7 @@ const LOOPBACK_RP_FILTER: &str = "net/ipv4/conf/lo/rp_filter";
 /// ```
 pub fn desired(
     plan: &NodePlan,
-    sandboxes: &BTreeMap<TaskId, PathBuf>,
+    sandboxes: &BTreeMap<TaskId, Sandbox>,
     keys: &[OwnKey],
     underlay: Underlay,
     settings: &NodeSettings,
@@ -154,7 +157,7 @@ pub fn desired(
         .tasks
         .iter()
         .filter_map(|task| Some((task, sandboxes.get(&task.id)?)))
-        .map(|(task, sandbox)| (task.id.clone(), desired_task(&task.id, &task.attachments, sandbox, &mtu_of)))
+        .map(|(task, sandbox)| (task.id.clone(), task::desired(&task.id, &task.attachments, sandbox, &mtu_of)))
         .collect();
     let wireguard = wireguard::links(plan, keys, underlay);
     let mut node = desired_node(settings, plan.tunnel_port);
@@ -184,112 +187,6 @@ fn desired_node(settings: &NodeSettings, port: u16) -> DesiredNetns {
         node.set_sysctl(RESERVED_PORTS, &reserved);
     }
     node
-}
-
-fn desired_task(
-    task: &TaskId,
-    attachments: &[AttachmentPlan],
-    sandbox: &Path,
-    mtu_of: &impl Fn(&NetworkId) -> u32,
-) -> DesiredTask {
-    let mut desired = DesiredTask::default();
-    let mut routes = BTreeSet::new();
-    for (index, attachment) in attachments.iter().enumerate() {
-        // A larger MTU than the path's would make packets that do not fit through the tunnel.
-        let path = mtu_of(&attachment.network);
-        let mtu = attachment.mtu.map_or(path, |wanted| wanted.min(path));
-        let (host, peer) = (name::host_side(task, index), name::task_side(index));
-        desired.host.links.insert(
-            host.clone(),
-            DesiredLink {
-                kind: DesiredLinkKind::HostSide { peer: peer.clone(), sandbox: sandbox.to_owned() },
-                mtu: Some(mtu),
-                mac: None,
-                alias: Some(name::alias(task, &attachment.network)),
-                addresses: None,
-            },
-        );
-        desired.host.set_sysctl(&format!("net/ipv6/conf/{host}/disable_ipv6"), "1");
-        desired.sandbox.links.insert(peer.clone(), task_side_link(attachment, mtu));
-        routes.extend(routes_of_link(attachment, &peer, index == 0));
-        set_task_side_sysctls(&mut desired.sandbox, &peer);
-        desired.attachments.push(DesiredAttachment {
-            host,
-            network: attachment.network.clone(),
-            vni: attachment.vni,
-            wanted_mtu: attachment.mtu,
-            mac: attachment.mac,
-            addr: attachment.addr,
-        });
-    }
-    desired.sandbox.links.insert(
-        "lo".to_owned(),
-        DesiredLink { kind: DesiredLinkKind::Loopback, mtu: None, mac: None, alias: None, addresses: None },
-    );
-    desired.sandbox.routes = Some(routes);
-    desired.sandbox.set_sysctl("net/ipv4/conf/all/rp_filter", "0");
-    desired.sandbox.set_sysctl("net/ipv6/conf/lo/disable_ipv6", "0");
-    // The same as in other container runtimes: any user may ping and may bind ports below 1024.
-    desired.sandbox.set_sysctl("net/ipv4/ping_group_range", "0 2147483647");
-    desired.sandbox.set_sysctl("net/ipv4/ip_unprivileged_port_start", "0");
-    desired
-}
-
-fn task_side_link(attachment: &AttachmentPlan, mtu: u32) -> DesiredLink {
-    let with_prefix = |ip| IpNetwork::new(ip, attachment.subnets.containing(ip)?.0.prefix()).ok();
-    DesiredLink {
-        kind: DesiredLinkKind::TaskSide,
-        mtu: Some(mtu),
-        mac: Some(attachment.mac),
-        alias: None,
-        addresses: Some(attachment.addr.ips().filter_map(with_prefix).collect()),
-    }
-}
-
-/// The routes through the gateways of the link. Every link leads to all subnets of its network. The
-/// first link also has the default routes; a task on an internal network has them too: it replies
-/// to clients of published ports, whose addresses can be any.
-fn routes_of_link(attachment: &AttachmentPlan, link: &str, is_first: bool) -> Vec<GatewayRoute> {
-    let mut routes = Vec::new();
-    for ip in attachment.addr.ips() {
-        let Some((own, via)) = attachment.subnets.containing(ip) else { continue };
-        let mut destinations: Vec<_> = attachment
-            .subnets
-            .iter()
-            .map(|(range, _)| range)
-            .filter(|range| *range != own && range.is_ipv4() == own.is_ipv4())
-            .collect();
-        if is_first {
-            let any = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            destinations.extend(IpNetwork::new(any, 0).ok());
-        }
-        routes.extend(destinations.into_iter().map(|destination| GatewayRoute {
-            destination,
-            via,
-            link: link.to_owned(),
-        }));
-    }
-    routes
-}
-
-/// All addresses of the link are static, and its only neighbour is the mesh's router. So the kernel
-/// must not accept router advertisements, probe for duplicate addresses, or generate addresses for
-/// the link.
-///
-/// A program of the mesh answers the questions for neighbours' MAC addresses. One that was asked
-/// before this program is attached is lost, and the kernel would ask again only after a second. So
-/// it asks every 20 ms, as long as by default (3 s). The unit of the kernel's clock is a divisor of
-/// 20 ms for each of its usual frequencies, so it does not round the value.
-fn set_task_side_sysctls(sandbox: &mut DesiredNetns, link: &str) {
-    sandbox.set_sysctl(&format!("net/ipv4/conf/{link}/rp_filter"), "0");
-    for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0"), ("addr_gen_mode", "1")] {
-        sandbox.set_sysctl(&format!("net/ipv6/conf/{link}/{key}"), value);
-    }
-    for family in ["ipv4", "ipv6"] {
-        for (key, value) in [("retrans_time_ms", "20"), ("mcast_solicit", "150")] {
-            sandbox.set_sysctl(&format!("net/{family}/neigh/{link}/{key}"), value);
-        }
-    }
 }
 
 impl DesiredNetns {

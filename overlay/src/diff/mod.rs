@@ -21,6 +21,7 @@ pub use wireguard::WireGuardOp;
 use crate::{
     actual::{Actual, ActualKeyRoute, ActualLink, ActualLinkKind, ActualNetns, ActualRoute, VxlanSettings},
     desired::{Desired, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask, GatewayRoute, KeyRoute, KeyRouteKind},
+    kernel::netns::CURRENT,
     name,
 };
 
@@ -239,6 +240,11 @@ fn create_link(
             }
             Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: sandbox.clone(), mtu }
         }
+        // The engine may have moved the peer already.
+        DesiredLinkKind::HandedOver { .. } if actual.is_some_and(is_veth) => return None,
+        DesiredLinkKind::HandedOver { peer } => {
+            Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: CURRENT.into(), mtu }
+        }
     };
     if actual.is_some() {
         ops.push(Op::DeleteLink { name: name.to_owned() });
@@ -316,7 +322,7 @@ fn is_tunnel(link: &ActualLink, port: u16) -> bool {
 
 /// Two veths are a pair if each has the other's index as its peer. The namespaces differ, so one
 /// match alone can be a coincidence.
-fn are_paired(host: &ActualLink, task: &ActualLink) -> bool {
+pub(crate) fn are_paired(host: &ActualLink, task: &ActualLink) -> bool {
     let has_peer = |link: &ActualLink, peer: &ActualLink| link.kind == ActualLinkKind::Veth { peer: Some(peer.index) };
     has_peer(host, task) && has_peer(task, host)
 }
