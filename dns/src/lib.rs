@@ -1,5 +1,5 @@
-//! The resolver for the names that tasks use, at 127.0.0.11:53 inside each task's network
-//! namespace.
+//! The resolver for the names that tasks use, at port 53 of a loopback address inside each task's
+//! network namespace: 127.0.0.11, unless the caller of [`open_sockets`] says another one.
 //!
 //! The agent publishes a new [`Zone`] for each plan, and starts and stops the resolver of each
 //! task.

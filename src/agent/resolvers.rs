@@ -21,6 +21,8 @@ use tokio::net::TcpSocket;
 use weft_model::{NodePlan, TaskId, plan::TaskPlan};
 use weft_overlay::netns::Netns;
 
+use crate::runtime::identity;
+
 pub(super) struct Resolvers {
     zone: weft_dns::ZoneHandle,
     server: weft_dns::Server,
@@ -64,9 +66,9 @@ impl Resolvers {
     fn start(&self, task: &TaskPlan, netns: &Path) -> Result<()> {
         let netns = Netns::open(netns).context("cannot open the task's network namespace")?;
         let sockets = netns
-            .run(weft_dns::open_sockets)
+            .run(|| weft_dns::open_sockets(identity::RESOLVER))
             .context("cannot enter the task's network namespace")?
-            .context("cannot listen on 127.0.0.11:53 in the task's network namespace")?;
+            .with_context(|| format!("cannot listen on {}:53 in the task's network namespace", identity::RESOLVER))?;
         let name_servers = &task.container.dns.name_servers;
         let outside = if name_servers.is_empty() {
             self.outside.clone()
@@ -77,7 +79,7 @@ impl Resolvers {
         let networks = task.attachments.iter().map(|a| a.network.clone()).collect();
         self.server
             .start(task.id.clone(), weft_dns::TaskConfig { networks, outside }, sockets)
-            .context("cannot serve DNS on 127.0.0.11:53 in the task's network namespace")
+            .context("cannot serve DNS in the task's network namespace")
     }
 
     /// The tasks that have a server.

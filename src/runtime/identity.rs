@@ -12,7 +12,7 @@ pub(crate) const NODE_VARIABLE: &str = "WEFT_NODE";
 pub(crate) const TASK_NAME_VARIABLE: &str = "WEFT_TASK_NAME";
 const TASK_ID_VARIABLE: &str = "WEFT_TASK_ID";
 /// Address of the resolver in each task's network namespace.
-pub(crate) const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 /// The option `ndots` of a task's resolv.conf, unless the user chose another value. With 0, a name
 /// is first looked up as it is, and only then in the search domains. So a search domain never hides
 /// a service, and the names of services are not sent to other resolvers.

@@ -28,8 +28,8 @@ use crate::{
     zone::ZoneHandle,
 };
 
-/// The address of the resolver inside a task, the same as in Docker.
-const ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
+/// The port of the resolver, of UDP and TCP.
+const PORT: u16 = 53;
 
 /// The resolver sockets of a task, opened in its network namespace.
 #[derive(Debug)]
@@ -38,13 +38,18 @@ pub struct Sockets {
     pub tcp: std::net::TcpListener,
 }
 
-/// Opens 127.0.0.11:53 in the network namespace of the calling thread.
+/// Opens port 53 of `address` in the network namespace of the calling thread.
+///
+/// The processes of a task ask 127.0.0.11, as in Docker. In a container whose 127.0.0.11 is the DNS
+/// server of the container engine, the resolver listens at another address of 127.0.0.0/8, and the
+/// data plane leads the questions there.
 ///
 /// # Errors
 ///
 /// The errors of bind(2), for example if the task runs its own resolver on that address.
-pub fn open_sockets() -> io::Result<Sockets> {
-    Ok(Sockets { udp: std::net::UdpSocket::bind(ADDRESS)?, tcp: std::net::TcpListener::bind(ADDRESS)? })
+pub fn open_sockets(address: Ipv4Addr) -> io::Result<Sockets> {
+    let local = (address, PORT);
+    Ok(Sockets { udp: std::net::UdpSocket::bind(local)?, tcp: std::net::TcpListener::bind(local)? })
 }
 
 /// The resolvers of this node's tasks. Cheap to clone. They stop when the last clone is dropped.
