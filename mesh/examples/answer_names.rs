@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ifindex: 0x7fff_ffff,
             netns_cookie: 1,
             netns: netns.into(),
+            resolver: Ipv4Addr::new(127, 0, 0, 11),
         }],
         names: (0..names).map(|number| name(&network, number)).collect::<Result<_, _>>()?,
         ..LocalFacts::default()

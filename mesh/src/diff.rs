@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_ebpf_common::{
-    Backend, Config, Endpoint, Forward, NetAddr, Nets, Node, PortKey, PortTarget, Route, Service, SlotKey,
+    Addr, Backend, Config, Endpoint, Forward, NetAddr, Nets, Node, PortKey, PortTarget, Route, Service, SlotKey,
     names::{Name, NameKey, NameScope},
 };
 
@@ -41,6 +41,7 @@ pub struct Ops {
     pub nodes: Vec<Op<NetAddr, Node>>,
     pub routes: Vec<Op<Prefix, Route>>,
     pub netns: Vec<Op<u64, Nets>>,
+    pub resolvers: Vec<Op<u64, Addr>>,
     pub names: Vec<Op<NameKey, Name>>,
     pub name_scopes: Vec<Op<u32, NameScope>>,
     pub counted_services: Vec<Op<u32, ()>>,
@@ -65,6 +66,7 @@ impl Ops {
             + self.nodes.len()
             + self.routes.len()
             + self.netns.len()
+            + self.resolvers.len()
             + self.names.len()
             + self.name_scopes.len()
             + self.counted_services.len()
@@ -108,6 +110,7 @@ pub fn diff(desired: &Desired, actual: &Actual) -> Ops {
         nodes: diff_map(&desired.nodes, &actual.nodes),
         routes: diff_map(&desired.routes, &actual.routes),
         netns: diff_map(&desired.netns, &actual.netns),
+        resolvers: diff_map(&desired.resolvers, &actual.resolvers),
         names: diff_map(&desired.names, &actual.names),
         name_scopes: diff_map(&desired.name_scopes, &actual.name_scopes),
         counted_services: diff_set(&desired.counted_services, &actual.counted_services),
@@ -129,7 +132,7 @@ fn diff_set<K: Ord + Copy>(desired: &BTreeSet<K>, actual: &BTreeSet<K>) -> Vec<O
 
 #[cfg(test)]
 mod tests {
-    use weft_ebpf_common::{Addr, HOST_NET};
+    use weft_ebpf_common::HOST_NET;
 
     use super::*;
     use crate::{attachment::Hook, tables::Tables};

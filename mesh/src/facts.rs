@@ -94,4 +94,7 @@ pub struct LocalEndpoint {
     pub netns_cookie: u64,
     /// The file of the task's network namespace.
     pub netns: PathBuf,
+    /// The address at which the task's resolver listens, the same for all links of the task. If it
+    /// is not 127.0.0.11, the programs lead the task's sockets from 127.0.0.11:53 there.
+    pub resolver: Ipv4Addr,
 }

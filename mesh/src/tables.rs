@@ -31,6 +31,7 @@ pub struct Tables {
     pub nodes: BTreeMap<NetAddr, Node>,
     pub routes: BTreeMap<Prefix, Route>,
     pub netns: BTreeMap<u64, Nets>,
+    pub resolvers: BTreeMap<u64, Addr>,
     pub names: BTreeMap<NameKey, Name>,
     pub name_scopes: BTreeMap<u32, NameScope>,
     /// The services that have an entry in the map of counters.

@@ -13,6 +13,8 @@ use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, LocalWireGuard, ResolvedNa
 use weft_model::{NetworkId, NodePlan, TaskId};
 use weft_overlay::{OverlayState, actual::Framing};
 
+use crate::runtime::identity;
+
 /// The facts for [`weft_mesh::Mesh::reconcile`].
 pub(super) fn local_facts(
     links: &OverlayState,
@@ -39,6 +41,7 @@ pub(super) fn local_facts(
         ifindex: endpoint.host_ifindex,
         netns_cookie: endpoint.netns_cookie,
         netns: sandboxes.get(&endpoint.task).cloned().unwrap_or_default(),
+        resolver: identity::RESOLVER,
     };
     LocalFacts {
         netns_cookie: node.netns_cookie,

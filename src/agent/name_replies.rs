@@ -18,6 +18,7 @@ use weft_model::{
 };
 
 use super::facts::names;
+use crate::runtime::identity;
 
 const NETWORKS: [&str; 3] = ["front", "a.network.with.many.labels", "web"];
 /// Some are names of services, of networks, of both, or end with the name of a network.
@@ -241,6 +242,7 @@ fn facts(plan: &NodePlan, zone: &Zone) -> LocalFacts {
         ifindex: 9,
         netns_cookie: 1,
         netns: "/run/netns/asker".into(),
+        resolver: identity::RESOLVER,
     };
     LocalFacts {
         endpoints: task.attachments.iter().map(link).collect(),

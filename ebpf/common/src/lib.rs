@@ -12,8 +12,9 @@
 //! - Addresses are 128 bits wide. Two networks may have the same addresses, so every key with an
 //!   address begins with the network or the zone; only [`SocketKey`] begins with the socket.
 //! - Fields whose names end in `_be` are in network byte order, all others in the machine's.
-//! - A program of an older version must not misread a map. Every change of a layout, or of the set
-//!   of pinned maps, must raise [`LAYOUT_VERSION`]: maps of another version are not reused.
+//! - A program of an older version must not misread a map. Every change of a layout, and every
+//!   removal of a map, must raise [`LAYOUT_VERSION`]: maps of another version are not reused. A new
+//!   map needs no new version: older programs and daemons do not open it.
 
 mod addr;
 mod config;
@@ -49,6 +50,14 @@ pub const FIRST_NETWORK_VNI: u32 = 4096;
 /// The mark (`skb->mark`) of packets that came out of a WireGuard link of weft: the letters "weft".
 /// The kernel keeps it while it removes the VXLAN header, so the program at the tunnel sees it.
 pub const WIREGUARD_MARK: u32 = 0x7765_6674;
+
+/// The address at which the processes of each task ask their resolver.
+pub const RESOLVER: Addr = Addr::from_v4_be(u32::from_ne_bytes([127, 0, 0, 11]));
+/// The address at which the resolver listens in a container whose [`RESOLVER`] is the DNS server of
+/// the container engine. The socket programs replace one by the other.
+pub const CONTAINER_RESOLVER: Addr = Addr::from_v4_be(u32::from_ne_bytes([127, 0, 0, 12]));
+/// UDP and TCP port of every resolver.
+pub const DNS_PORT: u16 = 53;
 
 /// TCP port of the control plane between nodes.
 pub const CONTROL_PORT: u16 = 2377;

@@ -19,8 +19,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use weft_ebpf_common::{
-    Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragmentKey, FragmentPorts, NetAddr, Nets, Node,
-    PortKey, PortTarget, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
+    Addr, Backend, Config, DropReason, Endpoint, Flow, FlowKey, Forward, FragmentKey, FragmentPorts, NetAddr, Nets,
+    Node, PortKey, PortTarget, Route, Service, ServiceStats, SlotKey, SocketKey, SocketPeer,
     names::{NAME_ENTRIES, Name, NameKey, NameScope},
 };
 
@@ -74,6 +74,10 @@ pub static ROUTES: LpmTrie<NetAddr, Route> = LpmTrie::pinned(FEW_ENTRIES, BPF_F_
 /// The networks of the tasks of this node, by the cookie of the task's network namespace.
 #[map]
 pub static NETNS: HashMap<u64, Nets> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
+/// The address at which the resolver listens, by the cookie of the task's network namespace. Only
+/// of tasks whose resolver does not listen at [`weft_ebpf_common::RESOLVER`].
+#[map]
+pub static RESOLVERS: HashMap<u64, Addr> = HashMap::pinned(FEW_ENTRIES, BPF_F_NO_PREALLOC);
 /// Names of the networks that tasks of this node are on, and their addresses.
 #[map]
 pub static NAMES: HashMap<NameKey, Name> = HashMap::pinned(NAME_ENTRIES, BPF_F_NO_PREALLOC);

@@ -17,7 +17,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use weft_ebpf_common::{
     Addr, Backend, Config, Endpoint, Forward, HOST_NET, LOOPBACK_IFINDEX, MAX_NETS_PER_TASK, Nets, PortKey, PortTarget,
-    Route, Service, SlotKey, backend_flags, endpoint_flags, forward_flags,
+    RESOLVER, Route, Service, SlotKey, backend_flags, endpoint_flags, forward_flags,
 };
 use weft_model::{
     DualAddr, NetworkId, NodeId, NodePlan, TaskId, Vni,
@@ -301,6 +301,10 @@ fn add_endpoint(index: &PlanIndex<'_>, link: &LocalEndpoint, tables: &mut Tables
     let nets = tables.netns.entry(link.netns_cookie).or_default();
     if !network.ingress {
         add_network(nets, network.vni);
+    }
+    let resolver = addr(link.resolver.into());
+    if resolver != RESOLVER {
+        tables.resolvers.insert(link.netns_cookie, resolver);
     }
 }
 

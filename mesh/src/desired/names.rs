@@ -210,6 +210,7 @@ mod tests {
             ifindex,
             netns_cookie: 1000 + u64::from(number),
             netns: "/run/netns/task".into(),
+            resolver: Ipv4Addr::new(127, 0, 0, 11),
         });
         let links = links.collect();
         let plan = TaskPlan {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use weft_ebpf_common::{Node, node_flags};
+use weft_ebpf_common::{CONTAINER_RESOLVER, Node, node_flags};
 use weft_model::{
     BackendId, DualAddr, Mac, MeshServiceId,
     net::{Subnet, Subnets},
@@ -83,6 +83,7 @@ fn local(number: u128, vni: u32, ifindex: u32) -> LocalEndpoint {
         ifindex,
         netns_cookie: 1000 + number as u64,
         netns: format!("/run/netns/{number}").into(),
+        resolver: Ipv4Addr::new(127, 0, 0, 11),
     }
 }
 
@@ -310,6 +311,20 @@ fn eth0_is_the_primary_link_of_a_task_on_two_networks() {
     let tables = tables_of(&plan, &facts);
     assert_eq!((tables.endpoints[&21].primary, tables.endpoints[&22].primary), (21, 21));
     assert_eq!(tables.netns[&1011].vnis[..3], [APP, 4098, 0]);
+}
+
+#[test]
+fn only_a_resolver_at_another_address_has_an_entry() {
+    let facts = facts();
+    assert!(tables_of(&plan(), &facts).resolvers.is_empty());
+    let moved = |link: &LocalEndpoint| LocalEndpoint { resolver: Ipv4Addr::new(127, 0, 0, 12), ..link.clone() };
+    let endpoints: Vec<_> = facts.endpoints.iter().map(moved).collect();
+    let tables = tables_of(&plan(), &LocalFacts { endpoints, ..facts.clone() });
+    assert_eq!(tables.resolvers, [(1011, CONTAINER_RESOLVER)].into());
+    // The task is not in the plan any more.
+    let empty = NodePlan { endpoints: Vec::new(), ..plan() };
+    let endpoints = facts.endpoints.iter().map(moved).collect();
+    assert!(tables_of(&empty, &LocalFacts { endpoints, ..facts }).resolvers.is_empty());
 }
 
 #[test]

@@ -15,8 +15,8 @@ use aya::{
 };
 use rustix::io::Errno;
 use weft_ebpf_common::{
-    Backend, Config, DropReason, Endpoint, Forward, NetAddr, Nets, Node, Plain, PortKey, PortTarget, Route, Service,
-    ServiceStats, SlotKey,
+    Addr, Backend, Config, DropReason, Endpoint, Forward, NetAddr, Nets, Node, Plain, PortKey, PortTarget, Route,
+    Service, ServiceStats, SlotKey,
     names::{Name, NameKey, NameScope},
 };
 
@@ -114,6 +114,7 @@ pub(crate) struct Maps {
     nodes: Table<NetAddr, Node>,
     routes: RouteTable,
     netns: Table<u64, Nets>,
+    resolvers: Table<u64, Addr>,
     names: Table<NameKey, Name>,
     name_scopes: Table<u32, NameScope>,
     service_stats: ServiceStatsTable,
@@ -142,6 +143,7 @@ impl Maps {
             nodes: Table::open(ebpf, "NODES")?,
             routes: RouteTable { name: ROUTES, map: take(ebpf, ROUTES)?.try_into().map_err(map_error(ROUTES))? },
             netns: Table::open(ebpf, "NETNS")?,
+            resolvers: Table::open(ebpf, "RESOLVERS")?,
             names: Table::open(ebpf, "NAMES")?,
             name_scopes: Table::open(ebpf, "NAME_SCOPES")?,
             service_stats: ServiceStatsTable::open(ebpf)?,
@@ -165,6 +167,7 @@ impl Maps {
             nodes: self.nodes.read()?,
             routes: self.routes.read()?,
             netns: self.netns.read()?,
+            resolvers: self.resolvers.read()?,
             names: self.names.read()?,
             name_scopes: self.name_scopes.read()?,
             counted_services: self.service_stats.keys()?,
@@ -188,6 +191,7 @@ impl Maps {
         self.services.put(&ops.services)?;
         self.vips.put(&ops.vips)?;
         self.netns.put(&ops.netns)?;
+        self.resolvers.put(&ops.resolvers)?;
         self.names.put(&ops.names)?;
         self.name_scopes.put(&ops.name_scopes)?;
         self.ports.put(&ops.ports)?;
@@ -200,6 +204,7 @@ impl Maps {
         self.ports.delete(&ops.ports)?;
         self.name_scopes.delete(&ops.name_scopes)?;
         self.names.delete(&ops.names)?;
+        self.resolvers.delete(&ops.resolvers)?;
         self.netns.delete(&ops.netns)?;
         self.vips.delete(&ops.vips)?;
         self.services.delete(&ops.services)?;

@@ -1,4 +1,5 @@
 //! `names_out`: questions of a task to its resolver, at the egress of `lo` in the task's namespace.
+//! The reply comes from the address that was asked.
 //!
 //! ```text
 //! plain question for a known name    -> becomes the reply, with both ends exchanged
@@ -10,6 +11,10 @@
 //! same namespace, and finds the socket by the exchanged addresses. No check of the receive path
 //! for packets from 127.0.0.0/8 applies, because no route is looked up again.
 //!
+//! The program answers at both addresses that a resolver of weft can have, in each task: it cannot
+//! read the cookie of the namespace, which selects the entry of `RESOLVERS`. So a process that asks
+//! [`CONTAINER_RESOLVER`] gets a reply also where the resolver listens at [`RESOLVER`].
+//!
 //! The program works while no daemon runs. It must not change a packet that it does not answer.
 
 use core::ptr::read_volatile;
@@ -20,7 +25,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use weft_ebpf_common::{
-    DropReason,
+    CONTAINER_RESOLVER, DNS_PORT, DropReason, RESOLVER,
     names::{self, DNS_HEADER_OCTETS, NameKey, QUESTION_OCTETS, Question, Records},
 };
 
@@ -35,9 +40,6 @@ use crate::{
     verdict::{PASS, Verdict, drop},
 };
 
-/// The address of the resolver in each task.
-const RESOLVER: u32 = u32::from_be_bytes([127, 0, 0, 11]).to_be();
-const DNS_PORT: u32 = 53;
 const UDP: u32 = 17;
 const UDP_HEADER_LEN: u32 = 8;
 /// Offset of the question.
@@ -91,14 +93,14 @@ pub fn names_out(context: TcContext) -> i32 {
     answer(skb, message, question_len)
 }
 
-/// Whether this is a whole UDP packet to the resolver.
+/// Whether this is a whole UDP packet to a resolver of weft.
 #[inline(always)]
 fn is_question(skb: Skb, headers: &Headers) -> bool {
     const MORE_FRAGMENTS_AND_OFFSET: u32 = 0x3fff;
     let [first, fragment, ttl_and_protocol, _, dst] = headers.ip;
     let [ports, len_and_checksum] = headers.udp;
-    dst == RESOLVER
-        && u32::from_be(ports) & 0xffff == DNS_PORT
+    (dst == RESOLVER.v4_be() || dst == CONTAINER_RESOLVER.v4_be())
+        && u32::from_be(ports) & 0xffff == u32::from(DNS_PORT)
         && u32::from_be(ttl_and_protocol) >> 16 & 0xff == UDP
         && u32::from_be(first) >> 24 == PLAIN_HEADER
         && u32::from_be(first) & 0xffff == skb.ip_len()

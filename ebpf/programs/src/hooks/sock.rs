@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! socket of a task      VIP of one of its networks      -> address of a backend
+//! socket of a task      RESOLVER, port 53               -> where its resolver listens, same port
 //! socket of the node    published port of localhost     -> the node's own address, same port
 //! any other socket      any address                     -> not changed
 //! ```
@@ -14,6 +15,14 @@
 //! backend (`is_original` is 1; only for unconnected UDP, so that a socket keeps its backend), and
 //! from the replaced address to the original one (`is_original` is 0).
 //!
+//! The address of a resolver needs no such memory, because it is the same for all sockets of the
+//! namespace (`RESOLVERS`). The programs cannot tell a socket whose address they have replaced from
+//! one that uses the resolver's own address. So a process that asks there gets replies from
+//! [`RESOLVER`], and `getpeername` returns that. resolv.conf names only [`RESOLVER`].
+//!
+//! IPv6 sockets that use v4-mapped addresses are handled like IPv4 sockets: the maps hold IPv4
+//! addresses in this form.
+//!
 //! The programs must never refuse a call, and must not use `scratch`, because they may be
 //! interrupted by a tc program.
 
@@ -25,14 +34,14 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use core::ptr::{read_volatile, write_volatile};
-use weft_ebpf_common::{Addr, Backend, MAX_NETS_PER_TASK, NetAddr, Nets, SocketKey, SocketPeer};
+use weft_ebpf_common::{Addr, Backend, DNS_PORT, MAX_NETS_PER_TASK, NetAddr, Nets, RESOLVER, SocketKey, SocketPeer};
 
 use crate::{
     flow::{
         pick::{find_backend, pick_backend},
         published,
     },
-    maps::{NETNS, SOCKETS, VIPS, config},
+    maps::{NETNS, RESOLVERS, SOCKETS, VIPS, config},
     packet::parse::{TCP, UDP},
 };
 
@@ -164,12 +173,37 @@ fn remote<F: Family>(context: &SockAddrContext) -> Option<SocketKey> {
     }
 }
 
-/// Replaces the address of the call, and remembers the original one.
+/// The cookie of the network namespace of the socket.
+#[inline(always)]
+fn netns_cookie(context: &SockAddrContext) -> u64 {
+    // SAFETY: the pointer is the context of this program, which the helper requires.
+    unsafe { bpf_get_netns_cookie(context.as_ptr()) }
+}
+
+/// Where the resolver of the socket's namespace listens. `None` if it listens at [`RESOLVER`], if
+/// the namespace has none, or if the call has another port.
+#[inline(always)]
+fn find_resolver(context: &SockAddrContext, key: &SocketKey) -> Option<Addr> {
+    if key.port_be != DNS_PORT.to_be() {
+        return None;
+    }
+    // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory still
+    // belongs to the map and holds at worst another entry.
+    unsafe { RESOLVERS.get(netns_cookie(context)) }.copied()
+}
+
+/// Replaces the address of the call, and remembers the original one, except that of a resolver.
 #[inline(always)]
 fn translate_remote<F: Family>(context: &SockAddrContext, reuse: Reuse) -> i32 {
     let Some(mut key) = remote::<F>(context) else { return PROCEED };
-    // SAFETY: the pointer is the context of this program.
-    let netns = unsafe { bpf_get_netns_cookie(context.as_ptr()) };
+    if key.addr == RESOLVER
+        && let Some(resolver) = find_resolver(context, &key)
+    {
+        // SAFETY: the pointer is the context of this program.
+        unsafe { F::write(context.sock_addr, &resolver) };
+        return PROCEED;
+    }
+    let netns = netns_cookie(context);
     // SAFETY: only user space writes this map. If it deletes the entry meanwhile, the memory still
     // belongs to the map and holds at worst another entry.
     let peer = match unsafe { NETNS.get(netns) } {
@@ -252,9 +286,13 @@ fn resolve_localhost_port(netns: u64, key: &SocketKey) -> Option<SocketPeer> {
 #[inline(always)]
 fn restore_remote<F: Family>(context: &SockAddrContext) -> i32 {
     let Some(key) = remote::<F>(context) else { return PROCEED };
-    // SAFETY: the entry is read at once.
-    if let Some(original) = unsafe { SOCKETS.get(&key) } {
-        let addr = original.addr;
+    let original = if find_resolver(context, &key) == Some(key.addr) {
+        Some(RESOLVER)
+    } else {
+        // SAFETY: the entry is read at once.
+        unsafe { SOCKETS.get(&key) }.map(|original| original.addr)
+    };
+    if let Some(addr) = original {
         // SAFETY: the pointer is the context of this program.
         unsafe { F::write(context.sock_addr, &addr) };
     }
