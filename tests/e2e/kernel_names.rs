@@ -20,7 +20,7 @@ use weft_lab::{Lab, Task, contract, dns, dns::RecordType, eventually, scaled};
 use crate::fixtures::{FOLLOW_TIMEOUT, WHOAMI, probe_on, resolves_to, rounds_or, service, v4_of};
 
 /// The node of the probe. It is no manager: its daemon can be down without an election.
-const NODE: &str = "n2";
+pub(crate) const NODE: &str = "n2";
 /// A reply of the kernel takes less than a tenth of this. The rest is for a busy machine.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(50);
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +98,7 @@ fn send_signal(pid: u32, signal: Signal) -> Result<()> {
 }
 
 /// Runs `action` while the daemon of the probe's node is stopped by SIGSTOP.
-fn while_paused<T>(lab: &Lab, action: impl FnOnce() -> T) -> Result<T> {
+pub(crate) fn while_paused<T>(lab: &Lab, action: impl FnOnce() -> T) -> Result<T> {
     let pid = lab.daemon_pid(NODE)?;
     send_signal(pid, Signal::STOP)?;
     let done = action();

@@ -16,6 +16,7 @@ mod lookups;
 mod names;
 mod unbound;
 mod kernel_names;
+mod resolver_address;
 mod isolation;
 mod networks;
 mod encrypted;

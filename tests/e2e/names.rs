@@ -19,7 +19,7 @@ use crate::{
         v6_of, vip,
     },
     harness::{Group, Shape, tests},
-    kernel_names, lookups, unbound,
+    kernel_names, lookups, resolver_address, unbound,
 };
 
 pub(crate) fn group() -> Group {
@@ -48,6 +48,7 @@ pub(crate) fn group() -> Group {
             kernel_names::the_kernel_and_the_resolver_give_the_same_replies,
             kernel_names::names_resolve_while_the_daemon_is_down,
             kernel_names::a_stopped_task_is_in_no_reply,
+            resolver_address::a_resolver_at_another_address_is_reached_where_processes_ask,
         ],
     }
 }

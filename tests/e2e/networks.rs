@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use weft_ebpf_common::{Backend, Endpoint, Forward, NetAddr, Nets, PortKey, PortTarget, Service, SlotKey};
+use weft_ebpf_common::{Addr, Backend, Endpoint, Forward, NetAddr, Nets, PortKey, PortTarget, Service, SlotKey};
 use weft_lab::{
     CLIENT, Lab, Role, Task, api, contract,
     dns::{RecordType, ResponseCode},
@@ -279,6 +279,7 @@ fn kept(lab: &Lab, node: &str) -> Result<Kept> {
         ("ENDPOINTS", entries::<4, { size_of::<Endpoint>() }>(node, "ENDPOINTS")?),
         ("FORWARD", entries::<ADDR, { size_of::<Forward>() }>(node, "FORWARD")?),
         ("NETNS", entries::<8, { size_of::<Nets>() }>(node, "NETNS")?),
+        ("RESOLVERS", entries::<8, { size_of::<Addr>() }>(node, "RESOLVERS")?),
     ];
     Ok(Kept { links: links(lab, node)?, tasks: task_dirs(node)?, entries: entries.into() })
 }
