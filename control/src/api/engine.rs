@@ -32,6 +32,10 @@ use super::{
 /// clients have no time limit, because an image pull may take minutes.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The label of the docker networks by which the engine connects containers to networks of the
+/// cluster. The docker runtime sets it.
+const NETWORK_LABEL: &str = "weft.network";
+
 /// The characters that are percent-encoded in the value of a query: all except the unreserved
 /// characters of RFC 3986, section 2.3.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -141,12 +145,17 @@ pub(super) async fn info(socket: &Path) -> Result<Value, ApiError> {
 }
 
 /// The networks of the engine. Networks of scope `swarm` are left out: they belong to a Docker
-/// Swarm of which the engine is a member, and not to this cluster.
+/// Swarm of which the engine is a member, and not to this cluster. So are those by which the engine
+/// connects containers to networks of the cluster, which are listed themselves.
 pub(super) async fn networks(socket: &Path, filters: &str) -> Result<Vec<Value>, ApiError> {
     match get_json(socket, &networks_path(filters)).await? {
-        Value::Array(networks) => Ok(networks.into_iter().filter(|network| network["Scope"] != "swarm").collect()),
+        Value::Array(networks) => Ok(networks.into_iter().filter(is_of_user).collect()),
         other => Err(ApiError::Unavailable(format!("the container engine answered with {other}"))),
     }
+}
+
+fn is_of_user(network: &Value) -> bool {
+    network["Scope"] != "swarm" && network["Labels"].get(NETWORK_LABEL).is_none()
 }
 
 fn networks_path(filters: &str) -> String {
@@ -199,6 +208,18 @@ mod tests {
         let outcome = with_timeout(&socket, Duration::from_millis(50), connecting).await;
         let Err(ApiError::Unavailable(text)) = outcome.map(|_| ()) else { panic!("an answer") };
         assert!(text.contains("did not answer within 50ms"), "{text}");
+    }
+
+    #[test]
+    fn only_networks_of_the_user_are_listed() {
+        for (network, is_listed) in [
+            (serde_json::json!({"Scope": "local", "Labels": {}}), true),
+            (serde_json::json!({"Scope": "local", "Labels": null}), true),
+            (serde_json::json!({"Scope": "swarm"}), false),
+            (serde_json::json!({"Scope": "local", "Labels": {"weft.network": "an id"}}), false),
+        ] {
+            assert_eq!(is_of_user(&network), is_listed, "{network}");
+        }
     }
 
     #[test]
