@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use weft_mesh::{LocalEndpoint, LocalFacts, Mesh, ResolvedName};
+use weft_mesh::{LocalEndpoint, LocalFacts, LocalNetns, Mesh, ResolvedName};
 use weft_model::{
     DualAddr, Mac, NetworkId, NodeId, NodePlan, ServiceId, TaskId, Vni,
     net::Subnets,
@@ -37,9 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             network: network.clone(),
             // The index of a link that does not exist: the task has only loopback.
             ifindex: 0x7fff_ffff,
-            netns_cookie: 1,
-            netns: netns.into(),
-            resolver: Ipv4Addr::new(127, 0, 0, 11),
+            netns: Some(LocalNetns { cookie: 1, path: netns.into(), resolver: Ipv4Addr::new(127, 0, 0, 11) }),
         }],
         names: (0..names).map(|number| name(&network, number)).collect::<Result<_, _>>()?,
         ..LocalFacts::default()

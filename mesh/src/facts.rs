@@ -90,11 +90,19 @@ pub struct LocalEndpoint {
     pub network: NetworkId,
     /// The index of the host side, in the node's namespace.
     pub ifindex: u32,
-    /// `SO_NETNS_COOKIE` of the task's network namespace.
-    pub netns_cookie: u64,
-    /// The file of the task's network namespace.
-    pub netns: PathBuf,
-    /// The address at which the task's resolver listens, the same for all links of the task. If it
-    /// is not 127.0.0.11, the programs lead the task's sockets from 127.0.0.11:53 there.
+    /// The network namespace of the task, the same for all its links. `None` if it does not exist
+    /// yet: until then the VIPs of the task's sockets are translated packet by packet.
+    pub netns: Option<LocalNetns>,
+}
+
+/// The network namespace of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalNetns {
+    /// `SO_NETNS_COOKIE` of the namespace.
+    pub cookie: u64,
+    /// The file of the namespace.
+    pub path: PathBuf,
+    /// The address at which the task's resolver listens. If it is not 127.0.0.11, the programs lead
+    /// the task's sockets from 127.0.0.11:53 there.
     pub resolver: Ipv4Addr,
 }

@@ -39,7 +39,7 @@ mod reconcile;
 mod mesh;
 
 pub use error::Error;
-pub use facts::{HostRoute, LocalEndpoint, LocalFacts, LocalWireGuard, ResolvedName, Uplink};
+pub use facts::{HostRoute, LocalEndpoint, LocalFacts, LocalNetns, LocalWireGuard, ResolvedName, Uplink};
 pub use kernel::{BPFFS, close_connections};
 pub use mesh::Mesh;
 pub use reconcile::Report;

@@ -94,8 +94,12 @@ pub(crate) fn reconcile(
     let mut report = Report { changed: ops.map_entries(), gone: gone(plan, &ops), ..Report::default() };
     kernel.put_entries(&ops)?;
     let mut detach = ops.detach.clone();
-    let namespaces: BTreeMap<u64, &Path> =
-        facts.endpoints.iter().map(|endpoint| (endpoint.netns_cookie, endpoint.netns.as_path())).collect();
+    let namespaces: BTreeMap<u64, &Path> = facts
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint.netns.as_ref())
+        .map(|n| (n.cookie, n.path.as_path()))
+        .collect();
     for attachment in &ops.attach {
         let netns = match attachment {
             Attachment::Names { netns_cookie, .. } => namespaces.get(netns_cookie).copied(),

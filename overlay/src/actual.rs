@@ -58,6 +58,16 @@ pub struct ActualLink {
     pub addresses: BTreeSet<IpNetwork>,
 }
 
+impl ActualLink {
+    /// Whether this link in the node's namespace and `peer` in a task's namespace are the two ends
+    /// of a veth pair: each has the other's index as its peer. The namespaces differ, so one match
+    /// alone can be a coincidence.
+    pub(crate) fn is_paired_with(&self, peer: &Self) -> bool {
+        let has_peer = |link: &Self, peer: &Self| link.kind == ActualLinkKind::Veth { peer: Some(peer.index) };
+        has_peer(self, peer) && has_peer(peer, self)
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ActualLinkKind {
     Veth {

@@ -46,6 +46,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the network namespace of a task is gone: it goes with the last process of a
+    /// container, a moment before the runtime says so.
+    pub fn is_of_ended_task(&self) -> bool {
+        matches!(self, Self::OpenNetns { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     pub(crate) fn netlink(verb: &'static str, object: impl fmt::Display, error: &rtnetlink::Error) -> Self {
         let object = object.to_string();
         match error {

@@ -44,6 +44,7 @@ pub use endpoint::Endpoint;
 pub use error::Error;
 pub use facts::{EgressRoute, NodeFacts, Uplink};
 pub use kernel::netns;
+pub use name::handed_over;
 pub use overlay::{Overlay, OverlayState};
 pub use sandbox::Sandbox;
 pub use wireguard::{EncryptionMode, KeyLink, OwnKey, PrivateKey};

@@ -30,7 +30,7 @@ pub(crate) fn host_side(task: &TaskId, index: usize) -> String {
 
 /// The name of the task side of a task's `index`th link, until the engine moves it to the task's
 /// namespace.
-pub(crate) fn handed_over(task: &TaskId, index: usize) -> String {
+pub fn handed_over(task: &TaskId, index: usize) -> String {
     of_task(HANDED_OVER_PREFIX, task, index)
 }
 

@@ -141,9 +141,9 @@ impl Overlay {
         self.0.changed.clone()
     }
 
-    /// Configures the links for the tasks of `plan` that have a sandbox, and a WireGuard link for each of `keys` if the plan has a part for encryption.
-    /// Idempotent: it creates, repairs, adopts and removes by comparing the whole plan
-    /// with the whole state of the kernel.
+    /// Configures the links for the tasks of `plan` that have a sandbox, and a WireGuard link for
+    /// each of `keys` if the plan has a part for encryption. Idempotent: it creates, repairs,
+    /// adopts and removes by comparing the whole plan with the whole state of the kernel.
     ///
     /// A task whose links cannot be configured is a fault in the result, and does not delay the
     /// other tasks. So is a WireGuard link.

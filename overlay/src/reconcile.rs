@@ -155,8 +155,8 @@ impl Pass {
 }
 
 /// Reads the namespace of each task that has no fault yet, and adopts the names of its links in
-/// `desired`. A namespace that cannot be read is a fault of its task. One that does not exist yet is
-/// empty.
+/// `desired`. A namespace that cannot be read is a fault of its task. One that does not exist yet
+/// is empty.
 async fn read_sandboxes(
     desired: &mut Desired,
     node: &ActualNetns,
@@ -193,7 +193,11 @@ async fn read_sandboxes(
                 tasks.insert(task, netns);
             }
             Err(error) => {
-                warn!(%task, error = error_chain(&error), "cannot read task sandbox");
+                if error.is_of_ended_task() {
+                    debug!(%task, error = error_chain(&error), "the task has ended");
+                } else {
+                    warn!(%task, error = error_chain(&error), "cannot read task sandbox");
+                }
                 faults.tasks.insert(task, error);
             }
         }

@@ -16,10 +16,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use weft_mesh::{LocalFacts, Mesh};
-use weft_model::{NodePlan, TaskId, error_chain};
+use weft_model::{NodePlan, error_chain};
 use weft_overlay::{Endpoint, OverlayState};
 
-use super::blocking::run_blocking;
+use super::{blocking::run_blocking, sandboxes::Sandboxes};
 
 pub(super) struct DataPlane {
     /// `None` during a call, after a failed open, and after this node left its cluster. The next
@@ -75,10 +75,11 @@ impl DataPlane {
 pub(super) async fn close_connections(
     gone: BTreeMap<u32, BTreeSet<IpAddr>>,
     links: &OverlayState,
-    sandboxes: &BTreeMap<TaskId, PathBuf>,
+    sandboxes: &Sandboxes,
 ) -> Result<()> {
-    let of_endpoint =
-        |endpoint: &Endpoint| Some((sandboxes.get(&endpoint.task)?.clone(), gone.get(&endpoint.vni.get())?.clone()));
+    let of_endpoint = |endpoint: &Endpoint| {
+        Some((sandboxes.netns(&endpoint.task)?.to_owned(), gone.get(&endpoint.vni.get())?.clone()))
+    };
     let work: Vec<(PathBuf, BTreeSet<IpAddr>)> = links.endpoints.iter().filter_map(of_endpoint).collect();
     if work.is_empty() {
         return Ok(());

@@ -3,25 +3,17 @@
 //! Pure. [`super::reconcile`] calls it. The crates of the overlay, the mesh and the resolver do not
 //! import each other, so the agent translates between them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::collections::BTreeSet;
 
 use weft_dns::Zone;
-use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, LocalWireGuard, ResolvedName, Uplink};
-use weft_model::{NetworkId, NodePlan, TaskId};
+use weft_mesh::{HostRoute, LocalEndpoint, LocalFacts, LocalNetns, LocalWireGuard, ResolvedName, Uplink};
+use weft_model::{NetworkId, NodePlan};
 use weft_overlay::{OverlayState, actual::Framing};
 
-use crate::runtime::identity;
+use super::sandboxes::Sandboxes;
 
 /// The facts for [`weft_mesh::Mesh::reconcile`].
-pub(super) fn local_facts(
-    links: &OverlayState,
-    plan: &NodePlan,
-    zone: &Zone,
-    sandboxes: &BTreeMap<TaskId, PathBuf>,
-) -> LocalFacts {
+pub(super) fn local_facts(links: &OverlayState, plan: &NodePlan, zone: &Zone, sandboxes: &Sandboxes) -> LocalFacts {
     let node = &links.facts;
     let uplink = |uplink: &weft_overlay::Uplink| Uplink {
         ifindex: uplink.ifindex,
@@ -35,13 +27,15 @@ pub(super) fn local_facts(
         source: route.source,
     };
     let wireguard = |link: &weft_overlay::KeyLink| LocalWireGuard { ifindex: link.ifindex, key: link.key };
+    let netns = |endpoint: &weft_overlay::Endpoint| {
+        let (cookie, path) = (endpoint.netns_cookie?, sandboxes.netns(&endpoint.task)?.to_owned());
+        Some(LocalNetns { cookie, path, resolver: sandboxes.resolver(&endpoint.task) })
+    };
     let endpoint = |endpoint: &weft_overlay::Endpoint| LocalEndpoint {
         task: endpoint.task.clone(),
         network: endpoint.network.clone(),
         ifindex: endpoint.host_ifindex,
-        netns_cookie: endpoint.netns_cookie,
-        netns: sandboxes.get(&endpoint.task).cloned().unwrap_or_default(),
-        resolver: identity::RESOLVER,
+        netns: netns(endpoint),
     };
     LocalFacts {
         netns_cookie: node.netns_cookie,
@@ -76,6 +70,8 @@ pub(super) fn names(plan: &NodePlan, zone: &Zone) -> Vec<ResolvedName> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use weft_model::wireguard::EncryptionSupport;
     use weft_overlay::NodeFacts;
 
@@ -105,7 +101,7 @@ mod tests {
             encryption_fault: None,
         };
         let plan = NodePlan::empty(weft_model::NodeId::from_random(1), [192, 0, 2, 1].into());
-        let facts = local_facts(&links, &plan, &Zone::default(), &BTreeMap::new());
+        let facts = local_facts(&links, &plan, &Zone::default(), &Sandboxes::default());
         assert_eq!(
             facts.uplinks.iter().map(|uplink| (uplink.ifindex, uplink.ethernet)).collect::<Vec<_>>(),
             [(2, true), (3, false)]

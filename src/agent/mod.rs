@@ -25,6 +25,7 @@ mod data_plane;
 mod resolvers;
 mod task;
 mod describe;
+mod sandboxes;
 mod report;
 mod pass_times;
 mod reconcile;
@@ -33,14 +34,14 @@ mod name_replies;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::time::Instant;
 use weft_control::swarm::{Membership, Swarm};
 use weft_dns::Outside;
 use weft_mesh::Mesh;
-use weft_model::spec::Labels;
+use weft_model::{NetworkId, spec::Labels};
 use weft_overlay::{Overlay, OverlayState};
 
 use self::{data_plane::DataPlane, keys::Keys, report::Reporter, resolvers::Resolvers, task::Tasks};
@@ -78,6 +79,8 @@ pub(crate) struct Agent {
     overlay: Overlay,
     /// The result of the last successful reconcile of the overlay; `None` before the first one.
     links: Option<OverlayState>,
+    /// The networks of the plan when the runtime removed those of others last.
+    networks: Option<BTreeSet<NetworkId>>,
     keys: Keys,
     data_plane: DataPlane,
     resolvers: Resolvers,
@@ -95,6 +98,7 @@ impl Agent {
             resolvers: Resolvers::new(outside),
             data_plane: DataPlane::new(Some(mesh), pin_dir),
             links: None,
+            networks: None,
             overlay,
             executor,
             swarm,

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::UdpSocket, time::Duration};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use weft_dns::{Outside, Server, Sockets, TaskConfig, Zone, ZoneHandle};
 use weft_ebpf_common::names::{NAME_OCTETS, NameKey, QUESTION_OCTETS, find, parse, write_reply};
-use weft_mesh::{LocalEndpoint, LocalFacts, desired::desired, tables::Tables};
+use weft_mesh::{LocalEndpoint, LocalFacts, LocalNetns, desired::desired, tables::Tables};
 use weft_model::{
     BackendId, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, NodePlan, ServiceId, TaskId, Vni,
     net::Subnets,
@@ -240,9 +240,7 @@ fn facts(plan: &NodePlan, zone: &Zone) -> LocalFacts {
         task: task.id.clone(),
         network: attachment.network.clone(),
         ifindex: 9,
-        netns_cookie: 1,
-        netns: "/run/netns/asker".into(),
-        resolver: identity::RESOLVER,
+        netns: Some(LocalNetns { cookie: 1, path: "/run/netns/asker".into(), resolver: identity::RESOLVER }),
     };
     LocalFacts {
         endpoints: task.attachments.iter().map(link).collect(),

@@ -1,5 +1,5 @@
-//! The DNS servers inside the tasks' network namespaces: one at 127.0.0.11 in each sandbox that
-//! has a link.
+//! The DNS servers inside the tasks' network namespaces: one in each sandbox that has a link, at
+//! 127.0.0.11, or at 127.0.0.12 in a container.
 //!
 //! [`super::reconcile`] calls it, with the zone of the plan, which has the answers. Most questions
 //! for names of the zone do not reach a server: the kernel answers them, from the entries that
@@ -9,10 +9,10 @@
 //! the task: these are asked from the task's network namespace.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
-    path::{Path, PathBuf},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
     sync::Arc,
 };
 
@@ -21,7 +21,7 @@ use tokio::net::TcpSocket;
 use weft_model::{NodePlan, TaskId, plan::TaskPlan};
 use weft_overlay::netns::Netns;
 
-use crate::runtime::identity;
+use super::sandboxes::Sandboxes;
 
 pub(super) struct Resolvers {
     zone: weft_dns::ZoneHandle,
@@ -47,7 +47,7 @@ impl Resolvers {
         plan: &NodePlan,
         zone: weft_dns::Zone,
         linked: &BTreeSet<TaskId>,
-        sandboxes: &BTreeMap<TaskId, PathBuf>,
+        sandboxes: &Sandboxes,
     ) {
         self.zone.publish(zone);
         let serving = self.serving();
@@ -55,20 +55,20 @@ impl Resolvers {
             self.stop(task);
         }
         for task in plan.tasks.iter().filter(|t| linked.contains(&t.id) && !serving.contains(&t.id)) {
-            if let Some(netns) = sandboxes.get(&task.id)
-                && let Err(error) = self.start(task, netns)
+            if let Some(netns) = sandboxes.netns(&task.id)
+                && let Err(error) = self.start(task, netns, sandboxes.resolver(&task.id))
             {
                 tracing::warn!(task = %task.id, error = format!("{error:#}"), "cannot start the task's resolver");
             }
         }
     }
 
-    fn start(&self, task: &TaskPlan, netns: &Path) -> Result<()> {
+    fn start(&self, task: &TaskPlan, netns: &Path, addr: Ipv4Addr) -> Result<()> {
         let netns = Netns::open(netns).context("cannot open the task's network namespace")?;
         let sockets = netns
-            .run(|| weft_dns::open_sockets(identity::RESOLVER))
+            .run(|| weft_dns::open_sockets(addr))
             .context("cannot enter the task's network namespace")?
-            .with_context(|| format!("cannot listen on {}:53 in the task's network namespace", identity::RESOLVER))?;
+            .with_context(|| format!("cannot listen on {addr}:53 in the task's network namespace"))?;
         let name_servers = &task.container.dns.name_servers;
         let outside = if name_servers.is_empty() {
             self.outside.clone()

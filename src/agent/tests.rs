@@ -14,7 +14,7 @@ use weft_control::swarm::{KernelAddrs, SwarmConfig};
 use weft_dns::Outside;
 use weft_model::{
     LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan, TaskId,
-    plan::{TaskGoal, TaskPlan},
+    plan::{NetworkPlan, TaskGoal, TaskPlan},
     state::TaskState,
 };
 use weft_overlay::EncryptionMode;
@@ -25,7 +25,7 @@ use super::{
     task::{FinishedStep, PassPoint, Step, TaskRecord},
     *,
 };
-use crate::runtime::{ObservedTask, Phase, RuntimeError, fixture};
+use crate::runtime::{ObservedTask, Phase, RuntimeError, TaskNetns, fixture, identity};
 
 /// Succeeds in every call, and records the calls.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl Executor for Recording {
         self.record("fetch", &task.id)
     }
 
-    async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+    async fn prepare(&self, task: &TaskPlan, _: &[NetworkPlan]) -> Result<(), RuntimeError> {
         self.record("prepare", &task.id)
     }
 
@@ -93,6 +93,7 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         executor,
         overlay: Overlay::open(EncryptionMode::Auto).expect("netlink is available"),
         links: None,
+        networks: None,
         keys: Keys::new(dir, 51820),
         data_plane: DataPlane::new(None, dir.join("pins")),
         resolvers: Resolvers::new(Outside::new(&[]).expect("a resolver")),
@@ -108,7 +109,13 @@ fn plan(generation: u64, tasks: Vec<TaskPlan>) -> NodePlan {
 }
 
 fn seen(task: &TaskId, phase: Phase) -> (TaskId, ObservedTask) {
-    let observed = ObservedTask { task: task.clone(), phase, netns: None, container: task.to_string() };
+    let observed = ObservedTask {
+        task: task.clone(),
+        phase,
+        netns: TaskNetns::Missing,
+        resolver: identity::RESOLVER,
+        container: task.to_string(),
+    };
     (task.clone(), observed)
 }
 

@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// unix:///var/run/docker.sock
     #[arg(long, value_name = "URL", value_parser = engine_socket)]
     docker_host: Option<PathBuf>,
+    /// Where the engine looks for weft's network driver; the file must have the name weft.sock
+    #[arg(long, value_name = "PATH", default_value = docker::plugin::SOCKET)]
+    pub(super) plugin_socket: PathBuf,
     /// Label of this node's engine, for constraints on engine.labels.KEY; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,

@@ -61,6 +61,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         run_dir: run_dir.clone(),
         hostname: hostname.clone(),
         docker_socket: args.docker_socket(),
+        plugin_socket: args.plugin_socket.clone(),
         search,
     })
     .await

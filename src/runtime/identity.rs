@@ -13,6 +13,9 @@ pub(crate) const TASK_NAME_VARIABLE: &str = "WEFT_TASK_NAME";
 const TASK_ID_VARIABLE: &str = "WEFT_TASK_ID";
 /// Address of the resolver in each task's network namespace.
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+/// Address of the resolver in the network namespace of a container: the engine's own one has
+/// [`RESOLVER`] there, and would answer names of the cluster with those of the container.
+pub(crate) const CONTAINER_RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 12);
 /// The option `ndots` of a task's resolv.conf, unless the user chose another value. With 0, a name
 /// is first looked up as it is, and only then in the search domains. So a search domain never hides
 /// a service, and the names of services are not sent to other resolvers.
@@ -47,9 +50,13 @@ pub(crate) fn resolver_options(task: &TaskPlan) -> Vec<String> {
 pub(crate) fn hosts(task: &TaskPlan) -> Vec<(String, IpAddr)> {
     let own = task.attachments.first().into_iter().flat_map(|first| first.addr.ips());
     let own = own.map(|addr| (hostname(task), addr));
+    own.chain(chosen_hosts(task)).collect()
+}
+
+/// The names that the user chose for a task's hosts file, each with an address.
+pub(crate) fn chosen_hosts(task: &TaskPlan) -> impl Iterator<Item = (String, IpAddr)> {
     let chosen = task.container.hosts.iter();
-    let chosen = chosen.flat_map(|entry| entry.names().map(|name| (name.to_string(), entry.addr)));
-    own.chain(chosen).collect()
+    chosen.flat_map(|entry| entry.names().map(|name| (name.to_string(), entry.addr)))
 }
 
 /// weft's own variables. Callers put the user's variables after them, so that a user can replace

@@ -27,11 +27,16 @@ pub(crate) mod whoami;
 #[cfg(test)]
 pub(crate) mod fixture;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, ffi::OsString, net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use weft_model::{Backoff, LogSource, NodeName, TaskId, plan::TaskPlan};
+use weft_model::{
+    Backoff, LogSource, NodeName, NodePlan, TaskId,
+    plan::{NetworkPlan, TaskPlan},
+};
 
 pub(crate) use self::error::RuntimeError;
 
@@ -48,14 +53,25 @@ pub(crate) trait Executor: Send + Sync {
     async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
     /// Creates everything that the task needs before its process starts, including its network
-    /// namespace. The image must have been fetched. Idempotent. If it fails, it removes what it
-    /// created.
-    async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
+    /// namespace, unless [`Executor::start`] makes that. `networks` has the task's networks. The
+    /// image must have been fetched. Idempotent. If it fails, it removes what it created.
+    async fn prepare(&self, task: &TaskPlan, networks: &[NetworkPlan]) -> Result<(), RuntimeError>;
 
-    /// Starts the task's process in the prepared namespace, and returns when the program runs.
-    /// Idempotent. If the program cannot run, this is an error, and [`Executor::observe`] shows the
-    /// task as exited.
+    /// Starts the task's process in its namespace, and returns when the program runs. If the
+    /// namespace is made in this call, it waits for [`Executor::connect`]. Idempotent. If the
+    /// program cannot run, this is an error, and [`Executor::observe`] shows the task as exited.
     async fn start(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
+
+    /// The network of these tasks of `plan` is ready: a start that waits for one of them goes on.
+    /// The values are the names of the task sides that wait in the node's namespace, in the order
+    /// of the links. Called in each pass of the agent.
+    fn connect(&self, _plan: &NodePlan, _ready: &BTreeMap<TaskId, Vec<String>>) {}
+
+    /// Removes what the runtime has of networks that are not in `plan` any more, or of all networks
+    /// if there is no plan.
+    async fn remove_networks(&self, _plan: Option<&NodePlan>) -> Result<(), RuntimeError> {
+        Ok(())
+    }
 
     /// Begins to stop the task: stop signal, grace period, then SIGKILL, with the values of the
     /// plan that it was prepared with. Does not wait until the task has ended:
@@ -77,15 +93,28 @@ pub(crate) trait Executor: Send + Sync {
 pub(crate) struct ObservedTask {
     pub task: TaskId,
     pub phase: Phase,
-    /// Path of the task's network namespace. `None` if the namespace no longer exists.
-    pub netns: Option<PathBuf>,
+    pub netns: TaskNetns,
+    /// The address of the task's resolver in its network namespace.
+    pub resolver: Ipv4Addr,
     /// The container's id, as the user sees it. The task's id if the runtime has no containers.
     pub container: String,
 }
 
+/// The network namespace of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TaskNetns {
+    /// It does not exist: [`Executor::start`] makes it, or the task has ended.
+    Missing,
+    /// A start that is in progress waits for the links of the task. The path of the namespace, if
+    /// it exists already.
+    Starting(Option<PathBuf>),
+    /// It exists, at this path.
+    At(PathBuf),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The network namespace exists. The task has no process yet.
+    /// The task has no process yet.
     Prepared,
     Running {
         /// Pid of the task's first process, in the machine's PID namespace.
@@ -135,6 +164,8 @@ pub(crate) struct RuntimeConfig {
     pub hostname: NodeName,
     /// Socket of the Docker engine.
     pub docker_socket: PathBuf,
+    /// Where the docker runtime listens for the engine's calls to its network driver.
+    pub plugin_socket: PathBuf,
     /// This machine's search domains (resolv.conf(5)). A task gets those of the time when it is
     /// prepared.
     pub search: watch::Receiver<Vec<String>>,
@@ -156,7 +187,7 @@ impl std::fmt::Debug for Runtime {
 /// Opens the runtime, and adopts the tasks of an earlier daemon.
 ///
 /// # Errors
-/// If the run directory cannot be used, or the engine cannot be reached.
+/// If the run directory or the socket of the network driver cannot be used.
 pub(crate) async fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError> {
     Ok(match config.kind {
         RuntimeKind::Process => {
@@ -164,7 +195,7 @@ pub(crate) async fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError>
             Runtime { executor: runtime.clone(), logs: runtime }
         }
         RuntimeKind::Docker => {
-            let runtime = Arc::new(docker::DockerRuntime::open(&config).await?);
+            let runtime = Arc::new(docker::DockerRuntime::open(&config)?);
             Runtime { executor: runtime.clone(), logs: runtime }
         }
     })
@@ -179,7 +210,6 @@ pub(crate) fn internal(args: &[OsString]) -> Option<ExitCode> {
     let code = match args.get(1)?.to_str()? {
         process::SHIM_COMMAND => process::shim(&args[2..]),
         process::INIT_COMMAND => process::init(&args[2..]),
-        docker::PAUSE_COMMAND => docker::pause(),
         whoami::COMMAND => whoami::main(),
         _ => return None,
     };

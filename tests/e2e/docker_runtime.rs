@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 
-use anyhow::{Result, ensure};
-use weft_lab::{CLIENT, Lab, Runtime, Task, contract, docker, eventually};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_lab::{CLIENT, Lab, Runtime, Task, contract, dns::RecordType, docker, eventually};
 
 use crate::{
     failure,
-    fixtures::{HTTP, Loads, WHOAMI, all_answer, assert_even, task_names, task_of},
+    fixtures::{HTTP, Loads, WHOAMI, all_answer, assert_even, only, service, task_names, task_of, vip},
     harness::{Group, Shape, tests},
     isolation, lookups, mesh, names, scaling, update,
 };
@@ -49,6 +50,8 @@ pub(crate) fn group() -> Group {
             lookups::the_user_chooses_how_tasks_look_up_names,
             docker_exec_reaches_a_service_by_name,
             containers_have_the_names_of_their_tasks,
+            a_task_is_one_ordinary_container,
+            the_engine_does_not_answer_names_of_the_cluster,
             each_node_has_an_engine_of_its_own,
             containers_of_a_user_publish_ports_beside_weft,
             isolation::names_of_another_network_do_not_resolve,
@@ -89,6 +92,7 @@ pub(crate) fn failures() -> Group {
             failure::a_killed_task_is_replaced,
             failure::another_manager_replaces_a_killed_leader,
             traffic_continues_while_an_engine_is_down,
+            engines_and_daemons_are_killed_in_every_order,
             failure::tasks_of_a_lost_node_are_replaced_and_get_no_traffic,
         ],
     }
@@ -125,6 +129,45 @@ fn containers_have_the_names_of_their_tasks(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// As users of Docker know it: one container, whose log, host name and addresses are its own.
+fn a_task_is_one_ordinary_container(lab: &Lab) -> Result<()> {
+    let tasks = lab.wait_running("n1", "whoami", 3)?;
+    for task in &tasks {
+        let filter = format!("name=whoami.{}", task.slot);
+        let ids = lab.docker_ok(&task.node, &["ps", "--quiet", "--filter", &filter])?;
+        let [id] = ids.lines().collect::<Vec<_>>()[..] else { anyhow::bail!("the containers of {filter}: {ids}") };
+        lab.docker_ok(&task.node, &["logs", id])?;
+        let inspected: Value = serde_json::from_str(&lab.docker_ok(&task.node, &["inspect", id])?)?;
+        let app = &inspected[0]["NetworkSettings"]["Networks"]["app"];
+        ensure!(app["IPAddress"] == json!(task.v4("app")), "{inspected}");
+        ensure!(app["GlobalIPv6Address"] != "", "{inspected}");
+        let link = lab.exec_in_task_netns_ok(task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
+        ensure!(link.contains(app["MacAddress"].as_str().unwrap_or("none")), "{link} and {app}");
+    }
+    let probe = task_of(lab, "probe")?;
+    let pid = probe.pid.context("the probe has a process")?;
+    let hostname = fs::read_to_string(format!("/proc/{pid}/root/etc/hostname"))?;
+    let found = lab.docker_ok(&probe.node, &["inspect", "--format", "{{.Name}}", hostname.trim()])?;
+    ensure!(found.trim() == format!("/{}", probe.name()), "{hostname} is {found}");
+    for node in lab.nodes() {
+        let listed = docker::docker(lab.engine(&node)?, &["ps", "--quiet", "--filter", "label=weft.task"])?;
+        let tasks = lab.weft_ok("n1", &["node", "ps", "--quiet", "--filter", "desired-state=running", &node])?;
+        ensure!(listed.lines().count() == tasks.lines().count(), "{node} has the tasks {tasks} in {listed}");
+    }
+    Ok(())
+}
+
+/// The engine's own resolver would answer the host name of a container, also where a service has
+/// the same name.
+fn the_engine_does_not_answer_names_of_the_cluster(lab: &Lab) -> Result<()> {
+    let flags = ["--network", "app", "--hostname", "whoami"];
+    let shadow = only(service(lab, "shadow", 1, &flags, &[docker::TOOLS_IMAGE, "sleep", "infinity"])?)?;
+    let addr = vip(lab, &task_of(lab, "probe")?, "whoami")?;
+    let answer = lab.lookup(&shadow, "whoami", RecordType::A)?;
+    ensure!(answer.addrs() == [addr], "{answer:?} instead of {addr}");
+    lab.weft_ok("n1", &["service", "rm", "shadow"]).map(drop)
+}
+
 fn each_node_has_an_engine_of_its_own(lab: &Lab) -> Result<()> {
     let mut ids = BTreeSet::new();
     for node in lab.nodes() {
@@ -133,9 +176,10 @@ fn each_node_has_an_engine_of_its_own(lab: &Lab) -> Result<()> {
         fs::write(contract::engine_plugins(&node).join(&node), "")?;
         let pid = fs::read_to_string(contract::engine_pid_file(&node))?;
         let plugins = Path::new("/proc").join(pid.trim()).join("root/run/docker/plugins");
-        let found: io::Result<Vec<_>> = fs::read_dir(&plugins)?.map(|entry| Ok(entry?.file_name())).collect();
+        let found: io::Result<BTreeSet<_>> = fs::read_dir(&plugins)?.map(|entry| Ok(entry?.file_name())).collect();
         let found = found?;
-        ensure!(found == [node.as_str()], "the engine of {node} finds the plugins {found:?}");
+        let expected = ["weft.sock".into(), node.clone().into()].into();
+        ensure!(found == expected, "the engine of {node} finds the plugins {found:?}");
     }
     ensure!(ids.len() == lab.nodes().count(), "two engines are the same: {ids:?}");
     Ok(())
@@ -177,6 +221,41 @@ fn traffic_continues_while_an_engine_is_down(lab: &Lab) -> Result<()> {
         if before.iter().any(remains) { Err(format!("{tasks:?}")) } else { Ok(tasks) }
     });
     all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(5));
+    task_of(lab, "probe").map(drop)
+}
+
+/// An engine that was killed stops its containers when it starts again, so the tasks are replaced.
+/// No container may be there twice, and none that is no task.
+fn engines_and_daemons_are_killed_in_every_order(lab: &Lab) -> Result<()> {
+    let node = failure::follower(lab)?;
+    for order in ["the daemon first", "the engine first"] {
+        lab.kill_daemon(&node)?;
+        lab.kill_engine(&node)?;
+        if order == "the daemon first" {
+            lab.start(&node)?;
+            lab.start_engine(&node)?;
+        } else {
+            lab.start_engine(&node)?;
+            lab.start(&node)?;
+        }
+        lab.wait_ready("n1", 3)?;
+        eventually(ENGINE_TIMEOUT, &format!("{order}: the containers of {node} are its tasks"), || {
+            let same = || -> Result<Vec<Task>> {
+                let tasks = lab.wait_running("n1", "whoami", 3)?;
+                let listed = ["ps", "--filter", "label=weft.task", "--format", "{{.Label \"weft.task\"}}"];
+                let listed = docker::docker(lab.engine(&node)?, &listed)?;
+                let planned = ["node", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", &node];
+                let planned = lab.weft_ok("n1", &planned)?;
+                let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+                ensure!(listed.lines().count() == sorted(&listed).len(), "twice: {listed}");
+                ensure!(sorted(&listed) == sorted(&planned), "{listed} instead of {planned}");
+                Ok(tasks)
+            };
+            same().map_err(|error| format!("{error:#}"))
+        });
+        let tasks = lab.wait_running("n1", "whoami", 3)?;
+        all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(10));
+    }
     task_of(lab, "probe").map(drop)
 }
 

@@ -75,7 +75,7 @@ struct Inner {
     resigned: AtomicBool,
     /// The next entry that is applied changes the state in another way than on the other managers.
     #[cfg(test)]
-    damages_state: std::sync::atomic::AtomicBool,
+    damages_state: AtomicBool,
 }
 
 /// The open file.
@@ -211,13 +211,13 @@ impl Store {
     /// Damages the state of the manager of this log with the next entry, as broken memory would.
     #[cfg(test)]
     pub(crate) fn damage_state(&self) {
-        self.inner.damages_state.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.inner.damages_state.store(true, Ordering::Relaxed);
     }
 
     /// Whether the state is to be damaged now.
     #[cfg(test)]
     pub(super) fn takes_damage(&self) -> bool {
-        self.inner.damages_state.swap(false, std::sync::atomic::Ordering::Relaxed)
+        self.inner.damages_state.swap(false, Ordering::Relaxed)
     }
 
     /// Opens a log on another storage backend.

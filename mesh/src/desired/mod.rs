@@ -298,13 +298,14 @@ fn add_endpoint(index: &PlanIndex<'_>, link: &LocalEndpoint, tables: &mut Tables
         },
     );
     add_subnets(vni, &network.subnets, tables);
-    let nets = tables.netns.entry(link.netns_cookie).or_default();
+    let Some(netns) = &link.netns else { return };
+    let nets = tables.netns.entry(netns.cookie).or_default();
     if !network.ingress {
         add_network(nets, network.vni);
     }
-    let resolver = addr(link.resolver.into());
+    let resolver = addr(netns.resolver.into());
     if resolver != RESOLVER {
-        tables.resolvers.insert(link.netns_cookie, resolver);
+        tables.resolvers.insert(netns.cookie, resolver);
     }
 }
 

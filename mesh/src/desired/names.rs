@@ -89,7 +89,8 @@ impl NameTables {
         // The first link of each namespace.
         let mut links = BTreeMap::new();
         for endpoint in &facts.endpoints {
-            let link = links.entry(endpoint.netns_cookie).or_insert((endpoint.ifindex, &endpoint.task));
+            let Some(netns) = &endpoint.netns else { continue };
+            let link = links.entry(netns.cookie).or_insert((endpoint.ifindex, &endpoint.task));
             *link = (*link).min((endpoint.ifindex, &endpoint.task));
         }
         let tasks: BTreeMap<_, _> = plan.tasks.iter().map(|task| (&task.id, task)).collect();
@@ -164,7 +165,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::facts::LocalEndpoint;
+    use crate::facts::{LocalEndpoint, LocalNetns};
 
     const INGRESS: u32 = 4096;
     const FRONT: u32 = 4097;
@@ -208,9 +209,11 @@ mod tests {
             task: id.clone(),
             network: network(vni),
             ifindex,
-            netns_cookie: 1000 + u64::from(number),
-            netns: "/run/netns/task".into(),
-            resolver: Ipv4Addr::new(127, 0, 0, 11),
+            netns: Some(LocalNetns {
+                cookie: 1000 + u64::from(number),
+                path: "/run/netns/task".into(),
+                resolver: Ipv4Addr::new(127, 0, 0, 11),
+            }),
         });
         let links = links.collect();
         let plan = TaskPlan {

@@ -12,7 +12,7 @@ use weft_model::{
 };
 
 use super::*;
-use crate::facts::{HostRoute, LocalWireGuard, Uplink};
+use crate::facts::{HostRoute, LocalNetns, LocalWireGuard, Uplink};
 
 const APP: u32 = 4097;
 const INGRESS: u32 = 4096;
@@ -81,9 +81,11 @@ fn local(number: u128, vni: u32, ifindex: u32) -> LocalEndpoint {
         task: task(number),
         network: network(vni),
         ifindex,
-        netns_cookie: 1000 + number as u64,
-        netns: format!("/run/netns/{number}").into(),
-        resolver: Ipv4Addr::new(127, 0, 0, 11),
+        netns: Some(LocalNetns {
+            cookie: 1000 + number as u64,
+            path: format!("/run/netns/{number}").into(),
+            resolver: Ipv4Addr::new(127, 0, 0, 11),
+        }),
     }
 }
 
@@ -317,7 +319,8 @@ fn eth0_is_the_primary_link_of_a_task_on_two_networks() {
 fn only_a_resolver_at_another_address_has_an_entry() {
     let facts = facts();
     assert!(tables_of(&plan(), &facts).resolvers.is_empty());
-    let moved = |link: &LocalEndpoint| LocalEndpoint { resolver: Ipv4Addr::new(127, 0, 0, 12), ..link.clone() };
+    let elsewhere = |netns: LocalNetns| LocalNetns { resolver: Ipv4Addr::new(127, 0, 0, 12), ..netns };
+    let moved = |link: &LocalEndpoint| LocalEndpoint { netns: link.netns.clone().map(elsewhere), ..link.clone() };
     let endpoints: Vec<_> = facts.endpoints.iter().map(moved).collect();
     let tables = tables_of(&plan(), &LocalFacts { endpoints, ..facts.clone() });
     assert_eq!(tables.resolvers, [(1011, CONTAINER_RESOLVER)].into());

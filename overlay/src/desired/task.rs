@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use weft_model::{NetworkId, TaskId, plan::AttachmentPlan};
 
 use super::{DesiredAttachment, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask, GatewayRoute};
-use crate::{actual::ActualNetns, diff::are_paired, name, sandbox::Sandbox};
+use crate::{actual::ActualNetns, name, sandbox::Sandbox};
 
 /// Computes what a task must have. As long as the engine has not put the task sides into the
 /// namespace, nothing of them is desired there.
@@ -139,7 +139,7 @@ impl DesiredTask {
         for (host, link) in &self.host.links {
             let DesiredLinkKind::HostSide { peer, .. } = &link.kind else { continue };
             let actual = node.links.get(host);
-            let is_peer = |other| actual.is_some_and(|actual| are_paired(actual, other));
+            let is_peer = |other| actual.is_some_and(|actual| actual.is_paired_with(other));
             names.insert(peer.clone(), sandbox.links.iter().find(|(_, other)| is_peer(other)).map(|(name, _)| name));
         }
         if names.iter().all(|(peer, actual)| actual.is_none_or(|actual| actual == peer)) {

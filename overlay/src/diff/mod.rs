@@ -21,7 +21,6 @@ pub use wireguard::WireGuardOp;
 use crate::{
     actual::{Actual, ActualKeyRoute, ActualLink, ActualLinkKind, ActualNetns, ActualRoute, VxlanSettings},
     desired::{Desired, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask, GatewayRoute, KeyRoute, KeyRouteKind},
-    kernel::netns::CURRENT,
     name,
 };
 
@@ -37,11 +36,12 @@ pub enum Op {
         port: u16,
         mtu: u32,
     },
-    /// Creates `host` in the node's namespace and its peer in the task's namespace.
+    /// Creates `host` in the node's namespace and its peer in the task's namespace, or in the
+    /// node's if `sandbox` is `None`.
     CreateVeth {
         host: String,
         peer: String,
-        sandbox: PathBuf,
+        sandbox: Option<PathBuf>,
         mtu: u32,
     },
     SetSysctl {
@@ -72,7 +72,8 @@ impl fmt::Display for Op {
             Self::DeleteLink { name } => write!(f, "delete link {name}"),
             Self::CreateTunnel { name, port, mtu } => write!(f, "create tunnel {name} port {port} mtu {mtu}"),
             Self::CreateVeth { host, peer, sandbox, mtu } => {
-                write!(f, "create link {host} mtu {mtu} with peer {peer} in {}", sandbox.display())
+                let place = sandbox.as_ref().map_or("the node's namespace".into(), |path| path.to_string_lossy());
+                write!(f, "create link {host} mtu {mtu} with peer {peer} in {place}")
             }
             Self::SetSysctl { key, value } => write!(f, "set {key} to {value}"),
             Self::SetLink { name, change } => write!(f, "change link {name}: {change:?}"),
@@ -235,15 +236,15 @@ fn create_link(
         DesiredLinkKind::Tunnel { port } => Op::CreateTunnel { name: name.to_owned(), port: *port, mtu },
         DesiredLinkKind::HostSide { peer, sandbox } => {
             let actual_peer = peers.and_then(|peers| peers.links.get(peer));
-            if actual.is_some_and(|actual| actual_peer.is_some_and(|peer| are_paired(actual, peer))) {
+            if actual.is_some_and(|actual| actual_peer.is_some_and(|peer| actual.is_paired_with(peer))) {
                 return None;
             }
-            Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: sandbox.clone(), mtu }
+            Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: Some(sandbox.clone()), mtu }
         }
         // The engine may have moved the peer already.
         DesiredLinkKind::HandedOver { .. } if actual.is_some_and(is_veth) => return None,
         DesiredLinkKind::HandedOver { peer } => {
-            Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: CURRENT.into(), mtu }
+            Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: None, mtu }
         }
     };
     if actual.is_some() {
@@ -318,13 +319,6 @@ fn is_veth(link: &ActualLink) -> bool {
 
 fn is_tunnel(link: &ActualLink, port: u16) -> bool {
     link.kind == ActualLinkKind::Vxlan(VxlanSettings { collect_metadata: true, learning: false, port })
-}
-
-/// Two veths are a pair if each has the other's index as its peer. The namespaces differ, so one
-/// match alone can be a coincidence.
-pub(crate) fn are_paired(host: &ActualLink, task: &ActualLink) -> bool {
-    let has_peer = |link: &ActualLink, peer: &ActualLink| link.kind == ActualLinkKind::Veth { peer: Some(peer.index) };
-    has_peer(host, task) && has_peer(task, host)
 }
 
 /// The kernel separates the numbers of a sysctl by tabs, weft by spaces.

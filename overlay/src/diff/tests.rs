@@ -16,6 +16,7 @@ use super::*;
 use crate::{
     actual::{ActualPeer, ActualRoute, ActualWireGuard},
     desired::{NodeSettings, Underlay, desired},
+    sandbox::Sandbox,
     wireguard::{OwnKey, PrivateKey},
 };
 
@@ -287,6 +288,47 @@ fn makes_no_operation_if_the_actual_state_is_the_desired_one() {
     let tasks = [task(5, &[1, 2]), task(6, &[1])];
     let model = Model::reconciled(&tasks);
     assert!(diff(&desired_for(tasks.to_vec()), &model.actual).is_empty());
+}
+
+/// An engine moves the task sides, and names them as it likes.
+#[test]
+fn task_sides_are_handed_over_once_and_keep_the_names_that_an_engine_gives_them() {
+    let task = task(5, &[1, 2]);
+    let (id, plan) = (task.id.clone(), plan(vec![task.clone()]));
+    let desired_in = |sandbox: Sandbox| {
+        let underlay = Underlay { v4: Some(1500), v6: None };
+        desired(&plan, &[(id.clone(), sandbox)].into(), &[], underlay, &NodeSettings::default())
+    };
+    let mut model = Model::new(std::slice::from_ref(&task));
+    let handing_over = desired_in(Sandbox::HandOver { netns: None });
+    let created = diff(&handing_over, &model.actual).tasks[&id].clone();
+    let is_creation = |op: &&Op| matches!(op, Op::CreateVeth { sandbox: None, peer, .. } if peer.starts_with("wp"));
+    assert_eq!(created.host.iter().filter(is_creation).count(), 2, "{created:?}");
+    assert!(created.sandbox.is_empty(), "{created:?}");
+
+    // The engine has moved the task sides: the second one is eth0.
+    model.reconcile(&desired_in("/sandbox".into()));
+    let sandbox = model.actual.tasks.get_mut(&id).expect("a sandbox");
+    let (first, second) = (sandbox.links.remove("eth0"), sandbox.links.remove("eth1"));
+    sandbox.links.extend([("eth1".to_owned(), first.expect("a link")), ("eth0".to_owned(), second.expect("a link"))]);
+    sandbox.sysctls.clear();
+    assert_eq!(diff(&handing_over, &model.actual).tasks, BTreeMap::new(), "the links are not made again");
+    let mut settled = desired_in("/sandbox".into());
+    let node = model.actual.node.clone();
+    settled.tasks.get_mut(&id).expect("the task").follow_names(&node, &model.actual.tasks[&id]);
+    let routes = settled.tasks[&id].sandbox.routes.clone().expect("routes");
+    assert!(routes.iter().filter(|route| route.destination.prefix() == 0).all(|route| route.link == "eth1"));
+    let ops = diff(&settled, &model.actual).tasks[&id].clone();
+    assert!(ops.host.is_empty(), "no link is made again: {ops:?}");
+    assert!(ops.sandbox.iter().all(|op| matches!(op, Op::SetSysctl { .. })), "{ops:?}");
+
+    // A task side that is missing gets a name that no other one has.
+    model.actual.tasks.get_mut(&id).expect("a sandbox").links.remove("eth1");
+    let mut settled = desired_in("/sandbox".into());
+    settled.tasks.get_mut(&id).expect("the task").follow_names(&node, &model.actual.tasks[&id]);
+    let names: Vec<_> = settled.tasks[&id].sandbox.links.keys().map(String::as_str).collect();
+    assert_eq!(names, ["eth0", "eth1", "lo"]);
+    assert_eq!(settled.tasks[&id].sandbox.links["eth0"].mac, Some(attachment(2, 5).mac), "the second link");
 }
 
 #[test]

@@ -38,7 +38,10 @@ pub(crate) async fn apply(netlink: &Netlink, op: &Op) -> Result<(), Error> {
     match op {
         Op::DeleteLink { name } => netlink.delete_link(name).await,
         Op::CreateTunnel { name, port, mtu } => netlink.create_tunnel(name, *port, *mtu).await,
-        Op::CreateVeth { host, peer, sandbox, mtu } => netlink.create_veth(host, peer, sandbox, *mtu).await,
+        Op::CreateVeth { host, peer, sandbox, mtu } => {
+            let sandbox = sandbox.as_deref().unwrap_or(Path::new(netns::CURRENT));
+            netlink.create_veth(host, peer, sandbox, *mtu).await
+        }
         Op::SetSysctl { key, value } => sysctl::write(key, value),
         Op::SetLink { name, change } => netlink.set_link(name, change).await,
         Op::RemoveAddress { link, address } => netlink.remove_address(link, *address).await,

@@ -59,7 +59,7 @@ use tokio::{
 };
 use weft_model::{
     NodePlan, TaskId,
-    plan::{TaskGoal, TaskPlan},
+    plan::{NetworkPlan, TaskGoal, TaskPlan},
     state::TaskStatus,
 };
 
@@ -167,6 +167,7 @@ impl Tasks {
                         step,
                         task: id.clone(),
                         plan: planned.cloned(),
+                        networks: planned.map(|task| networks_of(plan, task)).unwrap_or_default(),
                         cancel,
                         listen_check: ListenCheck { pid: record.status.pid, ports },
                     };
@@ -223,4 +224,10 @@ impl Tasks {
     pub(super) fn clear(&mut self) {
         self.records.clear();
     }
+}
+
+/// The networks of a task.
+fn networks_of(plan: &NodePlan, task: &TaskPlan) -> Vec<NetworkPlan> {
+    let is_attached = |network: &&NetworkPlan| task.attachments.iter().any(|a| a.network == network.id);
+    plan.networks.iter().filter(is_attached).cloned().collect()
 }

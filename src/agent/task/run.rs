@@ -8,7 +8,10 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
-use weft_model::{TaskId, plan::TaskPlan};
+use weft_model::{
+    TaskId,
+    plan::{NetworkPlan, TaskPlan},
+};
 
 use super::{listening::ListenCheck, next::Step};
 use crate::runtime::{Executor, RuntimeError};
@@ -23,6 +26,8 @@ pub(super) struct StepCall {
     pub(super) task: TaskId,
     /// `None` if the plan does not list the task any more.
     pub(super) plan: Option<TaskPlan>,
+    /// The networks of the task.
+    pub(super) networks: Vec<NetworkPlan>,
     /// Ends an image fetch or a wait for ports early. Other calls run to their end.
     pub(super) cancel: CancellationToken,
     pub(super) listen_check: ListenCheck,
@@ -51,7 +56,7 @@ impl StepCall {
             }
             (Step::Prepare, Some(plan)) => {
                 fetch_image(&*self.executor, &plan, &self.cancel, FETCH_TIMEOUT).await?;
-                self.executor.prepare(&plan).await
+                self.executor.prepare(&plan, &self.networks).await
             }
             (Step::Start, Some(plan)) => self.executor.start(&plan).await,
             (Step::Stop, _) => self.executor.stop(&self.task).await,
@@ -97,7 +102,7 @@ mod tests {
             std::future::pending().await
         }
 
-        async fn prepare(&self, _: &TaskPlan) -> Result<(), RuntimeError> {
+        async fn prepare(&self, _: &TaskPlan, _: &[NetworkPlan]) -> Result<(), RuntimeError> {
             panic!("prepare")
         }
 
@@ -124,7 +129,15 @@ mod tests {
 
     fn call(step: Step, plan: Option<TaskPlan>) -> StepCall {
         let (executor, task, cancel) = (Arc::new(Broken), TaskId::from_random(7), CancellationToken::new());
-        StepCall { executor, step, task, plan, cancel, listen_check: ListenCheck { pid: None, ports: vec![] } }
+        StepCall {
+            executor,
+            step,
+            task,
+            plan,
+            networks: vec![],
+            cancel,
+            listen_check: ListenCheck { pid: None, ports: vec![] },
+        }
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Translates a task's plan into requests to create its containers, and the inspected containers
+//! Translates a task's plan into the request to create its container, and the inspected container
 //! into the task's phase. Pure. [`super::engine`] and [`super::DockerRuntime`] call it.
 
 use std::{
@@ -9,11 +9,11 @@ use std::{
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryStateEnum, HostConfig, RestartPolicy, RestartPolicyNameEnum,
+    ContainerSummaryStateEnum, EndpointSettings, HostConfig, NetworkingConfig, RestartPolicy, RestartPolicyNameEnum,
+    SystemInfo,
 };
 use weft_model::{NodeName, TaskId, plan::TaskPlan, spec::SearchDomain};
 
-use super::{PAUSE_COMMAND, image};
 use crate::runtime::{Exit, Phase, identity};
 
 /// Label with the node that a container belongs to.
@@ -23,7 +23,9 @@ pub(super) const TASK_LABEL: &str = "weft.task";
 /// Label with the [`Part`] that a container is.
 const PART_LABEL: &str = "weft.part";
 
-/// One of a task's two containers. The order of the variants is the order of removal.
+/// Earlier releases gave a task two containers: its own one, and a sandbox with the network
+/// namespace that it shared. Such tasks are adopted until they end. The order of the variants is
+/// the order of removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Task,
@@ -39,6 +41,24 @@ impl Part {
     }
 }
 
+/// Why weft cannot use an engine. `None` if it can: it needs network drivers of other programs, and
+/// the network namespaces of the machine.
+pub(super) fn unfit(info: &SystemInfo) -> Option<String> {
+    let is_rootless = info.security_options.iter().flatten().any(|option| option.contains("name=rootless"));
+    if is_rootless {
+        return Some(
+            "it is rootless, so that its containers cannot have links of weft; run dockerd as root".to_owned(),
+        );
+    }
+    // Docker lists its built-in drivers at least; Podman's API lists none of libnetwork's.
+    let drivers = info.plugins.as_ref().and_then(|plugins| plugins.network.as_ref());
+    let has_drivers = drivers.is_some_and(|drivers| drivers.iter().any(|driver| driver == "overlay"));
+    (!has_drivers).then(|| {
+        "it does not take network drivers of other programs as Docker does (Podman's API does not); use dockerd"
+            .to_owned()
+    })
+}
+
 /// Reads a container's labels. `None` if weft did not create it.
 pub(super) fn identify(labels: Option<&HashMap<String, String>>) -> Option<(TaskId, Part)> {
     let labels = labels?;
@@ -48,47 +68,14 @@ pub(super) fn identify(labels: Option<&HashMap<String, String>>) -> Option<(Task
     Some((task, part))
 }
 
-pub(super) fn sandbox_name(task: &TaskPlan) -> String {
-    format!("{}.sandbox", task.name)
-}
-
-/// The sandbox: a container with an empty network namespace, whose program only waits. Its
-/// resolv.conf and its hosts file are also those of the task's own container. `machine_search` are
-/// the search domains of the machine.
-pub(super) fn sandbox(task: &TaskPlan, node: &NodeName, machine_search: &[String]) -> ContainerCreateBody {
-    let search = identity::search_domains(task, machine_search);
-    // The engine takes an empty list as those of the machine at this moment, and the root as none.
-    let search = if search.is_empty() { vec![SearchDomain::ROOT.to_owned()] } else { search };
-    let hosts = identity::hosts(task).into_iter().map(|(name, addr)| format!("{name}:{addr}")).collect();
-    ContainerCreateBody {
-        image: Some(image::PAUSE.to_owned()),
-        entrypoint: Some(vec![image::PROGRAM.to_owned(), PAUSE_COMMAND.to_owned()]),
-        hostname: Some(identity::hostname(task)),
-        labels: Some(own_labels(task, node, Part::Sandbox).into()),
-        host_config: Some(HostConfig {
-            network_mode: Some("none".to_owned()),
-            dns: Some(vec![identity::RESOLVER.to_string()]),
-            dns_options: Some(identity::resolver_options(task)),
-            dns_search: Some(search),
-            extra_hosts: Some(hosts),
-            readonly_rootfs: Some(true),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            // The engine disables IPv6 in a namespace without networks, but weft's links use it.
-            sysctls: Some(
-                ["all", "default", "lo"]
-                    .map(|link| (format!("net.ipv6.conf.{link}.disable_ipv6"), "0".to_owned()))
-                    .into(),
-            ),
-            restart_policy: Some(never_restart()),
-            ..HostConfig::default()
-        }),
-        ..ContainerCreateBody::default()
-    }
-}
-
-/// The task's own container, in the namespace of `sandbox`.
-pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> ContainerCreateBody {
+/// The container of a task, on these of its networks. `machine_search` are the search
+/// domains of the machine.
+pub(super) fn task(
+    task: &TaskPlan,
+    node: &NodeName,
+    machine_search: &[String],
+    networks: &[(String, EndpointSettings)],
+) -> ContainerCreateBody {
     let container = &task.container;
     let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
@@ -97,9 +84,15 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
     // A later label replaces an earlier one of the same name. So the cluster's labels come after
     // the user's, and weft's own come last.
     let labels = container.labels.clone().into_iter().chain(task.labels.clone());
-    let labels = labels.chain(own_labels(task, node, Part::Task)).collect();
+    let labels = labels.chain(own_labels(task, node)).collect();
+    let search = identity::search_domains(task, machine_search);
+    // The engine takes an empty list as those of the machine at this moment, and the root as none.
+    let search = if search.is_empty() { vec![SearchDomain::ROOT.to_owned()] } else { search };
+    let hosts = identity::chosen_hosts(task).map(|(name, addr)| format!("{name}:{addr}")).collect();
     ContainerCreateBody {
         image: Some(container.image.clone()),
+        // The default of the engine is a prefix of the container's id.
+        hostname: task.hostname().filter(|name| !name.is_empty()).map(str::to_owned),
         entrypoint: list(&container.command),
         cmd: list(&container.args),
         env: Some(env),
@@ -110,7 +103,13 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
         // The engine takes whole seconds.
         stop_timeout: Some(i64::try_from(container.stop_grace_ms.div_ceil(1000)).unwrap_or(i64::MAX)),
         host_config: Some(HostConfig {
-            network_mode: Some(format!("container:{sandbox}")),
+            network_mode: Some(networks.first().map_or_else(|| "none".to_owned(), |(id, _)| id.clone())),
+            // resolv.conf has the engine's own resolver, from which weft's programs lead to this
+            // one.
+            dns: Some(vec![identity::CONTAINER_RESOLVER.to_string()]),
+            dns_options: Some(identity::resolver_options(task)),
+            dns_search: Some(search),
+            extra_hosts: Some(hosts),
             readonly_rootfs: Some(container.read_only),
             init: container.init,
             nano_cpus: limit(task.resources.limit_nano_cpus),
@@ -120,6 +119,7 @@ pub(super) fn task(task: &TaskPlan, node: &NodeName, sandbox: &str) -> Container
             restart_policy: Some(never_restart()),
             ..HostConfig::default()
         }),
+        networking_config: Some(NetworkingConfig { endpoints_config: Some(networks.iter().cloned().collect()) }),
         ..ContainerCreateBody::default()
     }
 }
@@ -130,11 +130,11 @@ fn never_restart() -> RestartPolicy {
 }
 
 /// The labels by which a new daemon finds a container.
-fn own_labels(task: &TaskPlan, node: &NodeName, part: Part) -> [(String, String); 3] {
+fn own_labels(task: &TaskPlan, node: &NodeName) -> [(String, String); 3] {
     [
         (NODE_LABEL.to_owned(), node.to_string()),
         (TASK_LABEL.to_owned(), task.id.to_string()),
-        (PART_LABEL.to_owned(), part.as_str().to_owned()),
+        (PART_LABEL.to_owned(), Part::Task.as_str().to_owned()),
     ]
 }
 
@@ -281,31 +281,31 @@ mod tests {
                 .into();
         });
         let node: NodeName = "n1".parse().expect("a valid node name");
-        let labels = task(&plan, &node, "sandbox").labels.expect("the container has labels");
+        let labels = task(&plan, &node, &[], &[]).labels.expect("the container has labels");
         let from_cluster = &plan.labels["com.docker.swarm.node.id"];
         assert_eq!((&*labels["team"], &labels["com.docker.swarm.node.id"]), ("web", from_cluster));
         assert_eq!(labels[NODE_LABEL], "n1");
         assert_eq!(identify(Some(&labels)), Some((plan.id.clone(), Part::Task)));
-        let sandbox = sandbox(&plan, &node, &[]).labels.expect("the sandbox has labels");
-        assert_eq!(identify(Some(&sandbox)), Some((plan.id.clone(), Part::Sandbox)));
-        assert!(sandbox.keys().all(|key| key.starts_with("weft.")), "a sandbox has only weft's labels: {sandbox:?}");
     }
 
     #[test]
-    fn the_sandbox_has_the_settings_of_names() {
+    fn a_container_has_the_settings_of_names_and_networks() {
         let plan = fixture::task(|container| {
             container.dns.options = vec!["timeout:1".parse().expect("an option")];
             container.hosts = vec!["2001:db8::7 db".parse().expect("an entry")];
         });
         let node: NodeName = "n1".parse().expect("a valid node name");
-        let config = |machine_search: &[String]| {
-            sandbox(&plan, &node, machine_search).host_config.expect("the sandbox has a host configuration")
-        };
-        let sandbox = config(&[]);
-        assert_eq!(sandbox.dns, Some(vec!["127.0.0.11".to_owned()]));
-        assert_eq!(sandbox.dns_options, Some(vec!["ndots:0".to_owned(), "timeout:1".to_owned()]));
-        assert_eq!(sandbox.extra_hosts, Some(vec!["db:2001:db8::7".to_owned()]));
-        assert_eq!(sandbox.dns_search, Some(vec![".".to_owned()]));
+        let networks = [("one".to_owned(), EndpointSettings::default())];
+        let body = |machine_search: &[String]| task(&plan, &node, machine_search, &networks);
+        let endpoints = body(&[]).networking_config.and_then(|config| config.endpoints_config);
+        assert!(endpoints.is_some_and(|endpoints| endpoints.contains_key("one")));
+        let config = |search: &[String]| body(search).host_config.expect("a host configuration");
+        let plain = config(&[]);
+        assert_eq!(plain.network_mode.as_deref(), Some("one"));
+        assert_eq!(plain.dns, Some(vec!["127.0.0.12".to_owned()]));
+        assert_eq!(plain.dns_options, Some(vec!["ndots:0".to_owned(), "timeout:1".to_owned()]));
+        assert_eq!(plain.extra_hosts, Some(vec!["db:2001:db8::7".to_owned()]));
+        assert_eq!(plain.dns_search, Some(vec![".".to_owned()]));
         assert_eq!(config(&["a.test".to_owned()]).dns_search, Some(vec!["a.test".to_owned()]));
     }
 

@@ -4,27 +4,38 @@
 //!
 //! Invariant: no call touches a container without this node's label.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bollard::{
     Docker,
     errors::Error,
-    models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary},
+    models::{
+        ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
+    },
     query_parameters::{
         CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
         RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::{StreamExt, TryStreamExt};
-use tokio::sync::watch;
-use tracing::{debug, warn};
-use weft_model::{NodeName, TaskId, error_chain, plan::TaskPlan};
+use tokio::sync::{Mutex, watch};
+use tracing::{debug, info, warn};
+use weft_model::{
+    NetworkId, NodeName, TaskId, error_chain,
+    plan::{NetworkPlan, TaskPlan},
+};
 
 use super::{
     container::{self, Part},
     error::{engine_error, http_status, message},
+    network,
+    plugin::starts::Starts,
 };
-use crate::runtime::{ObservedTask, RETRY_BACKOFF, RuntimeConfig, RuntimeError};
+use crate::runtime::{ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeError, TaskNetns, identity};
 
 /// Delay before the next request for events, after the connection ended.
 const EVENTS_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -35,21 +46,52 @@ const INSPECTIONS: usize = 16;
 
 #[derive(Debug, Clone)]
 pub(super) struct Engine {
-    pub(super) docker: Docker,
+    url: String,
+    /// The client, as long as the engine answers. Another engine may come after it has ended, which
+    /// may have another version.
+    client: Arc<Mutex<Option<Docker>>>,
     pub(super) node: NodeName,
     search: watch::Receiver<Vec<String>>,
+    pub(super) starts: Starts,
+    /// Locked while docker networks are created and removed.
+    creating_networks: Arc<Mutex<()>>,
 }
 
 impl Engine {
-    pub(super) async fn connect(config: &RuntimeConfig) -> Result<Self, RuntimeError> {
-        let host = format!("unix://{}", config.docker_socket.display());
+    /// Does not connect yet: the engine may start later than weft.
+    pub(super) fn new(config: &RuntimeConfig, starts: Starts) -> Self {
+        Self {
+            url: format!("unix://{}", config.docker_socket.display()),
+            client: Arc::default(),
+            node: config.hostname.clone(),
+            search: config.search.clone(),
+            starts,
+            creating_networks: Arc::default(),
+        }
+    }
+
+    /// The client of the engine. Connects if there is none, and agrees on the version of the API.
+    pub(super) async fn docker(&self) -> Result<Docker, RuntimeError> {
+        let mut client = self.client.lock().await;
+        if let Some(docker) = &*client {
+            return Ok(docker.clone());
+        }
         let unusable = |error: Error| RuntimeError::Engine {
             action: "use the Docker engine",
-            reason: format!("{} (is dockerd running, and does it listen at {host}?)", message(&error)),
+            reason: format!("{} (is dockerd running, and does it listen at {}?)", message(&error), self.url),
         };
-        let docker = Docker::connect_with_host(&host).map_err(unusable)?;
+        let docker = Docker::connect_with_host(&self.url).map_err(unusable)?;
         let docker = docker.negotiate_version().await.map_err(unusable)?;
-        Ok(Self { docker, node: config.hostname.clone(), search: config.search.clone() })
+        let info = docker.info().await.map_err(unusable)?;
+        if let Some(reason) = container::unfit(&info) {
+            return Err(RuntimeError::Engine { action: "use the container engine", reason });
+        }
+        Ok(client.insert(docker).clone())
+    }
+
+    /// Forgets the client, after the connection to the engine has ended.
+    async fn disconnect(&self) {
+        self.client.lock().await.take();
     }
 
     /// Lists this node's containers, or those of one of its tasks.
@@ -58,7 +100,7 @@ impl Engine {
         labels.extend(task.map(|task| format!("{}={task}", container::TASK_LABEL)));
         let filters = [("label", labels)].into_iter().collect();
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        self.docker.list_containers(Some(options)).await.map_err(engine_error("list containers"))
+        self.docker().await?.list_containers(Some(options)).await.map_err(engine_error("list containers"))
     }
 
     /// Finds one of a task's containers.
@@ -79,7 +121,7 @@ impl Engine {
 
     /// `None` if there is no such container.
     async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
-        match self.docker.inspect_container(id, None::<InspectContainerOptions>).await {
+        match self.docker().await?.inspect_container(id, None::<InspectContainerOptions>).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if http_status(&error) == Some(404) => Ok(None),
             Err(error) => Err(engine_error("inspect a container")(error)),
@@ -89,31 +131,72 @@ impl Engine {
     /// Creates a container and returns its id.
     pub(super) async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<String, RuntimeError> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        let created = self.docker.create_container(Some(options), body).await;
+        let created = self.docker().await?.create_container(Some(options), body).await;
         Ok(created.map_err(engine_error("create the container"))?.id)
     }
 
     pub(super) async fn start(&self, id: &str) -> Result<(), RuntimeError> {
-        let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
+        let started = self.docker().await?.start_container(id, None::<StartContainerOptions>).await;
         started.map_err(|error| RuntimeError::Start { reason: message(&error) })
     }
 
-    /// Creates and starts a task's sandbox, unless it runs. First removes the containers of an
-    /// earlier attempt.
-    pub(super) async fn create_sandbox(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
-        if let Some(found) = self.find(&task.id, Part::Sandbox).await? {
-            if container::is_running(&found) {
-                return Ok(());
-            }
-            // The sandbox has no namespace any more, so the task's own container cannot run either.
-            self.remove(&task.id).await?;
+    /// Creates the task's container, unless it exists.
+    pub(super) async fn create_container(&self, task: &TaskPlan, networks: &[NetworkPlan]) -> Result<(), RuntimeError> {
+        if self.find(&task.id, Part::Task).await?.is_some() {
+            return Ok(());
         }
-        let body = container::sandbox(task, &self.node, &self.search.borrow());
-        let id = self.create(&container::sandbox_name(task), body).await?;
-        self.start(&id).await
+        let docker = self.docker().await?;
+        let networks = self.networks_of(task, networks).await?;
+        let at_once = if takes_several_networks(&docker) { networks.len() } else { networks.len().min(1) };
+        let (at_once, later) = networks.split_at(at_once);
+        let body = container::task(task, &self.node, &self.search.borrow(), at_once);
+        let id = self.create(&task.name, body).await?;
+        for (docker_network, endpoint) in later {
+            network::connect(&docker, &id, docker_network, endpoint.clone()).await?;
+        }
+        Ok(())
     }
 
-    /// Removes both containers of a task: first the task's own, then the sandbox. Idempotent.
+    /// The docker networks of a task, in the order of its links. Creates those that are missing.
+    async fn networks_of(
+        &self,
+        task: &TaskPlan,
+        networks: &[NetworkPlan],
+    ) -> Result<Vec<(String, EndpointSettings)>, RuntimeError> {
+        // Two tasks at the same time must not create the same network twice.
+        let _one_at_a_time = self.creating_networks.lock().await;
+        let docker = self.docker().await?;
+        let mut existing = network::list(&docker, &self.node).await?;
+        let mut found = Vec::new();
+        for (index, attachment) in task.attachments.iter().enumerate() {
+            let id = match existing.get(&attachment.network) {
+                Some(id) => id.clone(),
+                None => {
+                    let network = networks.iter().find(|network| network.id == attachment.network);
+                    let network = network.ok_or(RuntimeError::NotPrepared)?;
+                    let id = network::create(&docker, &self.node, network).await?;
+                    existing.insert(network.id.clone(), id.clone());
+                    id
+                }
+            };
+            found.push((id, network::endpoint(&task.id, index, attachment)));
+        }
+        Ok(found)
+    }
+
+    /// Removes the docker networks of networks that are not in `kept`.
+    pub(super) async fn remove_networks(&self, kept: &BTreeSet<NetworkId>) -> Result<(), RuntimeError> {
+        let _one_at_a_time = self.creating_networks.lock().await;
+        let docker = self.docker().await?;
+        for (network, id) in network::list(&docker, &self.node).await? {
+            if !kept.contains(&network) {
+                network::remove(&docker, &id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the containers of a task. Idempotent.
     pub(super) async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
         let mut parts: Vec<_> = self
             .list(Some(task))
@@ -124,7 +207,7 @@ impl Engine {
         parts.sort();
         for (_, id) in parts {
             let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-            match self.docker.remove_container(&id, Some(options)).await {
+            match self.docker().await?.remove_container(&id, Some(options)).await {
                 Ok(()) => {}
                 Err(error) if http_status(&error) == Some(404) => {}
                 // A removal of this container is in progress.
@@ -137,7 +220,7 @@ impl Engine {
 
     async fn wait_until_removed(&self, id: &str) -> Result<(), RuntimeError> {
         let options = WaitContainerOptionsBuilder::default().condition("removed").build();
-        match self.docker.wait_container(id, Some(options)).try_for_each(|_| async { Ok(()) }).await {
+        match self.docker().await?.wait_container(id, Some(options)).try_for_each(|_| async { Ok(()) }).await {
             Ok(()) | Err(Error::DockerContainerWaitError { .. }) => Ok(()),
             Err(error) if http_status(&error) == Some(404) => Ok(()),
             Err(error) => Err(engine_error("wait until the container is removed")(error)),
@@ -146,7 +229,7 @@ impl Engine {
 
     /// Removes each sandbox that does not run and whose task has no container of its own.
     /// [`Engine::observe`] does not show such a task, so no later call would remove it.
-    pub(super) async fn remove_dead_sandboxes(&self) -> Result<(), RuntimeError> {
+    async fn remove_dead_sandboxes(&self) -> Result<(), RuntimeError> {
         for task in container::dead_sandboxes(&self.list(None).await?) {
             match self.remove(&task).await {
                 Ok(()) => debug!(%task, "removed dead sandbox of an earlier daemon"),
@@ -158,10 +241,10 @@ impl Engine {
 
     /// All tasks of this node that have a phase, in the order of their ids.
     pub(super) async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
-        let mut tasks: BTreeMap<TaskId, BTreeMap<Part, String>> = BTreeMap::new();
+        let mut tasks: BTreeMap<TaskId, BTreeMap<Part, Listed>> = BTreeMap::new();
         for summary in self.list(None).await? {
             if let (Some((task, part)), Some(id)) = (container::identify(summary.labels.as_ref()), summary.id) {
-                tasks.entry(task).or_default().insert(part, id);
+                tasks.entry(task).or_default().insert(part, Listed { id, state: summary.state });
             }
         }
         futures_util::stream::iter(tasks)
@@ -172,26 +255,57 @@ impl Engine {
             .await
     }
 
-    /// Observes one task by the ids of its containers.
+    /// Observes one task. The engine does not answer questions about a container that it starts, so
+    /// such a task is as the list of containers says.
     async fn observe_one(
         &self,
         task: TaskId,
-        parts: BTreeMap<Part, String>,
+        parts: BTreeMap<Part, Listed>,
+    ) -> Result<Option<ObservedTask>, RuntimeError> {
+        if parts.get(&Part::Task).is_some_and(|own| own.state == Some(ContainerSummaryStateEnum::RUNNING)) {
+            self.starts.end_of_user(&task);
+        }
+        tokio::select! {
+            biased;
+            () = self.starts.wait_until_started(&task) => {
+                let container = parts.into_values().next().map(|own| own.id).unwrap_or_default();
+                let netns = TaskNetns::Starting(self.starts.netns(&task).flatten());
+                let resolver = identity::CONTAINER_RESOLVER;
+                Ok(Some(ObservedTask { task, phase: Phase::Prepared, netns, resolver, container }))
+            }
+            inspected = self.inspect_task(&task, &parts) => inspected,
+        }
+    }
+
+    async fn inspect_task(
+        &self,
+        task: &TaskId,
+        parts: &BTreeMap<Part, Listed>,
     ) -> Result<Option<ObservedTask>, RuntimeError> {
         let mut found = BTreeMap::new();
-        for (part, id) in parts {
-            found.extend(self.inspect(&id).await?.map(|container| (part, container)));
+        for (part, listed) in parts {
+            found.extend(self.inspect(&listed.id).await?.map(|container| (*part, container)));
         }
         let sandbox = found.get(&Part::Sandbox);
         let own = found.get(&Part::Task);
-        Ok(container::phase(sandbox, own).map(|phase| ObservedTask {
-            phase,
+        Ok(container::phase(sandbox, own).map(|phase| {
             // A running task keeps the namespace even if its sandbox was killed.
-            netns: sandbox.and_then(container::netns).or_else(|| own.and_then(container::netns)),
-            container: own.or(sandbox).and_then(|c| c.id.clone()).unwrap_or_default(),
-            task,
+            let netns = sandbox.and_then(container::netns).or_else(|| own.and_then(container::netns));
+            ObservedTask {
+                phase,
+                netns: netns.map_or(TaskNetns::Missing, TaskNetns::At),
+                resolver: if sandbox.is_some() { identity::RESOLVER } else { identity::CONTAINER_RESOLVER },
+                container: own.or(sandbox).and_then(|c| c.id.clone()).unwrap_or_default(),
+                task: task.clone(),
+            }
         }))
     }
+}
+
+/// A container in the engine's list.
+struct Listed {
+    id: String,
+    state: Option<ContainerSummaryStateEnum>,
 }
 
 /// Asks the engine to stop a container, and repeats the request until the container is stopped or
@@ -211,26 +325,51 @@ pub(super) async fn stop_container(docker: Docker, grace: Duration, task: TaskId
     }
 }
 
-/// Notifies the agent at each event of this node's containers. Never returns.
-pub(super) async fn watch_events(docker: Docker, node: NodeName, changed: watch::Sender<u64>) {
-    let label = format!("{}={node}", container::NODE_LABEL);
-    let filters = [("type", vec!["container".to_owned()]), ("label", vec![label])].into_iter().collect();
-    let options = EventsOptionsBuilder::default().filters(&filters).build();
+/// Engines before API version 1.44 connect a new container to one network only.
+fn takes_several_networks(docker: &Docker) -> bool {
+    let version = docker.client_version();
+    (version.major_version, version.minor_version) >= (1, 44)
+}
+
+/// Notifies the agent at each event of this node's containers. Waits for an engine that does not
+/// run. Never returns.
+pub(super) async fn watch_events(engine: Engine, changed: watch::Sender<u64>) {
+    let mut is_waiting = false;
     loop {
-        let mut events = std::pin::pin!(docker.events(Some(options.clone())));
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => debug!(action = event.action, "docker event"),
-                Err(error) => {
-                    warn!(error = message(&error), "cannot read events from the Docker engine, retrying");
-                    break;
+        match engine.docker().await {
+            Ok(docker) => {
+                if std::mem::take(&mut is_waiting) {
+                    info!("the Docker engine answers");
                 }
+                if let Err(error) = engine.remove_dead_sandboxes().await {
+                    warn!(error = error_chain(&error), "cannot remove dead sandboxes of an earlier daemon");
+                }
+                follow_events(&engine, &docker, &changed).await;
+                engine.disconnect().await;
             }
-            changed.send_modify(|count| *count += 1);
+            Err(error) if !is_waiting => {
+                is_waiting = true;
+                warn!(error = error_chain(&error), "waiting for the Docker engine");
+            }
+            Err(_) => {}
         }
         tokio::time::sleep(EVENTS_RETRY_DELAY).await;
-        // The engine does not repeat events that happened meanwhile, so the agent must observe the
-        // tasks again.
+    }
+}
+
+/// Notifies the agent until the connection ends.
+async fn follow_events(engine: &Engine, docker: &Docker, changed: &watch::Sender<u64>) {
+    let label = format!("{}={}", container::NODE_LABEL, engine.node);
+    let filters = [("type", vec!["container".to_owned()]), ("label", vec![label])].into_iter().collect();
+    let mut events = std::pin::pin!(docker.events(Some(EventsOptionsBuilder::default().filters(&filters).build())));
+    // The engine does not repeat events that happened before, so the agent must observe the tasks
+    // again.
+    changed.send_modify(|count| *count += 1);
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => debug!(action = event.action, "docker event"),
+            Err(error) => return warn!(error = message(&error), "cannot read events from the Docker engine, retrying"),
+        }
         changed.send_modify(|count| *count += 1);
     }
 }

@@ -1,5 +1,5 @@
-//! Provides the images of tasks. weft's own two images are built from the running program; the
-//! engine pulls all others.
+//! Provides the images of tasks. weft's own image is built from the running program; the engine
+//! pulls all others.
 //!
 //! [`super::DockerRuntime`] calls it before it creates a task's containers.
 
@@ -21,26 +21,19 @@ use crate::runtime::{
     whoami,
 };
 
-/// Path of weft's own program in its images.
-pub(super) const PROGRAM: &str = "/weft";
-/// The image of sandboxes. It is the same image as weft/whoami under another name. The name follows
-/// Kubernetes' pause image, which has the same purpose.
-pub(super) const PAUSE: &str = "weft/pause:latest";
+/// Path of weft's own program in its image.
+const PROGRAM: &str = "/weft";
 /// Label with the build of weft that an image was made from.
 const BUILD_LABEL: &str = "weft.build";
 
-/// Builds weft's own images, unless the engine already has the images of this build of weft.
-pub(super) async fn ensure_own_images(docker: &Docker) -> Result<(), RuntimeError> {
+/// Builds weft's own image, unless the engine already has that of this build of weft.
+pub(super) async fn ensure_own_image(docker: &Docker) -> Result<(), RuntimeError> {
     let metadata = std::fs::metadata("/proc/self/exe").map_err(RuntimeError::io("read", "/proc/self/exe"))?;
     let (size, seconds, nanos) = (metadata.size(), metadata.mtime(), metadata.mtime_nsec());
     let build = format!("{}-{size}-{seconds}.{nanos}", env!("CARGO_PKG_VERSION"));
-    for image in [PAUSE, whoami::IMAGE] {
-        if build_of(docker, image).await?.as_ref() != Some(&build) {
-            info!(build, "building the images weft/whoami and weft/pause");
-            import_own_program(docker, &build).await?;
-            tag(docker, PAUSE).await?;
-            return Ok(());
-        }
+    if build_of(docker, whoami::IMAGE).await?.as_ref() != Some(&build) {
+        info!(build, "building the image weft/whoami");
+        import_own_program(docker, &build).await?;
     }
     Ok(())
 }

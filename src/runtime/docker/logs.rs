@@ -38,7 +38,8 @@ pub(super) async fn read(
     if let Some(until) = options.until_ms.and_then(|ms| i32::try_from(ms.div_ceil(1000)).ok()) {
         query = query.until(until);
     }
-    let mut output = std::pin::pin!(engine.docker.logs(&id, Some(query.build())));
+    let docker = engine.docker().await?;
+    let mut output = std::pin::pin!(docker.logs(&id, Some(query.build())));
     loop {
         let output = tokio::select! {
             () = out.closed() => return Ok(()),

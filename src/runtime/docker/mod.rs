@@ -1,79 +1,77 @@
 //! The docker runtime: tasks as containers of the local Docker engine.
 //!
-//! [`super::open`] creates it, and the agent calls it through [`Executor`]. Each task has two
-//! containers: the sandbox, which has the network namespace, the host name and the resolver's
-//! address, and the task's own container, which shares them. The task's own container is created
-//! after the sandbox has its links, so no program of a task runs before its network is ready.
+//! [`super::open`] creates it, and the agent calls it through [`Executor`]. A task is one
+//! container, on docker networks whose driver is weft ([`plugin`]): the engine starts the program
+//! of a container only when the agent has made its links.
 //!
-//! All state is in the engine, as labels of containers. `weft.node` names the node that a container
-//! belongs to. The runtime must not touch containers of other nodes or of other programs.
+//! All state is in the engine, as labels of containers and networks. `weft.node` names the node
+//! that they belong to. The runtime must not touch those of other nodes or of other programs.
 //!
 //! In reading order: [`mod@error`] translates the engine's errors, [`image`] provides images,
-//! [`container`] translates between plans and the engine's types, [`engine`] calls the engine,
-//! [`logs`] reads logs.
+//! [`plugin`] is called by the engine, [`network`] has the docker networks, [`container`]
+//! translates between plans and the engine's types, [`engine`] calls the engine, [`logs`] reads
+//! logs.
 //!
-//! Tasks (tokio): one that reads the engine's events; one for each container that is being stopped;
-//! one for each reader of a log.
+//! Tasks (tokio): one that reads the engine's events; one that listens for the engine's calls; one
+//! for each container that is being stopped or that waits for its namespace; one for each reader of
+//! a log.
 
 mod error;
 mod image;
+pub(crate) mod plugin;
+mod network;
 mod container;
 mod engine;
 mod logs;
 
-use std::process::ExitCode;
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream::BoxStream};
-use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::{Mutex, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
-use weft_model::{LogError, LogOptions, LogRecord, LogSource, TaskId, error_chain, plan::TaskPlan};
+use weft_model::{
+    LogError, LogOptions, LogRecord, LogSource, NodePlan, TaskId, error_chain,
+    plan::{NetworkPlan, TaskPlan},
+};
 
 use self::{
     container::Part,
     engine::{Engine, stop_container, watch_events},
+    plugin::starts::Starts,
 };
 use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError};
 
-/// The hidden subcommand that runs as the only process of a sandbox.
-pub(super) const PAUSE_COMMAND: &str = "__pause";
 /// The default socket of the engine.
 pub(crate) const SOCKET: &str = "/var/run/docker.sock";
-
-/// Keeps a sandbox's network namespace alive until SIGTERM or SIGINT.
-pub(super) fn pause() -> ExitCode {
-    let end: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
-    match end.thread_block().and_then(|()| end.wait()) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pause: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
 
 /// The docker runtime of one node.
 #[derive(Debug)]
 pub(crate) struct DockerRuntime {
     engine: Engine,
-    /// Locked while weft's own images are built, so that parallel calls build them once.
+    /// Locked while weft's own image is built, so that parallel calls build it once.
     images: Mutex<()>,
     changed: watch::Sender<u64>,
     _events: AbortOnDropHandle<()>,
+    _plugin: AbortOnDropHandle<()>,
 }
 
 impl DockerRuntime {
-    /// Connects to the engine, and adopts the containers of an earlier daemon.
-    pub(crate) async fn open(config: &RuntimeConfig) -> Result<Self, RuntimeError> {
-        let engine = Engine::connect(config).await?;
+    /// Serves the network driver, and follows the engine as soon as it answers. The containers of
+    /// an earlier daemon are adopted.
+    pub(crate) fn open(config: &RuntimeConfig) -> Result<Self, RuntimeError> {
         let changed = watch::channel(0).0;
-        let events = tokio::spawn(watch_events(engine.docker.clone(), engine.node.clone(), changed.clone()));
-        let runtime = Self { engine, images: Mutex::new(()), changed, _events: AbortOnDropHandle::new(events) };
-        runtime.engine.remove_dead_sandboxes().await?;
-        Ok(runtime)
+        let starts = Starts::new(changed.clone());
+        // The engine asks the plugin when it starts, so the plugin must not wait for the engine.
+        let socket = &config.plugin_socket;
+        let plugin = plugin::serve(socket, starts.clone()).map_err(RuntimeError::io("listen on", socket))?;
+        let plugin = AbortOnDropHandle::new(tokio::spawn(plugin));
+        let engine = Engine::new(config, starts);
+        let events = tokio::spawn(watch_events(engine.clone(), changed.clone()));
+        let events = AbortOnDropHandle::new(events);
+        Ok(Self { engine, images: Mutex::new(()), changed, _events: events, _plugin: plugin })
     }
 
     /// Wakes the agent, which then observes the tasks.
@@ -85,15 +83,16 @@ impl DockerRuntime {
 #[async_trait]
 impl Executor for DockerRuntime {
     async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+        let docker = self.engine.docker().await?;
         {
             let _one_at_a_time = self.images.lock().await;
-            image::ensure_own_images(&self.engine.docker).await?;
+            image::ensure_own_image(&docker).await?;
         }
-        image::ensure_image(&self.engine.docker, &task.container.image).await
+        image::ensure_image(&docker, &task.container.image).await
     }
 
-    async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
-        if let Err(error) = self.engine.create_sandbox(task).await {
+    async fn prepare(&self, task: &TaskPlan, networks: &[NetworkPlan]) -> Result<(), RuntimeError> {
+        if let Err(error) = self.engine.create_container(task, networks).await {
             if let Err(error) = self.engine.remove(&task.id).await {
                 warn!(task = %task.id, error = error_chain(&error), "cannot remove a task after its preparation failed");
             }
@@ -104,18 +103,25 @@ impl Executor for DockerRuntime {
     }
 
     async fn start(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
-        let sandbox = self.engine.find(&task.id, Part::Sandbox).await?.and_then(|sandbox| sandbox.id);
-        let sandbox = sandbox.ok_or(RuntimeError::NotPrepared)?;
-        let id = match self.engine.find(&task.id, Part::Task).await? {
-            Some(found) => match (container::phase(None, Some(&found)), found.id) {
-                (Some(Phase::Prepared), Some(id)) => id,
-                _ => return Ok(()),
-            },
-            None => self.engine.create(&task.name, container::task(task, &self.engine.node, &sandbox)).await?,
+        let found = self.engine.find(&task.id, Part::Task).await?.ok_or(RuntimeError::NotPrepared)?;
+        let (Some(Phase::Prepared), Some(id)) = (container::phase(None, Some(&found)), &found.id) else {
+            return Ok(());
         };
-        let started = self.engine.start(&id).await;
+        let starting = self.engine.starts.begin(&task.id);
+        let started = self.engine.start(id).await;
+        drop(starting);
         self.notify();
         started
+    }
+
+    fn connect(&self, plan: &NodePlan, ready: &BTreeMap<TaskId, Vec<String>>) {
+        let tasks = plan.tasks.iter().filter_map(|task| Some((task, ready.get(&task.id)?.as_slice())));
+        self.engine.starts.connect(tasks);
+    }
+
+    async fn remove_networks(&self, plan: Option<&NodePlan>) -> Result<(), RuntimeError> {
+        let networks = plan.into_iter().flat_map(|plan| &plan.networks);
+        self.engine.remove_networks(&networks.map(|network| network.id.clone()).collect()).await
     }
 
     async fn stop(&self, task: &TaskId) -> Result<(), RuntimeError> {
@@ -124,7 +130,7 @@ impl Executor for DockerRuntime {
         };
         let grace = container::grace_period(&found);
         let Some(id) = found.id else { return Ok(()) };
-        tokio::spawn(stop_container(self.engine.docker.clone(), grace, task.clone(), id));
+        tokio::spawn(stop_container(self.engine.docker().await?, grace, task.clone(), id));
         Ok(())
     }
 

@@ -67,7 +67,10 @@ use nix::sys::signal::Signal;
 use tokio::{io::AsyncReadExt, process::Command, sync::watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
-use weft_model::{LogError, LogOptions, LogRecord, LogSource, TaskId, error_chain, plan::TaskPlan};
+use weft_model::{
+    LogError, LogOptions, LogRecord, LogSource, TaskId, error_chain,
+    plan::{NetworkPlan, TaskPlan},
+};
 
 use self::{
     dir::TaskDir,
@@ -200,7 +203,7 @@ impl Executor for ProcessRuntime {
         Image::find(&task.container.image).map(drop)
     }
 
-    async fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+    async fn prepare(&self, task: &TaskPlan, _networks: &[NetworkPlan]) -> Result<(), RuntimeError> {
         let task = task.clone();
         self.run_blocking(move |tasks| tasks.prepare(&task)).await?;
         notify(&self.changed);

@@ -19,7 +19,7 @@ use super::{
     kernel::{cgroup, netns},
     phase::{kill_task, read_phase},
 };
-use crate::runtime::{ObservedTask, RuntimeError};
+use crate::runtime::{ObservedTask, RuntimeError, TaskNetns, identity};
 
 #[derive(Debug, Clone)]
 pub(super) struct TaskDirs {
@@ -66,7 +66,8 @@ impl TaskDirs {
             }
             observed.push(ObservedTask {
                 phase: read_phase(&dir, cgroup::remove)?,
-                netns: Some(dir.netns()).filter(|path| path.exists()),
+                netns: Some(dir.netns()).filter(|path| path.exists()).map_or(TaskNetns::Missing, TaskNetns::At),
+                resolver: identity::RESOLVER,
                 container: task.to_string(),
                 task,
             });

@@ -59,6 +59,7 @@ impl Lab {
             .args(["--label", &format!("lab-node={node}")]);
         if self.options.runtime == Runtime::Docker {
             command.args(["--docker-host", &docker::docker_host(self.engine(node)?)]);
+            command.args([OsStr::new("--plugin-socket"), contract::engine_plugins(node).join("weft.sock").as_os_str()]);
         }
         let pid = self.spawn(node, &command, &contract::log(node))?;
         fs::write(contract::pid_file(node), pid.to_string()).context("cannot write the daemon's pid file")
@@ -142,14 +143,13 @@ impl Lab {
 
     /// Simulates the start of a machine after [`Lab::power_off`]: its kernel is new, so no links,
     /// maps and control groups of weft exist, and its run directory is empty. Its data directory is
-    /// as before. Connects the node, and starts its container engine and its daemon.
+    /// as before. Connects the node, and starts its daemon and its container engine.
     pub fn power_on(&self, node: &str) -> Result<()> {
         cleanup::remove_kernel_state(node)?;
         topology::add_host(node)?;
-        if self.options.runtime == Runtime::Docker {
-            self.start_engine(node)?;
-        }
-        self.start(node)
+        // As on a machine that boots: the engine asks weft's network driver when it starts.
+        self.start(node)?;
+        if self.options.runtime == Runtime::Docker { self.start_engine(node) } else { Ok(()) }
     }
 
     /// Connects a host to the switch, or disconnects it.

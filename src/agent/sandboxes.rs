@@ -1,0 +1,43 @@
+//! The network namespaces of the tasks of a pass. [`super::reconcile`] makes them from the
+//! runtime's tasks, and all layers look up tasks in them.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+
+use weft_model::{NodePlan, TaskId};
+use weft_overlay::Sandbox;
+
+use crate::runtime::{ObservedTask, TaskNetns, identity};
+
+/// The tasks of the plan whose links can be made now.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sandboxes {
+    pub(super) places: BTreeMap<TaskId, Sandbox>,
+    resolvers: BTreeMap<TaskId, Ipv4Addr>,
+}
+
+impl Sandboxes {
+    pub(super) fn new(plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>) -> Self {
+        let mut sandboxes = Self::default();
+        for task in &plan.tasks {
+            let Some(observed) = observed.get(&task.id) else { continue };
+            let place = match &observed.netns {
+                TaskNetns::Missing => continue,
+                TaskNetns::Starting(netns) => Sandbox::HandOver { netns: netns.clone() },
+                TaskNetns::At(netns) => Sandbox::Netns(netns.clone()),
+            };
+            sandboxes.places.insert(task.id.clone(), place);
+            sandboxes.resolvers.insert(task.id.clone(), observed.resolver);
+        }
+        sandboxes
+    }
+
+    /// The path of the task's network namespace, if it exists.
+    pub(super) fn netns(&self, task: &TaskId) -> Option<&Path> {
+        self.places.get(task)?.netns()
+    }
+
+    /// Where the task's resolver listens.
+    pub(super) fn resolver(&self, task: &TaskId) -> Ipv4Addr {
+        self.resolvers.get(task).copied().unwrap_or(identity::RESOLVER)
+    }
+}

@@ -1,0 +1,103 @@
+//! The networks of the cluster as docker networks: an engine connects a container to nothing else.
+//!
+//! [`super::DockerRuntime`] calls it. A docker network has the name of the cluster's network, and a
+//! label with its id. The driver and the addresses are weft's ([`super::plugin`]).
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard::{
+    Docker,
+    models::{
+        EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, Network, NetworkConnectRequest, NetworkCreateRequest,
+    },
+    query_parameters::ListNetworksOptionsBuilder,
+};
+use weft_model::{
+    NetworkId, NodeName, TaskId,
+    plan::{AttachmentPlan, NetworkPlan},
+};
+
+use super::{
+    container::NODE_LABEL,
+    error::{engine_error, http_status},
+    plugin::{DRIVER, LinkOptions},
+};
+use crate::runtime::RuntimeError;
+
+/// Label with the id of the cluster's network.
+pub(super) const NETWORK_LABEL: &str = "weft.network";
+
+/// The ids of the docker networks of this node, by the ids of the cluster's networks.
+pub(super) async fn list(docker: &Docker, node: &NodeName) -> Result<BTreeMap<NetworkId, String>, RuntimeError> {
+    let labels = vec![format!("{NODE_LABEL}={node}"), NETWORK_LABEL.to_owned()];
+    let filters = [("label", labels)].into_iter().collect::<HashMap<_, _>>();
+    let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
+    let found = docker.list_networks(Some(options)).await.map_err(engine_error("list networks"))?;
+    let id_of = |network: &Network| network.labels.as_ref()?.get(NETWORK_LABEL)?.parse().ok();
+    Ok(found.into_iter().filter_map(|network| Some((id_of(&network)?, network.id?))).collect())
+}
+
+/// Creates the docker network of a cluster's network. Returns its id.
+pub(super) async fn create(docker: &Docker, node: &NodeName, network: &NetworkPlan) -> Result<String, RuntimeError> {
+    let created = docker.create_network(request(node, network)).await;
+    Ok(created.map_err(engine_error("create the docker network"))?.id)
+}
+
+/// Removes a docker network, unless a container uses it.
+pub(super) async fn remove(docker: &Docker, id: &str) -> Result<(), RuntimeError> {
+    match docker.remove_network(id).await {
+        Ok(()) => Ok(()),
+        Err(error) if matches!(http_status(&error), Some(403 | 404 | 409)) => Ok(()),
+        Err(error) => Err(engine_error("remove the docker network")(error)),
+    }
+}
+
+fn request(node: &NodeName, network: &NetworkPlan) -> NetworkCreateRequest {
+    let config = |(range, gateway): (ipnetwork::IpNetwork, std::net::IpAddr)| IpamConfig {
+        subnet: Some(range.to_string()),
+        gateway: Some(gateway.to_string()),
+        ..IpamConfig::default()
+    };
+    NetworkCreateRequest {
+        name: network.name.to_string(),
+        driver: Some(DRIVER.to_owned()),
+        ipam: Some(Ipam {
+            driver: Some(DRIVER.to_owned()),
+            config: Some(network.subnets.iter().map(config).collect()),
+            options: None,
+        }),
+        // All tasks have an IPv6 address, also on networks whose names have none.
+        enable_ipv6: Some(true),
+        enable_ipv4: network.subnets.iter().all(|(range, _)| range.is_ipv6()).then_some(false),
+        labels: Some(
+            [(NODE_LABEL, node.to_string()), (NETWORK_LABEL, network.id.to_string())]
+                .map(|(key, value)| (key.to_owned(), value))
+                .into(),
+        ),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+/// The settings of a container on one network.
+pub(super) fn endpoint(task: &TaskId, index: usize, attachment: &AttachmentPlan) -> EndpointSettings {
+    EndpointSettings {
+        ipam_config: Some(EndpointIpamConfig {
+            ipv4_address: attachment.addr.v4.map(|addr| addr.to_string()),
+            ipv6_address: Some(attachment.addr.v6.to_string()),
+            link_local_ips: None,
+        }),
+        driver_opts: Some(LinkOptions { task: task.clone(), index }.to_map()),
+        ..EndpointSettings::default()
+    }
+}
+
+/// Connects a container, which does not run, to one more network.
+pub(super) async fn connect(
+    docker: &Docker,
+    container: &str,
+    network: &str,
+    endpoint: EndpointSettings,
+) -> Result<(), RuntimeError> {
+    let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config: Some(endpoint) };
+    docker.connect_network(network, request).await.map_err(engine_error("connect the container to its network"))
+}
