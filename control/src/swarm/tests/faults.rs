@@ -1,6 +1,7 @@
 //! Three managers with real TLS, real logs and real connections, under faults: partitions, links
-//! that hold back what one node sends to another, cut connections, restarts, power cuts, slow disks
-//! and steps of wall clocks. A client at each manager makes changes all the time.
+//! that hold back what one node sends to another, cut connections, restarts, power cuts, slow
+//! disks, full disks, logs that are gone, changes of managers, and steps of wall clocks. A client
+//! at each manager makes changes all the time.
 //!
 //! What a manager has confirmed must be in the state of all managers in the end, and their states
 //! must be the same. The cluster's time must not have followed a wall clock that made a step.
@@ -77,7 +78,7 @@ async fn client(managers: Managers, at: usize, node: NodeId, ended: Arc<AtomicBo
 fn fault(rng: &mut StdRng) -> Fault {
     let (victim, other) = (rng.random_range(0..3), rng.random_range(1..3));
     let pause = Duration::from_millis(rng.random_range(FAULT_MS));
-    match rng.random_range(0..8) {
+    match rng.random_range(0..11) {
         0 => Fault::Alone(victim),
         1 => Fault::Held(victim, (victim + other) % 3),
         2 => Fault::Cut,
@@ -85,6 +86,9 @@ fn fault(rng: &mut StdRng) -> Fault {
         4 => Fault::PowerCut(Some(victim), pause, rng.random()),
         5 => Fault::PowerCut(None, pause, rng.random()),
         6 => Fault::SlowDisk(victim, Duration::from_millis(rng.random_range(SYNC_MS))),
+        7 => Fault::FullDisk(victim),
+        8 => Fault::LogLost(victim, pause),
+        9 => Fault::Reappointed(victim),
         _ => Fault::ClockStep(victim, rng.random_range(-CLOCK_STEP_MS..CLOCK_STEP_MS)),
     }
 }
@@ -136,6 +140,7 @@ async fn run(seed: u64) {
         sleep(Duration::from_millis(rng.random_range(FAULT_MS))).await;
     }
     trial.heal();
+    trial.all_are_managers().await;
     ended.store(true, Ordering::Relaxed);
     let mut confirmed = BTreeMap::new();
     for (client, (node, _)) in clients.into_iter().zip(&trial.nodes) {

@@ -14,7 +14,7 @@ use std::{
 use futures_util::future::join_all;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::{sleep, timeout};
-use weft_model::spec::Role::Manager;
+use weft_model::spec::Role::{Manager, Worker};
 
 use super::fixture::{DEADLINE, Daemon, Host, cluster_on};
 use crate::{
@@ -62,6 +62,12 @@ pub(super) enum Fault {
     PowerCut(Option<usize>, Duration, u64),
     /// Each sync of this manager's log takes so long.
     SlowDisk(usize, Duration),
+    /// The disk of this manager is full: its log stops.
+    FullDisk(usize),
+    /// The machine of this manager stops for this time, and its log is gone.
+    LogLost(usize, Duration),
+    /// This manager becomes a worker, and a manager again.
+    Reappointed(usize),
     /// The wall clock of this manager makes a step, in milliseconds.
     ClockStep(usize, i64),
 }
@@ -79,6 +85,11 @@ impl fmt::Display for Fault {
             }
             Self::PowerCut(None, pause, _) => write!(f, "no machine has power for {} ms", pause.as_millis()),
             Self::SlowDisk(victim, sync) => write!(f, "a sync of n{} takes {} ms", victim + 1, sync.as_millis()),
+            Self::FullDisk(victim) => write!(f, "the disk of n{} is full", victim + 1),
+            Self::LogLost(victim, pause) => {
+                write!(f, "n{} is off for {} ms, and loses its log", victim + 1, pause.as_millis())
+            }
+            Self::Reappointed(victim) => write!(f, "n{} becomes a worker and a manager again", victim + 1),
             Self::ClockStep(victim, by_ms) => write!(f, "the wall clock of n{} steps by {by_ms} ms", victim + 1),
         }
     }
@@ -120,14 +131,21 @@ impl Trial {
     /// Ends all faults of the network and of the disks.
     pub(super) fn heal(&self) {
         self.hold(|_, _| false);
-        self.disks.iter().for_each(|disk| disk.set_sync_time(Duration::ZERO));
+        self.heal_disks();
+    }
+
+    fn heal_disks(&self) {
+        for disk in &self.disks {
+            disk.set_sync_time(Duration::ZERO);
+            disk.set_full(false);
+        }
     }
 
     /// Begins a fault, which ends an earlier one. Resolves when it is in effect, and a restarted
     /// daemon is a manager again.
     pub(super) async fn begin(&mut self, fault: Fault) {
         self.faults.push(fault.to_string());
-        self.disks.iter().for_each(|disk| disk.set_sync_time(Duration::ZERO));
+        self.heal_disks();
         self.hold(|from, to| match fault {
             Fault::Alone(victim) => from == victim || to == victim,
             Fault::Held(caller, called) => (from, to) == (caller, called),
@@ -149,11 +167,45 @@ impl Trial {
                 };
                 self.restart(&victims, pause, restore).await;
             }
+            Fault::FullDisk(victim) => self.disks[victim].set_full(true),
+            Fault::LogLost(victim, pause) => {
+                let log = self.daemon(victim).host.dir().join("swarm/raft.redb");
+                self.restart(&[victim], pause, |_| std::fs::remove_file(&log).expect("the log exists")).await;
+            }
+            Fault::Reappointed(victim) => self.reappoint(victim).await,
             Fault::SlowDisk(victim, sync) => self.disks[victim].set_sync_time(sync),
             Fault::ClockStep(victim, by_ms) => {
-                self.daemons[victim].as_ref().expect("it runs").manager().clock().step_wall_clock(by_ms);
+                let daemon = self.daemon(victim);
+                daemon.becomes_manager().await;
+                daemon.manager().clock().step_wall_clock(by_ms);
             }
         }
+    }
+
+    /// Lets another manager demote this one, and promote it again.
+    async fn reappoint(&mut self, victim: usize) {
+        self.all_are_managers().await;
+        let (node, other) = (self.nodes[victim].0.clone(), (victim + 1) % 3);
+        let (victim, other) = (self.daemon(victim), self.daemon(other));
+        for role in [Worker, Manager] {
+            let changed = async {
+                // Clients change the node too, and there may be no leader for a moment.
+                while other.set_role(&node, role).await.is_err() {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            timeout(DEADLINE, changed).await.expect("a change of the role in time");
+            if role == Worker { victim.becomes_worker().await } else { victim.becomes_manager().await }
+        }
+    }
+
+    fn daemon(&self, at: usize) -> &Daemon {
+        self.daemons[at].as_ref().expect("it runs")
+    }
+
+    /// Waits until each of the three has its log. One whose disk was full opens it again.
+    pub(super) async fn all_are_managers(&self) {
+        join_all(self.daemons.iter().flatten().map(Daemon::becomes_manager)).await;
     }
 
     /// Stops these daemons, and starts them after `pause`. Calls `before_start` for each before.
@@ -169,9 +221,8 @@ impl Trial {
             self.daemons[victim] = Some(host.start().await);
         }
         for victim in victims {
-            let daemon = self.daemons[*victim].as_ref().expect("it runs");
-            daemon.becomes_manager().await;
-            self.managers.set(*victim, Some(daemon.swarm.clone()));
+            self.daemon(*victim).becomes_manager().await;
+            self.managers.set(*victim, Some(self.daemon(*victim).swarm.clone()));
         }
     }
 
