@@ -61,7 +61,7 @@ pub(super) async fn set(client: &Client, options: &Nodes, role: Role) -> Result<
     let all = all.await;
     let deadline = if options.detach { Instant::now() } else { Instant::now() + TIMEOUT };
     for (node, id) in changed.into_inner() {
-        match wait(client, &id, role, deadline).await? {
+        match wait(client, &id, role, deadline).await {
             Progress::Done if role == Role::Manager => {
                 print_line(format_args!("Node {node} promoted to a manager in the swarm."))?;
             }
@@ -74,19 +74,24 @@ pub(super) async fn set(client: &Client, options: &Nodes, role: Role) -> Result<
     all
 }
 
-async fn wait(client: &Client, id: &str, role: Role, deadline: Instant) -> Result<Progress> {
+async fn wait(client: &Client, id: &str, role: Role, deadline: Instant) -> Progress {
     loop {
         let progress = match get(client, id).await {
             Ok(node) => progress(&node, role),
-            // The node that answers is no manager any more: it was demoted itself.
-            Err(_) if role == Role::Worker => Progress::Done,
-            Err(error) => return Err(error),
+            Err(_) if role == Role::Worker && is_worker(client).await => Progress::Done,
+            // There may be no leader for a moment.
+            Err(error) => Progress::Waiting(format!("{error:#}")),
         };
         if !matches!(progress, Progress::Waiting(_)) || Instant::now() >= deadline {
-            return Ok(progress);
+            return progress;
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Whether the node that answers is no manager any more: then it was demoted itself.
+async fn is_worker(client: &Client) -> bool {
+    client.get("/info").await.is_ok_and(|info| info["Swarm"]["ControlAvailable"] == false)
 }
 
 /// Reads it from the node as the daemon shows it: a manager that does not vote yet has an unknown

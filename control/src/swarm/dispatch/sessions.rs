@@ -90,7 +90,8 @@ impl Dispatcher for Services {
         }
         // A manager whose log runs has done that itself.
         manager.demote(&caller).await.map_err(|error| match error {
-            ProposeError::Rejected(reason) => Status::failed_precondition(reason.to_string()),
+            // Nodes of earlier releases answer with other codes for other reasons.
+            ProposeError::Rejected(reason) => Status::aborted(reason.to_string()),
             other => Status::unavailable(other.to_string()),
         })?;
         let Some(had_session) = manager.tracker().forget_node(&caller) else {

@@ -93,23 +93,27 @@ impl Manager {
         Ok(applied)
     }
 
-    /// Makes a worker of a manager. Does nothing if it is none, or is the last one: there is no
-    /// vote that others would miss.
+    /// Makes a worker of a manager. Returns whether there is a vote to wait for: `false` if the
+    /// node was removed, or is the last manager.
     ///
     /// # Errors
     /// As [`Self::propose`]. The change is rejected if the other managers that answer are no
     /// majority without it.
-    pub(in crate::swarm) async fn demote(&self, node: &NodeId) -> Result<(), ProposeError> {
+    pub(in crate::swarm) async fn demote(&self, node: &NodeId) -> Result<bool, ProposeError> {
         loop {
             let demotion = {
                 let state = self.inner.state.borrow();
-                let Some(node) = state.nodes.get(node).filter(|node| node.is_manager()) else { return Ok(()) };
+                let Some(node) = state.nodes.get(node) else { return Ok(false) };
+                if !node.is_manager() {
+                    return Ok(true);
+                }
                 let spec = NodeSpec { role: Role::Worker, ..node.spec.clone() };
                 Command::UpdateNode { id: node.id.clone(), version: node.meta.version, spec }
             };
             match self.propose(demotion).await {
                 Err(ProposeError::Rejected(Rejection::OutOfSequence { .. })) => {}
-                Ok(_) | Err(ProposeError::Rejected(Rejection::LastManager { .. })) => return Ok(()),
+                Ok(_) => return Ok(true),
+                Err(ProposeError::Rejected(Rejection::LastManager { .. })) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
-use weft_model::{spec::Role, state::Node};
+use weft_model::spec::Role;
 
 use super::{ask::ask_managers, supervisor::Supervisor};
 use crate::{
@@ -63,7 +63,7 @@ pub(super) async fn announce(supervisor: &Supervisor) -> Result<(), SwarmError> 
     // If this node sent another message after the leader was notified, the leader would set it to
     // ready again.
     supervisor.end_link();
-    if let Err(reason) = notify_leader(context).await {
+    if let Err(reason) | Ok(Err(reason)) = notify_leader(context).await {
         tracing::warn!(reason, "cannot notify the leader: it sets this node to down after the heartbeat timeout");
     }
     Ok(())
@@ -81,7 +81,7 @@ async fn notify_leader(context: &Context) -> Result<Result<(), String>, String> 
         let answer = ask_managers(&tls, other_managers(context), CALL_TIMEOUT, |channel| async move {
             match DispatcherClient::new(channel).leave(LeaveRequest {}).await {
                 Ok(_) => Ok(Ok(())),
-                Err(status) if status.code() == Code::FailedPrecondition => Ok(Err(status.message().to_owned())),
+                Err(status) if status.code() == Code::Aborted => Ok(Err(status.message().to_owned())),
                 Err(status) => Err(status),
             }
         });
@@ -104,20 +104,23 @@ async fn step_down(context: &Context, manager: &Manager) -> Result<(), SwarmErro
     let refused = |reason: String| Err(SwarmError::LeaveRefused { reason });
     let deadline = Instant::now() + STEP_DOWN_TIMEOUT;
     match timeout_at(deadline, manager.demote(manager.node())).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => return Ok(()),
         Ok(Err(ProposeError::Unavailable { reason })) => return step_down_without_log(context, &reason).await,
         Ok(Err(ProposeError::Rejected(rejection))) => return refused(rejection.to_string()),
         Ok(Err(ProposeError::NoQuorum { .. })) | Err(_) => return refused(no_leader(context, manager)),
     }
-    let state = manager.state();
-    if state.borrow().nodes.get(manager.node()).is_none_or(Node::is_manager) {
-        // It was removed, or is the last manager.
-        return Ok(());
-    }
-    // The role reconciler stops the manager once the others have removed its vote.
-    let mut running = context.channels.manager.subscribe();
-    match timeout_at(deadline, running.wait_for(Option::is_none)).await {
-        Ok(_) => Ok(()),
+    // The plan says so once the others have removed the vote. Then the role reconciler stops the
+    // manager, unless the disk is full.
+    let (mut running, mut plans) = (context.channels.manager.subscribe(), context.channels.plans.subscribe());
+    let removed = async {
+        tokio::select! {
+            _ = running.wait_for(Option::is_none) => {}
+            _ = plans.wait_for(|plan| plan.as_ref().is_some_and(|plan| plan.role == Role::Worker)) => {}
+        }
+    };
+    match timeout_at(deadline, removed).await {
+        Ok(()) => Ok(()),
         Err(_) => refused("the other managers have not removed its vote yet: try again".to_owned()),
     }
 }

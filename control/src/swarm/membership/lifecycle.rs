@@ -159,12 +159,11 @@ impl Lifecycle {
         let moved =
             advertise_addr.filter(|addr| *addr != record.addr).map(|addr| Record { link: None, ..record.at(addr) });
         let moved = moved.unwrap_or_else(|| record.clone());
-        let reformed = match reform::reform(&self.store, &moved).await {
-            Ok(()) => self.store.update_record(|stored| *stored = moved.clone()),
-            error => error,
-        };
+        let reformed = reform::reform(&self.store, &moved).await;
         // After an error the node continues with its old log.
-        let resumed = self.resume(if reformed.is_ok() { moved } else { record }).await;
+        let current = if reformed.is_ok() { moved } else { record };
+        let reformed = reformed.and_then(|()| self.store.update_record(|stored| *stored = current.clone()));
+        let resumed = self.resume(current).await;
         *slot = resumed.map_or_else(|error| self.stopped(&error), Slot::Running);
         if let Slot::Stopped = &*slot {
             return Err(reformed.err().unwrap_or(SwarmError::Stopped));
