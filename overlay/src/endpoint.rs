@@ -136,4 +136,12 @@ mod tests {
         let previous = endpoints(&desired(2), &node(21), &[(&task(), Some(5))].into(), &[]);
         check(&desired(2), &node(22), Some(6), &previous, &[(22, 6)]);
     }
+
+    #[test]
+    fn a_task_without_a_namespace_has_endpoints_without_a_cookie() {
+        let cookies = BTreeMap::from([(task(), None)]);
+        let cookies = cookies.iter().map(|(task, cookie)| (task, *cookie)).collect();
+        let actual = endpoints(&desired(2), &node(21), &cookies, &[]);
+        assert_eq!(actual.iter().map(|e| (e.host_ifindex, e.netns_cookie)).collect::<Vec<_>>(), [(21, None)]);
+    }
 }

@@ -12,6 +12,10 @@ pub enum Sandbox {
     HandOver {
         /// The namespace, if it exists already.
         netns: Option<PathBuf>,
+        /// The engine has been told of the task sides, and may have moved them. Before, they must
+        /// be in the node's namespace: the links of an earlier start of the container can remain
+        /// for a moment.
+        told: bool,
     },
 }
 
@@ -20,7 +24,7 @@ impl Sandbox {
     pub fn netns(&self) -> Option<&Path> {
         match self {
             Self::Netns(path) => Some(path),
-            Self::HandOver { netns } => netns.as_deref(),
+            Self::HandOver { netns, .. } => netns.as_deref(),
         }
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! Invariants that others rely on:
 //! - A task's program starts only after its network namespace, its links, the data plane and its
-//!   resolver are ready.
+//!   resolver are ready. There is one exception: engines before version 28 make the namespace so
+//!   late that the resolver of a container can be ready some milliseconds after its program.
 //! - The agent does not need its memory after a restart: a new agent finds the state of the node in
 //!   the kernel and in the runtime.
 //! - Dropping the future of [`Agent::run`] leaves the kernel, the tasks and their traffic as they
@@ -34,18 +35,23 @@ mod name_replies;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Result;
 use tokio::time::Instant;
 use weft_control::swarm::{Membership, Swarm};
 use weft_dns::Outside;
 use weft_mesh::Mesh;
-use weft_model::{NetworkId, spec::Labels};
+use weft_model::{NetworkId, TaskId, spec::Labels};
 use weft_overlay::{Overlay, OverlayState};
 
 use self::{data_plane::DataPlane, keys::Keys, report::Reporter, resolvers::Resolvers, task::Tasks};
-use crate::runtime::{Executor, RuntimeKind};
+use crate::runtime::{Executor, ObservedTask, RuntimeKind};
 
 /// Interval of the full resync: a pass without an event, which repairs changes that caused no
 /// event.
@@ -79,6 +85,9 @@ pub(crate) struct Agent {
     overlay: Overlay,
     /// The result of the last successful reconcile of the overlay; `None` before the first one.
     links: Option<OverlayState>,
+    started: Instant,
+    /// The tasks of the runtime when it could list them last; `None` before.
+    observed: Option<Arc<BTreeMap<TaskId, ObservedTask>>>,
     /// The networks of the plan when the runtime removed those of others last.
     networks: Option<BTreeSet<NetworkId>>,
     keys: Keys,
@@ -98,6 +107,8 @@ impl Agent {
             resolvers: Resolvers::new(outside),
             data_plane: DataPlane::new(Some(mesh), pin_dir),
             links: None,
+            started: Instant::now(),
+            observed: None,
             networks: None,
             overlay,
             executor,

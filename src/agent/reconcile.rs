@@ -6,25 +6,31 @@
 //! task, publish the report. A pass compares the whole plan with the whole state of the node, so
 //! the same code handles start-up, changes and repair.
 //!
-//! Invariant: an error of the links, the data plane or the resolvers does not stop the pass. Tasks
-//! are stopped and reported even if the links fail. Only a runtime that cannot list its tasks ends
-//! the pass early.
+//! Invariant: an error of one layer does not stop the pass. Tasks are stopped and reported even if
+//! the links fail. If the runtime cannot list its tasks, the pass goes on with those of the last
+//! pass; only the first pass of an agent needs the list.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::time::Instant;
 use weft_model::{NetworkId, NodePlan, TaskId, error_chain, plan::TaskPlan};
-use weft_overlay::{Endpoint, OverlayState};
+use weft_overlay::{Endpoint, OverlayState, Sandbox};
 
 use super::{
     Agent, data_plane::close_connections, facts::local_facts, layer_errors::LayerErrors, pass_times::PassTimes,
     sandboxes::Sandboxes, task::PassPoint,
 };
 use crate::runtime::{ObservedTask, TaskNetns};
+
+/// How long the runtime may take to remove its networks.
+const NETWORKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a new agent waits for the list of its tasks. An engine needs some seconds to start.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Agent {
     /// Makes this node match `plan`, as far as one pass can. Task steps continue in the background.
@@ -34,12 +40,17 @@ impl Agent {
     /// before the next layers are configured.
     pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
         let mut times = PassTimes::start();
-        let observed = self.observe().await?;
+        let mut errors = LayerErrors::default();
+        // The tasks run on without their engine, and their links must follow the plan.
+        let observed = errors.collect(self.observe().await)?.or_else(|| self.observed.take());
+        let Some(observed) = observed else { return self.report_without_list(plan, errors, now) };
+        self.observed = Some(Arc::clone(&observed));
         times.end("tasks");
         self.tasks.track(plan, &observed);
-        self.tasks.start_next_steps(plan, &observed, PassPoint::BeforeLinks, now);
+        if errors.is_empty() {
+            self.tasks.start_next_steps(plan, &observed, PassPoint::BeforeLinks, now);
+        }
         let sandboxes = Sandboxes::new(plan, &observed);
-        let mut errors = LayerErrors::default();
         let linked = match self.keys.reconcile(plan) {
             Ok(keys) => self.overlay.reconcile(plan, &sandboxes.places, &keys).await.map_err(Into::into),
             Err(error) => Err(error),
@@ -65,15 +76,15 @@ impl Agent {
         }
         self.links = links;
         times.end("data plane");
-        let linked_tasks =
-            self.endpoints().iter().filter(|e| e.netns_cookie.is_some()).map(|e| e.task.clone()).collect();
+        let linked_tasks = self.endpoints().iter().filter_map(|e| Some((e.task.clone(), e.netns_cookie?))).collect();
         self.resolvers.reconcile(plan, zone, &linked_tasks, &sandboxes);
         times.end("names");
-        if errors.is_empty() {
-            self.executor.connect(plan, &self.handed_over(plan));
-        }
+        let ready = if errors.is_empty() { self.handed_over(plan, &sandboxes) } else { BTreeMap::new() };
+        self.executor.connect(Some(plan), &ready);
         self.step_tasks_and_report(plan, &observed, &errors, now);
-        self.remove_networks(Some(plan)).await;
+        if let Err(error) = self.remove_networks(Some(plan)).await {
+            tracing::warn!(error = format!("{error:#}"), "cannot remove networks of the runtime");
+        }
         tracing::debug!(generation = plan.generation, ms = %times, "pass complete");
         errors.into_result()
     }
@@ -122,54 +133,72 @@ impl Agent {
             .collect()
     }
 
-    /// The tasks whose network is ready, with the names of the task sides that an engine may move.
-    fn handed_over(&self, plan: &NodePlan) -> BTreeMap<TaskId, Vec<String>> {
-        let ready = self.tasks_with_network(plan);
+    /// The tasks of this pass whose start waits for their network and whose network is ready, with
+    /// the names of the task sides that the engine moves.
+    fn handed_over(&self, plan: &NodePlan, sandboxes: &Sandboxes) -> BTreeMap<TaskId, Vec<String>> {
+        let mut ready = self.tasks_with_network(plan);
+        ready.retain(|task| matches!(sandboxes.places.get(task), Some(Sandbox::HandOver { .. })));
         let names = |task: &TaskPlan| {
             (0..task.attachments.len()).map(|index| weft_overlay::handed_over(&task.id, index)).collect()
         };
         plan.tasks.iter().filter(|task| ready.contains(&task.id)).map(|task| (task.id.clone(), names(task))).collect()
     }
 
-    /// What is left of the runtime's networks is in nobody's way, so an error is only logged. The
-    /// next change of the networks is another attempt.
-    async fn remove_networks(&mut self, plan: Option<&NodePlan>) {
+    /// Removes what the runtime has of networks that are not in the plan. Those that containers
+    /// still use are tried again in the next pass.
+    async fn remove_networks(&mut self, plan: Option<&NodePlan>) -> Result<()> {
         let networks: BTreeSet<NetworkId> =
             plan.into_iter().flat_map(|plan| &plan.networks).map(|network| network.id.clone()).collect();
         if self.networks.as_ref() == Some(&networks) {
-            return;
+            return Ok(());
         }
-        match self.executor.remove_networks(plan).await {
-            Ok(()) => self.networks = Some(networks),
-            Err(error) => tracing::warn!(error = error_chain(&error), "cannot remove networks of the runtime"),
+        let removal = tokio::time::timeout(NETWORKS_TIMEOUT, self.executor.remove_networks(plan));
+        let are_removed = removal.await.context("the runtime does not answer")?.context("cannot remove networks")?;
+        self.networks = are_removed.then_some(networks);
+        Ok(())
+    }
+
+    /// The runtime could not list its tasks since this agent has started. If that lasts, they count
+    /// as ended, so that others replace them: their engine may never come back.
+    fn report_without_list(&mut self, plan: &NodePlan, errors: LayerErrors, now: Instant) -> Result<()> {
+        if now.saturating_duration_since(self.started) > LIST_TIMEOUT {
+            self.tasks.fail_all(plan, &errors.text());
         }
+        self.reporter.publish(plan, None, self.tasks.statuses(plan), errors.text());
+        errors.into_result()
     }
 
     fn endpoints(&self) -> &[Endpoint] {
         self.links.as_ref().map_or(&[], |links| &links.endpoints)
     }
 
-    async fn observe(&self) -> Result<BTreeMap<TaskId, ObservedTask>> {
+    async fn observe(&self) -> Result<Arc<BTreeMap<TaskId, ObservedTask>>> {
         let observed = self.executor.observe().await.context("cannot list the tasks of this node")?;
-        Ok(observed.into_iter().map(|o| (o.task.clone(), o)).collect())
+        Ok(Arc::new(observed.into_iter().map(|o| (o.task.clone(), o)).collect()))
     }
 
     /// Removes all tasks, links, programs, maps and names, after this node has left its cluster.
     ///
     /// If a task cannot be removed, the other tasks are still removed, and the links and the data
-    /// plane are kept until the next attempt.
+    /// plane are kept until the next attempt. They are not kept if the runtime cannot list its
+    /// tasks: that can last, and the published ports of the former cluster must not.
     pub(super) async fn teardown(&mut self) -> Result<()> {
         // A step in progress could create a task, or call the runtime for one, during its removal.
+        self.executor.connect(None, &BTreeMap::new());
         self.tasks.cancel_steps().await;
         let mut errors = LayerErrors::default();
-        for task in self.observe().await?.into_keys() {
-            self.resolvers.stop(&task);
-            let removed = self.executor.remove(&task).await;
+        let listed = errors.collect(self.observe().await)?;
+        for task in listed.iter().flat_map(|observed| observed.keys()) {
+            self.resolvers.stop(task);
+            let removed = self.executor.remove(task).await;
             errors.collect(removed.with_context(|| format!("cannot remove task {task}")))?;
         }
-        errors.into_result()?;
-        self.remove_networks(None).await;
+        if listed.is_some() {
+            std::mem::take(&mut errors).into_result()?;
+            self.remove_networks(None).await?;
+        }
         self.tasks.clear();
+        self.observed = None;
         self.links = None;
         self.reporter.clear_applied();
         self.data_plane.teardown().await?;
@@ -177,7 +206,7 @@ impl Agent {
         self.keys.clear()?;
         self.resolvers.clear_zone();
         self.reporter.clear_report();
-        Ok(())
+        errors.into_result()
     }
 }
 

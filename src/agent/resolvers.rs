@@ -9,7 +9,7 @@
 //! the task: these are asked from the task's network namespace.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
@@ -27,6 +27,8 @@ pub(super) struct Resolvers {
     zone: weft_dns::ZoneHandle,
     server: weft_dns::Server,
     outside: weft_dns::Outside,
+    /// The cookies of the namespaces that the servers listen in.
+    cookies: BTreeMap<TaskId, u64>,
 }
 
 impl Resolvers {
@@ -34,31 +36,36 @@ impl Resolvers {
     pub(super) fn new(outside: weft_dns::Outside) -> Self {
         let zone = weft_dns::ZoneHandle::default();
         let server = weft_dns::Server::new(zone.clone());
-        Self { zone, server, outside }
+        Self { zone, server, outside, cookies: BTreeMap::new() }
     }
 
     /// Publishes the zone of the plan, starts the missing servers of the tasks in `linked`, and
-    /// stops all others.
+    /// stops all others. The values are the cookies of the tasks' namespaces: a container that was
+    /// restarted has another one.
     ///
     /// If a server cannot start, the error is only logged. The task does not start until a later
     /// reconcile has started its server.
     pub(super) fn reconcile(
-        &self,
+        &mut self,
         plan: &NodePlan,
         zone: weft_dns::Zone,
-        linked: &BTreeSet<TaskId>,
+        linked: &BTreeMap<TaskId, u64>,
         sandboxes: &Sandboxes,
     ) {
         self.zone.publish(zone);
-        let serving = self.serving();
-        for task in serving.difference(linked) {
-            self.stop(task);
+        for task in self.serving() {
+            if linked.get(&task).is_none_or(|cookie| self.cookies.get(&task) != Some(cookie)) {
+                self.stop(&task);
+            }
         }
-        for task in plan.tasks.iter().filter(|t| linked.contains(&t.id) && !serving.contains(&t.id)) {
-            if let Some(netns) = sandboxes.netns(&task.id)
-                && let Err(error) = self.start(task, netns, sandboxes.resolver(&task.id))
-            {
-                tracing::warn!(task = %task.id, error = format!("{error:#}"), "cannot start the task's resolver");
+        let serving = self.serving();
+        for task in plan.tasks.iter().filter(|task| !serving.contains(&task.id)) {
+            let (Some(cookie), Some(netns)) = (linked.get(&task.id), sandboxes.netns(&task.id)) else { continue };
+            match self.start(task, netns, sandboxes.resolver(&task.id)) {
+                Ok(()) => drop(self.cookies.insert(task.id.clone(), *cookie)),
+                Err(error) => {
+                    tracing::warn!(task = %task.id, error = format!("{error:#}"), "cannot start the task's resolver");
+                }
             }
         }
     }
@@ -87,7 +94,8 @@ impl Resolvers {
         self.server.serving().into_iter().collect()
     }
 
-    pub(super) fn stop(&self, task: &TaskId) {
+    pub(super) fn stop(&mut self, task: &TaskId) {
+        self.cookies.remove(task);
         self.server.stop(task);
     }
 

@@ -22,7 +22,9 @@ impl Sandboxes {
             let Some(observed) = observed.get(&task.id) else { continue };
             let place = match &observed.netns {
                 TaskNetns::Missing => continue,
-                TaskNetns::Starting(netns) => Sandbox::HandOver { netns: netns.clone() },
+                TaskNetns::Starting { netns, connected } => {
+                    Sandbox::HandOver { netns: netns.clone(), told: *connected }
+                }
                 TaskNetns::At(netns) => Sandbox::Netns(netns.clone()),
             };
             sandboxes.places.insert(task.id.clone(), place);

@@ -93,6 +93,8 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         executor,
         overlay: Overlay::open(EncryptionMode::Auto).expect("netlink is available"),
         links: None,
+        started: Instant::now(),
+        observed: None,
         networks: None,
         keys: Keys::new(dir, 51820),
         data_plane: DataPlane::new(None, dir.join("pins")),

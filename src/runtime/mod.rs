@@ -64,13 +64,14 @@ pub(crate) trait Executor: Send + Sync {
 
     /// The network of these tasks of `plan` is ready: a start that waits for one of them goes on.
     /// The values are the names of the task sides that wait in the node's namespace, in the order
-    /// of the links. Called in each pass of the agent.
-    fn connect(&self, _plan: &NodePlan, _ready: &BTreeMap<TaskId, Vec<String>>) {}
+    /// of the links. A start of a task that is not in `plan` fails. Called in each pass of the
+    /// agent.
+    fn connect(&self, _plan: Option<&NodePlan>, _ready: &BTreeMap<TaskId, Vec<String>>) {}
 
     /// Removes what the runtime has of networks that are not in `plan` any more, or of all networks
-    /// if there is no plan.
-    async fn remove_networks(&self, _plan: Option<&NodePlan>) -> Result<(), RuntimeError> {
-        Ok(())
+    /// if there is no plan. Returns `false` if tasks still use one of them.
+    async fn remove_networks(&self, _plan: Option<&NodePlan>) -> Result<bool, RuntimeError> {
+        Ok(true)
     }
 
     /// Begins to stop the task: stop signal, grace period, then SIGKILL, with the values of the
@@ -105,9 +106,13 @@ pub(crate) struct ObservedTask {
 pub(crate) enum TaskNetns {
     /// It does not exist: [`Executor::start`] makes it, or the task has ended.
     Missing,
-    /// A start that is in progress waits for the links of the task. The path of the namespace, if
-    /// it exists already.
-    Starting(Option<PathBuf>),
+    /// A start that is in progress waits for the links of the task.
+    Starting {
+        /// The path of the namespace, if it exists already.
+        netns: Option<PathBuf>,
+        /// [`Executor::connect`] has named the task as ready.
+        connected: bool,
+    },
     /// It exists, at this path.
     At(PathBuf),
 }

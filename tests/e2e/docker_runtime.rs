@@ -1,7 +1,13 @@
 //! The docker runtime: tests of the other groups with containers as tasks, and tests of the
 //! containers.
 
-use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::{IpAddr, Ipv6Addr},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -14,8 +20,12 @@ use crate::{
     isolation, lookups, mesh, names, scaling, update,
 };
 
+/// Length of a MAC address as text.
+const MAC_LEN: usize = 17;
 /// A port that no service publishes.
 const USER_PORT: u16 = 9000;
+/// A port of a service that is created while an engine is down.
+const MEANWHILE_PORT: u16 = 8123;
 /// The time in which the tasks that a restarted engine has stopped must be replaced.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -52,6 +62,7 @@ pub(crate) fn group() -> Group {
             containers_have_the_names_of_their_tasks,
             a_task_is_one_ordinary_container,
             the_engine_does_not_answer_names_of_the_cluster,
+            a_container_that_a_user_restarts_leaves_no_gap,
             each_node_has_an_engine_of_its_own,
             containers_of_a_user_publish_ports_beside_weft,
             isolation::names_of_another_network_do_not_resolve,
@@ -92,8 +103,8 @@ pub(crate) fn failures() -> Group {
             failure::a_killed_task_is_replaced,
             failure::another_manager_replaces_a_killed_leader,
             traffic_continues_while_an_engine_is_down,
-            engines_and_daemons_are_killed_in_every_order,
             failure::tasks_of_a_lost_node_are_replaced_and_get_no_traffic,
+            engines_and_daemons_are_killed_in_every_order,
         ],
     }
 }
@@ -140,9 +151,10 @@ fn a_task_is_one_ordinary_container(lab: &Lab) -> Result<()> {
         let inspected: Value = serde_json::from_str(&lab.docker_ok(&task.node, &["inspect", id])?)?;
         let app = &inspected[0]["NetworkSettings"]["Networks"]["app"];
         ensure!(app["IPAddress"] == json!(task.v4("app")), "{inspected}");
-        ensure!(app["GlobalIPv6Address"] != "", "{inspected}");
+        ensure!(app["GlobalIPv6Address"].as_str().is_some_and(|addr| addr.parse::<Ipv6Addr>().is_ok()), "{inspected}");
+        let mac = app["MacAddress"].as_str().filter(|mac| mac.len() == MAC_LEN).context("a MAC address")?;
         let link = lab.exec_in_task_netns_ok(task, &["ip", "-oneline", "link", "show", "dev", "eth0"])?;
-        ensure!(link.contains(app["MacAddress"].as_str().unwrap_or("none")), "{link} and {app}");
+        ensure!(link.contains(mac), "{link} and {app}");
     }
     let probe = task_of(lab, "probe")?;
     let pid = probe.pid.context("the probe has a process")?;
@@ -150,10 +162,23 @@ fn a_task_is_one_ordinary_container(lab: &Lab) -> Result<()> {
     let found = lab.docker_ok(&probe.node, &["inspect", "--format", "{{.Name}}", hostname.trim()])?;
     ensure!(found.trim() == format!("/{}", probe.name()), "{hostname} is {found}");
     for node in lab.nodes() {
-        let listed = docker::docker(lab.engine(&node)?, &["ps", "--quiet", "--filter", "label=weft.task"])?;
-        let tasks = lab.weft_ok("n1", &["node", "ps", "--quiet", "--filter", "desired-state=running", &node])?;
-        ensure!(listed.lines().count() == tasks.lines().count(), "{node} has the tasks {tasks} in {listed}");
+        // Tasks of earlier tests may still be stopping.
+        eventually(ENGINE_TIMEOUT, &format!("the containers of {node} are its tasks"), || {
+            containers_are_tasks(lab, &node).map_err(|error| format!("{error:#}"))
+        });
     }
+    Ok(())
+}
+
+/// Checks that the running containers of a node are its tasks, each once.
+fn containers_are_tasks(lab: &Lab, node: &str) -> Result<()> {
+    let listed = ["ps", "--filter", "label=weft.task", "--format", "{{.Label \"weft.task\"}}"];
+    let listed = docker::docker(lab.engine(node)?, &listed)?;
+    let planned = ["node", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", node];
+    let planned = lab.weft_ok("n1", &planned)?;
+    let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    ensure!(listed.lines().count() == sorted(&listed).len(), "twice: {listed}");
+    ensure!(sorted(&listed) == sorted(&planned), "{listed} instead of {planned}");
     Ok(())
 }
 
@@ -166,6 +191,28 @@ fn the_engine_does_not_answer_names_of_the_cluster(lab: &Lab) -> Result<()> {
     let answer = lab.lookup(&shadow, "whoami", RecordType::A)?;
     ensure!(answer.addrs() == [addr], "{answer:?} instead of {addr}");
     lab.weft_ok("n1", &["service", "rm", "shadow"]).map(drop)
+}
+
+/// Its network namespace is another one then. If weft sees the end of the program before the engine
+/// has restarted it, weft replaces the task, and the restart fails or is undone. Otherwise it
+/// connects the container again.
+fn a_container_that_a_user_restarts_leaves_no_gap(lab: &Lab) -> Result<()> {
+    let task = lab.wait_running("n1", "whoami", 3)?.remove(0);
+    lab.docker(&task.node, &["restart", "--time", "0", &task.container])?;
+    let tasks = eventually(ENGINE_TIMEOUT, &format!("the containers of {} are its tasks", task.node), || {
+        let tasks = lab.wait_running("n1", "whoami", 3).and_then(|tasks| {
+            containers_are_tasks(lab, &task.node)?;
+            Ok(tasks)
+        });
+        tasks.map_err(|error| format!("{error:#}"))
+    });
+    all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, ENGINE_TIMEOUT);
+    for task in &tasks {
+        // The resolver listens in the namespace that the task has now.
+        let answer = lab.lookup(task, contract::EXTERNAL_NAME, RecordType::A)?;
+        ensure!(answer.addrs() == [IpAddr::from(contract::EXTERNAL_V4)], "{}: {answer:?}", task.name());
+    }
+    Ok(())
 }
 
 fn each_node_has_an_engine_of_its_own(lab: &Lab) -> Result<()> {
@@ -213,6 +260,12 @@ fn traffic_continues_while_an_engine_is_down(lab: &Lab) -> Result<()> {
     }
     let during = lab.wait_running("n1", "whoami", 3)?;
     ensure!(task_names(&before) == task_names(&during), "{before:?} became {during:?}");
+    // The node's data plane follows the plan without its engine.
+    let elsewhere = format!("engine.labels.lab-node!={node}");
+    let flags = ["--constraint", &elsewhere, "--publish", &format!("{MEANWHILE_PORT}:{HTTP}")];
+    let tasks = service(lab, "meanwhile", 2, &flags, &[WHOAMI])?;
+    all_answer(CLIENT, &contract::addrs(&node).map(|addr| (addr, MEANWHILE_PORT).into()), &tasks, ENGINE_TIMEOUT);
+    lab.weft_ok("n1", &["service", "rm", "meanwhile"])?;
     loads.expect_no_errors()?;
     lab.start_engine(&node)?;
     let after = eventually(ENGINE_TIMEOUT, "other tasks replace those of the engine", || {
@@ -240,18 +293,8 @@ fn engines_and_daemons_are_killed_in_every_order(lab: &Lab) -> Result<()> {
         }
         lab.wait_ready("n1", 3)?;
         eventually(ENGINE_TIMEOUT, &format!("{order}: the containers of {node} are its tasks"), || {
-            let same = || -> Result<Vec<Task>> {
-                let tasks = lab.wait_running("n1", "whoami", 3)?;
-                let listed = ["ps", "--filter", "label=weft.task", "--format", "{{.Label \"weft.task\"}}"];
-                let listed = docker::docker(lab.engine(&node)?, &listed)?;
-                let planned = ["node", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", &node];
-                let planned = lab.weft_ok("n1", &planned)?;
-                let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
-                ensure!(listed.lines().count() == sorted(&listed).len(), "twice: {listed}");
-                ensure!(sorted(&listed) == sorted(&planned), "{listed} instead of {planned}");
-                Ok(tasks)
-            };
-            same().map_err(|error| format!("{error:#}"))
+            let checked = lab.wait_running("n1", "whoami", 3).and_then(|_| containers_are_tasks(lab, &node));
+            checked.map_err(|error| format!("{error:#}"))
         });
         let tasks = lab.wait_running("n1", "whoami", 3)?;
         all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(10));

@@ -290,6 +290,8 @@ pub(crate) fn tasks_of_a_lost_node_are_replaced_and_get_no_traffic(lab: &Lab) ->
         others.iter().flat_map(|node| contract::addrs(node)).map(|addr| (addr, mesh::PORT).into()).collect();
     // The setup's probe may be on the lost node.
     let probe = probe_on(lab, &via, "second-probe", &["app"])?;
+    let before = lab.wait_running(&via, "whoami", 3)?;
+    ensure!(before.iter().any(|task| task.node == failed), "no task is on {failed}: {before:?}");
     lab.power_off(&failed)?;
     let tasks = eventually(REPLACE_TIMEOUT, "three tasks are running on the other nodes", || {
         let tasks = lab.tasks(&via, "whoami").map_err(|error| format!("{error:#}"))?;

@@ -64,6 +64,9 @@ pub const FIRST_VNI: u32 = 4096;
 pub const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
 /// The maximum number of networks of a service. The data plane cannot store more for one task.
 pub const MAX_NETWORKS_PER_SERVICE: usize = 8;
+/// Label of the docker networks by which a container engine connects containers to networks of the
+/// cluster: the id of the cluster's network.
+pub const NETWORK_LABEL: &str = "weft.network";
 /// Name of the ingress network that a new cluster has. Services whose spec lists no network are
 /// attached to the ingress network.
 pub const INGRESS_NETWORK: &str = "ingress";

@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
+use weft_model::NETWORK_LABEL;
 
 use super::{
     Api,
@@ -31,10 +32,6 @@ use super::{
 /// How long weft waits for the engine to answer `_ping` and weft's own requests. Requests of
 /// clients have no time limit, because an image pull may take minutes.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The label of the docker networks by which the engine connects containers to networks of the
-/// cluster. The docker runtime sets it.
-const NETWORK_LABEL: &str = "weft.network";
 
 /// The characters that are percent-encoded in the value of a query: all except the unreserved
 /// characters of RFC 3986, section 2.3.

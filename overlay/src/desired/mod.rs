@@ -81,8 +81,8 @@ pub enum DesiredLinkKind {
     /// The end of a veth pair in the node's namespace. Created together with `peer` in `sandbox`.
     HostSide { peer: String, sandbox: PathBuf },
     /// Like a host side. Created together with `peer` in the node's namespace, from where the
-    /// engine moves `peer`.
-    HandedOver { peer: String },
+    /// engine moves `peer`, once it has been told.
+    HandedOver { peer: String, told: bool },
     /// The end of a veth pair in the task's namespace. Created together with its host side.
     TaskSide,
 }

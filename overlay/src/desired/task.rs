@@ -30,7 +30,9 @@ pub(super) fn desired(
         let (host, peer) = (name::host_side(task, index), name::task_side(index));
         let kind = match sandbox {
             Sandbox::Netns(path) => DesiredLinkKind::HostSide { peer: peer.clone(), sandbox: path.clone() },
-            Sandbox::HandOver { .. } => DesiredLinkKind::HandedOver { peer: name::handed_over(task, index) },
+            Sandbox::HandOver { told, .. } => {
+                DesiredLinkKind::HandedOver { peer: name::handed_over(task, index), told: *told }
+            }
         };
         desired.host.links.insert(
             host.clone(),

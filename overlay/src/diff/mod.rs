@@ -242,8 +242,12 @@ fn create_link(
             Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: Some(sandbox.clone()), mtu }
         }
         // The engine may have moved the peer already.
-        DesiredLinkKind::HandedOver { .. } if actual.is_some_and(is_veth) => return None,
-        DesiredLinkKind::HandedOver { peer } => {
+        DesiredLinkKind::HandedOver { told: true, .. } if actual.is_some_and(is_veth) => return None,
+        DesiredLinkKind::HandedOver { peer, .. } => {
+            let waiting = netns.links.get(peer);
+            if actual.is_some_and(|actual| waiting.is_some_and(|peer| actual.is_paired_with(peer))) {
+                return None;
+            }
             Op::CreateVeth { host: name.to_owned(), peer: peer.clone(), sandbox: None, mtu }
         }
     };

@@ -300,7 +300,7 @@ fn task_sides_are_handed_over_once_and_keep_the_names_that_an_engine_gives_them(
         desired(&plan, &[(id.clone(), sandbox)].into(), &[], underlay, &NodeSettings::default())
     };
     let mut model = Model::new(std::slice::from_ref(&task));
-    let handing_over = desired_in(Sandbox::HandOver { netns: None });
+    let handing_over = desired_in(Sandbox::HandOver { netns: None, told: true });
     let created = diff(&handing_over, &model.actual).tasks[&id].clone();
     let is_creation = |op: &&Op| matches!(op, Op::CreateVeth { sandbox: None, peer, .. } if peer.starts_with("wp"));
     assert_eq!(created.host.iter().filter(is_creation).count(), 2, "{created:?}");
@@ -313,6 +313,8 @@ fn task_sides_are_handed_over_once_and_keep_the_names_that_an_engine_gives_them(
     sandbox.links.extend([("eth1".to_owned(), first.expect("a link")), ("eth0".to_owned(), second.expect("a link"))]);
     sandbox.sysctls.clear();
     assert_eq!(diff(&handing_over, &model.actual).tasks, BTreeMap::new(), "the links are not made again");
+    let again = diff(&desired_in(Sandbox::HandOver { netns: None, told: false }), &model.actual).tasks[&id].clone();
+    assert_eq!(again.host.iter().filter(is_creation).count(), 2, "those of an earlier start are no use: {again:?}");
     let mut settled = desired_in("/sandbox".into());
     let node = model.actual.node.clone();
     settled.tasks.get_mut(&id).expect("the task").follow_names(&node, &model.actual.tasks[&id]);

@@ -60,7 +60,7 @@ use tokio::{
 use weft_model::{
     NodePlan, TaskId,
     plan::{NetworkPlan, TaskGoal, TaskPlan},
-    state::TaskStatus,
+    state::{TaskState, TaskStatus},
 };
 
 use self::{
@@ -218,6 +218,17 @@ impl Tasks {
         let planned: BTreeSet<&TaskId> = plan.tasks.iter().map(|t| &t.id).collect();
         let records = self.records.iter().filter(|(id, _)| planned.contains(id));
         records.map(|(id, record)| (id.clone(), record.status.clone())).collect()
+    }
+
+    /// All planned tasks that should run have failed, for this reason.
+    pub(super) fn fail_all(&mut self, plan: &NodePlan, reason: &str) {
+        self.track(plan, &BTreeMap::new());
+        let wanted = plan.tasks.iter().filter(|task| task.desired != TaskGoal::Stop);
+        for task in wanted {
+            if let Some(record) = self.records.get_mut(&task.id).filter(|record| !record.status.state.is_terminal()) {
+                record.set_status(TaskState::Failed, reason.to_owned(), None);
+            }
+        }
     }
 
     /// Drops all records, after the runtime removed all tasks.

@@ -88,7 +88,10 @@ pub(super) fn task(
     let search = identity::search_domains(task, machine_search);
     // The engine takes an empty list as those of the machine at this moment, and the root as none.
     let search = if search.is_empty() { vec![SearchDomain::ROOT.to_owned()] } else { search };
-    let hosts = identity::chosen_hosts(task).map(|(name, addr)| format!("{name}:{addr}")).collect();
+    // The engine adds its own name to the hosts file. Version 28 writes the address as one of IPv6,
+    // in which musl does not find it.
+    let hosts = task.hostname().map_or_else(|| identity::chosen_hosts(task).collect(), |_| identity::hosts(task));
+    let hosts = hosts.into_iter().map(|(name, addr)| format!("{name}:{addr}")).collect();
     ContainerCreateBody {
         image: Some(container.image.clone()),
         // The default of the engine is a prefix of the container's id.

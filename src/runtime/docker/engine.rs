@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{self, Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,7 +22,10 @@ use bollard::{
     },
 };
 use futures_util::{StreamExt, TryStreamExt};
-use tokio::sync::{Mutex, watch};
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
 use tracing::{debug, info, warn};
 use weft_model::{
     NetworkId, NodeName, TaskId, error_chain,
@@ -41,6 +44,16 @@ use crate::runtime::{ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeE
 const EVENTS_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Added to a task's grace period for the timeout of a stop request.
 const STOP_MARGIN: Duration = Duration::from_secs(60);
+/// The version of the API that connects a new container to several networks. Earlier ones connect
+/// it to one.
+const SEVERAL_NETWORKS_API: (usize, usize) = (1, 44);
+/// How long the engine has for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the engine has for a question about one container. It does not answer while another
+/// request holds the container, for example while files are copied from it.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the engine has for its list of containers.
+const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of containers that are inspected at the same time.
 const INSPECTIONS: usize = 16;
 
@@ -55,6 +68,7 @@ pub(super) struct Engine {
     pub(super) starts: Starts,
     /// Locked while docker networks are created and removed.
     creating_networks: Arc<Mutex<()>>,
+    known: Arc<sync::Mutex<BTreeMap<TaskId, ObservedTask>>>,
 }
 
 impl Engine {
@@ -67,6 +81,7 @@ impl Engine {
             search: config.search.clone(),
             starts,
             creating_networks: Arc::default(),
+            known: Arc::default(),
         }
     }
 
@@ -81,8 +96,13 @@ impl Engine {
             reason: format!("{} (is dockerd running, and does it listen at {}?)", message(&error), self.url),
         };
         let docker = Docker::connect_with_host(&self.url).map_err(unusable)?;
-        let docker = docker.negotiate_version().await.map_err(unusable)?;
-        let info = docker.info().await.map_err(unusable)?;
+        let connect = async {
+            let docker = docker.negotiate_version().await?;
+            let info = docker.info().await?;
+            Ok((docker, info))
+        };
+        let connected = timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| no_answer(CONNECT_TIMEOUT))?;
+        let (docker, info) = connected.map_err(unusable)?;
         if let Some(reason) = container::unfit(&info) {
             return Err(RuntimeError::Engine { action: "use the container engine", reason });
         }
@@ -147,7 +167,8 @@ impl Engine {
         }
         let docker = self.docker().await?;
         let networks = self.networks_of(task, networks).await?;
-        let at_once = if takes_several_networks(&docker) { networks.len() } else { networks.len().min(1) };
+        let at_once =
+            if network::has_api(&docker, SEVERAL_NETWORKS_API) { networks.len() } else { networks.len().min(1) };
         let (at_once, later) = networks.split_at(at_once);
         let body = container::task(task, &self.node, &self.search.borrow(), at_once);
         let id = self.create(&task.name, body).await?;
@@ -184,16 +205,17 @@ impl Engine {
         Ok(found)
     }
 
-    /// Removes the docker networks of networks that are not in `kept`.
-    pub(super) async fn remove_networks(&self, kept: &BTreeSet<NetworkId>) -> Result<(), RuntimeError> {
+    /// Removes the docker networks of networks that are not in `kept`. Returns `false` if
+    /// containers use one of them.
+    pub(super) async fn remove_networks(&self, kept: &BTreeSet<NetworkId>) -> Result<bool, RuntimeError> {
         let _one_at_a_time = self.creating_networks.lock().await;
-        let docker = self.docker().await?;
+        let (docker, mut are_removed) = (self.docker().await?, true);
         for (network, id) in network::list(&docker, &self.node).await? {
             if !kept.contains(&network) {
-                network::remove(&docker, &id).await?;
+                are_removed &= network::remove(&docker, &id).await?;
             }
         }
-        Ok(())
+        Ok(are_removed)
     }
 
     /// Removes the containers of a task. Idempotent.
@@ -242,11 +264,13 @@ impl Engine {
     /// All tasks of this node that have a phase, in the order of their ids.
     pub(super) async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
         let mut tasks: BTreeMap<TaskId, BTreeMap<Part, Listed>> = BTreeMap::new();
-        for summary in self.list(None).await? {
+        let listed = timeout(LIST_TIMEOUT, self.list(None)).await.map_err(|_| no_answer(LIST_TIMEOUT))?;
+        for summary in listed? {
             if let (Some((task, part)), Some(id)) = (container::identify(summary.labels.as_ref()), summary.id) {
                 tasks.entry(task).or_default().insert(part, Listed { id, state: summary.state });
             }
         }
+        self.known().retain(|task, _| tasks.contains_key(task));
         futures_util::stream::iter(tasks)
             .map(|(task, parts)| self.observe_one(task, parts))
             .buffered(INSPECTIONS)
@@ -269,12 +293,33 @@ impl Engine {
             biased;
             () = self.starts.wait_until_started(&task) => {
                 let container = parts.into_values().next().map(|own| own.id).unwrap_or_default();
-                let netns = TaskNetns::Starting(self.starts.netns(&task).flatten());
+                let netns = self.starts.netns(&task).unwrap_or(TaskNetns::Missing);
                 let resolver = identity::CONTAINER_RESOLVER;
                 Ok(Some(ObservedTask { task, phase: Phase::Prepared, netns, resolver, container }))
             }
-            inspected = self.inspect_task(&task, &parts) => inspected,
+            inspected = timeout(INSPECT_TIMEOUT, self.inspect_task(&task, &parts)) => match inspected {
+                Ok(inspected) => {
+                    let mut known = self.known();
+                    match inspected.as_ref() {
+                        Ok(Some(observed)) => drop(known.insert(task, observed.clone())),
+                        Ok(None) => drop(known.remove(&task)),
+                        Err(_) => {}
+                    }
+                    drop(known);
+                    inspected
+                }
+                Err(_) => match self.known().get(&task) {
+                    Some(known) => Ok(Some(known.clone())),
+                    None => Err(no_answer(INSPECT_TIMEOUT)),
+                },
+            },
         }
+    }
+
+    /// What the engine has said of each task last.
+    fn known(&self) -> MutexGuard<'_, BTreeMap<TaskId, ObservedTask>> {
+        // Each change is complete before anything can panic.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn inspect_task(
@@ -302,6 +347,11 @@ impl Engine {
     }
 }
 
+fn no_answer(limit: Duration) -> RuntimeError {
+    let reason = format!("it does not answer within {} s: see its log", limit.as_secs());
+    RuntimeError::Engine { action: "use the Docker engine", reason }
+}
+
 /// A container in the engine's list.
 struct Listed {
     id: String,
@@ -323,12 +373,6 @@ pub(super) async fn stop_container(docker: Docker, grace: Duration, task: TaskId
         }
         tokio::time::sleep(RETRY_BACKOFF.delay(failures)).await;
     }
-}
-
-/// Engines before API version 1.44 connect a new container to one network only.
-fn takes_several_networks(docker: &Docker) -> bool {
-    let version = docker.client_version();
-    (version.major_version, version.minor_version) >= (1, 44)
 }
 
 /// Notifies the agent at each event of this node's containers. Waits for an engine that does not
@@ -414,7 +458,7 @@ mod tests {
         let engine = serve_responses(listener, &responses);
         let stop = stop_container(docker, Duration::ZERO, TaskId::from_random(7), "c1".to_owned());
         let both = async { tokio::join!(engine, stop) };
-        let (requests, ()) = tokio::time::timeout(LIMIT, both).await.expect("the second request succeeds");
+        let (requests, ()) = timeout(LIMIT, both).await.expect("the second request succeeds");
         assert_eq!(requests.len(), 2);
         assert!(
             requests.iter().all(|line| line.starts_with("POST ") && line.contains("/containers/c1/stop")),

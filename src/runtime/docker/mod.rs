@@ -114,12 +114,12 @@ impl Executor for DockerRuntime {
         started
     }
 
-    fn connect(&self, plan: &NodePlan, ready: &BTreeMap<TaskId, Vec<String>>) {
-        let tasks = plan.tasks.iter().filter_map(|task| Some((task, ready.get(&task.id)?.as_slice())));
-        self.engine.starts.connect(tasks);
+    fn connect(&self, plan: Option<&NodePlan>, ready: &BTreeMap<TaskId, Vec<String>>) {
+        let tasks = plan.into_iter().flat_map(|plan| &plan.tasks);
+        self.engine.starts.connect(tasks.map(|task| (task, ready.get(&task.id).map(Vec::as_slice))));
     }
 
-    async fn remove_networks(&self, plan: Option<&NodePlan>) -> Result<(), RuntimeError> {
+    async fn remove_networks(&self, plan: Option<&NodePlan>) -> Result<bool, RuntimeError> {
         let networks = plan.into_iter().flat_map(|plan| &plan.networks);
         self.engine.remove_networks(&networks.map(|network| network.id.clone()).collect()).await
     }

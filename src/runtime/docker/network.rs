@@ -13,7 +13,7 @@ use bollard::{
     query_parameters::ListNetworksOptionsBuilder,
 };
 use weft_model::{
-    NetworkId, NodeName, TaskId,
+    NETWORK_LABEL, NetworkId, NodeName, TaskId,
     plan::{AttachmentPlan, NetworkPlan},
 };
 
@@ -24,8 +24,10 @@ use super::{
 };
 use crate::runtime::RuntimeError;
 
-/// Label with the id of the cluster's network.
-pub(super) const NETWORK_LABEL: &str = "weft.network";
+/// The version of the API that can create networks without IPv4.
+const IPV6_ONLY_API: (usize, usize) = (1, 48);
+/// Length of the suffix of a name that is taken: a prefix of the network's id.
+const SUFFIX_LEN: usize = 8;
 
 /// The ids of the docker networks of this node, by the ids of the cluster's networks.
 pub(super) async fn list(docker: &Docker, node: &NodeName) -> Result<BTreeMap<NetworkId, String>, RuntimeError> {
@@ -37,29 +39,50 @@ pub(super) async fn list(docker: &Docker, node: &NodeName) -> Result<BTreeMap<Ne
     Ok(found.into_iter().filter_map(|network| Some((id_of(&network)?, network.id?))).collect())
 }
 
-/// Creates the docker network of a cluster's network. Returns its id.
+/// Creates the docker network of a cluster's network. Returns its id. If a docker network of the
+/// user has its name, the name gets a suffix.
 pub(super) async fn create(docker: &Docker, node: &NodeName, network: &NetworkPlan) -> Result<String, RuntimeError> {
-    let created = docker.create_network(request(node, network)).await;
-    Ok(created.map_err(engine_error("create the docker network"))?.id)
+    let action = "create the docker network";
+    if !network.subnets.iter().any(|(range, _)| range.is_ipv4()) && !has_api(docker, IPV6_ONLY_API) {
+        let reason = format!("{} has no IPv4, which needs Docker 28 or newer", network.name);
+        return Err(RuntimeError::Engine { action, reason });
+    }
+    let name = network.name.to_string();
+    match docker.create_network(request(node, network, name.clone())).await {
+        Ok(created) => Ok(created.id),
+        Err(error) if matches!(http_status(&error), Some(403 | 409)) => {
+            let name = format!("{name}.{}", &network.id.as_str()[..SUFFIX_LEN]);
+            let created = docker.create_network(request(node, network, name)).await;
+            Ok(created.map_err(engine_error(action))?.id)
+        }
+        Err(error) => Err(engine_error(action)(error)),
+    }
 }
 
-/// Removes a docker network, unless a container uses it.
-pub(super) async fn remove(docker: &Docker, id: &str) -> Result<(), RuntimeError> {
+/// Whether the engine has this version of the API.
+pub(super) fn has_api(docker: &Docker, (major, minor): (usize, usize)) -> bool {
+    let version = docker.client_version();
+    (version.major_version, version.minor_version) >= (major, minor)
+}
+
+/// Removes a docker network. Returns `false` if a container uses it.
+pub(super) async fn remove(docker: &Docker, id: &str) -> Result<bool, RuntimeError> {
     match docker.remove_network(id).await {
-        Ok(()) => Ok(()),
-        Err(error) if matches!(http_status(&error), Some(403 | 404 | 409)) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if http_status(&error) == Some(404) => Ok(true),
+        Err(error) if matches!(http_status(&error), Some(403 | 409)) => Ok(false),
         Err(error) => Err(engine_error("remove the docker network")(error)),
     }
 }
 
-fn request(node: &NodeName, network: &NetworkPlan) -> NetworkCreateRequest {
+fn request(node: &NodeName, network: &NetworkPlan, name: String) -> NetworkCreateRequest {
     let config = |(range, gateway): (ipnetwork::IpNetwork, std::net::IpAddr)| IpamConfig {
         subnet: Some(range.to_string()),
         gateway: Some(gateway.to_string()),
         ..IpamConfig::default()
     };
     NetworkCreateRequest {
-        name: network.name.to_string(),
+        name,
         driver: Some(DRIVER.to_owned()),
         ipam: Some(Ipam {
             driver: Some(DRIVER.to_owned()),

@@ -76,3 +76,35 @@ fn mac_of(interface: &Interface) -> Result<Mac, String> {
         _ => Err("an endpoint of weft has an IPv6 address".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+
+    /// The answer to the creation of an endpoint, as the engine asks for it.
+    fn create(request: Value) -> Result<Value, String> {
+        let driver = Driver::new(Starts::new(watch::Sender::default()));
+        driver.create_endpoint(serde_json::from_value(request).expect("a request"))
+    }
+
+    #[test]
+    fn an_endpoint_of_a_task_gets_the_mac_of_its_addresses() {
+        let addr = DualAddr { v4: Some([10, 0, 1, 7].into()), v6: [0xfd00, 1, 0, 0, 0, 0, 0, 7].into() };
+        let options = json!({"weft.task": weft_model::TaskId::from_random(1), "weft.link": "0", "other": 1});
+        let interface = json!({"Address": "10.0.1.7/24", "AddressIPv6": "fd00:1::7/64", "MacAddress": ""});
+        let answer = create(json!({"EndpointID": "e", "Options": options, "Interface": interface}));
+        assert_eq!(answer, Ok(json!({"Interface": {"MacAddress": Mac::of_task(addr).to_string()}})));
+        let foreign = create(json!({"EndpointID": "e", "Options": {}, "Interface": interface}));
+        assert!(foreign.is_err_and(|error| error.contains("its own socket")));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_unknown_cannot_join() {
+        let driver = Driver::new(Starts::new(watch::Sender::default()));
+        let join = serde_json::from_value(json!({"EndpointID": "e", "SandboxKey": "/k"})).expect("a request");
+        let refused = driver.join(join, |path| path.into()).await;
+        assert!(refused.is_err_and(|error| error.contains("start the container again")));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -63,17 +63,21 @@ pub(in crate::runtime::docker) fn serve(
     })
 }
 
-/// Only root may connect. A socket of an earlier daemon is replaced.
+/// Only root may connect. The socket gets its name, under which the engine looks for it, when it
+/// has its permissions. It replaces that of an earlier daemon.
 fn bind(socket: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = socket.parent() {
-        fs::create_dir_all(dir)?;
+        // As the engine makes them.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     }
-    match fs::remove_file(socket) {
+    let new = socket.with_extension("new");
+    match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(socket)?;
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(&new)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&new, socket)?;
     Ok(listener)
 }
 

@@ -8,7 +8,7 @@
 //! for that request. So the runtime asks here first ([`Starts::netns`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::timeout};
 use weft_model::{TaskId, plan::TaskPlan};
 
 use super::{LinkOptions, links::links_of, wire::Joined};
+use crate::runtime::TaskNetns;
 
 /// How long a start waits for the links. A pass of the agent takes some milliseconds, and a failed
 /// one is repeated after half a second.
@@ -35,8 +36,8 @@ pub(in crate::runtime::docker) struct Starts {
 #[derive(Debug)]
 struct Inner {
     starting: Mutex<BTreeMap<TaskId, Start>>,
-    /// The links of the tasks whose network is ready.
-    connected: watch::Sender<BTreeMap<TaskId, Vec<Joined>>>,
+    /// The links of the tasks whose network is ready, or why a task gets none.
+    connected: watch::Sender<BTreeMap<TaskId, Links>>,
     /// Changes when a start begins or ends.
     start_changes: watch::Sender<u64>,
     /// Wakes the agent.
@@ -45,10 +46,15 @@ struct Inner {
     limit: Duration,
 }
 
+/// An error is a text for the user.
+type Links = Result<Vec<Joined>, String>;
+
 #[derive(Debug, Default)]
 struct Start {
     /// Where the namespace is, or will be. `None` before the first `Join`.
     netns: Option<PathBuf>,
+    /// The engine has been told of the links, or is about to be.
+    connected: bool,
     /// The runtime has asked for this start: it ends with the request. Otherwise a user has, and it
     /// ends when the container runs.
     requested: bool,
@@ -56,14 +62,30 @@ struct Start {
 
 /// A start that the runtime has asked for. It ends when this value is dropped.
 #[derive(Debug)]
-pub(in crate::runtime::docker) struct Started {
+pub(in crate::runtime::docker) struct RequestedStart {
     starts: Starts,
     task: TaskId,
 }
 
-impl Drop for Started {
+impl Drop for RequestedStart {
     fn drop(&mut self) {
         self.starts.end(&self.task);
+    }
+}
+
+/// A start that a user has asked the engine for. It ends when this value is dropped before the
+/// container has joined, also because the engine has gone away.
+struct UserStart<'a> {
+    starts: &'a Starts,
+    task: &'a TaskId,
+    joined: bool,
+}
+
+impl Drop for UserStart<'_> {
+    fn drop(&mut self) {
+        if !self.joined {
+            self.starts.end_of_user(self.task);
+        }
     }
 }
 
@@ -79,10 +101,10 @@ impl Starts {
     }
 
     /// Must be called before the engine is asked to start the task's container.
-    pub(in crate::runtime::docker) fn begin(&self, task: &TaskId) -> Started {
+    pub(in crate::runtime::docker) fn begin(&self, task: &TaskId) -> RequestedStart {
         self.lock().insert(task.clone(), Start { requested: true, ..Start::default() });
         self.inner.start_changes.send_modify(|count| *count += 1);
-        Started { starts: self.clone(), task: task.clone() }
+        RequestedStart { starts: self.clone(), task: task.clone() }
     }
 
     /// Ends a start that a user has asked the engine for, once the container runs.
@@ -100,12 +122,12 @@ impl Starts {
         self.inner.changed.send_modify(|count| *count += 1);
     }
 
-    /// `None` if the container is not being started. The inner value is the path of its network
-    /// namespace, if that exists and weft has been told where it is.
-    pub(in crate::runtime::docker) fn netns(&self, task: &TaskId) -> Option<Option<PathBuf>> {
+    /// `None` if the container is not being started.
+    pub(in crate::runtime::docker) fn netns(&self, task: &TaskId) -> Option<TaskNetns> {
         let starting = self.lock();
         let start = starting.get(task)?;
-        Some(start.netns.clone().filter(|path| is_netns(path)))
+        let netns = start.netns.clone().filter(|path| is_netns(path));
+        Some(TaskNetns::Starting { netns, connected: start.connected })
     }
 
     /// Resolves when the container is being started.
@@ -117,13 +139,29 @@ impl Starts {
 
     /// The tasks whose links, data plane and resolver are ready, with the names of their task
     /// sides. A start that waits for one of them goes on.
-    pub(in crate::runtime::docker) fn connect<'a>(&self, ready: impl Iterator<Item = (&'a TaskPlan, &'a [String])>) {
-        self.set_connected(ready.map(|(task, names)| (task.id.clone(), links_of(task, names))));
+    pub(in crate::runtime::docker) fn connect<'a>(
+        &self,
+        tasks: impl Iterator<Item = (&'a TaskPlan, Option<&'a [String]>)>,
+    ) {
+        self.set_connected(tasks.map(|(task, names)| (task.id.clone(), names.map(|names| links_of(task, names)))));
     }
 
-    fn set_connected(&self, ready: impl Iterator<Item = (TaskId, Vec<Joined>)>) {
-        let starting = self.lock();
-        let ready: BTreeMap<_, _> = ready.filter(|(task, _)| starting.contains_key(task)).collect();
+    /// `None`: the network of the task is not ready yet.
+    fn set_connected(&self, tasks: impl Iterator<Item = (TaskId, Option<Vec<Joined>>)>) {
+        let mut starting = self.lock();
+        let mut missing: BTreeSet<TaskId> = starting.keys().cloned().collect();
+        let mut ready = BTreeMap::new();
+        for (task, links) in tasks {
+            if missing.remove(&task)
+                && let Some(links) = links
+                && let Some(start) = starting.get_mut(&task)
+            {
+                start.connected = true;
+                ready.insert(task, Ok(links));
+            }
+        }
+        let gone = || Err("the task is not in the plan of this node any more".to_owned());
+        ready.extend(missing.into_iter().map(|task| (task, gone())));
         self.inner.connected.send_if_modified(|connected| {
             let changed = *connected != ready;
             *connected = ready;
@@ -140,17 +178,22 @@ impl Starts {
         self.lock().entry(link.task.clone()).or_default().netns = Some(netns.clone());
         self.inner.start_changes.send_modify(|count| *count += 1);
         self.inner.changed.send_modify(|count| *count += 1);
+        let mut user = UserStart { starts: self, task: &link.task, joined: false };
         let mut connected = self.inner.connected.subscribe();
-        let joined = |connected: &BTreeMap<TaskId, Vec<Joined>>| connected.get(&link.task)?.get(link.index).cloned();
+        let joined = |connected: &BTreeMap<TaskId, Links>| match connected.get(&link.task)? {
+            Ok(links) => links.get(link.index).cloned().map(Ok),
+            Err(reason) => Some(Err(reason.clone())),
+        };
         let waited = timeout(self.inner.limit, connected.wait_for(|connected| joined(connected).is_some())).await;
         let joined = waited.ok().and_then(Result::ok).and_then(|connected| joined(&connected));
-        let Some(joined) = joined else {
-            self.end_of_user(&link.task);
-            return Err(format!(
+        let joined = joined.unwrap_or_else(|| {
+            Err(format!(
                 "weft did not connect the container within {:?}: see \"weft node inspect\" and the log of its daemon",
                 self.inner.limit
-            ));
-        };
+            ))
+        })?;
+        user.joined = true;
+        drop(user);
         if !is_netns(&netns) {
             tokio::spawn(self.clone().follow_netns(link.task.clone(), netns));
         }
@@ -201,26 +244,41 @@ mod tests {
         let (task, other) = (TaskId::from_random(1), TaskId::from_random(2));
         assert_eq!(starts.netns(&task), None);
         let started = starts.begin(&task);
-        assert_eq!(starts.netns(&task), Some(None));
+        let starting =
+            |netns: Option<&str>, connected| Some(TaskNetns::Starting { netns: netns.map(PathBuf::from), connected });
+        assert_eq!(starts.netns(&task), starting(None, false));
         let link = LinkOptions { task: task.clone(), index: 1 };
         let netns = PathBuf::from("/proc/self/ns/net");
         let join = tokio::spawn({
             let starts = starts.clone();
             async move { starts.join(&link, netns).await }
         });
-        starts.set_connected([(other, vec![joined("x"), joined("y")])].into_iter());
-        starts.set_connected([(task.clone(), vec![joined("a"), joined("b")])].into_iter());
+        starts.set_connected([(other, Some(vec![joined("x"), joined("y")])), (task.clone(), None)].into_iter());
         // The agent reports the links in each pass.
         let mut interval = tokio::time::interval(Duration::from_millis(1));
         while !join.is_finished() {
             interval.tick().await;
-            starts.set_connected([(task.clone(), vec![joined("a"), joined("b")])].into_iter());
+            starts.set_connected([(task.clone(), Some(vec![joined("a"), joined("b")]))].into_iter());
         }
         assert_eq!(join.await.expect("no panic"), Ok(joined("b")));
-        assert_eq!(starts.netns(&task), Some(Some("/proc/self/ns/net".into())));
+        assert_eq!(starts.netns(&task), starting(Some("/proc/self/ns/net"), true));
         drop(started);
         assert_eq!(starts.netns(&task), None);
         assert!(starts.inner.connected.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_start_of_a_task_that_is_no_longer_planned_fails() {
+        let starts = Starts::new(watch::Sender::default());
+        let link = LinkOptions { task: TaskId::from_random(1), index: 0 };
+        let mut changed = starts.inner.changed.subscribe();
+        let fails = async {
+            changed.wait_for(|count| *count > 0).await.expect("the sender exists");
+            starts.set_connected([].into_iter());
+        };
+        let (error, ()) = tokio::join!(starts.join(&link, "/no/netns".into()), fails);
+        assert!(error.is_err_and(|error| error.contains("not in the plan")));
+        assert_eq!(starts.netns(&link.task), None, "the start of a user has ended");
     }
 
     #[tokio::test]
