@@ -242,16 +242,7 @@ async fn a_backup_is_the_state_of_one_moment_also_under_writes_and_on_a_manager_
     let listen_addr = follower.rpc_addr();
     stop([n1, n2, n3]).await;
 
-    let restored = Daemon::new("n9").await;
-    let options = RestoreOptions {
-        file,
-        passphrase: "correct horse".to_owned(),
-        advertise_addr: None,
-        listen_addr,
-        tunnel_addr: None,
-        availability: Availability::Active,
-    };
-    restored.swarm.restore(options).await.expect("restored");
+    let restored = Daemon::restored("n9", file, "correct horse", listen_addr).await;
     assert_eq!(numbers(&restored.manager().state().borrow()), numbers(&lagging));
     stop([restored]).await;
 }

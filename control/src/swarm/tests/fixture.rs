@@ -27,7 +27,8 @@ use weft_model::{
 use crate::{
     pki::Identity,
     swarm::{
-        InitOptions, JoinOptions, LocalAddrs, Manager, ProposeError, Swarm, SwarmConfig, SwarmError, context::Context,
+        InitOptions, JoinOptions, LocalAddrs, Manager, ProposeError, RestoreOptions, Swarm, SwarmConfig, SwarmError,
+        context::Context,
     },
 };
 
@@ -208,6 +209,21 @@ impl Daemon {
     pub(super) async fn joined(name: &str, manager: &Self, role: Role) -> Self {
         let daemon = Self::new(name).await;
         daemon.join(manager, role).await.expect("the node joins");
+        daemon
+    }
+
+    /// A daemon that is the only manager of the cluster in this backup.
+    pub(super) async fn restored(name: &str, file: Vec<u8>, passphrase: &str, listen_addr: SocketAddr) -> Self {
+        let daemon = Self::new(name).await;
+        let options = RestoreOptions {
+            file,
+            passphrase: passphrase.to_owned(),
+            advertise_addr: None,
+            listen_addr,
+            tunnel_addr: None,
+            availability: Availability::Active,
+        };
+        daemon.swarm.restore(options).await.expect("the cluster is restored");
         daemon
     }
 

@@ -5,17 +5,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 use weft_model::{
     Command, UnlockKey,
-    spec::{
-        Availability,
-        Role::{Manager, Worker},
-    },
+    spec::Role::{Manager, Worker},
     state::ManagerLock,
 };
 
 use super::fixture::{DEADLINE, Daemon, Host, cluster, has_label, is_ready, node, set_label, stop, voters};
 use crate::{
     pki::random_unlock_key,
-    swarm::{Membership, RestoreOptions, SwarmError},
+    swarm::{Membership, SwarmError},
 };
 
 const KEY: UnlockKey = UnlockKey([1; 32]);
@@ -268,16 +265,7 @@ async fn a_cluster_that_is_formed_again_or_restored_is_locked_with_the_same_key(
     n1.becomes_manager().await;
     drop(n1.stop().await);
 
-    let restored = Daemon::new("n9").await;
-    let options = RestoreOptions {
-        file,
-        passphrase: "correct horse".to_owned(),
-        advertise_addr: None,
-        listen_addr,
-        tunnel_addr: None,
-        availability: Availability::Active,
-    };
-    restored.swarm.restore(options).await.expect("restored");
+    let restored = Daemon::restored("n9", file, "correct horse", listen_addr).await;
     assert!(!shows(&restored.host, "PRIVATE KEY") && !shows(&restored.host, "raft_id"));
     let restored = restored.stop().await.start().await;
     assert!(is_locked(&restored));
