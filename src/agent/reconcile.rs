@@ -136,12 +136,16 @@ impl Agent {
     /// The tasks of this pass whose start waits for their network and whose network is ready, with
     /// the names of the task sides that the engine moves.
     fn handed_over(&self, plan: &NodePlan, sandboxes: &Sandboxes) -> BTreeMap<TaskId, Vec<String>> {
-        let mut ready = self.tasks_with_network(plan);
-        ready.retain(|task| matches!(sandboxes.places.get(task), Some(Sandbox::HandOver { .. })));
+        let waits = |task: &&TaskPlan| matches!(sandboxes.places.get(&task.id), Some(Sandbox::HandOver { .. }));
+        let mut waiting = plan.tasks.iter().filter(waits).peekable();
+        if waiting.peek().is_none() {
+            return BTreeMap::new();
+        }
+        let ready = self.tasks_with_network(plan);
         let names = |task: &TaskPlan| {
             (0..task.attachments.len()).map(|index| weft_overlay::handed_over(&task.id, index)).collect()
         };
-        plan.tasks.iter().filter(|task| ready.contains(&task.id)).map(|task| (task.id.clone(), names(task))).collect()
+        waiting.filter(|task| ready.contains(&task.id)).map(|task| (task.id.clone(), names(task))).collect()
     }
 
     /// Removes what the runtime has of networks that are not in the plan. Those that containers

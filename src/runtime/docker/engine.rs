@@ -297,23 +297,26 @@ impl Engine {
                 let resolver = identity::CONTAINER_RESOLVER;
                 Ok(Some(ObservedTask { task, phase: Phase::Prepared, netns, resolver, container }))
             }
-            inspected = timeout(INSPECT_TIMEOUT, self.inspect_task(&task, &parts)) => match inspected {
-                Ok(inspected) => {
-                    let mut known = self.known();
-                    match inspected.as_ref() {
-                        Ok(Some(observed)) => drop(known.insert(task, observed.clone())),
-                        Ok(None) => drop(known.remove(&task)),
-                        Err(_) => {}
-                    }
-                    drop(known);
-                    inspected
-                }
-                Err(_) => match self.known().get(&task) {
-                    Some(known) => Ok(Some(known.clone())),
-                    None => Err(no_answer(INSPECT_TIMEOUT)),
-                },
-            },
+            inspected = self.inspect_in_time(&task, &parts) => inspected,
         }
+    }
+
+    /// What the engine says of a task, or said of it last if it does not answer in time.
+    async fn inspect_in_time(
+        &self,
+        task: &TaskId,
+        parts: &BTreeMap<Part, Listed>,
+    ) -> Result<Option<ObservedTask>, RuntimeError> {
+        let Ok(inspected) = timeout(INSPECT_TIMEOUT, self.inspect_task(task, parts)).await else {
+            let known = self.known().get(task).cloned();
+            return known.map(Some).ok_or_else(|| no_answer(INSPECT_TIMEOUT));
+        };
+        let inspected = inspected?;
+        match &inspected {
+            Some(observed) => drop(self.known().insert(task.clone(), observed.clone())),
+            None => drop(self.known().remove(task)),
+        }
+        Ok(inspected)
     }
 
     /// What the engine has said of each task last.
