@@ -22,8 +22,8 @@ use crate::{
     rpc::{
         Caller,
         pb::{
-            GetCaReply, GetCaRequest, JoinReply, JoinRequest, Lock, RenewReply, RenewRequest,
-            authority_client::AuthorityClient, authority_server::Authority,
+            GetCaReply, GetCaRequest, JoinReply, JoinRequest, Lock, MayLeaveReply, MayLeaveRequest, RenewReply,
+            RenewRequest, authority_client::AuthorityClient, authority_server::Authority,
         },
     },
     swarm::{error::ProposeError, manager::SignError},
@@ -90,6 +90,19 @@ impl Authority for Services {
         let lock = lock_for(&manager.state().borrow(), &caller.node);
         Ok(Response::new(RenewReply { cert_pem, lock }))
     }
+
+    async fn may_leave(&self, request: Request<MayLeaveRequest>) -> Result<Response<MayLeaveReply>, Status> {
+        let manager = self.manager()?;
+        let request = request.into_inner();
+        let node = request.node.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        if manager.tracker().view().is_none() {
+            let leader = manager.leader_channel().ok_or_else(no_leader)?;
+            return AuthorityClient::new(leader).may_leave(request).await;
+        }
+        manager.confirm_leadership().await.map_err(Status::unavailable)?;
+        let refusal = manager.check_absence(&node).await.err().map_or_else(String::new, |reason| reason.to_string());
+        Ok(Response::new(MayLeaveReply { refusal }))
+    }
 }
 
 /// The lock of the managers, for a node that is or becomes one. With it the node encrypts its files
@@ -110,8 +123,11 @@ fn sign_failed(error: SignError) -> Status {
 }
 
 async fn forward_join(leader: Option<Channel>, request: JoinRequest) -> Result<Response<JoinReply>, Status> {
-    let leader = leader.ok_or_else(|| Status::unavailable("the swarm has no leader now: try again"))?;
-    AuthorityClient::new(leader).join(request).await
+    AuthorityClient::new(leader.ok_or_else(no_leader)?).join(request).await
+}
+
+fn no_leader() -> Status {
+    Status::unavailable("the swarm has no leader now: try again")
 }
 
 fn role_of_token(state: &ClusterState, secret: &str) -> Result<Role, Status> {

@@ -10,7 +10,7 @@ use weft_model::{Command, NodeId, Rejection};
 use super::{
     Manager,
     leader::quorum_answers,
-    voters::{check_demotion, is_demotion, keeps_quorum, may_be_member},
+    voters::{check_absence, check_demotion, is_demotion, keeps_quorum, may_be_member},
 };
 use crate::{
     raft::{ServerMetrics, Voter},
@@ -88,6 +88,14 @@ impl Manager {
         let answering = self.ping_others().await.answering;
         let reachable = |node: &NodeId| *node == self.inner.node || answering.contains(node);
         check_demotion(&self.inner.state.borrow(), command, reachable)
+    }
+
+    /// Refuses to do without this node, if it is a manager and the swarm would have no quorum. Asks
+    /// the other managers whether they answer, for at most 1 s.
+    pub(in crate::swarm) async fn check_absence(&self, node: &NodeId) -> Result<(), Rejection> {
+        let answering = self.ping_others().await.answering;
+        let reachable = |node: &NodeId| *node == self.inner.node || answering.contains(node);
+        check_absence(&self.inner.state.borrow(), node, reachable)
     }
 
     /// Whether a majority of the voters without `removed` answers now.

@@ -168,17 +168,26 @@ pub(in crate::swarm) fn is_demotion(state: &ClusterState, command: &Command) -> 
     spec.role == Role::Worker && state.nodes.get(id).is_some_and(Node::is_manager)
 }
 
-/// Refuses a command that makes a worker of a manager, if the managers that would remain and are
-/// `reachable` are no majority of those that would remain.
+/// Refuses a command that makes a worker of a manager, for the reasons of [`check_absence`].
 pub(in crate::swarm) fn check_demotion(
     state: &ClusterState,
     command: &Command,
     reachable: impl Fn(&NodeId) -> bool,
 ) -> Result<(), Rejection> {
-    let Command::UpdateNode { id, .. } = command else {
-        return Ok(());
-    };
-    let Some(node) = state.nodes.get(id).filter(|_| is_demotion(state, command)) else {
+    match command {
+        Command::UpdateNode { id, .. } if is_demotion(state, command) => check_absence(state, id, reachable),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses to do without this node, if it is a manager and the managers that would remain and are
+/// `reachable` are no majority of those that would remain.
+pub(super) fn check_absence(
+    state: &ClusterState,
+    id: &NodeId,
+    reachable: impl Fn(&NodeId) -> bool,
+) -> Result<(), Rejection> {
+    let Some(node) = state.nodes.get(id).filter(|node| node.is_manager()) else {
         return Ok(());
     };
     let remaining: Vec<&Node> = state.nodes.values().filter(|n| n.is_manager() && n.id != *id).collect();

@@ -5,15 +5,17 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
-use weft_model::spec::Role;
+use weft_model::{NodePlan, spec::Role};
 
 use super::{ask::ask_managers, supervisor::Supervisor};
 use crate::{
-    rpc::pb::{LeaveRequest, dispatcher_client::DispatcherClient},
+    pki,
+    rpc::pb::{LeaveRequest, MayLeaveRequest, authority_client::AuthorityClient, dispatcher_client::DispatcherClient},
     swarm::{
-        context::Context,
+        context::{Context, Record},
         error::{ProposeError, SwarmError},
         manager::Manager,
+        types::SwarmConfig,
     },
 };
 
@@ -23,6 +25,8 @@ const STEP_DOWN_TIMEOUT: Duration = Duration::from_secs(8);
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one manager has for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one manager has to ask the leader, which asks the other managers.
+const ABSENCE_TIMEOUT: Duration = Duration::from_secs(4);
 const RETRY: Duration = Duration::from_millis(200);
 
 /// # Errors
@@ -67,6 +71,50 @@ pub(super) async fn announce(supervisor: &Supervisor) -> Result<(), SwarmError> 
         tracing::warn!(reason, "cannot notify the leader: it sets this node to down after the heartbeat timeout");
     }
     Ok(())
+}
+
+/// Asks the leader whether the other managers can do without this one, which cannot give up its
+/// vote: it is locked, or its membership has stopped. Its vote remains until it is demoted on
+/// another manager.
+///
+/// # Errors
+/// [`SwarmError::LeaveRefused`] if they cannot, or no leader answers.
+pub(super) async fn check_absence(
+    config: &SwarmConfig,
+    record: &Record,
+    plan: Option<&NodePlan>,
+) -> Result<(), SwarmError> {
+    if plan.is_some_and(|plan| plan.role == Role::Worker) {
+        return Ok(());
+    }
+    let planned = plan.iter().flat_map(|plan| &plan.managers).filter(|manager| manager.node != record.node);
+    let mut others: Vec<SocketAddr> = planned.map(|manager| manager.rpc_addr).collect();
+    if plan.is_none() {
+        others.clone_from(&record.remotes);
+    }
+    if others.is_empty() {
+        return Ok(());
+    }
+    let tls = pki::pinned_client(&record.ca_pem)?;
+    let answer = ask_managers(&tls, others.iter().copied(), ABSENCE_TIMEOUT, |channel| async move {
+        AuthorityClient::new(channel).may_leave(MayLeaveRequest { node: record.node.to_string() }).await
+    });
+    let reason = match answer.await.map(|answer| answer.into_inner().refusal) {
+        Ok(refusal) if refusal.is_empty() => {
+            tracing::warn!("leaving without giving up the vote: demote and remove this node on another manager");
+            return Ok(());
+        }
+        Ok(refusal) => refusal,
+        Err(reason) => {
+            let missing = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            format!(
+                "no leader answers that could tell whether the swarm has a quorum without it ({reason}); start the \
+                 managers {missing} first, or unlock this one. {}",
+                if_lost_for_ever(config)
+            )
+        }
+    };
+    Err(SwarmError::LeaveRefused { reason })
 }
 
 /// Asks one manager after the other until the leader has set this node to down, and has made a
@@ -141,7 +189,7 @@ async fn step_down_without_log(context: &Context, why: &str) -> Result<(), Swarm
             format!(
                 "no leader answers that could remove its vote ({reason}), and its own log cannot be used ({why}); \
                  start the managers {missing} first. {}",
-                if_lost_for_ever(context)
+                if_lost_for_ever(&context.config)
             )
         }
     };
@@ -160,14 +208,14 @@ fn no_leader(context: &Context, manager: &Manager) -> String {
         "the swarm has no leader that could remove its vote, because these managers do not answer: {}; start them \
          first. {}",
         missing.join(", "),
-        if_lost_for_ever(context)
+        if_lost_for_ever(&context.config)
     )
 }
 
-fn if_lost_for_ever(context: &Context) -> String {
+fn if_lost_for_ever(config: &SwarmConfig) -> String {
     format!(
         "If they are lost for ever, a manager that still has its log can go on without them (weft swarm init \
          --force-new-cluster); to reset this node alone, stop its daemon and remove {}",
-        context.config.data_dir.join("swarm").display()
+        config.data_dir.join("swarm").display()
     )
 }

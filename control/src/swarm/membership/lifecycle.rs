@@ -181,6 +181,14 @@ impl Lifecycle {
         Slot::Stopped
     }
 
+    /// Ends the tasks of this membership, as if they had failed.
+    #[cfg(test)]
+    pub(in crate::swarm) async fn fail(&self) {
+        let mut slot = self.slot.lock().await;
+        slot.running().expect("a member").shutdown().await;
+        *slot = self.stopped(&SwarmError::Timeout);
+    }
+
     /// A backup of the cluster, encrypted with the passphrase.
     pub(in crate::swarm) async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError> {
         if *self.channels.membership.borrow() == Membership::Locked {
@@ -238,10 +246,13 @@ impl Lifecycle {
         match &*slot {
             Slot::Empty => return Err(SwarmError::NotMember),
             Slot::Locked(_) if !force => return Err(SwarmError::LeaveLocked),
-            // Without its certificate it can call no other manager.
-            Slot::Locked(_) => tracing::warn!("leaving without giving up the vote: this manager is locked"),
+            Slot::Locked(record) => leave::check_absence(&self.config, record, self.store.plan().as_ref()).await?,
             Slot::Stopped if !force => return Err(SwarmError::Stopped),
-            Slot::Stopped => tracing::warn!("leaving without giving up the vote: this node's membership has stopped"),
+            Slot::Stopped => {
+                if let Some(record) = self.store.record()? {
+                    leave::check_absence(&self.config, &record, self.store.plan().as_ref()).await?;
+                }
+            }
             Slot::Running(supervisor) => {
                 leave::check_allowed(supervisor.context(), force)?;
                 leave::announce(supervisor).await?;

@@ -252,6 +252,36 @@ async fn a_locked_manager_can_leave_by_force_and_begin_again() {
     stop([n1]).await;
 }
 
+/// It has no certificate, so it asks without one. Its vote still counts afterwards.
+#[tokio::test]
+async fn a_locked_manager_leaves_only_while_the_others_are_a_quorum_without_it() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    let version = set_key(&n1, Some(KEY)).await;
+    for daemon in [&n1, &n2, &n3] {
+        follows(daemon, version).await;
+    }
+    let (id3, addr2) = (n3.id(), n2.rpc_addr().to_string());
+    let n3 = n3.stop().await.start().await;
+    assert!(is_locked(&n3));
+
+    let host2 = n2.stop().await;
+    let refused = n3.swarm.leave(true).await.expect_err("n1 alone is no quorum");
+    let text = refused.to_string();
+    assert!(matches!(refused, SwarmError::LeaveRefused { .. }) && text.contains(&addr2), "{text}");
+    assert!(text.contains("unlock this one"), "{text}");
+    assert!(is_locked(&n3) && n3.host.dir().join("swarm/raft.redb").exists());
+
+    let n2 = host2.start().await;
+    n2.swarm.unlock(KEY).await.expect("the key");
+    n2.becomes_manager().await;
+    set_label(&n1, "both").await.expect("n1 and n2 are a quorum");
+    n3.swarm.leave(true).await.expect("n1 and n2 are a quorum without it");
+    assert_eq!(*n3.swarm.membership().borrow(), Membership::None);
+    n1.set_role(&id3, Worker).await.expect("demoted");
+    n1.wait_until("n3 has no vote", |s| voters(s) == 2).await;
+    stop([n1, n2, n3]).await;
+}
+
 #[tokio::test]
 async fn a_cluster_that_is_formed_again_or_restored_is_locked_with_the_same_key() {
     let (n1, key) = first_locked().await;

@@ -181,3 +181,21 @@ async fn workers_that_are_promoted_together_begin_to_vote_together() {
     n1.becomes_manager().await;
     stop([n1, n2, n3]).await;
 }
+
+/// Its vote is not in use, and its files are complete: with a restart it could vote again.
+#[tokio::test]
+async fn a_manager_whose_membership_has_stopped_leaves_only_while_the_others_are_a_quorum() {
+    let [n1, n2, n3] = cluster([Manager; 3]).await;
+    let addr2 = n2.rpc_addr().to_string();
+    n3.swarm.lifecycle.fail().await;
+    let host2 = n2.stop().await;
+    let refused = n3.swarm.leave(true).await.expect_err("n1 alone is no quorum").to_string();
+    assert!(refused.contains(&addr2), "{refused}");
+
+    let n2 = host2.start().await;
+    n2.becomes_manager().await;
+    set_label(&n1, "both").await.expect("n1 and n2 are a quorum");
+    n3.swarm.leave(true).await.expect("n1 and n2 are a quorum without it");
+    assert_eq!(*n3.swarm.membership().borrow(), Membership::None);
+    stop([n1, n2, n3]).await;
+}
