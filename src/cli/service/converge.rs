@@ -135,7 +135,14 @@ fn progress(service: &Value, current: &[Value], tasks: &[Value], nodes: &[Value]
     let is_running = |task: &&Value| text(task, "/Status/State") == "running";
     let desired = || current.iter().filter(|task| text(task, "/DesiredState") == "running");
     let running = desired().filter(is_running).count() as u64;
-    let others_run = tasks.iter().filter(is_running).count() as u64 > running;
+    // A global service keeps its old tasks on paused nodes.
+    let is_paused = |id: &str| {
+        let node = nodes.iter().find(|node| text(node, "/ID") == id);
+        node.is_some_and(|node| text(node, "/Spec/Availability") == "pause")
+    };
+    let is_current = |task: &&Value| current.iter().any(|other| text(other, "/ID") == text(task, "/ID"));
+    let is_kept = |task: &&Value| !is_current(task) && is_paused(text(task, "/NodeID"));
+    let others_run = tasks.iter().filter(is_running).filter(|task| !is_kept(task)).count() as u64 > running;
     let takes_tasks =
         |node: &&Value| text(node, "/Status/State") == "ready" && text(node, "/Spec/Availability") != "drain";
     let wanted = match service.pointer("/Spec/Mode/Replicated/Replicas").and_then(Value::as_u64) {
@@ -176,6 +183,25 @@ mod tests {
         check("updating", &new, &new, waiting(2));
         // Just after a change, the tasks of the old spec still have the desired state "running".
         check("", &[], &new, waiting(0));
+    }
+
+    #[test]
+    fn a_global_service_converges_although_a_paused_node_keeps_its_old_task() {
+        let service = json!({ "Spec": { "Mode": { "Global": {} } }, "UpdateStatus": { "State": "completed" } });
+        let node = |id: &str, availability: &str| json!({ "ID": id, "Status": { "State": "ready" }, "Spec": { "Availability": availability } });
+        let on = |id: &str, node: &str| {
+            let mut task = task("running", "running");
+            (task["ID"], task["NodeID"]) = (id.into(), node.into());
+            task
+        };
+        let new = [on("new", "n1")];
+        let all = [on("new", "n1"), on("old", "n2")];
+        let check = |second: &str, expected: Progress| {
+            let nodes = [node("n1", "active"), node("n2", second)];
+            assert_eq!(progress(&service, &new, &all, &nodes, Goal::Spec), expected);
+        };
+        check("pause", Progress::Converged { wanted: 1 });
+        check("active", Progress::Waiting { running: 1, wanted: 1, reason: String::new() });
     }
 
     #[test]

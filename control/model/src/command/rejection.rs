@@ -48,7 +48,7 @@ pub enum Rejection {
     NodeNotDown { id: String },
     #[error("{id} is the last manager: promote another node first")]
     LastManager { id: String },
-    #[error("service {id} has no earlier spec to roll back to")]
+    #[error("service {id} does not have a previous spec to roll back to")]
     NothingToRollBack { id: String },
     #[error("{0}")]
     Invalid(String),

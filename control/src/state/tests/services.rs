@@ -266,7 +266,7 @@ fn a_rollback_by_a_user_swaps_the_specs_and_an_automatic_one_forgets_the_failed_
         automatic,
     };
     let command = roll_back(&cluster, false);
-    check_refused(&mut cluster, command, &format!("service {id} has no earlier spec to roll back to"));
+    check_refused(&mut cluster, command, &format!("service {id} does not have a previous spec to roll back to"));
     cluster.update_service(&id, |spec| spec.task.force_update = 1);
     assert_eq!(cluster.state.services[&id].update, None);
     let command = roll_back(&cluster, false);
@@ -280,7 +280,7 @@ fn a_rollback_by_a_user_swaps_the_specs_and_an_automatic_one_forgets_the_failed_
     cluster.ok(command);
     assert_eq!(cluster.state.services[&id].spec.task.force_update, 1);
     let command = roll_back(&cluster, false);
-    check_refused(&mut cluster, command, &format!("service {id} has no earlier spec to roll back to"));
+    check_refused(&mut cluster, command, &format!("service {id} does not have a previous spec to roll back to"));
 }
 
 #[test]
