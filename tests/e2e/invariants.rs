@@ -114,7 +114,7 @@ fn only_these_run(lab: &Lab, tasks: &[Task]) {
 }
 
 /// The ids of the tasks that run on a node. Those that have ended are kept for a while.
-fn running_tasks(node: &str) -> Result<BTreeSet<String>> {
+pub(crate) fn running_tasks(node: &str) -> Result<BTreeSet<String>> {
     let dir = contract::run_dir(node).join("tasks");
     let entries = fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
     let mut running = BTreeSet::new();

@@ -22,6 +22,7 @@ mod networks;
 mod encrypted;
 mod scaling;
 mod update;
+mod rollouts;
 mod connections;
 mod failure;
 mod certificates;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         encrypted::group(),
         scaling::group(),
         update::group(),
+        rollouts::group(),
         failure::daemons(),
         failure::nodes(),
         certificates::group(),

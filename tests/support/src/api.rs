@@ -24,7 +24,9 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub struct Task {
     pub id: String,
     pub service: String,
+    /// The number of its replica. 0 for a task of a global service.
     pub slot: u64,
+    pub node_id: String,
     /// The name of its node. Empty when the task has no node yet.
     pub node: String,
     pub state: String,
@@ -40,7 +42,10 @@ pub struct Task {
 impl Task {
     /// The name that `weft/whoami` prints when it runs as this task.
     pub fn name(&self) -> String {
-        format!("{}.{}.{}", self.service, self.slot, self.id)
+        match self.slot {
+            0 => format!("{}.{}.{}", self.service, self.node_id, self.id),
+            slot => format!("{}.{slot}.{}", self.service, self.id),
+        }
     }
 
     pub fn is_running(&self) -> bool {
@@ -126,12 +131,13 @@ fn parse(task: &Value, service: &str, hostname: &impl Fn(&str) -> String) -> Tas
             Some((network.clone(), addr))
         })
     });
-    let node = text(&task["NodeID"]);
+    let node_id = text(&task["NodeID"]);
     Task {
         id: text(&task["ID"]),
         service: service.to_owned(),
         slot: task["Slot"].as_u64().unwrap_or_default(),
-        node: if node.is_empty() { node } else { hostname(&node) },
+        node: if node_id.is_empty() { String::new() } else { hostname(&node_id) },
+        node_id,
         state: text(&task["Status"]["State"]),
         desired: text(&task["DesiredState"]),
         error: text(&task["Status"]["Err"]),
