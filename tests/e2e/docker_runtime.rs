@@ -171,7 +171,7 @@ fn a_task_is_one_ordinary_container(lab: &Lab) -> Result<()> {
 }
 
 /// Checks that the running containers of a node are its tasks, each once.
-fn containers_are_tasks(lab: &Lab, node: &str) -> Result<()> {
+pub(crate) fn containers_are_tasks(lab: &Lab, node: &str) -> Result<()> {
     let listed = ["ps", "--filter", "label=weft.task", "--format", "{{.Label \"weft.task\"}}"];
     let listed = docker::docker(lab.engine(node)?, &listed)?;
     let planned = ["node", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", node];

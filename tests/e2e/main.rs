@@ -35,6 +35,7 @@ mod disasters;
 mod upgrade;
 mod errors;
 mod docker_runtime;
+mod docker_load;
 mod docker_client;
 
 use std::process::ExitCode;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         errors::group(),
         docker_runtime::group(),
         docker_runtime::failures(),
+        docker_load::group(),
         docker_client::group(),
     ];
     groups.extend(upgrade::group());
