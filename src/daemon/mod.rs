@@ -10,6 +10,7 @@ mod resolv_conf;
 mod args;
 mod log;
 mod exclusive;
+mod activation;
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -27,7 +28,7 @@ pub(crate) use self::args::Args;
 use crate::{
     agent::{Agent, AgentConfig},
     preflight,
-    runtime::{self, RuntimeConfig},
+    runtime::{self, RuntimeConfig, RuntimeKind},
 };
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -38,6 +39,13 @@ use crate::{
 /// ends by itself.
 pub(crate) async fn run(args: Args) -> Result<()> {
     log::init()?;
+    let plugin_listener = activation::take_socket(&args.plugin_socket)?;
+    if plugin_listener.is_some() && args.runtime != RuntimeKind::Docker {
+        bail!(
+            "the service manager passes the socket of the network driver, which only --runtime docker has: add \
+               that option, or disable the socket unit"
+        );
+    }
     let labels = args.labels()?;
     let missing = preflight::missing_requirements();
     if !missing.is_empty() {
@@ -62,6 +70,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         hostname: hostname.clone(),
         docker_socket: args.docker_socket(),
         plugin_socket: args.plugin_socket.clone(),
+        plugin_listener: plugin_listener.map(Arc::new),
         search,
     })
     .await

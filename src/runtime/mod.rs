@@ -28,7 +28,8 @@ pub(crate) mod whoami;
 pub(crate) mod fixture;
 
 use std::{
-    collections::BTreeMap, ffi::OsString, net::Ipv4Addr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+    collections::BTreeMap, ffi::OsString, net::Ipv4Addr, os::unix::net::UnixListener, path::PathBuf, process::ExitCode,
+    sync::Arc, time::Duration,
 };
 
 use async_trait::async_trait;
@@ -171,6 +172,8 @@ pub(crate) struct RuntimeConfig {
     pub docker_socket: PathBuf,
     /// Where the docker runtime listens for the engine's calls to its network driver.
     pub plugin_socket: PathBuf,
+    /// The socket at this path, if the service manager has opened it.
+    pub plugin_listener: Option<Arc<UnixListener>>,
     /// This machine's search domains (resolv.conf(5)). A task gets those of the time when it is
     /// prepared.
     pub search: watch::Receiver<Vec<String>>,

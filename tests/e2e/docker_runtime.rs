@@ -5,11 +5,15 @@ use std::{
     collections::BTreeSet,
     fs, io,
     net::{IpAddr, Ipv6Addr},
+    os::unix::{fs::MetadataExt as _, net::UnixListener},
+    panic,
     path::Path,
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use weft_lab::{CLIENT, Lab, Runtime, Task, contract, dns::RecordType, docker, eventually};
 
@@ -105,6 +109,7 @@ pub(crate) fn failures() -> Group {
             traffic_continues_while_an_engine_is_down,
             failure::tasks_of_a_lost_node_are_replaced_and_get_no_traffic,
             engines_and_daemons_are_killed_in_every_order,
+            an_engine_waits_for_a_daemon_whose_socket_the_service_manager_holds,
         ],
     }
 }
@@ -300,6 +305,47 @@ fn engines_and_daemons_are_killed_in_every_order(lab: &Lab) -> Result<()> {
         all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(10));
     }
     task_of(lab, "probe").map(drop)
+}
+
+/// The engine asks the driver of each endpoint that it had when it was killed. If nobody listened,
+/// it would try again for 15 s, and then forget the endpoint without telling the driver.
+fn an_engine_waits_for_a_daemon_whose_socket_the_service_manager_holds(lab: &Lab) -> Result<()> {
+    let node = failure::follower(lab)?;
+    lab.kill_daemon(&node)?;
+    lab.kill_engine(&node)?;
+    let path = contract::engine_plugins(&node).join("weft.sock");
+    fs::remove_file(&path)?;
+    let plugin = UnixListener::bind(&path)?;
+    let held = fs::symlink_metadata(&path)?.ino();
+    thread::scope(|scope| {
+        let engine = scope.spawn(|| lab.start_engine(&node));
+        let mut asks = [PollFd::new(&plugin, PollFlags::IN)];
+        let limit = Timespec::try_from(ENGINE_TIMEOUT)?;
+        ensure!(poll(&mut asks, Some(&limit))? == 1, "the engine does not ask the driver");
+        ensure!(!engine.is_finished(), "the engine does not wait for the driver");
+        lab.start_with_socket(&node, &plugin)?;
+        engine.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })?;
+    let log = fs::read_to_string(contract::engine_dir(&node).join("dockerd.log"))?;
+    let refused = log
+        .lines()
+        .rev()
+        .take_while(|line| !line.contains("Starting up"))
+        .find(|line| line.contains("weft.sock") && line.contains("connection refused"));
+    ensure!(refused.is_none(), "{refused:?}");
+    lab.wait_ready("n1", 3)?;
+    let tasks = eventually(ENGINE_TIMEOUT, &format!("the containers of {node} are its tasks"), || {
+        let tasks = lab.wait_running("n1", "whoami", 3).and_then(|tasks| {
+            containers_are_tasks(lab, &node)?;
+            Ok(tasks)
+        });
+        tasks.map_err(|error| format!("{error:#}"))
+    });
+    all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, ENGINE_TIMEOUT);
+    ensure!(fs::symlink_metadata(&path)?.ino() == held, "the daemon has replaced the service manager's socket");
+    lab.kill_daemon(&node)?;
+    lab.start(&node)?;
+    lab.wait_ready("n1", 3)
 }
 
 fn the_service_is_scaled_back_to_three_tasks(lab: &Lab) -> Result<()> {

@@ -66,7 +66,12 @@ impl DockerRuntime {
         let starts = Starts::new(changed.clone());
         // The engine asks the plugin when it starts, so the plugin must not wait for the engine.
         let socket = &config.plugin_socket;
-        let plugin = plugin::serve(socket, starts.clone()).map_err(RuntimeError::io("listen on", socket))?;
+        let listener = match &config.plugin_listener {
+            Some(listener) => listener.try_clone(),
+            None => plugin::bind(socket),
+        };
+        let plugin = listener.and_then(|listener| plugin::serve(listener, starts.clone()));
+        let plugin = plugin.map_err(RuntimeError::io("listen on", socket))?;
         let plugin = AbortOnDropHandle::new(tokio::spawn(plugin));
         let engine = Engine::new(config, starts);
         let events = tokio::spawn(watch_events(engine.clone(), changed.clone()));

@@ -36,7 +36,7 @@ use std::collections::HashMap;
 
 use weft_model::TaskId;
 
-pub(super) use self::serve::serve;
+pub(super) use self::serve::{bind, serve};
 
 /// Name of both drivers: the engine looks for a socket with this name.
 pub(super) const DRIVER: &str = "weft";

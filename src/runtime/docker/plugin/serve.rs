@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{DirBuilderExt as _, PermissionsExt as _},
+        net::UnixListener as StdListener,
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -42,15 +45,16 @@ impl Connected<axum::serve::IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-/// Listens on `socket`, and answers until the future is dropped.
+/// Answers the calls at this socket until the future is dropped.
 ///
 /// # Errors
-/// If the socket cannot be created.
+/// If the socket cannot be used.
 pub(in crate::runtime::docker) fn serve(
-    socket: &Path,
+    listener: StdListener,
     starts: Starts,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let listener = bind(socket)?;
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
     let routes = Router::new()
         .fallback(answer)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -65,7 +69,7 @@ pub(in crate::runtime::docker) fn serve(
 
 /// Only root may connect. The socket gets its name, under which the engine looks for it, when it
 /// has its permissions. It replaces that of an earlier daemon.
-fn bind(socket: &Path) -> io::Result<UnixListener> {
+pub(in crate::runtime::docker) fn bind(socket: &Path) -> io::Result<StdListener> {
     if let Some(dir) = socket.parent() {
         // As the engine makes them.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -75,7 +79,7 @@ fn bind(socket: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&new)?;
+    let listener = StdListener::bind(&new)?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
     fs::rename(&new, socket)?;
     Ok(listener)

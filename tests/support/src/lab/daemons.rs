@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -30,7 +31,7 @@ impl Lab {
         let (program, argument) = resolver::command()?;
         self.spawn(CLIENT, Command::new(program).arg(argument), &contract::log("resolver"))?;
         for node in self.nodes() {
-            self.spawn_daemon(&node, &self.options.weft)?;
+            self.spawn_daemon(&node, &self.options.weft, None)?;
         }
         self.nodes().try_for_each(|node| self.wait_api(&node))
     }
@@ -42,11 +43,18 @@ impl Lab {
 
     /// Starts a node's daemon from another `weft` binary.
     pub fn start_with(&self, node: &str, weft: &Path) -> Result<()> {
-        self.spawn_daemon(node, weft)?;
+        self.spawn_daemon(node, weft, None)?;
         self.wait_api(node)
     }
 
-    fn spawn_daemon(&self, node: &str, weft: &Path) -> Result<()> {
+    /// Starts a node's daemon as a service manager does that has opened the socket of the network
+    /// driver (sd_listen_fds(3)).
+    pub fn start_with_socket(&self, node: &str, plugin: &UnixListener) -> Result<()> {
+        self.spawn_daemon(node, &self.options.weft, Some(plugin))?;
+        self.wait_api(node)
+    }
+
+    fn spawn_daemon(&self, node: &str, weft: &Path, plugin: Option<&UnixListener>) -> Result<()> {
         let mut command = Command::new(weft);
         command
             .arg("daemon")
@@ -61,13 +69,27 @@ impl Lab {
             command.args(["--docker-host", &docker::docker_host(self.engine(node)?)]);
             command.args([OsStr::new("--plugin-socket"), contract::engine_plugins(node).join("weft.sock").as_os_str()]);
         }
-        let pid = self.spawn(node, &command, &contract::log(node))?;
+        let pid = match plugin {
+            None => self.spawn(node, &command, &contract::log(node))?,
+            Some(plugin) => {
+                // The first socket has the descriptor 3. The shell gets it as its standard input.
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 0</dev/null"]);
+                shell.arg(command.get_program()).args(command.get_args());
+                let stdin = OwnedFd::from(plugin.try_clone()?);
+                self.spawn_reading(node, &shell, stdin.into(), &contract::log(node))?
+            }
+        };
         fs::write(contract::pid_file(node), pid.to_string()).context("cannot write the daemon's pid file")
     }
 
     /// Starts a program in a host's namespace. The program gets its own session, so it continues
     /// after this process has ended.
     fn spawn(&self, host: &str, command: &Command, log: &Path) -> Result<u32> {
+        self.spawn_reading(host, command, Stdio::null(), log)
+    }
+
+    fn spawn_reading(&self, host: &str, command: &Command, stdin: Stdio, log: &Path) -> Result<u32> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -75,7 +97,7 @@ impl Lab {
             .with_context(|| format!("cannot open {}", log.display()))?;
         let mut session = Command::new("setsid");
         session.arg(command.get_program()).args(command.get_args());
-        session.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        session.stdin(stdin).stdout(log.try_clone()?).stderr(log);
         let child = netns::within(&contract::namespace_path(host), || session.spawn())?;
         Ok(child.with_context(|| format!("cannot run {}", command.get_program().display()))?.id())
     }
