@@ -89,6 +89,7 @@ fn plan() -> Result<NodePlan, Box<dyn Error>> {
         desired: TaskGoal::Run,
         expanded: Expanded::default(),
         container_at: None,
+        registry_auth: None,
     });
     Ok(plan)
 }

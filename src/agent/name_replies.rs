@@ -139,6 +139,7 @@ fn plan(services: &[Service], ipv6: [bool; 3], attached: &[usize]) -> NodePlan {
         desired: TaskGoal::Run,
         expanded: Expanded::default(),
         container_at: None,
+        registry_auth: None,
     });
     plan
 }

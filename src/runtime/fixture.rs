@@ -22,5 +22,6 @@ pub(crate) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
         desired: TaskGoal::Run,
         expanded: Expanded::default(),
         container_at: None,
+        registry_auth: None,
     }
 }

@@ -67,6 +67,8 @@ pub const MAX_NETWORKS_PER_SERVICE: usize = 8;
 /// Label of the docker networks by which a container engine connects containers to networks of the
 /// cluster: the id of the cluster's network.
 pub const NETWORK_LABEL: &str = "weft.network";
+/// Name of the image that weft itself is. It is in no registry.
+pub const WHOAMI_IMAGE: &str = "weft/whoami";
 /// Name of the ingress network that a new cluster has. Services whose spec lists no network are
 /// attached to the ingress network.
 pub const INGRESS_NETWORK: &str = "ingress";

@@ -17,7 +17,7 @@ use crate::{
     TaskId, Vni,
     id::ClusterId,
     net::Subnets,
-    spec::{ContainerSpec, Labels, Protocol, Resources, Role},
+    spec::{ContainerSpec, Labels, Protocol, RegistryAuth, Resources, Role},
     wireguard::EncryptionPlan,
 };
 
@@ -256,6 +256,10 @@ pub struct TaskPlan {
     /// `container` is empty then. `None` in memory.
     #[serde(default)]
     pub container_at: Option<u32>,
+    /// With which the image is pulled. `None` also as soon as the task is prepared, so that the
+    /// node does not keep a secret that it needs no more.
+    #[serde(default)]
+    pub registry_auth: Option<RegistryAuth>,
 }
 
 /// The parts of a task's container that have templates, with these expanded.

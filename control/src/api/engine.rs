@@ -33,6 +33,9 @@ use super::{
 /// clients have no time limit, because an image pull may take minutes.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long weft waits for what a registry says, before a service of an old client is created.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The characters that are percent-encoded in the value of a query: all except the unreserved
 /// characters of RFC 3986, section 2.3.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -162,13 +165,25 @@ fn networks_path(filters: &str) -> String {
     }
 }
 
-async fn get_json(socket: &Path, path: &str) -> Result<Value, ApiError> {
-    with_timeout(socket, ENGINE_TIMEOUT, get_json_without_timeout(socket, path)).await
+/// What a registry says of an image, as the engine's answer to `GET /distribution/{image}/json`.
+/// `auth` is the header with the credentials.
+pub(super) async fn distribution(socket: &Path, image: &str, auth: Option<&str>) -> Result<Value, ApiError> {
+    let invalid = |error: &dyn std::fmt::Display| ApiError::Invalid(format!("image {image}: {error}"));
+    let mut request = get(&format!("/distribution/{image}/json")).map_err(|error| invalid(&error))?;
+    if let Some(auth) = auth {
+        let value = HeaderValue::from_str(auth).map_err(|error| invalid(&error))?;
+        request.headers_mut().insert(super::credentials::HEADER, value);
+    }
+    with_timeout(socket, REGISTRY_TIMEOUT, send_for_json(socket, request)).await
 }
 
-async fn get_json_without_timeout(socket: &Path, path: &str) -> Result<Value, ApiError> {
-    let mut engine = Engine::connect(socket).await?;
+async fn get_json(socket: &Path, path: &str) -> Result<Value, ApiError> {
     let request = get(path).map_err(|error| ApiError::Internal(error.to_string()))?;
+    with_timeout(socket, ENGINE_TIMEOUT, send_for_json(socket, request)).await
+}
+
+async fn send_for_json(socket: &Path, request: Request) -> Result<Value, ApiError> {
+    let mut engine = Engine::connect(socket).await?;
     let response = engine.send(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| ApiError::Unavailable(error.to_string()))?;

@@ -103,16 +103,12 @@ features! {
     ).advice("label the nodes and use a constraint");
     SWAP_LIMITS = Feature::new("swap limits (--memory-swap)", &["TaskTemplate.Resources.SwapBytes"]);
     SWAPPINESS = Feature::new("swappiness (--memory-swappiness)", &["TaskTemplate.Resources.MemorySwappiness"]);
-    PLATFORMS = Feature::new("placement by platform list", &["TaskTemplate.Placement.Platforms"])
-        .advice("use a constraint on node.platform.os or node.platform.arch");
     ATTACHMENT_OPTIONS = Feature::new(
         "driver options of a network attachment (--network driver-opt)",
         &["TaskTemplate.Networks[].DriverOpts"],
     );
-    REGISTRY_CREDENTIALS = Feature::new("registry credentials in services (--with-registry-auth)", &[])
-        .advice("log in to the registry on each node");
-    IMAGE_DIGESTS = Feature::new("image digests from a registry (--resolve-image)", &[])
-        .advice("the image is used by the name that the service gives");
+    BUILT_IN_DIGESTS = Feature::new("digests of weft/whoami", &[])
+        .advice("the image is a part of weft and in no registry, so use it by its name");
 
     // Services.
     JOBS = Feature::new(

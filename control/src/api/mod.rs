@@ -24,6 +24,8 @@ mod address;
 mod wire;
 mod engine;
 mod serve;
+mod credentials;
+mod distribution;
 mod system;
 mod swarm;
 mod nodes;
@@ -160,12 +162,12 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
         .route("/configs/{*rest}", any(unsupported::configs))
         .route("/plugins", any(unsupported::plugins))
         .route("/plugins/{*rest}", any(unsupported::plugins))
-        .route("/distribution/{*rest}", any(unsupported::distribution))
         .route_layer(middleware::from_fn_with_state(api.clone(), catch_up))
         // Clients send these requests to any node at any time. They must not wait for the cluster,
         // so they are added after `catch_up`.
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
+        .route("/distribution/{*rest}", get(distribution::inspect))
         .fallback(engine::forward)
         .with_state(api);
     serve::wrap(routes)

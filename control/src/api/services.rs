@@ -1,23 +1,26 @@
 //! Handlers of `service`: create, list, inspect, update, roll back and remove services.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode},
+    http::{HeaderMap, StatusCode},
 };
 use serde_json::{Value, json};
 use weft_model::{
     ClusterState, Command, NetworkId, ServiceId,
-    spec::{ServiceMode, ServiceSpec},
+    spec::{RegistryAuth, ServiceMode, ServiceSpec},
     state::{Node, Service},
 };
 
 use super::{
     Api,
     body::JsonBody,
+    credentials::{self, Header},
+    distribution,
     error::ApiError,
-    features, find,
+    find,
     query::{Filters, Params},
+    version::ClientVersion,
     wire,
 };
 use crate::schedule::needs_encryption;
@@ -25,6 +28,11 @@ use crate::schedule::needs_encryption;
 /// A service that was created without a name gets a name from this many characters of its id, which
 /// makes 36^8 possible names.
 const NAME_LEN: usize = 8;
+/// The values of the query `registryAuthFrom`.
+const SPEC: &str = "spec";
+const PREVIOUS_SPEC: &str = "previous-spec";
+/// The feature level from which on the cluster state has credentials and platforms.
+const REGISTRY_LEVEL: u32 = 1;
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let state = api.state()?;
@@ -59,19 +67,26 @@ pub(super) async fn inspect(
 
 pub(super) async fn create(
     State(api): State<Api>,
+    client: Extension<ClientVersion>,
     headers: HeaderMap,
     JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let cluster = api.cluster()?;
-    refuse_credentials(&headers)?;
+    let header = credentials::read(&headers)?;
     let id = ServiceId::from_random(rand::random());
     wire::fields::rename(&mut body, "Name")?;
     if body["Name"].as_str().is_none_or(str::is_empty) {
         wire::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));
     }
     let state = api.state()?;
-    let spec = Box::new(read(&state, body)?);
-    let warnings: Vec<String> = encryption_warning(&state, &spec).into_iter().collect();
+    let mut spec = Box::new(read(&state, body)?);
+    let mut warnings: Vec<String> = encryption_warning(&state, &spec).into_iter().collect();
+    warnings.extend(undecodable_warning(&header));
+    if let Header::Given(Some(auth)) = header {
+        spec.task.registry_auth = Some(auth);
+    }
+    warnings.extend(level_warning(&state, &spec));
+    warnings.extend(pin(&api, client.0, &mut spec).await);
     cluster.propose(Command::CreateService { id: id.clone(), spec }).await?;
     Ok((StatusCode::CREATED, Json(json!({"ID": id.as_str(), "Warnings": warnings}))))
 }
@@ -89,34 +104,45 @@ fn encryption_warning(state: &ClusterState, spec: &ServiceSpec) -> Option<String
 pub(super) async fn update(
     State(api): State<Api>,
     Path(id): Path<String>,
+    client: Extension<ClientVersion>,
     params: Params,
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     let cluster = api.cluster()?;
-    refuse_credentials(&headers)?;
+    let header = credentials::read(&headers)?;
+    let from = params.text("registryAuthFrom");
+    if !["", SPEC, PREVIOUS_SPEC].contains(&from) {
+        return Err(ApiError::Invalid(format!(
+            "invalid registryAuthFrom {from:?}: give {SPEC:?} or {PREVIOUS_SPEC:?}"
+        )));
+    }
     let version = params.version()?;
     let is_rollback = match params.text("rollback") {
         "" => false,
         "previous" => true,
         other => return Err(ApiError::Invalid(format!("invalid rollback {other:?}: the only one is \"previous\""))),
     };
-    let command = {
-        let state = api.state()?;
-        let id = find::service(&state, &id)?.id.clone();
-        if is_rollback {
-            Command::RollbackService {
-                id,
-                version,
-                message: "manually requested rollback".to_owned(),
-                automatic: false,
-            }
-        } else {
-            Command::UpdateService { id, version, spec: Box::new(read(&state, body)?) }
-        }
+    let state = api.state()?;
+    let service = find::service(&state, &id)?;
+    let id = service.id.clone();
+    let mut warnings = Vec::new();
+    let command = if is_rollback {
+        // The previous spec has its own credentials, so those of the request have no effect.
+        Command::RollbackService { id, version, message: "manually requested rollback".to_owned(), automatic: false }
+    } else {
+        let mut spec = Box::new(read(&state, body)?);
+        warnings.extend(undecodable_warning(&header));
+        spec.task.registry_auth = match header {
+            Header::Given(auth) => auth,
+            Header::Absent | Header::Undecodable(_) => kept_credentials(service, from)?,
+        };
+        warnings.extend(level_warning(&state, &spec));
+        warnings.extend(pin(&api, client.0, &mut spec).await);
+        Command::UpdateService { id, version, spec }
     };
     cluster.propose(command).await?;
-    Ok(Json(json!({"Warnings": null})))
+    Ok(Json(json!({"Warnings": (!warnings.is_empty()).then_some(warnings)})))
 }
 
 pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Result<(), ApiError> {
@@ -145,11 +171,48 @@ fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
     wire::service::read(body, &resolve)
 }
 
-/// Refuses credentials of a registry. Clients send them in a header, as JSON in base64. A client
-/// without credentials sends `{}`, `null` or no header.
-fn refuse_credentials(headers: &HeaderMap) -> Result<(), ApiError> {
-    match headers.get("x-registry-auth").map(HeaderValue::as_bytes) {
-        None | Some(b"" | b"e30=" | b"e30" | b"bnVsbA==") => Ok(()),
-        Some(_) => Err(features::REGISTRY_CREDENTIALS.refusal()),
+/// The warning for a header with credentials that weft ignores.
+fn undecodable_warning(header: &Header) -> Option<String> {
+    let Header::Undecodable(reason) = header else { return None };
+    tracing::warn!(reason, "a request has a header X-Registry-Auth that cannot be decoded");
+    Some(format!("the header X-Registry-Auth was ignored, because {reason}"))
+}
+
+/// The warning for a service with parts that a manager of an older release does not know. The log
+/// is written for the oldest manager, without these parts.
+fn level_warning(state: &ClusterState, spec: &ServiceSpec) -> Option<String> {
+    let parts = [
+        ("registry credentials", spec.task.registry_auth.is_some()),
+        ("platforms", !spec.task.placement.platforms.is_empty()),
+    ];
+    let parts: Vec<&str> = parts.into_iter().filter(|(_, is_used)| *is_used).map(|(name, _)| name).collect();
+    (state.feature_level < REGISTRY_LEVEL && !parts.is_empty()).then(|| {
+        format!(
+            "the {} of the service were left out, because a manager is of an older release: upgrade it, then update \
+             the service",
+            parts.join(" and ")
+        )
+    })
+}
+
+/// The credentials of an update whose request has none: those of the spec that the query names.
+fn kept_credentials(service: &Service, from: &str) -> Result<Option<RegistryAuth>, ApiError> {
+    if from != PREVIOUS_SPEC {
+        return Ok(service.spec.task.registry_auth.clone());
     }
+    let previous = service.previous.as_ref().ok_or_else(|| {
+        ApiError::Invalid(format!("service {} has no previous spec: give registryAuthFrom={SPEC}", service.spec.name))
+    })?;
+    Ok(previous.task.registry_auth.clone())
+}
+
+/// Pins the image of a service by its digest for clients that do not do it. Returns a warning if
+/// this fails.
+async fn pin(api: &Api, client: ClientVersion, spec: &mut ServiceSpec) -> Option<String> {
+    let mut image = spec.task.container.image.clone();
+    let warning = distribution::pin(api, client, &mut image, spec.task.registry_auth.as_ref()).await;
+    if image != spec.task.container.image {
+        spec.task.container.image = image;
+    }
+    warning
 }

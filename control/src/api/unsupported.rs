@@ -1,5 +1,4 @@
-//! Handlers for objects that weft does not support: secrets, configs, plugins, and the digests of
-//! images.
+//! Handlers for objects that weft does not support: secrets, configs and plugins.
 //!
 //! A request for a list gets an empty list, so that clients that only list such objects (`docker
 //! stack rm`) continue. All other requests get an error that names the feature.
@@ -38,10 +37,4 @@ pub(super) async fn plugins(State(api): State<Api>, request: Request) -> Result<
         Some(_) => engine::forward(State(api), request).await,
         None => empty_list_or_refusal(&features::PLUGINS, &request),
     }
-}
-
-/// Clients ask for the digest of an image before they create a service. If this fails, they print a
-/// warning and continue.
-pub(super) async fn distribution() -> ApiError {
-    features::IMAGE_DIGESTS.refusal()
 }

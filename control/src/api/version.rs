@@ -19,6 +19,12 @@ pub(super) struct ApiVersion {
     minor: u32,
 }
 
+impl ApiVersion {
+    pub(super) const fn new(major: u32, minor: u32) -> Self {
+        Self { major, minor }
+    }
+}
+
 impl std::fmt::Display for ApiVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)

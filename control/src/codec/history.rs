@@ -53,9 +53,12 @@ const ADDED: &[Addition] = &[
     (Owner::Type("NodeReport"), "addr", 1),
     (Owner::Type("NodeReport"), "epoch", 1),
     (Owner::Type("NodeReport"), "problem", 1),
+    (Owner::Type("Placement"), "platforms", 1),
     (Owner::Type("Task"), "stored_spec", 1),
     (Owner::Type("TaskPlan"), "container_at", 1),
     (Owner::Type("TaskPlan"), "expanded", 1),
+    (Owner::Type("TaskPlan"), "registry_auth", 1),
+    (Owner::Type("TaskSpec"), "registry_auth", 1),
     (Owner::Variant("Command", "AssignTask"), "reuse", 1),
     (Owner::Variant("Command", "ReleaseAddresses"), "owners", 1),
 ];

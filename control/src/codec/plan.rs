@@ -91,6 +91,7 @@ mod tests {
             desired: TaskGoal::Run,
             expanded,
             container_at: None,
+            registry_auth: None,
         }
     }
 

@@ -18,9 +18,9 @@ use weft_model::{
     },
     spec::{
         Availability, ClusterSpec, Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction,
-        HostEntry, Labels, NetworkAttachment, NetworkSpec, NodeAttribute, NodeSpec, Placement, PortSpec, Protocol,
-        Resources, RestartCondition, RestartPolicy, Role, ServiceMode, ServiceSpec, SubnetSpec, TaskSpec, UpdateConfig,
-        UpdateOrder,
+        HostEntry, Labels, NetworkAttachment, NetworkSpec, NodeAttribute, NodeSpec, Placement, Platform, PortSpec,
+        Protocol, RegistryAuth, Resources, RestartCondition, RestartPolicy, Role, ServiceMode, ServiceSpec, SubnetSpec,
+        TaskSpec, UpdateConfig, UpdateOrder,
     },
     state::{
         FreedAddress, KeyRecord, KeyStage, ManagerLock, NetworkConfiguration, NodeDescription, NodeStatus, Restarts,
@@ -45,6 +45,19 @@ fn key(first: u8) -> NodeKey {
 
 fn addr(last: u8) -> DualAddr {
     DualAddr { v4: Some([10, 1, 0, last].into()), v6: [0xfd00, 0, 0, 0, 0, 0, 0, last.into()].into() }
+}
+
+fn registry_auth() -> RegistryAuth {
+    let text = str::to_owned;
+    RegistryAuth {
+        username: text("user"),
+        password: text("password"),
+        auth: text("auth"),
+        email: text("email"),
+        server_address: text("registry.test"),
+        identity_token: text("identity"),
+        registry_token: text("registry"),
+    }
 }
 
 fn container() -> ContainerSpec {
@@ -98,9 +111,11 @@ pub(super) fn service_spec() -> ServiceSpec {
                 constraints: vec![Constraint { attribute: attribute("disk"), equal: false, value: "hdd".to_owned() }],
                 spread: vec![attribute("zone"), NodeAttribute::EngineLabel("rack".to_owned())],
                 max_replicas_per_node: 4,
+                platforms: vec![Platform { os: "linux".to_owned(), arch: "amd64".to_owned() }],
             },
             networks: vec![NetworkAttachment { network: NetworkId::from_random(70), aliases: vec!["api".to_owned()] }],
             force_update: 2,
+            registry_auth: Some(registry_auth()),
         }),
         mode: ServiceMode::Replicated { replicas: 3 },
         update: update_config(UpdateOrder::StartFirst, FailureAction::Rollback),
@@ -446,6 +461,7 @@ pub(super) fn plan() -> NodePlan {
             desired: TaskGoal::Stop,
             expanded: Expanded { hostname: None, env: [(0, "A=1".to_owned())].into() },
             container_at: None,
+            registry_auth: Some(registry_auth()),
         }],
         epoch: 2,
         feature_level: 1,

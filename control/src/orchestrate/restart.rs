@@ -39,7 +39,7 @@ pub(super) fn after(service: &Service, task: &Task) -> Option<Restart> {
     }
     let policy = &service.spec.task.restart;
     let ended_ms = task.state_since_ms;
-    if task.spec != service.spec.task {
+    if !task.is_current(service) {
         let not_before_ms = ended_ms.saturating_add(policy.delay_ms);
         return Some(Restart { not_before_ms, restarts: Restarts::default() });
     }

@@ -20,7 +20,7 @@ use weft_model::{
         AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan, NetworkPlan, NodePlan, PeerPlan, PortPlan,
         ServicePlan, TaskGoal, TaskPlan,
     },
-    spec::{ContainerSpec, Labels, Protocol, Role},
+    spec::{ContainerSpec, Labels, Protocol, RegistryAuth, Role},
     state::{Node, Service, Task, TaskState, Traffic},
 };
 
@@ -249,7 +249,14 @@ fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task, varia
         desired: goal(task),
         expanded,
         container_at: None,
+        registry_auth: registry_auth(task),
     }
+}
+
+/// The credentials are in the plan only until the task has its image.
+fn registry_auth(task: &Task) -> Option<RegistryAuth> {
+    let waits = task.status.state < TaskState::Ready && task.desired <= TaskState::Running;
+    task.spec.registry_auth.clone().filter(|_| waits)
 }
 
 fn goal(task: &Task) -> TaskGoal {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_model::{
     Command, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,
-    spec::EndpointMode,
-    state::{TaskState, Traffic},
+    spec::{EndpointMode, RegistryAuth},
+    state::{FEATURE_LEVEL, TaskState, Traffic},
 };
 
 use super::plan;
@@ -252,4 +252,27 @@ fn a_plan_has_the_large_container_of_many_tasks_once() {
     assert!(read.tasks.iter().all(|task| task.container.is_same(&read.tasks[0].container)), "so has the node");
     let slots: BTreeSet<&str> = read.tasks.iter().filter_map(|task| task.env().last()).collect();
     assert_eq!(slots.len() as u64, TASKS, "each task has its own value of the template: {slots:?}");
+}
+
+#[test]
+fn credentials_are_in_the_plan_of_the_tasks_node_until_it_has_the_image() {
+    let mut cluster = cluster();
+    let auth = RegistryAuth { username: "ann".to_owned(), password: "secret".to_owned(), ..RegistryAuth::default() };
+    let service = cluster.service.clone();
+    cluster.cluster.update_service(&service, |spec| spec.task.registry_auth = Some(auth.clone()));
+    assert_eq!(cluster.own_plan().tasks[0].registry_auth, None, "this task has its image");
+    let id = cluster.cluster.task(&service, 2);
+    cluster.cluster.ok(Command::AssignTask { id: id.clone(), node: cluster.own_node.clone(), reuse: BTreeMap::new() });
+    let of_task = |cluster: &Cluster| {
+        let plan = cluster.own_plan();
+        plan.tasks.iter().find(|t| t.id == id).expect("the task").registry_auth.clone()
+    };
+    assert_eq!(of_task(&cluster), Some(auth.clone()));
+    cluster.cluster.observe(&id, TaskState::Preparing);
+    assert_eq!(of_task(&cluster), Some(auth));
+    assert!(!format!("{:?}", cluster.own_plan()).contains("secret"), "the debug text of a plan shows a password");
+    let other = codec::plan::encode(&cluster.other_plan(), FEATURE_LEVEL).expect("encoded");
+    assert!(!String::from_utf8_lossy(&other).contains("secret"), "a node that does not pull has the password");
+    cluster.cluster.observe(&id, TaskState::Ready);
+    assert_eq!(of_task(&cluster), None);
 }

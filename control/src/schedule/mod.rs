@@ -2,10 +2,9 @@
 //! each task that waits for a node.
 //!
 //! A node is suitable if it takes tasks, has the resources that the task reserves, satisfies the
-//! constraints of the service, and is below the limit of replicas per node. For a task on an
-//! encrypted network, the node must also be able to encrypt, and have a key that the other nodes
-//! know. Among the suitable
-//! nodes the scheduler prefers, in this order:
+//! constraints of the service, is of a platform of its image, and is below the limit of replicas
+//! per node. For a task on an encrypted network, the node must also be able to encrypt, and have a
+//! key that the other nodes know. Among the suitable nodes the scheduler prefers, in this order:
 //!
 //! 1. nodes on which the service has not failed repeatedly;
 //! 2. nodes that spread the tasks of the service over the values of the placement preferences;
@@ -20,7 +19,7 @@ use std::collections::BTreeMap;
 
 use weft_model::{
     ClusterState, NodeId, ServiceId,
-    spec::{Constraint, NodeAttribute, Placement, Role, TaskSpec},
+    spec::{Constraint, NodeAttribute, Placement, Platform, Role, TaskSpec},
     state::{Network, Node, Slot, Task, TaskState},
     wireguard::EncryptionSupport,
 };
@@ -118,6 +117,7 @@ enum Unsuitable {
     Unavailable,
     Resources,
     Constraints,
+    Platform,
     MaxReplicas,
     /// The node cannot encrypt, with its reason.
     Encryption(String),
@@ -132,6 +132,7 @@ impl Unsuitable {
             Self::Unavailable => format!("{nodes} not available for new tasks"),
             Self::Resources => format!("insufficient resources on {nodes}"),
             Self::Constraints => format!("scheduling constraints not satisfied on {nodes}"),
+            Self::Platform => format!("unsupported platform on {nodes}"),
             Self::MaxReplicas => format!("max replicas per node limit reached on {nodes}"),
             Self::Encryption(reason) => format!("no encryption on {nodes}: {reason}"),
             Self::EncryptionKey => format!("encryption not ready yet on {nodes}"),
@@ -186,6 +187,8 @@ fn check_node(load: &Load, node: &Node, task: &Task, encrypted: bool) -> Option<
         Some(Unsuitable::Resources)
     } else if !satisfies(node, &placement.constraints) {
         Some(Unsuitable::Constraints)
+    } else if !is_of_platform(node, &placement.platforms) {
+        Some(Unsuitable::Platform)
     } else if limit > 0 && load.of_service(&node.id, &task.service, Some(&task.slot)) >= limit {
         Some(Unsuitable::MaxReplicas)
     } else if encrypted {
@@ -217,6 +220,25 @@ fn check_encryption(node: &Node) -> Option<Unsuitable> {
 /// Whether a node satisfies all of these constraints.
 pub fn satisfies(node: &Node, constraints: &[Constraint]) -> bool {
     constraints.iter().all(|c| (attribute(node, &c.attribute).as_deref() == Some(c.value.as_str())) == c.equal)
+}
+
+/// Whether the node is of one of these platforms. An empty list stands for all.
+pub fn is_of_platform(node: &Node, platforms: &[Platform]) -> bool {
+    let Some(machine) = &node.description else { return platforms.is_empty() };
+    let matches = |platform: &Platform| {
+        (platform.os.is_empty() || platform.os == machine.os)
+            && (platform.arch.is_empty() || common_arch(&platform.arch) == common_arch(&machine.arch))
+    };
+    platforms.is_empty() || platforms.iter().any(matches)
+}
+
+/// Images and kernels have different names for the same architecture.
+fn common_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 /// The value of an attribute of a node. `None` if the node has no such label or has not sent its

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weft_model::{
     Command, NodeId, ServiceId,
     report::NodeDescription,
-    spec::{Availability, Constraint, NetworkSpec, NodeAttribute, ServiceSpec},
+    spec::{Availability, Constraint, NetworkSpec, NodeAttribute, Platform, ServiceSpec},
     state::{KeyStage, NodeStatus, TaskState},
     wireguard::{EncryptionSupport, NodeKey, PublicKey},
 };
@@ -204,4 +204,37 @@ fn a_task_on_an_encrypted_network_gets_a_node_with_an_active_key() {
     cluster.ok(Command::SetKeyStage { node: n2, key: key.public_key, stage: KeyStage::Active });
     check(&mut cluster, service_spec("secret", 3, &[&network]), &["n2", "n2", "n2"]);
     check(&mut cluster, service_spec("clear", 2, &[]), &["n1", "n3"]);
+}
+
+#[test]
+fn a_node_must_be_of_a_platform_of_the_image() {
+    let mut cluster = cluster();
+    for (hostname, os, arch) in [("n1", "linux", "x86_64"), ("n2", "linux", "aarch64"), ("n3", "other", "riscv64")] {
+        let (os, arch) = (os.to_owned(), arch.to_owned());
+        let description = Box::new(NodeDescription { os, arch, ..description(&[]) });
+        cluster.ok(Command::DescribeNode { node: node(&cluster, hostname), description });
+    }
+    let for_platforms = |name: &str, platforms: &[(&str, &str)]| {
+        let mut spec = service_spec(name, 1, &[]);
+        let platform = |(os, arch): &(&str, &str)| Platform { os: (*os).to_owned(), arch: (*arch).to_owned() };
+        spec.task.placement.platforms = platforms.iter().map(platform).collect();
+        spec
+    };
+    check(&mut cluster, for_platforms("a", &[]), &["n1", "n2", "n3"]);
+    check(&mut cluster, for_platforms("b", &[("linux", "amd64")]), &["n1", "n1"]);
+    check(&mut cluster, for_platforms("c", &[("linux", "arm64"), ("unknown", "unknown")]), &["n2", "n2"]);
+    check(&mut cluster, for_platforms("d", &[("linux", "aarch64"), ("linux", "x86_64")]), &["n1", "n2"]);
+    check(&mut cluster, for_platforms("e", &[("", "riscv64")]), &["n3"]);
+    check(&mut cluster, for_platforms("f", &[("other", "")]), &["n3"]);
+    check(&mut cluster, for_platforms("g", &[("", "")]), &["n3", "n1"]);
+    let unsuitable = "no suitable node (unsupported platform on 3 nodes)";
+    check_refused(&mut cluster, for_platforms("h", &[("linux", "s390x"), ("windows", "amd64")]), unsuitable);
+    let mut spec = for_platforms("i", &[("linux", "arm64")]);
+    spec.task.placement.constraints =
+        vec![Constraint { attribute: NodeAttribute::Hostname, equal: true, value: "n1".to_owned() }];
+    check_refused(
+        &mut cluster,
+        spec,
+        "no suitable node (scheduling constraints not satisfied on 2 nodes; unsupported platform on 1 node)",
+    );
 }

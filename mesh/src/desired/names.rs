@@ -228,6 +228,7 @@ mod tests {
             desired: TaskGoal::Run,
             expanded: Expanded::default(),
             container_at: None,
+            registry_auth: None,
         };
         (plan, links)
     }

@@ -55,6 +55,7 @@ fn task(number: u8, nets: &[u8]) -> TaskPlan {
         desired: TaskGoal::Run,
         expanded: Expanded::default(),
         container_at: None,
+        registry_auth: None,
     }
 }
 

@@ -5,14 +5,18 @@
 
 use std::{io, os::unix::fs::MetadataExt};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bollard::{
     Docker, body_try_stream,
     query_parameters::{CreateImageOptionsBuilder, PruneImagesOptionsBuilder, TagImageOptionsBuilder},
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use hyper::header::HeaderValue;
+use serde_json::{Map, Value};
 use tokio_util::io::ReaderStream;
 use tracing::{info, warn};
+use weft_model::spec::RegistryAuth;
 
 use super::error::{engine_error, http_status, message};
 use crate::runtime::{
@@ -39,8 +43,12 @@ pub(super) async fn ensure_own_image(docker: &Docker) -> Result<(), RuntimeError
 }
 
 /// Makes an image available: tags the built-in image, or pulls an image that the engine does not
-/// have.
-pub(super) async fn ensure_image(docker: &Docker, image: &str) -> Result<(), RuntimeError> {
+/// have, with the credentials `auth`.
+pub(super) async fn ensure_image(
+    docker: &Docker,
+    image: &str,
+    auth: Option<&RegistryAuth>,
+) -> Result<(), RuntimeError> {
     let reference = Reference::parse(image);
     if reference.is_whoami() {
         return if reference.version == LATEST { Ok(()) } else { tag(docker, image).await };
@@ -52,8 +60,27 @@ pub(super) async fn ensure_image(docker: &Docker, image: &str) -> Result<(), Run
     }
     let options =
         CreateImageOptionsBuilder::default().from_image(reference.name).tag(reference.version.as_str()).build();
+    let docker = auth.map_or_else(|| docker.clone(), |auth| with_credentials(docker, auth));
     let pulled = docker.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) }).await;
     pulled.map_err(|error| RuntimeError::Image { image: image.to_owned(), reason: message(&error) })
+}
+
+/// A client whose requests have these credentials. bollard would write them in the standard
+/// alphabet of base64, and the engine reads the URL-safe one: it would take a password with some
+/// characters for no password.
+fn with_credentials(docker: &Docker, auth: &RegistryAuth) -> Docker {
+    let mut header = registry_header(auth);
+    header.set_sensitive(true);
+    docker.clone().with_request_modifier(move |mut request| {
+        request.headers_mut().insert("X-Registry-Auth", header.clone());
+        request
+    })
+}
+
+fn registry_header(auth: &RegistryAuth) -> HeaderValue {
+    let fields = auth.fields().into_iter().filter(|(_, text)| !text.is_empty());
+    let json: Map<String, Value> = fields.map(|(name, text)| (name.to_owned(), text.into())).collect();
+    HeaderValue::from_str(&URL_SAFE.encode(Value::Object(json).to_string())).expect("base64 is ASCII")
 }
 
 async fn build_of(docker: &Docker, image: &str) -> Result<Option<String>, RuntimeError> {
@@ -114,4 +141,19 @@ async fn archive() -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 
     let trailer = Bytes::from(vec![0; (len.next_multiple_of(512) - len) as usize + 1024]);
     let one = |bytes| futures_util::stream::once(async { Ok(bytes) });
     Ok(one(header).chain(ReaderStream::with_capacity(program, 1 << 20)).chain(one(trailer)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_gets_credentials_in_the_alphabet_that_it_reads() {
+        let auth = RegistryAuth { username: "ann".into(), password: "a?>?>ÿþ~~".into(), ..RegistryAuth::default() };
+        let header = registry_header(&auth);
+        let text = header.to_str().expect("ASCII");
+        assert!(text.contains(['-', '_']) && !text.contains(['+', '/']), "{text}");
+        let json: Value = serde_json::from_slice(&URL_SAFE.decode(text).expect("base64")).expect("JSON");
+        assert_eq!(json, serde_json::json!({"username": "ann", "password": "a?>?>ÿþ~~"}));
+    }
 }

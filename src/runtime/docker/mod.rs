@@ -93,7 +93,7 @@ impl Executor for DockerRuntime {
             let _one_at_a_time = self.images.lock().await;
             image::ensure_own_image(&docker).await?;
         }
-        image::ensure_image(&docker, &task.container.image).await
+        image::ensure_image(&docker, &task.container.image, task.registry_auth.as_ref()).await
     }
 
     async fn prepare(&self, task: &TaskPlan, networks: &[NetworkPlan]) -> Result<(), RuntimeError> {

@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) const COMMAND: &str = "__whoami";
 
 /// The image whose tasks run this program, with any tag.
-pub(crate) const IMAGE: &str = "weft/whoami";
+pub(crate) const IMAGE: &str = weft_model::WHOAMI_IMAGE;
 
 pub(crate) const HTTP_PORT: u16 = 80;
 const ECHO_PORT: u16 = 7;

@@ -10,11 +10,13 @@ mod node;
 mod network;
 mod service;
 mod names;
+mod credentials;
 mod task;
 
 use std::collections::BTreeMap;
 
 pub use cluster::ClusterSpec;
+pub use credentials::RegistryAuth;
 pub use names::{
     DnsConfig, HostEntry, HostName, InvalidHostEntry, InvalidResolverOption, InvalidSearchDomain, MAX_NAME_SERVERS,
     ResolverOption, SearchDomain,
@@ -25,8 +27,8 @@ pub use service::{
     EndpointMode, EndpointSpec, FailureAction, PortSpec, Protocol, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder,
 };
 pub use task::{
-    Constraint, ContainerSpec, NetworkAttachment, NodeAttribute, Placement, Resources, RestartCondition, RestartPolicy,
-    STOP_GRACE_MS, TaskSpec,
+    Constraint, ContainerSpec, NetworkAttachment, NodeAttribute, Placement, Platform, Resources, RestartCondition,
+    RestartPolicy, STOP_GRACE_MS, TaskSpec,
 };
 
 /// Key-value pairs that users attach to objects.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DnsConfig, HostEntry, Labels};
+use super::{DnsConfig, HostEntry, Labels, RegistryAuth};
 use crate::{NetworkId, Shared};
 
 /// The desired tasks of a service. If a user changes this spec, a rolling update replaces the tasks
@@ -20,6 +20,10 @@ pub struct TaskSpec {
     /// Incremented by `service update --force`, so that the spec differs and the tasks are
     /// replaced.
     pub force_update: u64,
+    /// With which nodes pull the image. `None`: without credentials. A change of it alone replaces
+    /// no task that has its image.
+    #[serde(default)]
+    pub registry_auth: Option<RegistryAuth>,
 }
 
 impl TaskSpec {
@@ -32,7 +36,19 @@ impl TaskSpec {
             placement: Placement::default(),
             networks: Vec::new(),
             force_update: 0,
+            registry_auth: None,
         }
+    }
+
+    /// Whether tasks of both specs are the same once they have their image.
+    pub fn is_same_but_for_credentials(&self, other: &Self) -> bool {
+        let Self { container, resources, restart, placement, networks, force_update, registry_auth: _ } = self;
+        *container == other.container
+            && *resources == other.resources
+            && *restart == other.restart
+            && *placement == other.placement
+            && *networks == other.networks
+            && *force_update == other.force_update
     }
 }
 
@@ -149,6 +165,18 @@ pub struct Placement {
     pub spread: Vec<NodeAttribute>,
     /// Zero: no limit.
     pub max_replicas_per_node: u64,
+    /// The platforms that the image is for. A node must be one of them. Empty: any node.
+    #[serde(default)]
+    pub platforms: Vec<Platform>,
+}
+
+/// A platform of an image. An empty text matches every node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// Such as `linux`.
+    pub os: String,
+    /// Such as `amd64`, or `x86_64` for the same.
+    pub arch: String,
 }
 
 /// `node.labels.storage==ssd`, or `!=` if `equal` is false.

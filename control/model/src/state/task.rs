@@ -199,9 +199,10 @@ impl Task {
 
     /// Whether the task has the current spec of its service. Such a task can be older than the last
     /// change of the spec: after a rollback, the tasks that the update had not replaced have the
-    /// current spec again.
+    /// current spec again. A task that got its image with other credentials is current too.
     pub fn is_current(&self, service: &Service) -> bool {
-        self.spec == service.spec.task
+        let has_image = self.status.state >= TaskState::Ready && self.status.state != TaskState::Rejected;
+        self.spec == service.spec.task || (has_image && self.spec.is_same_but_for_credentials(&service.spec.task))
     }
 
     /// Whether the task's node must stop it now.

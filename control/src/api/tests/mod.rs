@@ -7,6 +7,7 @@ mod cluster;
 mod engine;
 mod fields;
 mod networks;
+mod registry;
 mod services;
 mod system;
 

@@ -10,7 +10,7 @@ async fn a_service_is_shown_as_it_was_requested() {
     let network = api.network("app").await;
     let mut requested = service("web");
     requested["TaskTemplate"]["Networks"] = json!([{"Target": "app", "Aliases": ["w"]}]);
-    requested["TaskTemplate"]["Placement"] = json!({"Constraints": ["node.role == worker"], "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}]});
+    requested["TaskTemplate"]["Placement"] = json!({"Constraints": ["node.role == worker"], "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}], "Platforms": [{"Architecture": "amd64", "OS": "linux"}, {"OS": "linux"}]});
     requested["UpdateConfig"] = json!({"Parallelism": 2, "Delay": 1_000_000_000u64, "FailureAction": "rollback", "MaxFailureRatio": 0.1, "Order": "start-first"});
     let made = api.post("/v1.50/services/create", requested).await;
     let id = made["ID"].as_str().expect("an id");
@@ -19,6 +19,10 @@ async fn a_service_is_shown_as_it_was_requested() {
     let spec = &shown["Spec"];
     assert_eq!(spec["TaskTemplate"]["Networks"], json!([{"Target": network, "Aliases": ["w"]}]));
     assert_eq!(spec["TaskTemplate"]["Placement"]["Constraints"], json!(["node.role==worker"]));
+    assert_eq!(
+        spec["TaskTemplate"]["Placement"]["Platforms"],
+        json!([{"Architecture": "amd64", "OS": "linux"}, {"OS": "linux"}])
+    );
     assert_eq!(spec["UpdateConfig"]["FailureAction"], "rollback");
     assert_eq!(spec["UpdateConfig"]["MaxFailureRatio"], 0.1);
     assert_eq!(shown["Endpoint"]["Ports"][0]["PublishedPort"], 8080);
@@ -105,7 +109,7 @@ async fn unsupported_features_are_refused_by_name() {
         ("/TaskTemplate/ContainerSpec/TTY", json!(true), "--tty"),
         ("/TaskTemplate/ContainerSpec/Privileges", json!({"NoNewPrivileges": true}), "privileges"),
         ("/TaskTemplate/LogDriver", json!({"Name": "syslog"}), "--log-driver"),
-        ("/TaskTemplate/Placement/Platforms", json!([{"OS": "linux"}]), "platform list"),
+        ("/TaskTemplate/Placement/Platforms", json!([{"OSVersion": "10"}]), "Platforms[0].OSVersion"),
         ("/TaskTemplate/Runtime", json!("plugin"), "plugin"),
         ("/Mode", json!({"ReplicatedJob": {"MaxConcurrent": 1}}), "replicated-job"),
         ("/Mode", json!({"GlobalJob": {}}), "global-job"),
@@ -130,7 +134,8 @@ async fn unsupported_features_are_refused_by_name() {
         ("/secrets/create", "secrets"),
         ("/configs/x", "configs"),
         ("/plugins/x/json", "plugins"),
-        ("/distribution/a/b/json", "digest"),
+        ("/distribution/a/b/json", "container engine"),
+        ("/distribution/weft/whoami:latest/json", "a digest of weft/whoami:latest: the image is a part of weft"),
         ("/containers/json", "container engine"),
         ("/images/create", "container engine"),
     ] {

@@ -8,8 +8,8 @@ use weft_model::{
     NetworkId,
     spec::{
         Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction, HostEntry, MAX_NAME_SERVERS,
-        NetworkAttachment, NodeAttribute, Placement, PortSpec, Protocol, Resources, RestartCondition, RestartPolicy,
-        SearchDomain, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
+        NetworkAttachment, NodeAttribute, Placement, Platform, PortSpec, Protocol, Resources, RestartCondition,
+        RestartPolicy, SearchDomain, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
     },
 };
 
@@ -117,8 +117,15 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         value,
     });
     let spread = word().prop_map(NodeAttribute::Label);
-    let placement = (vec(constraint, 0..3), vec(spread, 0..3), amount()).prop_map(
-        |(constraints, spread, max_replicas_per_node)| Placement { constraints, spread, max_replicas_per_node },
+    let text = || prop_oneof![Just(String::new()), word()];
+    let platform = (text(), text()).prop_map(|(os, arch)| Platform { os, arch });
+    let placement = (vec(constraint, 0..3), vec(spread, 0..3), amount(), vec(platform, 0..3)).prop_map(
+        |(constraints, spread, max_replicas_per_node, platforms)| Placement {
+            constraints,
+            spread,
+            max_replicas_per_node,
+            platforms,
+        },
     );
     let networks = vec(vec(word(), 0..3), 0..3).prop_map(|aliases| {
         let attach = |(i, aliases)| NetworkAttachment { network: NetworkId::from_random(i as u128), aliases };
@@ -132,6 +139,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
             placement,
             networks,
             force_update,
+            registry_auth: None,
         },
     )
 }

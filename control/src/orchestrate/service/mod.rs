@@ -76,5 +76,8 @@ fn can_be_placed(slot: &Slot, state: &ClusterState) -> bool {
 
 /// Whether tasks of the service may stay on this node.
 fn may_stay(node: &Node, service: &Service) -> bool {
-    node.spec.availability != Availability::Drain && schedule::satisfies(node, &service.spec.task.placement.constraints)
+    let placement = &service.spec.task.placement;
+    node.spec.availability != Availability::Drain
+        && schedule::satisfies(node, &placement.constraints)
+        && schedule::is_of_platform(node, &placement.platforms)
 }

@@ -94,7 +94,7 @@ fn next_attempt(service: &Service, slot: &SlotTasks<'_>, old: &Task) -> Option<R
 /// The newest task of the slot, if it has the new spec and ended by itself while the old task still
 /// runs.
 fn failed_attempt<'a>(service: &Service, slot: &SlotTasks<'a>, old: &Task) -> Option<&'a Task> {
-    slot.newest().filter(|t| t.id != old.id && t.spec == service.spec.task && ended_by_itself(t))
+    slot.newest().filter(|t| t.id != old.id && t.is_current(service) && ended_by_itself(t))
 }
 
 /// Whether the next task of the slot has to wait until a stopping task has ended.

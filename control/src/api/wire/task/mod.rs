@@ -7,8 +7,8 @@ use bollard_stubs::models;
 use weft_model::{
     NetworkId,
     spec::{
-        ContainerSpec, NetworkAttachment, Placement, Resources, RestartCondition, RestartPolicy, STOP_GRACE_MS,
-        TaskSpec,
+        ContainerSpec, NetworkAttachment, Placement, Platform, Resources, RestartCondition, RestartPolicy,
+        STOP_GRACE_MS, TaskSpec,
     },
 };
 
@@ -30,6 +30,8 @@ pub(super) fn read(template: models::TaskSpec) -> Result<TaskSpec, ApiError> {
         placement: read_placement(template.placement.unwrap_or_default())?,
         networks: read_networks(template.networks.unwrap_or_default())?,
         force_update: template.force_update.unwrap_or(0),
+        // Credentials are in a header, and shown nowhere.
+        registry_auth: None,
     })
 }
 
@@ -170,6 +172,15 @@ fn read_placement(given: models::TaskSpecPlacement) -> Result<Placement, ApiErro
             .collect::<Result<_, _>>()?,
         spread: given.preferences.unwrap_or_default().into_iter().map(descriptor).collect::<Result<_, _>>()?,
         max_replicas_per_node: count("TaskTemplate.Placement.MaxReplicas", given.max_replicas)?,
+        platforms: given
+            .platforms
+            .unwrap_or_default()
+            .into_iter()
+            .map(|platform| Platform {
+                os: platform.os.unwrap_or_default(),
+                arch: platform.architecture.unwrap_or_default(),
+            })
+            .collect(),
     })
 }
 
@@ -185,8 +196,13 @@ fn write_placement(spec: &Placement) -> models::TaskSpecPlacement {
         constraints: list(&constraints),
         preferences: list(&preferences),
         max_replicas: (spec.max_replicas_per_node != 0).then(|| signed(spec.max_replicas_per_node)),
-        platforms: None,
+        platforms: list(&spec.platforms.iter().map(write_platform).collect::<Vec<_>>()),
     }
+}
+
+fn write_platform(platform: &Platform) -> models::Platform {
+    let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    models::Platform { architecture: some(&platform.arch), os: some(&platform.os) }
 }
 
 fn read_networks(attachments: Vec<models::NetworkAttachmentConfig>) -> Result<Vec<NetworkAttachment>, ApiError> {

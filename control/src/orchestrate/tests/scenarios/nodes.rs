@@ -2,8 +2,8 @@
 
 use weft_model::{
     Command, ServiceId,
-    spec::{Availability, Constraint, NodeAttribute, ServiceMode, UpdateOrder},
-    state::{NodeStatus, TaskState, UpdateState},
+    spec::{Availability, Constraint, NodeAttribute, Platform, ServiceMode, UpdateOrder},
+    state::{NodeDescription, NodeStatus, TaskState, UpdateState},
 };
 
 use super::{super::sim::Sim, await_serving, await_update, create_serving, scale, set_availability, update_status};
@@ -245,4 +245,25 @@ fn tasks_leave_a_node_that_no_longer_satisfies_the_constraints() {
     await_serving(&mut sim, &service, 2);
     let n1 = sim.cluster.node_named("n1");
     assert!(sim.active(&service).iter().all(|t| t.node.as_ref() == Some(&n1.id)));
+}
+
+#[test]
+fn a_global_service_runs_on_the_nodes_of_its_platforms() {
+    let mut sim = Sim::new(2);
+    let arm = sim.node_ids()[1].clone();
+    let description = Box::new(NodeDescription { arch: "aarch64".to_owned(), ..crate::fixture::description(&[]) });
+    sim.submit(Command::DescribeNode { node: arm.clone(), description });
+    let linux = |arch: &str| Platform { os: "linux".to_owned(), arch: arch.to_owned() };
+    let mut spec = service_spec("web", 1, &[]);
+    spec.mode = ServiceMode::Global;
+    spec.task.placement.platforms = vec![linux("amd64")];
+    let service = sim.create(spec);
+    sim.run_until("two nodes to run it", |sim| sim.active(&service).len() == 2);
+    assert!(sim.active(&service).iter().all(|t| t.node.as_ref() != Some(&arm)));
+    sim.cluster.update_service(&service, |spec| spec.task.placement.platforms.push(linux("arm64")));
+    sim.run_until("all nodes to run it", |sim| sim.active(&service).len() == 3);
+    sim.cluster.update_service(&service, |spec| spec.task.placement.platforms.truncate(1));
+    sim.run_until("two nodes to run it again", |sim| {
+        sim.active(&service).len() == 2 && sim.state().tasks_on(&arm).all(|t| t.status.state.is_terminal())
+    });
 }

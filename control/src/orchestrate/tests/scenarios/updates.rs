@@ -2,7 +2,7 @@
 
 use weft_model::{
     Command, Rejection, ServiceId,
-    spec::{FailureAction, ServiceSpec, UpdateOrder},
+    spec::{FailureAction, RegistryAuth, RestartCondition, ServiceSpec, UpdateOrder},
     state::UpdateState,
 };
 
@@ -282,4 +282,64 @@ fn an_update_whose_tasks_have_no_place_pauses_or_rolls_back() {
             }
         }
     }
+}
+
+fn credentials(password: &str) -> Option<RegistryAuth> {
+    Some(RegistryAuth { username: "ann".to_owned(), password: password.to_owned(), ..RegistryAuth::default() })
+}
+
+#[test]
+fn other_credentials_alone_replace_no_task_that_has_its_image() {
+    let mut sim = Sim::new(2);
+    let service = create_serving(&mut sim, 3);
+    let ids = |sim: &Sim| sim.active(&service).iter().map(|t| t.id.clone()).collect::<Vec<_>>();
+    let before = ids(&sim);
+    sim.cluster.update_service(&service, |spec| spec.task.registry_auth = credentials("new"));
+    sim.run(60_000);
+    assert_eq!((ids(&sim), &sim.state().services[&service].update), (before.clone(), &None));
+    super::scale(&mut sim, &service, 4);
+    await_serving(&mut sim, &service, 4);
+    let has_new =
+        |sim: &Sim| sim.active(&service).iter().filter(|t| t.spec.registry_auth == credentials("new")).count();
+    assert_eq!(has_new(&sim), 1);
+    // The next update of the spec replaces all of them.
+    sim.cluster.update_service(&service, |spec| spec.task.force_update += 1);
+    await_update(&mut sim, &service, 3);
+    assert_eq!(has_new(&sim), 4);
+}
+
+#[test]
+fn a_task_without_its_image_is_tried_again_with_other_credentials() {
+    let mut sim = Sim::new(1);
+    sim.missing_images.insert("private".to_owned());
+    let mut spec = service_spec("web", 1, &[]);
+    spec.task.container.image = "private".to_owned();
+    spec.task.restart.condition = RestartCondition::None;
+    let service = sim.create(spec);
+    sim.run(60_000);
+    assert!(sim.active(&service).is_empty(), "the restart policy allows no other task");
+    sim.missing_images.clear();
+    sim.cluster.update_service(&service, |spec| spec.task.registry_auth = credentials("right"));
+    sim.run_until("the task to run", |sim| sim.active(&service).len() == 1);
+    // It has its image then, so other credentials do not restart it once it has ended.
+    let task = sim.active(&service)[0].id.clone();
+    sim.cluster.update_service(&service, |spec| spec.task.registry_auth = credentials("newer"));
+    sim.crash(&task);
+    sim.run(60_000);
+    assert!(sim.active(&service).is_empty());
+}
+
+#[test]
+fn a_rollback_brings_the_former_credentials_back() {
+    let mut sim = Sim::new(1);
+    let service = create_serving(&mut sim, 1);
+    sim.cluster.update_service(&service, |spec| spec.task.registry_auth = credentials("old"));
+    sim.cluster.update_service(&service, |spec| {
+        spec.task.registry_auth = credentials("new");
+        spec.task.container.image = "two".to_owned();
+    });
+    await_update(&mut sim, &service, 0);
+    sim.submit(rollback_by_user(&sim, &service));
+    await_rollback(&mut sim, &service);
+    assert_eq!(sim.active(&service)[0].spec.registry_auth, credentials("old"));
 }
