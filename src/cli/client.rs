@@ -70,24 +70,34 @@ impl Client {
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value> {
-        self.call(Method::GET, path, None).await
+        self.get_with_auth(path, None).await
     }
 
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.call(Method::POST, path, Some(body)).await
+        self.post_with_auth(path, body, None).await
+    }
+
+    /// `auth` is the header with the credentials of a registry.
+    pub(super) async fn get_with_auth(&self, path: &str, auth: Option<&str>) -> Result<Value> {
+        self.call(Method::GET, path, None, auth).await
+    }
+
+    /// `auth` is the header with the credentials of a registry.
+    pub(super) async fn post_with_auth(&self, path: &str, body: &Value, auth: Option<&str>) -> Result<Value> {
+        self.call(Method::POST, path, Some(body), auth).await
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<Value> {
-        self.call(Method::DELETE, path, None).await
+        self.call(Method::DELETE, path, None, None).await
     }
 
     /// Sends a GET request, and returns the body while the daemon still sends it.
     pub(super) async fn stream(&self, path: &str) -> Result<Incoming> {
-        Ok(self.request(Method::GET, path, None).await?.into_body())
+        Ok(self.request(Method::GET, path, None, None).await?.into_body())
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let response = self.request(method, path, body).await?;
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>, auth: Option<&str>) -> Result<Value> {
+        let response = self.request(method, path, body, auth).await?;
         let bytes = response.into_body().collect().await.context(INCOMPLETE_ANSWER)?.to_bytes();
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
@@ -95,8 +105,17 @@ impl Client {
         serde_json::from_slice(&bytes).context("the daemon's answer is not JSON")
     }
 
-    async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Incoming>> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        auth: Option<&str>,
+    ) -> Result<Response<Incoming>> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "weft");
+        if let Some(auth) = auth {
+            request = request.header("X-Registry-Auth", auth);
+        }
         let body = match body {
             Some(value) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");

@@ -3,6 +3,8 @@
 
 use jiff::Timestamp;
 
+use super::image_name;
+
 /// Whether ids and errors are shortened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Truncation {
@@ -25,6 +27,14 @@ impl Truncation {
         match self {
             Self::Short => id.chars().take(Self::ID_LEN).collect(),
             Self::Full => id.to_owned(),
+        }
+    }
+
+    /// The name of an image. The digest is left out if the name has a tag too.
+    pub(super) fn image(self, image: &str) -> &str {
+        match self {
+            Self::Short => image_name::shown(image),
+            Self::Full => image,
         }
     }
 

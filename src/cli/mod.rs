@@ -18,6 +18,7 @@
 mod client;
 mod output;
 mod table;
+mod image_name;
 mod format;
 mod duration;
 mod values;
@@ -26,6 +27,7 @@ mod unsupported;
 mod names;
 mod tasks;
 mod prompt;
+mod login;
 mod lock;
 mod swarm;
 mod node_spec;

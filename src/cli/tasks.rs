@@ -75,7 +75,7 @@ fn table(tasks: &[&Value], names: &Names, truncation: Truncation) -> Table {
         rows.push(vec![
             truncation.id(text(task, "/ID")),
             shown,
-            text(task, "/Spec/ContainerSpec/Image").to_owned(),
+            truncation.image(text(task, "/Spec/ContainerSpec/Image")).to_owned(),
             names.nodes.get(node).map_or(node, String::as_str).to_owned(),
             capitalize(text(task, "/DesiredState")),
             format!("{} {age}", capitalize(text(task, "/Status/State"))),

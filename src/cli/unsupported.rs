@@ -102,11 +102,6 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
         "weft has no generic resources yet: label nodes and use --constraint",
     ),
     (&["--max-concurrent"], "weft has no jobs yet"),
-    (&["--no-resolve-image"], "weft never asks a registry for the digest of an image: leave the flag out"),
-    (
-        &["--with-registry-auth"],
-        "weft cannot send registry credentials to nodes yet: log in to the registry on each node",
-    ),
     (
         &["service logs --details", "service logs --no-task-ids", "service logs --no-trunc"],
         "each line begins with the full name of its task; --raw leaves the name out",

@@ -10,6 +10,7 @@ use super::{
     super::values::{environment, environment_file, pairs},
     common::{Common, network, preferences},
     converge::Wait,
+    image::ImageFlags,
     lookup::Lookup,
     publish::{self, Publish},
 };
@@ -53,6 +54,8 @@ pub(crate) struct Create {
     placement_pref: Vec<String>,
     #[command(flatten)]
     lookup: Lookup,
+    #[command(flatten)]
+    pub(super) image: ImageFlags,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]

@@ -6,6 +6,7 @@ mod publish;
 mod common;
 mod lists;
 mod lookup;
+mod image;
 mod create;
 mod update;
 mod logs;
@@ -27,7 +28,7 @@ use super::{
     flags::Listing,
     for_each_name,
     format::Truncation,
-    names,
+    image_name, names,
     output::{print, print_line, print_to_stderr},
     table::Table,
     tasks,
@@ -134,8 +135,10 @@ async fn get(client: &Client, service: &str) -> Result<Value> {
 }
 
 async fn create(client: &Client, options: &Create) -> Result<ExitCode> {
-    let spec = options.spec()?;
-    let created = client.post("/services/create", &spec).await?;
+    let mut spec = options.spec()?;
+    let auth = options.image.credentials(image(&spec))?;
+    options.image.resolve(client, &mut spec, auth.as_deref()).await;
+    let created = client.post_with_auth("/services/create", &spec, auth.as_deref()).await?;
     print_warnings(&created);
     let id = text(&created, "/ID");
     print_line(id)?;
@@ -149,10 +152,19 @@ async fn update(client: &Client, options: &Update) -> Result<ExitCode> {
     let found = get(client, &options.service).await?;
     let mut spec = found["Spec"].clone();
     options.apply(client, &mut spec).await?;
-    let answer = client.post(&update_path(&found, ""), &spec).await?;
+    let auth = options.image_flags.credentials(image(&spec))?;
+    if options.changes_image() {
+        options.image_flags.resolve(client, &mut spec, auth.as_deref()).await;
+    }
+    let answer = client.post_with_auth(&update_path(&found, ""), &spec, auth.as_deref()).await?;
     print_warnings(&answer);
     print_line(&options.service)?;
     converge::wait(client, text(&found, "/ID"), Goal::Spec, options.wait).await
+}
+
+/// The image in the spec of a service.
+fn image(spec: &Value) -> &str {
+    text(spec, "/TaskTemplate/ContainerSpec/Image")
 }
 
 /// The path of the request that updates the service. `query` is appended to the query of the path.
@@ -232,7 +244,7 @@ fn row(service: &Value) -> Vec<String> {
         text(service, "/Spec/Name").to_owned(),
         mode.to_owned(),
         format!("{}/{}", status("RunningTasks"), status("DesiredTasks")),
-        text(service, "/Spec/TaskTemplate/ContainerSpec/Image").to_owned(),
+        image_name::shown(image(&service["Spec"])).to_owned(),
         ports(list(service, "/Endpoint/Ports")),
     ]
 }

@@ -12,6 +12,7 @@ use super::{
     },
     common::{Common, network, preferences, put},
     converge::Wait,
+    image::ImageFlags,
     lists::{change_list, items},
     lookup::LookupChanges,
     publish::{self, Publish},
@@ -22,12 +23,14 @@ pub(crate) struct Update {
     /// Return to the spec that the service had before the last update; excludes all flags that
     /// change the spec
     // The argument groups of these structs contain all flags that change the spec.
-    #[arg(long, conflicts_with_all = ["Changes", "LookupChanges", "Common"])]
+    #[arg(long, conflicts_with_all = ["Changes", "LookupChanges", "ImageFlags", "Common"])]
     pub rollback: bool,
     #[command(flatten)]
     changes: Changes,
     #[command(flatten)]
     lookup: LookupChanges,
+    #[command(flatten)]
+    pub(super) image_flags: ImageFlags,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
@@ -109,6 +112,11 @@ impl Update {
             names::networks(client).await?
         };
         changes.apply(spec, &names)
+    }
+
+    /// Whether the user has named an image.
+    pub(super) fn changes_image(&self) -> bool {
+        self.changes.image.is_some()
     }
 }
 

@@ -79,6 +79,7 @@ fn accepts_service_create() {
         // The command line accepts the mode `host`, but the daemon refuses it.
         "service create --publish published=8080,target=80,protocol=udp,mode=host x",
         "service create -p 80 x",
+        "service create --with-registry-auth --no-resolve-image=false registry.test/x",
         "service create -p 53:53/sctp x",
     ]);
 }
@@ -96,6 +97,7 @@ fn accepts_the_other_commands_of_service() {
         "service scale vote=8 redis=3",
         "service update --image x:2 --update-parallelism 2 --update-delay 5s vote",
         "service update --force vote",
+        "service update --with-registry-auth --no-resolve-image --image registry.test/x:2 vote",
         "service update --rollback --detach vote",
         "service update --args -v --network-add a --network-rm b --publish-add 8081:80 --publish-rm 80 vote",
         "service update --dns-add 192.0.2.53 --dns-rm 2001:db8::53 --dns-search-add a.test --dns-search-rm . vote",
