@@ -37,6 +37,7 @@ mod errors;
 mod docker_runtime;
 mod docker_load;
 mod docker_client;
+mod registry;
 
 use std::process::ExitCode;
 
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         docker_runtime::failures(),
         docker_load::group(),
         docker_client::group(),
+        registry::group(),
     ];
     groups.extend(upgrade::group());
     harness::run(groups)

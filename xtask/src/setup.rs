@@ -27,6 +27,9 @@ const DOCKER: &[Tool] =
 /// The resolver with which the end-to-end tests compare weft's.
 const RESOLVER: &[Tool] = &[Tool { program: "unbound", package: "unbound" }];
 
+/// The registry from which the end-to-end tests pull private images.
+const REGISTRY: &[Tool] = &[Tool { program: "docker-registry", package: "docker-registry" }];
+
 /// The compiler of libFuzzer, which the fuzz targets contain.
 const FUZZER: &[Tool] = &[Tool { program: "c++", package: "g++" }];
 
@@ -51,6 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.test {
         resolver(&ui)?;
+        registry(&ui)?;
         checks(&ui)?;
         if let Some(reason) = ebpf::prepare(&ui)? {
             eprintln!("  - the eBPF object cannot be rebuilt on this machine: {reason}");
@@ -70,16 +74,26 @@ pub(crate) fn docker(ui: &Ui) -> Result<()> {
     packages(ui, DOCKER)
 }
 
-/// Installs unbound. Its package starts a service on port 53 of the machine. The tests start their
-/// own unbound and do not need that service, so it is masked first.
+/// Installs unbound. Its package starts a service on port 53 of the machine.
 pub(crate) fn resolver(ui: &Ui) -> Result<()> {
-    if !machine::missing(RESOLVER).is_empty() && Path::new("/run/systemd/system").exists() {
-        ui.step("keep the service of unbound from starting", |step| {
+    without_services(ui, RESOLVER, &["unbound.service", "unbound-resolvconf.service"])
+}
+
+/// Installs the registry. Its package starts a service on port 5000 of the machine.
+pub(crate) fn registry(ui: &Ui) -> Result<()> {
+    without_services(ui, REGISTRY, &["docker-registry.service"])
+}
+
+/// Installs the packages of the tools that are missing. The tests start their own servers and do
+/// not need the services of the packages, so these are masked first.
+fn without_services(ui: &Ui, tools: &[Tool], services: &[&str]) -> Result<()> {
+    if !machine::missing(tools).is_empty() && Path::new("/run/systemd/system").exists() {
+        ui.step(&format!("keep {} from starting", services.join(" and ")), |step| {
             let mut command = Command::new(if machine::is_root() { "env" } else { "sudo" });
-            step.run(command.args(["systemctl", "mask", "unbound.service", "unbound-resolvconf.service"]))
+            step.run(command.args(["systemctl", "mask"]).args(services))
         })?;
     }
-    packages(ui, RESOLVER)
+    packages(ui, tools)
 }
 
 /// Installs the packages of the tools that are missing.

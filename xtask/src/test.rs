@@ -28,6 +28,8 @@ pub(crate) const DOCKER_TESTS: &str = "docker_";
 
 /// Names of end-to-end tests that use unbound contain this.
 const UNBOUND_TESTS: &str = "unbound";
+/// Names of end-to-end tests that use docker-registry begin with this.
+const REGISTRY_TESTS: &str = "docker_registry";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -47,6 +49,7 @@ fn run_all(ui: &Ui) -> Result<()> {
     setup::lab(ui)?;
     setup::docker(ui)?;
     setup::resolver(ui)?;
+    setup::registry(ui)?;
     setup::checks(ui)?;
     let mut outcome = Outcome::default();
     static_checks(ui, &mut outcome);
@@ -79,6 +82,9 @@ fn run_selected(ui: &Ui, filter: &str) -> Result<()> {
         }
         if end_to_end.iter().any(|name| name.contains(UNBOUND_TESTS)) {
             setup::resolver(ui)?;
+        }
+        if end_to_end.iter().any(|name| name.starts_with(REGISTRY_TESTS)) {
+            setup::registry(ui)?;
         }
         let mut command = as_root(end_to_end_tests());
         command.args(["--", filter]);
