@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use weft_lab::{Lab, Runtime, contract, docker, eventually, http, process};
+use weft_lab::{Lab, Runtime, contract, docker, eventually, process};
 
 use crate::{
     fixtures::inspect,
@@ -85,9 +85,8 @@ fn setup(lab: &Lab) -> Result<()> {
             if !process::is_running(child.id()) {
                 return Err(fs::read_to_string(files(&format!("{node}.log"))).unwrap_or_default());
             }
-            // Without a password the answer is 401.
-            let reply = lab.within(&node, || http::get(addr, "/v2/"));
-            reply.map(drop).map_err(|error| error.to_string())
+            let connected = lab.within(&node, || TcpStream::connect(addr)).map_err(|error| format!("{error:#}"))?;
+            connected.map(drop).map_err(|error| error.to_string())
         });
     }
     login(lab, PASSWORD)?;
