@@ -69,6 +69,8 @@ pub const MAX_NETWORKS_PER_SERVICE: usize = 8;
 pub const NETWORK_LABEL: &str = "weft.network";
 /// Name of the image that weft itself is. It is in no registry.
 pub const WHOAMI_IMAGE: &str = "weft/whoami";
+/// Label of the containers of tasks: the id of the task.
+pub const TASK_LABEL: &str = "weft.task";
 /// Name of the ingress network that a new cluster has. Services whose spec lists no network are
 /// attached to the ingress network.
 pub const INGRESS_NETWORK: &str = "ingress";

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, UnlockKey,
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodePlan, NodeReport, TaskId, UnlockKey,
     spec::{ClusterSpec, Role},
 };
 
@@ -27,6 +27,8 @@ pub(crate) trait Member: Send + Sync {
     fn membership(&self) -> Membership;
     /// What the agent of this node has reported last.
     fn report(&self) -> NodeReport;
+    /// The newest plan of this node. `None` if it is in no cluster.
+    fn plan(&self) -> Option<Arc<NodePlan>>;
     /// The ids and RPC addresses of the managers that this node knows.
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)>;
     async fn init(&self, options: InitOptions) -> Result<NodeId, SwarmError>;
@@ -76,6 +78,10 @@ impl Member for Swarm {
 
     fn report(&self) -> NodeReport {
         Swarm::reports(self).borrow().clone()
+    }
+
+    fn plan(&self) -> Option<Arc<NodePlan>> {
+        Swarm::plans(self).borrow().clone()
     }
 
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)> {

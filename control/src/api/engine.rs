@@ -3,13 +3,13 @@
 //! The router calls [`forward`] for each path that weft does not handle, such as containers,
 //! images, volumes and exec. It forwards the request unchanged and supports hijacked connections.
 //! Only the API version in the path changes: it is lowered to the version of the engine. Handlers
-//! also get the engine's [`info`] and [`networks`] here, and show them together with those of weft.
+//! also ask the engine here for what they show together with what weft knows ([`get_json`]).
 //! This module must never answer a request about the cluster.
 
 use std::{path::Path, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     extract::{Request, State},
     http::{HeaderValue, StatusCode, Uri, header},
     response::Response,
@@ -17,16 +17,14 @@ use axum::{
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1, upgrade};
 use hyper_util::rt::TokioIo;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
-use weft_model::NETWORK_LABEL;
 
 use super::{
     Api,
     error::ApiError,
     features,
-    version::{ApiVersion, ClientVersion},
+    version::{API_VERSION, ApiVersion, ClientVersion},
 };
 
 /// How long weft waits for the engine to answer `_ping` and weft's own requests. Requests of
@@ -36,9 +34,8 @@ const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long weft waits for what a registry says, before a service of an old client is created.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The characters that are percent-encoded in the value of a query: all except the unreserved
-/// characters of RFC 3986, section 2.3.
-const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Largest answer that weft reads to its end, in bytes. The list of 10,000 containers has 20 MB.
+const MAX_ANSWER: usize = 64 << 20;
 
 /// A connection to the engine. It carries one request, and the hijacked stream that may follow it.
 struct Engine {
@@ -128,41 +125,39 @@ pub(super) async fn forward(State(api): State<Api>, mut request: Request) -> Res
     Ok(response.map(Body::new))
 }
 
-/// Adds the lower of the two API versions to the path.
+/// Adds the lower of the two API versions to the path. A client that gives no version gets the
+/// newest that holds for weft and the engine.
 fn versioned(uri: &Uri, client: Option<ApiVersion>, engine: Option<ApiVersion>) -> Result<Uri, ApiError> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let version = match (client, engine) {
         (Some(client), Some(engine)) => Some(client.min(engine)),
-        (client, _) => client,
+        (None, Some(engine)) => (engine > API_VERSION).then_some(API_VERSION),
+        (client, None) => client,
     };
     let path = version.map_or_else(|| path.to_owned(), |version| format!("/v{version}{path}"));
     path.parse().map_err(|error| ApiError::Invalid(format!("invalid path: {error}")))
 }
 
-/// The answer of the engine to `GET /info`.
-pub(super) async fn info(socket: &Path) -> Result<Value, ApiError> {
-    get_json(socket, "/info").await
+/// The version of the API that the engine announces. `None` if it announces none.
+pub(super) async fn version(socket: &Path) -> Result<Option<ApiVersion>, ApiError> {
+    Ok(Engine::connect(socket).await?.version)
 }
 
-/// The networks of the engine. Networks of scope `swarm` are left out: they belong to a Docker
-/// Swarm of which the engine is a member, and not to this cluster. So are those by which the engine
-/// connects containers to networks of the cluster, which are listed themselves.
-pub(super) async fn networks(socket: &Path, filters: &str) -> Result<Vec<Value>, ApiError> {
-    match get_json(socket, &networks_path(filters)).await? {
-        Value::Array(networks) => Ok(networks.into_iter().filter(is_of_user).collect()),
-        other => Err(ApiError::Unavailable(format!("the container engine answered with {other}"))),
-    }
+/// The answer of the engine to `GET path`, in this version of the API. `None` if the engine does
+/// not have what the path names.
+pub(super) async fn find_json(
+    socket: &Path,
+    path: &str,
+    version: Option<ApiVersion>,
+) -> Result<Option<Value>, ApiError> {
+    let request = get(path).map_err(|error| ApiError::Internal(error.to_string()))?;
+    with_timeout(socket, ENGINE_TIMEOUT, send_for_json(socket, request, version)).await
 }
 
-fn is_of_user(network: &Value) -> bool {
-    network["Scope"] != "swarm" && network["Labels"].get(NETWORK_LABEL).is_none()
-}
-
-fn networks_path(filters: &str) -> String {
-    match filters {
-        "" => "/networks".to_owned(),
-        filters => format!("/networks?filters={}", utf8_percent_encode(filters, QUERY_VALUE)),
-    }
+/// As [`find_json`], for what every engine has.
+pub(super) async fn get_json(socket: &Path, path: &str, version: Option<ApiVersion>) -> Result<Value, ApiError> {
+    let found = find_json(socket, path, version).await?;
+    found.ok_or_else(|| ApiError::Unavailable(format!("the container engine has no {path}")))
 }
 
 /// What a registry says of an image, as the engine's answer to `GET /distribution/{image}/json`.
@@ -174,22 +169,37 @@ pub(super) async fn distribution(socket: &Path, image: &str, auth: Option<&str>)
         let value = HeaderValue::from_str(auth).map_err(|error| invalid(&error))?;
         request.headers_mut().insert(super::credentials::HEADER, value);
     }
-    with_timeout(socket, REGISTRY_TIMEOUT, send_for_json(socket, request)).await
+    let found = with_timeout(socket, REGISTRY_TIMEOUT, send_for_json(socket, request, None)).await?;
+    found.ok_or_else(|| ApiError::Unavailable(format!("the registry has no {image}")))
 }
 
-async fn get_json(socket: &Path, path: &str) -> Result<Value, ApiError> {
-    let request = get(path).map_err(|error| ApiError::Internal(error.to_string()))?;
-    with_timeout(socket, ENGINE_TIMEOUT, send_for_json(socket, request)).await
-}
-
-async fn send_for_json(socket: &Path, request: Request) -> Result<Value, ApiError> {
+async fn send_for_json(
+    socket: &Path,
+    mut request: Request,
+    version: Option<ApiVersion>,
+) -> Result<Option<Value>, ApiError> {
     let mut engine = Engine::connect(socket).await?;
+    *request.uri_mut() = versioned(request.uri(), version, engine.version)?;
     let response = engine.send(request).await?;
     let status = response.status();
-    let body = response.into_body().collect().await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
-    let value: Value =
-        serde_json::from_slice(&body.to_bytes()).map_err(|error| ApiError::Unavailable(error.to_string()))?;
-    if status.is_success() { Ok(value) } else { Err(ApiError::Unavailable(value.to_string())) }
+    if status == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    let value = read_json(Body::new(response.into_body())).await?.1;
+    if status.is_success() { Ok(Some(value)) } else { Err(ApiError::Unavailable(value.to_string())) }
+}
+
+/// Reads an answer of the engine to its end: as it came, and as JSON.
+///
+/// # Errors
+/// If it is no JSON, or larger than 64 MiB.
+pub(super) async fn read_json(body: Body) -> Result<(Bytes, Value), ApiError> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        ApiError::Unavailable(format!("the answer of the container engine cannot be read: {error}"))
+    };
+    let bytes = axum::body::to_bytes(body, MAX_ANSWER).await.map_err(|error| unreadable(&error))?;
+    let value = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
+    Ok((bytes, value))
 }
 
 #[cfg(test)]
@@ -204,6 +214,7 @@ mod tests {
             (version("1.40"), version("1.41"), "/v1.40/containers/json?all=1"),
             (version("1.40"), None, "/v1.40/containers/json?all=1"),
             (None, version("1.41"), "/containers/json?all=1"),
+            (None, version("1.99"), "/v1.53/containers/json?all=1"),
         ] {
             let uri = versioned(&Uri::from_static("/containers/json?all=1"), client, engine).expect(path);
             assert_eq!(uri.to_string(), path);
@@ -220,26 +231,5 @@ mod tests {
         let outcome = with_timeout(&socket, Duration::from_millis(50), connecting).await;
         let Err(ApiError::Unavailable(text)) = outcome.map(|_| ()) else { panic!("an answer") };
         assert!(text.contains("did not answer within 50ms"), "{text}");
-    }
-
-    #[test]
-    fn only_networks_of_the_user_are_listed() {
-        for (network, is_listed) in [
-            (serde_json::json!({"Scope": "local", "Labels": {}}), true),
-            (serde_json::json!({"Scope": "local", "Labels": null}), true),
-            (serde_json::json!({"Scope": "swarm"}), false),
-            (serde_json::json!({"Scope": "local", "Labels": {"weft.network": "an id"}}), false),
-        ] {
-            assert_eq!(is_of_user(&network), is_listed, "{network}");
-        }
-    }
-
-    #[test]
-    fn filters_are_percent_encoded_in_the_path() {
-        assert_eq!(networks_path(""), "/networks");
-        assert_eq!(
-            networks_path(r#"{"name":["a-b_c.d"]}"#),
-            "/networks?filters=%7B%22name%22%3A%5B%22a-b_c.d%22%5D%7D"
-        );
     }
 }

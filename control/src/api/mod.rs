@@ -11,7 +11,9 @@
 //! support, and names it in the error.
 //!
 //! `wire` only converts between JSON and weft's types. Each kind of object has a file with its
-//! handlers. `engine` forwards requests, and `serve` accepts connections.
+//! handlers. `engine` forwards requests, `docker_networks` knows by which of the engine's networks
+//! containers are on networks of the cluster, `announce` says which version of the API holds for
+//! weft and the engine, and `serve` accepts connections.
 
 mod cluster;
 mod error;
@@ -23,6 +25,8 @@ mod find;
 mod address;
 mod wire;
 mod engine;
+mod announce;
+mod docker_networks;
 mod serve;
 mod credentials;
 mod distribution;
@@ -30,6 +34,7 @@ mod system;
 mod swarm;
 mod nodes;
 mod networks;
+mod containers;
 mod services;
 mod tasks;
 mod logs;
@@ -53,6 +58,7 @@ use tokio::time::timeout;
 use weft_model::{ClusterState, NodeId, NodeName, spec::Role};
 
 use self::{
+    announce::Announced,
     cluster::{ClusterHandle, Member},
     error::ApiError,
 };
@@ -81,6 +87,7 @@ pub struct LocalNode {
 struct Api {
     member: Arc<dyn Member>,
     node: Arc<LocalNode>,
+    announced: Arc<Announced>,
 }
 
 impl Api {
@@ -126,7 +133,12 @@ pub fn router(swarm: Swarm, node: LocalNode) -> Router {
 }
 
 fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
-    let api = Api { member, node: Arc::new(node) };
+    let announced = Arc::new(Announced::new(node.engine.clone()));
+    routes_with(member, node, announced)
+}
+
+fn routes_with(member: Arc<dyn Member>, node: LocalNode, announced: Arc<Announced>) -> Router {
+    let api = Api { member, node: Arc::new(node), announced: Arc::clone(&announced) };
     let routes = Router::new()
         .route("/info", get(system::info))
         .route("/events", get(events::stream))
@@ -148,6 +160,9 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
         .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
         .route("/networks/{id}/connect", post(networks::connect))
         .route("/networks/{id}/disconnect", post(networks::connect))
+        .route("/containers/json", get(containers::list).fallback(engine::forward))
+        .route("/containers/{id}/json", get(containers::inspect).fallback(engine::forward))
+        .route("/system/df", get(containers::disk_usage).fallback(engine::forward))
         .route("/services", get(services::list))
         .route("/services/create", post(services::create))
         .route("/services/{id}", get(services::inspect).delete(services::remove))
@@ -170,7 +185,7 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
         .route("/distribution/{*rest}", get(distribution::inspect))
         .fallback(engine::forward)
         .with_state(api);
-    serve::wrap(routes)
+    serve::wrap(routes, announced)
 }
 
 /// The warning in an answer from a cluster state that no leader has confirmed (RFC 7234, section

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::{
     Json,
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Extension, Path, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -18,10 +18,12 @@ use weft_model::{ClusterState, Command, NetworkId, Rejection, command::ObjectKin
 use super::{
     Api, body,
     cluster::ClusterHandle,
+    docker_networks::{self, DockerNetworks},
     engine,
     error::ApiError,
     features, find,
     query::{Filters, Params},
+    version::ClientVersion,
     wire,
 };
 use crate::swarm::ProposeError;
@@ -31,7 +33,11 @@ use crate::swarm::ProposeError;
 /// is refused and can be repeated.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(client): Extension<ClientVersion>,
+    params: Params,
+) -> Result<Json<Vec<Value>>, ApiError> {
     let filters = Filters::read(&params, &["dangling", "driver", "id", "label", "name", "scope", "type"])?;
     let is_dangling = filters.flag("dangling")? == Some(true);
     let matches = |id: &NetworkId, spec: &NetworkSpec| {
@@ -44,7 +50,8 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
             && filters.labels("label", |key| spec.labels.get(key))
     };
     // Clients list networks before they know whether the node is a manager. So workers and nodes
-    // outside a cluster answer with the networks of their engine.
+    // outside a cluster answer with the networks of their engine, and as in Swarm with those of the
+    // cluster that their containers are on.
     let mut listed: Vec<Value> = match api.state() {
         Ok(state) => {
             let networks = state.networks.values().filter(|n| matches(&n.id, &n.spec));
@@ -55,10 +62,11 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
                 .collect()
         }
         Err(error) if api.node.engine.is_none() => return Err(error),
-        Err(_) => Vec::new(),
+        Err(_) => planned(&api).await.into_iter().filter(|shown| matches_shown(&filters, shown)).collect(),
     };
     if let Some(socket) = &api.node.engine {
-        listed.extend(engine::networks(socket, params.text("filters")).await.unwrap_or_else(|error| {
+        let local = docker_networks::networks_of_users(socket, params.text("filters"), client.0);
+        listed.extend(local.await.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot list the networks of the container engine");
             Vec::new()
         }));
@@ -92,15 +100,81 @@ pub(super) async fn inspect(
     let verbose = params.strict_flag("verbose")?;
     let local_only = !matches!(params.text("scope"), "" | "swarm");
     let found = if local_only {
-        Err(ApiError::NotFound { kind: ObjectKind::Network, name: id })
+        Err(ApiError::NotFound { kind: ObjectKind::Network, name: id.clone() })
     } else {
         show(&api, &id, verbose)
     };
     match found {
-        Ok(shown) => Ok(Json(shown).into_response()),
-        Err(_) if api.node.engine.is_some() => engine::forward(State(api), request).await,
+        Ok(mut shown) => {
+            show_containers(&api, &mut shown).await;
+            Ok(Json(shown).into_response())
+        }
+        Err(error) if api.node.engine.is_some() => {
+            if !local_only
+                && api.state().is_err()
+                && let Some(shown) = find_planned(&api, &id).await?
+            {
+                return Ok(Json(shown).into_response());
+            }
+            if docker_networks::hides(&api, &id).await? {
+                return Err(error);
+            }
+            engine::forward(State(api), request).await
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Replaces the tasks that the cluster state has on this node by the containers that the engine has
+/// on the network.
+async fn show_containers(api: &Api, shown: &mut Value) {
+    let Some(id) = shown["Id"].as_str().and_then(|id| id.parse::<NetworkId>().ok()) else { return };
+    let read = async {
+        let networks = DockerNetworks::of(api).await?;
+        let Some(network) = networks.of_network(&id) else { return Ok(None) };
+        docker_networks::inspect(api, &network.docker_id).await
+    };
+    match read.await {
+        Ok(Some(mut found)) => wire::set(shown, "Containers", found["Containers"].take()),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "cannot read a network of the container engine"),
+    }
+}
+
+/// The networks of the cluster that containers of this worker are on, as its plan has them.
+async fn planned(api: &Api) -> Vec<Value> {
+    let Some(plan) = api.member.plan() else { return Vec::new() };
+    let networks = DockerNetworks::of(api).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot list the networks of the container engine");
+        DockerNetworks::default()
+    });
+    let planned = plan.networks.iter().filter(|network| networks.of_network(&network.id).is_some());
+    planned.map(wire::network::show_planned).collect()
+}
+
+/// The network of the cluster that a user of this worker names, with its containers.
+async fn find_planned(api: &Api, text: &str) -> Result<Option<Value>, ApiError> {
+    let networks = DockerNetworks::of(api).await?;
+    let Some(found) = networks.named(text) else { return Ok(None) };
+    let Some(plan) = api.member.plan() else { return Ok(None) };
+    let Some(planned) = plan.networks.iter().find(|network| network.id == found.network) else { return Ok(None) };
+    let mut shown = wire::network::show_planned(planned);
+    show_containers(api, &mut shown).await;
+    Ok(Some(shown))
+}
+
+/// Whether a network in the form of `GET /networks` matches the filters.
+fn matches_shown(filters: &Filters, shown: &Value) -> bool {
+    let text = |key: &str| shown[key].as_str().unwrap_or_default();
+    let kind = if shown["Ingress"] == true { "builtin" } else { "custom" };
+    filters.any("id", |id| text("Id").starts_with(id))
+        && filters.any("name", |name| text("Name").contains(name))
+        && filters.any("driver", |driver| driver == text("Driver"))
+        && filters.any("scope", |scope| scope == text("Scope"))
+        && filters.any("type", |wanted| wanted == kind)
+        && !filters.flag("dangling").is_ok_and(|flag| flag == Some(true))
+        // Workers do not know the labels.
+        && filters.values("label").is_empty()
 }
 
 fn show(api: &Api, id: &str, verbose: bool) -> Result<Value, ApiError> {
@@ -128,7 +202,12 @@ pub(super) async fn remove(
             remove_when_released(&*api.cluster()?, id).await?;
             Ok(StatusCode::NO_CONTENT.into_response())
         }
-        Err(_) if api.node.engine.is_some() => engine::forward(State(api), request).await,
+        Err(error) if api.node.engine.is_some() => {
+            if docker_networks::hides(&api, &id).await? {
+                return Err(error);
+            }
+            engine::forward(State(api), request).await
+        }
         Err(error) => Err(error),
     }
 }
@@ -172,7 +251,7 @@ fn has_addresses_in_use(state: &ClusterState, network: &NetworkId) -> bool {
 
 pub(super) async fn prune(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     if api.node.engine.is_some() {
-        return engine::forward(State(api), request).await;
+        return docker_networks::forward_prune(api, request).await;
     }
     Err(features::NETWORK_PRUNE.refusal())
 }

@@ -12,11 +12,17 @@ use std::{
 
 use axum::{
     extract::{FromRequestParts, Query},
-    http::request::Parts,
+    http::{Uri, request::Parts},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
+
+/// The characters that are percent-encoded in a part of a path or in a value of a query: all except
+/// the unreserved characters of RFC 3986, section 2.3.
+pub(super) const URL_PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The decoded query of a request. If a parameter has several values, the first one is used, as
 /// in moby.
@@ -28,8 +34,7 @@ impl<S: Sync> FromRequestParts<S> for Params {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
         // Every text can be read as a list of pairs, so no error can occur.
-        let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map(|Query(pairs)| pairs);
-        Ok(pairs.unwrap_or_default().into_iter().collect())
+        Ok(pairs(&parts.uri).into_iter().collect())
     }
 }
 
@@ -116,8 +121,62 @@ fn parse_time_ms(text: &str) -> Option<u64> {
     seconds.checked_mul(1_000)?.checked_add(millis)
 }
 
+/// The pairs of a query in their order.
+pub(super) fn pairs(uri: &Uri) -> Vec<(String, String)> {
+    Query::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default()
+}
+
+/// `uri` with this query.
+pub(super) fn with_pairs(uri: &Uri, pairs: &[(String, String)]) -> Result<Uri, ApiError> {
+    let encoded = |text: &String| utf8_percent_encode(text, URL_PART).to_string();
+    let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{}={}", encoded(key), encoded(value))).collect();
+    let path = format!("{}?{}", uri.path(), pairs.join("&"));
+    path.parse().map_err(|error| ApiError::Invalid(format!("invalid query: {error}")))
+}
+
+/// Changes the parameter `filters` of a request that is forwarded. What is no JSON object is left
+/// to the receiver, which refuses it.
+pub(super) fn change_filters(uri: &Uri, change: impl FnOnce(&mut Map<String, Value>)) -> Result<Uri, ApiError> {
+    let mut pairs = pairs(uri);
+    let at = pairs.iter().position(|(key, _)| key == "filters");
+    let text = at.map_or("", |at| pairs[at].1.as_str());
+    let Ok(before) = serde_json::from_str::<Map<String, Value>>(if text.is_empty() { "{}" } else { text }) else {
+        return Ok(uri.clone());
+    };
+    let mut filters = before.clone();
+    change(&mut filters);
+    if filters == before {
+        return Ok(uri.clone());
+    }
+    let text = Value::Object(filters).to_string();
+    match at {
+        Some(at) => pairs[at].1 = text,
+        None => pairs.push(("filters".to_owned(), text)),
+    }
+    with_pairs(uri, &pairs)
+}
+
+/// Adds a value to a filter in either of its forms, unless it has it.
+pub(super) fn add_filter(filters: &mut Map<String, Value>, filter: &str, value: &str) {
+    match filters.entry(filter).or_insert_with(|| Value::Array(Vec::new())) {
+        Value::Array(list) if list.iter().any(|present| present == value) => {}
+        Value::Array(list) => list.push(value.into()),
+        Value::Object(set) => drop(set.insert(value.to_owned(), Value::Bool(true))),
+        _ => {}
+    }
+}
+
+/// The values of a filter in either of its forms.
+pub(super) fn filter_values(filters: &Map<String, Value>, filter: &str) -> Vec<String> {
+    match filters.get(filter) {
+        Some(Value::Array(list)) => list.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect(),
+        Some(Value::Object(set)) => set.iter().filter(|(_, on)| **on == true).map(|(value, _)| value.clone()).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// `filters={"name":{"web":true}}`, or `{"name":["web"]}` as older clients write it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Filters(BTreeMap<String, Vec<String>>);
 
 impl Filters {
@@ -255,6 +314,21 @@ mod tests {
         for text in ["yesterday", "1.-5", "-1"] {
             assert!(params("since", text).time_ms("since").is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn filters_of_a_forwarded_request_are_changed_in_both_forms() {
+        let change = |uri: &str| {
+            let changed = change_filters(&uri.parse().expect(uri), |filters| add_filter(filters, "label!", "k"));
+            pairs(&changed.expect(uri)).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+        };
+        assert_eq!(change("/p"), [r#"filters={"label!":["k"]}"#]);
+        assert_eq!(change("/p?a=1&filters=%7B%7D&b=x%20y"), ["a=1", r#"filters={"label!":["k"]}"#, "b=x y"]);
+        assert_eq!(change("/p?filters=%7B%22label!%22:[%22k%22]%7D"), [r#"filters={"label!":["k"]}"#]);
+        let set = change("/p?filters=%7B%22label!%22:%7B%22x%22:true%7D%7D");
+        assert_eq!(set, [r#"filters={"label!":{"k":true,"x":true}}"#]);
+        // The receiver refuses it.
+        assert_eq!(change("/p?filters=%5B"), ["filters=["]);
     }
 
     #[test]

@@ -20,10 +20,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use super::{
-    body,
-    version::{self, API_VERSION},
-};
+use super::{announce::Announced, body, version};
 
 /// How many connections are served at the same time. More connections wait in the queue of the
 /// listener. Each connection may carry a long stream of logs or events.
@@ -84,18 +81,19 @@ async fn answer(router: Router, request: Request) -> Response {
 /// Adds to `routes` the steps that all requests have in common: it removes the version from the
 /// path, adds the headers by which clients recognise the API to each answer, and reads the rest of
 /// the body.
-pub(super) fn wrap(routes: Router) -> Router {
+pub(super) fn wrap(routes: Router, announced: Arc<Announced>) -> Router {
     let service = tower::service_fn(move |request: Request| {
-        let routes = routes.clone();
+        let (routes, announced) = (routes.clone(), Arc::clone(&announced));
         async move {
             let (request, unread) = body::track(request);
-            let mut response = match version::strip(request) {
+            let newest = announced.version().await;
+            let mut response = match version::strip(request, newest) {
                 Ok(request) => answer(routes, request).await,
                 Err(error) => error.into_response(),
             };
             let headers = response.headers_mut();
             for (name, value) in [
-                ("api-version", API_VERSION.to_string()),
+                ("api-version", newest.to_string()),
                 ("docker-experimental", "false".into()),
                 ("ostype", "linux".into()),
             ] {

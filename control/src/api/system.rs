@@ -4,7 +4,7 @@ use std::{env::consts, fs};
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Extension, State},
     http::HeaderName,
     response::{IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use weft_model::spec::Role;
 use super::{
     Api, engine,
     error::ApiError,
-    version::{API_VERSION, MIN_API_VERSION},
+    version::{ApiVersion, ClientVersion, MIN_API_VERSION},
     wire,
 };
 use crate::swarm::{Membership, SwarmError};
@@ -40,15 +40,17 @@ pub(super) async fn ping(State(api): State<Api>) -> Response {
     (headers, "OK").into_response()
 }
 
-pub(super) async fn version(State(api): State<Api>) -> Json<models::SystemVersion> {
+/// `GET /version`: weft, and the components of the local container engine.
+pub(super) async fn version(State(api): State<Api>) -> Json<Value> {
+    let newest = api.announced.version().await.to_string();
     let details = [
-        ("ApiVersion", API_VERSION.to_string()),
+        ("ApiVersion", newest.clone()),
         ("MinAPIVersion", MIN_API_VERSION.to_string()),
         ("Os", consts::OS.to_owned()),
         ("Arch", architecture().to_owned()),
         ("KernelVersion", kernel_version()),
     ];
-    Json(models::SystemVersion {
+    let mut shown = wire::to_json(models::SystemVersion {
         platform: Some(models::SystemVersionPlatform { name: "weft".into() }),
         components: Some(vec![models::SystemVersionComponents {
             name: "weft".into(),
@@ -56,7 +58,7 @@ pub(super) async fn version(State(api): State<Api>) -> Json<models::SystemVersio
             details: Some(details.map(|(key, value)| (key.to_owned(), value)).into()),
         }]),
         version: Some(api.node.version.clone()),
-        api_version: Some(API_VERSION.to_string()),
+        api_version: Some(newest),
         min_api_version: Some(MIN_API_VERSION.to_string()),
         git_commit: None,
         go_version: None,
@@ -65,14 +67,34 @@ pub(super) async fn version(State(api): State<Api>) -> Json<models::SystemVersio
         kernel_version: Some(kernel_version()),
         experimental: Some(false),
         build_time: None,
-    })
+    });
+    if let Some(socket) = &api.node.engine {
+        match engine::get_json(socket, "/version", None).await {
+            Ok(engine) => add_engine(&mut shown, &engine),
+            Err(error) => tracing::warn!(%error, "cannot read the version of the container engine"),
+        }
+    }
+    Json(shown)
+}
+
+/// Adds the components of the engine. Both must accept the oldest version of the API.
+fn add_engine(shown: &mut Value, engine: &Value) {
+    if let (Some(shown), Some(components)) = (shown["Components"].as_array_mut(), engine["Components"].as_array()) {
+        shown.extend(components.iter().cloned());
+    }
+    let oldest = engine["MinAPIVersion"].as_str().and_then(|version| version.parse::<ApiVersion>().ok());
+    let oldest = oldest.map_or(MIN_API_VERSION, |oldest| oldest.max(MIN_API_VERSION));
+    wire::set(shown, "MinAPIVersion", json!(oldest.to_string()));
 }
 
 /// `GET /info`: the answer of the local container engine, with the version and the cluster of weft
 /// added. Without an engine, the answer has only what weft itself knows.
-pub(super) async fn info(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn info(
+    State(api): State<Api>,
+    Extension(client): Extension<ClientVersion>,
+) -> Result<Json<Value>, ApiError> {
     let mut info = match &api.node.engine {
-        Some(socket) => engine::info(socket).await.unwrap_or_else(|error| {
+        Some(socket) => engine::get_json(socket, "/info", client.0).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the info of the container engine");
             info_without_engine(&api)
         }),

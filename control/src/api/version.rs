@@ -1,12 +1,14 @@
 //! Versions of the Engine API. Clients write the version at the start of a path.
 //!
-//! `serve` calls [`strip`] for each request before it is routed.
+//! `serve` calls [`strip`] for each request before it is routed. `announce` says which version is
+//! the highest at that moment.
 
 use axum::{extract::Request, http::Uri};
 
 use super::error::ApiError;
 
-/// The newest version of the Engine API that weft supports.
+/// The newest version of the Engine API that weft supports. A node whose engine is older announces
+/// the engine's version.
 pub(super) const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 53 };
 /// The oldest version that weft supports: the first with services. Its form of a service's networks
 /// differs from today's, and is accepted.
@@ -45,16 +47,17 @@ impl std::str::FromStr for ApiVersion {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientVersion(pub(super) Option<ApiVersion>);
 
-/// Removes the version from the path of a request.
+/// Removes the version from the path of a request. `newest` is the version that this node
+/// announces.
 ///
 /// # Errors
-/// If weft does not support this version.
-pub(super) fn strip(mut request: Request) -> Result<Request, ApiError> {
+/// If this node does not support the version.
+pub(super) fn strip(mut request: Request, newest: ApiVersion) -> Result<Request, ApiError> {
     let (version, rest) = split(request.uri());
     if let Some(version) = version {
-        if version > API_VERSION {
+        if version > newest {
             return Err(ApiError::Invalid(format!(
-                "client version {version} is too new. Maximum supported API version is {API_VERSION}"
+                "client version {version} is too new. Maximum supported API version is {newest}"
             )));
         }
         if version < MIN_API_VERSION {

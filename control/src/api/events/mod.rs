@@ -2,19 +2,24 @@
 //!
 //! weft does not store past events. A client gets only the events that happen while its request is
 //! open. Each such request has a task that compares each new cluster state with the one before it.
+//! [`diff`] does that, and [`local`] translates the events of the local container engine.
 
 mod diff;
+mod local;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::header,
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use bollard_stubs::models::{EventMessage, EventMessageTypeEnum as Type};
-use futures_util::{StreamExt as _, stream::select};
+use futures_util::{
+    Stream, StreamExt as _,
+    stream::{BoxStream, select},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -33,16 +38,24 @@ use super::{
 /// later compares with a newer cluster state.
 const QUEUE: usize = 256;
 const FILTERS: &[&str] = &["event", "label", "network", "node", "scope", "service", "type"];
+/// Filters by objects that only a container engine has. No event of the cluster matches them.
+const ENGINE_FILTERS: &[&str] = &["builder", "config", "container", "daemon", "image", "plugin", "secret", "volume"];
 
 /// `GET /events`: streams the events of the cluster, and those of the local container engine if the
 /// node has one.
 pub(super) async fn stream(State(api): State<Api>, params: Params, request: Request) -> Result<Response, ApiError> {
     let has_engine = api.node.engine.is_some();
+    let known = if has_engine { [FILTERS, ENGINE_FILTERS].concat() } else { FILTERS.to_vec() };
+    let filters = Filters::read(&params, &known)?;
     let cluster = match api.cluster() {
-        Err(_) if has_engine => return engine::forward(State(api), request).await,
+        Err(_) if has_engine => {
+            return match local_events(api, filters, request).await? {
+                Ok(lines) => Ok(answer(lines)),
+                Err(refusal) => Ok(refusal),
+            };
+        }
         cluster => cluster?,
     };
-    let filters = Filters::read(&params, FILTERS)?;
     let now_ms = unix_now_ms();
     if params.time_ms("since")?.is_some_and(|since| since + 1_000 < now_ms) {
         return Err(features::PAST_EVENTS.refusal());
@@ -53,26 +66,49 @@ pub(super) async fn stream(State(api): State<Api>, params: Params, request: Requ
     // The state is read before the task starts, so that the task misses no change after the
     // request.
     let before = Arc::clone(&state.borrow_and_update());
+    let cluster_filters = filters.clone();
     tokio::spawn(async move {
-        let sending = send_changes(before, state, filters, sender);
+        let sending = send_changes(before, state, cluster_filters, sender);
         match listen_for {
             Some(limit) => drop(timeout(limit, sending).await),
             None => sending.await,
         }
     });
     let lines = ReceiverStream::new(receiver).map(Ok::<_, axum::Error>);
-    let lines = if has_engine {
-        let local = engine::forward(State(api), request).await?;
-        if !local.status().is_success() {
-            return Ok(local);
-        }
+    if !has_engine {
+        return Ok(answer(lines));
+    }
+    Ok(match local_events(api, filters, request).await? {
         // Both streams end at `until`. If the engine's stream fails earlier, the client gets the
         // error.
-        select(lines, local.into_body().into_data_stream()).boxed()
-    } else {
-        lines.boxed()
-    };
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response())
+        Ok(local) => answer(select(lines, local)),
+        Err(refusal) => refusal,
+    })
+}
+
+fn answer(lines: impl Stream<Item = Result<Bytes, axum::Error>> + Send + 'static) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
+}
+
+/// The events of the local container engine, or its answer if it refuses the request.
+async fn local_events(
+    api: Api,
+    filters: Filters,
+    mut request: Request,
+) -> Result<Result<BoxStream<'static, Result<Bytes, axum::Error>>, Response>, ApiError> {
+    *request.uri_mut() = local::request(request.uri())?;
+    use_json_lines(request.headers_mut());
+    let response = engine::forward(State(api.clone()), request).await?;
+    if !response.status().is_success() {
+        return Ok(Err(response));
+    }
+    Ok(Ok(local::translate(api, filters, response.into_body()).boxed()))
+}
+
+/// From version 1.52 on, a client can ask for a form in which each event begins with a record
+/// separator (RFC 7464). weft answers with lines, which all clients read.
+fn use_json_lines(headers: &mut HeaderMap) {
+    headers.remove(header::ACCEPT);
 }
 
 fn unix_now_ms() -> u64 {
@@ -117,4 +153,5 @@ fn matches(filters: &Filters, event: &EventMessage) -> bool {
         && matches_object("service", Type::SERVICE)
         && matches_object("node", Type::NODE)
         && matches_object("network", Type::NETWORK)
+        && ENGINE_FILTERS.iter().all(|filter| filters.values(filter).is_empty())
 }

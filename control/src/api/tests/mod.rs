@@ -4,6 +4,7 @@
 mod bodies;
 mod booleans;
 mod cluster;
+mod containers;
 mod engine;
 mod fields;
 mod networks;
@@ -33,7 +34,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodeReport, TaskId, UnlockKey,
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodePlan, NodeReport, TaskId, UnlockKey,
     command::ObjectKind,
     spec::{ClusterSpec, Role},
     state::RootRotation,
@@ -41,6 +42,7 @@ use weft_model::{
 
 use super::{
     LocalNode,
+    announce::Announced,
     cluster::{ClusterHandle, Member},
 };
 use crate::{
@@ -54,6 +56,8 @@ struct TestMember {
     cluster: Option<Arc<InMemoryCluster>>,
     /// What the agent of the node has reported.
     report: NodeReport,
+    /// The plan of a node that has no cluster state.
+    plan: Mutex<Option<Arc<NodePlan>>>,
     /// The options of each init and join request.
     requests: Mutex<Vec<String>>,
 }
@@ -84,6 +88,13 @@ impl Member for TestMember {
 
     fn report(&self) -> NodeReport {
         self.report.clone()
+    }
+
+    fn plan(&self) -> Option<Arc<NodePlan>> {
+        if let (Some(cluster), Membership::Active { node, .. }) = (&self.cluster, &self.membership) {
+            return cluster.change(|cluster| crate::plan::plan(&cluster.state, node)).map(Arc::new);
+        }
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn remotes(&self) -> Vec<(NodeId, SocketAddr)> {
@@ -187,6 +198,7 @@ impl ClusterHandle for InMemoryCluster {
 struct Fixture {
     router: Router,
     member: Arc<TestMember>,
+    announced: Arc<Announced>,
 }
 
 impl Fixture {
@@ -205,7 +217,8 @@ impl Fixture {
             })
         });
         let report = NodeReport { description: Some(fixture::description(&[])), ..NodeReport::default() };
-        let member = Arc::new(TestMember { membership, cluster, report, requests: Mutex::default() });
+        let member =
+            Arc::new(TestMember { membership, cluster, report, plan: Mutex::default(), requests: Mutex::default() });
         let node = LocalNode {
             hostname: "n1".parse().expect("a name"),
             version: "0.1.0".into(),
@@ -213,7 +226,9 @@ impl Fixture {
             data_dir: "/var/lib/weft".into(),
             engine,
         };
-        Self { router: super::routes(Arc::clone(&member) as Arc<dyn Member>, node), member }
+        let announced = Arc::new(Announced::new(node.engine.clone()));
+        let router = super::routes_with(Arc::clone(&member) as Arc<dyn Member>, node, Arc::clone(&announced));
+        Self { router, member, announced }
     }
 
     fn manager() -> Self {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::api::{error::ApiError, features};
 
-pub(crate) use show::{show, show_attached, show_configuration, with_prefix};
+pub(crate) use show::{show, show_attached, show_configuration, show_planned, with_prefix};
 
 /// Whether the body asks for a network of the cluster. If not, the request is for the local engine.
 pub(crate) fn is_overlay(body: &Value) -> bool {

@@ -14,7 +14,7 @@ const MTU: &str = "com.docker.network.driver.mtu";
 /// The VNI of the network, as in Docker's overlay driver.
 pub(super) const VNI: &str = "com.docker.network.driver.overlay.vxlanid_list";
 /// Packets of the network cross the underlay only inside of WireGuard. As in Docker.
-const ENCRYPTED: &str = "encrypted";
+pub(super) const ENCRYPTED: &str = "encrypted";
 
 /// The driver options of one request. See [`NetworkSpec`] for the fields.
 #[derive(Debug, Default)]

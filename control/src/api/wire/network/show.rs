@@ -9,6 +9,8 @@ use bollard_stubs::models;
 use serde_json::{Map, Value, json};
 use weft_model::{
     ClusterState, DualAddr, NodeId,
+    plan::NetworkPlan,
+    spec::Labels,
     state::{Network, NetworkConfiguration, Service, Task},
 };
 
@@ -54,6 +56,40 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
             .collect();
         set(&mut shown, "Services", Value::Object(services));
     }
+    shown
+}
+
+/// A network as a worker knows it, in the form of `GET /networks/{id}`. The plan of a node has no
+/// labels and no dates.
+pub(crate) fn show_planned(network: &NetworkPlan) -> Value {
+    let subnets = network.subnets.iter().filter(|(range, _)| range.is_ipv4() || network.ipv6);
+    let config = subnets.map(|(range, gateway)| models::IpamConfig {
+        subnet: Some(range.to_string()),
+        gateway: Some(gateway.to_string()),
+        ..models::IpamConfig::default()
+    });
+    let mut options = HashMap::from([(options::VNI.to_owned(), network.vni.to_string())]);
+    if network.encrypted {
+        options.insert(options::ENCRYPTED.to_owned(), String::new());
+    }
+    let mut shown = to_json(models::Network {
+        name: Some(network.name.to_string()),
+        id: Some(network.id.to_string()),
+        scope: Some("swarm".into()),
+        driver: Some("overlay".into()),
+        enable_ipv4: Some(!network.subnets.v4.is_empty()),
+        enable_ipv6: Some(network.ipv6),
+        ipam: Some(ipam::ipam(&Labels::new(), config.collect())),
+        internal: Some(network.internal),
+        attachable: Some(false),
+        ingress: Some(network.ingress),
+        config_from: Some(models::ConfigReference { network: Some(String::new()) }),
+        config_only: Some(false),
+        options: Some(options),
+        labels: Some(labels(&Labels::new())),
+        ..models::Network::default()
+    });
+    set(&mut shown, "Containers", json!({}));
     shown
 }
 
