@@ -103,7 +103,8 @@ impl Agent {
         if errors.is_empty() {
             self.reporter.set_applied(plan);
         }
-        self.reporter.publish(plan, self.links.as_ref(), self.tasks.statuses(plan), errors.text());
+        let links = self.links.as_ref().map(|links| (links, self.executor.engine_labels()));
+        self.reporter.publish(plan, links, self.tasks.statuses(plan), errors.text());
     }
 
     /// The tasks that can be started: those that have their network, and those whose network is

@@ -17,6 +17,7 @@ use crate::runtime::RuntimeKind;
 pub(super) struct Reporter {
     reports: watch::Sender<NodeReport>,
     runtime: RuntimeKind,
+    /// The labels of the daemon's flags.
     labels: Labels,
     /// The node id and the version of the latest plan that all layers applied. The node has another
     /// id in each membership. A plan of an earlier membership is never acknowledged.
@@ -33,19 +34,21 @@ impl Reporter {
         self.applied = Some((plan.node.clone(), plan.version()));
     }
 
-    /// Publishes a report if it differs from the last one. Without `links` it repeats the last
-    /// description and the last keys.
+    /// Publishes a report if it differs from the last one. `links` comes with the labels of the
+    /// container engine. Without them it repeats the last description and the last keys.
     /// `problem` is why the plan is not in effect, or empty.
     pub(super) fn publish(
         &self,
         plan: &NodePlan,
-        links: Option<&OverlayState>,
+        links: Option<(&OverlayState, Labels)>,
         tasks: Vec<(TaskId, TaskStatus)>,
         problem: String,
     ) {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
         let applied = applied.map_or_else(PlanVersion::default, |(_, version)| *version);
-        let description = links.map(|links| describe_node(self.runtime, &self.labels, links));
+        let (links, engine_labels) = links.unzip();
+        let labels = merged(engine_labels.unwrap_or_default(), &self.labels);
+        let description = links.map(|links| describe_node(self.runtime, &labels, links));
         // A link that cannot be read or configured for a moment is no lost key: the leader would
         // replace it.
         let configured = links.filter(|links| links.encryption_fault.is_none());
@@ -74,5 +77,27 @@ impl Reporter {
     /// Replaces the report with an empty one, after this node has left its cluster.
     pub(super) fn clear_report(&self) {
         self.reports.send_replace(NodeReport::default());
+    }
+}
+
+/// The labels of the container engine and those of the daemon's flags, which a user gives for this
+/// cluster: they replace labels of the engine that have the same key.
+fn merged(mut engine: Labels, flags: &Labels) -> Labels {
+    engine.extend(flags.clone());
+    engine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_the_daemon_replace_those_of_the_engine() {
+        let labels = |pairs: &[(&str, &str)]| -> Labels {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let engine = labels(&[("disk", "ssd"), ("zone", "a")]);
+        let flags = labels(&[("rack", "7"), ("zone", "b")]);
+        assert_eq!(merged(engine, &flags), labels(&[("disk", "ssd"), ("rack", "7"), ("zone", "b")]));
     }
 }

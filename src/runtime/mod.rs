@@ -37,6 +37,7 @@ use tokio::sync::watch;
 use weft_model::{
     Backoff, LogSource, NodeName, NodePlan, TaskId,
     plan::{NetworkPlan, TaskPlan},
+    spec::Labels,
 };
 
 pub(crate) use self::error::RuntimeError;
@@ -86,6 +87,12 @@ pub(crate) trait Executor: Send + Sync {
 
     /// All tasks on this node, in the order of their ids. Includes the tasks of an earlier daemon.
     async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError>;
+
+    /// The labels of the container engine, as it has given them when it was connected last. They
+    /// are known once [`Executor::observe`] has succeeded. A runtime without an engine has none.
+    fn engine_labels(&self) -> Labels {
+        Labels::new()
+    }
 
     /// Notifies when the result of [`Executor::observe`] may have changed.
     fn changed(&self) -> watch::Receiver<u64>;

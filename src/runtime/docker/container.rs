@@ -12,14 +12,16 @@ use bollard::models::{
     ContainerSummaryStateEnum, EndpointSettings, HostConfig, NetworkingConfig, RestartPolicy, RestartPolicyNameEnum,
     SystemInfo,
 };
-use weft_model::{NodeName, TaskId, plan::TaskPlan, spec::SearchDomain};
+use weft_model::{
+    NodeName, TASK_LABEL, TaskId,
+    plan::TaskPlan,
+    spec::{Labels, SearchDomain},
+};
 
 use crate::runtime::{Exit, Phase, identity};
 
 /// Label with the node that a container belongs to.
 pub(super) const NODE_LABEL: &str = "weft.node";
-/// Label with the task that a container belongs to.
-pub(super) const TASK_LABEL: &str = "weft.task";
 /// Label with the [`Part`] that a container is.
 const PART_LABEL: &str = "weft.part";
 
@@ -57,6 +59,12 @@ pub(super) fn unfit(info: &SystemInfo) -> Option<String> {
         "it does not take network drivers of other programs as Docker does (Podman's API does not); use dockerd"
             .to_owned()
     })
+}
+
+/// The labels that were given to the engine (`dockerd --label KEY=VALUE`).
+pub(super) fn engine_labels(info: &SystemInfo) -> Labels {
+    let labels = info.labels.iter().flatten().map(|label| label.split_once('=').unwrap_or((label, "")));
+    labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 /// Reads a container's labels. `None` if weft did not create it.
@@ -210,6 +218,15 @@ fn time_ms(text: Option<&str>) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::runtime::fixture;
+
+    #[test]
+    fn labels_of_the_engine_are_read_as_keys_and_values() {
+        let labels = ["zone=a", "rack=x=y", "empty=", "bare"].map(str::to_owned).to_vec();
+        let info = SystemInfo { labels: Some(labels), ..SystemInfo::default() };
+        let want = [("bare", ""), ("empty", ""), ("rack", "x=y"), ("zone", "a")];
+        assert_eq!(engine_labels(&info), want.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        assert_eq!(engine_labels(&SystemInfo::default()), Labels::new());
+    }
 
     fn inspected(status: ContainerStateStatusEnum, pid: i64, exit_code: i64, error: &str) -> ContainerInspectResponse {
         ContainerInspectResponse {

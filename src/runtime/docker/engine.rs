@@ -28,8 +28,9 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 use weft_model::{
-    NetworkId, NodeName, TaskId, error_chain,
+    NetworkId, NodeName, TASK_LABEL, TaskId, error_chain,
     plan::{NetworkPlan, TaskPlan},
+    spec::Labels,
 };
 
 use super::{
@@ -69,6 +70,7 @@ pub(super) struct Engine {
     /// Locked while docker networks are created and removed.
     creating_networks: Arc<Mutex<()>>,
     known: Arc<sync::Mutex<BTreeMap<TaskId, ObservedTask>>>,
+    labels: Arc<sync::Mutex<Labels>>,
 }
 
 impl Engine {
@@ -82,7 +84,13 @@ impl Engine {
             starts,
             creating_networks: Arc::default(),
             known: Arc::default(),
+            labels: Arc::default(),
         }
+    }
+
+    /// The labels of the engine that was connected last.
+    pub(super) fn labels(&self) -> Labels {
+        self.labels.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The client of the engine. Connects if there is none, and agrees on the version of the API.
@@ -106,6 +114,7 @@ impl Engine {
         if let Some(reason) = container::unfit(&info) {
             return Err(RuntimeError::Engine { action: "use the container engine", reason });
         }
+        *self.labels.lock().unwrap_or_else(PoisonError::into_inner) = container::engine_labels(&info);
         Ok(client.insert(docker).clone())
     }
 
@@ -117,7 +126,7 @@ impl Engine {
     /// Lists this node's containers, or those of one of its tasks.
     pub(super) async fn list(&self, task: Option<&TaskId>) -> Result<Vec<ContainerSummary>, RuntimeError> {
         let mut labels = vec![format!("{}={}", container::NODE_LABEL, self.node)];
-        labels.extend(task.map(|task| format!("{}={task}", container::TASK_LABEL)));
+        labels.extend(task.map(|task| format!("{TASK_LABEL}={task}")));
         let filters = [("label", labels)].into_iter().collect();
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         self.docker().await?.list_containers(Some(options)).await.map_err(engine_error("list containers"))

@@ -35,6 +35,7 @@ use tracing::warn;
 use weft_model::{
     LogError, LogOptions, LogRecord, LogSource, NodePlan, TaskId, error_chain,
     plan::{NetworkPlan, TaskPlan},
+    spec::Labels,
 };
 
 use self::{
@@ -147,6 +148,10 @@ impl Executor for DockerRuntime {
 
     async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
         self.engine.observe().await
+    }
+
+    fn engine_labels(&self) -> Labels {
+        self.engine.labels()
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
