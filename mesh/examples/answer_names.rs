@@ -90,6 +90,8 @@ fn plan() -> Result<NodePlan, Box<dyn Error>> {
         expanded: Expanded::default(),
         container_at: None,
         registry_auth: None,
+        node_network: None,
+        has_run: false,
     });
     Ok(plan)
 }

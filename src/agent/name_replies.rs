@@ -140,6 +140,8 @@ fn plan(services: &[Service], ipv6: [bool; 3], attached: &[usize]) -> NodePlan {
         expanded: Expanded::default(),
         container_at: None,
         registry_auth: None,
+        node_network: None,
+        has_run: false,
     });
     plan
 }

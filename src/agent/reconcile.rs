@@ -107,11 +107,13 @@ impl Agent {
         self.reporter.publish(plan, links, self.tasks.statuses(plan), errors.text());
     }
 
-    /// The tasks that can be started: those that have their network, and those whose network is
-    /// made while they are started.
+    /// The tasks that can be started: those that have their network, those whose network is made
+    /// while they are started, and those on a network of the node, for which nothing is made.
     fn startable_tasks(&self, plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>) -> BTreeSet<TaskId> {
         let without = observed.values().filter(|observed| observed.netns == TaskNetns::Missing);
-        self.tasks_with_network(plan).into_iter().chain(without.map(|observed| observed.task.clone())).collect()
+        let without = without.map(|observed| observed.task.clone());
+        let on_node = plan.tasks.iter().filter(|task| task.node_network.is_some()).map(|task| task.id.clone());
+        self.tasks_with_network(plan).into_iter().chain(without).chain(on_node).collect()
     }
 
     /// The tasks that have all their links and a resolver. A task without a namespace has no

@@ -18,7 +18,9 @@ pub(super) struct Sandboxes {
 impl Sandboxes {
     pub(super) fn new(plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>) -> Self {
         let mut sandboxes = Self::default();
-        for task in &plan.tasks {
+        // A task on a network of the node has no links of weft. Its namespace may be that of the
+        // node itself, in which nothing may be changed.
+        for task in plan.tasks.iter().filter(|task| task.node_network.is_none()) {
             let Some(observed) = observed.get(&task.id) else { continue };
             let place = match &observed.netns {
                 TaskNetns::Missing => continue,

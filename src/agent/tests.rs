@@ -15,6 +15,7 @@ use weft_dns::Outside;
 use weft_model::{
     LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan, TaskId,
     plan::{NetworkPlan, TaskGoal, TaskPlan},
+    spec::NodeNetwork,
     state::TaskState,
 };
 use weft_overlay::EncryptionMode;
@@ -22,6 +23,7 @@ use weft_overlay::EncryptionMode;
 use super::{
     blocking::run_blocking,
     layer_errors::LayerErrors,
+    sandboxes::Sandboxes,
     task::{FinishedStep, PassPoint, Step, TaskRecord},
     *,
 };
@@ -224,4 +226,38 @@ async fn a_panic_in_the_data_plane_ends_the_agent_and_an_error_does_not() {
     assert!(delay_after(panicked.context("reconcile")).is_err());
     assert_eq!(delay_after(Err(anyhow::anyhow!("no such link"))).expect("an error is retried"), RETRY_DELAY);
     assert_eq!(delay_after(Ok(())).expect("no error"), FULL_RESYNC);
+}
+
+#[tokio::test]
+async fn a_task_on_a_network_of_the_node_starts_without_links_and_gets_none() {
+    let (tmp, executor) = (tempfile::tempdir().expect("a temporary directory"), Arc::new(Recording::default()));
+    let mut agent = agent(Arc::clone(&executor), tmp.path()).await;
+    let on_node = TaskPlan { node_network: Some(NodeNetwork::Host), ..task(1, TaskGoal::Run) };
+    let linked = task(2, TaskGoal::Run);
+    let at = |task: &TaskId| {
+        let (id, observed) = seen(task, Phase::Prepared);
+        (id, ObservedTask { netns: TaskNetns::At("/proc/self/ns/net".into()), ..observed })
+    };
+    let observed = [at(&on_node.id), at(&linked.id)].into();
+    let plan = plan(9, vec![on_node.clone(), linked.clone()]);
+    assert!(Sandboxes::new(&plan, &observed).places.into_keys().eq([linked.id]));
+
+    agent.tasks.track(&plan, &observed);
+    agent.step_tasks_and_report(&plan, &observed, &LayerErrors::default(), Instant::now());
+    while let Some(finished) = agent.tasks.steps.join_next().await {
+        agent.tasks.finish_step(finished);
+    }
+    assert_eq!(*executor.0.lock().expect("no test thread panicked"), [("start", on_node.id)].into());
+}
+
+#[tokio::test]
+async fn a_task_that_has_run_and_does_not_exist_any_more_is_not_prepared_again() {
+    let (tmp, executor) = (tempfile::tempdir().expect("a temporary directory"), Arc::new(Recording::default()));
+    let mut agent = agent(Arc::clone(&executor), tmp.path()).await;
+    let vanished = TaskPlan { has_run: true, ..task(1, TaskGoal::Run) };
+    let plan = plan(9, vec![vanished.clone()]);
+    agent.tasks.track(&plan, &BTreeMap::new());
+    agent.step_tasks_and_report(&plan, &BTreeMap::new(), &LayerErrors::default(), Instant::now());
+    assert!(agent.tasks.steps.is_empty());
+    assert_eq!(agent.tasks.records[&vanished.id].status.state, TaskState::Failed);
 }

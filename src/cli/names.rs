@@ -17,8 +17,15 @@ pub(super) async fn services(client: &Client) -> Result<NamesById> {
     fetch(client, "/services", "/ID", "/Spec/Name").await
 }
 
+/// No list has the networks that each node has by itself, so they are looked up by their names.
 pub(super) async fn networks(client: &Client) -> Result<NamesById> {
-    fetch(client, "/networks", "/Id", "/Name").await
+    let mut names = fetch(client, "/networks", "/Id", "/Name").await?;
+    for name in ["bridge", "host"] {
+        if let Ok(network) = client.get(&format!("/networks/{name}?scope=swarm")).await {
+            names.insert(text(&network, "/Id").to_owned(), name.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// Gets the list at `path`. `id` and `name` are JSON pointers into each object of the list.

@@ -23,5 +23,7 @@ pub(crate) fn task(change: impl FnOnce(&mut ContainerSpec)) -> TaskPlan {
         expanded: Expanded::default(),
         container_at: None,
         registry_auth: None,
+        node_network: None,
+        has_run: false,
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn group() -> Group {
             docker_creates_lists_and_removes_networks,
             docker_creates_a_service_and_shows_its_tasks,
             docker_scales_updates_and_removes_a_service,
+            docker_creates_services_on_networks_of_the_nodes,
             docker_reads_a_services_logs,
             docker_prints_the_errors_of_weft,
             docker_locks_and_unlocks_managers,
@@ -120,6 +121,32 @@ fn docker_scales_updates_and_removes_a_service(lab: &Lab) -> Result<()> {
     let missing = lab.docker("n1", &["service", "inspect", "brief"])?;
     ensure!(!missing.status.success(), "the service still exists");
     ensure!(String::from_utf8_lossy(&missing.stderr).contains("no such service: brief"), "{missing:?}");
+    Ok(())
+}
+
+/// The docker client looks up the networks of a service with `scope=swarm`, and sends their ids.
+fn docker_creates_services_on_networks_of_the_nodes(lab: &Lab) -> Result<()> {
+    let create = ["service", "create", "--detach", "--name", "local", "--mode", "global", "--network"];
+    lab.docker_ok("n1", &[&create[..], &["host", WHOAMI]].concat())?;
+    for task in lab.wait_running("n1", "local", 3)? {
+        all_answer(CLIENT, &contract::addrs(&task.node).map(|addr| (addr, 80).into()), &[task], Duration::from_secs(5));
+    }
+    let target = ["service", "inspect", "--format", "{{(index .Spec.TaskTemplate.Networks 0).Target}}", "local"];
+    let id = lab.docker_ok("n1", &target)?;
+    let found =
+        lab.docker_ok("n1", &["network", "inspect", "--format", "{{.Name}} {{.Driver}} {{.Scope}}", id.trim()])?;
+    ensure!(found.trim() == "host host swarm", "{found}");
+    let pretty = lab.docker_ok("n1", &["service", "inspect", "--pretty", "local"])?;
+    ensure!(pretty.contains("Networks: host"), "{pretty}");
+    lab.docker_ok("n1", &["service", "update", "--detach", "--network-rm", "host", "--network-add", "app", "local"])?;
+    eventually(Duration::from_secs(60), "the tasks are on the network app", || {
+        let tasks = lab.wait_running("n1", "local", 3).map_err(|error| format!("{error:#}"))?;
+        if tasks.iter().all(|task| !task.addrs.is_empty()) { Ok(()) } else { Err(format!("{tasks:?}")) }
+    });
+    lab.docker_ok("n1", &["service", "rm", "local"])?;
+    let refused = lab.docker("n1", &[&create[..], &["none", WHOAMI]].concat())?;
+    let message = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && message.contains("network") && message.contains("none"), "{message}");
     Ok(())
 }
 

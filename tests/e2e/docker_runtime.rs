@@ -21,7 +21,7 @@ use crate::{
     failure,
     fixtures::{HTTP, Loads, WHOAMI, all_answer, assert_even, only, service, task_names, task_of, vip},
     harness::{Group, Shape, tests},
-    isolation, lookups, mesh, names, scaling, update,
+    isolation, lookups, mesh, names, node_networks, scaling, update,
 };
 
 /// Length of a MAC address as text.
@@ -69,6 +69,12 @@ pub(crate) fn group() -> Group {
             a_container_that_a_user_restarts_leaves_no_gap,
             each_node_has_an_engine_of_its_own,
             containers_of_a_user_publish_ports_beside_weft,
+            node_networks::a_service_on_network_host_answers_at_the_addresses_of_its_nodes,
+            node_networks::a_task_on_network_host_has_the_network_of_its_node,
+            node_networks::tasks_on_network_host_continue_while_their_daemon_restarts,
+            node_networks::a_killed_task_on_network_host_is_replaced,
+            node_networks::a_service_moves_between_network_host_and_the_cluster,
+            node_networks::a_task_on_network_bridge_is_an_ordinary_container,
             isolation::names_of_another_network_do_not_resolve,
             isolation::addresses_of_another_network_do_not_answer,
             isolation::packets_with_a_forged_source_are_dropped,

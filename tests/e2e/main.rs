@@ -19,6 +19,7 @@ mod kernel_names;
 mod resolver_address;
 mod isolation;
 mod networks;
+mod node_networks;
 mod encrypted;
 mod scaling;
 mod update;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         names::group(),
         isolation::group(),
         networks::group(),
+        node_networks::group(),
         encrypted::group(),
         scaling::group(),
         update::group(),

@@ -17,7 +17,7 @@ use crate::{
     TaskId, Vni,
     id::ClusterId,
     net::Subnets,
-    spec::{ContainerSpec, Labels, Protocol, RegistryAuth, Resources, Role},
+    spec::{ContainerSpec, Labels, NodeNetwork, Protocol, RegistryAuth, Resources, Role},
     wireguard::EncryptionPlan,
 };
 
@@ -247,7 +247,8 @@ pub struct TaskPlan {
     /// Labels that the cluster adds to the container (`com.docker.swarm.…`). The labels of the spec
     /// are in `container`.
     pub labels: Labels,
-    /// In the order of the spec. The first network is eth0 and has the default route.
+    /// In the order of the spec. The first network is eth0 and has the default route. Empty if
+    /// there is a `node_network`.
     pub attachments: Vec<AttachmentPlan>,
     pub desired: TaskGoal,
     #[serde(default)]
@@ -260,6 +261,14 @@ pub struct TaskPlan {
     /// node does not keep a secret that it needs no more.
     #[serde(default)]
     pub registry_auth: Option<RegistryAuth>,
+    /// The network of this node that the task is on. The task then has no links of weft and no
+    /// resolver.
+    #[serde(default)]
+    pub node_network: Option<NodeNetwork>,
+    /// The task has run. If the node does not have it any more, it has ended. A leader of an
+    /// earlier release does not say so; its plans show it by the backends of the task.
+    #[serde(default)]
+    pub has_run: bool,
 }
 
 /// The parts of a task's container that have templates, with these expanded.

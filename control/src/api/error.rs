@@ -20,12 +20,17 @@ pub(crate) enum ApiError {
     Invalid(String),
     #[error("no such {kind}: {name}")]
     NotFound { kind: ObjectKind, name: String },
+    /// Like [`Self::NotFound`], with another text.
+    #[error("{0}")]
+    Missing(String),
     #[error("{kind} {name} is ambiguous ({matches} matches found): give more of its ID")]
     Ambiguous { kind: ObjectKind, name: String, matches: usize },
     #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
     Unauthorized(String),
+    #[error("{0}")]
+    Forbidden(String),
     /// The request asks for a feature that weft does not have. `features` and `wire::unsupported`
     /// create this error.
     #[error("{0}")]
@@ -50,9 +55,10 @@ impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) | Self::Ambiguous { .. } => StatusCode::BAD_REQUEST,
-            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::NotFound { .. } | Self::Missing(_) => StatusCode::NOT_FOUND,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NotInSwarm | Self::Worker | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -13,7 +13,12 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use weft_model::{ClusterState, Command, NetworkId, Rejection, command::ObjectKind, spec::NetworkSpec, state::Service};
+use weft_model::{
+    ClusterState, Command, NetworkId, Rejection,
+    command::ObjectKind,
+    spec::{NetworkSpec, NodeNetwork},
+    state::Service,
+};
 
 use super::{
     Api, body,
@@ -24,7 +29,7 @@ use super::{
     features, find,
     query::{Filters, Params},
     version::ClientVersion,
-    wire,
+    wire::{self, network::predefined},
 };
 use crate::swarm::ProposeError;
 
@@ -102,7 +107,7 @@ pub(super) async fn inspect(
     let found = if local_only {
         Err(ApiError::NotFound { kind: ObjectKind::Network, name: id.clone() })
     } else {
-        show(&api, &id, verbose)
+        show(&api, &id, verbose, params.text("scope") == "swarm")
     };
     match found {
         Ok(mut shown) => {
@@ -177,8 +182,11 @@ fn matches_shown(filters: &Filters, shown: &Value) -> bool {
         && filters.values("label").is_empty()
 }
 
-fn show(api: &Api, id: &str, verbose: bool) -> Result<Value, ApiError> {
+fn show(api: &Api, id: &str, verbose: bool, of_swarm: bool) -> Result<Value, ApiError> {
     let state = api.state()?;
+    if let Some(network) = node_network(api, &state, id, of_swarm) {
+        return Ok(predefined::show(&state, network, api.node_id().as_ref()));
+    }
     match find::network(&state, id) {
         Ok(network) => Ok(wire::network::show(&state, network, api.node_id().as_ref(), verbose)),
         Err(missing) => match find::configuration(&state, id) {
@@ -188,12 +196,27 @@ fn show(api: &Api, id: &str, verbose: bool) -> Result<Value, ApiError> {
     }
 }
 
+/// The network of the nodes that a client asks for, by its id in the cluster. By its name, a client
+/// asks for the network of this node's engine, if it has one, unless it asks for networks
+/// `of_swarm` only. The docker client does that to find the networks of a service.
+fn node_network(api: &Api, state: &ClusterState, text: &str, of_swarm: bool) -> Option<NodeNetwork> {
+    let by_name = || predefined::find(text).filter(|_| of_swarm || api.node.engine.is_none());
+    predefined::of_id(text).or_else(by_name).filter(|_| state.network_by_name(text).is_none())
+}
+
 pub(super) async fn remove(
     State(api): State<Api>,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let found = api.state().and_then(|state| {
+        if let Some(network) = node_network(&api, &state, &id, false) {
+            return Err(ApiError::Forbidden(format!(
+                "network {} ({}) is a swarm predefined network and cannot be removed",
+                predefined::id(network),
+                network.as_str()
+            )));
+        }
         let network = find::network(&state, &id).map(|network| network.id.clone());
         network.or_else(|missing| find::configuration(&state, &id).map(|found| found.id.clone()).map_err(|_| missing))
     });
@@ -202,6 +225,7 @@ pub(super) async fn remove(
             remove_when_released(&*api.cluster()?, id).await?;
             Ok(StatusCode::NO_CONTENT.into_response())
         }
+        Err(error @ ApiError::Forbidden(_)) => Err(error),
         Err(error) if api.node.engine.is_some() => {
             if docker_networks::hides(&api, &id).await? {
                 return Err(error);
@@ -236,8 +260,8 @@ async fn remove_when_released(cluster: &dyn ClusterHandle, id: NetworkId) -> Res
 fn is_used_by_a_service(state: &ClusterState, network: &NetworkId) -> bool {
     let is_ingress = state.networks.get(network).is_some_and(|network| network.spec.ingress);
     let uses = |service: &Service| {
-        let attached = &service.spec.task.networks;
-        attached.iter().any(|attached| attached.network == *network) || (attached.is_empty() && is_ingress)
+        let task = &service.spec.task;
+        task.networks.iter().any(|attached| attached.network == *network) || (task.uses_ingress() && is_ingress)
     };
     state.services.values().any(|service| !service.removing && uses(service))
 }

@@ -8,7 +8,8 @@ use axum::{
 use serde_json::{Value, json};
 use weft_model::{
     ClusterState, Command, NetworkId, ServiceId,
-    spec::{RegistryAuth, ServiceMode, ServiceSpec},
+    command::ObjectKind,
+    spec::{NodeNetwork, RegistryAuth, ServiceMode, ServiceSpec},
     state::{Node, Service},
 };
 
@@ -17,11 +18,12 @@ use super::{
     body::JsonBody,
     credentials::{self, Header},
     distribution,
+    docker_networks::networks_of_users,
     error::ApiError,
     find,
     query::{Filters, Params},
     version::ClientVersion,
-    wire,
+    wire::{self, network::predefined},
 };
 use crate::schedule::needs_encryption;
 
@@ -79,7 +81,7 @@ pub(super) async fn create(
         wire::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));
     }
     let state = api.state()?;
-    let mut spec = Box::new(read(&state, body)?);
+    let mut spec = Box::new(read(&api, &state, body).await?);
     let mut warnings: Vec<String> = encryption_warning(&state, &spec).into_iter().collect();
     warnings.extend(undecodable_warning(&header));
     if let Header::Given(Some(auth)) = header {
@@ -131,7 +133,7 @@ pub(super) async fn update(
         // The previous spec has its own credentials, so those of the request have no effect.
         Command::RollbackService { id, version, message: "manually requested rollback".to_owned(), automatic: false }
     } else {
-        let mut spec = Box::new(read(&state, body)?);
+        let mut spec = Box::new(read(&api, &state, body).await?);
         warnings.extend(undecodable_warning(&header));
         spec.task.registry_auth = match header {
             Header::Given(auth) => auth,
@@ -152,15 +154,40 @@ pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Re
     Ok(())
 }
 
-/// Reads a spec, and replaces the names of its networks by their ids.
-fn read(state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
+/// Reads a spec, and replaces the names of its networks by their ids. Clients may name a network of
+/// the nodes by the id that it has in this node's engine.
+async fn read(api: &Api, state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
+    let spec = match (read_with(state, body.clone(), &[]), &api.node.engine) {
+        (Err(ApiError::NotFound { kind: ObjectKind::Network, .. }), Some(engine)) => {
+            read_with(state, body, &networks_of_users(engine, "", None).await.unwrap_or_default())?
+        }
+        (read, _) => read?,
+    };
+    match spec.task.node_network {
+        Some(network) if state.feature_level < NodeNetwork::LEVEL => Err(ApiError::Conflict(format!(
+            "a manager runs an earlier release of weft, which has no network {} for services: upgrade all managers",
+            network.as_str()
+        ))),
+        _ => Ok(spec),
+    }
+}
+
+/// Like [`read`]. `local` has the networks of this node's engine.
+fn read_with(state: &ClusterState, body: Value, local: &[Value]) -> Result<ServiceSpec, ApiError> {
     let resolve = |text: &str| -> Result<NetworkId, ApiError> {
+        // A cluster of an earlier release can have a network of that name.
+        if let Some(network) = predefined::find(text).filter(|_| state.network_by_name(text).is_none()) {
+            return Ok(predefined::id(network));
+        }
         if find::network(state, text).is_err() && find::configuration(state, text).is_ok() {
             return Err(ApiError::Invalid(format!(
                 "network {text} only holds options: create a network with --config-from {text} and use that"
             )));
         }
-        let network = find::network(state, text)?;
+        let network = match find::network(state, text) {
+            Err(missing @ ApiError::NotFound { .. }) => return resolve_local(text, local, missing),
+            found => found?,
+        };
         if network.spec.ingress {
             return Err(ApiError::Invalid(format!(
                 "network {text} is the ingress network: a service cannot be attached to it by name"
@@ -215,4 +242,28 @@ async fn pin(api: &Api, client: ClientVersion, spec: &mut ServiceSpec) -> Option
         spec.task.container.image = image;
     }
     warning
+}
+
+/// Finds the network of the nodes that a network of the engine is. The text is its name, its id, or
+/// the beginning of its id.
+fn resolve_local(text: &str, local: &[Value], missing: ApiError) -> Result<NetworkId, ApiError> {
+    const NONE: &str = "none";
+    let named = local.iter().find(|network| network["Name"] == text);
+    let mut with_id = local.iter().filter(|network| network["Id"].as_str().is_some_and(|id| id.starts_with(text)));
+    let found = named.or_else(|| with_id.next().filter(|_| with_id.next().is_none()));
+    match found.map_or(text, |network| network["Name"].as_str().unwrap_or_default()) {
+        // As in Swarm: a service can be on all networks that each engine has, except this one.
+        NONE => Err(ApiError::Missing(format!(
+            "could not find the corresponding predefined swarm network: network {NONE} not found: create a network \
+             with --internal, whose tasks cannot reach other hosts"
+        ))),
+        name => match (predefined::find(name), found) {
+            (Some(network), _) => Ok(predefined::id(network)),
+            (None, Some(_)) => Err(ApiError::Forbidden(format!(
+                "The network {name} cannot be used with services. Only networks scoped to the swarm can be used, such \
+                 as those created with the overlay driver."
+            ))),
+            (None, None) => Err(missing),
+        },
+    }
 }

@@ -59,6 +59,9 @@ const ADDED: &[Addition] = &[
     (Owner::Type("TaskPlan"), "expanded", 1),
     (Owner::Type("TaskPlan"), "registry_auth", 1),
     (Owner::Type("TaskSpec"), "registry_auth", 1),
+    (Owner::Type("TaskPlan"), "has_run", 1),
+    (Owner::Type("TaskPlan"), "node_network", 1),
+    (Owner::Type("TaskSpec"), "node_network", 1),
     (Owner::Variant("Command", "AssignTask"), "reuse", 1),
     (Owner::Variant("Command", "ReleaseAddresses"), "owners", 1),
 ];

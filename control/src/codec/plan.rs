@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, mem};
 use weft_model::{
     NodePlan, Shared,
     plan::{Expanded, TaskPlan},
-    spec::ContainerSpec,
+    spec::{ContainerSpec, NodeNetwork},
 };
 
 use super::{CodecError, PLAN};
@@ -44,6 +44,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<NodePlan, CodecError> {
 /// The form of the plan that nodes of this level read.
 pub(crate) fn at_level(plan: &NodePlan, level: u32) -> NodePlan {
     let mut sent = plan.clone();
+    if level < NodeNetwork::LEVEL {
+        sent.tasks.retain(|task| task.node_network.is_none());
+    }
     if level < CONTAINERS_LEVEL {
         sent.tasks.iter_mut().for_each(expand);
         return sent;
@@ -92,6 +95,8 @@ mod tests {
             expanded,
             container_at: None,
             registry_auth: None,
+            node_network: None,
+            has_run: false,
         }
     }
 

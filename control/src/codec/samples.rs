@@ -18,9 +18,9 @@ use weft_model::{
     },
     spec::{
         Availability, ClusterSpec, Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction,
-        HostEntry, Labels, NetworkAttachment, NetworkSpec, NodeAttribute, NodeSpec, Placement, Platform, PortSpec,
-        Protocol, RegistryAuth, Resources, RestartCondition, RestartPolicy, Role, ServiceMode, ServiceSpec, SubnetSpec,
-        TaskSpec, UpdateConfig, UpdateOrder,
+        HostEntry, Labels, NetworkAttachment, NetworkSpec, NodeAttribute, NodeNetwork, NodeSpec, Placement, Platform,
+        PortSpec, Protocol, RegistryAuth, Resources, RestartCondition, RestartPolicy, Role, ServiceMode, ServiceSpec,
+        SubnetSpec, TaskSpec, UpdateConfig, UpdateOrder,
     },
     state::{
         FreedAddress, KeyRecord, KeyStage, ManagerLock, NetworkConfiguration, NodeDescription, NodeStatus, Restarts,
@@ -116,6 +116,7 @@ pub(super) fn service_spec() -> ServiceSpec {
             networks: vec![NetworkAttachment { network: NetworkId::from_random(70), aliases: vec!["api".to_owned()] }],
             force_update: 2,
             registry_auth: Some(registry_auth()),
+            node_network: None,
         }),
         mode: ServiceMode::Replicated { replicas: 3 },
         update: update_config(UpdateOrder::StartFirst, FailureAction::Rollback),
@@ -309,6 +310,11 @@ pub(super) fn later_commands() -> Vec<Command> {
     let node = NodeId::from_random(1);
     let convergence = |convergence| Command::SetConvergence { id: NodeId::from_random(1), convergence };
     let spec = ClusterSpec { force_rotate: 2, ..ClusterSpec::default() };
+    let on_node_network = |id, network| {
+        let mut spec = ServiceSpec::new(parse("local"), container());
+        spec.task.node_network = Some(network);
+        Command::CreateService { id: ServiceId::from_random(id), spec: Box::new(spec) }
+    };
     let locked = InitCluster { unlock_key: Some(UnlockKey([4; 32])), ..TestCluster::empty().init() };
     vec![
         Command::SetFeatureLevel { level: 1 },
@@ -327,6 +333,8 @@ pub(super) fn later_commands() -> Vec<Command> {
         Command::SetRotated { nodes: vec![NodeId::from_random(60)], ca_cert_pem: "new".to_owned() },
         Command::SetUnlockKey { version: 7, spec: ClusterSpec::default(), key: Some(UnlockKey([4; 32])) },
         Command::InitCluster(Box::new(locked)),
+        on_node_network(84, NodeNetwork::Host),
+        on_node_network(85, NodeNetwork::Bridge),
     ]
 }
 
@@ -400,6 +408,36 @@ pub(super) fn plan() -> NodePlan {
     let subnets = weft_model::net::Subnets::dual(parse("10.1.0.0/16"), parse("fd01::/64"));
     let vni = Vni::new(5_000).expect("a VNI");
     let mac = Mac::of_task(addr(2));
+    let attached = TaskPlan {
+        id: task.clone(),
+        service: service.clone(),
+        service_name: parse("web"),
+        name: "web.1.x".to_owned(),
+        container: container().into(),
+        resources: service_spec().task.resources,
+        labels: labels("plan"),
+        attachments: vec![AttachmentPlan {
+            network: network.clone(),
+            vni,
+            mtu: Some(1_400),
+            subnets: subnets.clone(),
+            addr: addr(2),
+            mac,
+        }],
+        desired: TaskGoal::Stop,
+        expanded: Expanded { hostname: None, env: [(0, "A=1".to_owned())].into() },
+        container_at: None,
+        node_network: None,
+        has_run: false,
+        registry_auth: Some(registry_auth()),
+    };
+    let on_node_network = TaskPlan {
+        id: TaskId::from_random(91),
+        attachments: Vec::new(),
+        node_network: Some(NodeNetwork::Host),
+        has_run: true,
+        ..attached.clone()
+    };
     NodePlan {
         generation: 77,
         cluster: ClusterId::from_random(50),
@@ -449,20 +487,7 @@ pub(super) fn plan() -> NodePlan {
         }],
         ports: vec![PortPlan { port: 8_053, protocol: Protocol::Udp, mesh: MeshServiceId(5), target: 53 }],
         endpoints: vec![EndpointPlan { network: network.clone(), task: task.clone(), node: peer, addr: addr(2), mac }],
-        tasks: vec![TaskPlan {
-            id: task,
-            service,
-            service_name: parse("web"),
-            name: "web.1.x".to_owned(),
-            container: container().into(),
-            resources: service_spec().task.resources,
-            labels: labels("plan"),
-            attachments: vec![AttachmentPlan { network, vni, mtu: Some(1_400), subnets, addr: addr(2), mac }],
-            desired: TaskGoal::Stop,
-            expanded: Expanded { hostname: None, env: [(0, "A=1".to_owned())].into() },
-            container_at: None,
-            registry_auth: Some(registry_auth()),
-        }],
+        tasks: vec![attached, on_node_network],
         epoch: 2,
         feature_level: 1,
         roots_pem: "pem".to_owned(),

@@ -250,6 +250,8 @@ fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task, varia
         expanded,
         container_at: None,
         registry_auth: registry_auth(task),
+        node_network: task.spec.node_network,
+        has_run: task.traffic != Traffic::None,
     }
 }
 

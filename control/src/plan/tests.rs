@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_model::{
     Command, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,
-    spec::{EndpointMode, RegistryAuth},
+    spec::{EndpointMode, NodeNetwork, RegistryAuth},
     state::{FEATURE_LEVEL, TaskState, Traffic},
 };
 
@@ -275,4 +275,23 @@ fn credentials_are_in_the_plan_of_the_tasks_node_until_it_has_the_image() {
     assert!(!String::from_utf8_lossy(&other).contains("secret"), "a node that does not pull has the password");
     cluster.cluster.observe(&id, TaskState::Ready);
     assert_eq!(of_task(&cluster), None);
+}
+
+#[test]
+fn a_task_on_a_network_of_its_node_is_only_in_the_list_of_tasks() {
+    let mut cluster = TestCluster::new();
+    let node = cluster.first_node();
+    let mut spec = service_spec("local", 1, &[]);
+    spec.task.node_network = Some(NodeNetwork::Host);
+    let service = cluster.add_service(spec);
+    let task = cluster.running_task(&service, 1, &node);
+    let planned = |cluster: &TestCluster| plan(&cluster.state, &node).expect("the plan of n1");
+    let before = planned(&cluster);
+    assert_eq!((before.tasks[0].node_network, before.tasks[0].has_run), (Some(NodeNetwork::Host), false));
+    cluster.ok(Command::SetTraffic { id: task, traffic: Traffic::Local });
+    let after = planned(&cluster);
+    assert!(after.tasks[0].has_run && after.tasks[0].attachments.is_empty());
+    assert!(after.services.is_empty() && after.endpoints.is_empty() && after.ports.is_empty());
+    // A node of an earlier release would run it without a network.
+    assert!(codec::plan::at_level(&after, 0).tasks.is_empty());
 }

@@ -4,7 +4,8 @@
 //! A node is suitable if it takes tasks, has the resources that the task reserves, satisfies the
 //! constraints of the service, is of a platform of its image, and is below the limit of replicas
 //! per node. For a task on an encrypted network, the node must also be able to encrypt, and have a
-//! key that the other nodes know. Among the suitable nodes the scheduler prefers, in this order:
+//! key that the other nodes know. A task on a network of its node needs a node that has this
+//! network. Among the suitable nodes the scheduler prefers, in this order:
 //!
 //! 1. nodes on which the service has not failed repeatedly;
 //! 2. nodes that spread the tasks of the service over the values of the placement preferences;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 
 use weft_model::{
     ClusterState, NodeId, ServiceId,
-    spec::{Constraint, NodeAttribute, Placement, Platform, Role, TaskSpec},
+    spec::{Constraint, NodeAttribute, NodeNetwork, Placement, Platform, Role, TaskSpec},
     state::{Network, Node, Slot, Task, TaskState},
     wireguard::EncryptionSupport,
 };
@@ -29,6 +30,13 @@ use weft_model::{
 /// [`FAILURE_WINDOW_MS`].
 const MANY_FAILURES: u64 = 5;
 const FAILURE_WINDOW_MS: u64 = 300_000;
+
+/// How the versions of the releases begin whose nodes run a task on a network of the node without
+/// any network.
+const WITHOUT_NODE_NETWORKS: &str = "0.1.";
+
+/// The runtime of nodes that have a container engine ([`weft_model::report::NodeDescription`]).
+const ENGINE_RUNTIME: &str = "docker";
 
 /// The tasks of each node and the resources that they reserve.
 #[derive(Debug, Default)]
@@ -123,6 +131,10 @@ enum Unsuitable {
     Encryption(String),
     /// The node has no key yet that all other nodes know.
     EncryptionKey,
+    /// The release of the node does not know networks of nodes.
+    Release(NodeNetwork),
+    /// The node has no container engine, and so does not have this network.
+    Engine(NodeNetwork),
 }
 
 impl Unsuitable {
@@ -136,6 +148,10 @@ impl Unsuitable {
             Self::MaxReplicas => format!("max replicas per node limit reached on {nodes}"),
             Self::Encryption(reason) => format!("no encryption on {nodes}: {reason}"),
             Self::EncryptionKey => format!("encryption not ready yet on {nodes}"),
+            Self::Release(network) => {
+                format!("no network {} on {nodes} of an earlier release of weft", network.as_str())
+            }
+            Self::Engine(network) => format!("no network {} on {nodes} without a container engine", network.as_str()),
         }
     }
 }
@@ -191,8 +207,22 @@ fn check_node(load: &Load, node: &Node, task: &Task, encrypted: bool) -> Option<
         Some(Unsuitable::Platform)
     } else if limit > 0 && load.of_service(&node.id, &task.service, Some(&task.slot)) >= limit {
         Some(Unsuitable::MaxReplicas)
+    } else if let Some(network) = task.spec.node_network {
+        check_node_network(node, network)
     } else if encrypted {
         check_encryption(node)
+    } else {
+        None
+    }
+}
+
+/// `None`: the node has this network.
+fn check_node_network(node: &Node, network: NodeNetwork) -> Option<Unsuitable> {
+    let machine = node.description.as_ref()?;
+    if machine.version.starts_with(WITHOUT_NODE_NETWORKS) {
+        Some(Unsuitable::Release(network))
+    } else if network == NodeNetwork::Bridge && machine.runtime != ENGINE_RUNTIME {
+        Some(Unsuitable::Engine(network))
     } else {
         None
     }
@@ -202,7 +232,7 @@ fn check_node(load: &Load, node: &Node, task: &Task, encrypted: bool) -> Option<
 pub fn needs_encryption(state: &ClusterState, task: &TaskSpec) -> bool {
     let is_attached = |network: &Network| {
         task.networks.iter().any(|attached| attached.network == network.id)
-            || (network.spec.ingress && task.networks.is_empty())
+            || (network.spec.ingress && task.uses_ingress())
     };
     state.networks.values().any(|network| network.spec.encrypted && is_attached(network))
 }

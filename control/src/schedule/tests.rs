@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use weft_model::{
     Command, NodeId, ServiceId,
     report::NodeDescription,
-    spec::{Availability, Constraint, NetworkSpec, NodeAttribute, Platform, ServiceSpec},
+    spec::{Availability, Constraint, NetworkSpec, NodeAttribute, NodeNetwork, Platform, ServiceSpec},
     state::{KeyStage, NodeStatus, TaskState},
     wireguard::{EncryptionSupport, NodeKey, PublicKey},
 };
@@ -237,4 +237,31 @@ fn a_node_must_be_of_a_platform_of_the_image() {
         spec,
         "no suitable node (scheduling constraints not satisfied on 2 nodes; unsupported platform on 1 node)",
     );
+}
+
+#[test]
+fn a_task_on_a_network_of_its_node_gets_a_node_that_has_this_network() {
+    let mut cluster = cluster();
+    let machine = |version: &str, runtime: &str| {
+        let (version, runtime) = (version.to_owned(), runtime.to_owned());
+        Box::new(NodeDescription { version, runtime, ..description(&[]) })
+    };
+    let (n2, n3) = (node(&cluster, "n2"), node(&cluster, "n3"));
+    cluster.ok(Command::DescribeNode { node: n2.clone(), description: machine("0.2.0", "process") });
+    let on = |name: &str, replicas: u64, network: NodeNetwork| {
+        let mut spec = service_spec(name, replicas, &[]);
+        spec.task.node_network = Some(network);
+        spec
+    };
+    // n1 and n3 are of the first release, with the process runtime.
+    check(&mut cluster, on("host", 2, NodeNetwork::Host), &["n2", "n2"]);
+    check_refused(
+        &mut cluster,
+        on("early", 1, NodeNetwork::Bridge),
+        "no suitable node (no network bridge on 2 nodes of an earlier release of weft; no network bridge on 1 node \
+         without a container engine)",
+    );
+    cluster.ok(Command::DescribeNode { node: n3, description: machine("0.10.3", "docker") });
+    check(&mut cluster, on("bridge", 2, NodeNetwork::Bridge), &["n3", "n3"]);
+    check(&mut cluster, on("both", 2, NodeNetwork::Host), &["n2", "n3"]);
 }

@@ -4,7 +4,7 @@
 use weft_model::{
     Applied, ClusterState, MAX_NETWORKS_PER_SERVICE, NetworkId, Rejection, ServiceId,
     command::ObjectKind,
-    spec::{EndpointMode, NetworkAttachment, ServiceMode, ServiceSpec},
+    spec::{EndpointMode, NetworkAttachment, NodeNetwork, ServiceMode, ServiceSpec, TaskSpec},
     state::{Network, Service, ServiceEndpoint, UpdateState, UpdateStatus},
 };
 
@@ -170,7 +170,7 @@ pub(super) fn drop_unused_endpoints(state: &mut ClusterState, id: &ServiceId) {
             || state
                 .tasks_of(id)
                 .filter(|t| !t.status.state.is_terminal())
-                .any(|t| task_networks(state, &t.spec.networks).contains(&endpoint.network))
+                .any(|t| task_networks(state, &t.spec).contains(&endpoint.network))
     };
     let (endpoints, unused): (Vec<_>, Vec<_>) = service.endpoints.iter().cloned().partition(is_used);
     if unused.is_empty() {
@@ -204,6 +204,7 @@ fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
     if spec.update.max_failure_permille > 1000 || spec.rollback.max_failure_permille > 1000 {
         return invalid("the maximum failure ratio must be between 0 and 1".to_owned());
     }
+    check_node_network(spec)?;
     let restart = &spec.task.restart;
     if restart.window_ms > 0 && restart.max_attempts > MAX_ATTEMPTS_IN_WINDOW {
         return invalid(format!(
@@ -221,9 +222,27 @@ fn check(spec: &ServiceSpec) -> Result<(), Rejection> {
     }
 }
 
+/// A task on a network of its node has no address to which the cluster could send packets.
+fn check_node_network(spec: &ServiceSpec) -> Result<(), Rejection> {
+    let Some(name) = spec.task.node_network.map(NodeNetwork::as_str) else { return Ok(()) };
+    if !spec.task.networks.is_empty() {
+        return Err(Rejection::Invalid(format!(
+            "network {name} belongs to each node and cannot be combined with networks of the cluster: list it alone"
+        )));
+    }
+    if !spec.endpoint.ports.is_empty() {
+        let hint = match spec.task.node_network {
+            Some(NodeNetwork::Host) => "leave the ports out, because its tasks listen on ports of their nodes",
+            _ => "leave the ports out, or use a network of the cluster",
+        };
+        return Err(Rejection::Invalid(format!("a service on network {name} cannot publish ports: {hint}")));
+    }
+    Ok(())
+}
+
 /// The networks of the spec, in its order, or the ingress network if the spec lists none.
 fn spec_networks<'a>(spec: &'a ServiceSpec, state: &'a ClusterState) -> impl Iterator<Item = &'a Network> {
-    let ingress = state.networks.values().filter(|n| n.spec.ingress && spec.task.networks.is_empty());
+    let ingress = state.networks.values().filter(|n| n.spec.ingress && spec.task.uses_ingress());
     spec.task.networks.iter().filter_map(|a| state.networks.get(&a.network)).chain(ingress)
 }
 
@@ -270,7 +289,7 @@ fn endpoints(
     current: &[ServiceEndpoint],
 ) -> Result<Vec<ServiceEndpoint>, Rejection> {
     check_networks(state, &spec.task.networks)?;
-    if spec.task.networks.is_empty() && !state.networks.values().any(|n| n.spec.ingress) {
+    if spec.task.uses_ingress() && !state.networks.values().any(|n| n.spec.ingress) {
         return Err(Rejection::Invalid(
             "the cluster has no ingress network for services without --network: choose a network with --network, or \
              create an ingress network with \"weft network create --ingress NAME\""
@@ -302,11 +321,11 @@ fn endpoints(
     Ok(endpoints)
 }
 
-/// The ids of the networks that a task with these attachments is on.
-pub(super) fn task_networks(state: &ClusterState, spec: &[NetworkAttachment]) -> Vec<NetworkId> {
-    if spec.is_empty() {
+/// The ids of the cluster's networks that a task with this spec is on.
+pub(super) fn task_networks(state: &ClusterState, spec: &TaskSpec) -> Vec<NetworkId> {
+    if spec.uses_ingress() {
         state.networks.values().filter(|n| n.spec.ingress).map(|n| n.id.clone()).collect()
     } else {
-        spec.iter().map(|a| a.network.clone()).collect()
+        spec.networks.iter().map(|a| a.network.clone()).collect()
     }
 }

@@ -94,7 +94,7 @@ pub(super) fn assign(
     }
     let mut allocator = Allocator::new(state);
     let mut attachments = Vec::new();
-    for network in services::task_networks(state, &task.spec.networks) {
+    for network in services::task_networks(state, &task.spec) {
         let own = reuse.get(&network).copied();
         attachments.push(allocator.allocate_attachment(network_by_id(state, &network)?, task, own)?);
     }

@@ -229,6 +229,8 @@ mod tests {
             expanded: Expanded::default(),
             container_at: None,
             registry_auth: None,
+            node_network: None,
+            has_run: false,
         };
         (plan, links)
     }

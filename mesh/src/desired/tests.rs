@@ -309,6 +309,8 @@ fn eth0_is_the_primary_link_of_a_task_on_two_networks() {
         expanded: Expanded::default(),
         container_at: None,
         registry_auth: None,
+        node_network: None,
+        has_run: false,
     });
     let facts = LocalFacts { endpoints: vec![local(11, APP, 21), local(11, 4098, 22)], ..facts() };
     let tables = tables_of(&plan, &facts);

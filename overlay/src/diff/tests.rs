@@ -56,6 +56,8 @@ fn task(number: u8, nets: &[u8]) -> TaskPlan {
         expanded: Expanded::default(),
         container_at: None,
         registry_auth: None,
+        node_network: None,
+        has_run: false,
     }
 }
 

@@ -129,15 +129,16 @@ impl Tasks {
         now: Instant,
     ) {
         let plans: BTreeMap<&TaskId, &TaskPlan> = plan.tasks.iter().map(|t| (&t.id, t)).collect();
-        // A task becomes a backend only after it ran.
+        // A task becomes a backend only after it ran. Plans of an earlier release say it only so.
         let backends: BTreeSet<&TaskId> =
             plan.services.iter().flat_map(|s| &s.backends).map(|backend| &backend.task).collect();
         for (id, record) in &mut self.records {
             let planned = plans.get(id).copied();
             let seen = observed.get(id);
-            // A backend has received traffic before, perhaps under an earlier daemon, so the agent
-            // does not wait for its ports again.
-            record.listen_done |= backends.contains(id);
+            // The task has run before, perhaps under an earlier daemon, so the agent does not wait
+            // for its ports again.
+            let has_run = backends.contains(id) || planned.is_some_and(|task| task.has_run);
+            record.listen_done |= has_run;
             record.update_from_runtime(seen);
             if planned.is_none_or(|task| task.desired == TaskGoal::Stop) {
                 record.cancel_prepare();
@@ -150,7 +151,7 @@ impl Tasks {
                 goal: planned.map(|t| t.desired),
                 phase: seen.map(|o| &o.phase),
                 network_ready: planned.is_some() && point.is_network_ready(id),
-                has_run: backends.contains(id),
+                has_run,
                 listen_done: record.listen_done || record.step == Some(Step::Listen),
                 stop_requested: record.stop_requested,
                 reported: record.status.state,

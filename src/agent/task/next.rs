@@ -31,7 +31,7 @@ pub(super) struct TaskView<'a> {
     pub(super) phase: Option<&'a Phase>,
     /// The task's links and resolver are ready, and the data plane delivers packets to it.
     pub(super) network_ready: bool,
-    /// The plan sends traffic to the task, so it has run before.
+    /// The plan says so, or sends traffic to the task.
     pub(super) has_run: bool,
     /// The step [`Step::Listen`] is in progress or has finished.
     pub(super) listen_done: bool,

@@ -15,7 +15,7 @@ use bollard::models::{
 use weft_model::{
     NodeName, TASK_LABEL, TaskId,
     plan::TaskPlan,
-    spec::{Labels, SearchDomain},
+    spec::{DnsConfig, Labels, NodeNetwork, SearchDomain},
 };
 
 use crate::runtime::{Exit, Phase, identity};
@@ -93,12 +93,14 @@ pub(super) fn task(
     // the user's, and weft's own come last.
     let labels = container.labels.clone().into_iter().chain(task.labels.clone());
     let labels = labels.chain(own_labels(task, node)).collect();
-    let search = identity::search_domains(task, machine_search);
-    // The engine takes an empty list as those of the machine at this moment, and the root as none.
-    let search = if search.is_empty() { vec![SearchDomain::ROOT.to_owned()] } else { search };
+    let lookup = match task.node_network {
+        Some(_) => Lookup::of_machine(&container.dns),
+        None => Lookup::of_cluster(task, machine_search),
+    };
     // The engine adds its own name to the hosts file. Version 28 writes the address as one of IPv6,
     // in which musl does not find it.
     let hosts = task.hostname().map_or_else(|| identity::chosen_hosts(task).collect(), |_| identity::hosts(task));
+    let hosts = if task.node_network.is_some() { identity::chosen_hosts(task).collect() } else { hosts };
     let hosts = hosts.into_iter().map(|(name, addr)| format!("{name}:{addr}")).collect();
     ContainerCreateBody {
         image: Some(container.image.clone()),
@@ -114,12 +116,10 @@ pub(super) fn task(
         // The engine takes whole seconds.
         stop_timeout: Some(i64::try_from(container.stop_grace_ms.div_ceil(1000)).unwrap_or(i64::MAX)),
         host_config: Some(HostConfig {
-            network_mode: Some(networks.first().map_or_else(|| "none".to_owned(), |(id, _)| id.clone())),
-            // resolv.conf has the engine's own resolver, from which weft's programs lead to this
-            // one.
-            dns: Some(vec![identity::CONTAINER_RESOLVER.to_string()]),
-            dns_options: Some(identity::resolver_options(task)),
-            dns_search: Some(search),
+            network_mode: Some(network_mode(task.node_network, networks)),
+            dns: lookup.servers,
+            dns_options: lookup.options,
+            dns_search: lookup.search,
             extra_hosts: Some(hosts),
             readonly_rootfs: Some(container.read_only),
             init: container.init,
@@ -132,6 +132,48 @@ pub(super) fn task(
         }),
         networking_config: Some(NetworkingConfig { endpoints_config: Some(networks.iter().cloned().collect()) }),
         ..ContainerCreateBody::default()
+    }
+}
+
+fn network_mode(node_network: Option<NodeNetwork>, networks: &[(String, EndpointSettings)]) -> String {
+    match (node_network, networks.first()) {
+        (Some(network), _) => network.as_str().to_owned(),
+        (None, Some((id, _))) => id.clone(),
+        (None, None) => "none".to_owned(),
+    }
+}
+
+/// The resolv.conf of a container. `None` or empty: as on the machine.
+struct Lookup {
+    servers: Option<Vec<String>>,
+    search: Option<Vec<String>>,
+    options: Option<Vec<String>>,
+}
+
+impl Lookup {
+    /// A task on networks of the cluster.
+    fn of_cluster(task: &TaskPlan, machine_search: &[String]) -> Self {
+        let search = identity::search_domains(task, machine_search);
+        // The engine takes an empty list as those of the machine at this moment, and the root as
+        // none.
+        let search = if search.is_empty() { vec![SearchDomain::ROOT.to_owned()] } else { search };
+        Self {
+            // resolv.conf has the engine's own resolver, from which weft's programs lead to this
+            // one.
+            servers: Some(vec![identity::CONTAINER_RESOLVER.to_string()]),
+            search: Some(search),
+            options: Some(identity::resolver_options(task)),
+        }
+    }
+
+    /// A task on a network of its node, where weft has no resolver.
+    fn of_machine(chosen: &DnsConfig) -> Self {
+        let texts = |texts: Vec<String>| Some(texts).filter(|texts| !texts.is_empty());
+        Self {
+            servers: texts(chosen.name_servers.iter().map(ToString::to_string).collect()),
+            search: texts(chosen.search.iter().map(ToString::to_string).collect()),
+            options: texts(chosen.options.iter().map(ToString::to_string).collect()),
+        }
     }
 }
 
@@ -327,6 +369,32 @@ mod tests {
         assert_eq!(plain.extra_hosts, Some(vec!["db:2001:db8::7".to_owned()]));
         assert_eq!(plain.dns_search, Some(vec![".".to_owned()]));
         assert_eq!(config(&["a.test".to_owned()]).dns_search, Some(vec!["a.test".to_owned()]));
+    }
+
+    #[test]
+    fn a_container_on_a_network_of_the_node_has_its_settings() {
+        let node: NodeName = "n1".parse().expect("a valid node name");
+        let config = |network: NodeNetwork, change: &dyn Fn(&mut weft_model::spec::ContainerSpec)| {
+            let mut plan = fixture::task(change);
+            plan.node_network = Some(network);
+            let body = task(&plan, &node, &["corp.test".to_owned()], &[]);
+            let endpoints = body.networking_config.and_then(|config| config.endpoints_config);
+            assert!(endpoints.is_some_and(|endpoints| endpoints.is_empty()));
+            body.host_config.expect("a host configuration")
+        };
+        for (network, mode) in [(NodeNetwork::Host, "host"), (NodeNetwork::Bridge, "bridge")] {
+            let plain = config(network, &|_| ());
+            assert_eq!(plain.network_mode.as_deref(), Some(mode));
+            assert_eq!((plain.dns, plain.dns_search, plain.dns_options), (None, None, None));
+        }
+        let chosen = config(NodeNetwork::Host, &|container| {
+            container.dns.name_servers = vec![[192, 0, 2, 53].into()];
+            container.dns.search = vec!["a.test".parse().expect("a search domain")];
+            container.hosts = vec!["192.0.2.7 db".parse().expect("an entry")];
+        });
+        assert_eq!(chosen.dns, Some(vec!["192.0.2.53".to_owned()]));
+        assert_eq!(chosen.dns_search, Some(vec!["a.test".to_owned()]));
+        assert_eq!(chosen.extra_hosts, Some(vec!["db:192.0.2.7".to_owned()]));
     }
 
     #[test]

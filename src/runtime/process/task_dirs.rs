@@ -75,11 +75,12 @@ impl TaskDirs {
         Ok(observed)
     }
 
-    /// Creates a task's directory and network namespace. Idempotent. If a part fails, all parts are
-    /// removed again.
+    /// Creates a task's directory, and its network namespace if it has one of its own. Idempotent.
+    /// If a part fails, all parts are removed again.
     pub(super) fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
         let dir = self.dir(&task.id);
-        if dir.record()?.is_some() && netns::exists(&dir.netns())? {
+        let own_netns = task.node_network.is_none();
+        if dir.record()?.is_some() && (!own_netns || netns::exists(&dir.netns())?) {
             return Ok(());
         }
         let (cgroup, shim_cgroup) = cgroups(&self.hostname, &task.id);
@@ -99,7 +100,7 @@ impl TaskDirs {
             cgroup,
             shim_cgroup,
         };
-        create(&dir, &bundle, &record).inspect_err(|_| {
+        create(&dir, &bundle, &record, own_netns).inspect_err(|_| {
             if let Err(error) = self.remove(&task.id) {
                 warn!(task = %task.id, error = error_chain(&error), "cannot remove a task after its preparation failed");
             }
@@ -141,13 +142,15 @@ fn remove_dir(path: &Path) -> io::Result<()> {
 
 /// Creates the task's directory. Writes the record last, because it marks the directory as
 /// complete.
-fn create(dir: &TaskDir, bundle: &Bundle, record: &Record) -> Result<(), RuntimeError> {
+fn create(dir: &TaskDir, bundle: &Bundle, record: &Record, own_netns: bool) -> Result<(), RuntimeError> {
     let write = |name: &str, text: &[u8]| {
         let path = dir.join(name);
         fs::write(&path, text).map_err(RuntimeError::io("write", path))
     };
     dir.create()?;
-    netns::create(&dir.netns())?;
+    if own_netns {
+        netns::create(&dir.netns())?;
+    }
     write("hosts", bundle.hosts.as_bytes())?;
     write("hostname", format!("{}\n", bundle.hostname).as_bytes())?;
     write("resolv.conf", bundle.resolv_conf.as_bytes())?;

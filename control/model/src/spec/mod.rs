@@ -27,8 +27,8 @@ pub use service::{
     EndpointMode, EndpointSpec, FailureAction, PortSpec, Protocol, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder,
 };
 pub use task::{
-    Constraint, ContainerSpec, NetworkAttachment, NodeAttribute, Placement, Platform, Resources, RestartCondition,
-    RestartPolicy, STOP_GRACE_MS, TaskSpec,
+    Constraint, ContainerSpec, NetworkAttachment, NodeAttribute, NodeNetwork, Placement, Platform, Resources,
+    RestartCondition, RestartPolicy, STOP_GRACE_MS, TaskSpec,
 };
 
 /// Key-value pairs that users attach to objects.

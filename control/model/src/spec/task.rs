@@ -15,7 +15,7 @@ pub struct TaskSpec {
     pub restart: RestartPolicy,
     pub placement: Placement,
     /// In the order that the user has chosen: the first network becomes eth0. Empty: the ingress
-    /// network.
+    /// network, unless there is a `node_network`.
     pub networks: Vec<NetworkAttachment>,
     /// Incremented by `service update --force`, so that the spec differs and the tasks are
     /// replaced.
@@ -24,6 +24,9 @@ pub struct TaskSpec {
     /// no task that has its image.
     #[serde(default)]
     pub registry_auth: Option<RegistryAuth>,
+    /// The tasks are on this network of their node, and on none of the cluster.
+    #[serde(default)]
+    pub node_network: Option<NodeNetwork>,
 }
 
 impl TaskSpec {
@@ -37,18 +40,51 @@ impl TaskSpec {
             networks: Vec::new(),
             force_update: 0,
             registry_auth: None,
+            node_network: None,
         }
+    }
+
+    /// Whether the tasks are on the ingress network, because the spec has no other.
+    pub fn uses_ingress(&self) -> bool {
+        self.networks.is_empty() && self.node_network.is_none()
     }
 
     /// Whether tasks of both specs are the same once they have their image.
     pub fn is_same_but_for_credentials(&self, other: &Self) -> bool {
-        let Self { container, resources, restart, placement, networks, force_update, registry_auth: _ } = self;
+        let Self { container, resources, restart, placement, networks, node_network, force_update, registry_auth: _ } =
+            self;
         *container == other.container
             && *resources == other.resources
             && *restart == other.restart
             && *placement == other.placement
             && *networks == other.networks
+            && *node_network == other.node_network
             && *force_update == other.force_update
+    }
+}
+
+/// A network that each node has by itself. The cluster allocates nothing for tasks on it: they have
+/// no address, no name and no backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NodeNetwork {
+    /// The network namespace of the node itself.
+    Host,
+    /// The default network of the node's container engine.
+    Bridge,
+}
+
+impl NodeNetwork {
+    pub const ALL: [Self; 2] = [Self::Bridge, Self::Host];
+    /// The feature level from which on managers and nodes know these networks. An earlier release
+    /// would run such a task without any network.
+    pub const LEVEL: u32 = 1;
+
+    /// The name of the network, and of its driver.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Bridge => "bridge",
+        }
     }
 }
 

@@ -12,6 +12,9 @@ use tokio::{
 
 use super::*;
 
+/// The id of the engine's network `bridge`.
+const BRIDGE: &str = "b7c2e1";
+
 /// The handler of an engine with API version 1.41. It answers with the request that it got.
 async fn old_engine(mut request: AnyRequest) -> Response {
     if request.uri().path() == "/_ping" {
@@ -29,8 +32,16 @@ async fn old_engine(mut request: AnyRequest) -> Response {
         return (StatusCode::SWITCHING_PROTOCOLS, headers).into_response();
     }
     if matches!(request.uri().path(), "/networks" | "/v1.41/networks") {
-        return axum::Json(json!([{"Name": "bridge", "Scope": "local"}, {"Name": "old", "Scope": "swarm"}]))
-            .into_response();
+        return axum::Json(json!([
+            {"Name": "bridge", "Id": BRIDGE, "Scope": "local"},
+            {"Name": "none", "Id": "d1", "Scope": "local"},
+            {"Name": "mine", "Id": "e1", "Scope": "local"},
+            {"Name": "old", "Scope": "swarm"},
+        ]))
+        .into_response();
+    }
+    if request.uri().path().ends_with("/networks/bridge") {
+        return axum::Json(json!({"Name": "bridge", "Id": BRIDGE, "Scope": "local"})).into_response();
     }
     let (parts, body) = request.into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
@@ -40,12 +51,17 @@ async fn old_engine(mut request: AnyRequest) -> Response {
 
 /// A node with an engine that is not in a cluster. The socket of the engine is in the directory.
 async fn with_engine() -> (tempfile::TempDir, Fixture) {
+    let (dir, socket) = serve_engine();
+    (dir, Fixture::with_engine(Membership::None, None, Some(socket)))
+}
+
+fn serve_engine() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("engine.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
     let server = async { axum::serve(listener, Router::new().fallback(old_engine)).await };
     tokio::spawn(server);
-    (dir, Fixture::with_engine(Membership::None, None, Some(socket)))
+    (dir, socket)
 }
 
 #[tokio::test]
@@ -68,7 +84,9 @@ async fn requests_that_are_not_about_the_cluster_are_forwarded_in_the_lower_vers
         let (status, answer) = api.call(method, path, body).await;
         assert_eq!((status, answer["request"].as_str()), (StatusCode::IM_A_TEAPOT, Some(forwarded)), "{path}");
     }
-    assert_eq!(api.get("/v1.41/networks").await, json!([{"Name": "bridge", "Scope": "local"}]));
+    let listed = api.get("/v1.41/networks").await;
+    let names: Vec<_> = listed.as_array().into_iter().flatten().map(|network| &network["Name"]).collect();
+    assert_eq!(names, ["bridge", "none", "mine"]);
 }
 
 #[tokio::test]
@@ -98,4 +116,31 @@ async fn an_error_names_the_engine_that_does_not_answer() {
     let api = Fixture::with_engine(Membership::None, None, Some("/nonexistent/engine.sock".into()));
     api.refused(Method::GET, "/containers/json", None, 503, "container engine at /nonexistent/engine.sock").await;
     assert_eq!(api.get("/info").await["Name"], "n1");
+}
+
+#[tokio::test]
+async fn a_service_can_name_the_network_of_the_nodes_by_its_id_in_the_engine() {
+    let (_dir, socket) = serve_engine();
+    let api = Fixture::manager_with(Some(socket));
+    let bridge = api.get("/networks/bridge?scope=swarm").await;
+    let on = |name: &str, target: &str| {
+        let spec = with(service(name), "/EndpointSpec/Ports", json!([]));
+        with(spec, "/TaskTemplate/Networks", json!([{"Target": target}]))
+    };
+    for (name, target) in [("whole", BRIDGE), ("prefix", &BRIDGE[..3])] {
+        api.post("/services/create", on(name, target)).await;
+        let networks = &api.get(&format!("/services/{name}")).await["Spec"]["TaskTemplate"]["Networks"];
+        assert_eq!(networks, &json!([{"Target": bridge["Id"]}]));
+    }
+    for (target, status, text) in [
+        ("d1", 404, "could not find the corresponding predefined swarm network: network none not found"),
+        ("none", 404, "could not find the corresponding predefined swarm network: network none not found"),
+        ("mine", 403, "The network mine cannot be used with services."),
+        ("e1", 403, "The network mine cannot be used with services."),
+        ("missing", 404, "no such network: missing"),
+    ] {
+        api.refused(Method::POST, "/services/create", Some(on("x", target)), status, text).await;
+    }
+    // By its name alone, a client asks for the engine's network.
+    assert_eq!(api.get("/networks/bridge").await["Id"], BRIDGE);
 }

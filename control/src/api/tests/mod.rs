@@ -232,12 +232,18 @@ impl Fixture {
     }
 
     fn manager() -> Self {
+        Self::manager_with(None)
+    }
+
+    /// A manager with a container engine, which listens on this socket.
+    fn manager_with(engine: Option<PathBuf>) -> Self {
         let cluster = fixture::TestCluster::new();
         let node = cluster.first_node();
         let id = cluster.state.cluster.as_ref().expect("a cluster").id.clone();
         let addr = cluster.state.nodes[&node].addr;
         let warning = String::new();
-        Self::new(Membership::Active { node, cluster: id, role: Role::Manager, addr, warning }, Some(cluster))
+        let membership = Membership::Active { node, cluster: id, role: Role::Manager, addr, warning };
+        Self::with_engine(membership, Some(cluster), engine)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut fixture::TestCluster) -> T) -> T {

@@ -223,3 +223,48 @@ async fn a_network_is_removed_after_the_tasks_of_a_removed_service_release_their
     let (removed, ()) = tokio::join!(api.call(Method::DELETE, "/networks/app", None), leave);
     assert_eq!(removed.0, StatusCode::NO_CONTENT, "{}", removed.1);
 }
+
+#[tokio::test]
+async fn the_networks_of_the_nodes_are_found_and_not_listed_as_in_swarm() {
+    let api = Fixture::manager();
+    for name in ["host", "bridge"] {
+        let found = api.get(&format!("/networks/{name}?scope=swarm")).await;
+        let id = found["Id"].as_str().expect("an id");
+        assert_eq!(found, api.get(&format!("/networks/{id}")).await);
+        assert_eq!(found, api.get(&format!("/networks/{name}")).await, "this node has no engine");
+        for (field, value) in [
+            ("Name", json!(name)),
+            ("Driver", json!(name)),
+            ("Scope", json!("swarm")),
+            ("Labels", json!({"com.docker.swarm.predefined": "true"})),
+            ("Containers", json!({})),
+        ] {
+            assert_eq!(found[field], value, "{field}");
+        }
+        let text = format!("network {id} ({name}) is a swarm predefined network and cannot be removed");
+        api.refused(Method::DELETE, &format!("/networks/{name}"), None, 403, &text).await;
+        api.refused(Method::DELETE, &format!("/networks/{id}"), None, 403, &text).await;
+    }
+    assert_eq!(api.get("/networks").await.as_array().map(Vec::len), Some(1));
+    for name in ["host", "bridge", "none", "default"] {
+        let body = json!({"Name": name, "Driver": "overlay"});
+        let text = format!("operation is not permitted on predefined {name} network");
+        api.refused(Method::POST, "/networks/create", Some(body), 403, &text).await;
+    }
+}
+
+#[tokio::test]
+async fn a_network_of_an_earlier_release_keeps_its_reserved_name() {
+    let api = Fixture::manager();
+    let id = api.change(|t| t.add_network(fixture::network_spec("host")));
+    assert_eq!(api.get("/networks/host").await["Id"], id.as_str());
+    assert_eq!(api.get("/networks/host?scope=swarm").await["Id"], id.as_str());
+    let mut web = service("web");
+    web["TaskTemplate"]["Networks"] = json!([{"Target": "host"}]);
+    api.post("/services/create", web).await;
+    let shown = api.get("/services/web").await;
+    assert_eq!(shown["Spec"]["TaskTemplate"]["Networks"], json!([{"Target": id.as_str()}]));
+    api.change(|t| t.add_network(fixture::network_spec("bridge")));
+    assert_eq!(api.call(Method::DELETE, "/networks/bridge", None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(api.get("/networks/bridge").await["Driver"], "bridge");
+}

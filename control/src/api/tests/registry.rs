@@ -154,15 +154,7 @@ async fn images_are_pinned_for_clients_that_do_not_do_it() {
     let socket = dir.path().join("engine.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
     tokio::spawn(async { axum::serve(listener, Router::new().fallback(engine)).await });
-    let Fixture { member, .. } = Fixture::manager();
-    let node = LocalNode {
-        hostname: "n1".parse().expect("a name"),
-        version: "0.1.0".into(),
-        runtime: "docker".into(),
-        data_dir: "/var/lib/weft".into(),
-        engine: Some(socket),
-    };
-    let api = Fixture { router: super::super::routes(Arc::clone(&member) as Arc<dyn Member>, node), member };
+    let api = Fixture::manager_with(Some(socket));
     let image = "registry.test:5000/team/web:1";
     let pinned = format!("{image}@{DIGEST}");
     let requested = |name: &str, image: &str| {

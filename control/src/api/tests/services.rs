@@ -269,3 +269,70 @@ async fn a_service_that_no_node_can_run_encrypted_gets_a_warning() {
     let warned = api.post("/services/create", on_secret("second")).await;
     assert!(warned["Warnings"][0].as_str().is_some_and(|text| text.contains("no node can encrypt")), "{warned}");
 }
+
+/// A service without ports, on these networks.
+fn service_on(name: &str, networks: Value) -> Value {
+    let spec = with(service(name), "/EndpointSpec/Ports", json!([]));
+    with(spec, "/TaskTemplate/Networks", networks)
+}
+
+#[tokio::test]
+async fn a_service_on_a_network_of_the_nodes_is_shown_as_in_swarm() {
+    let api = Fixture::manager();
+    for name in ["host", "bridge"] {
+        let id = api.get(&format!("/networks/{name}?scope=swarm")).await["Id"].as_str().expect("an id").to_owned();
+        // The weft client sends the name, and the docker client the id.
+        for (service, target) in [("by-name", name), ("by-id", &id)] {
+            let service = format!("{service}-{name}");
+            api.post("/services/create", service_on(&service, json!([{"Target": target}]))).await;
+            let shown = api.get(&format!("/services/{service}")).await;
+            assert_eq!(shown["Spec"]["TaskTemplate"]["Networks"], json!([{"Target": id}]));
+            assert_eq!(shown["Endpoint"]["VirtualIPs"], json!([{"NetworkID": id}]));
+            // `docker service update` sends all of it back.
+            let path = format!("/services/{service}/update?version={}", shown["Version"]["Index"]);
+            api.post(&path, shown["Spec"].clone()).await;
+        }
+    }
+    let without_vip = service_on("dnsrr", json!([{"Target": "host"}]));
+    let without_vip = with(without_vip, "/EndpointSpec", json!({"Mode": "dnsrr"}));
+    api.post("/services/create", without_vip).await;
+    assert_eq!(api.get("/services/dnsrr").await["Endpoint"]["VirtualIPs"], Value::Null);
+    let task = api.change(|t| {
+        let (node, service) = (t.first_node(), t.state.service_by_name("by-name-host").expect("a service").id.clone());
+        t.running_task(&service, 1, &node)
+    });
+    let host = api.get("/networks/host?scope=swarm").await;
+    let shown = api.get(&format!("/tasks/{task}")).await;
+    let attached = &shown["NetworksAttachments"];
+    assert_eq!(attached.as_array().map(Vec::len), Some(1), "{shown}");
+    assert_eq!((&attached[0]["Network"]["ID"], &attached[0]["Addresses"]), (&host["Id"], &Value::Null));
+    assert_eq!(attached[0]["Network"]["Spec"]["Name"], "host");
+    assert_eq!(host["Containers"].as_object().map(serde_json::Map::len), Some(1), "{host}");
+}
+
+#[tokio::test]
+async fn refuses_a_network_of_the_nodes_with_what_it_cannot_have() {
+    let api = Fixture::manager();
+    api.network("app").await;
+    for (networks, status, text) in [
+        (
+            json!([{"Target": "none"}]),
+            404,
+            "could not find the corresponding predefined swarm network: network none not found",
+        ),
+        (json!([{"Target": "missing"}]), 404, "no such network: missing"),
+        (json!([{"Target": "host"}, {"Target": "host"}]), 400, "network host is attached twice"),
+        (json!([{"Target": "host"}, {"Target": "app"}]), 400, "network host belongs to each node"),
+        (json!([{"Target": "app"}, {"Target": "bridge"}]), 400, "network bridge belongs to each node"),
+        (json!([{"Target": "bridge"}, {"Target": "host"}]), 400, "network host belongs to each node"),
+        (json!([{"Target": "host", "Aliases": ["a"]}]), 400, "aliases are only supported for networks of the cluster"),
+    ] {
+        api.refused(Method::POST, "/services/create", Some(service_on("web", networks)), status, text).await;
+    }
+    let published = with(service("web"), "/TaskTemplate/Networks", json!([{"Target": "host"}]));
+    let text = "a service on network host cannot publish ports: leave the ports out";
+    api.refused(Method::POST, "/services/create", Some(published), 400, text).await;
+    api.change(|t| t.state.feature_level = 0);
+    let early = service_on("web", json!([{"Target": "host"}]));
+    api.refused(Method::POST, "/services/create", Some(early), 409, "upgrade all managers").await;
+}

@@ -8,8 +8,8 @@ use weft_model::{
     NetworkId,
     spec::{
         Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction, HostEntry, MAX_NAME_SERVERS,
-        NetworkAttachment, NodeAttribute, Placement, Platform, PortSpec, Protocol, Resources, RestartCondition,
-        RestartPolicy, SearchDomain, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
+        NetworkAttachment, NodeAttribute, NodeNetwork, Placement, Platform, PortSpec, Protocol, Resources,
+        RestartCondition, RestartPolicy, SearchDomain, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
     },
 };
 
@@ -129,10 +129,12 @@ fn task() -> impl Strategy<Value = TaskSpec> {
     );
     let networks = vec(vec(word(), 0..3), 0..3).prop_map(|aliases| {
         let attach = |(i, aliases)| NetworkAttachment { network: NetworkId::from_random(i as u128), aliases };
-        aliases.into_iter().enumerate().map(attach).collect()
+        (aliases.into_iter().enumerate().map(attach).collect(), None)
     });
+    let of_nodes = prop_oneof![Just(NodeNetwork::Host), Just(NodeNetwork::Bridge)];
+    let networks = prop_oneof![4 => networks, 1 => of_nodes.prop_map(|network| (Vec::new(), Some(network)))];
     (container(), resources, restart, placement, networks, amount()).prop_map(
-        |(container, resources, restart, placement, networks, force_update)| TaskSpec {
+        |(container, resources, restart, placement, (networks, node_network), force_update)| TaskSpec {
             container: container.into(),
             resources,
             restart,
@@ -140,6 +142,7 @@ fn task() -> impl Strategy<Value = TaskSpec> {
             networks,
             force_update,
             registry_auth: None,
+            node_network,
         },
     )
 }

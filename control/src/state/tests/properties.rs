@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 use weft_model::{
     ClusterState, Command, NetworkId, NodeId, NodePlan, ServiceId, TaskId,
-    spec::{EndpointMode, ServiceMode},
+    spec::{EndpointMode, NodeNetwork, ServiceMode},
     state::{NodeStatus, Restarts, Slot, TaskState, Traffic},
 };
 
@@ -68,6 +68,9 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
             spec.endpoint.mode = if number.is_multiple_of(3) { EndpointMode::Dnsrr } else { EndpointMode::Vip };
             if spec.endpoint.mode == EndpointMode::Dnsrr {
                 spec.endpoint.ports.clear();
+            }
+            if spec.task.networks.is_empty() && spec.endpoint.ports.is_empty() {
+                spec.task.node_network = number.is_multiple_of(2).then_some(NodeNetwork::Host);
             }
             spec.mode = ServiceMode::Replicated { replicas: number };
             Command::UpdateService { id: service, version, spec: Box::new(spec) }

@@ -3,8 +3,8 @@
 use weft_model::{
     Command, MAX_NETWORKS_PER_SERVICE, Rejection, ServiceId,
     command::InitCluster,
-    spec::{EndpointMode, PortSpec, Protocol, Role, ServiceMode, ServiceSpec},
-    state::{UpdateState, UpdateStatus},
+    spec::{EndpointMode, NodeNetwork, PortSpec, Protocol, Role, ServiceMode, ServiceSpec},
+    state::{TaskState, UpdateState, UpdateStatus},
 };
 
 use super::{check_refused, refusal};
@@ -211,7 +211,7 @@ fn an_endpoint_is_removed_when_the_last_task_on_its_network_ends() {
         Command::RemoveNetwork { id: a.clone() },
         "network a is in use by service web: remove that first",
     );
-    cluster.observe(&task, weft_model::state::TaskState::Failed);
+    cluster.observe(&task, TaskState::Failed);
     assert_eq!(networks(&cluster), [b]);
 }
 
@@ -322,4 +322,68 @@ fn a_service_is_deleted_only_after_its_tasks() {
     check_refused(&mut cluster, forget.clone(), &format!("service {id} is in use by task {task}: remove that first"));
     cluster.ok(Command::ForgetTask { id: task });
     cluster.ok(forget);
+}
+
+#[test]
+fn a_service_on_a_network_of_the_nodes_gets_nothing_of_the_cluster() {
+    for network in NodeNetwork::ALL {
+        let mut cluster = TestCluster::new();
+        let node = cluster.first_node();
+        let ingress = cluster.state.networks.keys().next().expect("the ingress network").clone();
+        // It needs no ingress network.
+        cluster.ok(Command::RemoveNetwork { id: ingress });
+        let allocated = cluster.state.allocated.clone();
+        let mut spec = service_spec("local", 1, &[]);
+        spec.task.node_network = Some(network);
+        let service = cluster.add_service(spec);
+        let task = cluster.running_task(&service, 1, &node);
+        assert!(cluster.state.services[&service].endpoints.is_empty());
+        assert!(cluster.state.tasks[&task].attachments.is_empty());
+        assert_eq!(cluster.state.allocated, allocated);
+    }
+}
+
+#[test]
+fn a_service_moves_between_a_network_of_the_nodes_and_one_of_the_cluster() {
+    let mut cluster = TestCluster::new();
+    let node = cluster.first_node();
+    let app = cluster.add_network(network_spec("app"));
+    let service = cluster.add_service(service_spec("web", 1, &[&app]));
+    let old = cluster.running_task(&service, 1, &node);
+    cluster.update_service(&service, |spec| {
+        spec.task.networks.clear();
+        spec.task.node_network = Some(NodeNetwork::Host);
+    });
+    let networks = |cluster: &TestCluster| -> Vec<_> {
+        cluster.state.services[&service].endpoints.iter().map(|endpoint| endpoint.network.clone()).collect()
+    };
+    assert_eq!(networks(&cluster), std::slice::from_ref(&app), "the old task is still on the network");
+    cluster.observe(&old, TaskState::Complete);
+    assert!(networks(&cluster).is_empty());
+    cluster.update_service(&service, |spec| spec.task.node_network = None);
+    assert_eq!(networks(&cluster).len(), 1, "the ingress network");
+}
+
+#[test]
+fn refuses_what_a_task_on_a_network_of_its_node_cannot_have() {
+    let mut cluster = TestCluster::new();
+    let app = cluster.add_network(network_spec("app"));
+    let mut spec = service_spec("web", 1, &[&app]);
+    spec.task.node_network = Some(NodeNetwork::Host);
+    assert_eq!(
+        refusal(cluster.service(spec.clone())),
+        "network host belongs to each node and cannot be combined with networks of the cluster: list it alone"
+    );
+    spec.task.networks.clear();
+    spec.endpoint.ports = vec![tcp(None, 80)];
+    assert_eq!(
+        refusal(cluster.service(spec.clone())),
+        "a service on network host cannot publish ports: leave the ports out, because its tasks listen on ports of \
+         their nodes"
+    );
+    spec.task.node_network = Some(NodeNetwork::Bridge);
+    assert_eq!(
+        refusal(cluster.service(spec)),
+        "a service on network bridge cannot publish ports: leave the ports out, or use a network of the cluster"
+    );
 }

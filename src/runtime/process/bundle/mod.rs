@@ -2,19 +2,23 @@
 //! specification, and the files that are mounted into the container.
 //!
 //! [`super::task_dirs`] calls it when it prepares a task, and writes the result to the task's
-//! directory. Pure, except that it reads the host's account files. It validates all values that a
+//! directory. Pure, except that it reads the host's account files, and for a task in the node's
+//! network namespace the host's files of names. It validates all values that a
 //! user sets, so that an invalid task is refused before any part of it is created.
 
 mod spec;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use nix::sys::signal::Signal;
 use oci_spec::runtime::Spec;
 use weft_model::{
     NodeName, TaskId,
     plan::TaskPlan,
-    spec::{ContainerSpec, DnsConfig},
+    spec::{ContainerSpec, DnsConfig, NodeNetwork},
 };
 
 use self::spec::{HOSTS, RESOLV_CONF, SpecInput};
@@ -51,9 +55,11 @@ impl Bundle {
     ) -> Result<Self, RuntimeError> {
         let container = &task.container;
         check_files(container, image)?;
+        let on_node = is_on_node(task)?;
         let (passwd, group) = image.passwd_and_group();
         let ids = user::resolve(container.user.as_deref().unwrap_or_default(), &passwd, &group)?;
-        let hostname = identity::hostname(task);
+        let hostname = hostname(task, node, on_node);
+        let machine_hosts = on_node.then(|| machine_file(HOSTS));
         let args = command(container, image)?;
         let env = environment(task, node, &hostname, &ids.home)?;
         let spec = SpecInput { task, image, dir, cgroup, ids: &ids, hostname: &hostname, args, env }.build();
@@ -62,8 +68,12 @@ impl Bundle {
             spec,
             stop_signal: stop_signal(container)?,
             init: container.init.unwrap_or_else(|| image.wants_init()),
-            hosts: hosts(task),
-            resolv_conf: resolv_conf(task, search),
+            hosts: hosts(task, machine_hosts.as_deref().unwrap_or(LOOPBACK)),
+            resolv_conf: if on_node {
+                machine_resolv_conf(task, &machine_file(RESOLV_CONF))
+            } else {
+                resolv_conf(task, search)
+            },
             ids,
             hostname,
         })
@@ -112,10 +122,66 @@ fn resolv_conf(task: &TaskPlan, machine_search: &[String]) -> String {
     format!("nameserver {}\n{search}options {options}\n", identity::RESOLVER)
 }
 
-fn hosts(task: &TaskPlan) -> String {
+/// The first lines of a hosts file, unless it begins with the machine's.
+const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// `first` are the lines before those of the task.
+fn hosts(task: &TaskPlan, first: &str) -> String {
     let own = identity::hosts(task).into_iter().map(|(name, addr)| format!("{addr}\t{name}\n"));
-    let loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
-    [loopback.to_owned()].into_iter().chain(own).collect()
+    let newline = if first.is_empty() || first.ends_with('\n') { "" } else { "\n" };
+    [first.to_owned(), newline.to_owned()].into_iter().chain(own).collect()
+}
+
+/// Whether the task runs in the network namespace of the node.
+///
+/// # Errors
+/// If the node does not have the task's network. The scheduler chooses another node, if it knows.
+fn is_on_node(task: &TaskPlan) -> Result<bool, RuntimeError> {
+    match task.node_network {
+        None => Ok(false),
+        Some(NodeNetwork::Host) => Ok(true),
+        Some(NodeNetwork::Bridge) => Err(RuntimeError::Start {
+            reason: "network bridge belongs to a container engine, and this node has none: start its daemon with \
+                     --runtime docker, or use network host"
+                .to_owned(),
+        }),
+    }
+}
+
+/// By default a task in the node's network namespace has the name of the node, as in Docker.
+fn hostname(task: &TaskPlan, node: &NodeName, on_node: bool) -> String {
+    let is_chosen = task.hostname().is_some_and(|name| !name.is_empty());
+    if on_node && !is_chosen { node.to_string() } else { identity::hostname(task) }
+}
+
+/// A file of the machine; empty if it has none.
+fn machine_file(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The resolv.conf of a task in the node's network namespace, where weft has no resolver: that of
+/// the machine, with what the user chose instead of the machine's (resolv.conf(5)).
+fn machine_resolv_conf(task: &TaskPlan, machine: &str) -> String {
+    let chosen = &task.container.dns;
+    let replaced = [
+        (&["nameserver"][..], chosen.name_servers.iter().map(|addr| format!("nameserver {addr}\n")).collect()),
+        (&["search", "domain"], line("search", &identity::search_domains(task, &[]))),
+        (&["options"], line("options", &chosen.options.iter().map(ToString::to_string).collect::<Vec<_>>())),
+    ];
+    let is_chosen = [!chosen.name_servers.is_empty(), !chosen.search.is_empty(), !chosen.options.is_empty()];
+    let replaced: Vec<(&[&str], String)> =
+        replaced.into_iter().zip(is_chosen).filter(|(_, is_chosen)| *is_chosen).map(|(lines, _)| lines).collect();
+    let stays = |text: &&str| {
+        let keyword = text.split_whitespace().next().unwrap_or_default();
+        !replaced.iter().any(|(keywords, _)| keywords.contains(&keyword))
+    };
+    let kept = machine.lines().filter(stays).map(|text| format!("{text}\n"));
+    kept.chain(replaced.iter().map(|(_, lines)| lines.clone())).collect()
+}
+
+/// A line of resolv.conf; empty without values.
+fn line(keyword: &str, values: &[String]) -> String {
+    if values.is_empty() { String::new() } else { format!("{keyword} {}\n", values.join(" ")) }
 }
 
 /// Fails if the user chose the content of a file that cannot be mounted into the container.
@@ -167,11 +233,52 @@ mod tests {
     }
 
     #[test]
+    fn a_task_in_the_nodes_namespace_has_the_machines_names_except_those_that_the_user_chose() {
+        let machine = "# mine\nnameserver 192.0.2.1\ndomain corp.test\nsearch corp.test\noptions edns0\n";
+        assert_eq!(machine_resolv_conf(&fixture::task(|_| ()), machine), machine);
+        let chosen = fixture::task(|container| {
+            container.dns.name_servers = vec![[192, 0, 2, 53].into(), [192, 0, 2, 54].into()];
+            container.dns.search = vec![".".parse().expect("the root")];
+        });
+        let want = "# mine\noptions edns0\nnameserver 192.0.2.53\nnameserver 192.0.2.54\n";
+        assert_eq!(machine_resolv_conf(&chosen, machine), want);
+        let options = fixture::task(|container| container.dns.options = vec!["rotate".parse().expect("an option")]);
+        assert!(machine_resolv_conf(&options, machine).ends_with("search corp.test\noptions rotate\n"));
+        let task = fixture::task(|container| {
+            container.hosts = vec!["192.0.2.7 db".parse().expect("an entry")];
+        });
+        assert_eq!(hosts(&task, "192.0.2.1\tn1"), "192.0.2.1\tn1\n192.0.2.7\tdb\n");
+    }
+
+    #[test]
+    fn a_task_in_the_nodes_namespace_gets_no_other_and_has_the_nodes_name() {
+        let node: NodeName = "n1".parse().expect("a valid node name");
+        let new = |network: Option<NodeNetwork>, hostname: Option<&str>| {
+            let mut task = fixture::task(|container| container.hostname = hostname.map(str::to_owned));
+            task.node_network = network;
+            Bundle::new(&task, Image::Whoami, &node, Path::new("/run/x"), Path::new("weft/n1/x"), &[])
+        };
+        let has_network = |bundle: &Bundle| {
+            let namespaces = bundle.spec.linux().as_ref().and_then(|linux| linux.namespaces().clone());
+            let kind = oci_spec::runtime::LinuxNamespaceType::Network;
+            namespaces.expect("the task has namespaces").iter().any(|namespace| namespace.typ() == kind)
+        };
+        let plain = new(None, None).expect("a valid task");
+        assert!(has_network(&plain) && plain.hostname != "n1");
+        let on_node = new(Some(NodeNetwork::Host), None).expect("a valid task");
+        assert!(!has_network(&on_node));
+        assert_eq!(on_node.hostname, "n1");
+        assert_eq!(new(Some(NodeNetwork::Host), Some("web")).expect("a valid task").hostname, "web");
+        let error = new(Some(NodeNetwork::Bridge), None).expect_err("there is no engine").to_string();
+        assert!(error.contains("network bridge belongs to a container engine"), "{error}");
+    }
+
+    #[test]
     fn the_users_names_follow_those_of_the_loopback_addresses() {
         let task = fixture::task(|container| {
             container.hosts = vec!["192.0.2.7 db.test db".parse().expect("an entry")];
         });
-        let text = hosts(&task);
+        let text = hosts(&task, LOOPBACK);
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"), "{text}");
         assert!(text.ends_with("192.0.2.7\tdb.test\n192.0.2.7\tdb\n"), "{text}");
     }

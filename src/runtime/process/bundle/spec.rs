@@ -56,13 +56,17 @@ pub(super) struct SpecInput<'a> {
 impl SpecInput<'_> {
     pub(super) fn build(self) -> Result<Spec, OciSpecError> {
         let namespace = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
-        let namespaces = vec![
-            LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).path(self.dir.join("netns")).build()?,
+        let mut namespaces = vec![
             namespace(LinuxNamespaceType::Mount)?,
             namespace(LinuxNamespaceType::Pid)?,
             namespace(LinuxNamespaceType::Uts)?,
             namespace(LinuxNamespaceType::Ipc)?,
         ];
+        // Without one, the task runs in that of its shim, which is the node's.
+        if self.task.node_network.is_none() {
+            let network = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network);
+            namespaces.insert(0, network.path(self.dir.join("netns")).build()?);
+        }
         let linux = LinuxBuilder::default()
             .namespaces(namespaces)
             .cgroups_path(self.cgroup)

@@ -3,6 +3,7 @@
 mod options;
 mod ipam;
 mod show;
+pub(crate) mod predefined;
 
 use bollard_stubs::models;
 use serde_json::Value;
@@ -32,6 +33,12 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
     }
     if let Some(driver) = requested.driver.as_deref().filter(|driver| *driver != "overlay") {
         return Err(features::NETWORK_DRIVERS.refusal_of(&format!("the network driver {driver}")));
+    }
+    if predefined::is_reserved(&requested.name) {
+        return Err(ApiError::Forbidden(format!(
+            "operation is not permitted on predefined {} network: choose another name",
+            requested.name
+        )));
     }
     let options = options::read(&requested.options.unwrap_or_default())?;
     let ipam = ipam::read(requested.ipam.unwrap_or_default())?;

@@ -4,7 +4,7 @@ use bollard_stubs::models;
 use serde_json::Value;
 use weft_model::{
     ClusterState, TaskId,
-    spec::ServiceMode,
+    spec::{EndpointMode, ServiceMode},
     state::{PublishedPort, Service, ServiceEndpoint, TaskState, UpdateState, UpdateStatus},
 };
 
@@ -42,7 +42,13 @@ fn show_endpoint(state: &ClusterState, service: &Service) -> models::ServiceEndp
         })
     };
     let ports = |port: &PublishedPort| endpoint::write_port(&port.spec, Some(port.published));
-    let virtual_ips: Vec<_> = service.endpoints.iter().filter_map(vip).collect();
+    // As in Swarm, the network of the nodes is in this list without an address.
+    let on_node = service.spec.task.node_network.filter(|_| service.spec.endpoint.mode == EndpointMode::Vip);
+    let on_node = on_node.map(|network| models::ServiceEndpointVirtualIps {
+        network_id: Some(network::predefined::id(network).to_string()),
+        addr: None,
+    });
+    let virtual_ips: Vec<_> = service.endpoints.iter().filter_map(vip).chain(on_node).collect();
     models::ServiceEndpoint {
         spec: Some(endpoint::write(&service.spec.endpoint)),
         ports: (!service.ports.is_empty()).then(|| service.ports.iter().map(ports).collect()),

@@ -7,12 +7,13 @@ use bollard_stubs::models;
 use weft_model::{
     NetworkId,
     spec::{
-        ContainerSpec, NetworkAttachment, Placement, Platform, Resources, RestartCondition, RestartPolicy,
+        ContainerSpec, NetworkAttachment, NodeNetwork, Placement, Platform, Resources, RestartCondition, RestartPolicy,
         STOP_GRACE_MS, TaskSpec,
     },
 };
 
 use super::{
+    network::predefined,
     placement,
     values::{count, labels, list, millis, nanos, signed},
 };
@@ -23,25 +24,32 @@ pub(crate) use show::show;
 
 /// Reads a task template. The caller must replace the names of networks by ids before.
 pub(super) fn read(template: models::TaskSpec) -> Result<TaskSpec, ApiError> {
+    let (networks, node_network) = read_networks(template.networks.unwrap_or_default())?;
     Ok(TaskSpec {
         container: read_container(template.container_spec.unwrap_or_default())?.into(),
         resources: read_resources(template.resources.unwrap_or_default())?,
         restart: read_restart(template.restart_policy)?,
         placement: read_placement(template.placement.unwrap_or_default())?,
-        networks: read_networks(template.networks.unwrap_or_default())?,
+        networks,
         force_update: template.force_update.unwrap_or(0),
         // Credentials are in a header, and shown nowhere.
         registry_auth: None,
+        node_network,
     })
 }
 
 pub(super) fn write(spec: &TaskSpec) -> models::TaskSpec {
+    let node_network = spec.node_network.map(|network| models::NetworkAttachmentConfig {
+        target: Some(predefined::id(network).to_string()),
+        ..Default::default()
+    });
+    let networks: Vec<_> = spec.networks.iter().map(write_attachment).chain(node_network).collect();
     models::TaskSpec {
         container_spec: Some(write_container(&spec.container)),
         resources: Some(write_resources(&spec.resources)),
         restart_policy: Some(write_restart(&spec.restart)),
         placement: Some(write_placement(&spec.placement)),
-        networks: (!spec.networks.is_empty()).then(|| spec.networks.iter().map(write_attachment).collect()),
+        networks: (!networks.is_empty()).then_some(networks),
         force_update: Some(spec.force_update),
         runtime: Some("container".into()),
         ..Default::default()
@@ -205,8 +213,12 @@ fn write_platform(platform: &Platform) -> models::Platform {
     models::Platform { architecture: some(&platform.arch), os: some(&platform.os) }
 }
 
-fn read_networks(attachments: Vec<models::NetworkAttachmentConfig>) -> Result<Vec<NetworkAttachment>, ApiError> {
+/// The networks of the cluster, and the network of the nodes.
+fn read_networks(
+    attachments: Vec<models::NetworkAttachmentConfig>,
+) -> Result<(Vec<NetworkAttachment>, Option<NodeNetwork>), ApiError> {
     let mut networks: Vec<NetworkAttachment> = Vec::with_capacity(attachments.len());
+    let mut node_network = None;
     for attachment in attachments {
         let target = attachment.target.unwrap_or_default();
         let network: NetworkId = target
@@ -216,6 +228,11 @@ fn read_networks(attachments: Vec<models::NetworkAttachmentConfig>) -> Result<Ve
             return Err(ApiError::Invalid(format!("network {network} is attached twice: attach it once")));
         }
         let aliases = attachment.aliases.unwrap_or_default();
+        if let Some(network) = predefined::of_id(&target) {
+            check_node_network(network, node_network, &aliases)?;
+            node_network = Some(network);
+            continue;
+        }
         if let Some(bad) = aliases.iter().find(|alias| !is_alias(alias)) {
             return Err(ApiError::Invalid(format!(
                 "invalid network alias {bad:?}: use letters, digits, '-', '_' and '.', at most 63 between dots"
@@ -223,7 +240,36 @@ fn read_networks(attachments: Vec<models::NetworkAttachmentConfig>) -> Result<Ve
         }
         networks.push(NetworkAttachment { network, aliases });
     }
-    Ok(networks)
+    if let Some(network) = node_network.filter(|_| !networks.is_empty()) {
+        return Err(listed_with_others(network));
+    }
+    Ok((networks, node_network))
+}
+
+/// Checks an attachment to a network of the nodes. `earlier` is such a network that is attached
+/// already.
+fn check_node_network(network: NodeNetwork, earlier: Option<NodeNetwork>, aliases: &[String]) -> Result<(), ApiError> {
+    let name = network.as_str();
+    if earlier == Some(network) {
+        return Err(ApiError::Invalid(format!("network {name} is attached twice: attach it once")));
+    }
+    if earlier.is_some() {
+        return Err(listed_with_others(network));
+    }
+    if !aliases.is_empty() {
+        return Err(ApiError::Invalid(format!(
+            "network-scoped aliases are only supported for networks of the cluster, and network {name} has no names: \
+             leave the aliases out"
+        )));
+    }
+    Ok(())
+}
+
+fn listed_with_others(network: NodeNetwork) -> ApiError {
+    ApiError::Invalid(format!(
+        "network {} belongs to each node and cannot be combined with other networks: list it alone",
+        network.as_str()
+    ))
 }
 
 /// Whether the alias can be a name in DNS (RFC 1035, section 2.3.4). Underscores are allowed too.

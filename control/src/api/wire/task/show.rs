@@ -46,7 +46,10 @@ pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
         desired_state: Some(task_state(task.desired)),
         job_iteration: None,
     });
-    let attachments: Vec<_> = task.attachments.iter().map(|a| show_attachment(state, a)).collect();
+    let on_node = task.spec.node_network.filter(|_| network::predefined::is_attached(task));
+    let on_node = on_node
+        .map(|network| json!({"Network": network::predefined::show_attached(state, network), "Addresses": null}));
+    let attachments: Vec<_> = task.attachments.iter().map(|a| show_attachment(state, a)).chain(on_node).collect();
     set(&mut shown, "NetworksAttachments", Value::Array(attachments));
     shown
 }
