@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::unix::{fs::MetadataExt as _, net::UnixListener},
     panic,
     path::Path,
@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
-use weft_lab::{CLIENT, Lab, Runtime, Task, contract, dns::RecordType, docker, eventually};
+use weft_lab::{CLIENT, Lab, Load, Runtime, Task, contract, dns::RecordType, docker, eventually};
 
 use crate::{
     failure,
@@ -245,18 +245,36 @@ fn each_node_has_an_engine_of_its_own(lab: &Lab) -> Result<()> {
 
 fn containers_of_a_user_publish_ports_beside_weft(lab: &Lab) -> Result<()> {
     let run = ["run", "--detach", "--name", "user", "--publish", &format!("{USER_PORT}:{HTTP}"), WHOAMI];
-    let on_n1 = |arguments: &[&str]| docker::docker(lab.engine("n1")?, arguments);
-    on_n1(&run)?;
-    for host in [CLIENT, "n2"] {
+    // weft's socket leads to the engine.
+    lab.docker_ok("n1", &run)?;
+    let published = contract::addrs("n1").map(|addr| SocketAddr::new(addr, USER_PORT));
+    for (host, addr) in [CLIENT, "n2", "n1"].into_iter().flat_map(|host| published.map(|addr| (host, addr))) {
         // The container is running a moment before its program listens.
-        eventually(Duration::from_secs(5), &format!("the user's container answers {host}"), || {
-            let reply = lab.get(host, (contract::v4("n1"), USER_PORT).into(), "/");
-            reply.map(drop).map_err(|error| format!("{error:#}"))
+        eventually(Duration::from_secs(5), &format!("the user's container answers {host} at {addr}"), || {
+            lab.get(host, addr, "/").map(drop).map_err(|error| format!("{error:#}"))
         });
     }
+    // It notices nothing of services that come and go, nor of the daemon.
+    let user = Load::start(&contract::namespace_path(CLIENT), &published);
+    let tasks = service(lab, "beside", 3, &["-p", &format!("{MEANWHILE_PORT}:{HTTP}")], &[WHOAMI])?;
+    all_answer(CLIENT, &lab.published(MEANWHILE_PORT), &tasks, Duration::from_secs(5));
+    lab.kill_daemon("n1")?;
+    lab.start("n1")?;
+    lab.wait_ready("n1", 3)?;
+    lab.weft_ok("n1", &["service", "rm", "beside"])?;
+    lab.wait_stopped("n1", "beside")?;
+    user.stop()?.expect_no_errors();
+    // And weft nothing of the container.
     let tasks = lab.wait_running("n1", "whoami", 3)?;
     all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(5));
-    on_n1(&["rm", "--force", "user"]).map(drop)
+    // Containers of the user reach the published ports of their node and of others.
+    for node in ["n1", "n2"] {
+        let url = format!("http://{}:{}/", contract::v4(node), mesh::PORT);
+        let curl = ["run", "--rm", docker::TOOLS_IMAGE, "curl", "--silent", "--fail", "--max-time", "5", &url];
+        let body = lab.docker_ok("n1", &curl)?;
+        ensure!(task_names(&tasks).iter().any(|name| body.contains(name)), "{url}: {body}");
+    }
+    lab.docker_ok("n1", &["rm", "--force", "user"]).map(drop)
 }
 
 /// The engine does not keep containers (live restore): when it starts, it stops those of before.
