@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use openraft::{Config, SnapshotPolicy, TokioRuntime};
+use openraft::{Config, SnapshotPolicy, StorageError, TokioRuntime, storage::RaftLogStorage as _};
 use serde::{Deserialize, Serialize};
 use weft_model::{Applied, Command, Entry, NodeId, Rejection};
 
@@ -137,6 +137,20 @@ pub enum Start {
     /// at once, and is no candidate until [`STAND_ASIDE`] has passed: each time it would stop
     /// again, and until then its heartbeats would keep the other managers from an election.
     AfterFailure,
+}
+
+/// The term in which this manager led when its log was closed, and the last index of the log.
+/// `None` if it did not lead. openraft continues to lead with it, and forgets up to which index the
+/// log was confirmed before. That is this index at most.
+///
+/// # Errors
+/// If the store cannot be read.
+pub async fn led_until(raft_id: u64, store: &Store) -> Result<Option<(u64, u64)>, StorageError<u64>> {
+    let mut store = store.clone();
+    let vote = store.read_vote().await?;
+    let led = vote.filter(|vote| vote.is_committed() && vote.leader_id().voted_for() == Some(raft_id));
+    let last = store.get_log_state().await?.last_log_id;
+    Ok(led.map(|vote| (vote.leader_id().term, last.map_or(0, |id| id.index))))
 }
 
 /// Starts Raft as the voter `raft_id`.

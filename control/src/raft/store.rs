@@ -416,8 +416,8 @@ impl RaftLogStorage<TypeConfig> for Store {
         Ok(vote)
     }
 
-    /// Not flushed by itself, only with the next append. The value only speeds up a restart; losing
-    /// it is harmless.
+    /// Not flushed by itself, only with the next append. The value only speeds up a restart. A
+    /// leader that has lost it confirms no read with it: see [`super::led_until`].
     async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Result<(), Failure> {
         self.put(COMMITTED, &committed, Durability::None).await
     }

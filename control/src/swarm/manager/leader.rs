@@ -108,7 +108,7 @@ pub(super) fn quorum_answers(metrics: &Metrics) -> bool {
 }
 
 async fn lead(manager: &Manager, term: u64) {
-    while let Err(error) = manager.inner.raft.ensure_linearizable().await {
+    while let Err(error) = manager.begin_to_lead().await {
         tracing::debug!(%error, "leadership is not confirmed yet, retrying");
         tokio::time::sleep(CONFIRM_RETRY).await;
     }

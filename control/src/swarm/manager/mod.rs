@@ -81,6 +81,9 @@ struct Inner {
     tracker: NodeTracker,
     clock: ClusterClock,
     lease: Mutex<Lease>,
+    /// The term in which this manager led when its log was opened, and the last index of the log
+    /// then.
+    led_until: Option<(u64, u64)>,
     /// Since when no leader with a quorum is known.
     leaderless_since: watch::Sender<Option<Instant>>,
     /// The other managers that answered the last ping.

@@ -70,7 +70,25 @@ impl Manager {
     /// The reason, if this manager does not lead or no quorum answers.
     pub(in crate::swarm) async fn confirm_leadership(&self) -> Result<u64, String> {
         let (confirmed, _) = self.inner.raft.get_read_log_id().await.map_err(|error| error.to_string())?;
-        Ok(confirmed.map_or(0, |id| id.index))
+        Ok(confirmed.map_or(0, |id| id.index).max(self.confirmed_before()))
+    }
+
+    /// The greatest index that may have been confirmed before this manager's log was opened, if
+    /// this manager leads since then without an election. After an election, openraft confirms an
+    /// entry of the new term first.
+    fn confirmed_before(&self) -> u64 {
+        let term = self.term();
+        self.inner.led_until.filter(|(led, _)| *led == term).map_or(0, |(_, index)| index)
+    }
+
+    /// Resolves when this manager leads, and has applied what was confirmed before.
+    ///
+    /// # Errors
+    /// The reason, if this manager does not lead or no quorum answers.
+    pub(super) async fn begin_to_lead(&self) -> Result<(), String> {
+        let index = self.confirm_leadership().await?;
+        let applied = self.inner.raft.wait(None).applied_index_at_least(Some(index), "the leader catches up").await;
+        applied.map(drop).map_err(|error| error.to_string())
     }
 
     /// Makes sure that no other manager leads: a quorum has confirmed this leader within the last

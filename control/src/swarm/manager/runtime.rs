@@ -62,6 +62,7 @@ impl ManagerRuntime {
         let machine = Machine::open(store.clone()).map_err(|e| unusable(e.to_string()))?;
         let (state, digests) = (machine.state(), machine.digests());
         let peers = Peers::new(credentials);
+        let led_until = raft::led_until(keys.raft_id, &store).await.map_err(|e| unusable(e.to_string()))?;
         let network = Network::new(peers.clone(), keys.raft_id, state.clone());
         let raft = raft::start(keys.raft_id, store.clone(), machine, network, start)
             .await
@@ -78,6 +79,7 @@ impl ManagerRuntime {
             tracker: NodeTracker::default(),
             clock: ClusterClock::default(),
             lease: Mutex::default(),
+            led_until,
             leaderless_since: watch::Sender::default(),
             reachable: watch::Sender::default(),
             superseded: watch::Sender::default(),
