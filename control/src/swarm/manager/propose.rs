@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use openraft::error::{ClientWriteError, RaftError};
+use openraft::error::{ClientWriteError, Fatal, RaftError};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request};
 use weft_model::{
@@ -154,9 +154,11 @@ impl Manager {
             };
             let attempt = tokio::select! {
                 attempt = attempt => attempt,
-                _ = metrics.wait_for(|now| now.current_leader != leader) => {
-                    Err(Attempt::Retry("the leader changed".to_owned()))
-                }
+                changed = metrics.wait_for(|now| now.current_leader != leader) => match changed {
+                    Ok(_) => Err(Attempt::Retry("the leader changed".to_owned())),
+                    // openraft's task has ended without a last report, for example by a panic.
+                    Err(_) => return Err(self.log_stopped(&Fatal::<u64>::Stopped)),
+                },
                 () = tokio::time::sleep_until(deadline) => return Err(self.no_quorum()),
             };
             match attempt {
@@ -165,7 +167,10 @@ impl Manager {
                 Err(Attempt::Retry(reason)) => tracing::debug!(reason, "proposal failed, retrying"),
             }
             let retry_at = Instant::now() + RETRY;
-            let _ = timeout_at(retry_at.min(deadline), metrics.wait_for(|now| now.current_leader != leader)).await;
+            let changed = timeout_at(retry_at.min(deadline), metrics.wait_for(|now| now.current_leader != leader));
+            if matches!(changed.await, Ok(Err(_))) {
+                return Err(self.log_stopped(&Fatal::<u64>::Stopped));
+            }
             if Instant::now() >= deadline {
                 return Err(self.no_quorum());
             }

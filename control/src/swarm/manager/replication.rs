@@ -55,6 +55,13 @@ impl Manager {
         self.inner.raft.shutdown().await.expect("the log stops");
     }
 
+    /// Lets openraft's task panic.
+    pub(in crate::swarm) async fn panic_log(&self) {
+        self.inner.raft.external_request(|_| panic!("a test lets the log panic"));
+        let mut metrics = self.inner.raft.metrics();
+        while metrics.changed().await.is_ok() {}
+    }
+
     pub(super) async fn hold_voter_change(&self) {
         let _ = self.inner.holds_voter_changes.subscribe().wait_for(|holds| !holds).await;
     }

@@ -1,6 +1,9 @@
-//! Test of a change that the log cannot take.
+//! Tests of changes that the log cannot take.
 
-use weft_model::{Command, ServiceId, spec::Role::Manager};
+use weft_model::{
+    Command, ServiceId,
+    spec::Role::{Manager, Worker},
+};
 
 use super::fixture::{cluster, set_label, stop};
 use crate::{
@@ -22,4 +25,14 @@ async fn a_change_that_is_too_large_for_the_log_is_refused_on_each_manager_and_n
     set_label(&n2, "small").await.expect("another change is made");
     assert!(n2.manager().state().borrow().services.is_empty());
     stop([n1, n2]).await;
+}
+
+#[tokio::test]
+async fn a_change_is_refused_at_once_when_the_log_has_panicked() {
+    let [n1] = cluster([Manager]).await;
+    let manager = n1.manager();
+    manager.panic_log().await;
+    let refused = manager.rotate_token(Worker).await.expect_err("nothing can be written");
+    assert!(matches!(refused, ProposeError::Unavailable { .. }), "{refused}");
+    stop([n1]).await;
 }
