@@ -112,7 +112,8 @@ pub(in crate::swarm) fn ready_learners(state: &ClusterState, members: Members<'_
 pub(in crate::swarm) fn next_change(state: &ClusterState, members: Members<'_>) -> Option<VoterChange> {
     let voters = members.voters;
     let wanted = wanted(state);
-    if wanted.is_empty() {
+    // A leader that has removed itself leads until openraft notices. The next one goes on.
+    if wanted.is_empty() || !members.votes(members.me) {
         return None;
     }
     if voters.get_joint_config().len() > 1 {

@@ -262,3 +262,16 @@ fn a_demoted_manager_stays_in_the_raft_config_until_no_change_can_need_it() {
     quorum.cluster.ok(clear_raft_config);
     assert!(!quorum.cluster.state.nodes[&quorum.nodes[1]].in_raft_config);
 }
+
+/// openraft ends the leadership of a removed leader a moment after it has confirmed the removal. In
+/// a debug build it panics if that leader changes the membership once more.
+#[test]
+fn a_leader_that_has_removed_itself_leaves_the_next_change_to_its_successor() {
+    let quorum = Quorum::new(3);
+    // It was promoted again at once.
+    let without_leader = quorum.voters(&[2, 3], &[2, 3]);
+    let replicated = [(2, 1_000), (3, 1_000)];
+    assert_eq!(quorum.next_change(&without_leader, &replicated, 1), None);
+    let learners = [(1, quorum.voter(1))].into();
+    assert_eq!(quorum.next_change(&without_leader, &replicated, 2), Some(VoterChange::AddLearners { learners }));
+}
