@@ -13,7 +13,7 @@ use std::{
 };
 
 #[cfg(test)]
-use crate::fixture::journal;
+use crate::fixture::{disk, journal};
 
 /// Only the owner may read and write: some of these files contain private keys, and no other user
 /// needs to read them.
@@ -29,7 +29,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     staged.push(".new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&staged)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    sync(&file, Path::new(&staged))?;
     #[cfg(test)]
     journal::file_synced(Path::new(&staged));
     rename(Path::new(&staged), path)
@@ -42,6 +42,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// The error of the file system, or `InvalidInput` if `to` has no parent directory.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     let dir = to.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    #[cfg(test)]
+    disk::renaming(from, to)?;
     fs::rename(from, to)?;
     #[cfg(test)]
     journal::renamed(from, to);
@@ -49,7 +51,25 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_dir(dir)
 }
 
+fn sync(file: &File, path: &Path) -> io::Result<()> {
+    #[cfg(not(test))]
+    let _ = path;
+    #[cfg(test)]
+    disk::syncing(path)?;
+    #[cfg(test)]
+    if disk::is_simulated() {
+        return Ok(());
+    }
+    file.sync_all()
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    disk::syncing_dir(dir)?;
+    #[cfg(test)]
+    if disk::is_simulated() {
+        return Ok(());
+    }
     File::open(dir)?.sync_all()?;
     #[cfg(test)]
     journal::record(dir, journal::Step::DirSynced);

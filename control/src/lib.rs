@@ -23,6 +23,7 @@ pub mod plan;
 pub mod schedule;
 pub mod orchestrate;
 mod codec;
+mod host;
 pub mod files;
 pub mod json;
 pub mod pki;

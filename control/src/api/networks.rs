@@ -91,7 +91,7 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
     }
     let cluster = api.cluster()?;
     let spec = Box::new(wire::network::read(request)?);
-    let id = NetworkId::from_random(rand::random());
+    let id = NetworkId::from_random(crate::host::random());
     cluster.propose(Command::CreateNetwork { id: id.clone(), spec }).await?;
     Ok((StatusCode::CREATED, Json(json!({"Id": id.as_str(), "Warning": ""}))).into_response())
 }

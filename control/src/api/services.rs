@@ -75,7 +75,7 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let cluster = api.cluster()?;
     let header = credentials::read(&headers)?;
-    let id = ServiceId::from_random(rand::random());
+    let id = ServiceId::from_random(crate::host::random());
     wire::fields::rename(&mut body, "Name")?;
     if body["Name"].as_str().is_none_or(str::is_empty) {
         wire::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));

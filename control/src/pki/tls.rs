@@ -23,6 +23,7 @@ use super::{
     Identity, PkiError,
     verify::{ClientVerifier, CurrentVerifiers, ServerVerifier, Verifiers, provider},
 };
+use crate::host::WallClock;
 
 /// gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
@@ -53,7 +54,7 @@ struct Current {
 impl Credentials {
     pub fn new(identity: Arc<Identity>) -> Result<Self, PkiError> {
         let live = Arc::new(Live { current: watch::Sender::new(Current::new(identity)?) });
-        let mut server = ServerConfig::builder_with_provider(provider())
+        let mut server = ServerConfig::builder_with_details(provider(), Arc::new(WallClock))
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| PkiError::new("set up TLS", e))?
             .with_client_cert_verifier(Arc::new(ClientVerifier(live.clone())))
@@ -175,7 +176,7 @@ pub fn unverified_client() -> Result<Arc<ClientConfig>, PkiError> {
 }
 
 fn client_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, PkiError> {
-    ClientConfig::builder_with_provider(provider())
+    ClientConfig::builder_with_details(provider(), Arc::new(WallClock))
         .with_protocol_versions(&[&TLS13])
         .map_err(|e| PkiError::new("set up TLS", e))
 }

@@ -90,7 +90,7 @@ impl FromStr for JoinToken {
 
 /// A new secret part.
 pub fn random_secret() -> String {
-    base36(&rand::random::<u128>().to_be_bytes(), SECRET_LEN)
+    base36(&crate::host::random::<u128>().to_be_bytes(), SECRET_LEN)
 }
 
 fn digest_of(ca_cert_pem: &str) -> String {

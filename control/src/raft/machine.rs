@@ -18,7 +18,7 @@ use super::{
     Proposal, ProposalId, Reply, Store, TypeConfig, Voter,
     store::{read_failed, write_failed},
 };
-use crate::codec;
+use crate::{codec, host};
 
 type Failure = StorageError<u64>;
 
@@ -79,7 +79,7 @@ impl Machine {
     /// and the next entries must not wait for it.
     fn publish_digest(&self, index: u64) {
         let (digests, replica) = (self.digests.clone(), self.replica.clone());
-        tokio::task::spawn_blocking(move || match replica.digest(index) {
+        host::spawn_blocking(move || match replica.digest(index) {
             Ok(digest) => {
                 digests.send_if_modified(|latest| {
                     let newer = latest.is_none_or(|latest| latest.index < index);
@@ -235,9 +235,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotWriter {
             last_membership: replica.voters.clone(),
             snapshot_id: replica.last.map(|last| last.to_string()).unwrap_or_default(),
         };
-        let encoded = tokio::task::spawn_blocking(move || codec::encode(&codec::SNAPSHOT, &replica))
-            .await
-            .map_err(write_failed)?;
+        let encoded =
+            host::spawn_blocking(move || codec::encode(&codec::SNAPSHOT, &replica)).await.map_err(write_failed)?;
         let bytes = encoded.map_err(write_failed)?;
         self.store.save_snapshot(&(meta.clone(), bytes.clone())).await?;
         Ok(Snapshot { meta, snapshot: Box::new(bytes) })

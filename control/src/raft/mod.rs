@@ -15,8 +15,6 @@ mod network;
 mod reform;
 
 #[cfg(test)]
-pub(crate) mod faults;
-#[cfg(test)]
 mod tests;
 
 use std::{
@@ -26,9 +24,15 @@ use std::{
     time::Duration,
 };
 
-use openraft::{Config, SnapshotPolicy, StorageError, TokioRuntime, storage::RaftLogStorage as _};
+#[cfg(not(test))]
+use openraft::TokioRuntime as Runtime;
+use openraft::{Config, SnapshotPolicy, StorageError, storage::RaftLogStorage as _};
 use serde::{Deserialize, Serialize};
 use weft_model::{Applied, Command, Entry, NodeId, Rejection};
+
+#[cfg(test)]
+use crate::fixture::simulated::runtime::Runtime;
+use crate::host;
 
 pub use machine::Machine;
 pub(crate) use machine::Replica;
@@ -68,7 +72,7 @@ openraft::declare_raft_types!(
         Node = Voter,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = Vec<u8>,
-        AsyncRuntime = TokioRuntime
+        AsyncRuntime = Runtime
 );
 
 /// A handle to the running Raft instance. Cheap to clone.
@@ -99,7 +103,7 @@ pub struct ProposalId(pub u128);
 
 impl ProposalId {
     pub fn random() -> Self {
-        Self(rand::random())
+        Self(host::random())
     }
 }
 

@@ -35,10 +35,10 @@ use super::{
     seal::{KeyRing, LogKey, Place},
 };
 #[cfg(test)]
-use crate::fixture::journal;
+use crate::fixture::{disk, journal};
 use crate::{
     codec::{self, Kind, LOG_ENTRY, LOG_POSITION, STORED_SNAPSHOT},
-    files,
+    files, host,
     vault::{SecretFile, Vault},
 };
 
@@ -187,7 +187,7 @@ impl Store {
         let write_keys = |keys: KeyRing| {
             let (vault, path) = (vault.clone(), vault.path(SecretFile::LogKey));
             async move {
-                let written = tokio::task::spawn_blocking(move || keys.write(&vault)).await;
+                let written = host::spawn_blocking(move || keys.write(&vault)).await;
                 let written = written.unwrap_or_else(|e| Err(io::Error::other(e)));
                 written.map_err(|e| StoreError { path, reason: files::advice(&e) })
             }
@@ -306,7 +306,7 @@ impl Store {
     {
         let inner = self.inner.clone();
         let open = self.open_file().map_err(write_failed)?;
-        let written = tokio::task::spawn_blocking(move || {
+        let written = host::spawn_blocking(move || {
             let result = (|| -> Result<(), redb::Error> {
                 let mut write = open.db.begin_write()?;
                 write.set_durability(durability)?;
@@ -538,7 +538,7 @@ fn open_file(path: &Path) -> Result<Database, DatabaseError> {
     #[cfg(not(test))]
     return Database::create(path);
     #[cfg(test)]
-    return super::faults::open(path);
+    return disk::open(path);
 }
 
 /// Creates a file with the records that `fill` writes. It has another name until it is complete: if

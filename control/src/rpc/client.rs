@@ -9,13 +9,16 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{sync::watch, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 use weft_model::NodeId;
 
 use super::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
-use crate::pki::{Credentials, Identity, MANAGER_NAME};
+use crate::{
+    host::net::{self, Stream},
+    pki::{Credentials, Identity, MANAGER_NAME},
+};
 
 /// Time limit for the TCP and TLS handshakes together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,9 +67,9 @@ impl Dialer {
         }))
     }
 
-    async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
+    async fn connect(&self) -> std::io::Result<TlsStream<Stream>> {
         let connected = timeout(CONNECT_TIMEOUT, async {
-            let stream = TcpStream::connect(self.addr).await?;
+            let stream = net::connect(self.addr).await?;
             stream.set_nodelay(true)?;
             self.local.send_replace(Some(stream.local_addr()?.ip()));
             TlsConnector::from(self.tls.clone()).connect(self.name.clone(), stream).await

@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use axum::{Extension, Router};
@@ -27,7 +27,6 @@ use hyper_util::{
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
@@ -38,7 +37,13 @@ use tower::ServiceExt as _;
 #[cfg(test)]
 use super::faults;
 use super::{CONNECTION_WINDOW_BYTES, Caller, STREAM_WINDOW_BYTES};
-use crate::pki::PeerIdentity;
+use crate::{
+    host::{
+        net::{self, Listener, Stream},
+        now_ms,
+    },
+    pki::PeerIdentity,
+};
 
 /// Limits of the server.
 #[derive(Debug, Clone, Copy)]
@@ -73,24 +78,19 @@ impl Default for Limits {
 /// of a failed node within 20 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Length of the queue of connections that are not accepted yet (listen(2)).
-const BACKLOG: u32 = 1024;
 /// Pause after `accept` failed, usually because the process has no free file descriptor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// A listening socket.
 #[derive(Debug)]
 pub struct Bound {
-    listener: TcpListener,
+    listener: Listener,
     addr: SocketAddr,
 }
 
 impl Bound {
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
-        let socket = if addr.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(addr)?;
-        let listener = socket.listen(BACKLOG)?;
+        let listener = net::listen(addr)?;
         let addr = listener.local_addr()?;
         Ok(Self { listener, addr })
     }
@@ -170,7 +170,7 @@ struct Accepted {
 }
 
 impl Accepted {
-    async fn serve(self, stream: TcpStream, acceptor: TlsAcceptor, routes: Router) {
+    async fn serve(self, stream: Stream, acceptor: TlsAcceptor, routes: Router) {
         let Self { peer, limits, handshake, slots, untrusted } = self;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "cannot disable Nagle's algorithm");
@@ -204,7 +204,7 @@ impl Accepted {
         };
         drop(handshake);
         #[cfg(test)]
-        let stream = faults::Faulty::new(stream, &caller, own);
+        let stream = faults::Held::new(stream, &caller, own);
         let routes = routes.layer(Extension(caller));
         let requests = serve_requests(peer, stream, routes, limits.first_request_timeout);
         match life {
@@ -228,11 +228,6 @@ fn is_distrust(error: &io::Error) -> bool {
         E::InvalidCertificate(C::UnknownIssuer | C::BadSignature)
             | E::AlertReceived(A::UnknownCA | A::DecryptError | A::BadCertificate)
     )
-}
-
-/// The wall clock, in Unix milliseconds.
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }
 
 /// Answers requests until the connection ends, or `first_request_timeout` passes without any
@@ -275,7 +270,7 @@ async fn serve_requests(
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncReadExt as _, time::Instant};
+    use tokio::{io::AsyncReadExt as _, net::TcpStream, time::Instant};
     use tokio_rustls::TlsConnector;
     use weft_model::{NodeId, id::ClusterId, spec::Role};
 

@@ -1,23 +1,9 @@
 //! The swarm module's clocks. Only this file reads a clock for decisions: code that decides takes
 //! the time as a value.
 
-#[cfg(test)]
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::{
-    sync::{Mutex, OnceLock, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Mutex, PoisonError};
 
-/// The wall clock, in Unix milliseconds.
-pub(super) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
-}
-
-/// Milliseconds since the first call in this process. Unlike the wall clock, it never jumps.
-pub(super) fn monotonic_ms() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
-}
+pub(super) use crate::host::{monotonic_ms, now_ms};
 
 /// How much faster than real time the cluster's clock runs while the wall clock is ahead of it, in
 /// percent.
@@ -39,9 +25,6 @@ const COUNT_FROM_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct ClusterClock {
     last: Mutex<Option<Reading>>,
-    /// How wrong a test has set this manager's wall clock.
-    #[cfg(test)]
-    wall_error_ms: AtomicI64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,20 +39,7 @@ struct Reading {
 impl ClusterClock {
     /// The cluster's time in Unix milliseconds. `state_ms` is the time in the cluster state.
     pub(super) fn now_ms(&self, state_ms: u64) -> u64 {
-        self.read(state_ms, self.wall_ms(), monotonic_ms())
-    }
-
-    fn wall_ms(&self) -> u64 {
-        #[cfg(not(test))]
-        return now_ms();
-        #[cfg(test)]
-        return now_ms().saturating_add_signed(self.wall_error_ms.load(Ordering::Relaxed));
-    }
-
-    /// Makes a step of this manager's wall clock.
-    #[cfg(test)]
-    pub(super) fn step_wall_clock(&self, by_ms: i64) {
-        self.wall_error_ms.fetch_add(by_ms, Ordering::Relaxed);
+        self.read(state_ms, now_ms(), monotonic_ms())
     }
 
     /// Takes over the time of the newest entry that another leader has written.

@@ -8,6 +8,8 @@
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::host;
+
 /// Tasks that are stopped together. Cheap to clone: clones share the tasks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TaskGroup {
@@ -34,7 +36,12 @@ impl TaskGroup {
     /// Runs work that blocks, such as a write to the disk. It cannot be interrupted, so the group
     /// waits for it also if the task that waits for its result was dropped.
     pub(super) fn spawn_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        self.tracker.spawn_blocking(work)
+        let token = self.tracker.token();
+        host::spawn_blocking(move || {
+            let result = work();
+            drop(token);
+            result
+        })
     }
 
     /// Cancelled when the group stops.

@@ -56,7 +56,7 @@ pub(super) async fn stream(State(api): State<Api>, params: Params, request: Requ
         }
         cluster => cluster?,
     };
-    let now_ms = unix_now_ms();
+    let now_ms = crate::host::now_ms();
     if params.time_ms("since")?.is_some_and(|since| since + 1_000 < now_ms) {
         return Err(features::PAST_EVENTS.refusal());
     }
@@ -109,10 +109,6 @@ async fn local_events(
 /// separator (RFC 7464). weft answers with lines, which all clients read.
 fn use_json_lines(headers: &mut HeaderMap) {
     headers.remove(header::ACCEPT);
-}
-
-fn unix_now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }
 
 /// Sends the events that match the filters, until the client disconnects.

@@ -22,23 +22,17 @@ use redb::StorageBackend;
 
 use super::{create_network, entry};
 use crate::{
-    fixture::{START_MS, seeds},
+    fixture::{
+        START_MS,
+        disk::{Pending, survivors},
+        seeds,
+    },
     raft::{Proposal, ProposalId, Store, seal::LogKey},
 };
 
 const SEEDS: u64 = 80;
 /// How often the power is cut in one run.
 const CUTS: usize = 6;
-/// A disk writes a sector as a whole or not at all, in octets.
-const SECTOR: usize = 512;
-
-/// A write, or a change of the length, that was not synced yet.
-#[derive(Debug)]
-enum Pending {
-    Write(usize, Vec<u8>),
-    Length(usize),
-}
-
 #[derive(Debug, Default)]
 struct Content {
     /// What is on the disk in any case.
@@ -53,12 +47,13 @@ struct Content {
 fn apply(content: &mut Vec<u8>, pending: &Pending) {
     match pending {
         Pending::Write(offset, data) => {
+            let offset = *offset as usize;
             if content.len() < offset + data.len() {
                 content.resize(offset + data.len(), 0);
             }
-            content[*offset..offset + data.len()].copy_from_slice(data);
+            content[offset..offset + data.len()].copy_from_slice(data);
         }
-        Pending::Length(length) => content.resize(*length, 0),
+        Pending::Length(length) => content.resize(*length as usize, 0),
     }
 }
 
@@ -94,20 +89,10 @@ impl Disk {
         let mut content = self.lock();
         content.left = 0;
         let mut left = std::mem::take(&mut content.synced);
-        let mut pending = std::mem::take(&mut content.pending);
-        // The disk chose an order. Two writes of one place are not told apart by it.
-        while !pending.is_empty() {
-            let next = pending.swap_remove(rng.random_range(0..pending.len()));
-            match next {
-                Pending::Write(offset, data) => {
-                    for (at, sector) in data.chunks(SECTOR).enumerate() {
-                        if rng.random_bool(0.5) {
-                            apply(&mut left, &Pending::Write(offset + at * SECTOR, sector.to_vec()));
-                        }
-                    }
-                }
-                Pending::Length(length) if length >= left.len() && rng.random_bool(0.5) => left.resize(length, 0),
-                Pending::Length(_) => {}
+        for change in survivors(std::mem::take(&mut content.pending), rng) {
+            // No sync has confirmed that the octets after it are not needed.
+            if !matches!(change, Pending::Length(length) if (length as usize) < left.len()) {
+                apply(&mut left, &change);
             }
         }
         left
@@ -128,7 +113,7 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.change(Pending::Length(usize::try_from(len).map_err(io::Error::other)?))
+        self.change(Pending::Length(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -144,7 +129,7 @@ impl StorageBackend for Disk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(Pending::Write(usize::try_from(offset).map_err(io::Error::other)?, data.to_vec()))
+        self.change(Pending::Write(offset, data.to_vec()))
     }
 }
 

@@ -114,6 +114,6 @@ pub(super) async fn run(context: Arc<Context>) {
         }
         failures = failures.saturating_add(1);
         next_addr += 1;
-        tokio::time::sleep(RETRY.delay(failures).mul_f64(rand::random_range(JITTER))).await;
+        tokio::time::sleep(RETRY.delay(failures).mul_f64(crate::host::random_range(JITTER))).await;
     }
 }

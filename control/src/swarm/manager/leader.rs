@@ -41,7 +41,7 @@ use super::{
     voters::{Members, VoterChange, flag_updates, next_change, ready_learners},
 };
 use crate::{
-    codec,
+    codec, host,
     raft::{Metrics, ProposalId, Voters},
     swarm::{clock::monotonic_ms, liveness::LeaderView},
 };
@@ -201,7 +201,7 @@ impl Leader<'_> {
             return StepOutcome::Stopped;
         };
         let (now_ms, monotonic_ms) = (self.manager.now_ms(), monotonic_ms());
-        match self.steps.decide(state, &view, facts, flags, (now_ms, monotonic_ms), &mut rand::random) {
+        match self.steps.decide(state, &view, facts, flags, (now_ms, monotonic_ms), &mut host::random) {
             Next::Write(commands) => self.write_commands(commands).await,
             Next::Idle { wake_at_ms } => StepOutcome::Idle { wake_at_ms },
         }

@@ -141,9 +141,4 @@ impl Manager {
         let state_ms = self.inner.state.borrow().now_ms;
         self.inner.clock.now_ms(state_ms)
     }
-
-    #[cfg(test)]
-    pub(super) fn clock(&self) -> &ClusterClock {
-        &self.inner.clock
-    }
 }

@@ -54,7 +54,7 @@ impl ManagerRuntime {
     pub(in crate::swarm) async fn start(config: ManagerConfig) -> Result<Self, SwarmError> {
         let ManagerConfig { node, cluster, keys, log_path, vault, credentials, logs, start } = config;
         let opened = log_path.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&opened, &vault)).await;
+        let store = crate::host::spawn_blocking(move || Store::open(&opened, &vault)).await;
         let store = store
             .map_err(|e| SwarmError::Internal { what: "open the log", reason: e.to_string() })?
             .map_err(|e| SwarmError::Storage { path: e.path, reason: e.reason })?;

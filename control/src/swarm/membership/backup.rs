@@ -76,7 +76,7 @@ pub(super) async fn create(manager: &Manager, passphrase: String) -> Result<Vec<
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SwarmError> + Send + 'static,
 ) -> Result<T, SwarmError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(failed(e)))
+    crate::host::spawn_blocking(work).await.unwrap_or_else(|e| Err(failed(e)))
 }
 
 impl Backup {

@@ -52,8 +52,8 @@ pub(super) async fn init(
     let tunnel_addr = options.tunnel_addr.map_or(Ok(addr), address::check)?;
     let bound = Bound::bind(listen_addr).map_err(|source| SwarmError::Listen { addr: listen_addr, source })?;
     store.wipe()?;
-    let cluster = ClusterId::from_random(rand::random());
-    let id = NodeId::from_random(rand::random());
+    let cluster = ClusterId::from_random(crate::host::random());
+    let id = NodeId::from_random(crate::host::random());
     let ca = Ca::create()?;
     let kek = Kek::generate()?;
     let unlock_key = options.auto_lock.then(pki::random_unlock_key).transpose()?;
@@ -86,7 +86,7 @@ pub(super) async fn init(
         ca_key_sealed: ca.sealed_key(&cluster, &kek)?,
         worker_secret: pki::random_secret(),
         manager_secret: pki::random_secret(),
-        ingress: NetworkId::from_random(rand::random()),
+        ingress: NetworkId::from_random(crate::host::random()),
         feature_level: FEATURE_LEVEL,
         unlock_key,
         node: JoinNode {

@@ -90,7 +90,7 @@ pub(super) async fn run(context: Arc<Context>, store: MembershipStore, tasks: Ta
     loop {
         let config = context.config.clone();
         let known = record.clone();
-        let check = tokio::task::spawn_blocking(move || changed(&config, &known));
+        let check = crate::host::spawn_blocking(move || changed(&config, &known));
         if let Ok(Some(current)) = check.await
             && let Some(bound) = listen(&record, &current)
         {

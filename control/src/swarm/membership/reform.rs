@@ -63,7 +63,7 @@ pub(super) async fn restore(
     let kek = Kek::from_bytes(&backup.kek)?;
     let cluster = backup.state.cluster.clone().ok_or_else(|| unusable(&"it contains no cluster"))?;
     let ca = Ca::open(&cluster.id, &cluster.ca_cert_pem, &cluster.ca_key_sealed, &kek)?;
-    let id = NodeId::from_random(rand::random());
+    let id = NodeId::from_random(crate::host::random());
     let identity = sign(&ca, &cluster.id, &id, cluster.spec.cert_expiry_ms)?;
     store.wipe()?;
     let rpc_addr = SocketAddr::new(addr, options.listen_addr.port());

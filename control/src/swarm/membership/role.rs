@@ -124,7 +124,7 @@ pub(super) async fn run(
 ) {
     let mut plans = context.channels.plans.subscribe();
     let mut reconciler = RoleReconciler {
-        spread: rand::random(),
+        spread: crate::host::random(),
         superseded: None,
         start: Start::Resume,
         failing_since: None,

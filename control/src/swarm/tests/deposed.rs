@@ -6,26 +6,27 @@ use tokio::time::{sleep_until, timeout};
 use tonic::Code;
 use weft_model::{
     Command, NodeReport,
-    spec::Role::Worker,
+    spec::Role::{Manager, Worker},
     state::{FEATURE_LEVEL, NodeStatus},
 };
 
 use super::{
     callers::{connect, first_answer},
-    fixture::{DEADLINE, Daemon, is_ready, node},
-    trial::{Fault, Trial},
+    fixture::{DEADLINE, Daemon, cluster, is_ready, leader_among, node, stop},
 };
 use crate::{
     codec,
-    rpc::pb::{NodeMessage, leader_message::Message},
+    rpc::{
+        faults::{Link, hold},
+        pb::{NodeMessage, leader_message::Message},
+    },
     swarm::manager::lease::LEASE_MS,
 };
 
 #[tokio::test]
 async fn a_leader_without_a_quorum_sends_no_plan_and_neither_removes_a_node_nor_sets_one_to_down() {
-    let mut trial = Trial::new().await;
-    let at = trial.leader().await;
-    let leader = trial.daemons[at].as_ref().expect("it runs");
+    let daemons = cluster([Manager; 3]).await;
+    let leader = leader_among(&daemons.each_ref()).await;
     let (member, removed) = (Daemon::joined("n4", leader, Worker).await, Daemon::joined("n5", leader, Worker).await);
     leader.wait_until("n4 is ready", |s| node(s, "n4", is_ready)).await;
     let channels = (connect(&member, leader).await, connect(&removed, leader).await);
@@ -34,7 +35,10 @@ async fn a_leader_without_a_quorum_sends_no_plan_and_neither_removes_a_node_nor_
     leader.manager().propose(Command::RemoveNode { id, force: true }).await.expect("removed");
 
     let manager = leader.manager();
-    trial.begin(Fault::Alone(at)).await;
+    let link = |from: &Daemon, to: &Daemon| -> Link { (from.id(), to.host.addr().into()) };
+    let others = daemons.iter().filter(|other| other.id() != leader.id());
+    let links: Vec<Link> = others.flat_map(|other| [link(leader, other), link(other, leader)]).collect();
+    hold(&links, true);
     let (isolated, index) = (tokio::time::Instant::now(), manager.last_index() + 1);
     // What a quorum has confirmed before counts for this time. The leader does not notice within
     // this time that it is alone.
@@ -60,7 +64,7 @@ async fn a_leader_without_a_quorum_sends_no_plan_and_neither_removes_a_node_nor_
     // The managers that it does not hear from are silent for 2 s before it ends its term.
     let written = manager.commands_from(index).await;
     assert!(!written.iter().any(sets_down), "{written:?}");
-    trial.heal();
+    hold(&links, false);
     member.stop().await;
-    trial.stop().await;
+    stop(daemons).await;
 }

@@ -10,7 +10,7 @@ use super::fixture::{
     set_label, stop, voters,
 };
 use crate::{
-    raft::faults::Disk,
+    fixture::disk::Disk,
     swarm::{self, ProposeError},
 };
 

@@ -435,19 +435,23 @@ pub(super) fn unused_loopback(last: u8) -> IpAddr {
 async fn agent(mut plans: watch::Receiver<Option<Arc<NodePlan>>>, reports: watch::Sender<NodeReport>) {
     loop {
         let plan = plans.borrow_and_update().clone();
-        let report = plan.map_or_else(NodeReport::default, |plan| NodeReport {
-            acked: plan.generation,
-            epoch: plan.epoch,
-            addr: None,
-            problem: String::new(),
-            description: Some(crate::fixture::description(&[])),
-            keys: plan.encryption.iter().map(|_| key_of(&plan.node)).collect(),
-            tasks: plan.tasks.iter().map(|task| (task.id.clone(), status(task.desired))).collect(),
-        });
-        reports.send_replace(report);
+        reports.send_replace(plan.map_or_else(NodeReport::default, |plan| report(&plan)));
         if plans.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// What such an agent reports.
+pub(super) fn report(plan: &NodePlan) -> NodeReport {
+    NodeReport {
+        acked: plan.generation,
+        epoch: plan.epoch,
+        addr: None,
+        problem: String::new(),
+        description: Some(crate::fixture::description(&[])),
+        keys: plan.encryption.iter().map(|_| key_of(&plan.node)).collect(),
+        tasks: plan.tasks.iter().map(|task| (task.id.clone(), status(task.desired))).collect(),
     }
 }
 

@@ -2,7 +2,6 @@
 //! real TLS and a real log on the disk; nothing touches the kernel's network configuration.
 
 mod fixture;
-mod trial;
 
 mod bounds;
 mod callers;
@@ -12,7 +11,6 @@ mod digests;
 mod disasters;
 mod expiry;
 mod failover;
-mod faults;
 mod histories;
 mod joining;
 mod locking;
@@ -25,3 +23,4 @@ mod roles;
 mod rotation;
 mod sessions;
 mod sim;
+mod stack;

@@ -17,19 +17,24 @@ use axum::{
 use http_body_util::BodyExt as _;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tower::ServiceExt as _;
 
-use super::operation::{Answer, Call, Found, Operation, Outcome};
+use super::{
+    check::check,
+    operation::{Answer, Call, Found, Operation, Outcome},
+};
 use crate::{
     api::{self, LocalNode},
-    swarm::{Swarm, tests::trial::Managers},
+    fixture::simulated,
+    host,
+    swarm::Swarm,
 };
 
 /// How many services the clients change.
-pub(super) const SERVICES: usize = 3;
+const SERVICES: usize = 3;
 /// The pause of a client after each answer, in milliseconds.
-const PAUSE_MS: Range<u64> = 0..20;
+const PAUSE_MS: Range<u64> = 50..400;
 /// How long a client waits for the answer to a change, in milliseconds. Without a leader, the API
 /// answers after 10 s.
 const CHANGE_MS: Range<u64> = 300..2_500;
@@ -41,12 +46,10 @@ const HASTY_MS: Range<u64> = 1..30;
 const READ_TIMEOUT: Duration = Duration::from_millis(3_000);
 
 /// What the clients have recorded.
-pub(super) struct Recorder {
-    start: Instant,
-    recorded: Mutex<Recorded>,
-}
+#[derive(Debug, Default)]
+pub(in crate::swarm::tests) struct Recorder(Mutex<Recorded>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Recorded {
     histories: [Vec<Operation>; SERVICES],
     /// The number of values that were given to calls.
@@ -55,16 +58,12 @@ struct Recorded {
 }
 
 impl Recorder {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), recorded: Mutex::default() })
+    pub(in crate::swarm::tests) fn new() -> Arc<Self> {
+        Arc::default()
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Recorded) -> T) -> T {
-        change(&mut self.recorded.lock().expect("no test thread panicked"))
-    }
-
-    fn now_us(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).expect("a short time")
+        change(&mut self.0.lock().expect("no test thread panicked"))
     }
 
     /// A value that no call has had before.
@@ -76,14 +75,29 @@ impl Recorder {
     }
 
     /// Tells the clients to end.
-    pub(super) fn end(&self) {
+    pub(in crate::swarm::tests) fn end(&self) {
         self.with(|recorded| recorded.ended = true);
     }
 
-    /// The histories of the services, after all clients have ended.
-    pub(super) fn histories(&self) -> [Vec<Operation>; SERVICES] {
-        self.with(|recorded| recorded.histories.clone())
+    /// Checks that the history of each service is linearizable. Returns the number of operations.
+    ///
+    /// # Errors
+    /// A text that shows where no operation can be the next one.
+    pub(in crate::swarm::tests) fn check(&self) -> Result<usize, String> {
+        let mut count = 0;
+        for (service, mut history) in self.with(|recorded| recorded.histories.clone()).into_iter().enumerate() {
+            // A read without an answer says nothing.
+            history.retain(|operation| operation.outcome.is_some() || operation.call != Call::Read);
+            count += history.len();
+            check(&history).map_err(|text| format!("the history of service-{service} is not linearizable: {text}"))?;
+        }
+        Ok(count)
     }
+}
+
+/// The time on the machine of the caller, which is that of the simulation.
+fn now_us() -> u64 {
+    simulated::current().expect("a simulated machine").now().as_micros() as u64
 }
 
 /// What a client has been told last of a service.
@@ -94,49 +108,41 @@ enum Known {
     Present { id: String, version: u64 },
 }
 
-/// A client that has one request at a time.
-pub(super) struct Client {
+/// A client at one manager that has one request at a time. It runs on the manager's machine, and
+/// ends with it.
+pub(in crate::swarm::tests) struct Client {
     number: usize,
-    managers: Managers,
+    manager: usize,
+    router: Router,
     recorder: Arc<Recorder>,
     known: [Known; SERVICES],
     rng: StdRng,
 }
 
 impl Client {
-    pub(super) fn new(number: usize, managers: Managers, recorder: Arc<Recorder>, seed: u64) -> Self {
+    pub(in crate::swarm::tests) fn new(number: usize, manager: usize, swarm: &Swarm, recorder: Arc<Recorder>) -> Self {
         let known = [const { Known::Nothing }; SERVICES];
-        Self { number, managers, recorder, known, rng: StdRng::seed_from_u64(seed) }
+        let rng = StdRng::seed_from_u64(host::random());
+        Self { number, manager, router: router(swarm), recorder, known, rng }
     }
 
-    /// Reads and changes random services until the recorder says to end. Every second client goes
-    /// to the next manager when it gets no answer, the others stay with theirs.
-    pub(super) async fn run(mut self) {
-        let mut manager = self.number / 2 % 3;
+    /// Reads and changes random services until the recorder says to end.
+    pub(in crate::swarm::tests) async fn run(mut self) {
         while !self.recorder.with(|recorded| recorded.ended) {
             let service = self.rng.random_range(0..SERVICES);
-            let answered = match self.managers.at(manager) {
-                Some(swarm) => {
-                    let call = self.choose(service);
-                    self.ask(manager, &swarm, service, call).await
-                }
-                None => false,
-            };
-            if !answered && self.number % 2 == 1 {
-                manager = (manager + 1) % 3;
-            }
+            let call = self.choose(service);
+            self.ask(service, call).await;
             sleep(Duration::from_millis(self.rng.random_range(PAUSE_MS))).await;
         }
     }
 
-    /// Reads all services at this manager until the answers are not out of date.
-    pub(super) async fn read_all(&mut self, manager: usize) {
-        let swarm = self.managers.at(manager).expect("it runs");
+    /// Reads all services until the answers are not out of date.
+    pub(in crate::swarm::tests) async fn read_all(mut self) {
         for service in 0..SERVICES {
             let is_current = |recorded: &mut Recorded| {
                 recorded.histories[service].last().and_then(|last| last.outcome.as_ref()).is_some_and(|o| !o.stale)
             };
-            while !(self.ask(manager, &swarm, service, Call::Read).await && self.recorder.with(is_current)) {}
+            while !(self.ask(service, Call::Read).await && self.recorder.with(is_current)) {}
         }
     }
 
@@ -149,17 +155,30 @@ impl Client {
         }
     }
 
-    /// Makes a call and records it. Returns whether there was an answer.
-    async fn ask(&mut self, manager: usize, swarm: &Swarm, service: usize, call: Call) -> bool {
+    /// Makes a call and records it, first without an outcome: this machine may end before the
+    /// answer. Returns whether there was an answer.
+    async fn ask(&mut self, service: usize, call: Call) -> bool {
         let limit = match call {
             Call::Read => READ_TIMEOUT,
             _ if self.rng.random_range(0..10) == 0 => Duration::from_millis(self.rng.random_range(HASTY_MS)),
             _ => Duration::from_millis(self.rng.random_range(CHANGE_MS)),
         };
-        let invoked_us = self.recorder.now_us();
-        let asked = timeout(limit, send(swarm, service, &call)).await;
-        let returned_us = self.recorder.now_us();
+        let operation = Operation {
+            client: self.number,
+            manager: self.manager,
+            invoked_us: now_us(),
+            call: call.clone(),
+            outcome: None,
+        };
+        let at = self.recorder.with(|recorded| {
+            recorded.histories[service].push(operation);
+            recorded.histories[service].len() - 1
+        });
+        let asked = timeout(limit, send(self.router.clone(), service, &call)).await;
+        let returned_us = now_us();
         let outcome = asked.ok().and_then(|(answer, stale)| Some(Outcome { returned_us, answer: answer?, stale }));
+        // Without power, nobody hears an answer.
+        let outcome = outcome.filter(|_| simulated::current().is_some_and(|host| host.disk.is_on()));
         let answered = outcome.is_some();
         match outcome.as_ref().map(|outcome| &outcome.answer) {
             Some(Answer::Found(Found { id, version, .. })) => {
@@ -170,18 +189,14 @@ impl Client {
             _ if self.rng.random_range(0..4) > 0 => self.known[service] = Known::Nothing,
             _ => {}
         }
-        // A read without an answer says nothing.
-        if answered || call != Call::Read {
-            let operation = Operation { client: self.number, manager, invoked_us, call, outcome };
-            self.recorder.with(|recorded| recorded.histories[service].push(operation));
-        }
+        self.recorder.with(|recorded| recorded.histories[service][at].outcome = outcome);
         answered
     }
 }
 
 /// Sends a call to the API of a manager. Returns the answer, unless it leaves open whether the call
 /// took effect, and whether it has the warning that it may be out of date.
-async fn send(swarm: &Swarm, service: usize, call: &Call) -> (Option<Answer>, bool) {
+async fn send(router: Router, service: usize, call: &Call) -> (Option<Answer>, bool) {
     let name = format!("service-{service}");
     let spec = |value: u64| {
         json!({
@@ -201,7 +216,7 @@ async fn send(swarm: &Swarm, service: usize, call: &Call) -> (Option<Answer>, bo
     };
     let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
     let request = Request::builder().method(method).uri(path).body(body).expect("a request");
-    let response = router(swarm).oneshot(request).await.unwrap_or_else(|never| match never {});
+    let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
     let status = response.status();
     let stale = response.headers().contains_key(header::WARNING);
     let body = response.into_body().collect().await.expect("a body").to_bytes();
