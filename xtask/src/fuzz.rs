@@ -29,6 +29,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("token", "fuzz/seeds/token"),
     ("request", "fuzz/seeds/request"),
     ("service", "fuzz/seeds/service"),
+    ("credentials", "fuzz/seeds/credentials"),
     ("constraint", "fuzz/seeds/constraint"),
     ("filter", "fuzz/seeds/filter"),
 ];

@@ -60,7 +60,8 @@ pub(super) fn encode(auth: &RegistryAuth) -> String {
     URL_SAFE.encode(Value::Object(json).to_string())
 }
 
-fn decode(value: &[u8]) -> Result<Option<RegistryAuth>, &'static str> {
+/// Reads the value of the header. The error says why it cannot be decoded.
+pub(super) fn decode(value: &[u8]) -> Result<Option<RegistryAuth>, &'static str> {
     let standard: Vec<u8> = value
         .iter()
         .map(|octet| match octet {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use weft_model::NetworkId;
 
 use super::{
-    body,
+    body, credentials,
     query::{Filters, Params},
     wire::{placement, service},
 };
@@ -18,6 +18,13 @@ pub fn service(data: &[u8]) {
     let written = serde_json::to_value(service::write(&spec)).expect("a spec is JSON");
     let read = service::read(written, &resolve).expect("what was written can be read");
     assert_eq!(read, spec);
+}
+
+/// The credentials of a registry in the header of a request.
+pub fn credentials(data: &[u8]) {
+    let Ok(Some(auth)) = credentials::decode(data) else { return };
+    let header = credentials::encode(&auth);
+    assert_eq!(credentials::decode(header.as_bytes()), Ok(Some(auth)));
 }
 
 /// A constraint of a service.
