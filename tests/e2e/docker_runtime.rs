@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use weft_lab::{CLIENT, Lab, Load, Runtime, Task, contract, dns::RecordType, docker, eventually};
 
 use crate::{
-    failure,
+    docker_view, failure,
     fixtures::{HTTP, Loads, WHOAMI, all_answer, assert_even, only, service, task_names, task_of, vip},
     harness::{Group, Shape, tests},
     isolation, lookups, mesh, names, node_networks, scaling, update,
@@ -64,6 +64,13 @@ pub(crate) fn group() -> Group {
             lookups::the_user_chooses_how_tasks_look_up_names,
             docker_exec_reaches_a_service_by_name,
             containers_have_the_names_of_their_tasks,
+            docker_view::containers_have_the_published_ports_of_their_service,
+            docker_view::containers_are_on_networks_of_the_cluster,
+            docker_view::clients_cannot_remove_docker_networks,
+            docker_view::commands_about_containers_work_on_tasks,
+            docker_view::events_name_networks_of_the_cluster,
+            docker_view::the_engines_version_is_announced,
+            docker_view::labels_of_the_engine_place_tasks,
             a_task_is_one_ordinary_container,
             the_engine_does_not_answer_names_of_the_cluster,
             a_container_that_a_user_restarts_leaves_no_gap,

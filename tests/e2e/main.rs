@@ -35,6 +35,7 @@ mod full_disk;
 mod disasters;
 mod upgrade;
 mod errors;
+mod docker_view;
 mod docker_runtime;
 mod docker_load;
 mod docker_client;

@@ -27,6 +27,7 @@ use std::{
     panic,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -67,6 +68,8 @@ pub(crate) struct Engine {
     node: String,
     socket: PathBuf,
     mount_namespace: File,
+    /// How many times it was started.
+    starts: AtomicU32,
 }
 
 /// Creates and starts the engines of these nodes, all at the same time. Returns when all serve.
@@ -107,7 +110,12 @@ impl Engine {
         let mount_namespace = netns::within(&contract::namespace_path(node), || new_mount_namespace(&plugins))?;
         let mount_namespace =
             mount_namespace.with_context(|| format!("cannot create the mount namespace of {node}'s engine"))?;
-        Ok(Self { node: node.to_owned(), socket: contract::engine_socket(node), mount_namespace })
+        Ok(Self {
+            node: node.to_owned(),
+            socket: contract::engine_socket(node),
+            mount_namespace,
+            starts: AtomicU32::default(),
+        })
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -162,6 +170,8 @@ impl Engine {
             // The name of the group is the same with each service manager.
             .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
             .args(["--cgroup-parent", &contract::cgroup(&self.node)])
+            .args(["--label", &format!("lab-engine={}", self.node)])
+            .args(["--label", &format!("lab-start={}", self.starts.fetch_add(1, Ordering::Relaxed) + 1)])
             // The engine's default network is IPv4 only.
             .arg("--ip6tables=false")
             .stdin(Stdio::null())
