@@ -62,6 +62,7 @@ impl Reporter {
                 description: description.or_else(|| last.description.clone()),
                 keys: keys.unwrap_or_else(|| last.keys.clone()),
                 tasks,
+                attached: None,
             };
             let changed = *last != report;
             *last = report;

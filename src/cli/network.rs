@@ -70,6 +70,9 @@ pub(super) struct Create {
     /// Name of the configuration-only network from which the options come
     #[arg(long, value_name = "NETWORK", default_value = "")]
     config_from: String,
+    /// Let containers that are no tasks use the network too
+    #[arg(long)]
+    attachable: bool,
     /// Do not connect the network to the outside
     #[arg(long)]
     internal: bool,
@@ -151,6 +154,7 @@ async fn create(client: &Client, options: &Create) -> Result<()> {
         "Driver": options.driver,
         "Scope": options.scope,
         "Internal": options.internal,
+        "Attachable": options.attachable,
         "Ingress": options.ingress,
         "ConfigOnly": options.config_only,
         "ConfigFrom": { "Network": options.config_from },
@@ -249,6 +253,7 @@ mod tests {
             ipv6: true,
             config_only: false,
             config_from: String::new(),
+            attachable: false,
             internal: false,
             ingress: false,
             label: vec![],

@@ -108,7 +108,6 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
     ),
     (&["--external-ca"], "weft cannot use an external certificate authority yet"),
     (&["--max-snapshots", "--snapshot-interval"], "Raft snapshots cannot be configured: leave the flag out"),
-    (&["--attachable"], NOT_ATTACHABLE),
     (
         &[
             "service inspect --format",

@@ -31,12 +31,14 @@ pub mod command;
 pub mod plan;
 pub mod report;
 pub mod logs;
+mod container_networks;
 mod unlock_key;
 pub mod backoff;
 mod error_chain;
 
 pub use backoff::Backoff;
 pub use command::{Applied, Command, Entry, Rejection};
+pub use container_networks::ContainerNetworks;
 pub use error_chain::error_chain;
 pub use id::{BackendId, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId, Vni};
 pub use logs::{LogError, LogOptions, LogRecord, LogSource};
@@ -71,6 +73,16 @@ pub const NETWORK_LABEL: &str = "weft.network";
 pub const WHOAMI_IMAGE: &str = "weft/whoami";
 /// Label of the containers of tasks: the id of the task.
 pub const TASK_LABEL: &str = "weft.task";
+/// Options of a docker endpoint (`EndpointSettings.DriverOpts`) of a container that is no task: its
+/// id in the cluster state, and the number of the link.
+pub const CONTAINER_OPTION: &str = "weft.container";
+/// See [`CONTAINER_OPTION`].
+pub const CONTAINER_LINK_OPTION: &str = "weft.container-link";
+/// Present in the options of an endpoint if all networks of its container are networks of the
+/// cluster, so that they lead to the outside.
+pub const CONTAINER_GATEWAY_OPTION: &str = "weft.container-gateway";
+/// How many containers that are no tasks one node may attach to networks of the cluster.
+pub const MAX_ATTACHED_PER_NODE: usize = 1_024;
 /// Name of the ingress network that a new cluster has. Services whose spec lists no network are
 /// attached to the ingress network.
 pub const INGRESS_NETWORK: &str = "ingress";

@@ -18,6 +18,7 @@ use crate::{
     id::ClusterId,
     net::Subnets,
     spec::{ContainerSpec, Labels, NodeNetwork, Protocol, RegistryAuth, Resources, Role},
+    state::ContainerIdentity,
     wireguard::EncryptionPlan,
 };
 
@@ -70,8 +71,8 @@ pub struct NodePlan {
     pub services: Vec<ServicePlan>,
     /// All published ports, ordered by port and protocol.
     pub ports: Vec<PortPlan>,
-    /// All addresses of live tasks in the cluster, including the tasks of this node. The data plane
-    /// sends packets for one of these addresses to the node of its entry.
+    /// All addresses of live tasks and of attached containers in the cluster, including those of
+    /// this node. The data plane sends packets for one of these addresses to the node of its entry.
     pub endpoints: Vec<EndpointPlan>,
     /// The tasks of this node.
     pub tasks: Vec<TaskPlan>,
@@ -94,6 +95,12 @@ pub struct NodePlan {
     /// memory.
     #[serde(default)]
     pub containers: Vec<Shared<ContainerSpec>>,
+    /// The containers of this node that are no tasks, on networks of the cluster.
+    #[serde(default)]
+    pub attached: Vec<AttachedPlan>,
+    /// The names of all such containers of the cluster, ordered by network and address.
+    #[serde(default)]
+    pub attached_names: Vec<AttachedName>,
 }
 
 /// Orders the plans of one node, which has another id in each membership: a plan of a greater epoch
@@ -140,8 +147,35 @@ impl NodePlan {
             raft_id: 0,
             roots_pem: String::new(),
             containers: Vec::new(),
+            attached: Vec::new(),
+            attached_names: Vec::new(),
         }
     }
+
+    /// Everything of this node that has links: its tasks, and the containers that are no tasks.
+    pub fn local(&self) -> impl Iterator<Item = LocalPlan<'_>> {
+        let tasks = self.tasks.iter().map(|task| LocalPlan {
+            id: &task.id,
+            links: (0..).zip(&task.attachments).collect(),
+            task: Some(task),
+        });
+        let attached = self.attached.iter().map(|container| LocalPlan {
+            id: &container.id,
+            links: container.links.iter().map(|link| (link.index, &link.attachment)).collect(),
+            task: None,
+        });
+        tasks.chain(attached)
+    }
+}
+
+/// A task of this node, or a container that is no task, with its links.
+#[derive(Debug, Clone)]
+pub struct LocalPlan<'a> {
+    pub id: &'a TaskId,
+    /// With the number of each link, in ascending order.
+    pub links: Vec<(u32, &'a AttachmentPlan)>,
+    /// `None` for a container that is no task.
+    pub task: Option<&'a TaskPlan>,
 }
 
 /// A manager, and where its RPC server listens.
@@ -221,7 +255,7 @@ pub struct PortPlan {
     pub target: u16,
 }
 
-/// The addresses of a live task on one network, and the node that runs it.
+/// The addresses of a live task or an attached container on one network, and its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointPlan {
     pub network: NetworkId,
@@ -304,6 +338,35 @@ pub struct AttachmentPlan {
     pub subnets: Subnets,
     pub addr: DualAddr,
     pub mac: Mac,
+}
+
+/// A container of this node that a user has created, on networks of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedPlan {
+    /// On this node it is used like the id of a task.
+    pub id: TaskId,
+    /// `None` while the engine creates the container.
+    pub identity: Option<ContainerIdentity>,
+    pub links: Vec<AttachedLink>,
+}
+
+/// A container that is no task, on one of its networks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedLink {
+    /// Which link of the container it is. A link keeps its number when others go.
+    pub index: u32,
+    pub attachment: AttachmentPlan,
+    /// The engine has connected the container to the network, as the cluster state says.
+    pub present: bool,
+}
+
+/// The names of a container that is no task, on one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedName {
+    pub network: NetworkId,
+    pub addr: DualAddr,
+    pub identity: ContainerIdentity,
+    pub aliases: Vec<String>,
 }
 
 /// What the agent must do with a task.

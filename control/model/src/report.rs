@@ -5,7 +5,12 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{TaskId, plan::PlanVersion, state::TaskStatus, wireguard::NodeKey};
+use crate::{
+    NetworkId, TaskId,
+    plan::PlanVersion,
+    state::{ContainerIdentity, TaskStatus},
+    wireguard::NodeKey,
+};
 
 pub use crate::state::NodeDescription;
 
@@ -30,6 +35,18 @@ pub struct NodeReport {
     /// The WireGuard keys that this node holds and has configured a device for, oldest first.
     pub keys: Vec<NodeKey>,
     pub tasks: Vec<(TaskId, TaskStatus)>,
+    /// The containers of this node that are no tasks and are on networks of the cluster, as its
+    /// engine has them. `None` if the engine could not list them.
+    #[serde(default)]
+    pub attached: Option<Vec<AttachedReport>>,
+}
+
+/// A container that is no task, on networks of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedReport {
+    pub id: TaskId,
+    pub identity: ContainerIdentity,
+    pub networks: Vec<NetworkId>,
 }
 
 impl NodeReport {

@@ -94,7 +94,12 @@ impl From<Rejection> for ApiError {
             | R::PoolExhausted { .. }
             | R::AddressesExhausted { .. }
             | R::VniInUse { .. }
+            | R::AddressInUse { .. }
+            | R::AddressInQuarantine { .. }
             | R::InUse { .. } => Self::Conflict(text),
+            R::NotAttachable { network } => Self::Forbidden(format!(
+                "Could not attach to network {network}: rpc error: code = PermissionDenied desc = {text}"
+            )),
             R::PortReserved { .. }
             | R::SubnetOverlapsRoute { .. }
             | R::OverlappingNetworks { .. }
@@ -149,7 +154,7 @@ impl From<SwarmError> for ApiError {
             | S::Timeout => Self::Unavailable(error.to_string()),
             S::NotLocked => Self::Conflict(error.to_string()),
             S::WrongUnlockKey => Self::Unauthorized(error.to_string()),
-            S::Propose(error) => error.into(),
+            S::Propose(error) | S::Change(error) => error.into(),
             S::Listen { .. } | S::Storage { .. } | S::LogLost { .. } | S::Internal { .. } => {
                 Self::Internal(error.to_string())
             }

@@ -136,8 +136,6 @@ features! {
     SEVERAL_VNIS = Feature::new("several VNIs on one network (--opt …vxlanid_list)", &[])
         .advice("a network has one VNI for all of its subnets, so give one");
     NETWORK_OPTIONS = Feature::new("other network options (--opt)", &[]).advice("leave the option out");
-    ATTACHABLE_NETWORKS = Feature::new("attachable networks (--attachable)", &["Attachable"])
-        .advice("only services use networks, so leave Attachable out");
     IPAM_DRIVERS = Feature::new("IPAM drivers (--ipam-driver)", &["IPAM.Driver"]);
     IPAM_OPTIONS = Feature::new(
         "IPAM options other than com.docker.network.ipam.serial=true (--ipam-opt)",

@@ -33,6 +33,8 @@ use super::{
 };
 use crate::swarm::ProposeError;
 
+/// The feature level from which on managers know attachable networks.
+const ATTACHABLE_LEVEL: u32 = 1;
 /// How long the removal of a network waits at most for the tasks of removed services to release
 /// their addresses. Three times the default stop grace period; if a task takes longer, the removal
 /// is refused and can be repeated.
@@ -91,6 +93,10 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
     }
     let cluster = api.cluster()?;
     let spec = Box::new(wire::network::read(request)?);
+    if spec.attachable && api.state()?.feature_level < ATTACHABLE_LEVEL {
+        let text = "not all managers know attachable networks: upgrade them, then try again";
+        return Err(ApiError::Unavailable(text.to_owned()));
+    }
     let id = NetworkId::from_random(crate::host::random());
     cluster.propose(Command::CreateNetwork { id: id.clone(), spec }).await?;
     Ok((StatusCode::CREATED, Json(json!({"Id": id.as_str(), "Warning": ""}))).into_response())

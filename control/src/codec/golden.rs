@@ -111,7 +111,9 @@ fn newer_fields_are_left_out_for_an_older_reader_and_get_their_default() {
     let old: NodePlan = decode(&PLAN, &encode_at(&PLAN, 0, &plan).expect("encoded")).expect("decoded");
     let (roots_pem, mut tasks) = (String::new(), plan::at_level(&plan, 0).tasks);
     tasks.iter_mut().for_each(|task| task.registry_auth = None);
-    assert_eq!(old, NodePlan { epoch: 0, feature_level: 0, raft_id: 0, roots_pem, tasks, ..plan.clone() });
+    let (attached, attached_names) = (vec![], vec![]);
+    let expected = NodePlan { epoch: 0, feature_level: 0, raft_id: 0, roots_pem, tasks, ..plan.clone() };
+    assert_eq!(old, NodePlan { attached, attached_names, ..expected });
     assert_eq!(decode::<NodePlan>(&PLAN, &encode(&PLAN, &plan).expect("encoded")).expect("decoded"), plan);
 }
 

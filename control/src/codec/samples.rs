@@ -10,12 +10,13 @@ use openraft::{
 use weft_model::{
     Applied, BackendId, ClusterState, Command, DualAddr, LogOptions, Mac, MeshServiceId, NetworkId, NodeId, NodePlan,
     NodeReport, Rejection, ServiceId, Shared, TaskId, UnlockKey, Vni,
-    command::{Convergence, InitCluster, JoinNode},
+    command::{AttachContainer, Convergence, InitCluster, JoinNode, WantedLink},
     id::ClusterId,
     plan::{
-        AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan, NetworkPlan, PeerPlan, PortPlan, ServicePlan,
-        TaskGoal, TaskPlan,
+        AttachedLink, AttachedName, AttachedPlan, AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan,
+        NetworkPlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
     },
+    report::AttachedReport,
     spec::{
         Availability, ClusterSpec, Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction,
         HostEntry, Labels, NetworkAttachment, NetworkSpec, NodeAttribute, NodeNetwork, NodeSpec, Placement, Platform,
@@ -23,8 +24,9 @@ use weft_model::{
         SubnetSpec, TaskSpec, UpdateConfig, UpdateOrder,
     },
     state::{
-        FreedAddress, KeyRecord, KeyStage, ManagerLock, NetworkConfiguration, NodeDescription, NodeStatus, Restarts,
-        RootRotation, Slot, StateDigest, TaskState, TaskStatus, Traffic, UpdateState, UpdateStatus,
+        AttachedContainer, ContainerIdentity, ContainerLink, FreedAddress, KeyRecord, KeyStage, ManagerLock,
+        NetworkConfiguration, NodeDescription, NodeStatus, Restarts, RootRotation, Slot, StateDigest, TaskState,
+        TaskStatus, Traffic, UpdateState, UpdateStatus,
     },
     wireguard::{EncryptedPeer, EncryptionPlan, EncryptionSupport, NodeKey, PublicKey},
 };
@@ -144,6 +146,7 @@ fn network_spec() -> NetworkSpec {
         mtu: Some(1_400),
         vni: Vni::new(5_000),
         ipam_options: labels("ipam"),
+        attachable: true,
         ..NetworkSpec::new(parse("app"))
     }
 }
@@ -180,6 +183,10 @@ fn update_status() -> UpdateStatus {
         completed_ms: Some(START_MS + 9),
         message: "update paused".to_owned(),
     }
+}
+
+fn identity() -> ContainerIdentity {
+    ContainerIdentity { container: "c0ffee".to_owned(), name: "shell".to_owned() }
 }
 
 /// A state with at least one object of each type.
@@ -227,6 +234,21 @@ pub(super) fn state() -> ClusterState {
         slot: Some((service, Slot::Replica(2))),
     };
     state.allocated.quarantine.push(freed);
+    let container = AttachedContainer {
+        id: TaskId::from_random(95),
+        node,
+        identity: Some(identity()),
+        links: vec![ContainerLink {
+            index: 1,
+            network: NetworkId::from_random(70),
+            addr: addr(98),
+            mac: Mac::of_task(addr(98)),
+            aliases: vec!["db".to_owned()],
+            reserved_ms: Some(START_MS),
+        }],
+        changed_index: 8,
+    };
+    state.attached.insert(container.id.clone(), container);
     state.epoch = 2;
     state.digests.insert(NodeId::from_random(60), StateDigest { index: 1_000, sha256: [6; 32] });
     let settings = state.cluster.as_mut().expect("a cluster");
@@ -331,6 +353,24 @@ pub(super) fn later_commands() -> Vec<Command> {
         Command::ReportDigest { node, digest: StateDigest { index: 1_000, sha256: [6; 32] } },
         Command::RotateRoot { version: 6, spec, rotation: Box::new(root_rotation()) },
         Command::SetRotated { nodes: vec![NodeId::from_random(60)], ca_cert_pem: "new".to_owned() },
+        Command::AttachContainer(Box::new(AttachContainer {
+            node: NodeId::from_random(60),
+            id: TaskId::from_random(95),
+            identity: Some(identity()),
+            networks: vec![WantedLink {
+                network: NetworkId::from_random(70),
+                v4: addr(98).v4,
+                v6: Some(addr(98).v6),
+                aliases: vec!["db".to_owned()],
+            }],
+            present: vec![NetworkId::from_random(70)],
+        })),
+        Command::DetachContainer {
+            node: NodeId::from_random(60),
+            id: TaskId::from_random(95),
+            networks: vec![NetworkId::from_random(70)],
+        },
+        Command::CreateNetwork { id: NetworkId::from_random(70), spec: Box::new(network_spec()) },
         Command::SetUnlockKey { version: 7, spec: ClusterSpec::default(), key: Some(UnlockKey([4; 32])) },
         Command::InitCluster(Box::new(locked)),
         on_node_network(84, NodeNetwork::Host),
@@ -408,6 +448,14 @@ pub(super) fn plan() -> NodePlan {
     let subnets = weft_model::net::Subnets::dual(parse("10.1.0.0/16"), parse("fd01::/64"));
     let vni = Vni::new(5_000).expect("a VNI");
     let mac = Mac::of_task(addr(2));
+    let attachment = AttachmentPlan {
+        network: network.clone(),
+        vni,
+        mtu: Some(1_400),
+        subnets: subnets.clone(),
+        addr: addr(2),
+        mac,
+    };
     let attached = TaskPlan {
         id: task.clone(),
         service: service.clone(),
@@ -416,14 +464,7 @@ pub(super) fn plan() -> NodePlan {
         container: container().into(),
         resources: service_spec().task.resources,
         labels: labels("plan"),
-        attachments: vec![AttachmentPlan {
-            network: network.clone(),
-            vni,
-            mtu: Some(1_400),
-            subnets: subnets.clone(),
-            addr: addr(2),
-            mac,
-        }],
+        attachments: vec![attachment.clone()],
         desired: TaskGoal::Stop,
         expanded: Expanded { hostname: None, env: [(0, "A=1".to_owned())].into() },
         container_at: None,
@@ -461,7 +502,7 @@ pub(super) fn plan() -> NodePlan {
             id: network.clone(),
             name: parse("app"),
             vni,
-            subnets: subnets.clone(),
+            subnets,
             ipv6: true,
             internal: true,
             ingress: false,
@@ -486,11 +527,22 @@ pub(super) fn plan() -> NodePlan {
             }],
         }],
         ports: vec![PortPlan { port: 8_053, protocol: Protocol::Udp, mesh: MeshServiceId(5), target: 53 }],
-        endpoints: vec![EndpointPlan { network: network.clone(), task: task.clone(), node: peer, addr: addr(2), mac }],
+        endpoints: vec![EndpointPlan { network, task: task.clone(), node: peer, addr: addr(2), mac }],
         tasks: vec![attached, on_node_network],
         epoch: 2,
         feature_level: 1,
         roots_pem: "pem".to_owned(),
+        attached: vec![AttachedPlan {
+            id: TaskId::from_random(95),
+            identity: Some(identity()),
+            links: vec![AttachedLink { index: 1, attachment: attachment.clone(), present: true }],
+        }],
+        attached_names: vec![AttachedName {
+            network: attachment.network.clone(),
+            addr: addr(98),
+            identity: identity(),
+            aliases: vec!["db".to_owned()],
+        }],
         ..NodePlan::empty(node, [192, 0, 2, 1].into())
     }
 }
@@ -504,6 +556,11 @@ pub(super) fn report() -> NodeReport {
         description: Some(description()),
         keys: vec![key(1), key(2)],
         tasks: vec![(TaskId::from_random(90), status())],
+        attached: Some(vec![AttachedReport {
+            id: TaskId::from_random(95),
+            identity: identity(),
+            networks: vec![NetworkId::from_random(70)],
+        }]),
     }
 }
 

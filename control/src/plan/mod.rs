@@ -15,10 +15,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
-    ClusterState, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId,
+    ClusterState, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId,
     plan::{
-        AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan, NetworkPlan, NodePlan, PeerPlan, PortPlan,
-        ServicePlan, TaskGoal, TaskPlan,
+        AttachedLink, AttachedName, AttachedPlan, AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan,
+        NetworkPlan, NodePlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
     },
     spec::{ContainerSpec, Labels, Protocol, RegistryAuth, Role},
     state::{Node, Service, Task, TaskState, Traffic},
@@ -53,6 +53,8 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         raft_id: if role == Role::Manager { node.raft_id } else { 0 },
         roots_pem: cluster.roots_pem(),
         containers: Vec::new(),
+        attached: attached(state, node),
+        attached_names: attached_names(state),
     })
 }
 
@@ -197,7 +199,62 @@ fn endpoints(state: &ClusterState) -> Vec<EndpointPlan> {
             mac: a.mac,
         }));
     }
+    for container in state.attached.values() {
+        endpoints.extend(container.links.iter().map(|link| EndpointPlan {
+            network: link.network.clone(),
+            task: container.id.clone(),
+            node: container.node.clone(),
+            addr: link.addr,
+            mac: link.mac,
+        }));
+    }
     endpoints
+}
+
+/// The containers of the node that are no tasks.
+fn attached(state: &ClusterState, node: &Node) -> Vec<AttachedPlan> {
+    let of_node = state.attached.values().filter(|container| container.node == node.id);
+    of_node
+        .map(|container| {
+            let links = container.links.iter().filter_map(|link| {
+                let attachment = attachment(state, &link.network, link.addr, link.mac)?;
+                Some(AttachedLink { index: link.index, attachment, present: link.reserved_ms.is_none() })
+            });
+            let mut links: Vec<_> = links.collect();
+            links.sort_by_key(|link| link.index);
+            AttachedPlan { id: container.id.clone(), identity: container.identity.clone(), links }
+        })
+        .collect()
+}
+
+fn attached_names(state: &ClusterState) -> Vec<AttachedName> {
+    let mut names: Vec<_> = state
+        .attached
+        .values()
+        .filter_map(|container| Some((container, container.identity.as_ref()?)))
+        .flat_map(|(container, identity)| {
+            container.links.iter().map(|link| AttachedName {
+                network: link.network.clone(),
+                addr: link.addr,
+                identity: identity.clone(),
+                aliases: link.aliases.clone(),
+            })
+        })
+        .collect();
+    names.sort_by(|a, b| (&a.network, a.addr).cmp(&(&b.network, b.addr)));
+    names
+}
+
+fn attachment(state: &ClusterState, network: &NetworkId, addr: DualAddr, mac: Mac) -> Option<AttachmentPlan> {
+    let found = state.networks.get(network)?;
+    Some(AttachmentPlan {
+        network: network.clone(),
+        vni: found.vni,
+        mtu: found.spec.mtu,
+        subnets: found.subnets.clone(),
+        addr,
+        mac,
+    })
 }
 
 /// The tasks of the node. Ended tasks stay in the plan while they are in the task history, so that
@@ -226,17 +283,7 @@ fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task, varia
     let env =
         variables.iter().filter_map(|at| Some((*at, template::expand(container.env.get(*at as usize)?, &values))));
     let expanded = Expanded { hostname: hostname.map(|text| template::expand(text, &values)), env: env.collect() };
-    let attachments = task.attachments.iter().filter_map(|a| {
-        let network = state.networks.get(&a.network)?;
-        Some(AttachmentPlan {
-            network: a.network.clone(),
-            vni: network.vni,
-            mtu: network.spec.mtu,
-            subnets: network.subnets.clone(),
-            addr: a.addr,
-            mac: a.mac,
-        })
-    });
+    let attachments = task.attachments.iter().filter_map(|a| attachment(state, &a.network, a.addr, a.mac));
     TaskPlan {
         id: task.id.clone(),
         service: service.id.clone(),

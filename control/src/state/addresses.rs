@@ -7,15 +7,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnetwork::IpNetwork;
 use weft_model::{
-    Applied, BackendId, ClusterState, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, Rejection,
+    Applied, BackendId, ClusterState, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, Rejection, ServiceId,
+    command::WantedLink,
     net::Subnet,
     spec::SubnetSpec,
-    state::{Allocations, Attachment, FreedAddress, Network, NetworkAddresses, Task},
+    state::{Allocations, Attachment, ContainerLink, FreedAddress, Network, NetworkAddresses, Slot, Task},
 };
 
 /// The minimum quarantine of a freed address, by the clock of the cluster state, in milliseconds.
@@ -59,6 +60,12 @@ impl<'a> Allocator<'a> {
     /// The next free addresses of a network. Must be called at most once for each network in one
     /// command, because it does not treat the addresses that it returned before as used.
     pub(super) fn allocate_address(&mut self, network: &Network) -> Result<DualAddr, Rejection> {
+        let addr = self.next_address(network)?;
+        self.changes.allocated.push((network.id.clone(), addr));
+        Ok(addr)
+    }
+
+    fn next_address(&self, network: &Network) -> Result<DualAddr, Rejection> {
         let none = NetworkAddresses::default();
         let known = self.state.allocated.addresses.get(&network.id).unwrap_or(&none);
         let v4 = ranges(&network.subnets.v4, &network.spec.v4, |range| (range.network(), range.broadcast()));
@@ -69,15 +76,13 @@ impl<'a> Allocator<'a> {
             network: network.spec.name.to_string(),
             subnets: subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         };
-        let addr = match (v4, v6) {
+        match (v4, v6) {
             (None, _) if network.spec.ipv4 => {
-                return Err(exhausted(network.subnets.v4.iter().map(|s| s.range.into()).collect()));
+                Err(exhausted(network.subnets.v4.iter().map(|s| s.range.into()).collect()))
             }
-            (v4, Some(v6)) => DualAddr { v4, v6 },
-            (_, None) => return Err(exhausted(network.subnets.v6.iter().map(|s| s.range.into()).collect())),
-        };
-        self.changes.allocated.push((network.id.clone(), addr));
-        Ok(addr)
+            (v4, Some(v6)) => Ok(DualAddr { v4, v6 }),
+            (_, None) => Err(exhausted(network.subnets.v6.iter().map(|s| s.range.into()).collect())),
+        }
     }
 
     /// The addresses and the backend id of a task on a network. The task takes `own` again if it is
@@ -100,6 +105,56 @@ impl<'a> Allocator<'a> {
         Ok(Attachment { network: network.id.clone(), addr, mac: Mac::of_task(addr), backend })
     }
 
+    /// The next link of a container. Each of its addresses is the one that the container wants, or
+    /// the next free one.
+    pub(super) fn allocate_link(
+        &mut self,
+        network: &Network,
+        wanted: &WantedLink,
+        index: u32,
+    ) -> Result<ContainerLink, Rejection> {
+        let none = NetworkAddresses::default();
+        let known = self.state.allocated.addresses.get(&network.id).unwrap_or(&none);
+        for addr in wanted.v4.map(IpAddr::V4).into_iter().chain(wanted.v6.map(IpAddr::V6)) {
+            self.check_wanted(network, known, addr)?;
+        }
+        let addr = match (wanted.v4, wanted.v6) {
+            (v4, Some(v6)) if v4.is_some() || !network.spec.ipv4 => DualAddr { v4, v6 },
+            (v4, v6) => {
+                let next = self.next_address(network)?;
+                DualAddr { v4: v4.or(next.v4), v6: v6.unwrap_or(next.v6) }
+            }
+        };
+        self.changes.allocated.push((network.id.clone(), addr));
+        let aliases = wanted.aliases.clone();
+        let (mac, reserved_ms) = (Mac::of_task(addr), Some(self.state.now_ms));
+        Ok(ContainerLink { index, network: network.id.clone(), addr, mac, aliases, reserved_ms })
+    }
+
+    /// Refuses an address that is not in a subnet of the network, or not free.
+    fn check_wanted(&self, network: &Network, known: &NetworkAddresses, addr: IpAddr) -> Result<(), Rejection> {
+        let name = network.spec.name.to_string();
+        if network.subnets.containing(addr).is_none() {
+            let subnets = network.subnets.iter().map(|(range, _)| range.to_string()).collect::<Vec<_>>().join(", ");
+            return Err(Rejection::Invalid(format!(
+                "no subnet of network {name} contains address {addr}: choose one in {subnets}"
+            )));
+        }
+        let is_used = match addr {
+            IpAddr::V4(v4) => known.used_v4.contains(&v4),
+            IpAddr::V6(v6) => known.used_v6.contains(&v6),
+        };
+        let is_freed = || {
+            let quarantine = self.state.allocated.quarantine.iter();
+            quarantine.filter(|freed| freed.network == network.id).any(|freed| freed.addr.ips().any(|ip| ip == addr))
+        };
+        match is_used {
+            false => Ok(()),
+            true if is_freed() => Err(Rejection::AddressInQuarantine { addr, network: name }),
+            true => Err(Rejection::AddressInUse { addr, network: name }),
+        }
+    }
+
     fn is_own(&self, network: &Network, task: &Task, own: DualAddr) -> bool {
         self.state.allocated.quarantine.iter().any(|freed| {
             let was_there = (&freed.network, freed.addr) == (&network.id, own);
@@ -118,14 +173,19 @@ impl<'a> Allocator<'a> {
     pub(super) fn free_address(&mut self, network: &NetworkId, addr: DualAddr, task: Option<&Task>) {
         // A replica of an older release knows no owners, and all must release the same addresses.
         let task = task.filter(|_| self.state.feature_level >= OWNERS_LEVEL);
-        self.changes.freed.push(FreedAddress {
-            network: network.clone(),
-            addr,
-            freed_ms: self.state.now_ms,
-            freed_index: self.state.index,
-            node: task.and_then(|task| task.node.clone()),
-            slot: task.map(|task| (task.service.clone(), task.slot.clone())),
-        });
+        let node = task.and_then(|task| task.node.clone());
+        let slot = task.map(|task| (task.service.clone(), task.slot.clone()));
+        self.free(network, addr, node, slot);
+    }
+
+    /// Puts the address of a container of `node` into quarantine.
+    pub(super) fn free_link(&mut self, link: &ContainerLink, node: &NodeId) {
+        self.free(&link.network, link.addr, Some(node.clone()), None);
+    }
+
+    fn free(&mut self, network: &NetworkId, addr: DualAddr, node: Option<NodeId>, slot: Option<(ServiceId, Slot)>) {
+        let (freed_ms, freed_index) = (self.state.now_ms, self.state.index);
+        self.changes.freed.push(FreedAddress { network: network.clone(), addr, freed_ms, freed_index, node, slot });
     }
 
     /// Ends the allocations of the command.

@@ -30,11 +30,12 @@ pub(super) fn resolve(state: &ClusterState, spec: NetworkSpec) -> Result<Network
             None => format!("there is no configuration-only network {from}: create it with --config-only"),
         }));
     };
-    let NetworkSpec { name, labels, internal, ingress, config_from, .. } = spec.clone();
-    let own_options = NetworkSpec { labels: labels.clone(), internal, ingress, config_from, ..NetworkSpec::new(name) };
+    let NetworkSpec { name, labels, internal, ingress, attachable, config_from, .. } = spec.clone();
+    let own_options =
+        NetworkSpec { labels: labels.clone(), internal, ingress, attachable, config_from, ..NetworkSpec::new(name) };
     if spec != own_options {
         return Err(Rejection::Invalid(format!(
-            "network {} takes its options from {from}: give only --internal, --ingress and --label beside --config-from",
+            "network {} takes its options from {from}: give only --internal, --ingress, --attachable and --label beside --config-from",
             spec.name
         )));
     }
@@ -46,6 +47,7 @@ pub(super) fn resolve(state: &ClusterState, spec: NetworkSpec) -> Result<Network
         labels: all_labels,
         internal,
         ingress,
+        attachable,
         config_only: false,
         config_from: spec.config_from,
         ..options

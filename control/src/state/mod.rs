@@ -16,10 +16,9 @@
 //!   checks and allocates everything before it changes anything.
 //!
 //! In reading order: `addresses`, `subnets` and `ports` allocate; `keys`, `configurations`,
-//! `networks`, `services`, `tasks`, `nodes` and `cluster` change the objects of their kind;
-//! `rotation` completes the replacement of the CA;
-//! `reform` makes a state whose only manager is one node; `stored` is the form of the state in
-//! snapshots and backups.
+//! `networks`, `services`, `tasks`, `attached`, `nodes` and `cluster` change the objects of their
+//! kind; `rotation` completes the replacement of the CA; `reform` makes a state whose only manager
+//! is one node; `stored` is the form of the state in snapshots and backups.
 
 mod addresses;
 mod subnets;
@@ -29,6 +28,7 @@ mod configurations;
 mod networks;
 mod services;
 mod tasks;
+mod attached;
 mod rotation;
 mod nodes;
 mod cluster;
@@ -45,6 +45,7 @@ use weft_model::{
 };
 
 pub use addresses::{QUARANTINE_MS, release_at_ms, slot_may_reuse};
+pub(crate) use attached::is_gone;
 pub use keys::is_news;
 pub use nodes::{moved, readdress};
 pub use reform::{reform, restore};
@@ -127,6 +128,8 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::SetUnlockKey { version, spec, key } => cluster::set_unlock_key(state, version, spec, key),
         Command::ReplaceRaftId { node, raft_id } => nodes::replace_raft_id(state, &node, raft_id),
         Command::ReportDigest { node, digest } => nodes::report_digest(state, &node, digest),
+        Command::AttachContainer(attach) => attached::attach(state, *attach),
+        Command::DetachContainer { node, id, networks } => attached::detach(state, &node, &id, &networks),
         Command::RotateRoot { version, spec, rotation } => cluster::rotate_root(state, version, spec, *rotation),
         Command::SetRotated { nodes, ca_cert_pem } => rotation::set_rotated(state, &nodes, &ca_cert_pem),
     }

@@ -8,7 +8,7 @@ use weft_model::{
     state::Network,
 };
 
-use super::{addresses, cluster_mut, configurations, keys, network_by_id, new_meta, subnets};
+use super::{addresses, attached, cluster_mut, configurations, keys, network_by_id, new_meta, subnets};
 
 pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec) -> Result<Applied, Rejection> {
     if state.networks.contains_key(&id) || state.configurations.contains_key(&id) {
@@ -23,6 +23,11 @@ pub(super) fn create(state: &mut ClusterState, id: NetworkId, spec: NetworkSpec)
         return Err(Rejection::Invalid(format!(
             "the cluster has the ingress network {name} already: remove it first with \"weft network rm {name}\"",
             name = other.spec.name
+        )));
+    }
+    if spec.ingress && spec.attachable {
+        return Err(Rejection::Invalid(format!(
+            "ingress network cannot be attachable: create {name} without one of both"
         )));
     }
     check_mtu(&spec)?;
@@ -62,7 +67,7 @@ fn insert(state: &mut ClusterState, network: Network) {
     state.networks.insert(network.id.clone(), network);
 }
 
-/// Refused while a service or a task uses the network.
+/// Refused while a service, a task or an attached container uses the network.
 pub(super) fn remove(state: &mut ClusterState, id: &NetworkId) -> Result<Applied, Rejection> {
     if state.configurations.contains_key(id) {
         return configurations::remove(state, id);
@@ -84,11 +89,15 @@ fn in_use(id: &impl ToString, by: &impl ToString) -> Rejection {
     Rejection::InUse { kind: ObjectKind::Network, id: id.to_string(), by: by.to_string() }
 }
 
-/// A service or a task that uses the network, described for the user.
+/// A service, a task or an attached container that uses the network, described for the user.
 fn find_user(state: &ClusterState, id: &NetworkId) -> Option<String> {
     let service = state.services.values().find(|s| s.endpoints.iter().any(|e| e.network == *id));
     let task = || state.tasks.values().find(|t| t.attachments.iter().any(|a| a.network == *id));
-    service.map(|s| format!("service {}", s.spec.name)).or_else(|| task().map(|t| format!("task {}", t.name)))
+    let attached = || state.attached.values().find(|c| c.links.iter().any(|link| link.network == *id));
+    service
+        .map(|s| format!("service {}", s.spec.name))
+        .or_else(|| task().map(|t| format!("task {}", t.name)))
+        .or_else(|| attached().map(|c| attached::describe(state, c)))
 }
 
 fn check_mtu(spec: &NetworkSpec) -> Result<(), Rejection> {

@@ -10,7 +10,7 @@ use weft_model::{
     state::{Lag, Node, NodeKeys, NodeStatus, StateDigest},
 };
 
-use super::{check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
+use super::{attached, check_version, networks, new_meta, node_mut, ports, tasks, updated_meta};
 
 /// The feature level from which each promotion gives a new Raft id.
 const NEW_IDS_LEVEL: u32 = 1;
@@ -126,7 +126,8 @@ pub(super) fn update(
     Ok(Applied::Done)
 }
 
-/// Removes a node. Its tasks become orphans, like the tasks of a node that is down.
+/// Removes a node. Its tasks become orphans, like the tasks of a node that is down. Its other
+/// containers lose their addresses.
 pub(super) fn remove(state: &mut ClusterState, id: &NodeId, force: bool) -> Result<Applied, Rejection> {
     let node = node_mut(state, id)?;
     if node.in_raft_config {
@@ -139,6 +140,7 @@ pub(super) fn remove(state: &mut ClusterState, id: &NodeId, force: bool) -> Resu
     for task in tasks {
         tasks::orphan(state, &task)?;
     }
+    attached::remove_all(state, id);
     state.nodes.remove(id);
     state.digests.remove(id);
     Ok(Applied::Done)

@@ -84,6 +84,8 @@ pub enum SwarmError {
          shows its state"
     )]
     Timeout,
+    #[error(transparent)]
+    Change(ProposeError),
     #[error("the first change to the new swarm failed: {0}")]
     Propose(#[from] ProposeError),
     /// `what` is a verb phrase, such as "open the log".

@@ -51,7 +51,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use weft_model::{NodeId, NodePlan, NodeReport, UnlockKey};
+use weft_model::{NetworkId, NodeId, NodePlan, NodeReport, TaskId, UnlockKey, command::AttachContainer};
 
 use self::membership::Lifecycle;
 
@@ -244,6 +244,24 @@ impl Swarm {
     pub fn remotes(&self) -> Vec<(NodeId, SocketAddr)> {
         let plan = self.lifecycle.channels.plans.borrow().clone();
         plan.iter().flat_map(|plan| plan.managers.iter().map(|m| (m.node.clone(), m.rpc_addr))).collect()
+    }
+
+    /// Attaches a container of this node that is no task to networks, or records how the engine
+    /// calls it. Resolves when this node's plan contains it.
+    ///
+    /// # Errors
+    /// As [`Self::detach`], and [`SwarmError::Timeout`] if the plan does not come in time.
+    pub async fn attach(&self, attach: AttachContainer) -> Result<(), SwarmError> {
+        self.lifecycle.attach(attach).await
+    }
+
+    /// Detaches a container of this node that is no task from networks, and frees its addresses.
+    ///
+    /// # Errors
+    /// [`SwarmError::NotMember`], [`SwarmError::Locked`], [`SwarmError::Stopped`], and
+    /// [`SwarmError::Change`] if the cluster refuses the change or no manager answers.
+    pub async fn detach(&self, id: TaskId, networks: Vec<NetworkId>) -> Result<(), SwarmError> {
+        self.lifecycle.detach(id, networks).await
     }
 
     /// Stops all tasks of the membership, and resolves when they have ended. The node stays a

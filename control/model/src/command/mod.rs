@@ -11,7 +11,7 @@ mod rejection;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
@@ -21,8 +21,8 @@ use crate::{
     id::ClusterId,
     spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
     state::{
-        KeyStage, NodeDescription, NodeStatus, Restarts, RootRotation, Slot, StateDigest, TaskState, TaskStatus,
-        Traffic, UpdateStatus,
+        ContainerIdentity, KeyStage, NodeDescription, NodeStatus, Restarts, RootRotation, Slot, StateDigest, TaskState,
+        TaskStatus, Traffic, UpdateStatus,
     },
     wireguard::{NodeKey, PublicKey},
 };
@@ -288,6 +288,39 @@ pub enum Command {
         spec: ClusterSpec,
         key: Option<UnlockKey>,
     },
+    /// Requested by a node, for a container of its own that is no task.
+    AttachContainer(Box<AttachContainer>),
+    /// Requested by a node, or decided by the leader if the node has no such container any more.
+    /// Frees the addresses of a container on these networks. Has no effect on others.
+    DetachContainer {
+        node: NodeId,
+        id: TaskId,
+        networks: Vec<NetworkId>,
+    },
+}
+
+/// Attaches a container to networks, or records what the engine of the node says of one that is
+/// attached. On networks that it is on already it keeps its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachContainer {
+    pub node: NodeId,
+    pub id: TaskId,
+    /// `None`: not known yet, or as before.
+    pub identity: Option<ContainerIdentity>,
+    pub networks: Vec<WantedLink>,
+    /// The networks to which the engine has connected the container.
+    pub present: Vec<NetworkId>,
+}
+
+/// What a container wants to have on one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedLink {
+    pub network: NetworkId,
+    /// `None`: the cluster chooses.
+    pub v4: Option<Ipv4Addr>,
+    /// `None`: the cluster chooses.
+    pub v6: Option<Ipv6Addr>,
+    pub aliases: Vec<String>,
 }
 
 /// Creates the cluster, with its first manager and its ingress network.

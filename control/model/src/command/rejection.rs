@@ -1,6 +1,8 @@
 //! The errors of commands that were refused. `apply` in weft-control returns them, and the API
 //! shows their text to the user.
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +54,15 @@ pub enum Rejection {
     NothingToRollBack { id: String },
     #[error("{0}")]
     Invalid(String),
+    // Added later. A new rejection is the last one, because it is sent by its number.
+    /// In Swarm's words.
+    #[error("network {network} not manually attachable")]
+    NotAttachable { network: String },
+    #[error("address {addr} of network {network} is in use: choose another (Address already in use)")]
+    AddressInUse { addr: IpAddr, network: String },
+    /// Asking again soon can succeed.
+    #[error("address {addr} of network {network} was freed a moment ago, and not all nodes know it yet: try again")]
+    AddressInQuarantine { addr: IpAddr, network: String },
 }
 
 /// The kind of object that a [`Rejection`] is about.
@@ -62,6 +73,8 @@ pub enum ObjectKind {
     Network,
     Service,
     Task,
+    // Added later.
+    Container,
 }
 
 impl std::fmt::Display for ObjectKind {
@@ -72,6 +85,7 @@ impl std::fmt::Display for ObjectKind {
             Self::Network => "network",
             Self::Service => "service",
             Self::Task => "task",
+            Self::Container => "container",
         })
     }
 }

@@ -43,6 +43,9 @@ pub struct NetworkSpec {
     pub config_from: Option<NetworkName>,
     /// `--ipam-opt`: only options that ask for what weft does in any case. They are shown again.
     pub ipam_options: Labels,
+    /// `--attachable`: containers that are no tasks can be on the network.
+    #[serde(default)]
+    pub attachable: bool,
 }
 
 /// The MTUs that a network may have, in octets. Every task has an IPv6 address, and IPv6 needs at
@@ -67,6 +70,7 @@ impl NetworkSpec {
             config_only: false,
             config_from: None,
             ipam_options: Labels::new(),
+            attachable: false,
         }
     }
 }

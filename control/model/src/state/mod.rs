@@ -15,15 +15,17 @@ mod network;
 mod service;
 mod task;
 mod task_map;
+mod attached;
 mod allocations;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkId, NodeId, ServiceId, Shared, spec::TaskSpec};
+use crate::{NetworkId, NodeId, ServiceId, Shared, TaskId, spec::TaskSpec};
 
 pub use allocations::{Allocations, FreedAddress, NetworkAddresses};
+pub use attached::{AttachedContainer, ContainerIdentity, ContainerLink};
 pub use cluster::{Cluster, EarlierTimeout, ManagerLock, RootRotation};
 pub use keys::{KeyRecord, KeyStage, NodeKeys};
 pub use network::{Network, NetworkConfiguration};
@@ -70,6 +72,9 @@ pub struct ClusterState {
     /// In a stored state, the specs of the tasks, each of them once. Empty in memory.
     #[serde(default)]
     pub specs: Vec<Shared<TaskSpec>>,
+    /// The containers on attachable networks that are no tasks, by the ids that their nodes chose.
+    #[serde(default)]
+    pub attached: BTreeMap<TaskId, AttachedContainer>,
 }
 
 /// A digest of the whole state at one log entry, with what the log's state machine stores beside

@@ -7,7 +7,7 @@ async fn networks_are_created_shown_and_removed() {
     let api = Fixture::manager();
     let body = json!({
         "CheckDuplicate": true, "Name": "app", "Driver": "overlay", "Scope": "", "EnableIPv6": true, "Internal": false,
-        "Attachable": false, "Ingress": false, "ConfigOnly": false, "ConfigFrom": null,
+        "Attachable": true, "Ingress": false, "ConfigOnly": false, "ConfigFrom": null,
         "IPAM": {"Driver": "default", "Options": {"com.docker.network.ipam.serial": "true"}, "Config": [
             {"Subnet": "fd00:1::/64", "AuxiliaryAddresses": {"a": "fd00:1::a"}},
             {
@@ -26,7 +26,7 @@ async fn networks_are_created_shown_and_removed() {
         ("Driver", json!("overlay")),
         ("Scope", json!("swarm")),
         ("EnableIPv6", json!(true)),
-        ("Attachable", json!(false)),
+        ("Attachable", json!(true)),
         ("Ingress", json!(false)),
         ("Labels", json!({"a": "b"})),
         ("Options", body["Options"].clone()),
@@ -68,7 +68,6 @@ async fn networks_are_created_shown_and_removed() {
         ("/Options/com.docker.network.driver.mtu", json!("500"), 400, "IPv6 needs at least 1280"),
         ("/Options/com.docker.network.driver.overlay.vxlanid_list", json!("7000"), 409, "VNI 7000 is in use by"),
         ("/Scope", json!("local"), 501, "Scope"),
-        ("/Attachable", json!(true), 501, "only services use networks"),
         ("/ConfigFrom", json!({"Network": "none"}), 400, "no configuration-only network none"),
         ("/EnableIPv4", json!(false), 400, "subnet 10.7.0.0/24 is IPv4: leave --ipv4=false out"),
         ("/IPAM/Driver", json!("dhcp"), 501, "IPAM"),

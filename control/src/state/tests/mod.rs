@@ -2,6 +2,7 @@
 //! text.
 
 mod cluster;
+mod attached;
 mod keys;
 mod networks;
 mod properties;

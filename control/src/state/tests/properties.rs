@@ -9,7 +9,8 @@ use std::{
 use proptest::prelude::*;
 use weft_model::{
     ClusterState, Command, NetworkId, NodeId, NodePlan, ServiceId, TaskId,
-    spec::{EndpointMode, NodeNetwork, ServiceMode},
+    command::{AttachContainer, WantedLink},
+    spec::{EndpointMode, NetworkSpec, NodeNetwork, ServiceMode},
     state::{NodeStatus, Restarts, Slot, TaskState, Traffic},
 };
 
@@ -45,10 +46,10 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
     let network = nth(state.networks.keys(), other, NetworkId::from_random(0));
     let task = nth(state.tasks.keys(), which, TaskId::from_random(0));
     let version = state.services.get(&service).map_or(0, |s| s.meta.version);
-    match kind % 16 {
+    match kind % 18 {
         0 => {
             let spec = match other % 3 {
-                0 => network_spec(&format!("net{which}")),
+                0 => NetworkSpec { attachable: true, ..network_spec(&format!("net{which}")) },
                 1 => subnet_spec(&format!("net{which}"), "10.3.0.0/28"),
                 _ => subnet_spec(&format!("net{which}"), &format!("10.{}.0.0/29", number % 8)),
             };
@@ -104,6 +105,19 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
             2 => Command::SetNodeStatus { id: node, status: NodeStatus::Down, message: String::new() },
             _ => Command::ForgetTask { id: task },
         },
+        15 => {
+            let links =
+                [network].into_iter().map(|network| WantedLink { network, v4: None, v6: None, aliases: vec![] });
+            let id = nth(state.attached.keys(), which, TaskId::from_random(random));
+            let id = if number == 0 { id } else { TaskId::from_random(random) };
+            let attach = AttachContainer { node, id, identity: None, networks: links.collect(), present: vec![] };
+            Command::AttachContainer(Box::new(attach))
+        }
+        16 => {
+            let id = nth(state.attached.keys(), which, TaskId::from_random(0));
+            let node = state.attached.get(&id).map_or(node, |container| container.node.clone());
+            Command::DetachContainer { node, id, networks: vec![network] }
+        }
         _ => {
             let owners = state.nodes.keys().map(|node| (node.clone(), state.index)).collect();
             Command::ReleaseAddresses { acked_index: state.index, owners }
@@ -133,6 +147,10 @@ fn check(state: &ClusterState) {
         assert!(state.services.contains_key(&task.service));
         assert!(task.attachments.is_empty() || !task.status.state.is_terminal(), "an ended task holds addresses");
         task.attachments.iter().for_each(|a| take(&a.network, a.addr));
+    }
+    for container in state.attached.values() {
+        assert!(state.nodes.contains_key(&container.node) && !container.links.is_empty());
+        container.links.iter().for_each(|link| take(&link.network, link.addr));
     }
     state.allocated.quarantine.iter().for_each(|f| take(&f.network, f.addr));
     assert!(state.allocated.addresses.keys().eq(state.networks.keys()));

@@ -2,7 +2,10 @@
 //! worker can neither fill the log nor the memory of the managers. What is too long is cut off, and
 //! not refused: the rest of the report is needed to keep the node and its tasks working.
 
-use weft_model::{NodeReport, report::NodeDescription, spec::Labels, state::TaskStatus};
+use weft_model::{
+    MAX_ATTACHED_PER_NODE, MAX_NETWORKS_PER_SERVICE, NodeReport, report::NodeDescription, spec::Labels,
+    state::TaskStatus,
+};
 
 use crate::swarm::liveness::CertificateStatus;
 
@@ -12,8 +15,10 @@ pub(super) const MAX_NODE_MESSAGE_BYTES: usize = 8 << 20;
 const MAX_TEXT: usize = 1_024;
 /// Length of a SHA-256, in octets.
 const MAX_DIGEST: usize = 32;
-/// Longest name of a container, in octets.
+/// Longest id of a container, in octets.
 const MAX_CONTAINER: usize = 128;
+/// Longest name of a container, in octets.
+const MAX_NAME: usize = 255;
 /// Labels of the node's engine: how many, and how many octets of keys and values together.
 const MAX_LABELS: usize = 256;
 const MAX_LABEL_BYTES: usize = 32 << 10;
@@ -33,6 +38,20 @@ pub(crate) fn limit(report: &mut NodeReport) -> bool {
     cut |= cut_text(&mut report.problem, MAX_TEXT);
     for (_, status) in &mut report.tasks {
         cut |= limit_status(status);
+    }
+    if let Some(attached) = &mut report.attached {
+        // A container that is cut off would count as removed.
+        let too_many = attached.len() > MAX_ATTACHED_PER_NODE;
+        cut |= too_many;
+        if too_many {
+            report.attached = None;
+        } else {
+            for container in attached {
+                cut |= cut_text(&mut container.identity.container, MAX_CONTAINER);
+                cut |= cut_text(&mut container.identity.name, MAX_NAME);
+                cut |= cut_list(&mut container.networks, MAX_NETWORKS_PER_SERVICE);
+            }
+        }
     }
     cut
 }
@@ -93,13 +112,23 @@ fn cut_labels(labels: &mut Labels) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::{NodeId, TaskId, state::TaskState, wireguard::EncryptionSupport};
+    use weft_model::{
+        NetworkId, NodeId, TaskId,
+        report::AttachedReport,
+        state::{ContainerIdentity, TaskState},
+        wireguard::EncryptionSupport,
+    };
 
     use super::*;
     use crate::{
         codec,
         fixture::{description, observed},
     };
+
+    fn attached(name: &str) -> AttachedReport {
+        let identity = ContainerIdentity { container: "c0ffee".to_owned(), name: name.to_owned() };
+        AttachedReport { id: TaskId::from_random(2), identity, networks: vec![NetworkId::from_random(3)] }
+    }
 
     #[test]
     fn an_ordinary_report_is_unchanged() {
@@ -112,6 +141,7 @@ mod tests {
             keys: Vec::new(),
             problem: String::new(),
             tasks: vec![(TaskId::from_random(1), status)],
+            attached: Some(vec![attached("shell")]),
         };
         let mut limited = report.clone();
         assert!(!limit(&mut limited));
@@ -140,10 +170,14 @@ mod tests {
             keys: vec![key; 1_000],
             problem: "y".repeat(1 << 20),
             tasks: vec![(TaskId::from_random(1), status)],
+            attached: Some(vec![attached(&"x".repeat(1 << 20))]),
         };
         assert!(limit(&mut report));
         let size = codec::encode(&codec::REPORT, &report).expect("encoded").len();
         assert!(size < 150 << 10, "{size} bytes of {}", NodeId::from_random(1));
         assert!(!limit(&mut report), "a second time changes nothing");
+        report.attached = Some(vec![attached("x"); MAX_ATTACHED_PER_NODE + 1]);
+        assert!(limit(&mut report));
+        assert_eq!(report.attached, None, "the others do not count as removed");
     }
 }

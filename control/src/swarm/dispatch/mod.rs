@@ -9,6 +9,7 @@
 //! - `bounds`: how much a node may report.
 //! - `sessions`: the dispatcher. Nodes report and ack, the leader sends each node its plan. Its
 //!   pure parts are in `exchange`.
+//! - `attach`: what a node changes about its containers that are no tasks.
 //! - `authority`: first certificates for nodes that join, and renewals.
 //! - `quorum`: calls between managers: the log's replication, proposals, what a new manager needs.
 //! - `logs`: serves this node's task logs to managers.
@@ -18,6 +19,7 @@
 mod status;
 mod bounds;
 pub(super) mod exchange;
+mod attach;
 mod sessions;
 mod authority;
 mod quorum;
@@ -46,11 +48,12 @@ struct Services {
     context: Arc<Context>,
     /// Sessions run in this group, so that they end with the membership.
     sessions: TaskGroup,
+    attach_rate: attach::Rate,
 }
 
 /// The services of a node, to be served by [`crate::rpc::serve`]. Sessions run in `sessions`.
 pub(super) fn routes(context: Arc<Context>, sessions: TaskGroup) -> Router {
-    let services = Services { context, sessions };
+    let services = Services { context, sessions, attach_rate: attach::Rate::default() };
     let mut routes = Routes::builder();
     routes
         .add_service(AuthorityServer::new(services.clone()))

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_model::{Command, NodeId, NodeReport, Rejection, state::NodeStatus};
 
 use super::{
-    Services, bounds,
+    Services, attach, bounds,
     exchange::{Acked, Opening, Outgoing, PlanMessage, plan_messages},
     status::{former_cluster, removed},
 };
@@ -25,8 +25,8 @@ use crate::{
     rpc::{
         Caller,
         pb::{
-            LeaderMessage, LeaveReply, LeaveRequest, NodeMessage, Redirect, dispatcher_server::Dispatcher,
-            leader_message::Message,
+            AttachReply, AttachRequest, LeaderMessage, LeaveReply, LeaveRequest, NodeMessage, Redirect,
+            dispatcher_server::Dispatcher, leader_message::Message,
         },
     },
     swarm::{
@@ -77,6 +77,10 @@ impl Dispatcher for Services {
             }
         });
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<AttachReply>, Status> {
+        attach::answer(self, request).await
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {

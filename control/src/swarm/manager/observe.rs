@@ -7,14 +7,15 @@ use std::{
 };
 
 use weft_model::{
-    ClusterState, Command, NodeId, TaskId,
+    ClusterState, Command, NetworkId, NodeId, NodeReport, TaskId,
+    command::AttachContainer,
     report::NodeDescription,
     state::{FEATURE_LEVEL, Node, NodeStatus, TaskStatus},
 };
 
 use crate::{
     pki,
-    state::{is_news, moved},
+    state::{is_gone, is_news, moved},
     swarm::liveness::{LeaderView, Liveness},
 };
 
@@ -28,11 +29,13 @@ const TASKS_PER_COMMAND: usize = 256;
 
 /// What a node can change at will. The other facts are limited by themselves: a task has few
 /// states, and a node begins few sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Topic {
     Description,
     Address,
     Keys,
+    /// How the engine calls a container.
+    Container(TaskId),
     Message,
     /// Anything of a task's status except the state.
     TaskDetails,
@@ -46,6 +49,7 @@ impl Topic {
             Command::DescribeNode { node, .. } => Some((node.clone(), Self::Description)),
             Command::JoinNode(moved) => Some((moved.id.clone(), Self::Address)),
             Command::ReportKeys { node, .. } => Some((node.clone(), Self::Keys)),
+            Command::AttachContainer(attach) => Some((attach.node.clone(), Self::Container(attach.id.clone()))),
             Command::SetNodeStatus { id, status: NodeStatus::Ready, .. } if is_ready(id) => {
                 Some((id.clone(), Self::Message))
             }
@@ -225,6 +229,38 @@ fn report_commands(state: &ClusterState, node: &NodeId, liveness: &Liveness, log
     if state.nodes.get(node).is_some_and(|node| is_news(&node.keys, &report.keys, acked)) {
         commands.push(Command::ReportKeys { node: node.clone(), keys: report.keys.clone(), acked });
     }
+    commands.extend(attached_commands(state, node, report));
+    commands
+}
+
+/// The commands for the containers of a node that are no tasks: those that the engine has connected
+/// or renamed, and those that are gone. Limited like other facts of a node that it can change at
+/// will, except for what frees an address: a container is gone only once.
+fn attached_commands(state: &ClusterState, node: &NodeId, report: &NodeReport) -> Vec<Command> {
+    let mut commands = Vec::new();
+    for container in state.attached.values().filter(|container| container.node == *node) {
+        let networks = is_gone(container, report, state.epoch, state.now_ms);
+        if !networks.is_empty() {
+            let (node, id) = (node.clone(), container.id.clone());
+            commands.push(Command::DetachContainer { node, id, networks });
+            continue;
+        }
+        let Some(found) = report.attached.iter().flatten().find(|found| found.id == container.id) else { continue };
+        let is_reserved = |network: &&NetworkId| {
+            container.links.iter().any(|link| link.network == **network && link.reserved_ms.is_some())
+        };
+        let present: Vec<NetworkId> = found.networks.iter().filter(is_reserved).cloned().collect();
+        let renamed = container.identity.as_ref() != Some(&found.identity);
+        if renamed || !present.is_empty() {
+            commands.push(Command::AttachContainer(Box::new(AttachContainer {
+                node: node.clone(),
+                id: container.id.clone(),
+                identity: renamed.then(|| found.identity.clone()),
+                networks: Vec::new(),
+                present,
+            })));
+        }
+    }
     commands
 }
 
@@ -267,7 +303,10 @@ impl LoggedReports {
     pub(super) fn record(&mut self, state: &ClusterState, commands: &[Command], monotonic_ms: u64) {
         self.tasks.retain(|id, _| state.tasks.contains_key(id));
         self.descriptions.retain(|id, _| state.nodes.contains_key(id));
-        self.topics_ms.retain(|(id, _), _| state.nodes.contains_key(id));
+        self.topics_ms.retain(|(id, topic), _| {
+            let exists = |id: &TaskId| state.attached.contains_key(id);
+            state.nodes.contains_key(id) && !matches!(topic, Topic::Container(container) if !exists(container))
+        });
         for command in commands {
             if let Some(topic) = Topic::of(state, command) {
                 self.topics_ms.insert(topic, monotonic_ms);

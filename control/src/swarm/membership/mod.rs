@@ -42,6 +42,7 @@
 //! - `supervisor`: starts and stops the tasks of a membership.
 //! - `leave`: gives up the vote and notifies the leader before this node stops.
 //! - `lifecycle`: runs the changes of the membership, one at a time.
+//! - `attach`: changes of this node's containers that are no tasks.
 
 mod store;
 mod address;
@@ -55,6 +56,7 @@ mod join;
 mod supervisor;
 mod leave;
 mod lifecycle;
+mod attach;
 
 pub use address::KernelAddrs;
 #[cfg(test)]

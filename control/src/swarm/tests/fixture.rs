@@ -452,6 +452,7 @@ pub(super) fn report(plan: &NodePlan) -> NodeReport {
         description: Some(crate::fixture::description(&[])),
         keys: plan.encryption.iter().map(|_| key_of(&plan.node)).collect(),
         tasks: plan.tasks.iter().map(|task| (task.id.clone(), status(task.desired))).collect(),
+        attached: None,
     }
 }
 

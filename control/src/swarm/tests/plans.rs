@@ -31,7 +31,7 @@ use crate::{
     rpc::{
         Bound, Limits,
         pb::{
-            LeaderMessage, LeaveReply, LeaveRequest, NodeMessage,
+            AttachReply, AttachRequest, LeaderMessage, LeaveReply, LeaveRequest, NodeMessage,
             dispatcher_server::{Dispatcher, DispatcherServer},
             leader_message::Message,
         },
@@ -76,6 +76,10 @@ impl Dispatcher for ScriptedLeader {
             let _ = received.send((session, None)).await;
         });
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn attach(&self, _request: Request<AttachRequest>) -> Result<Response<AttachReply>, Status> {
+        Err(Status::unimplemented("not in the script"))
     }
 
     async fn leave(&self, _request: Request<LeaveRequest>) -> Result<Response<LeaveReply>, Status> {

@@ -9,7 +9,8 @@ use std::{
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use weft_model::{
-    ClusterState, Command, LogOptions, NetworkId, NodeId, NodePlan, ServiceId,
+    ClusterState, Command, LogOptions, NetworkId, NodeId, NodePlan, Rejection, ServiceId, TaskId,
+    command::{AttachContainer, WantedLink},
     spec::{
         NetworkSpec,
         Role::{Manager, Worker},
@@ -18,7 +19,10 @@ use weft_model::{
 };
 
 use super::fixture::{DEADLINE, Daemon, FOLLOWED_LINES, cluster, is_down, is_ready, key_of, node, set_label, stop};
-use crate::fixture::{network_spec, service_spec};
+use crate::{
+    fixture::{network_spec, service_spec},
+    swarm::{ProposeError, SwarmError},
+};
 
 /// Creates the service `web` and returns its id.
 async fn create_service(daemon: &Daemon, replicas: u64) -> ServiceId {
@@ -158,5 +162,42 @@ async fn nodes_get_the_active_keys_of_all_others_while_a_network_is_encrypted() 
     }
     n1.manager().propose(Command::RemoveNetwork { id }).await.expect("the network is removed");
     n1.wait_until("the keys are removed", |s| s.nodes.values().all(|node| node.keys.keys.is_empty())).await;
+    stop([n1, n2]).await;
+}
+
+#[tokio::test]
+async fn any_node_attaches_and_detaches_its_own_containers() {
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let [open, closed] = [1, 2].map(NetworkId::from_random);
+    for (id, name) in [(&open, "open"), (&closed, "closed")] {
+        let spec = Box::new(NetworkSpec { attachable: name == "open", ..network_spec(name) });
+        n1.manager().propose(Command::CreateNetwork { id: id.clone(), spec }).await.expect("the network is created");
+    }
+    for daemon in [&n1, &n2] {
+        let node = daemon.swarm.plans().borrow().as_ref().expect("a plan").node.clone();
+        let id = TaskId::from_random(rand::random());
+        let attach = |network: &NetworkId| AttachContainer {
+            // The swarm replaces it by this node.
+            node: NodeId::from_random(0),
+            id: id.clone(),
+            identity: None,
+            networks: vec![WantedLink { network: network.clone(), v4: None, v6: None, aliases: vec![] }],
+            present: vec![],
+        };
+        let refused = daemon.swarm.attach(attach(&closed)).await.expect_err("not attachable");
+        let expected = Rejection::NotAttachable { network: "closed".to_owned() };
+        assert!(
+            matches!(&refused, SwarmError::Change(ProposeError::Rejected(found)) if *found == expected),
+            "{refused}"
+        );
+        daemon.swarm.attach(attach(&open)).await.expect("the container is attached");
+        let plan = daemon.swarm.plans().borrow().clone().expect("a plan");
+        let attached: Vec<_> = plan.attached.iter().map(|container| &container.id).collect();
+        assert_eq!(attached, [&id], "the plan has the containers of its node when the call resolves");
+        let owns = |state: &ClusterState| state.attached.get(&id).is_some_and(|container| container.node == node);
+        n1.wait_until("the container belongs to its node", owns).await;
+        daemon.swarm.detach(id.clone(), vec![open.clone()]).await.expect("the container is detached");
+        n1.wait_until("its address is free", |state| !state.attached.contains_key(&id)).await;
+    }
     stop([n1, n2]).await;
 }

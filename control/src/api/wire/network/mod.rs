@@ -71,6 +71,7 @@ pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
             Some(name) => Some(name.parse()?),
         },
         ipam_options: ipam.options,
+        attachable: requested.attachable.unwrap_or(false),
     };
     unsupported::refuse(&body, &write(&spec, &body))?;
     Ok(spec)
@@ -88,7 +89,7 @@ fn write(spec: &NetworkSpec, requested: &Value) -> Value {
         driver: Some("overlay".into()),
         scope: Some("swarm".into()),
         internal: Some(spec.internal),
-        attachable: Some(false),
+        attachable: Some(spec.attachable),
         enable_ipv4: Some(spec.ipv4),
         enable_ipv6: Some(spec.ipv6),
         ipam: Some(ipam::ipam(&spec.ipam_options, configs)),

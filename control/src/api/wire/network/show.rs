@@ -8,17 +8,17 @@ use std::{
 use bollard_stubs::models;
 use serde_json::{Map, Value, json};
 use weft_model::{
-    ClusterState, DualAddr, NodeId,
+    ClusterState, DualAddr, Mac, NodeId, TaskId,
     plan::NetworkPlan,
     spec::Labels,
-    state::{Network, NetworkConfiguration, Service, Task},
+    state::{AttachedContainer, Network, NetworkConfiguration, Service, Task},
 };
 
 use super::{ipam, options};
 use crate::api::wire::values::{date, labels, set, timestamp, to_json};
 
-/// A network in the form of `GET /networks/{id}`, with the tasks of the node `local`. `verbose`
-/// adds the services with all their tasks.
+/// A network in the form of `GET /networks/{id}`, with the tasks and containers of the node
+/// `local`. `verbose` adds the services with all their tasks.
 pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeId>, verbose: bool) -> Value {
     let subnets = &network.subnets;
     let mut config: Vec<_> = ipam::configs(&subnets.v4, &network.spec.v4).collect();
@@ -35,7 +35,7 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
         enable_ipv6: Some(network.spec.ipv6),
         ipam: Some(ipam::ipam(&network.spec.ipam_options, config)),
         internal: Some(network.spec.internal),
-        attachable: Some(false),
+        attachable: Some(network.spec.attachable),
         ingress: Some(network.spec.ingress),
         config_from: Some(models::ConfigReference {
             network: Some(network.spec.config_from.as_ref().map_or_else(String::new, ToString::to_string)),
@@ -46,7 +46,8 @@ pub(crate) fn show(state: &ClusterState, network: &Network, local: Option<&NodeI
         peers: None,
     });
     let local_tasks = state.tasks.values().filter(|task| local.is_some() && task.node.as_ref() == local);
-    set(&mut shown, "Containers", containers(network, local_tasks));
+    let attached = state.attached.values().filter(|container| Some(&container.node) == local);
+    set(&mut shown, "Containers", containers(network, local_tasks, attached));
     if verbose {
         let services: Map<_, _> = state
             .services
@@ -108,7 +109,7 @@ pub(crate) fn show_configuration(configuration: &NetworkConfiguration) -> Value 
         enable_ipv6: Some(spec.ipv6),
         ipam: Some(ipam::ipam(&spec.ipam_options, config)),
         internal: Some(false),
-        attachable: Some(false),
+        attachable: Some(spec.attachable),
         ingress: Some(false),
         config_from: Some(models::ConfigReference { network: Some(String::new()) }),
         config_only: Some(true),
@@ -127,27 +128,31 @@ fn driver_options(network: &Network) -> HashMap<String, String> {
     options
 }
 
-fn containers<'a>(network: &Network, tasks: impl Iterator<Item = &'a Task>) -> Value {
-    let shown: Map<String, Value> = tasks
-        .filter(|task| task.holds_addresses())
-        .filter_map(|task| {
-            let attachment = task.attachments.iter().find(|a| a.network == network.id)?;
-            let DualAddr { v4, v6 } = attachment.addr;
-            let v4 = v4.map(|v4| with_prefix(network, v4.into()));
-            let id = task.status.container.clone().unwrap_or_else(|| task.id.to_string());
-            Some((
-                id,
-                json!({
-                    "Name": task.name,
-                    "EndpointID": task.id.as_str(),
-                    "MacAddress": attachment.mac.to_string(),
-                    "IPv4Address": v4.unwrap_or_default(),
-                    "IPv6Address": with_prefix(network, v6.into()),
-                }),
-            ))
+fn containers<'a>(
+    network: &Network,
+    tasks: impl Iterator<Item = &'a Task>,
+    attached: impl Iterator<Item = &'a AttachedContainer>,
+) -> Value {
+    let show = |name: &str, id: &TaskId, DualAddr { v4, v6 }: DualAddr, mac: Mac| {
+        json!({
+            "Name": name,
+            "EndpointID": id.as_str(),
+            "MacAddress": mac.to_string(),
+            "IPv4Address": v4.map(|v4| with_prefix(network, v4.into())).unwrap_or_default(),
+            "IPv6Address": with_prefix(network, v6.into()),
         })
-        .collect();
-    Value::Object(shown)
+    };
+    let tasks = tasks.filter(|task| task.holds_addresses()).filter_map(|task| {
+        let attachment = task.attachments.iter().find(|a| a.network == network.id)?;
+        let id = task.status.container.clone().unwrap_or_else(|| task.id.to_string());
+        Some((id, show(&task.name, &task.id, attachment.addr, attachment.mac)))
+    });
+    let attached = attached.filter_map(|container| {
+        let link = container.links.iter().find(|link| link.network == network.id)?;
+        let identity = container.identity.as_ref()?;
+        Some((identity.container.clone(), show(&identity.name, &container.id, link.addr, link.mac)))
+    });
+    Value::Object(tasks.chain(attached).collect())
 }
 
 /// An address on the network, with the prefix length of its subnet.
@@ -201,7 +206,7 @@ pub(crate) fn show_attached(network: &Network) -> Value {
             "Labels": labels,
             "DriverConfiguration": {"Name": "overlay"},
             "Ingress": network.spec.ingress,
-            "Attachable": false,
+            "Attachable": network.spec.attachable,
             "Internal": network.spec.internal,
             "Scope": "swarm",
         },

@@ -9,10 +9,11 @@ use std::{
 };
 
 use weft_model::{
-    ClusterState, Command, NodeId, NodeReport,
-    report::NodeDescription,
-    spec::{ClusterSpec, NodeSpec, Role},
-    state::{FEATURE_LEVEL, NodeStatus, RootRotation, TaskState, TaskStatus, Traffic},
+    ClusterState, Command, NodeId, NodeReport, TaskId,
+    command::{AttachContainer, WantedLink},
+    report::{AttachedReport, NodeDescription},
+    spec::{ClusterSpec, NetworkSpec, NodeSpec, Role},
+    state::{ContainerIdentity, FEATURE_LEVEL, NodeStatus, RootRotation, TaskState, TaskStatus, Traffic},
     wireguard::{NodeKey, PublicKey},
 };
 
@@ -23,7 +24,7 @@ use super::{
     voters::check_promotion,
 };
 use crate::{
-    fixture::{START_MS, TestCluster, description, observed, service_spec},
+    fixture::{START_MS, TestCluster, description, network_spec, observed, service_spec},
     orchestrate::{Acks, decide},
     pki::{Ca, ca_digest},
     swarm::{
@@ -554,7 +555,7 @@ fn the_leader_logs_that_more_nodes_are_silent_than_go_down() {
 
 #[test]
 fn batches_are_bounded_in_bytes_and_keep_the_order() {
-    let delay = |n: usize| Command::DelayTask { id: weft_model::TaskId::from_random(n as u128), error: "x".repeat(n) };
+    let delay = |n: usize| Command::DelayTask { id: TaskId::from_random(n as u128), error: "x".repeat(n) };
     let commands: Vec<_> = (1..300).map(delay).collect();
     let split = batches(commands.clone(), 2_000);
     assert_eq!(split.concat(), commands);
@@ -565,4 +566,39 @@ fn batches_are_bounded_in_bytes_and_keep_the_order() {
     assert!(split.iter().all(|batch| size(batch) <= 2_000));
     assert_eq!(batches(vec![delay(5_000), delay(1)], 2_000).len(), 2, "a large command is alone");
     assert!(batches(Vec::new(), 2_000).is_empty());
+}
+
+#[test]
+fn what_the_engine_says_of_attached_containers_is_written() {
+    let mut cluster = TestCluster::new();
+    let node = cluster.first_node();
+    let network = cluster.add_network(NetworkSpec { attachable: true, ..network_spec("app") });
+    let id = TaskId::from_random(7);
+    let links = vec![WantedLink { network: network.clone(), v4: None, v6: None, aliases: vec![] }];
+    let (identity, present) = (None, vec![]);
+    let attach = AttachContainer { node: node.clone(), id: id.clone(), identity, networks: links, present };
+    cluster.ok(Command::AttachContainer(Box::new(attach)));
+    let mut logged = LoggedReports::default();
+    let mut observe = |cluster: &mut TestCluster, name: Option<&str>, at_ms| {
+        let identity = |name: &str| ContainerIdentity { container: "c0ffee".to_owned(), name: name.to_owned() };
+        let attached = name.map(|name| AttachedReport {
+            id: id.clone(),
+            identity: identity(name),
+            networks: vec![network.clone()],
+        });
+        let attached = Some(attached.into_iter().collect());
+        let report = NodeReport { acked: cluster.state.index, attached, ..NodeReport::default() };
+        let commands = observed_at(cluster, &report, &mut logged, at_ms);
+        commands.iter().for_each(|command| drop(cluster.ok(command.clone())));
+        commands.len()
+    };
+    let label =
+        |cluster: &TestCluster| cluster.state.attached.values().map(|c| c.label().to_owned()).collect::<Vec<_>>();
+    assert_eq!(observe(&mut cluster, None, 10_000), 0, "its engine creates it");
+    assert_eq!(observe(&mut cluster, Some("shell"), 10_001), 1, "its name");
+    assert_eq!((observe(&mut cluster, Some("shell"), 10_002), label(&cluster)), (0, vec!["shell".to_owned()]));
+    assert_eq!(observe(&mut cluster, Some("renamed"), 10_003), 0, "a name is written once in 2 s");
+    assert_eq!(observe(&mut cluster, Some("renamed"), 12_001), 1);
+    assert_eq!((observe(&mut cluster, None, 12_002), label(&cluster)), (1, vec![]), "it was removed");
+    assert_eq!(cluster.state.allocated.quarantine.len(), 1);
 }
