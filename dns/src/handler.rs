@@ -12,6 +12,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use arc_swap::ArcSwap;
 use hickory_proto::{
     op::{Edns, HeaderCounts, Metadata, OpCode, Query, ResponseCode},
     rr::DNSClass,
@@ -56,7 +57,9 @@ pub(crate) struct Handler(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     zone: ZoneHandle,
-    config: TaskConfig,
+    /// [`TaskConfig::networks`].
+    networks: ArcSwap<Vec<NetworkId>>,
+    outside: Outside,
     rotation: AtomicUsize,
     waiting: Semaphore,
 }
@@ -64,7 +67,14 @@ struct Inner {
 impl Handler {
     pub(crate) fn new(zone: ZoneHandle, config: TaskConfig) -> Self {
         let waiting = Semaphore::new(MAX_OUTSIDE);
-        Self(Arc::new(Inner { zone, config, rotation: AtomicUsize::new(0), waiting }))
+        let TaskConfig { networks, outside } = config;
+        let networks = ArcSwap::from_pointee(networks);
+        Self(Arc::new(Inner { zone, networks, outside, rotation: AtomicUsize::new(0), waiting }))
+    }
+
+    /// Replaces [`TaskConfig::networks`].
+    pub(crate) fn set_networks(&self, networks: Vec<NetworkId>) {
+        self.0.networks.store(Arc::new(networks));
     }
 
     /// The reply that needs no upstream resolver. `None` if the question is for one.
@@ -88,7 +98,7 @@ impl Handler {
         let [query] = request.queries.queries() else { return Reply::new(ResponseCode::FormErr) };
         let query = query.original();
         let Ok(_waiting) = self.0.waiting.try_acquire() else { return Reply::new(ResponseCode::ServFail) };
-        let reply = self.0.config.outside.lookup(query.name(), query.query_type()).await;
+        let reply = self.0.outside.lookup(query.name(), query.query_type()).await;
         // A newer plan may have the name.
         self.zone_reply(query).unwrap_or(reply)
     }
@@ -97,7 +107,8 @@ impl Handler {
     fn zone_reply(&self, query: &Query) -> Option<Reply> {
         let rotation = self.0.rotation.fetch_add(1, Ordering::Relaxed);
         let zone = self.0.zone.current();
-        let answer = resolve(&zone, &self.0.config.networks, query.name(), query.query_type(), rotation);
+        let networks = self.0.networks.load();
+        let answer = resolve(&zone, &networks, query.name(), query.query_type(), rotation);
         Reply::from_answer(query.name(), answer)
     }
 }

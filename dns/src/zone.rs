@@ -12,6 +12,9 @@
 //! | `ALIAS`, `tasks.ALIAS` | like those of the service; several services can share an alias |
 //! | `HOSTNAME` of a task | the tasks with this host name |
 //!
+//! A container that is no task has its name, the first 12 characters of its id, and its aliases,
+//! with the precedence of those of tasks.
+//!
 //! Each name can be followed by a dot and the name of the network. `_PORT._tcp.NAME` and
 //! `_PORT._udp.NAME` are the published ports of the tasks, for each of these names.
 //!
@@ -27,7 +30,7 @@ use arc_swap::ArcSwap;
 use weft_model::{
     DualAddr, NetworkId, NodePlan, ServiceId,
     net::Subnets,
-    plan::{BackendPlan, NetworkPlan, ServicePlan},
+    plan::{AttachedName, BackendPlan, NetworkPlan, ServicePlan},
     spec::Protocol,
 };
 
@@ -112,6 +115,11 @@ impl Zone {
         for service in plan.services.iter().filter(|service| !is_ingress(&service.network)) {
             if let Some(network) = networks.get_mut(&service.network) {
                 network.add_service(service, &ports.get(&service.service).cloned().unwrap_or_default());
+            }
+        }
+        for container in plan.attached_names.iter().filter(|container| !is_ingress(&container.network)) {
+            if let Some(network) = networks.get_mut(&container.network) {
+                network.add_container(container);
             }
         }
         Self { networks }
@@ -220,6 +228,18 @@ impl NetworkNames {
         for BackendPlan { addr, task_name, .. } in &service.backends {
             self.add_reverse_name(*addr, task_name);
         }
+    }
+
+    fn add_container(&mut self, container: &AttachedName) {
+        let (addresses, ports) = ([container.addr], Ports::default());
+        let identity = &container.identity;
+        self.add_forward_name(Precedence::Task, &identity.name, &addresses, &ports);
+        let short_id = identity.container.get(..SHORT_ID_LEN).unwrap_or(&identity.container);
+        self.add_forward_name(Precedence::ShortId, short_id, &addresses, &ports);
+        for alias in &container.aliases {
+            self.add_forward_name(Precedence::Alias, alias, &addresses, &ports);
+        }
+        self.add_reverse_name(container.addr, &identity.name);
     }
 
     fn add_forward_names(&mut self, service: &ServicePlan, ports: &Ports) {

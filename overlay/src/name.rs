@@ -46,6 +46,12 @@ pub(crate) fn task_side(index: usize) -> String {
     format!("eth{index}")
 }
 
+/// The name of the task side of a link that weft makes in the namespace. In a container that is no
+/// task, the engine may choose any name that [`task_side`] returns for a link of its own.
+pub(crate) fn new_task_side(index: usize, is_task: bool) -> String {
+    if is_task { task_side(index) } else { format!("weft{index}") }
+}
+
 /// The alias of the host side, which `ip link` shows to the operator.
 pub(crate) fn alias(task: &TaskId, network: &NetworkId) -> String {
     format!("weft task={task} network={network}")

@@ -2,10 +2,13 @@
 
 use hickory_proto::rr::RecordType::{A, AAAA, ANY, AXFR, MX, OPT, PTR, SRV, TXT};
 use proptest::prelude::*;
-use weft_model::plan::ServicePlan;
+use weft_model::{
+    plan::{AttachedName, ServicePlan},
+    state::ContainerIdentity,
+};
 
 use super::*;
-use crate::fixture::{BACK, FAR, FRONT, INGRESS, addr, networks, plan, port, service, task};
+use crate::fixture::{BACK, FAR, FRONT, INGRESS, addr, network, networks, plan, port, service, task};
 
 fn zone() -> Zone {
     let mut plan = plan(vec![
@@ -261,4 +264,32 @@ fn names_with_unusual_octets_are_asked_for_outside() {
         let name = Name::from_labels(labels.iter().copied()).expect("a name");
         assert_eq!(resolve(&zone, &networks(&[FRONT]), &name, A, 0), Answer::Outside, "{name}");
     }
+}
+
+#[test]
+fn a_container_that_is_no_task_has_its_names_on_its_network() {
+    let mut plan = plan(vec![service(FRONT, "web", &["www"], Some(100), &[11], false)]);
+    let container = |net, name: &str, host| AttachedName {
+        network: network(net),
+        addr: addr(net, host),
+        identity: ContainerIdentity { container: "c0ffee".repeat(10), name: name.to_owned() },
+        aliases: vec!["db".to_owned(), "www".to_owned()],
+    };
+    plan.attached_names = vec![container(FRONT, "Shell", 71), container(FRONT, "web", 72), container(BACK, "far", 73)];
+    let zone = Zone::from_plan(&plan);
+    let check = |nets: &[u8], name: &str, record_type, want: &Answer| {
+        let question = Name::from_ascii(format!("{name}.")).expect("a name");
+        assert_eq!(resolve(&zone, &networks(nets), &question, record_type, 0), *want, "{name}");
+    };
+    for name in ["shell", "SHELL.front"] {
+        check(&[FRONT], name, A, &v4(FRONT, &[71]));
+        check(&[FRONT], name, AAAA, &v6(FRONT, &[71]));
+    }
+    check(&[FRONT], "c0ffeec0ffee", A, &v4(FRONT, &[71, 72]));
+    check(&[FRONT], "db", A, &v4(FRONT, &[71, 72]));
+    check(&[FRONT], "www", A, &v4(FRONT, &[100, 71, 72]));
+    check(&[FRONT], "web", A, &v4(FRONT, &[100]));
+    check(&[FRONT], "far", A, &Answer::Outside);
+    check(&[BACK], "shell", A, &Answer::Outside);
+    check(&[FRONT], "71.1.0.10.in-addr.arpa", PTR, &ptr("Shell.front"));
 }

@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpListener, UdpSocket},
     task::AbortHandle,
 };
-use weft_model::TaskId;
+use weft_model::{NetworkId, TaskId};
 
 use crate::{
     error::Error,
@@ -59,13 +59,19 @@ pub struct Server(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     zone: ZoneHandle,
-    tasks: Mutex<HashMap<TaskId, [AbortHandle; 2]>>,
+    tasks: Mutex<HashMap<TaskId, Running>>,
 }
 
-impl Drop for Inner {
+/// The resolver of one task.
+#[derive(Debug)]
+struct Running {
+    handler: Handler,
+    loops: [AbortHandle; 2],
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
-        tasks.values().flatten().for_each(AbortHandle::abort);
+        self.loops.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -94,29 +100,34 @@ impl Server {
         let handler = Handler::new(self.0.zone.clone(), config);
         let loops = [
             tokio::spawn(udp::serve(handler.clone(), udp)).abort_handle(),
-            tokio::spawn(tcp::serve(handler, tcp)).abort_handle(),
+            tokio::spawn(tcp::serve(handler.clone(), tcp)).abort_handle(),
         ];
-        let previous = self.tasks().insert(task, loops);
-        previous.iter().flatten().for_each(AbortHandle::abort);
+        self.tasks().insert(task, Running { handler, loops });
         Ok(())
+    }
+
+    /// Replaces the networks of a task. A task without a resolver is not an error.
+    pub fn set_networks(&self, task: &TaskId, networks: Vec<NetworkId>) {
+        if let Some(running) = self.tasks().get(task) {
+            running.handler.set_networks(networks);
+        }
     }
 
     /// Stops the resolver of a task. A task without a resolver is not an error.
     pub fn stop(&self, task: &TaskId) {
-        let stopped = self.tasks().remove(task);
-        stopped.iter().flatten().for_each(AbortHandle::abort);
+        self.tasks().remove(task);
     }
 
     /// The tasks that have a resolver.
     pub fn serving(&self) -> Vec<TaskId> {
         self.tasks()
             .iter()
-            .filter(|(_, loops)| loops.iter().all(|l| !l.is_finished()))
+            .filter(|(_, running)| running.loops.iter().all(|l| !l.is_finished()))
             .map(|(id, _)| id.clone())
             .collect()
     }
 
-    fn tasks(&self) -> MutexGuard<'_, HashMap<TaskId, [AbortHandle; 2]>> {
+    fn tasks(&self) -> MutexGuard<'_, HashMap<TaskId, Running>> {
         self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -169,9 +169,8 @@ impl<'a> PlanIndex<'a> {
             links: facts.endpoints.iter().map(|link| ((&link.task, &link.network), link)).collect(),
             endpoints: plan.endpoints.iter().map(|endpoint| ((&endpoint.task, &endpoint.network), endpoint)).collect(),
             primary_networks: plan
-                .tasks
-                .iter()
-                .filter_map(|task| Some((&task.id, &task.attachments.first()?.network)))
+                .local()
+                .filter_map(|local| Some((local.id, &local.links.first()?.1.network)))
                 .collect(),
         }
     }

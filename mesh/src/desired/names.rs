@@ -93,12 +93,12 @@ impl NameTables {
             let link = links.entry(netns.cookie).or_insert((endpoint.ifindex, &endpoint.task));
             *link = (*link).min((endpoint.ifindex, &endpoint.task));
         }
-        let tasks: BTreeMap<_, _> = plan.tasks.iter().map(|task| (&task.id, task)).collect();
+        let tasks: BTreeMap<_, _> = plan.local().map(|local| (local.id, local.links)).collect();
         let mut by_link: Vec<_> = links.into_iter().map(|(cookie, (ifindex, task))| (ifindex, task, cookie)).collect();
         by_link.sort_unstable();
         for (ifindex, task, cookie) in by_link {
-            let Some(task) = tasks.get(task) else { continue };
-            let Some(vnis) = networks(&task.attachments, vnis, complete) else { continue };
+            let Some(links) = tasks.get(task) else { continue };
+            let Some(vnis) = networks(links, vnis, complete) else { continue };
             // A class has 16 bits. The index of a link is used again only after 2^31 links, so two
             // tasks have the same class only if one was started 65,536 links after the other, or a
             // multiple of it. The resolver then answers the second one.
@@ -115,13 +115,13 @@ impl NameTables {
 /// The networks on which a task's names are looked up. `None` if the kernel cannot look them up as
 /// the resolver does.
 fn networks(
-    attachments: &[AttachmentPlan],
+    links: &[(u32, &AttachmentPlan)],
     vnis: &BTreeMap<&NetworkId, u32>,
     complete: &BTreeSet<u32>,
 ) -> Option<[u32; MAX_NETS_PER_TASK]> {
     let mut networks = [0; MAX_NETS_PER_TASK];
     // The ingress network has no names, and is not among the VNIs.
-    let attached = attachments.iter().filter_map(|attachment| vnis.get(&attachment.network));
+    let attached = links.iter().filter_map(|(_, attachment)| vnis.get(&attachment.network));
     for (index, &vni) in attached.enumerate() {
         if !complete.contains(&vni) {
             return None;

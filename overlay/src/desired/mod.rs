@@ -154,10 +154,9 @@ pub fn desired(
         if wireguard::is_encrypted(&plan.networks, network) { encrypted_mtu } else { mtu }
     };
     let tasks = plan
-        .tasks
-        .iter()
-        .filter_map(|task| Some((task, sandboxes.get(&task.id)?)))
-        .map(|(task, sandbox)| (task.id.clone(), task::desired(&task.id, &task.attachments, sandbox, &mtu_of)))
+        .local()
+        .filter_map(|local| Some((sandboxes.get(local.id)?, local)))
+        .map(|(sandbox, local)| (local.id.clone(), task::desired(&local, sandbox, &mtu_of)))
         .collect();
     let wireguard = wireguard::links(plan, keys, underlay);
     let mut node = desired_node(settings, plan.tunnel_port);

@@ -8,26 +8,30 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use weft_model::{NetworkId, TaskId, plan::AttachmentPlan};
+use weft_model::{
+    NetworkId,
+    plan::{AttachmentPlan, LocalPlan},
+};
 
 use super::{DesiredAttachment, DesiredLink, DesiredLinkKind, DesiredNetns, DesiredTask, GatewayRoute};
 use crate::{actual::ActualNetns, name, sandbox::Sandbox};
 
 /// Computes what a task must have. As long as the engine has not put the task sides into the
 /// namespace, nothing of them is desired there.
-pub(super) fn desired(
-    task: &TaskId,
-    attachments: &[AttachmentPlan],
-    sandbox: &Sandbox,
-    mtu_of: &impl Fn(&NetworkId) -> u32,
-) -> DesiredTask {
+///
+/// A container that is no task can also be on networks of its engine. So its engine has the routes
+/// of the namespace, and links that are made while it runs have names that the engine never
+/// chooses.
+pub(super) fn desired(local: &LocalPlan<'_>, sandbox: &Sandbox, mtu_of: &impl Fn(&NetworkId) -> u32) -> DesiredTask {
+    let (task, is_task) = (local.id, local.task.is_some());
     let mut desired = DesiredTask::default();
     let mut routes = BTreeSet::new();
-    for (index, attachment) in attachments.iter().enumerate() {
+    for &(number, attachment) in &local.links {
+        let index = number as usize;
         // A larger MTU than the path's would make packets that do not fit through the tunnel.
         let path = mtu_of(&attachment.network);
         let mtu = attachment.mtu.map_or(path, |wanted| wanted.min(path));
-        let (host, peer) = (name::host_side(task, index), name::task_side(index));
+        let (host, peer) = (name::host_side(task, index), name::new_task_side(index, is_task));
         let kind = match sandbox {
             Sandbox::Netns(path) => DesiredLinkKind::HostSide { peer: peer.clone(), sandbox: path.clone() },
             Sandbox::HandOver { told, .. } => {
@@ -66,12 +70,14 @@ pub(super) fn desired(
         "lo".to_owned(),
         DesiredLink { kind: DesiredLinkKind::Loopback, mtu: None, mac: None, alias: None, addresses: None },
     );
-    desired.sandbox.routes = matches!(sandbox, Sandbox::Netns(_)).then_some(routes);
+    desired.sandbox.routes = (is_task && matches!(sandbox, Sandbox::Netns(_))).then_some(routes);
     desired.sandbox.set_sysctl("net/ipv4/conf/all/rp_filter", "0");
     desired.sandbox.set_sysctl("net/ipv6/conf/lo/disable_ipv6", "0");
-    // The same as in other container runtimes: any user may ping and may bind ports below 1024.
-    desired.sandbox.set_sysctl("net/ipv4/ping_group_range", "0 2147483647");
-    desired.sandbox.set_sysctl("net/ipv4/ip_unprivileged_port_start", "0");
+    if is_task {
+        // The same as in other container runtimes: any user may ping and may bind ports below 1024.
+        desired.sandbox.set_sysctl("net/ipv4/ping_group_range", "0 2147483647");
+        desired.sandbox.set_sysctl("net/ipv4/ip_unprivileged_port_start", "0");
+    }
     desired
 }
 

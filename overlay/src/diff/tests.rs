@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use weft_model::{
     DEFAULT_TUNNEL_PORT, DualAddr, Mac, NetworkId, NodePlan, TaskId, Vni,
     net::{Subnet, Subnets},
-    plan::{AttachmentPlan, Expanded, NetworkPlan, TaskGoal, TaskPlan},
+    plan::{AttachedLink, AttachedPlan, AttachmentPlan, Expanded, NetworkPlan, TaskGoal, TaskPlan},
     spec::{ContainerSpec, Labels, Resources},
     wireguard::{EncryptedPeer, EncryptionPlan, NodeKey, PublicKey, key_address},
 };
@@ -626,4 +626,34 @@ fn network_plan(net: u8, encrypted: bool) -> NetworkPlan {
         ingress: false,
         encrypted,
     }
+}
+
+/// A container that is no task runs with links at `eth0`, of its engine, and `eth1`, which the
+/// engine has moved there. It is connected to one more network.
+#[test]
+fn a_running_container_gets_another_link_and_keeps_the_routes_of_its_engine() {
+    let link = |index, net| AttachedLink { index, attachment: attachment(net, 7), present: true };
+    let container = |links| AttachedPlan { id: TaskId::from_random(7), identity: None, links };
+    let desired_for = |links| {
+        let plan = NodePlan { attached: vec![container(links)], ..plan(vec![]) };
+        let sandboxes = [(TaskId::from_random(7), "/sandbox".into())].into();
+        let underlay = Underlay { v4: Some(1500), v6: None };
+        desired(&plan, &sandboxes, &[], underlay, &NodeSettings::default())
+    };
+    let first = desired_for(vec![link(0, 1)]);
+    let task = &first.tasks[&TaskId::from_random(7)];
+    assert_eq!((task.sandbox.routes.as_ref(), task.attachments.len()), (None, 1));
+    assert!(!task.sandbox.sysctls.contains_key("net/ipv4/ip_unprivileged_port_start"), "a user may have set it");
+    let both = desired_for(vec![link(0, 1), link(2, 2)]);
+    let task = &both.tasks[&TaskId::from_random(7)];
+    assert!(task.sandbox.links.contains_key("weft2"), "no name that its engine may choose: {:?}", task.sandbox.links);
+    let hosts: Vec<_> = task.host.links.keys().cloned().collect();
+    assert!(
+        hosts.iter().any(|name| name.ends_with("-0")) && hosts.iter().any(|name| name.ends_with("-2")),
+        "{hosts:?}"
+    );
+    // When the first network goes, the other link stays as it is.
+    let second = desired_for(vec![link(2, 2)]);
+    let left = &second.tasks[&TaskId::from_random(7)].host.links;
+    assert!(left.iter().all(|(name, link)| both.tasks[&TaskId::from_random(7)].host.links.get(name) == Some(link)));
 }
