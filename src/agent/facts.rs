@@ -54,7 +54,7 @@ pub(super) fn local_facts(links: &OverlayState, plan: &NodePlan, zone: &Zone, sa
 /// The names of the networks that this node's tasks are on.
 pub(super) fn names(plan: &NodePlan, zone: &Zone) -> Vec<ResolvedName> {
     let networks: BTreeSet<&NetworkId> =
-        plan.tasks.iter().flat_map(|task| &task.attachments).map(|attachment| &attachment.network).collect();
+        plan.local().flat_map(|local| local.links).map(|(_, attachment)| &attachment.network).collect();
     let mut names = Vec::new();
     for network in networks {
         names.extend(zone.list(network).map(|listed| ResolvedName {

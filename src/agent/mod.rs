@@ -51,7 +51,7 @@ use weft_model::{NetworkId, TaskId, spec::Labels};
 use weft_overlay::{Overlay, OverlayState};
 
 use self::{data_plane::DataPlane, keys::Keys, report::Reporter, resolvers::Resolvers, task::Tasks};
-use crate::runtime::{Executor, ObservedTask, RuntimeKind};
+use crate::runtime::{Executor, ObservedContainer, ObservedTask, RuntimeKind};
 
 /// Interval of the full resync: a pass without an event, which repairs changes that caused no
 /// event.
@@ -88,6 +88,8 @@ pub(crate) struct Agent {
     started: Instant,
     /// The tasks of the runtime when it could list them last; `None` before.
     observed: Option<Arc<BTreeMap<TaskId, ObservedTask>>>,
+    /// The containers that are no tasks, when the runtime could list them last; `None` before.
+    attached: Option<BTreeMap<TaskId, ObservedContainer>>,
     /// The networks of the plan when the runtime removed those of others last.
     networks: Option<BTreeSet<NetworkId>>,
     keys: Keys,
@@ -109,6 +111,7 @@ impl Agent {
             links: None,
             started: Instant::now(),
             observed: None,
+            attached: None,
             networks: None,
             overlay,
             executor,

@@ -18,17 +18,20 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::time::Instant;
-use weft_model::{NetworkId, NodePlan, TaskId, error_chain, plan::TaskPlan};
+use weft_model::{NetworkId, NodePlan, TaskId, error_chain, plan::LocalPlan, report::AttachedReport};
 use weft_overlay::{Endpoint, OverlayState, Sandbox};
 
 use super::{
     Agent, data_plane::close_connections, facts::local_facts, layer_errors::LayerErrors, pass_times::PassTimes,
     sandboxes::Sandboxes, task::PassPoint,
 };
-use crate::runtime::{ObservedTask, TaskNetns};
+use crate::runtime::{ObservedContainer, ObservedTask, Ready, TaskNetns};
 
 /// How long the runtime may take to remove its networks.
 const NETWORKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a new agent waits until it knows the containers that are no tasks: those that it does
+/// not know lose their links.
+const ATTACHED_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new agent waits for the list of its tasks. An engine needs some seconds to start.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -45,12 +48,18 @@ impl Agent {
         let observed = errors.collect(self.observe().await)?.or_else(|| self.observed.take());
         let Some(observed) = observed else { return self.report_without_list(plan, errors, now) };
         self.observed = Some(Arc::clone(&observed));
+        let attached = self.observe_attached().await;
+        let too_early = now.saturating_duration_since(self.started) < ATTACHED_TIMEOUT;
+        if self.attached.is_none() && !plan.attached.is_empty() && too_early {
+            errors.collect::<()>(Err(anyhow!("the runtime cannot list the containers that are no tasks")))?;
+            return self.report_without_list(plan, errors, now);
+        }
         times.end("tasks");
         self.tasks.track(plan, &observed);
         if errors.is_empty() {
             self.tasks.start_next_steps(plan, &observed, PassPoint::BeforeLinks, now);
         }
-        let sandboxes = Sandboxes::new(plan, &observed);
+        let sandboxes = Sandboxes::new(plan, &observed, self.attached.as_ref());
         let linked = match self.keys.reconcile(plan) {
             Ok(keys) => self.overlay.reconcile(plan, &sandboxes.places, &keys).await.map_err(Into::into),
             Err(error) => Err(error),
@@ -79,9 +88,9 @@ impl Agent {
         let linked_tasks = self.endpoints().iter().filter_map(|e| Some((e.task.clone(), e.netns_cookie?))).collect();
         self.resolvers.reconcile(plan, zone, &linked_tasks, &sandboxes);
         times.end("names");
-        let ready = if errors.is_empty() { self.handed_over(plan, &sandboxes) } else { BTreeMap::new() };
+        let ready = if errors.is_empty() { self.ready(plan, &sandboxes) } else { Ready::default() };
         self.executor.connect(Some(plan), &ready);
-        self.step_tasks_and_report(plan, &observed, &errors, now);
+        self.step_tasks_and_report(plan, &observed, attached, &errors, now);
         if let Err(error) = self.remove_networks(Some(plan)).await {
             tracing::warn!(error = format!("{error:#}"), "cannot remove networks of the runtime");
         }
@@ -95,6 +104,7 @@ impl Agent {
         &mut self,
         plan: &NodePlan,
         observed: &BTreeMap<TaskId, ObservedTask>,
+        attached: Option<Vec<AttachedReport>>,
         errors: &LayerErrors,
         now: Instant,
     ) {
@@ -104,7 +114,9 @@ impl Agent {
             self.reporter.set_applied(plan);
         }
         let links = self.links.as_ref().map(|links| (links, self.executor.engine_labels()));
-        self.reporter.publish(plan, links, self.tasks.statuses(plan), errors.text());
+        // The report says what the node had when it acknowledged the plan.
+        let attached = attached.filter(|_| errors.is_empty());
+        self.reporter.publish(plan, links, self.tasks.statuses(plan), attached, errors.text());
     }
 
     /// The tasks that can be started: those that have their network, those whose network is made
@@ -128,27 +140,33 @@ impl Agent {
             }
         }
         let serving = self.resolvers.serving();
-        plan.tasks
-            .iter()
-            .filter(|t| links.get(&t.id).copied().unwrap_or_default() == t.attachments.len())
-            .filter(|t| serving.contains(&t.id) || without_netns.contains(&t.id))
+        plan.local()
+            .filter(|t| links.get(t.id).copied().unwrap_or_default() == t.links.len())
+            .filter(|t| serving.contains(t.id) || without_netns.contains(t.id))
             .map(|t| t.id.clone())
             .collect()
     }
 
-    /// The tasks of this pass whose start waits for their network and whose network is ready, with
-    /// the names of the task sides that the engine moves.
-    fn handed_over(&self, plan: &NodePlan, sandboxes: &Sandboxes) -> BTreeMap<TaskId, Vec<String>> {
-        let waits = |task: &&TaskPlan| matches!(sandboxes.places.get(&task.id), Some(Sandbox::HandOver { .. }));
-        let mut waiting = plan.tasks.iter().filter(waits).peekable();
-        if waiting.peek().is_none() {
-            return BTreeMap::new();
+    /// The tasks and containers of this pass whose start waits for their network and whose network
+    /// is ready, with the names of the task sides that the engine moves; and the running containers
+    /// that are no tasks and have all their links.
+    fn ready(&self, plan: &NodePlan, sandboxes: &Sandboxes) -> Ready {
+        let is_waiting =
+            |local: &LocalPlan<'_>| matches!(sandboxes.places.get(local.id), Some(Sandbox::HandOver { .. }));
+        if plan.attached.is_empty() && !plan.local().any(|local| is_waiting(&local)) {
+            return Ready::default();
         }
-        let ready = self.tasks_with_network(plan);
-        let names = |task: &TaskPlan| {
-            (0..task.attachments.len()).map(|index| weft_overlay::handed_over(&task.id, index)).collect()
-        };
-        waiting.filter(|task| ready.contains(&task.id)).map(|task| (task.id.clone(), names(task))).collect()
+        let with_network = self.tasks_with_network(plan);
+        let mut ready = Ready::default();
+        for local in plan.local().filter(|local| with_network.contains(local.id)) {
+            if is_waiting(&local) {
+                let names = local.links.iter().map(|(index, _)| weft_overlay::handed_over(local.id, *index as usize));
+                ready.handed_over.insert(local.id.clone(), names.collect());
+            } else if local.task.is_none() {
+                ready.in_place.insert(local.id.clone());
+            }
+        }
+        ready
     }
 
     /// Removes what the runtime has of networks that are not in the plan. Those that containers
@@ -171,12 +189,35 @@ impl Agent {
         if now.saturating_duration_since(self.started) > LIST_TIMEOUT {
             self.tasks.fail_all(plan, &errors.text());
         }
-        self.reporter.publish(plan, None, self.tasks.statuses(plan), errors.text());
+        self.reporter.publish(plan, None, self.tasks.statuses(plan), None, errors.text());
         errors.into_result()
     }
 
     fn endpoints(&self) -> &[Endpoint] {
         self.links.as_ref().map_or(&[], |links| &links.endpoints)
+    }
+
+    /// The containers that are no tasks, for the report. `None` if they could not be listed
+    /// completely: then those of the last pass keep their links.
+    async fn observe_attached(&mut self) -> Option<Vec<AttachedReport>> {
+        let observed = match self.executor.observe_attached().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::debug!(error = error_chain(&error), "cannot list the containers that are no tasks");
+                return None;
+            }
+        };
+        let report = |found: &ObservedContainer| AttachedReport {
+            id: found.id.clone(),
+            identity: found.identity.clone(),
+            networks: found.networks.clone(),
+        };
+        let reports = observed.complete.then(|| observed.containers.iter().map(report).collect());
+        if observed.complete || self.attached.is_some() || self.started.elapsed() >= ATTACHED_TIMEOUT {
+            let found = observed.containers.into_iter().map(|found| (found.id.clone(), found));
+            self.attached = Some(found.collect());
+        }
+        reports
     }
 
     async fn observe(&self) -> Result<Arc<BTreeMap<TaskId, ObservedTask>>> {
@@ -191,7 +232,7 @@ impl Agent {
     /// tasks: that can last, and the published ports of the former cluster must not.
     pub(super) async fn teardown(&mut self) -> Result<()> {
         // A step in progress could create a task, or call the runtime for one, during its removal.
-        self.executor.connect(None, &BTreeMap::new());
+        self.executor.connect(None, &Ready::default());
         self.tasks.cancel_steps().await;
         let mut errors = LayerErrors::default();
         let listed = errors.collect(self.observe().await)?;
@@ -206,6 +247,7 @@ impl Agent {
         }
         self.tasks.clear();
         self.observed = None;
+        self.attached = None;
         self.links = None;
         self.reporter.clear_applied();
         self.data_plane.teardown().await?;

@@ -8,7 +8,9 @@
 //! node have applied, for the membership that the plan belongs to.
 
 use tokio::sync::watch;
-use weft_model::{NodeId, NodePlan, NodeReport, TaskId, plan::PlanVersion, spec::Labels, state::TaskStatus};
+use weft_model::{
+    NodeId, NodePlan, NodeReport, TaskId, plan::PlanVersion, report::AttachedReport, spec::Labels, state::TaskStatus,
+};
 use weft_overlay::OverlayState;
 
 use super::describe::describe_node;
@@ -42,6 +44,7 @@ impl Reporter {
         plan: &NodePlan,
         links: Option<(&OverlayState, Labels)>,
         tasks: Vec<(TaskId, TaskStatus)>,
+        attached: Option<Vec<AttachedReport>>,
         problem: String,
     ) {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
@@ -62,7 +65,7 @@ impl Reporter {
                 description: description.or_else(|| last.description.clone()),
                 keys: keys.unwrap_or_else(|| last.keys.clone()),
                 tasks,
-                attached: None,
+                attached,
             };
             let changed = *last != report;
             *last = report;

@@ -6,7 +6,9 @@
 //! [`super::data_plane`] writes.
 //!
 //! The node's upstream resolvers answer other names, unless the user chose upstream resolvers for
-//! the task: these are asked from the task's network namespace.
+//! the task: these are asked from the task's network namespace. For a container that is no task,
+//! its engine's own resolver is asked. It listens in the container's namespace at the address that
+//! the container's programs ask, and the data plane leads the questions of this server there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +20,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpSocket;
-use weft_model::{NodePlan, TaskId, plan::TaskPlan};
+use weft_model::{NetworkId, NodePlan, TaskId, plan::LocalPlan};
 use weft_overlay::netns::Netns;
 
 use super::sandboxes::Sandboxes;
+use crate::runtime::identity;
 
 pub(super) struct Resolvers {
     zone: weft_dns::ZoneHandle,
@@ -59,33 +62,43 @@ impl Resolvers {
             }
         }
         let serving = self.serving();
-        for task in plan.tasks.iter().filter(|task| !serving.contains(&task.id)) {
-            let (Some(cookie), Some(netns)) = (linked.get(&task.id), sandboxes.netns(&task.id)) else { continue };
-            match self.start(task, netns, sandboxes.resolver(&task.id)) {
-                Ok(()) => drop(self.cookies.insert(task.id.clone(), *cookie)),
+        for local in plan.local() {
+            if serving.contains(local.id) {
+                // A container can be connected and disconnected while it runs.
+                if local.task.is_none() {
+                    self.server.set_networks(local.id, networks(&local));
+                }
+                continue;
+            }
+            let (Some(cookie), Some(netns)) = (linked.get(local.id), sandboxes.netns(local.id)) else { continue };
+            match self.start(&local, netns, sandboxes.resolver(local.id)) {
+                Ok(()) => drop(self.cookies.insert(local.id.clone(), *cookie)),
                 Err(error) => {
-                    tracing::warn!(task = %task.id, error = format!("{error:#}"), "cannot start the task's resolver");
+                    tracing::warn!(task = %local.id, error = format!("{error:#}"), "cannot start the task's resolver");
                 }
             }
         }
     }
 
-    fn start(&self, task: &TaskPlan, netns: &Path, addr: Ipv4Addr) -> Result<()> {
+    fn start(&self, local: &LocalPlan<'_>, netns: &Path, addr: Ipv4Addr) -> Result<()> {
         let netns = Netns::open(netns).context("cannot open the task's network namespace")?;
         let sockets = netns
             .run(|| weft_dns::open_sockets(addr))
             .context("cannot enter the task's network namespace")?
             .with_context(|| format!("cannot listen on {addr}:53 in the task's network namespace"))?;
-        let name_servers = &task.container.dns.name_servers;
+        // Other names of a container that is no task are those of its engine, which also has the
+        // name servers that the user chose.
+        let engine = [IpAddr::from(identity::CONTAINER_RESOLVER)];
+        let name_servers = local.task.map_or(&engine[..], |task| &task.container.dns.name_servers);
         let outside = if name_servers.is_empty() {
             self.outside.clone()
         } else {
             let chosen = self.outside.for_task(name_servers, Arc::new(TaskSockets(netns)));
             chosen.context("cannot use the name servers that the user chose for the task")?
         };
-        let networks = task.attachments.iter().map(|a| a.network.clone()).collect();
+        let networks = networks(local);
         self.server
-            .start(task.id.clone(), weft_dns::TaskConfig { networks, outside }, sockets)
+            .start(local.id.clone(), weft_dns::TaskConfig { networks, outside }, sockets)
             .context("cannot serve DNS in the task's network namespace")
     }
 
@@ -103,6 +116,11 @@ impl Resolvers {
     pub(super) fn clear_zone(&self) {
         self.zone.publish(weft_dns::Zone::default());
     }
+}
+
+/// In the order in which names are looked up.
+fn networks(local: &LocalPlan<'_>) -> Vec<NetworkId> {
+    local.links.iter().map(|(_, attachment)| attachment.network.clone()).collect()
 }
 
 /// Opens sockets in the network namespace of a task.

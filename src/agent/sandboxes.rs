@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
 use weft_model::{NodePlan, TaskId};
 use weft_overlay::Sandbox;
 
-use crate::runtime::{ObservedTask, TaskNetns, identity};
+use crate::runtime::{ObservedContainer, ObservedTask, TaskNetns, identity};
 
-/// The tasks of the plan whose links can be made now.
+/// The tasks and containers of the plan whose links can be made now.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sandboxes {
     pub(super) places: BTreeMap<TaskId, Sandbox>,
@@ -16,21 +16,25 @@ pub(super) struct Sandboxes {
 }
 
 impl Sandboxes {
-    pub(super) fn new(plan: &NodePlan, observed: &BTreeMap<TaskId, ObservedTask>) -> Self {
+    pub(super) fn new(
+        plan: &NodePlan,
+        observed: &BTreeMap<TaskId, ObservedTask>,
+        attached: Option<&BTreeMap<TaskId, ObservedContainer>>,
+    ) -> Self {
         let mut sandboxes = Self::default();
-        // A task on a network of the node has no links of weft. Its namespace may be that of the
-        // node itself, in which nothing may be changed.
-        for task in plan.tasks.iter().filter(|task| task.node_network.is_none()) {
-            let Some(observed) = observed.get(&task.id) else { continue };
-            let place = match &observed.netns {
+        for local in plan.local() {
+            let of_task = || observed.get(local.id).map(|task| (&task.netns, task.resolver));
+            let of_container = || attached?.get(local.id).map(|found| (&found.netns, identity::CONTAINER_RESOLVER));
+            let Some((netns, resolver)) = of_task().or_else(of_container) else { continue };
+            let place = match netns {
                 TaskNetns::Missing => continue,
                 TaskNetns::Starting { netns, connected } => {
                     Sandbox::HandOver { netns: netns.clone(), told: *connected }
                 }
                 TaskNetns::At(netns) => Sandbox::Netns(netns.clone()),
             };
-            sandboxes.places.insert(task.id.clone(), place);
-            sandboxes.resolvers.insert(task.id.clone(), observed.resolver);
+            sandboxes.places.insert(local.id.clone(), place);
+            sandboxes.resolvers.insert(local.id.clone(), resolver);
         }
         sandboxes
     }

@@ -97,6 +97,7 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         links: None,
         started: Instant::now(),
         observed: None,
+        attached: None,
         networks: None,
         keys: Keys::new(dir, 51820),
         data_plane: DataPlane::new(None, dir.join("pins")),
@@ -141,7 +142,7 @@ async fn tasks_are_prepared_stopped_removed_and_reported_even_if_a_layer_fails()
     let plan = plan(9, vec![stopping.clone(), new.clone()]);
 
     agent.tasks.track(&plan, &observed);
-    agent.step_tasks_and_report(&plan, &observed, &one_error(), Instant::now());
+    agent.step_tasks_and_report(&plan, &observed, None, &one_error(), Instant::now());
     while let Some(finished) = agent.tasks.steps.join_next().await {
         agent.tasks.finish_step(finished);
     }
@@ -152,13 +153,13 @@ async fn tasks_are_prepared_stopped_removed_and_reported_even_if_a_layer_fails()
     assert_eq!(reports.borrow().acked, 0, "the kernel does not hold the plan");
     assert_eq!(reports.borrow().tasks.len(), 2, "the tasks are reported");
 
-    agent.step_tasks_and_report(&plan, &observed, &LayerErrors::default(), Instant::now());
+    agent.step_tasks_and_report(&plan, &observed, None, &LayerErrors::default(), Instant::now());
     assert_eq!(reports.borrow().acked, 9);
     let later = NodePlan { generation: 10, ..plan };
-    agent.step_tasks_and_report(&later, &observed, &one_error(), Instant::now());
+    agent.step_tasks_and_report(&later, &observed, None, &one_error(), Instant::now());
     assert_eq!(reports.borrow().acked, 9, "the kernel still holds the earlier plan");
     let other_membership = NodePlan { node: NodeId::from_random(3), ..later };
-    agent.step_tasks_and_report(&other_membership, &observed, &one_error(), Instant::now());
+    agent.step_tasks_and_report(&other_membership, &observed, None, &one_error(), Instant::now());
     assert_eq!(reports.borrow().acked, 0, "a generation of another membership is not acknowledged");
 }
 
@@ -195,12 +196,12 @@ async fn a_removal_that_failed_is_retried_after_its_backoff() {
     let now = Instant::now();
     let outcome = Err(RuntimeError::NotPrepared);
     agent.tasks.finish_step(Ok(FinishedStep { task: unplanned.clone(), step: Step::Remove, outcome }));
-    agent.step_tasks_and_report(&plan, &observed, &LayerErrors::default(), now);
+    agent.step_tasks_and_report(&plan, &observed, None, &LayerErrors::default(), now);
     assert!(agent.tasks.steps.is_empty(), "it is not tried again at once");
     let delay = agent.delay_until_retry(now);
     assert!(delay <= RETRY_DELAY && !delay.is_zero(), "{delay:?}");
 
-    agent.step_tasks_and_report(&plan, &observed, &LayerErrors::default(), now + FULL_RESYNC);
+    agent.step_tasks_and_report(&plan, &observed, None, &LayerErrors::default(), now + FULL_RESYNC);
     assert_eq!(agent.tasks.steps.len(), 1);
 }
 
@@ -214,7 +215,7 @@ async fn an_image_fetch_is_cancelled_once_the_task_has_to_stop() {
     agent.tasks.records.insert(wanted.id.clone(), record);
     for (desired, cancelled) in [(TaskGoal::Run, false), (TaskGoal::Stop, true)] {
         let plan = plan(9, vec![TaskPlan { desired, ..wanted.clone() }]);
-        agent.step_tasks_and_report(&plan, &BTreeMap::new(), &LayerErrors::default(), Instant::now());
+        agent.step_tasks_and_report(&plan, &BTreeMap::new(), None, &LayerErrors::default(), Instant::now());
         assert_eq!(cancel.is_cancelled(), cancelled, "{desired:?}");
     }
     assert_eq!(agent.tasks.records[&wanted.id].status.state, TaskState::Preparing);
@@ -240,10 +241,10 @@ async fn a_task_on_a_network_of_the_node_starts_without_links_and_gets_none() {
     };
     let observed = [at(&on_node.id), at(&linked.id)].into();
     let plan = plan(9, vec![on_node.clone(), linked.clone()]);
-    assert!(Sandboxes::new(&plan, &observed).places.into_keys().eq([linked.id]));
+    assert!(Sandboxes::new(&plan, &observed, None).places.into_keys().eq([linked.id]));
 
     agent.tasks.track(&plan, &observed);
-    agent.step_tasks_and_report(&plan, &observed, &LayerErrors::default(), Instant::now());
+    agent.step_tasks_and_report(&plan, &observed, None, &LayerErrors::default(), Instant::now());
     while let Some(finished) = agent.tasks.steps.join_next().await {
         agent.tasks.finish_step(finished);
     }
@@ -257,7 +258,7 @@ async fn a_task_that_has_run_and_does_not_exist_any_more_is_not_prepared_again()
     let vanished = TaskPlan { has_run: true, ..task(1, TaskGoal::Run) };
     let plan = plan(9, vec![vanished.clone()]);
     agent.tasks.track(&plan, &BTreeMap::new());
-    agent.step_tasks_and_report(&plan, &BTreeMap::new(), &LayerErrors::default(), Instant::now());
+    agent.step_tasks_and_report(&plan, &BTreeMap::new(), None, &LayerErrors::default(), Instant::now());
     assert!(agent.tasks.steps.is_empty());
     assert_eq!(agent.tasks.records[&vanished.id].status.state, TaskState::Failed);
 }

@@ -17,7 +17,6 @@ const IMAGES: &str = "the container engine manages images: use the docker client
 const STACKS: &str = "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock docker stack …";
 const NO_SECRETS: &str = "tasks cannot use secrets yet: set environment variables with --env";
 const NO_CONFIGS: &str = "tasks cannot use configs yet: set environment variables with --env";
-const NOT_ATTACHABLE: &str = "only services can use networks of the cluster yet: run the container as a service";
 
 /// Commands, each with all its words, such as `network prune`. Each reason is for the commands of
 /// its entry.
@@ -60,8 +59,10 @@ pub(super) const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (&["events", "system"], "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock"),
     (&["context"], "choose the daemon with --host, or with WEFT_HOST in the environment"),
-    (&["network connect", "network disconnect"], NOT_ATTACHABLE),
-    (&["network prune"], "remove each network with \"weft network rm\""),
+    (
+        &["network connect", "network disconnect", "network prune"],
+        "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock",
+    ),
 ];
 
 /// Flags. A flag without a command is refused for all commands. A flag after the words of a command

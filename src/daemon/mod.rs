@@ -108,6 +108,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         runtime: args.runtime.as_str().to_owned(),
         data_dir: args.data_dir.clone(),
         engine: args.engine(),
+        networks: runtime.networks.clone(),
     };
     let router = api::router(swarm.clone(), node);
     let server = tokio::spawn(api::serve(listener, router));

@@ -28,16 +28,23 @@ pub(crate) mod whoami;
 pub(crate) mod fixture;
 
 use std::{
-    collections::BTreeMap, ffi::OsString, net::Ipv4Addr, os::unix::net::UnixListener, path::PathBuf, process::ExitCode,
-    sync::Arc, time::Duration,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    net::Ipv4Addr,
+    os::unix::net::UnixListener,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use weft_model::{
-    Backoff, LogSource, NodeName, NodePlan, TaskId,
+    Backoff, ContainerNetworks, LogSource, NetworkId, NodeName, NodePlan, TaskId,
     plan::{NetworkPlan, TaskPlan},
     spec::Labels,
+    state::ContainerIdentity,
 };
 
 pub(crate) use self::error::RuntimeError;
@@ -64,11 +71,9 @@ pub(crate) trait Executor: Send + Sync {
     /// program cannot run, this is an error, and [`Executor::observe`] shows the task as exited.
     async fn start(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
-    /// The network of these tasks of `plan` is ready: a start that waits for one of them goes on.
-    /// The values are the names of the task sides that wait in the node's namespace, in the order
-    /// of the links. A start of a task that is not in `plan` fails. Called in each pass of the
-    /// agent.
-    fn connect(&self, _plan: Option<&NodePlan>, _ready: &BTreeMap<TaskId, Vec<String>>) {}
+    /// What is ready for the tasks and containers of `plan`: a start that waits for it goes on. A
+    /// start of one that is not in `plan` fails. Called in each pass of the agent.
+    fn connect(&self, _plan: Option<&NodePlan>, _ready: &Ready) {}
 
     /// Removes what the runtime has of networks that are not in `plan` any more, or of all networks
     /// if there is no plan. Returns `false` if tasks still use one of them.
@@ -94,6 +99,12 @@ pub(crate) trait Executor: Send + Sync {
         Labels::new()
     }
 
+    /// The containers that are no tasks and are on networks of the cluster. A runtime without an
+    /// engine has none.
+    async fn observe_attached(&self) -> Result<ObservedContainers, RuntimeError> {
+        Ok(ObservedContainers { containers: Vec::new(), complete: true })
+    }
+
     /// Notifies when the result of [`Executor::observe`] may have changed.
     fn changed(&self) -> watch::Receiver<u64>;
 }
@@ -107,6 +118,36 @@ pub(crate) struct ObservedTask {
     pub resolver: Ipv4Addr,
     /// The container's id, as the user sees it. The task's id if the runtime has no containers.
     pub container: String,
+}
+
+/// What the agent has connected.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ready {
+    /// The tasks and containers that are being started, whose links, data plane and resolver are
+    /// ready. With the names of the task sides that wait in the node's namespace, in the order of
+    /// the links.
+    pub handed_over: BTreeMap<TaskId, Vec<String>>,
+    /// The running containers that are no tasks and that have all links that the plan has.
+    pub in_place: BTreeSet<TaskId>,
+}
+
+/// The containers that are no tasks, as far as they are on networks of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ObservedContainers {
+    pub containers: Vec<ObservedContainer>,
+    /// `false` if there may be others: the engine does not answer questions about a container that
+    /// it starts.
+    pub complete: bool,
+}
+
+/// A container that is no task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ObservedContainer {
+    /// Its id in the cluster state.
+    pub id: TaskId,
+    pub identity: ContainerIdentity,
+    pub networks: Vec<NetworkId>,
+    pub netns: TaskNetns,
 }
 
 /// The network namespace of a task.
@@ -186,11 +227,13 @@ pub(crate) struct RuntimeConfig {
     pub search: watch::Receiver<Vec<String>>,
 }
 
-/// An open runtime, through its two interfaces.
+/// An open runtime, through its interfaces.
 #[derive(Clone)]
 pub(crate) struct Runtime {
     pub executor: Arc<dyn Executor>,
     pub logs: Arc<dyn LogSource>,
+    /// `None` if the runtime connects no containers that are no tasks.
+    pub networks: Option<Arc<dyn ContainerNetworks>>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -207,11 +250,11 @@ pub(crate) async fn open(config: RuntimeConfig) -> Result<Runtime, RuntimeError>
     Ok(match config.kind {
         RuntimeKind::Process => {
             let runtime = Arc::new(process::ProcessRuntime::open(&config).await?);
-            Runtime { executor: runtime.clone(), logs: runtime }
+            Runtime { executor: runtime.clone(), logs: runtime, networks: None }
         }
         RuntimeKind::Docker => {
             let runtime = Arc::new(docker::DockerRuntime::open(&config)?);
-            Runtime { executor: runtime.clone(), logs: runtime }
+            Runtime { executor: runtime.clone(), logs: runtime.clone(), networks: Some(runtime) }
         }
     })
 }

@@ -40,6 +40,7 @@ mod docker_runtime;
 mod docker_load;
 mod docker_client;
 mod registry;
+mod attachable;
 
 use std::process::ExitCode;
 
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         docker_load::group(),
         docker_client::group(),
         registry::group(),
+        attachable::group(),
     ];
     groups.extend(upgrade::group());
     harness::run(groups)

@@ -152,9 +152,12 @@ impl NodePlan {
         }
     }
 
-    /// Everything of this node that has links: its tasks, and the containers that are no tasks.
+    /// Everything of this node that has links: its tasks, and the containers that are no tasks. A
+    /// task on a network of the node has none: its namespace may be that of the node itself, in
+    /// which nothing may be changed.
     pub fn local(&self) -> impl Iterator<Item = LocalPlan<'_>> {
-        let tasks = self.tasks.iter().map(|task| LocalPlan {
+        let linked = self.tasks.iter().filter(|task| task.node_network.is_none());
+        let tasks = linked.map(|task| LocalPlan {
             id: &task.id,
             links: (0..).zip(&task.attachments).collect(),
             task: Some(task),

@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodePlan, NodeReport, TaskId, UnlockKey,
+    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NetworkId, NodeId, NodePlan, NodeReport, TaskId,
+    UnlockKey,
+    command::AttachContainer,
     spec::{ClusterSpec, Role},
 };
 
@@ -38,6 +40,11 @@ pub(crate) trait Member: Send + Sync {
     async fn back_up(&self, passphrase: String) -> Result<Vec<u8>, SwarmError>;
     async fn restore(&self, options: RestoreOptions) -> Result<NodeId, SwarmError>;
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
+    /// The newest plan of this node.
+    fn plans(&self) -> watch::Receiver<Option<Arc<NodePlan>>>;
+    /// Attaches a container of this node that is no task, or records how the engine calls it.
+    async fn attach(&self, attach: AttachContainer) -> Result<(), SwarmError>;
+    async fn detach(&self, id: TaskId, networks: Vec<NetworkId>) -> Result<(), SwarmError>;
     /// Starts this manager, which is locked.
     async fn unlock(&self, key: UnlockKey) -> Result<(), SwarmError>;
     /// `Some` on managers that have the cluster state.
@@ -114,6 +121,18 @@ impl Member for Swarm {
 
     async fn unlock(&self, key: UnlockKey) -> Result<(), SwarmError> {
         Swarm::unlock(self, key).await
+    }
+
+    fn plans(&self) -> watch::Receiver<Option<Arc<NodePlan>>> {
+        Swarm::plans(self)
+    }
+
+    async fn attach(&self, attach: AttachContainer) -> Result<(), SwarmError> {
+        Swarm::attach(self, attach).await
+    }
+
+    async fn detach(&self, id: TaskId, networks: Vec<NetworkId>) -> Result<(), SwarmError> {
+        Swarm::detach(self, id, networks).await
     }
 
     fn cluster(&self) -> Option<Arc<dyn ClusterHandle>> {

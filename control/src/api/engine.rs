@@ -17,6 +17,7 @@ use axum::{
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1, upgrade};
 use hyper_util::rt::TokioIo;
+use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
 
@@ -24,6 +25,7 @@ use super::{
     Api,
     error::ApiError,
     features,
+    query::URL_PART,
     version::{API_VERSION, ApiVersion, ClientVersion},
 };
 
@@ -160,6 +162,25 @@ pub(super) async fn get_json(socket: &Path, path: &str, version: Option<ApiVersi
     found.ok_or_else(|| ApiError::Unavailable(format!("the container engine has no {path}")))
 }
 
+/// The characters of a text in a path, percent-encoded.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, URL_PART).to_string()
+}
+
+/// What the engine of this node has at this path. `None` if it has no such object.
+pub(super) async fn find(api: &Api, path: &str) -> Result<Option<Value>, ApiError> {
+    let socket = api.node.engine.as_ref().ok_or_else(|| features::CONTAINERS.refusal())?;
+    find_json(socket, path, None).await
+}
+
+/// Deletes what the engine of this node has at this path.
+pub(super) async fn delete(api: &Api, path: &str) -> Result<(), ApiError> {
+    let socket = api.node.engine.as_ref().ok_or_else(|| features::CONTAINERS.refusal())?;
+    let request = Request::delete(path).header(header::HOST, "engine").body(Body::empty());
+    let request = request.map_err(|error| ApiError::Internal(error.to_string()))?;
+    with_timeout(socket, ENGINE_TIMEOUT, send_for_json(socket, request, None)).await.map(drop)
+}
+
 /// What a registry says of an image, as the engine's answer to `GET /distribution/{image}/json`.
 /// `auth` is the header with the credentials.
 pub(super) async fn distribution(socket: &Path, image: &str, auth: Option<&str>) -> Result<Value, ApiError> {
@@ -186,19 +207,25 @@ async fn send_for_json(
         return Ok(None);
     }
     let value = read_json(Body::new(response.into_body())).await?.1;
-    if status.is_success() { Ok(Some(value)) } else { Err(ApiError::Unavailable(value.to_string())) }
+    if status.is_success() { Ok(Some(value)) } else { Err(ApiError::Unavailable(message(&value))) }
+}
+
+/// The text of an error of the engine.
+fn message(answer: &Value) -> String {
+    answer["message"].as_str().map_or_else(|| answer.to_string(), str::to_owned)
 }
 
 /// Reads an answer of the engine to its end: as it came, and as JSON.
 ///
 /// # Errors
-/// If it is no JSON, or larger than 64 MiB.
+/// If it is neither empty nor JSON, or larger than 64 MiB.
 pub(super) async fn read_json(body: Body) -> Result<(Bytes, Value), ApiError> {
     let unreadable = |error: &dyn std::fmt::Display| {
         ApiError::Unavailable(format!("the answer of the container engine cannot be read: {error}"))
     };
     let bytes = axum::body::to_bytes(body, MAX_ANSWER).await.map_err(|error| unreadable(&error))?;
-    let value = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
+    let value = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&bytes) };
+    let value = value.map_err(|error| unreadable(&error))?;
     Ok((bytes, value))
 }
 

@@ -141,10 +141,22 @@ features! {
         "IPAM options other than com.docker.network.ipam.serial=true (--ipam-opt)",
         &["IPAM.Options"],
     );
-    CONNECTED_CONTAINERS = Feature::new("single containers on the cluster's networks (network connect)", &[])
-        .advice("run them as services");
-    NETWORK_PRUNE = Feature::new("network prune on a node without a container engine", &[])
-        .advice("remove each network with \"weft network rm\"");
+    CONNECTED_CONTAINERS = Feature::new(
+        "single containers on the cluster's networks (run --network, network connect) on a node whose tasks are processes",
+        &[],
+    ).advice("start its daemon with --runtime docker");
+    CHOSEN_MACS = Feature::new("a MAC address of your own on a network of the cluster (--mac-address)", &[])
+        .advice("leave it out: it follows from the address");
+    LINK_LOCAL_ADDRESSES = Feature::new("link-local addresses on a network of the cluster (--link-local-ip)", &[])
+        .advice("choose an address with --ip or --ip6");
+    CONTAINER_LINKS = Feature::new("links of containers on a network of the cluster (--link)", &[])
+        .advice("use --network-alias");
+    ENDPOINT_OPTIONS = Feature::new("options of endpoints on a network of the cluster (--driver-opt)", &[])
+        .advice("leave them out");
+    CONTAINER_PORTS = Feature::new(
+        "published ports of a container that is only on networks of the cluster (run --publish)",
+        &[],
+    ).advice("publish the port of a service, or put the container on a network of the engine too");
 
     // The cluster.
     EXTERNAL_CAS = Feature::new("external certificate authorities (--external-ca)", &["CAConfig.ExternalCAs"]);

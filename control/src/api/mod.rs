@@ -11,9 +11,10 @@
 //! support, and names it in the error.
 //!
 //! `wire` only converts between JSON and weft's types. Each kind of object has a file with its
-//! handlers. `engine` forwards requests, `docker_networks` knows by which of the engine's networks
-//! containers are on networks of the cluster, `announce` says which version of the API holds for
-//! weft and the engine, and `serve` accepts connections.
+//! handlers. `engine` forwards requests, `attach` those that put containers on networks of the
+//! cluster. `docker_networks` knows by which of the engine's networks containers are on networks of
+//! the cluster, `announce` says which version of the API holds for weft and the engine, and `serve`
+//! accepts connections.
 
 mod cluster;
 mod error;
@@ -27,6 +28,7 @@ mod wire;
 mod engine;
 mod announce;
 mod docker_networks;
+mod attach;
 mod serve;
 mod credentials;
 mod distribution;
@@ -55,7 +57,7 @@ use axum::{
     routing::{any, get, post},
 };
 use tokio::time::timeout;
-use weft_model::{ClusterState, NodeId, NodeName, spec::Role};
+use weft_model::{ClusterState, ContainerNetworks, NodeId, NodeName, spec::Role};
 
 use self::{
     announce::Announced,
@@ -70,7 +72,7 @@ pub use serve::serve;
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the API reports about the node that it runs on.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LocalNode {
     pub hostname: NodeName,
     /// The version of weft.
@@ -80,6 +82,18 @@ pub struct LocalNode {
     pub data_dir: PathBuf,
     /// The socket of the local container engine, if there is one.
     pub engine: Option<PathBuf>,
+    /// Connects containers of the engine to networks of the cluster. `None` if the tasks are
+    /// processes.
+    pub networks: Option<Arc<dyn ContainerNetworks>>,
+}
+
+impl std::fmt::Debug for LocalNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalNode")
+            .field("hostname", &self.hostname)
+            .field("runtime", &self.runtime)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The state that each handler gets.
@@ -158,8 +172,8 @@ fn routes_with(member: Arc<dyn Member>, node: LocalNode, announced: Arc<Announce
         .route("/networks/create", post(networks::create))
         .route("/networks/prune", post(networks::prune))
         .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
-        .route("/networks/{id}/connect", post(networks::connect))
-        .route("/networks/{id}/disconnect", post(networks::connect))
+        .route("/networks/{id}/connect", post(attach::connect))
+        .route("/networks/{id}/disconnect", post(attach::disconnect))
         .route("/containers/json", get(containers::list).fallback(engine::forward))
         .route("/containers/{id}/json", get(containers::inspect).fallback(engine::forward))
         .route("/system/df", get(containers::disk_usage).fallback(engine::forward))
@@ -183,6 +197,8 @@ fn routes_with(member: Arc<dyn Member>, node: LocalNode, announced: Arc<Announce
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
         .route("/distribution/{*rest}", get(distribution::inspect))
+        // Most containers are on no network of the cluster.
+        .route("/containers/create", post(attach::create))
         .fallback(engine::forward)
         .with_state(api);
     serve::wrap(routes, announced)

@@ -1,6 +1,6 @@
-//! Handlers of `network`: list, inspect, create and remove networks. They answer for the overlay
-//! networks of the cluster, and forward requests about other networks to the local container
-//! engine.
+//! Handlers of `network`: list, inspect, create, remove and prune networks. They answer for the
+//! overlay networks of the cluster, and forward requests about other networks to the local
+//! container engine.
 
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const ATTACHABLE_LEVEL: u32 = 1;
 /// their addresses. Three times the default stop grace period; if a task takes longer, the removal
 /// is refused and can be repeated.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it waits if a container that is no task is on the network.
+const CONTAINER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(
     State(api): State<Api>,
@@ -253,10 +255,13 @@ async fn remove_when_released(cluster: &dyn ClusterHandle, id: NetworkId) -> Res
         if !in_use || is_used_by_a_service(&state.borrow(), &id) {
             return Err(error.into());
         }
+        // The node of a container that was removed a moment ago is about to say so.
+        let attached = is_used_by_a_container(&state.borrow(), &id);
+        let limit = if attached { CONTAINER_TIMEOUT } else { RELEASE_TIMEOUT };
         let settled = state.wait_for(|state| is_used_by_a_service(state, &id) || !has_addresses_in_use(state, &id));
         // The result of the wait does not matter, not even a timeout: the second attempt decides
         // whether the network can be removed.
-        drop(timeout(RELEASE_TIMEOUT, settled).await);
+        drop(timeout(limit, settled).await);
         remove().await?;
     }
     Ok(())
@@ -272,28 +277,73 @@ fn is_used_by_a_service(state: &ClusterState, network: &NetworkId) -> bool {
     state.services.values().any(|service| !service.removing && uses(service))
 }
 
-/// Whether a service or task holds an address on the network.
+/// Whether a container that is no task is on the network.
+fn is_used_by_a_container(state: &ClusterState, network: &NetworkId) -> bool {
+    state.attached.values().flat_map(|container| &container.links).any(|link| link.network == *network)
+}
+
+/// Whether a service, a task or another container holds an address on the network.
 fn has_addresses_in_use(state: &ClusterState, network: &NetworkId) -> bool {
     let services = state.services.values().flat_map(|service| &service.endpoints).map(|endpoint| &endpoint.network);
     let tasks = state.tasks.values().filter(|task| task.holds_addresses()).flat_map(|task| &task.attachments);
     services.chain(tasks.map(|attachment| &attachment.network)).any(|used| used == network)
+        || is_used_by_a_container(state, network)
 }
 
-pub(super) async fn prune(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+/// Removes the networks that nobody uses: those of the cluster, if this node is a manager, and
+/// those of the engine. As in Docker, the ingress network stays.
+pub(super) async fn prune(State(api): State<Api>, params: Params, request: Request) -> Result<Response, ApiError> {
+    let filters = Filters::read(&params, &["label", "label!", "until"])?;
+    let until_ms = filters.values("until").iter().map(|text| until(text)).collect::<Result<Vec<_>, _>>()?;
+    let matches = |spec: &NetworkSpec, created_ms: u64| {
+        let labels = &spec.labels;
+        let refused = |wanted: &str| match wanted.split_once('=') {
+            Some((key, value)) => labels.get(key).is_some_and(|have| have == value),
+            None => labels.contains_key(wanted),
+        };
+        filters.labels("label", |key| labels.get(key))
+            && !filters.values("label!").iter().any(|wanted| refused(wanted))
+            && until_ms.iter().all(|until_ms| created_ms <= *until_ms)
+    };
+    let mut deleted = Vec::new();
+    match api.cluster() {
+        Ok(cluster) => {
+            let state = cluster.state().borrow().clone();
+            let networks = state.networks.values().filter(|n| !n.spec.ingress && matches(&n.spec, n.meta.created_ms));
+            let unused = networks.filter(|network| !is_used_by_a_service(&state, &network.id));
+            for network in unused.filter(|network| !has_addresses_in_use(&state, &network.id)) {
+                match cluster.propose(Command::RemoveNetwork { id: network.id.clone() }).await {
+                    Ok(_) => deleted.push(Value::from(network.spec.name.as_str())),
+                    // Somebody uses it, or has removed it, meanwhile.
+                    Err(ProposeError::Rejected(Rejection::InUse { .. } | Rejection::NotFound { .. })) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Err(error) if api.node.engine.is_none() => return Err(error),
+        Err(_) => {}
+    }
     if api.node.engine.is_some() {
-        return docker_networks::forward_prune(api, request).await;
+        let answer = docker_networks::forward_prune(api, request).await?;
+        if !answer.status().is_success() {
+            return Ok(answer);
+        }
+        let (_, of_engine) = engine::read_json(answer.into_body()).await?;
+        deleted.extend(of_engine["NetworksDeleted"].as_array().cloned().unwrap_or_default());
     }
-    Err(features::NETWORK_PRUNE.refusal())
+    Ok(Json(json!({ "NetworksDeleted": deleted })).into_response())
 }
 
-/// `connect` and `disconnect`: refuses networks of the cluster, because only services can use them.
-pub(super) async fn connect(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    if api.state().is_ok_and(|state| find::network(&state, &id).is_ok()) {
-        return Err(features::CONNECTED_CONTAINERS.refusal());
+/// The time of a filter: an age such as `24h`, or a time.
+fn until(text: &str) -> Result<u64, ApiError> {
+    let invalid = || {
+        let text = format!("invalid filter 'until={text}': give an age like 24h or a time like 2026-01-02T15:04:05Z");
+        ApiError::Invalid(text)
+    };
+    if let Ok(age) = text.parse::<jiff::SignedDuration>() {
+        let age = u64::try_from(age.as_millis()).map_err(|_| invalid())?;
+        return Ok(crate::host::now_ms().saturating_sub(age));
     }
-    engine::forward(State(api), request).await
+    let params = Params::from_iter([("until".to_owned(), text.to_owned())]);
+    params.time_ms("until").ok().flatten().ok_or_else(invalid)
 }

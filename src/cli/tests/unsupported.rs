@@ -52,7 +52,7 @@ fn refuses_unsupported_flags_of_service() {
 fn refuses_unsupported_commands_and_flags_of_node_and_network() {
     check(&[
         ("node ls -H tcp://192.0.2.1:2375", "\"-H\": this flag goes before the command"),
-        ("network connect app c", "\"network connect\": only services"),
+        ("network connect app c", "\"network connect\": use the docker client"),
         ("-H unix:///run/x.sock network connect app c", "\"network connect\""),
     ]);
 }

@@ -39,7 +39,9 @@ use super::{
     network,
     plugin::starts::Starts,
 };
-use crate::runtime::{ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeError, TaskNetns, identity};
+use crate::runtime::{
+    ObservedContainer, ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeError, TaskNetns, identity,
+};
 
 /// Delay before the next request for events, after the connection ended.
 const EVENTS_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -52,11 +54,11 @@ const SEVERAL_NETWORKS_API: (usize, usize) = (1, 44);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the engine has for a question about one container. It does not answer while another
 /// request holds the container, for example while files are copied from it.
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the engine has for its list of containers.
-const LIST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of containers that are inspected at the same time.
-const INSPECTIONS: usize = 16;
+pub(super) const INSPECTIONS: usize = 16;
 
 #[derive(Debug, Clone)]
 pub(super) struct Engine {
@@ -71,6 +73,8 @@ pub(super) struct Engine {
     creating_networks: Arc<Mutex<()>>,
     known: Arc<sync::Mutex<BTreeMap<TaskId, ObservedTask>>>,
     labels: Arc<sync::Mutex<Labels>>,
+    /// What the engine has said of each container that is no task, by the engine's id.
+    pub(super) attached: Arc<sync::Mutex<BTreeMap<String, ObservedContainer>>>,
 }
 
 impl Engine {
@@ -85,6 +89,7 @@ impl Engine {
             creating_networks: Arc::default(),
             known: Arc::default(),
             labels: Arc::default(),
+            attached: Arc::default(),
         }
     }
 
@@ -149,7 +154,7 @@ impl Engine {
     }
 
     /// `None` if there is no such container.
-    async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
+    pub(super) async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
         match self.docker().await?.inspect_container(id, None::<InspectContainerOptions>).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if http_status(&error) == Some(404) => Ok(None),
@@ -198,7 +203,7 @@ impl Engine {
         let docker = self.docker().await?;
         let mut existing = network::list(&docker, &self.node).await?;
         let mut found = Vec::new();
-        for (index, attachment) in task.attachments.iter().enumerate() {
+        for (index, attachment) in (0..).zip(&task.attachments) {
             let id = match existing.get(&attachment.network) {
                 Some(id) => id.clone(),
                 None => {
@@ -212,6 +217,16 @@ impl Engine {
             found.push((id, network::endpoint(&task.id, index, attachment)));
         }
         Ok(found)
+    }
+
+    /// The docker network of a network of the cluster. Creates it if it is missing.
+    pub(super) async fn docker_network(&self, network: &NetworkPlan) -> Result<String, RuntimeError> {
+        let _one_at_a_time = self.creating_networks.lock().await;
+        let docker = self.docker().await?;
+        match network::list(&docker, &self.node).await?.remove(&network.id) {
+            Some(id) => Ok(id),
+            None => network::create(&docker, &self.node, network).await,
+        }
     }
 
     /// Removes the docker networks of networks that are not in `kept`. Returns `false` if
@@ -359,7 +374,7 @@ impl Engine {
     }
 }
 
-fn no_answer(limit: Duration) -> RuntimeError {
+pub(super) fn no_answer(limit: Duration) -> RuntimeError {
     let reason = format!("it does not answer within {} s: see its log", limit.as_secs());
     RuntimeError::Engine { action: "use the Docker engine", reason }
 }
@@ -400,7 +415,10 @@ pub(super) async fn watch_events(engine: Engine, changed: watch::Sender<u64>) {
                 if let Err(error) = engine.remove_dead_sandboxes().await {
                     warn!(error = error_chain(&error), "cannot remove dead sandboxes of an earlier daemon");
                 }
-                follow_events(&engine, &docker, &changed).await;
+                engine.starts.set_engine_answers(true);
+                tokio::spawn(engine.clone().start_refused());
+                follow_events(&docker, &changed).await;
+                engine.starts.set_engine_answers(false);
                 engine.disconnect().await;
             }
             Err(error) if !is_waiting => {
@@ -413,10 +431,14 @@ pub(super) async fn watch_events(engine: Engine, changed: watch::Sender<u64>) {
     }
 }
 
-/// Notifies the agent until the connection ends.
-async fn follow_events(engine: &Engine, docker: &Docker, changed: &watch::Sender<u64>) {
-    let label = format!("{}={}", container::NODE_LABEL, engine.node);
-    let filters = [("type", vec!["container".to_owned()]), ("label", vec![label])].into_iter().collect();
+/// The events after which a task or another container can have another state or other networks.
+/// Others, such as those of health checks, are frequent.
+const EVENTS: [&str; 9] = ["create", "start", "die", "pause", "unpause", "rename", "destroy", "connect", "disconnect"];
+
+/// Notifies the agent until the connection ends. Any container can be on networks of the cluster.
+async fn follow_events(docker: &Docker, changed: &watch::Sender<u64>) {
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let filters = [("type", texts(&["container", "network"])), ("event", texts(&EVENTS))].into_iter().collect();
     let mut events = std::pin::pin!(docker.events(Some(EventsOptionsBuilder::default().filters(&filters).build())));
     // The engine does not repeat events that happened before, so the agent must observe the tasks
     // again.

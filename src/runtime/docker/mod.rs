@@ -9,8 +9,8 @@
 //!
 //! In reading order: [`mod@error`] translates the engine's errors, [`image`] provides images,
 //! [`plugin`] is called by the engine, [`network`] has the docker networks, [`container`]
-//! translates between plans and the engine's types, [`engine`] calls the engine, [`logs`] reads
-//! logs.
+//! translates between plans and the engine's types, [`engine`] calls the engine, [`attached`]
+//! observes containers that are no tasks, [`logs`] reads logs.
 //!
 //! Tasks (tokio): one that reads the engine's events; one that listens for the engine's calls; one
 //! for each container that is being stopped or that waits for its namespace; one for each reader of
@@ -22,18 +22,17 @@ pub(crate) mod plugin;
 mod network;
 mod container;
 mod engine;
+mod attached;
 mod logs;
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{FutureExt as _, StreamExt, future::BoxFuture, stream::BoxStream};
 use tokio::sync::{Mutex, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use weft_model::{
-    LogError, LogOptions, LogRecord, LogSource, NodePlan, TaskId, error_chain,
+    ContainerNetworks, LogError, LogOptions, LogRecord, LogSource, NodePlan, TaskId, error_chain,
     plan::{NetworkPlan, TaskPlan},
     spec::Labels,
 };
@@ -43,7 +42,7 @@ use self::{
     engine::{Engine, stop_container, watch_events},
     plugin::starts::Starts,
 };
-use super::{Executor, ObservedTask, Phase, RuntimeConfig, RuntimeError};
+use super::{Executor, ObservedContainers, ObservedTask, Phase, Ready, RuntimeConfig, RuntimeError};
 
 /// The default socket of the engine.
 pub(crate) const SOCKET: &str = "/var/run/docker.sock";
@@ -120,9 +119,12 @@ impl Executor for DockerRuntime {
         started
     }
 
-    fn connect(&self, plan: Option<&NodePlan>, ready: &BTreeMap<TaskId, Vec<String>>) {
-        let tasks = plan.into_iter().flat_map(|plan| &plan.tasks);
-        self.engine.starts.connect(tasks.map(|task| (task, ready.get(&task.id).map(Vec::as_slice))));
+    fn connect(&self, plan: Option<&NodePlan>, ready: &Ready) {
+        self.engine.starts.connect(plan, ready);
+    }
+
+    async fn observe_attached(&self) -> Result<ObservedContainers, RuntimeError> {
+        self.engine.observe_attached().await
     }
 
     async fn remove_networks(&self, plan: Option<&NodePlan>) -> Result<bool, RuntimeError> {
@@ -156,6 +158,13 @@ impl Executor for DockerRuntime {
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+}
+
+impl ContainerNetworks for DockerRuntime {
+    fn docker_network<'a>(&'a self, network: &'a NetworkPlan) -> BoxFuture<'a, Result<String, String>> {
+        let found = self.engine.docker_network(network);
+        found.map(|found| found.map_err(|error| error_chain(&error))).boxed()
     }
 }
 

@@ -20,7 +20,7 @@ use weft_model::{
 use super::{
     container::NODE_LABEL,
     error::{engine_error, http_status},
-    plugin::{DRIVER, LinkOptions},
+    plugin::{DRIVER, LinkOptions, Owner},
 };
 use crate::runtime::RuntimeError;
 
@@ -31,12 +31,25 @@ const SUFFIX_LEN: usize = 8;
 
 /// The ids of the docker networks of this node, by the ids of the cluster's networks.
 pub(super) async fn list(docker: &Docker, node: &NodeName) -> Result<BTreeMap<NetworkId, String>, RuntimeError> {
+    let found = of_node(docker, node).await?.into_iter();
+    Ok(found.filter_map(|(id, network)| Some((id, network.id?))).collect())
+}
+
+/// The docker networks of this node, with the ids of the cluster's networks.
+async fn of_node(docker: &Docker, node: &NodeName) -> Result<Vec<(NetworkId, Network)>, RuntimeError> {
     let labels = vec![format!("{NODE_LABEL}={node}"), NETWORK_LABEL.to_owned()];
     let filters = [("label", labels)].into_iter().collect::<HashMap<_, _>>();
     let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
     let found = docker.list_networks(Some(options)).await.map_err(engine_error("list networks"))?;
     let id_of = |network: &Network| network.labels.as_ref()?.get(NETWORK_LABEL)?.parse().ok();
-    Ok(found.into_iter().filter_map(|network| Some((id_of(&network)?, network.id?))).collect())
+    Ok(found.into_iter().filter_map(|network| Some((id_of(&network)?, network))).collect())
+}
+
+/// The ids of the cluster's networks, by the names and by the ids of this node's docker networks.
+pub(super) async fn names(docker: &Docker, node: &NodeName) -> Result<BTreeMap<String, NetworkId>, RuntimeError> {
+    let found = of_node(docker, node).await?.into_iter();
+    let names = found.flat_map(|(id, network)| [network.id, network.name].map(|name| Some((name?, id.clone()))));
+    Ok(names.flatten().collect())
 }
 
 /// Creates the docker network of a cluster's network. Returns its id. If a docker network of the
@@ -102,14 +115,14 @@ fn request(node: &NodeName, network: &NetworkPlan, name: String) -> NetworkCreat
 }
 
 /// The settings of a container on one network.
-pub(super) fn endpoint(task: &TaskId, index: usize, attachment: &AttachmentPlan) -> EndpointSettings {
+pub(super) fn endpoint(task: &TaskId, index: u32, attachment: &AttachmentPlan) -> EndpointSettings {
     EndpointSettings {
         ipam_config: Some(EndpointIpamConfig {
             ipv4_address: attachment.addr.v4.map(|addr| addr.to_string()),
             ipv6_address: Some(attachment.addr.v6.to_string()),
             link_local_ips: None,
         }),
-        driver_opts: Some(LinkOptions { task: task.clone(), index }.to_map()),
+        driver_opts: Some(LinkOptions { task: task.clone(), index, owner: Owner::Task }.to_map()),
         ..EndpointSettings::default()
     }
 }

@@ -90,7 +90,7 @@ impl Node {
         spec.endpoint.ports = vec![tcp(Some(8080), 80)];
         let service = cluster.add_service(spec);
         let task = cluster.running_task(&service, 1, &node);
-        let plan = crate::plan::plan(&cluster.state, &node);
+        let plan = plan(&cluster.state, &node);
         let id = cluster.state.cluster.as_ref().expect("a cluster").id.clone();
         let membership = Membership::Active {
             node,

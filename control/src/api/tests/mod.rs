@@ -1,6 +1,7 @@
 //! Tests of the routes with a cluster in memory. They send the requests that clients send, and
 //! check the answers.
 
+mod attach;
 mod bodies;
 mod booleans;
 mod cluster;
@@ -28,14 +29,21 @@ use axum::{
     http::{Method, Request, StatusCode},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{self, BoxFuture},
+    stream,
+    stream::BoxStream,
+};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 use weft_model::{
-    Applied, ClusterState, Command, LogError, LogOptions, LogRecord, NodeId, NodePlan, NodeReport, TaskId, UnlockKey,
-    command::ObjectKind,
+    Applied, ClusterState, Command, ContainerNetworks, LogError, LogOptions, LogRecord, NetworkId, NodeId, NodePlan,
+    NodeReport, TaskId, UnlockKey,
+    command::{AttachContainer, ObjectKind},
+    plan::NetworkPlan,
     spec::{ClusterSpec, Role},
     state::RootRotation,
 };
@@ -47,6 +55,7 @@ use super::{
 };
 use crate::{
     fixture,
+    plan::plan,
     swarm::{InitOptions, JoinOptions, Membership, ProposeError, RestoreOptions, RotateError, SwarmError},
 };
 
@@ -62,10 +71,22 @@ struct TestMember {
     requests: Mutex<Vec<String>>,
 }
 
+impl TestMember {
+    /// A change of this node's containers, and its new plan.
+    async fn change(&self, command: impl FnOnce(NodeId) -> Command) -> Result<(), SwarmError> {
+        let cluster = self.cluster.clone().ok_or(SwarmError::NotMember)?;
+        let node = cluster.change(|cluster| cluster.first_node());
+        cluster.propose(command(node)).await.map_err(SwarmError::Change)?;
+        Ok(())
+    }
+}
+
 /// The cluster state of a single manager.
 struct InMemoryCluster {
     cluster: Mutex<fixture::TestCluster>,
     state: watch::Sender<Arc<ClusterState>>,
+    /// The plans of the first node.
+    plans: watch::Sender<Option<Arc<NodePlan>>>,
     log_options: Mutex<Option<LogOptions>>,
     /// No leader confirms the state.
     is_stale: AtomicBool,
@@ -76,6 +97,8 @@ impl InMemoryCluster {
         let mut cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut cluster);
         self.state.send_replace(Arc::new(cluster.state.clone()));
+        let plan = cluster.state.nodes.keys().next().and_then(|node| plan(&cluster.state, node));
+        self.plans.send_replace(plan.map(Arc::new));
         changed
     }
 }
@@ -92,7 +115,7 @@ impl Member for TestMember {
 
     fn plan(&self) -> Option<Arc<NodePlan>> {
         if let (Some(cluster), Membership::Active { node, .. }) = (&self.cluster, &self.membership) {
-            return cluster.change(|cluster| crate::plan::plan(&cluster.state, node)).map(Arc::new);
+            return cluster.change(|cluster| plan(&cluster.state, node)).map(Arc::new);
         }
         self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -136,6 +159,18 @@ impl Member for TestMember {
     }
 
     async fn wait_until_manager(&self) {}
+
+    fn plans(&self) -> watch::Receiver<Option<Arc<NodePlan>>> {
+        self.cluster.as_ref().map_or_else(|| watch::channel(None).1, |cluster| cluster.plans.subscribe())
+    }
+
+    async fn attach(&self, attach: AttachContainer) -> Result<(), SwarmError> {
+        self.change(|node| Command::AttachContainer(Box::new(AttachContainer { node, ..attach }))).await
+    }
+
+    async fn detach(&self, id: TaskId, networks: Vec<NetworkId>) -> Result<(), SwarmError> {
+        self.change(|node| Command::DetachContainer { node, id, networks }).await
+    }
 
     fn cluster(&self) -> Option<Arc<dyn ClusterHandle>> {
         self.cluster.clone().map(|cluster| cluster as Arc<dyn ClusterHandle>)
@@ -195,6 +230,15 @@ impl ClusterHandle for InMemoryCluster {
     }
 }
 
+/// The docker network of a network has its name with a prefix.
+struct DockerNetworks;
+
+impl ContainerNetworks for DockerNetworks {
+    fn docker_network<'a>(&'a self, network: &'a NetworkPlan) -> BoxFuture<'a, Result<String, String>> {
+        future::ready(Ok(format!("docker-{}", network.name))).boxed()
+    }
+}
+
 struct Fixture {
     router: Router,
     member: Arc<TestMember>,
@@ -209,9 +253,12 @@ impl Fixture {
     fn with_engine(membership: Membership, cluster: Option<fixture::TestCluster>, engine: Option<PathBuf>) -> Self {
         let cluster = cluster.map(|cluster| {
             let state = watch::Sender::new(Arc::new(cluster.state.clone()));
+            let node = cluster.first_node();
+            let plans = watch::Sender::new(plan(&cluster.state, &node).map(Arc::new));
             Arc::new(InMemoryCluster {
                 cluster: Mutex::new(cluster),
                 state,
+                plans,
                 log_options: Mutex::default(),
                 is_stale: AtomicBool::default(),
             })
@@ -225,6 +272,7 @@ impl Fixture {
             runtime: "process".into(),
             data_dir: "/var/lib/weft".into(),
             engine,
+            networks: Some(Arc::new(DockerNetworks)),
         };
         let announced = Arc::new(Announced::new(node.engine.clone()));
         let router = super::routes_with(Arc::clone(&member) as Arc<dyn Member>, node, Arc::clone(&announced));

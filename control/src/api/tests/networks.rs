@@ -94,8 +94,6 @@ async fn networks_are_created_shown_and_removed() {
     let v6_only = with(body.clone(), "/EnableIPv6", json!(false));
     api.refused(Method::POST, "/networks/create", Some(v6_only), 400, "add --ipv6").await;
     api.refused(Method::POST, "/networks/create", Some(body), 409, "name app is in use").await;
-    api.refused(Method::POST, "/networks/app/connect", Some(json!({"Container": "x"})), 501, "single containers").await;
-    api.refused(Method::POST, "/networks/prune", None, 501, "prune").await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use weft_model::{DualAddr, Mac};
 
 use super::{
-    LinkOptions,
+    LinkOptions, Owner,
     starts::Starts,
     wire::{CreateEndpoint, Interface, Join},
 };
@@ -47,7 +47,10 @@ impl Driver {
         let link = self.lock().get(&request.endpoint).cloned();
         let link =
             link.ok_or("weft does not know this endpoint: its daemon was restarted, start the container again")?;
-        let joined = self.starts.join(&link, netns(&request.sandbox_key)).await?;
+        let mut joined = self.starts.join(&link, netns(&request.sandbox_key)).await?;
+        if link.owner == (Owner::Container { gateway: false }) {
+            (joined.gateway, joined.gateway_v6) = (None, None);
+        }
         serde_json::to_value(joined).map_err(|error| error.to_string())
     }
 

@@ -11,19 +11,36 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::watch, time::timeout};
-use weft_model::{TaskId, plan::TaskPlan};
+use weft_model::{NodePlan, TaskId, plan::LocalPlan};
 
-use super::{LinkOptions, links::links_of, wire::Joined};
-use crate::runtime::TaskNetns;
+use super::{
+    LinkOptions, Owner,
+    links::{links_in_place, links_of},
+    wire::Joined,
+};
+use crate::runtime::{Ready, TaskNetns};
 
 /// How long a start waits for the links. A pass of the agent takes some milliseconds, and a failed
 /// one is repeated after half a second.
 const LINKS_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an engine may take from the last `Join` of a container until it runs.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Why the start of another container fails while its engine starts. The agent connects nothing as
+/// long as it cannot ask the engine, and the engine answers when it has started its containers.
+const ENGINE_STARTS: &str = "the engine starts: weft starts this container again when the engine answers";
+/// Why the start of a task fails.
+const GONE_TASK: &str = "the task is not in the plan of this node any more";
+/// Why the start of another container fails.
+const GONE_CONTAINER: &str = "the cluster has no address for this container any more: disconnect it from its networks of \
+                              the cluster and connect it again, or create it again, through the socket of weft";
 /// How often the start looks whether the engine has made the namespace.
 const NETNS_POLL: Duration = Duration::from_millis(5);
 
@@ -36,6 +53,12 @@ pub(in crate::runtime::docker) struct Starts {
 #[derive(Debug)]
 struct Inner {
     starting: Mutex<BTreeMap<TaskId, Start>>,
+    /// Whether the engine answers requests. While it starts, it starts containers before.
+    engine_answers: AtomicBool,
+    /// The namespaces of the running containers that are no tasks. `None` until they were observed.
+    running: watch::Sender<Option<BTreeMap<TaskId, PathBuf>>>,
+    /// The links of running containers that are no tasks.
+    in_place: watch::Sender<BTreeMap<TaskId, BTreeMap<u32, Joined>>>,
     /// The links of the tasks whose network is ready, or why a task gets none.
     connected: watch::Sender<BTreeMap<TaskId, Links>>,
     /// Changes when a start begins or ends.
@@ -46,8 +69,8 @@ struct Inner {
     limit: Duration,
 }
 
-/// An error is a text for the user.
-type Links = Result<Vec<Joined>, String>;
+/// By the numbers of the links. An error is a text for the user.
+type Links = Result<BTreeMap<u32, Joined>, String>;
 
 #[derive(Debug, Default)]
 struct Start {
@@ -58,6 +81,12 @@ struct Start {
     /// The runtime has asked for this start: it ends with the request. Otherwise a user has, and it
     /// ends when the container runs.
     requested: bool,
+    /// It is that of a container that is no task.
+    of_container: bool,
+    /// When the last `Join` of a container that is no task came.
+    joined_at: Option<Instant>,
+    /// How many times the agent has connected without knowing the task.
+    missed: u32,
 }
 
 /// A start that the runtime has asked for. It ends when this value is dropped.
@@ -97,7 +126,19 @@ impl Starts {
     fn with_limit(changed: watch::Sender<u64>, limit: Duration) -> Self {
         let (starting, connected, start_changes) =
             (Mutex::default(), watch::Sender::default(), watch::Sender::default());
-        Self { inner: Arc::new(Inner { starting, connected, start_changes, changed, limit }) }
+        let (running, in_place) = (watch::Sender::default(), watch::Sender::default());
+        Self {
+            inner: Arc::new(Inner {
+                starting,
+                engine_answers: AtomicBool::new(false),
+                running,
+                in_place,
+                connected,
+                start_changes,
+                changed,
+                limit,
+            }),
+        }
     }
 
     /// Must be called before the engine is asked to start the task's container.
@@ -137,17 +178,46 @@ impl Starts {
         let _ = start_changes.wait_for(|_| self.lock().contains_key(task)).await;
     }
 
-    /// The tasks whose links, data plane and resolver are ready, with the names of their task
-    /// sides. A start that waits for one of them goes on.
-    pub(in crate::runtime::docker) fn connect<'a>(
-        &self,
-        tasks: impl Iterator<Item = (&'a TaskPlan, Option<&'a [String]>)>,
-    ) {
-        self.set_connected(tasks.map(|(task, names)| (task.id.clone(), names.map(|names| links_of(task, names)))));
+    /// The containers that are no tasks and are being started. An engine that was killed says of no
+    /// start how it ended, so old ones are forgotten.
+    pub(in crate::runtime::docker) fn containers(&self) -> Vec<TaskId> {
+        let mut starting = self.lock();
+        starting.retain(|_, start| start.joined_at.is_none_or(|at| at.elapsed() < START_TIMEOUT));
+        starting.iter().filter(|(_, start)| start.of_container).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Resolves when a container that is no task is being started.
+    pub(in crate::runtime::docker) async fn wait_until_a_container_is_started(&self) {
+        let mut start_changes = self.inner.start_changes.subscribe();
+        let _ = start_changes.wait_for(|_| self.lock().values().any(|start| start.of_container)).await;
+    }
+
+    /// The engine answers requests, or does not any more.
+    pub(in crate::runtime::docker) fn set_engine_answers(&self, answers: bool) {
+        self.inner.engine_answers.store(answers, Ordering::Relaxed);
+    }
+
+    /// The namespaces of the running containers that are no tasks, as they were observed now.
+    pub(in crate::runtime::docker) fn set_running(&self, running: BTreeMap<TaskId, PathBuf>) {
+        self.inner.running.send_replace(Some(running));
+    }
+
+    /// What is ready for the tasks and containers of the plan. A start that waits for it goes on.
+    pub(in crate::runtime::docker) fn connect(&self, plan: Option<&NodePlan>, ready: &Ready) {
+        let handed_over = |local: &LocalPlan<'_>| ready.handed_over.get(local.id).map(|names| links_of(local, names));
+        let local = || plan.into_iter().flat_map(NodePlan::local);
+        self.set_connected(local().map(|local| (local.id.clone(), handed_over(&local))));
+        let in_place = local().filter(|local| ready.in_place.contains(local.id));
+        let in_place = in_place.map(|local| (local.id.clone(), links_in_place(&local))).collect();
+        self.inner.in_place.send_if_modified(|known| {
+            let changed = *known != in_place;
+            *known = in_place;
+            changed
+        });
     }
 
     /// `None`: the network of the task is not ready yet.
-    fn set_connected(&self, tasks: impl Iterator<Item = (TaskId, Option<Vec<Joined>>)>) {
+    fn set_connected(&self, tasks: impl Iterator<Item = (TaskId, Option<BTreeMap<u32, Joined>>)>) {
         let mut starting = self.lock();
         let mut missing: BTreeSet<TaskId> = starting.keys().cloned().collect();
         let mut ready = BTreeMap::new();
@@ -160,8 +230,17 @@ impl Starts {
                 ready.insert(task, Ok(links));
             }
         }
-        let gone = || Err("the task is not in the plan of this node any more".to_owned());
-        ready.extend(missing.into_iter().map(|task| (task, gone())));
+        for task in missing {
+            let Some(start) = starting.get_mut(&task) else { continue };
+            start.missed += 1;
+            match start.of_container {
+                false => drop(ready.insert(task, Err(GONE_TASK.to_owned()))),
+                // The pass may have begun before the plan had the container, and the start after
+                // it.
+                true if start.missed > 1 => drop(ready.insert(task, Err(GONE_CONTAINER.to_owned()))),
+                true => self.inner.changed.send_modify(|count| *count += 1),
+            }
+        }
         self.inner.connected.send_if_modified(|connected| {
             let changed = *connected != ready;
             *connected = ready;
@@ -175,29 +254,61 @@ impl Starts {
     /// # Errors
     /// A text for the user.
     pub(super) async fn join(&self, link: &LinkOptions, netns: PathBuf) -> Result<Joined, String> {
-        self.lock().entry(link.task.clone()).or_default().netns = Some(netns.clone());
+        let of_container = matches!(link.owner, Owner::Container { .. });
+        if of_container && !self.inner.engine_answers.load(Ordering::Relaxed) {
+            return Err(ENGINE_STARTS.to_owned());
+        }
+        if of_container && self.is_running_in(&link.task, &netns).await {
+            return self.join_running(link).await;
+        }
+        {
+            let mut starting = self.lock();
+            let start = starting.entry(link.task.clone()).or_default();
+            (start.netns, start.of_container) = (Some(netns.clone()), of_container);
+            start.joined_at = of_container.then(Instant::now);
+        }
         self.inner.start_changes.send_modify(|count| *count += 1);
         self.inner.changed.send_modify(|count| *count += 1);
         let mut user = UserStart { starts: self, task: &link.task, joined: false };
         let mut connected = self.inner.connected.subscribe();
         let joined = |connected: &BTreeMap<TaskId, Links>| match connected.get(&link.task)? {
-            Ok(links) => links.get(link.index).cloned().map(Ok),
+            Ok(links) => links.get(&link.index).cloned().map(Ok),
             Err(reason) => Some(Err(reason.clone())),
         };
         let waited = timeout(self.inner.limit, connected.wait_for(|connected| joined(connected).is_some())).await;
         let joined = waited.ok().and_then(Result::ok).and_then(|connected| joined(&connected));
-        let joined = joined.unwrap_or_else(|| {
-            Err(format!(
-                "weft did not connect the container within {:?}: see \"weft node inspect\" and the log of its daemon",
-                self.inner.limit
-            ))
-        })?;
+        let joined = joined.unwrap_or_else(|| Err(self.too_late()))?;
         user.joined = true;
         drop(user);
         if !is_netns(&netns) {
             tokio::spawn(self.clone().follow_netns(link.task.clone(), netns));
         }
         Ok(joined)
+    }
+
+    /// Waits until a link of a running container is in its namespace.
+    async fn join_running(&self, link: &LinkOptions) -> Result<Joined, String> {
+        self.inner.changed.send_modify(|count| *count += 1);
+        let mut in_place = self.inner.in_place.subscribe();
+        let joined = |known: &BTreeMap<TaskId, BTreeMap<u32, Joined>>| known.get(&link.task)?.get(&link.index).cloned();
+        let waited = timeout(self.inner.limit, in_place.wait_for(|known| joined(known).is_some())).await;
+        let joined = waited.ok().and_then(Result::ok).and_then(|known| joined(&known));
+        joined.ok_or_else(|| self.too_late())
+    }
+
+    /// Whether the container runs in this namespace, so that the engine connects it while it runs.
+    async fn is_running_in(&self, container: &TaskId, netns: &Path) -> bool {
+        let mut running = self.inner.running.subscribe();
+        let Ok(Ok(running)) = timeout(self.inner.limit, running.wait_for(Option::is_some)).await else { return false };
+        let known = running.as_ref().and_then(|running| running.get(container));
+        known.is_some_and(|known| is_netns(netns) && inode(known).is_some_and(|known| inode(netns) == Some(known)))
+    }
+
+    fn too_late(&self) -> String {
+        format!(
+            "weft did not connect the container within {:?}: see \"weft node inspect\" and the log of its daemon",
+            self.inner.limit
+        )
     }
 
     /// Wakes the agent when the engine has made the namespace: until then, the task's resolver and
@@ -218,6 +329,10 @@ impl Starts {
     }
 }
 
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|metadata| metadata.ino())
+}
+
 /// Whether a network namespace is mounted on the file. Before that, the engine makes an empty file.
 fn is_netns(path: &Path) -> bool {
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
@@ -230,12 +345,16 @@ mod tests {
 
     fn joined(name: &str) -> Joined {
         Joined {
-            interface_name: InterfaceName { src_name: name.to_owned(), dst_prefix: "eth" },
+            interface_name: Some(InterfaceName { src_name: name.to_owned(), dst_prefix: "eth" }),
             gateway: None,
             gateway_v6: None,
             static_routes: vec![],
             disable_gateway_service: true,
         }
+    }
+
+    fn links(names: &[&str]) -> BTreeMap<u32, Joined> {
+        (0..).zip(names).map(|(index, name)| (index, joined(name))).collect()
     }
 
     #[tokio::test]
@@ -247,18 +366,18 @@ mod tests {
         let starting =
             |netns: Option<&str>, connected| Some(TaskNetns::Starting { netns: netns.map(PathBuf::from), connected });
         assert_eq!(starts.netns(&task), starting(None, false));
-        let link = LinkOptions { task: task.clone(), index: 1 };
+        let link = LinkOptions { task: task.clone(), index: 1, owner: Owner::Task };
         let netns = PathBuf::from("/proc/self/ns/net");
         let join = tokio::spawn({
             let starts = starts.clone();
             async move { starts.join(&link, netns).await }
         });
-        starts.set_connected([(other, Some(vec![joined("x"), joined("y")])), (task.clone(), None)].into_iter());
+        starts.set_connected([(other, Some(links(&["x", "y"]))), (task.clone(), None)].into_iter());
         // The agent reports the links in each pass.
         let mut interval = tokio::time::interval(Duration::from_millis(1));
         while !join.is_finished() {
             interval.tick().await;
-            starts.set_connected([(task.clone(), Some(vec![joined("a"), joined("b")]))].into_iter());
+            starts.set_connected([(task.clone(), Some(links(&["a", "b"])))].into_iter());
         }
         assert_eq!(join.await.expect("no panic"), Ok(joined("b")));
         assert_eq!(starts.netns(&task), starting(Some("/proc/self/ns/net"), true));
@@ -270,7 +389,7 @@ mod tests {
     #[tokio::test]
     async fn a_start_of_a_task_that_is_no_longer_planned_fails() {
         let starts = Starts::new(watch::Sender::default());
-        let link = LinkOptions { task: TaskId::from_random(1), index: 0 };
+        let link = LinkOptions { task: TaskId::from_random(1), index: 0, owner: Owner::Task };
         let mut changed = starts.inner.changed.subscribe();
         let fails = async {
             changed.wait_for(|count| *count > 0).await.expect("the sender exists");
@@ -284,9 +403,53 @@ mod tests {
     #[tokio::test]
     async fn a_start_whose_links_are_not_made_fails() {
         let starts = Starts::with_limit(watch::Sender::default(), Duration::from_millis(10));
-        let link = LinkOptions { task: TaskId::from_random(1), index: 0 };
+        let link = LinkOptions { task: TaskId::from_random(1), index: 0, owner: Owner::Task };
         let error = starts.join(&link, "/no/netns".into()).await.expect_err("no links");
         assert!(error.contains("within 10ms"), "{error}");
         assert_eq!(starts.netns(&link.task), None);
+    }
+
+    #[tokio::test]
+    async fn a_container_may_start_a_moment_before_a_pass_knows_it() {
+        let starts = Starts::new(watch::Sender::default());
+        starts.set_engine_answers(true);
+        starts.set_running(BTreeMap::new());
+        let link = LinkOptions { task: TaskId::from_random(1), index: 0, owner: Owner::Container { gateway: true } };
+        let mut changed = starts.inner.changed.subscribe();
+        let fails = async {
+            changed.wait_for(|count| *count > 0).await.expect("the sender exists");
+            starts.set_connected([].into_iter());
+            assert!(starts.inner.connected.borrow().is_empty(), "the first pass may be an earlier one");
+            starts.set_connected([].into_iter());
+        };
+        let (error, ()) = tokio::join!(starts.join(&link, "/no/netns".into()), fails);
+        assert!(error.is_err_and(|error| error.contains("connect it again")));
+    }
+
+    #[tokio::test]
+    async fn a_running_container_is_connected_in_its_namespace() {
+        let starts = Starts::new(watch::Sender::default());
+        let id = TaskId::from_random(1);
+        let netns = PathBuf::from("/proc/self/ns/net");
+        starts.set_engine_answers(true);
+        let link = LinkOptions { task: id.clone(), index: 3, owner: Owner::Container { gateway: false } };
+        let join = tokio::spawn({
+            let (starts, netns) = (starts.clone(), netns.clone());
+            async move { starts.join(&link, netns).await }
+        });
+        starts.set_running([(id.clone(), netns)].into());
+        let in_place = Joined { interface_name: None, ..joined("") };
+        starts.inner.in_place.send_replace([(id.clone(), [(3, in_place.clone())].into())].into());
+        assert_eq!(join.await.expect("no panic"), Ok(in_place));
+        assert_eq!(starts.netns(&id), None, "it is not being started");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_starts_does_not_wait_for_the_agent_which_waits_for_it() {
+        let starts = Starts::new(watch::Sender::default());
+        let link = LinkOptions { task: TaskId::from_random(1), index: 0, owner: Owner::Container { gateway: true } };
+        let refused = starts.join(&link, "/no/netns".into()).await;
+        assert!(refused.is_err_and(|error| error.contains("weft starts this container again")));
+        assert_eq!(starts.containers(), []);
     }
 }

@@ -48,8 +48,10 @@ pub(super) struct Endpoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Joined {
-    pub(super) interface_name: InterfaceName,
-    /// The gateways of the default routes: only the first link of a task has them.
+    /// `None` if the link is in the namespace already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) interface_name: Option<InterfaceName>,
+    /// The gateways of the default routes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) gateway: Option<IpAddr>,
     #[serde(rename = "GatewayIPv6", skip_serializing_if = "Option::is_none")]

@@ -231,6 +231,7 @@ fn router(swarm: &Swarm) -> Router {
         runtime: "process".into(),
         data_dir: "/nonexistent".into(),
         engine: None,
+        networks: None,
     };
     api::router(swarm.clone(), node)
 }

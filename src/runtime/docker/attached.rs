@@ -1,0 +1,264 @@
+//! Observes the containers that are no tasks and are on networks of the cluster. Users create and
+//! remove them, through weft's API or the engine's own.
+//!
+//! [`super::DockerRuntime`] calls it in each pass of the agent. The engine's list of containers
+//! does not say which endpoint is whose: that is in the options of the endpoints, which a container
+//! is inspected for.
+//!
+//! Invariant: a pass never waits for a container that waits for the pass. While the engine starts a
+//! container, it answers no question about it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+    time::Duration,
+};
+
+use bollard::{
+    models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, RestartPolicyNameEnum},
+    query_parameters::ListContainersOptionsBuilder,
+};
+use futures_util::StreamExt as _;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+use weft_model::{CONTAINER_OPTION, NetworkId, TaskId, error_chain, state::ContainerIdentity};
+
+use super::{
+    container,
+    engine::{Engine, INSPECT_TIMEOUT, INSPECTIONS, LIST_TIMEOUT, no_answer},
+    error::engine_error,
+    network,
+};
+use crate::runtime::{ObservedContainer, ObservedContainers, RETRY_BACKOFF, RuntimeError, TaskNetns};
+
+/// How often weft tries to start a container that the engine could not start.
+const START_ATTEMPTS: u32 = 5;
+/// How long the engine has for a question about one container while it starts any container: it may
+/// be this one.
+const STARTING_TIMEOUT: Duration = Duration::from_millis(50);
+
+impl Engine {
+    pub(super) async fn observe_attached(&self) -> Result<ObservedContainers, RuntimeError> {
+        let (others, networks) = self.others().await?;
+        let ids: BTreeSet<_> = others.iter().filter_map(|container| container.id.clone()).collect();
+        self.known_attached().retain(|id, _| ids.contains(id));
+        let observed: Vec<_> = futures_util::stream::iter(others)
+            .map(|container| self.observe_other(container, &networks))
+            .buffered(INSPECTIONS)
+            .collect()
+            .await;
+        Ok(self.with_starts(observed))
+    }
+
+    /// The containers that are no tasks and may be on networks of the cluster, and the ids of these
+    /// networks by the names and ids that the engine has for them.
+    async fn others(&self) -> Result<(Vec<ContainerSummary>, BTreeMap<String, NetworkId>), RuntimeError> {
+        let docker = self.docker().await?;
+        let options = ListContainersOptionsBuilder::default().all(true).build();
+        let listed = timeout(LIST_TIMEOUT, docker.list_containers(Some(options))).await;
+        let listed = listed.map_err(|_| no_answer(LIST_TIMEOUT))?.map_err(engine_error("list containers"))?;
+        let is_other = |listed: &ContainerSummary| container::identify(listed.labels.as_ref()).is_none();
+        let mut others: Vec<_> = listed.into_iter().filter(is_other).collect();
+        if others.is_empty() {
+            return Ok((others, BTreeMap::new()));
+        }
+        let networks = network::names(&docker, &self.node).await?;
+        others.retain(|container| names_of(container).any(|name| networks.contains_key(name)));
+        Ok((others, networks))
+    }
+
+    /// Starts the containers that the engine has tried to start before it answered, as their
+    /// restart policies ask, and could not because of weft. Docker does the same for containers on
+    /// Swarm's networks.
+    pub(super) async fn start_refused(self) {
+        let others = match self.others().await {
+            Ok((others, _)) => others,
+            Err(error) => return warn!(error = error_chain(&error), "cannot list containers to start"),
+        };
+        for id in others.into_iter().filter_map(|container| container.id) {
+            let Ok(Some(found)) = self.inspect(&id).await else { continue };
+            if !was_refused(&found) {
+                continue;
+            }
+            for failures in 1..=START_ATTEMPTS {
+                match self.start(&id).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        warn!(container = id, error = error_chain(&error), "cannot start a container on the cluster");
+                        sleep(RETRY_BACKOFF.delay(failures)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// `None` inside: the container is on no network of the cluster as weft connects it. An error:
+    /// the engine does not answer, and has never answered before.
+    async fn observe_other(
+        &self,
+        listed: ContainerSummary,
+        networks: &BTreeMap<String, NetworkId>,
+    ) -> Result<Option<ObservedContainer>, ()> {
+        let id = listed.id.clone().unwrap_or_default();
+        let is_running = listed.state == Some(ContainerSummaryStateEnum::RUNNING);
+        let known = self.known_attached().get(&id).cloned();
+        if let Some(known) = known {
+            if is_running {
+                self.starts.end_of_user(&known.id);
+            }
+            if self.starts.netns(&known.id).is_some() {
+                return Ok(Some(known));
+            }
+        }
+        let blocked = async {
+            self.starts.wait_until_a_container_is_started().await;
+            sleep(STARTING_TIMEOUT).await;
+        };
+        let inspected = tokio::select! {
+            inspected = self.inspect(&id) => inspected.map_err(drop)?,
+            () = blocked => return self.known_attached().get(&id).cloned().map(Some).ok_or(()),
+            () = sleep(INSPECT_TIMEOUT) => return self.known_attached().get(&id).cloned().map(Some).ok_or(()),
+        };
+        let observed = inspected.and_then(|inspected| read(&inspected, networks));
+        match &observed {
+            Some(observed) => {
+                if is_running {
+                    self.starts.end_of_user(&observed.id);
+                }
+                self.known_attached().insert(id, observed.clone());
+            }
+            None => drop(self.known_attached().remove(&id)),
+        }
+        Ok(observed)
+    }
+
+    /// Adds what is known of the starts that are in progress.
+    fn with_starts(&self, observed: Vec<Result<Option<ObservedContainer>, ()>>) -> ObservedContainers {
+        let mut complete = observed.iter().all(Result::is_ok);
+        let mut containers: Vec<_> = observed.into_iter().filter_map(|observed| observed.ok().flatten()).collect();
+        let running = containers.iter().filter_map(|container| match &container.netns {
+            TaskNetns::At(netns) => Some((container.id.clone(), netns.clone())),
+            _ => None,
+        });
+        self.starts.set_running(running.collect());
+        for id in self.starts.containers() {
+            let Some(netns) = self.starts.netns(&id) else { continue };
+            match containers.iter_mut().find(|container| container.id == id) {
+                Some(container) => container.netns = netns,
+                None => {
+                    complete = false;
+                    let identity = ContainerIdentity { container: String::new(), name: String::new() };
+                    containers.push(ObservedContainer { id, identity, networks: Vec::new(), netns });
+                }
+            }
+        }
+        ObservedContainers { containers, complete }
+    }
+
+    /// What the engine has said of each container last, by the engine's id.
+    fn known_attached(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ObservedContainer>> {
+        // Each change is complete before anything can panic.
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the engine should have started the container, and weft did not connect it. The errors of
+/// the driver and of a missing driver name weft.
+fn was_refused(found: &ContainerInspectResponse) -> bool {
+    let policy = found.host_config.as_ref().and_then(|config| config.restart_policy.as_ref()?.name);
+    let starts = !matches!(policy, None | Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO));
+    let error = found.state.as_ref().and_then(|state| state.error.as_deref()).unwrap_or_default();
+    starts && !container::is_running(found) && error.contains("weft")
+}
+
+/// The names and ids of networks that the list has for a container.
+fn names_of(container: &ContainerSummary) -> impl Iterator<Item = &str> {
+    let mode = container.host_config.as_ref().and_then(|config| config.network_mode.as_deref());
+    let networks = container.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let endpoints = networks.into_iter().flatten();
+    let names = endpoints.flat_map(|(name, endpoint)| [Some(name.as_str()), endpoint.network_id.as_deref()]);
+    names.chain([mode]).flatten()
+}
+
+/// Reads the endpoints of a container. `networks` has the ids of the cluster's networks by the
+/// names and ids that the engine has for them.
+fn read(inspected: &ContainerInspectResponse, networks: &BTreeMap<String, NetworkId>) -> Option<ObservedContainer> {
+    let endpoints = inspected.network_settings.as_ref()?.networks.as_ref()?;
+    let attached = endpoints.iter().filter_map(|(name, endpoint)| {
+        let id: TaskId = endpoint.driver_opts.as_ref()?.get(CONTAINER_OPTION)?.parse().ok()?;
+        let by_id = endpoint.network_id.as_ref().and_then(|network| networks.get(network));
+        Some((id, by_id.or_else(|| networks.get(name))?.clone()))
+    });
+    let mut attached: Vec<(TaskId, NetworkId)> = attached.collect();
+    attached.sort();
+    let id = attached.first()?.0.clone();
+    let name = inspected.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
+    Some(ObservedContainer {
+        identity: ContainerIdentity { container: inspected.id.clone()?, name },
+        networks: attached.into_iter().filter(|(owner, _)| *owner == id).map(|(_, network)| network).collect(),
+        netns: container::netns(inspected).map_or(TaskNetns::Missing, TaskNetns::At),
+        id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::{ContainerState, EndpointSettings, HostConfig, NetworkSettings, RestartPolicy};
+
+    use super::*;
+
+    fn endpoint(network_id: &str, owner: Option<&TaskId>) -> EndpointSettings {
+        EndpointSettings {
+            network_id: Some(network_id.to_owned()),
+            driver_opts: owner.map(|owner| [(CONTAINER_OPTION.to_owned(), owner.to_string())].into()),
+            ..EndpointSettings::default()
+        }
+    }
+
+    #[test]
+    fn a_container_is_known_by_the_options_of_its_endpoints() {
+        let (id, app, other) = (TaskId::from_random(1), NetworkId::from_random(2), NetworkId::from_random(3));
+        let networks = [("d1", &app), ("app", &app), ("d2", &other), ("other", &other)];
+        let networks = networks.map(|(name, network)| (name.to_owned(), network.clone())).into();
+        let inspected = |pid, endpoints: Vec<(&str, EndpointSettings)>| ContainerInspectResponse {
+            id: Some("c0ffee".to_owned()),
+            name: Some("/shell".to_owned()),
+            state: Some(ContainerState { pid: Some(pid), ..ContainerState::default() }),
+            network_settings: Some(NetworkSettings {
+                networks: Some(endpoints.into_iter().map(|(name, endpoint)| (name.to_owned(), endpoint)).collect()),
+                ..NetworkSettings::default()
+            }),
+            ..ContainerInspectResponse::default()
+        };
+        // An engine names the network of a container that was never started as the request did.
+        let endpoints =
+            vec![("app", endpoint("d1", Some(&id))), ("d2", endpoint("", Some(&id))), ("bridge", endpoint("d3", None))];
+        let found = read(&inspected(7, endpoints), &networks).expect("an attached container");
+        assert_eq!((found.id, found.networks), (id.clone(), vec![app, other]));
+        assert_eq!(found.identity, ContainerIdentity { container: "c0ffee".to_owned(), name: "shell".to_owned() });
+        assert_eq!(found.netns, TaskNetns::At("/proc/7/ns/net".into()));
+        assert_eq!(read(&inspected(7, vec![("bridge", endpoint("d3", None))]), &networks), None);
+        let stopped = read(&inspected(0, vec![("app", endpoint("", Some(&id)))]), &networks);
+        assert_eq!(stopped.expect("an attached container").netns, TaskNetns::Missing);
+    }
+
+    #[test]
+    fn a_container_that_weft_did_not_connect_is_started_again_if_its_policy_says_so() {
+        use RestartPolicyNameEnum::{ALWAYS, NO, UNLESS_STOPPED};
+        let check = |policy, error: &str, running, refused| {
+            let restart_policy = Some(RestartPolicy { name: Some(policy), maximum_retry_count: None });
+            let error = Some(error.to_owned());
+            let found = ContainerInspectResponse {
+                state: Some(ContainerState { running: Some(running), error, ..ContainerState::default() }),
+                host_config: Some(HostConfig { restart_policy, ..HostConfig::default() }),
+                ..ContainerInspectResponse::default()
+            };
+            assert_eq!(was_refused(&found), refused, "{found:?}");
+        };
+        check(ALWAYS, "the engine starts: weft starts this container again", false, true);
+        check(UNLESS_STOPPED, "dial unix /run/docker/plugins/weft.sock: connect: no such file", false, true);
+        check(ALWAYS, "", false, false);
+        check(ALWAYS, "", true, false);
+        check(NO, "weft did not connect the container", false, false);
+    }
+}
