@@ -27,6 +27,7 @@ pub(crate) fn group() -> Group {
             containers_services_and_tasks_reach_each_other_by_name,
             a_container_has_the_address_that_the_user_chose,
             a_network_that_is_not_attachable_refuses_in_swarms_words,
+            containers_on_an_encrypted_network_reach_each_other,
             a_running_container_is_connected_and_disconnected,
             a_container_keeps_its_address_when_it_is_restarted,
             containers_come_back_after_daemons_and_engines_were_killed,
@@ -142,6 +143,16 @@ fn a_network_that_is_not_attachable_refuses_in_swarms_words(lab: &Lab) -> Result
         ensure!(listed.lines().all(|name| name.contains('.')), "{node} has a container: {listed}");
     }
     Ok(())
+}
+
+fn containers_on_an_encrypted_network_reach_each_other(lab: &Lab) -> Result<()> {
+    network(lab, "secret", &["--attachable", "--opt", "encrypted"])?;
+    run(lab, "n1", "box", &["--network", "secret"])?;
+    run_whoami(lab, "n2", "deck", &["--network", "secret"])?;
+    reaches(lab, "n1", "box", "deck");
+    remove(lab, "n1", "box")?;
+    remove(lab, "n2", "deck")?;
+    lab.docker_ok("n1", &["network", "rm", "secret"]).map(drop)
 }
 
 fn a_running_container_is_connected_and_disconnected(lab: &Lab) -> Result<()> {
