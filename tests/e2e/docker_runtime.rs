@@ -310,6 +310,9 @@ fn traffic_continues_while_an_engine_is_down(lab: &Lab) -> Result<()> {
         if before.iter().any(remains) { Err(format!("{tasks:?}")) } else { Ok(tasks) }
     });
     all_answer(CLIENT, &lab.published(mesh::PORT), &after, Duration::from_secs(5));
+    let labels = ["node", "inspect", "--format", "{{json .Description.Engine.Labels}}", &node];
+    let labels = lab.docker_ok("n1", &labels)?;
+    ensure!(labels.contains(r#""lab-start":"2""#), "the labels of the restarted engine are {labels}");
     task_of(lab, "probe").map(drop)
 }
 
