@@ -43,8 +43,8 @@ impl Ports {
             services.entry((*service).clone()).or_default().push(published);
         }
         let task = |task: &weft_model::plan::TaskPlan| {
-            // Published ports lead to eth0.
-            let has_v4 = task.attachments.first().is_some_and(|eth0| eth0.addr.v4.is_some());
+            // Published ports lead to eth0. A task without links has all addresses of its node.
+            let has_v4 = task.attachments.first().is_none_or(|eth0| eth0.addr.v4.is_some());
             (task.id.clone(), Owner { service: task.service.clone(), has_v4 })
         };
         Self { services, tasks: plan.tasks.iter().map(task).collect() }
