@@ -1,7 +1,7 @@
 //! The events of the container engine, as users of the cluster know them.
 //!
-//! The handler of `events` passes the engine's answer to [`translate`], which shows each event as it
-//! comes:
+//! The handler of `events` passes the engine's answer to [`translate`], which shows each event as
+//! it comes:
 //!
 //! - A container that is connected to a docker network, or disconnected from one, is shown with the
 //!   cluster's network that this stands for. Other events of these docker networks are not shown:

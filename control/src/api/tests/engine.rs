@@ -144,3 +144,15 @@ async fn a_service_can_name_the_network_of_the_nodes_by_its_id_in_the_engine() {
     // By its name alone, a client asks for the engine's network.
     assert_eq!(api.get("/networks/bridge").await["Id"], BRIDGE);
 }
+
+#[tokio::test]
+async fn a_node_without_an_engine_has_no_container_image_or_volume() {
+    let api = Fixture::manager();
+    for path in ["/containers/web/json", "/images/a/b:c/json", "/v1.41/volumes/web"] {
+        api.refused(Method::GET, path, None, 404, "no such").await;
+    }
+    for path in ["/containers/json", "/images/json", "/volumes", "/containers/web/logs"] {
+        api.refused(Method::GET, path, None, 501, "container engine").await;
+    }
+    api.refused(Method::DELETE, "/volumes/web", None, 501, "container engine").await;
+}
