@@ -375,7 +375,7 @@ impl World {
             Fault::Cut(node) => self.net.cut(|one, other| node.is_none_or(|node| [one, other].contains(&node))),
             Fault::Restart(node, off) => self.stop(node, off),
             Fault::Killed(node, off) if self.machines[node].process.is_some() => self.kill(node, off),
-            Fault::LogLost(node, off) if self.machines[node].process.is_some() => {
+            Fault::LogLost(node, off) if self.machines[node].process.is_some() && self.all_vote() => {
                 self.kill(node, off);
                 let machine = &self.machines[node];
                 machine.host.disk.remove_log(&machine.dir.path().join("swarm/raft.redb"));
@@ -476,6 +476,12 @@ impl World {
             swarm.shutdown().await;
             *done.lock().expect("no thread panicked") = true;
         });
+    }
+
+    /// Whether all managers vote. One of two voters that loses its log ends the quorum for ever.
+    fn all_vote(&self) -> bool {
+        let states = self.managers().into_iter().map(|(_, manager)| manager.state().borrow().clone());
+        states.max_by_key(|state| state.index).is_some_and(|state| fixture::voters(&state) == MANAGERS)
     }
 
     /// A user makes a change at a manager that runs.
