@@ -255,20 +255,8 @@ pub fn satisfies(node: &Node, constraints: &[Constraint]) -> bool {
 /// Whether the node is of one of these platforms. An empty list stands for all.
 pub fn is_of_platform(node: &Node, platforms: &[Platform]) -> bool {
     let Some(machine) = &node.description else { return platforms.is_empty() };
-    let matches = |platform: &Platform| {
-        (platform.os.is_empty() || platform.os == machine.os)
-            && (platform.arch.is_empty() || common_arch(&platform.arch) == common_arch(&machine.arch))
-    };
+    let matches = |platform: &Platform| platform.is_of(&machine.os, &machine.arch);
     platforms.is_empty() || platforms.iter().any(matches)
-}
-
-/// Images and kernels have different names for the same architecture.
-fn common_arch(arch: &str) -> &str {
-    match arch {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 /// The value of an attribute of a node. `None` if the node has no such label or has not sent its

@@ -135,25 +135,44 @@ fn progress(service: &Value, current: &[Value], tasks: &[Value], nodes: &[Value]
     let is_running = |task: &&Value| text(task, "/Status/State") == "running";
     let desired = || current.iter().filter(|task| text(task, "/DesiredState") == "running");
     let running = desired().filter(is_running).count() as u64;
-    // A global service keeps its old tasks on paused nodes.
-    let is_paused = |id: &str| {
+    // A global service keeps its old tasks on paused nodes, and on those that its image is not for.
+    let platforms = list(service, "/Spec/TaskTemplate/Placement/Platforms");
+    let takes_image =
+        |node: &Value| platforms.is_empty() || platforms.iter().any(|platform| is_of_platform(node, platform));
+    let keeps = |id: &str| {
         let node = nodes.iter().find(|node| text(node, "/ID") == id);
-        node.is_some_and(|node| text(node, "/Spec/Availability") == "pause")
+        node.is_some_and(|node| text(node, "/Spec/Availability") == "pause" || !takes_image(node))
     };
     let is_current = |task: &&Value| current.iter().any(|other| text(other, "/ID") == text(task, "/ID"));
-    let is_kept = |task: &&Value| !is_current(task) && is_paused(text(task, "/NodeID"));
+    let is_kept = |task: &&Value| !is_current(task) && keeps(text(task, "/NodeID"));
     let others_run = tasks.iter().filter(is_running).filter(|task| !is_kept(task)).count() as u64 > running;
     let takes_tasks =
         |node: &&Value| text(node, "/Status/State") == "ready" && text(node, "/Spec/Availability") != "drain";
     let wanted = match service.pointer("/Spec/Mode/Replicated/Replicas").and_then(Value::as_u64) {
         Some(replicas) => replicas,
-        None => (nodes.iter().filter(takes_tasks).count() as u64).min(desired().count() as u64).max(1),
+        None => {
+            let wanted = (nodes.iter().filter(takes_tasks).count() as u64).min(desired().count() as u64);
+            // Without a suitable node there is nothing to wait for.
+            wanted.max(u64::from(nodes.iter().any(takes_image)))
+        }
     };
     if running == wanted && !others_run && !matches!(update, "updating" | "rollback_started") {
         return Progress::Converged { wanted };
     }
     let reason = desired().map(|t| text(t, "/Status/Err")).find(|e| !e.is_empty()).unwrap_or_default();
     Progress::Waiting { running, wanted, reason: reason.to_owned() }
+}
+
+/// Whether a node is of a platform. An empty text of the platform stands for all.
+fn is_of_platform(node: &Value, platform: &Value) -> bool {
+    // Images and kernels have different names for the same architecture.
+    const NAMES: [[&str; 2]; 2] = [["amd64", "x86_64"], ["arm64", "aarch64"]];
+    let same = |wanted: &str, found: &str| {
+        let is_both = |names: &[&str; 2]| names.contains(&wanted) && names.contains(&found);
+        wanted.is_empty() || wanted == found || NAMES.iter().any(is_both)
+    };
+    same(text(platform, "/OS"), text(node, "/Description/Platform/OS"))
+        && same(text(platform, "/Architecture"), text(node, "/Description/Platform/Architecture"))
 }
 
 #[cfg(test)]
@@ -202,6 +221,30 @@ mod tests {
         };
         check("pause", Progress::Converged { wanted: 1 });
         check("active", Progress::Waiting { running: 1, wanted: 1, reason: String::new() });
+    }
+
+    #[test]
+    fn a_global_service_converges_although_its_image_is_not_for_all_nodes() {
+        let mut service = json!({ "Spec": { "Mode": { "Global": {} } }, "UpdateStatus": { "State": "completed" } });
+        let node = |id: &str, arch: &str| {
+            let platform = json!({ "OS": "linux", "Architecture": arch });
+            json!({ "ID": id, "Status": { "State": "ready" }, "Description": { "Platform": platform } })
+        };
+        let nodes = [node("n1", "x86_64"), node("n2", "aarch64")];
+        let on = |id: &str, node: &str| {
+            let mut task = task("running", "running");
+            (task["ID"], task["NodeID"]) = (id.into(), node.into());
+            task
+        };
+        let mut check = |arch: &str, current: &[Value], all: &[Value], expected: Progress| {
+            let placement = json!({ "Platforms": [{ "OS": "linux", "Architecture": arch }] });
+            service["Spec"]["TaskTemplate"] = json!({ "Placement": placement });
+            assert_eq!(progress(&service, current, all, &nodes, Goal::Spec), expected);
+        };
+        let (new, olds) = (on("new", "n1"), [on("old-1", "n1"), on("old-2", "n2")]);
+        check("amd64", std::slice::from_ref(&new), &[new.clone(), olds[1].clone()], Progress::Converged { wanted: 1 });
+        check("amd64", &[], &olds, Progress::Waiting { running: 0, wanted: 1, reason: String::new() });
+        check("s390x", &[], &olds, Progress::Converged { wanted: 0 });
     }
 
     #[test]

@@ -215,6 +215,22 @@ pub struct Platform {
     pub arch: String,
 }
 
+impl Platform {
+    /// Whether a machine with this operating system and architecture is one.
+    pub fn is_of(&self, os: &str, arch: &str) -> bool {
+        (self.os.is_empty() || self.os == os) && (self.arch.is_empty() || common_arch(&self.arch) == common_arch(arch))
+    }
+}
+
+/// Images and kernels have different names for the same architecture.
+fn common_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// `node.labels.storage==ssd`, or `!=` if `equal` is false.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_model::state::{Node, NodeStatus, Service, Slot, TaskState};
+use weft_model::state::{NodeStatus, Service, Slot, TaskState};
 
 use super::{
     super::{Context, context::MAX_COMMANDS, restart::Restart, slot_tasks::SlotTasks},
-    may_stay,
+    may_stay, takes_tasks_of,
 };
 
 /// Creates a task on each eligible node that has none, and stops tasks on nodes that are down or
@@ -30,10 +30,12 @@ pub(super) fn reconcile_global(
         with_slot.insert(id.clone());
         // A node that takes no new tasks keeps its task, and is skipped by updates. When this task
         // ends, the node gets no new one.
-        tasks.live().next().is_some() || node.is_some_and(Node::takes_tasks)
+        tasks.live().next().is_some() || node.is_some_and(|node| takes_tasks_of(node, service))
     });
-    let without_slot =
-        state.nodes.values().filter(|n| n.takes_tasks() && may_stay(n, service) && !with_slot.contains(&n.id));
+    let without_slot = state
+        .nodes
+        .values()
+        .filter(|n| takes_tasks_of(n, service) && may_stay(n, service) && !with_slot.contains(&n.id));
     for node in without_slot.take(MAX_COMMANDS) {
         ctx.create_task(service, &Slot::Node(node.id.clone()), TaskState::Running, Restart::default());
     }

@@ -66,18 +66,22 @@ fn reconcile_service(service: &Service, tasks: &[&Task], ctx: &mut Context<'_>) 
 }
 
 /// Whether the scheduler may find a node for a new task of this slot. A slot of a global service
-/// has only its own node, which takes no tasks while it is paused.
-fn can_be_placed(slot: &Slot, state: &ClusterState) -> bool {
+/// has only its own node.
+fn can_be_placed(slot: &Slot, service: &Service, state: &ClusterState) -> bool {
     match slot {
         Slot::Replica(_) => true,
-        Slot::Node(id) => state.nodes.get(id).is_some_and(Node::takes_tasks),
+        Slot::Node(id) => state.nodes.get(id).is_some_and(|node| takes_tasks_of(node, service)),
     }
 }
 
-/// Whether tasks of the service may stay on this node.
+/// Whether this node takes new tasks of a global service: not while it is paused, and not if it is
+/// of none of the image's platforms.
+fn takes_tasks_of(node: &Node, service: &Service) -> bool {
+    node.takes_tasks() && schedule::is_of_platform(node, &service.spec.task.placement.platforms)
+}
+
+/// Whether tasks of the service may stay on this node. The platforms do not matter: an old task
+/// runs an image for its node, and an image for none of the nodes must not end it.
 fn may_stay(node: &Node, service: &Service) -> bool {
-    let placement = &service.spec.task.placement;
-    node.spec.availability != Availability::Drain
-        && schedule::satisfies(node, &placement.constraints)
-        && schedule::is_of_platform(node, &placement.platforms)
+    node.spec.availability != Availability::Drain && schedule::satisfies(node, &service.spec.task.placement.constraints)
 }

@@ -37,10 +37,7 @@ impl<'a> Rollout<'a> {
     pub(super) fn new(service: &'a Service, tasks: &[&'a Task], total: usize) -> Self {
         let live = || tasks.iter().filter(|t| is_live(t));
         let is_starting = |t: &&&Task| {
-            t.traffic < Traffic::Active
-                && t.spec == service.spec.task
-                && t.restarts.total == 0
-                && t.status.error.is_empty()
+            t.traffic < Traffic::Active && t.is_current(service) && t.restarts.total == 0 && t.status.error.is_empty()
         };
         Self {
             service,

@@ -59,7 +59,7 @@ pub(super) fn reconcile_slot<'a>(
             ctx.stop_task(old, TaskState::Shutdown);
         }
         (None, Some(old)) if is_placed_well(old) => {
-            let restart = next_attempt(service, slot, old).filter(|_| can_be_placed(slot.slot, state));
+            let restart = next_attempt(service, slot, old).filter(|_| can_be_placed(slot.slot, service, state));
             rollout.outdated.extend(restart.map(|restart| Replacement { slot: slot.slot, old, restart }));
         }
         (None, Some(old)) if failed_attempt(service, slot, old).is_some() => ctx.stop_task(old, TaskState::Shutdown),

@@ -110,7 +110,7 @@ fn progress(
     let ended = slot.tasks.iter().filter(of_update).find(|t| has_failed(t, status, config)).map(|t| t.id.clone());
     // A new task that waits for its paused node is not part of the update.
     let is_new = |t: &&Task| t.version == service.task_version && t.spec == service.spec.task;
-    let new = slot.live().filter(is_new).find(|t| is_placed(t) || can_be_placed(slot.slot, ctx.state));
+    let new = slot.live().filter(is_new).find(|t| is_placed(t) || can_be_placed(slot.slot, service, ctx.state));
     let unplaced = new.filter(|t| {
         let since_ms = t.meta.created_ms.max(status.started_ms);
         !is_placed(t) && ctx.is_due(since_ms.saturating_add(config.monitor_ms.max(PLACE_WAIT_MS)))

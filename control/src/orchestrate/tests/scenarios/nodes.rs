@@ -1,5 +1,7 @@
 //! Nodes that fail, drain, pause or leave, and global services.
 
+use std::cell::Cell;
+
 use weft_model::{
     Command, ServiceId,
     spec::{Availability, Constraint, NodeAttribute, Platform, ServiceMode, UpdateOrder},
@@ -262,8 +264,45 @@ fn a_global_service_runs_on_the_nodes_of_its_platforms() {
     assert!(sim.active(&service).iter().all(|t| t.node.as_ref() != Some(&arm)));
     sim.cluster.update_service(&service, |spec| spec.task.placement.platforms.push(linux("arm64")));
     sim.run_until("all nodes to run it", |sim| sim.active(&service).len() == 3);
+    // The task of a node that the new image is not for stays as it is.
+    let old = sim.state().tasks_on(&arm).next().expect("a task").id.clone();
     sim.cluster.update_service(&service, |spec| spec.task.placement.platforms.truncate(1));
-    sim.run_until("two nodes to run it again", |sim| {
-        sim.active(&service).len() == 2 && sim.state().tasks_on(&arm).all(|t| t.status.state.is_terminal())
+    sim.run_until("the update to be completed", |sim| {
+        sim.state().services[&service].update.as_ref().is_some_and(|status| status.state == UpdateState::Completed)
     });
+    let current = |sim: &Sim| {
+        let service = &sim.state().services[&service];
+        sim.active(&service.id).iter().filter(|t| t.is_current(service)).count()
+    };
+    assert_eq!((sim.active(&service).len(), current(&sim)), (3, 2));
+    // Once it has ended, the node gets no other one.
+    sim.crash(&old);
+    sim.run(60_000);
+    assert_eq!((sim.active(&service).len(), current(&sim)), (2, 2));
+}
+
+/// Tasks that serve are not ended for an image that no node can run.
+#[test]
+fn an_image_for_a_platform_of_no_node_pauses_the_update_of_one_task() {
+    for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
+        let mut sim = Sim::new(2);
+        let mut spec = service_spec("web", 4, &[]);
+        spec.update.order = order;
+        let service = sim.create(spec);
+        sim.run_until("four tasks to serve", |sim| sim.active(&service).len() == 4);
+        sim.cluster.update_service(&service, |spec| {
+            spec.task.container.image = "other".to_owned();
+            spec.task.placement.platforms = vec![Platform { os: "linux".to_owned(), arch: "s390x".to_owned() }];
+        });
+        let fewest = Cell::new(usize::MAX);
+        let count = |sim: &Sim| fewest.set(fewest.get().min(sim.active(&service).len()));
+        sim.run_until("the update to be paused", |sim| {
+            count(sim);
+            sim.state().services[&service].update.as_ref().is_some_and(|status| status.state == UpdateState::Paused)
+        });
+        sim.run(120_000);
+        count(&sim);
+        let expected = if order == UpdateOrder::StopFirst { 3 } else { 4 };
+        assert_eq!(fewest.get(), expected, "{order:?}");
+    }
 }
