@@ -99,6 +99,8 @@ impl Authority for Services {
             let leader = manager.leader_channel().ok_or_else(no_leader)?;
             return AuthorityClient::new(leader).may_leave(request).await;
         }
+        // Anybody may call this, and it asks all managers: one call at a time.
+        let _one_at_a_time = self.absence_check.lock().await;
         manager.confirm_leadership().await.map_err(Status::unavailable)?;
         let refusal = manager.check_absence(&node).await.err().map_or_else(String::new, |reason| reason.to_string());
         Ok(Response::new(MayLeaveReply { refusal }))

@@ -28,6 +28,7 @@ mod logs;
 use std::sync::Arc;
 
 use axum::Router;
+use tokio::sync::Mutex;
 use tonic::{Status, service::Routes};
 
 pub(crate) use bounds::limit as limit_report;
@@ -48,12 +49,14 @@ struct Services {
     context: Arc<Context>,
     /// Sessions run in this group, so that they end with the membership.
     sessions: TaskGroup,
+    /// Held while the other managers are asked on behalf of a caller without a certificate.
+    absence_check: Arc<Mutex<()>>,
     attach_rate: attach::Rate,
 }
 
 /// The services of a node, to be served by [`crate::rpc::serve`]. Sessions run in `sessions`.
 pub(super) fn routes(context: Arc<Context>, sessions: TaskGroup) -> Router {
-    let services = Services { context, sessions, attach_rate: attach::Rate::default() };
+    let services = Services { context, sessions, attach_rate: attach::Rate::default(), absence_check: Arc::default() };
     let mut routes = Routes::builder();
     routes
         .add_service(AuthorityServer::new(services.clone()))

@@ -69,16 +69,17 @@ impl Manager {
     /// # Errors
     /// The reason, if this manager does not lead or no quorum answers.
     pub(in crate::swarm) async fn confirm_leadership(&self) -> Result<u64, String> {
+        // The term may end while the others are asked. Their answers are for the term of before.
+        let term = self.term();
         let (confirmed, _) = self.inner.raft.get_read_log_id().await.map_err(|error| error.to_string())?;
-        Ok(confirmed.map_or(0, |id| id.index).max(self.confirmed_before()))
+        Ok(confirmed.map_or(0, |id| id.index).max(self.confirmed_before(term)))
     }
 
     /// The greatest index that may have been confirmed before this manager's log was opened, if
     /// this manager leads since then without an election. After an election, openraft confirms an
     /// entry of the new term first.
-    fn confirmed_before(&self) -> u64 {
-        let term = self.term();
-        self.inner.led_until.filter(|(led, _)| *led == term).map_or(0, |(_, index)| index)
+    fn confirmed_before(&self, term: u64) -> u64 {
+        self.inner.led_until.filter(|(led, _)| term <= *led).map_or(0, |(_, index)| index)
     }
 
     /// Resolves when this manager leads, and has applied what was confirmed before.
