@@ -14,12 +14,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::image_name::DOCKER_HUB;
@@ -87,9 +87,24 @@ fn settings_file(docker_config: Option<OsString>, home: Option<OsString>) -> Opt
 
 fn settings(file: &Path) -> Result<Settings> {
     match fs::read(file) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Ok(bytes) => read(&bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads JSON in which `null` means absence. An error shows no value: it may be a secret.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    // An error of the syntax shows a position, and no value.
+    let mut value: Value = serde_json::from_slice(bytes)?;
+    remove_nulls(&mut value);
+    serde_json::from_value(value).map_err(|_| anyhow!("a field is missing or has another type than docker writes"))
+}
+
+fn remove_nulls(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        fields.retain(|_, field| !field.is_null());
+        fields.values_mut().for_each(remove_nulls);
     }
 }
 
@@ -156,7 +171,7 @@ fn ask(program: &str, key: &str) -> Result<Option<Entry>> {
         bail!("{program} failed for {key}: {}", answer.trim());
     }
     let answer: HelperAnswer =
-        serde_json::from_slice(&output.stdout).with_context(|| format!("{program} has given an invalid answer"))?;
+        read(&output.stdout).with_context(|| format!("{program} has given an invalid answer"))?;
     Ok(Some(if answer.username == TOKEN_USER {
         Entry { identity_token: answer.secret, ..Entry::default() }
     } else {
@@ -220,6 +235,16 @@ mod tests {
         }
         let error = settings.stored("broken.test").map(|_| ()).expect_err("invalid").to_string();
         assert!(error.contains("broken.test") && !error.contains("no base64"), "{error}");
+    }
+
+    #[test]
+    fn null_means_absence_and_no_error_shows_a_value() {
+        let settings: Settings = read(br#"{"auths": {"r": {"auth": null}}, "credHelpers": null}"#).expect("settings");
+        assert!(settings.stored("r").expect("valid settings").is_none());
+        for json in [r#"{"auths": {"r": "s3cret"}}"#, r#"{"auths": {"r": {"password": 53}}}"#, r#"["s3cret"]"#] {
+            let error = read::<Settings>(json.as_bytes()).map(|_| ()).expect_err(json);
+            assert!(!format!("{error:#}").contains("s3cret") && !format!("{error:#}").contains("53"), "{error:#}");
+        }
     }
 
     #[test]
