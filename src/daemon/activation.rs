@@ -4,10 +4,17 @@
 //! the answer of the next daemon. Without it the engine tries again for 15 s at each container and
 //! each network, and then goes on without the driver.
 
-use std::{os::unix::net::UnixListener, path::Path};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use listenfd::ListenFd;
+
+/// The permissions of others than the owner.
+const OTHERS: u32 = 0o077;
 
 /// Takes over the socket that the service manager has opened at this path, if it has.
 ///
@@ -28,6 +35,13 @@ fn check(listener: UnixListener, path: &Path) -> Result<UnixListener> {
     let found = addr.as_pathname();
     let shown = found.map_or_else(|| "a socket without a path".to_owned(), |found| found.display().to_string());
     ensure!(found == Some(path), wrong(&shown, path));
+    let mode = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.permissions().mode();
+    ensure!(
+        mode & OTHERS == 0,
+        "other users than root may connect to {}, which moves containers between networks: use SocketMode=0600 in \
+         the socket unit",
+        path.display()
+    );
     Ok(listener)
 }
 
@@ -48,7 +62,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (path, other) = (dir.path().join("weft.sock"), dir.path().join("other.sock"));
         let bind = |path| UnixListener::bind(path).expect("a socket");
-        check(bind(&path), &path).expect("its own socket");
+        let own = bind(&path);
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("permissions");
+        mode(0o660);
+        let refused = check(own.try_clone().expect("a socket"), &path).expect_err("open to a group").to_string();
+        assert!(refused.contains("SocketMode=0600"), "{refused}");
+        mode(0o600);
+        check(own, &path).expect("its own socket");
         let refused = check(bind(&other), &path).expect_err("another socket").to_string();
         for part in ["passes", "other.sock", "ListenStream=", "weft.sock"] {
             assert!(refused.contains(part), "{refused}");

@@ -5,7 +5,10 @@ use std::{
     collections::BTreeSet,
     fs, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::unix::{fs::MetadataExt as _, net::UnixListener},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::UnixListener,
+    },
     panic,
     path::Path,
     thread,
@@ -123,6 +126,7 @@ pub(crate) fn failures() -> Group {
             failure::tasks_of_a_lost_node_are_replaced_and_get_no_traffic,
             engines_and_daemons_are_killed_in_every_order,
             an_engine_waits_for_a_daemon_whose_socket_the_service_manager_holds,
+            an_engine_that_keeps_its_containers_restarts_without_a_trace,
         ],
     }
 }
@@ -350,6 +354,7 @@ fn an_engine_waits_for_a_daemon_whose_socket_the_service_manager_holds(lab: &Lab
     let path = contract::engine_plugins(&node).join("weft.sock");
     fs::remove_file(&path)?;
     let plugin = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     let held = fs::symlink_metadata(&path)?.ino();
     thread::scope(|scope| {
         let engine = scope.spawn(|| lab.start_engine(&node));
@@ -380,6 +385,49 @@ fn an_engine_waits_for_a_daemon_whose_socket_the_service_manager_holds(lab: &Lab
     lab.kill_daemon(&node)?;
     lab.start(&node)?;
     lab.wait_ready("n1", 3)
+}
+
+/// With live restore the engine takes its containers over again, and asks the driver nothing.
+fn an_engine_that_keeps_its_containers_restarts_without_a_trace(lab: &Lab) -> Result<()> {
+    const KEEP: &[&str] = &["--live-restore"];
+    let node = failure::follower(lab)?;
+    let settled = |what: &str| {
+        eventually(ENGINE_TIMEOUT, &format!("{what}: the containers of {node} are its tasks"), || {
+            let tasks = lab.wait_running("n1", "whoami", 3).and_then(|tasks| {
+                containers_are_tasks(lab, &node)?;
+                Ok(tasks)
+            });
+            tasks.map_err(|error| format!("{error:#}"))
+        })
+    };
+    lab.kill_engine(&node)?;
+    lab.start_engine_with(&node, KEEP)?;
+    let tasks = settled("started with live restore");
+    ensure!(tasks.iter().any(|task| task.node == node), "no task is on {node}: {tasks:?}");
+    all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, ENGINE_TIMEOUT);
+    task_of(lab, "probe")?;
+
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
+    lab.kill_engine(&node)?;
+    lab.start_engine_with(&node, KEEP)?;
+    let after = settled("restarted with live restore");
+    lab.kill_daemon(&node)?;
+    lab.kill_engine(&node)?;
+    lab.start_engine_with(&node, KEEP)?;
+    lab.start(&node)?;
+    lab.wait_ready("n1", 3)?;
+    let last = settled("restarted with the daemon");
+    ensure!(task_names(&tasks) == task_names(&after), "{tasks:?} became {after:?}");
+    ensure!(task_names(&tasks) == task_names(&last), "{tasks:?} became {last:?}");
+    loads.expect_no_errors()?;
+    for task in &last {
+        let answer = lab.lookup(task, contract::EXTERNAL_NAME, RecordType::A)?;
+        ensure!(answer.addrs() == [IpAddr::from(contract::EXTERNAL_V4)], "{}: {answer:?}", task.name());
+    }
+    lab.kill_engine(&node)?;
+    lab.start_engine(&node)?;
+    settled("started without live restore");
+    Ok(())
 }
 
 fn the_service_is_scaled_back_to_three_tasks(lab: &Lab) -> Result<()> {

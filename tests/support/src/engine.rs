@@ -80,7 +80,7 @@ pub(crate) fn start_all(nodes: impl Iterator<Item = String>) -> Result<BTreeMap<
     }
     let start = |node: String| {
         let engine = Engine::create(&node)?;
-        engine.start()?;
+        engine.start(&[])?;
         Ok((node, engine))
     };
     thread::scope(|scope| {
@@ -122,11 +122,12 @@ impl Engine {
         &self.socket
     }
 
-    /// Starts the engine. Returns when it serves its socket.
+    /// Starts the engine, with these options of dockerd besides the lab's own. Returns when it
+    /// serves its socket.
     ///
     /// # Errors
     /// When dockerd is not installed, is already running, or does not serve within a minute.
-    pub(crate) fn start(&self) -> Result<()> {
+    pub(crate) fn start(&self, options: &[&str]) -> Result<()> {
         ensure!(self.running().is_empty(), "the engine of {} is already running", self.node);
         // The processes of a killed engine have left their ids. The kernel may have given such an
         // id to another process, and the engine would then take that for a running engine.
@@ -138,7 +139,7 @@ impl Engine {
                 _ => {}
             }
         }
-        let pid = self.spawn()?.id();
+        let pid = self.spawn(options)?.id();
         let is_done = || docker::is_serving(&self.socket) || !process::is_running(pid);
         match wait::poll(START_TIMEOUT, || is_done().then(|| docker::is_serving(&self.socket))) {
             Some(true) => Ok(()),
@@ -152,7 +153,7 @@ impl Engine {
         }
     }
 
-    fn spawn(&self) -> Result<Child> {
+    fn spawn(&self, options: &[&str]) -> Result<Child> {
         let path = self.log();
         let log = File::options().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("cannot open {}", path.display()))?;
@@ -174,6 +175,7 @@ impl Engine {
             .args(["--label", &format!("lab-start={}", self.starts.fetch_add(1, Ordering::Relaxed) + 1)])
             // The engine's default network is IPv4 only.
             .arg("--ip6tables=false")
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

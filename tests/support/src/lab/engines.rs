@@ -34,7 +34,12 @@ impl Lab {
     /// # Errors
     /// When the engine is already running or does not start, or as [`Lab::engine`].
     pub fn start_engine(&self, node: &str) -> Result<()> {
-        self.engine_of(node)?.start()
+        self.engine_of(node)?.start(&[])
+    }
+
+    /// Like [`Lab::start_engine`], with these options of dockerd besides the lab's own.
+    pub fn start_engine_with(&self, node: &str, options: &[&str]) -> Result<()> {
+        self.engine_of(node)?.start(options)
     }
 
     /// Creates [`docker::TOOLS_IMAGE`] in all engines at the same time.
