@@ -22,13 +22,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use weft_lab::{CLIENT, Lab, LabOptions, Runtime, Task, api, contract, http, netns};
 
-use super::{Args, programs::Runner};
+use super::{Args, programs::Runner, steps};
 use crate::{cargo, machine, setup, ui::Ui};
 
+const BENCH: &str = "control";
 /// The published port of the service.
 const PORT: u16 = 8080;
 /// The time in which a new service must answer.
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let cleaned = ui.step("remove the lab", |_| Lab::remove());
     lines.extend(measured?);
     cleaned?;
-    report(&lines, args.json)
+    steps::report(BENCH, &lines, args.json)
 }
 
 /// Builds weft and the program of the first part. Returns the path of weft.
@@ -125,12 +125,13 @@ fn rounds(weft: &Path, runner: &Runner, count: u64) -> Result<Vec<Value>> {
             times.entry(name).or_default().push(duration.as_secs_f64() * 1e3);
         }
     }
-    let mut lines: Vec<Value> = times.into_iter().filter_map(|(name, values)| summary(name, values)).collect();
+    let mut lines: Vec<Value> =
+        times.into_iter().filter_map(|(name, values)| steps::summary(BENCH, name, values)).collect();
     if let Some(before) = before {
         let after = settled_usages(&lab, runner, &links)?;
         for ((node, before), (_, after)) in before.into_iter().zip(after) {
             lines.push(json!({
-                "bench": "control",
+                "bench": BENCH,
                 "case": format!("{node} after {} rounds", count - warm_up),
                 "descriptors": [before.descriptors, after.descriptors],
                 "memory_kib": [before.memory_kib, after.memory_kib],
@@ -302,51 +303,4 @@ fn wait_for_answer(runner: &Runner, namespace: &Path, addr: SocketAddr) -> Resul
             Err(_) => runner.pause(POLL)?,
         }
     }
-}
-
-fn summary(name: &str, mut values: Vec<f64>) -> Option<Value> {
-    values.sort_by(f64::total_cmp);
-    let rounded = |value: f64| (value * 10.0).round() / 10.0;
-    let (min, max) = (*values.first()?, *values.last()?);
-    let median = values[values.len() / 2];
-    Some(json!({
-        "bench": "control",
-        "case": name,
-        "ms": rounded(median),
-        "min": rounded(min),
-        "max": rounded(max),
-        "rounds": values.len(),
-    }))
-}
-
-/// Prints the table or the JSON lines, and writes the JSON file.
-fn report(lines: &[Value], as_json: bool) -> Result<()> {
-    let json: Vec<String> = lines.iter().map(Value::to_string).collect();
-    if as_json {
-        json.iter().for_each(|line| println!("{line}"));
-    } else {
-        println!("{}", table(lines));
-    }
-    let file = cargo::root().join("target/bench/control.jsonl");
-    fs::create_dir_all(file.parent().context("a folder")?)?;
-    fs::write(&file, json.join("\n") + "\n").with_context(|| format!("cannot write {}", file.display()))
-}
-
-fn table(lines: &[Value]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["step", "ms (median)", "details"]);
-    for line in lines {
-        let skipped = ["bench", "case", "ms"];
-        let details = line.as_object().into_iter().flatten().filter(|(key, _)| !skipped.contains(&key.as_str()));
-        let details: Vec<String> = details.map(|(key, value)| format!("{key} {value}")).collect();
-        let text =
-            |key: &str| line.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-        table.add_row([
-            Cell::new(text("case").unwrap_or_default()),
-            Cell::new(text("ms").unwrap_or_default()).set_alignment(CellAlignment::Right),
-            Cell::new(details.join(", ")),
-        ]);
-    }
-    table
 }

@@ -15,7 +15,9 @@ mod peers;
 mod swarm;
 mod mesh;
 mod dns;
+mod steps;
 mod control;
+mod containers;
 mod overlay;
 
 use std::path::PathBuf;
@@ -32,6 +34,8 @@ enum Subject {
     Dns,
     /// The control plane: a /16 with 10,000 tasks, and networks that come and go.
     Control,
+    /// Containers on a network of the cluster, on the engine's own networks, and as tasks.
+    Containers,
     /// An overlay network between two nodes: clear, and encrypted by several WireGuard devices.
     Overlay,
 }
@@ -60,7 +64,8 @@ pub(crate) struct Args {
     /// CPU time.
     #[arg(long, value_enum, conflicts_with_all = ["json", "rounds", "cases"])]
     profile: Option<Case>,
-    /// How many times `control` creates, uses and removes a network.
+    /// How many times `control` creates, uses and removes a network, and `containers` a container
+    /// of each kind.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     count: u64,
     /// The binary to run. Without this option a release build is made.
@@ -84,6 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Subject::Mesh => mesh::run(args),
         Subject::Dns => dns::run(args),
         Subject::Control => control::run(args),
+        Subject::Containers => containers::run(args),
         Subject::Overlay => overlay::run(args),
     }
 }
