@@ -103,6 +103,12 @@ fn containers_services_and_tasks_reach_each_other_by_name(lab: &Lab) -> Result<(
         reaches(lab, &probe.node, &probe.container, host);
     }
     ensure!(shown_on(lab, "n1", "app")?.contains("box"), "the network shows its container");
+    let network = lab.docker_ok("n1", &["network", "inspect", "--format", "{{.Id}}", "app"])?;
+    let format = "{{range $name, $on := .NetworkSettings.Networks}}{{$name}} {{$on.NetworkID}}{{end}}";
+    let shown = lab.docker_ok("n1", &["inspect", "--format", format, "box"])?;
+    ensure!(shown.trim() == format!("app {}", network.trim()), "the container is on {shown} instead of {network}");
+    let listed = lab.docker_ok("n1", &["ps", "--filter", "network=app", "--format", "{{.Names}}"])?;
+    ensure!(listed.lines().any(|name| name == "box"), "{listed}");
     ensure!(lab.docker_ok("n1", &["network", "inspect", "--format", "{{.Attachable}}", "app"])?.trim() == "true");
     remove(lab, "n1", "box")?;
     remove(lab, "n2", "deck")?;
