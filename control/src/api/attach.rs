@@ -21,7 +21,11 @@
 //! when the node reports that the container is gone, so nothing here follows the removal of
 //! containers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -31,15 +35,19 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync,
+    time::{Instant, sleep, timeout},
+};
 use weft_model::{
-    CONTAINER_GATEWAY_OPTION, CONTAINER_LINK_OPTION, CONTAINER_OPTION, NetworkId, NodeId, NodePlan, Rejection, TaskId,
+    CONTAINER_GATEWAY_OPTION, CONTAINER_LINK_OPTION, CONTAINER_OPTION, NetworkId, NodeId, NodePlan, Rejection,
+    TASK_LABEL, TaskId,
     command::{AttachContainer, ObjectKind, WantedLink},
     plan::NetworkPlan,
     state::{ContainerIdentity, Network},
 };
 
-use super::{Api, body, engine, error::ApiError, features, find, query::Params, wire::fields};
+use super::{Api, body, docker_networks, engine, error::ApiError, features, find, query::Params, wire::fields};
 use crate::swarm::{ProposeError, SwarmError};
 
 /// How long a request waits for an address that was freed a moment ago: that of a container which
@@ -48,7 +56,8 @@ const QUARANTINE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long it waits for an address that another container has: it may have been removed a moment
 /// ago.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
-const QUARANTINE_POLL: Duration = Duration::from_millis(200);
+/// The pause before the next attempt. Each one costs a log entry.
+const QUARANTINE_POLL: Duration = Duration::from_millis(500);
 /// How long a request waits until the plan of this node has a network that was created a moment
 /// ago.
 const PLAN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,8 +65,6 @@ const PLAN_TIMEOUT: Duration = Duration::from_secs(5);
 const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The fewest characters of an id by which a network is found.
 const SHORT_ID_LEN: usize = 12;
-/// The label of containers that are tasks.
-const TASK_LABEL: &str = "weft.task";
 /// Largest answer of the engine to the creation of a container, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -113,6 +120,38 @@ struct Connection {
     endpoint_config: Option<Endpoint>,
 }
 
+/// Requests that connect and disconnect one container wait for each other. Two that run at once
+/// would give the container two ids, or the one that fails would free the address of the other.
+#[derive(Debug, Default)]
+pub(super) struct Locks(Mutex<BTreeMap<String, Weak<sync::Mutex<()>>>>);
+
+impl Locks {
+    /// The lock of the container with this id in the engine.
+    fn of(&self, container: &str) -> Arc<sync::Mutex<()>> {
+        // Each change is complete before anything can panic.
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let known = locks.get(container).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let lock = Arc::default();
+            locks.insert(container.to_owned(), Arc::downgrade(&lock));
+            lock
+        })
+    }
+}
+
+/// Refuses a body whose parts are not the objects that they must be. Lists would be read as
+/// structures by their order.
+fn check_objects(body: &Value, parts: &[&str]) -> Result<(), ApiError> {
+    let is_wrong = |part: &&&str| body.pointer(part).is_some_and(|value| !value.is_object() && !value.is_null());
+    match parts.iter().find(is_wrong) {
+        Some(part) => {
+            Err(ApiError::Invalid(format!("invalid JSON: {} must be an object", part.trim_start_matches('/'))))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Creates a container. If the request names networks of the cluster, the container gets an address
 /// on each of them.
 pub(super) async fn create(State(api): State<Api>, params: Params, request: Request) -> Result<Response, ApiError> {
@@ -123,20 +162,21 @@ pub(super) async fn create(State(api): State<Api>, params: Params, request: Requ
     // A body that is no JSON is refused by the engine.
     let Ok(mut body) = body::parse(&bytes) else { return forward(&api, parts, bytes).await };
     let creation: Creation = fields::read(&mut body)?;
+    check_objects(&body, &["", "/HostConfig", "/NetworkingConfig", "/NetworkingConfig/EndpointsConfig"])?;
     let Some(mut wanted) = Wanted::of_creation(&api, &creation).await? else {
         return forward(&api, parts, bytes).await;
     };
-    let id = TaskId::from_random(rand::random());
+    let id = TaskId::from_random(crate::host::random());
     let gateway = wanted.others == 0;
     let endpoints = wanted.attach(&api, &id, None, gateway).await?;
     rewrite(&mut body, &wanted, endpoints);
     let networks: Vec<NetworkId> = wanted.networks.iter().map(|wanted| wanted.plan.id.clone()).collect();
     let answered = forward(&api, parts, body.to_string()).await;
-    let created = match answered {
-        Ok(response) if response.status().is_success() => response,
-        failed => {
+    let created = match answered? {
+        response if response.status().is_success() => response,
+        refusal => {
             release(&api, &id, networks).await;
-            return failed;
+            return Ok(refusal);
         }
     };
     let (parts, answer) = created.into_parts();
@@ -157,11 +197,19 @@ pub(super) async fn connect(
     Path(network): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let Some(network) = resolve(&api, &network).await? else { return engine::forward(State(api), request).await };
+    let Some(network) = resolve(&api, &network).await? else {
+        refuse_hidden(&api, &network).await?;
+        return engine::forward(State(api), request).await;
+    };
     let (parts, bytes) = body::read(request).await?;
     let mut body = body::parse(&bytes)?;
     let mut connection: Connection = fields::read(&mut body)?;
+    check_objects(&body, &["", "/EndpointConfig"])?;
     let container = Container::find(&api, connection.container.as_deref().unwrap_or_default()).await?;
+    let lock = api.attaching.of(&container.identity.container);
+    let _one_at_a_time = lock.lock().await;
+    // What it is on may have changed meanwhile.
+    let container = Container::find(&api, &container.identity.container).await?;
     container.refuse_task()?;
     let docker_network = docker_network(&api, &network).await?;
     if container.is_on(&docker_network, network.name.as_str()) {
@@ -172,7 +220,7 @@ pub(super) async fn connect(
     let endpoint = connection.endpoint_config.take().unwrap_or_default();
     let mut wanted = Wanted { networks: Vec::new(), others: container.others };
     wanted.add(String::new(), network.clone(), &endpoint, docker_network.clone())?;
-    let id = container.id.clone().unwrap_or_else(|| TaskId::from_random(rand::random()));
+    let id = container.id.clone().unwrap_or_else(|| TaskId::from_random(crate::host::random()));
     let gateway = container.others == 0;
     let mut endpoints = wanted.attach(&api, &id, Some(container.identity.clone()), gateway).await?;
     let settings = body.as_object_mut().map(|body| body.entry("EndpointConfig").or_insert(Value::Null));
@@ -182,17 +230,15 @@ pub(super) async fn connect(
     let parts = with_path(parts, &format!("/networks/{docker_network}/connect"))?;
     let answered = forward(&api, parts, body.to_string()).await;
     let networks = vec![network.id];
-    match answered {
-        Ok(response) if response.status().is_success() => {
-            let ContainerIdentity { container, name } = container.identity;
-            confirm(&api, &id, &container, &name, networks).await?;
-            Ok(response)
-        }
-        failed => {
-            release(&api, &id, networks).await;
-            failed
-        }
+    // If the connection to the engine has failed, the container may be connected.
+    let response = answered?;
+    if response.status().is_success() {
+        let ContainerIdentity { container, name } = container.identity;
+        confirm(&api, &id, &container, &name, networks).await?;
+    } else {
+        release(&api, &id, networks).await;
     }
+    Ok(response)
 }
 
 /// Disconnects a container from a network. Its address is free then.
@@ -201,11 +247,17 @@ pub(super) async fn disconnect(
     Path(network): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let Some(network) = resolve(&api, &network).await? else { return engine::forward(State(api), request).await };
+    let Some(network) = resolve(&api, &network).await? else {
+        refuse_hidden(&api, &network).await?;
+        return engine::forward(State(api), request).await;
+    };
     let (parts, bytes) = body::read(request).await?;
     let mut body = body::parse(&bytes)?;
     let connection: Connection = fields::read(&mut body)?;
     let container = Container::find(&api, connection.container.as_deref().unwrap_or_default()).await?;
+    let lock = api.attaching.of(&container.identity.container);
+    let _one_at_a_time = lock.lock().await;
+    let container = Container::find(&api, &container.identity.container).await?;
     container.refuse_task()?;
     let docker_network = docker_network(&api, &network).await?;
     let parts = with_path(parts, &format!("/networks/{docker_network}/disconnect"))?;
@@ -248,7 +300,10 @@ impl Wanted {
         let mut mode_is_cluster = false;
         let default = Endpoint::default();
         let given = endpoints.into_iter().flatten().map(|(key, endpoint)| (key.as_str(), endpoint.as_ref()));
-        let mode_alone = (!endpoints.is_some_and(|endpoints| endpoints.contains_key(mode))).then_some((mode, None));
+        // Beside chosen endpoints, a mode that the engine would replace by them does not count.
+        let has_endpoints = endpoints.is_some_and(|endpoints| !endpoints.is_empty());
+        let is_listed = endpoints.is_some_and(|endpoints| endpoints.contains_key(mode));
+        let mode_alone = (!(is_listed || has_endpoints && is_builtin(mode))).then_some((mode, None));
         for (key, endpoint) in given.chain(mode_alone) {
             match resolve(api, key).await? {
                 Some(network) => {
@@ -256,7 +311,10 @@ impl Wanted {
                     let docker_network = docker_network(api, &network).await?;
                     wanted.add(key.to_owned(), network, endpoint.unwrap_or(&default), docker_network)?;
                 }
-                None => wanted.others += 1,
+                None => {
+                    refuse_hidden(api, key).await?;
+                    wanted.others += 1;
+                }
             }
         }
         if wanted.networks.is_empty() {
@@ -423,8 +481,7 @@ impl Container {
 /// The network of the cluster with this name or id. `None` if there is none, and for the engine's
 /// own networks.
 async fn resolve(api: &Api, text: &str) -> Result<Option<NetworkPlan>, ApiError> {
-    let is_builtin = matches!(text, "" | "default" | "bridge" | "host" | "none") || text.starts_with("container:");
-    if is_builtin || api.node_id().is_none() {
+    if is_builtin(text) || api.node_id().is_none() {
         return Ok(None);
     }
     let mut plans = api.member.plans();
@@ -446,8 +503,13 @@ async fn resolve(api: &Api, text: &str) -> Result<Option<NetworkPlan>, ApiError>
     }
     // A worker knows the networks of its plan.
     let find = |plan: &Option<Arc<NodePlan>>| {
-        let mut networks = plan.iter().flat_map(|plan| &plan.networks);
-        networks.find(|network| network.id.as_str() == text || network.name.as_str() == text).cloned()
+        let networks = || plan.iter().flat_map(|plan| &plan.networks);
+        let named = networks().find(|network| network.id.as_str() == text || network.name.as_str() == text);
+        let by_prefix = || {
+            let mut found = networks().filter(|n| text.len() >= SHORT_ID_LEN && n.id.as_str().starts_with(text));
+            found.next().filter(|_| found.next().is_none())
+        };
+        named.or_else(by_prefix).cloned()
     };
     let known = find(&plans.borrow());
     if known.is_some() || engine::find(api, &format!("/networks/{}", engine::encoded(text))).await?.is_some() {
@@ -458,6 +520,19 @@ async fn resolve(api: &Api, text: &str) -> Result<Option<NetworkPlan>, ApiError>
     Ok(waited.ok().and_then(Result::ok).and_then(|plan| find(&plan)))
 }
 
+/// Refuses the name or the id of a docker network that stands for one of the cluster.
+async fn refuse_hidden(api: &Api, text: &str) -> Result<(), ApiError> {
+    if is_builtin(text) || !docker_networks::hides(api, text).await? {
+        return Ok(());
+    }
+    Err(ApiError::NotFound { kind: ObjectKind::Network, name: text.to_owned() })
+}
+
+/// Whether this is the mode of a container that is on no network that a user has created.
+fn is_builtin(text: &str) -> bool {
+    matches!(text, "" | "default" | "bridge" | "host" | "none") || text.starts_with("container:")
+}
+
 /// The docker network of a network of the cluster.
 async fn docker_network(api: &Api, network: &NetworkPlan) -> Result<String, ApiError> {
     let Some(networks) = api.node.networks.as_ref().filter(|_| api.node.engine.is_some()) else {
@@ -466,7 +541,11 @@ async fn docker_network(api: &Api, network: &NetworkPlan) -> Result<String, ApiE
     networks.docker_network(network).await.map_err(ApiError::Unavailable)
 }
 
-/// Records how the engine calls the container, and that it is on the networks.
+/// Records how the engine calls the container, and that it is on the networks. If no manager
+/// answers, the node's next report says so.
+///
+/// # Errors
+/// If the cluster refuses it.
 async fn confirm(api: &Api, id: &TaskId, container: &str, name: &str, present: Vec<NetworkId>) -> Result<(), ApiError> {
     let name = match name.trim_start_matches('/') {
         "" => Container::find(api, container).await?.identity.name,
@@ -475,7 +554,14 @@ async fn confirm(api: &Api, id: &TaskId, container: &str, name: &str, present: V
     let identity = Some(ContainerIdentity { container: container.to_owned(), name });
     let node = NodeId::from_random(0);
     let attach = AttachContainer { node, id: id.clone(), identity, networks: Vec::new(), present };
-    Ok(api.member.attach(attach).await?)
+    match api.member.attach(attach).await {
+        Err(error @ SwarmError::Change(ProposeError::Rejected(_))) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(container = %id, %error, "cannot confirm the networks of a container now");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Frees the addresses of a container. If that fails, they are freed after what the node reports.
@@ -530,4 +616,19 @@ async fn forward(api: &Api, mut parts: Parts, body: impl Into<axum::body::Bytes>
     parts.headers.remove(header::TRANSFER_ENCODING);
     parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
     engine::forward(State(api.clone()), Request::from_parts(parts, Body::from(bytes))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_container_has_a_lock_while_a_request_holds_it() {
+        let locks = Locks::default();
+        let (one, again, other) = (locks.of("one"), locks.of("one"), locks.of("other"));
+        assert!(Arc::ptr_eq(&one, &again) && !Arc::ptr_eq(&one, &other));
+        drop((one, again));
+        drop(locks.of("other"));
+        assert_eq!(locks.0.lock().expect("no panic").keys().collect::<Vec<_>>(), ["other"]);
+    }
 }

@@ -102,6 +102,7 @@ struct Api {
     member: Arc<dyn Member>,
     node: Arc<LocalNode>,
     announced: Arc<Announced>,
+    attaching: Arc<attach::Locks>,
 }
 
 impl Api {
@@ -152,7 +153,7 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
 }
 
 fn routes_with(member: Arc<dyn Member>, node: LocalNode, announced: Arc<Announced>) -> Router {
-    let api = Api { member, node: Arc::new(node), announced: Arc::clone(&announced) };
+    let api = Api { member, node: Arc::new(node), announced: Arc::clone(&announced), attaching: Arc::default() };
     let routes = Router::new()
         .route("/info", get(system::info))
         .route("/events", get(events::stream))

@@ -21,7 +21,7 @@ use weft_model::{
         NetworkPlan, NodePlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
     },
     spec::{ContainerSpec, Labels, Protocol, RegistryAuth, Role},
-    state::{Node, Service, Task, TaskState, Traffic},
+    state::{Node, NodeStatus, Service, Task, TaskState, Traffic},
 };
 
 /// The plan of `node`. `None` if the node is not a member of the cluster.
@@ -227,10 +227,13 @@ fn attached(state: &ClusterState, node: &Node) -> Vec<AttachedPlan> {
         .collect()
 }
 
+/// The names of the containers whose nodes are up. Others do not answer.
 fn attached_names(state: &ClusterState) -> Vec<AttachedName> {
+    let is_up = |node: &NodeId| state.nodes.get(node).is_some_and(|node| node.status != NodeStatus::Down);
     let mut names: Vec<_> = state
         .attached
         .values()
+        .filter(|container| is_up(&container.node))
         .filter_map(|container| Some((container, container.identity.as_ref()?)))
         .flat_map(|(container, identity)| {
             container.links.iter().map(|link| AttachedName {

@@ -245,3 +245,39 @@ async fn unused_networks_are_pruned() {
     let [(path, _)] = &engine.seen()[..] else { panic!("one request") };
     assert!(path.contains("label%21") && path.contains("weft.network"), "{path}");
 }
+
+#[tokio::test]
+async fn a_mode_that_chosen_networks_replace_does_not_count() {
+    let engine = Engine::default();
+    let (_dir, api) = engine.manager().await;
+    for mode in [json!({}), json!({"NetworkMode": "default"}), json!({"NetworkMode": ""})] {
+        let endpoints = json!({"EndpointsConfig": {"app": {}}});
+        let body = json!({"Image": "x", "HostConfig": mode, "NetworkingConfig": endpoints});
+        api.post("/v1.47/containers/create?name=shell", body).await;
+        let [(_, body)] = &engine.seen()[..] else { panic!("one request") };
+        let options = &body["NetworkingConfig"]["EndpointsConfig"]["docker-app"]["DriverOpts"];
+        assert_eq!(options[CONTAINER_GATEWAY_OPTION], "1", "{body}");
+    }
+}
+
+#[tokio::test]
+async fn odd_bodies_and_networks_of_the_engine_that_stand_for_others_are_refused() {
+    let engine = Engine::default();
+    let (_dir, api) = engine.manager().await;
+    for body in [json!({"HostConfig": {"NetworkMode": "app"}, "NetworkingConfig": []}), json!({"HostConfig": ["app"]})]
+    {
+        api.refused(Method::POST, "/containers/create", Some(body), 400, "must be an object").await;
+    }
+    let body = json!({"Container": "shell", "EndpointConfig": []});
+    api.refused(Method::POST, "/networks/app/connect", Some(body), 400, "must be an object").await;
+
+    let docker_network = json!({"Name": "app", "Id": "d1", "Labels": {"weft.network": "an id"}});
+    engine.set(StatusCode::CREATED, docker_network);
+    let connection = Some(json!({"Container": "shell"}));
+    for path in ["/networks/d1/connect", "/networks/d1/disconnect"] {
+        api.refused(Method::POST, path, connection.clone(), 404, "no such network: d1").await;
+    }
+    let body = json!({"Image": "x", "HostConfig": {"NetworkMode": "d1"}});
+    api.refused(Method::POST, "/containers/create", Some(body), 404, "no such network: d1").await;
+    assert!(engine.seen().is_empty() && attached(&api).is_empty());
+}

@@ -147,6 +147,10 @@ fn all_nodes_know_the_addresses_and_names_of_a_container() {
     let name = AttachedName { network, addr, identity: identity("shell"), aliases: vec!["db".to_owned()] };
     assert_eq!((plan.attached_names, plan.attached.len()), (vec![name], 0));
     assert!(plan.endpoints.iter().any(|endpoint| (&endpoint.task, endpoint.addr) == (&id, addr)));
+    // A node that is down keeps the address, and no name leads to it.
+    cluster.status(&node, weft_model::state::NodeStatus::Down);
+    let plan = planned(&cluster);
+    assert_eq!((plan.attached_names, addr_of(&cluster, &id)), (vec![], addr));
 }
 
 #[test]

@@ -27,6 +27,8 @@ use crate::{
 /// container takes two.
 const MAX_CALLS: usize = 200;
 const CALLS_WITHIN_MS: u64 = 10_000;
+/// Largest change, in octets: the names and aliases of one container on all its networks.
+const MAX_CHANGE_BYTES: usize = 64 << 10;
 
 /// When each node has called last, on the monotonic clock.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +59,9 @@ pub(super) async fn answer(
         return Err(removed(&caller));
     }
     let AttachRequest { id, command } = request.into_inner();
+    if command.len() > MAX_CHANGE_BYTES {
+        return Err(Status::invalid_argument(format!("a change of a container has {MAX_CHANGE_BYTES} octets at most")));
+    }
     let id = id.as_ref().try_into().map_err(|_| Status::invalid_argument("a proposal id has 16 bytes"))?;
     let command: Command =
         codec::decode(&codec::COMMAND, &command).map_err(|e| Status::invalid_argument(e.to_string()))?;
