@@ -6,7 +6,8 @@
 //! is inspected for.
 //!
 //! Invariant: a pass never waits for a container that waits for the pass. While the engine starts a
-//! container, it answers no question about it.
+//! container, it answers no question about it. What it has said before is then used for the links,
+//! but it is not reported: the leader would free the address of a link that was just made.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +37,17 @@ const START_ATTEMPTS: u32 = 5;
 /// How long the engine has for a question about one container while it starts any container: it may
 /// be this one.
 const STARTING_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// What is known of one container.
+#[derive(Debug)]
+enum Answer {
+    /// The engine has said it in this pass. `None`: the container does not exist, or is on no
+    /// network of the cluster as weft connects it.
+    New(Option<ObservedContainer>),
+    /// The engine has not answered in this pass, and has said this last. `None`: it has said
+    /// nothing before.
+    Old(Option<ObservedContainer>),
+}
 
 impl Engine {
     pub(super) async fn observe_attached(&self) -> Result<ObservedContainers, RuntimeError> {
@@ -92,13 +104,7 @@ impl Engine {
         }
     }
 
-    /// `None` inside: the container is on no network of the cluster as weft connects it. An error:
-    /// the engine does not answer, and has never answered before.
-    async fn observe_other(
-        &self,
-        listed: ContainerSummary,
-        networks: &BTreeMap<String, NetworkId>,
-    ) -> Result<Option<ObservedContainer>, ()> {
+    async fn observe_other(&self, listed: ContainerSummary, networks: &BTreeMap<String, NetworkId>) -> Answer {
         let id = listed.id.clone().unwrap_or_default();
         let is_running = listed.state == Some(ContainerSummaryStateEnum::RUNNING);
         let known = self.known_attached().get(&id).cloned();
@@ -107,7 +113,7 @@ impl Engine {
                 self.starts.end_of_user(&known.id);
             }
             if self.starts.netns(&known.id).is_some() {
-                return Ok(Some(known));
+                return Answer::Old(Some(known));
             }
         }
         let blocked = async {
@@ -115,9 +121,12 @@ impl Engine {
             sleep(STARTING_TIMEOUT).await;
         };
         let inspected = tokio::select! {
-            inspected = self.inspect(&id) => inspected.map_err(drop)?,
-            () = blocked => return self.known_attached().get(&id).cloned().map(Some).ok_or(()),
-            () = sleep(INSPECT_TIMEOUT) => return self.known_attached().get(&id).cloned().map(Some).ok_or(()),
+            inspected = self.inspect(&id) => match inspected {
+                Ok(inspected) => inspected,
+                Err(_) => return Answer::Old(None),
+            },
+            () = blocked => return Answer::Old(self.known_attached().get(&id).cloned()),
+            () = sleep(INSPECT_TIMEOUT) => return Answer::Old(self.known_attached().get(&id).cloned()),
         };
         let observed = inspected.and_then(|inspected| read(&inspected, networks));
         match &observed {
@@ -129,13 +138,16 @@ impl Engine {
             }
             None => drop(self.known_attached().remove(&id)),
         }
-        Ok(observed)
+        Answer::New(observed)
     }
 
     /// Adds what is known of the starts that are in progress.
-    fn with_starts(&self, observed: Vec<Result<Option<ObservedContainer>, ()>>) -> ObservedContainers {
-        let mut complete = observed.iter().all(Result::is_ok);
-        let mut containers: Vec<_> = observed.into_iter().filter_map(|observed| observed.ok().flatten()).collect();
+    fn with_starts(&self, observed: Vec<Answer>) -> ObservedContainers {
+        let mut complete = observed.iter().all(|answer| matches!(answer, Answer::New(_)));
+        let containers = observed.into_iter().filter_map(|answer| match answer {
+            Answer::New(container) | Answer::Old(container) => container,
+        });
+        let mut containers: Vec<_> = containers.collect();
         let running = containers.iter().filter_map(|container| match &container.netns {
             TaskNetns::At(netns) => Some((container.id.clone(), netns.clone())),
             _ => None,
@@ -203,9 +215,100 @@ fn read(inspected: &ContainerInspectResponse, networks: &BTreeMap<String, Networ
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{ContainerState, EndpointSettings, HostConfig, NetworkSettings, RestartPolicy};
+    use std::{path::Path, sync::Arc};
 
-    use super::*;
+    use axum::{
+        Router,
+        extract::State,
+        http::{StatusCode, Uri},
+        response::Response,
+    };
+    use bollard::models::{ContainerState, EndpointSettings, HostConfig, NetworkSettings, RestartPolicy};
+    use serde_json::{Value, json};
+    use tokio::{
+        net::UnixListener,
+        sync::{Mutex, watch},
+    };
+    use tokio_util::task::AbortOnDropHandle;
+    use weft_model::NETWORK_LABEL;
+
+    use super::{super::plugin::starts::Starts, *};
+    use crate::runtime::{RuntimeConfig, RuntimeKind};
+
+    /// An engine with one running container. It has this status and body for a question about it.
+    type Inspection = Arc<Mutex<(StatusCode, Value)>>;
+
+    async fn answer(State((network, inspection)): State<(NetworkId, Inspection)>, uri: Uri) -> Response<String> {
+        let (status, body) = match uri.path() {
+            path if path.ends_with("/version") => (StatusCode::OK, json!({ "ApiVersion": "1.48" })),
+            path if path.ends_with("/info") => (StatusCode::OK, json!({ "Plugins": { "Network": ["overlay"] } })),
+            path if path.ends_with("/networks") => {
+                let labels = json!({ NETWORK_LABEL: network.to_string() });
+                (StatusCode::OK, json!([{ "Id": "d1", "Name": "app", "Labels": labels }]))
+            }
+            path if path.ends_with("/containers/json") => {
+                let settings = json!({ "Networks": { "app": { "NetworkID": "d1" } } });
+                (StatusCode::OK, json!([{ "Id": "c0ffee", "State": "running", "NetworkSettings": settings }]))
+            }
+            path if path.ends_with("/containers/c0ffee/json") => inspection.lock().await.clone(),
+            path => (StatusCode::NOT_FOUND, json!({ "message": path })),
+        };
+        let response = Response::builder().status(status).header("content-type", "application/json");
+        response.body(body.to_string()).expect("a valid response")
+    }
+
+    /// Serves the engine in this directory, and connects to it.
+    fn engine(dir: &Path, network: &NetworkId, inspection: &Inspection) -> (Engine, AbortOnDropHandle<()>) {
+        let docker_socket = dir.join("engine.sock");
+        let listener = UnixListener::bind(&docker_socket).expect("a free path");
+        let routes = Router::new().fallback(answer).with_state((network.clone(), Arc::clone(inspection)));
+        let served = tokio::spawn(async move { axum::serve(listener, routes).await.expect("the socket works") });
+        let config = RuntimeConfig {
+            kind: RuntimeKind::Docker,
+            run_dir: dir.to_owned(),
+            hostname: "n1".parse().expect("a valid node name"),
+            docker_socket,
+            plugin_socket: dir.join("weft.sock"),
+            plugin_listener: None,
+            search: watch::channel(Vec::new()).1,
+        };
+        (Engine::new(&config, Starts::new(watch::Sender::default())), AbortOnDropHandle::new(served))
+    }
+
+    /// The answer for the container `id`, which runs in the namespace of this process.
+    fn running(id: &TaskId) -> (StatusCode, Value) {
+        let options = json!({ CONTAINER_OPTION: id.to_string() });
+        let networks = json!({ "app": { "NetworkID": "d1", "DriverOpts": options } });
+        let state = json!({ "Running": true, "Pid": std::process::id() });
+        let body = json!({
+            "Id": "c0ffee", "Name": "/shell", "State": state, "NetworkSettings": { "Networks": networks },
+        });
+        (StatusCode::OK, body)
+    }
+
+    #[tokio::test]
+    async fn what_the_engine_said_before_a_start_is_not_complete() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let (id, network) = (TaskId::from_random(1), NetworkId::from_random(2));
+        let inspection = Inspection::new(Mutex::new(running(&id)));
+        let (engine, _served) = engine(tmp.path(), &network, &inspection);
+        let before = engine.observe_attached().await.expect("the engine answers");
+        assert!(before.complete);
+        assert_eq!(before.containers[0].networks, [network]);
+
+        let starting = engine.starts.begin(&id);
+        let meanwhile = engine.observe_attached().await.expect("the engine answers");
+        assert_eq!(meanwhile.containers[0].networks, before.containers[0].networks, "the links are kept");
+        assert!(!meanwhile.complete, "the start may connect another network");
+        drop(starting);
+        assert_eq!(engine.observe_attached().await.expect("the engine answers"), before);
+
+        // The engine holds the container.
+        let held = inspection.lock().await;
+        let held_back = engine.observe_attached().await.expect("the engine answers");
+        assert_eq!(held_back, ObservedContainers { complete: false, ..before });
+        drop(held);
+    }
 
     fn endpoint(network_id: &str, owner: Option<&TaskId>) -> EndpointSettings {
         EndpointSettings {

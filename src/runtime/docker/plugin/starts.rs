@@ -85,7 +85,9 @@ struct Start {
     of_container: bool,
     /// When the last `Join` of a container that is no task came.
     joined_at: Option<Instant>,
-    /// How many times the agent has connected without knowing the task.
+    /// The number of the link that the last `Join` waits for.
+    awaited: Option<u32>,
+    /// How many times the agent has connected since then without that link in its plan.
     missed: u32,
 }
 
@@ -209,11 +211,8 @@ impl Starts {
         self.set_connected(local().map(|local| (local.id.clone(), handed_over(&local))));
         let in_place = local().filter(|local| ready.in_place.contains(local.id));
         let in_place = in_place.map(|local| (local.id.clone(), links_in_place(&local))).collect();
-        self.inner.in_place.send_if_modified(|known| {
-            let changed = *known != in_place;
-            *known = in_place;
-            changed
-        });
+        // Sent also if it has not changed: a start counts the passes.
+        self.inner.in_place.send_replace(in_place);
     }
 
     /// `None`: the network of the task is not ready yet.
@@ -222,13 +221,18 @@ impl Starts {
         let mut missing: BTreeSet<TaskId> = starting.keys().cloned().collect();
         let mut ready = BTreeMap::new();
         for (task, links) in tasks {
-            if missing.remove(&task)
-                && let Some(links) = links
-                && let Some(start) = starting.get_mut(&task)
-            {
-                start.connected = true;
-                ready.insert(task, Ok(links));
+            let Some(start) = starting.get_mut(&task) else { continue };
+            let Some(links) = links else {
+                missing.remove(&task);
+                continue;
+            };
+            // The links of a task never change.
+            let has_awaited = start.awaited.is_none_or(|awaited| links.contains_key(&awaited));
+            if has_awaited || !start.of_container {
+                missing.remove(&task);
             }
+            start.connected = true;
+            ready.insert(task, Ok(links));
         }
         for task in missing {
             let Some(start) = starting.get_mut(&task) else { continue };
@@ -265,6 +269,7 @@ impl Starts {
             let mut starting = self.lock();
             let start = starting.entry(link.task.clone()).or_default();
             (start.netns, start.of_container) = (Some(netns.clone()), of_container);
+            (start.awaited, start.missed) = (Some(link.index), 0);
             start.joined_at = of_container.then(Instant::now);
         }
         self.inner.start_changes.send_modify(|count| *count += 1);
@@ -288,12 +293,26 @@ impl Starts {
 
     /// Waits until a link of a running container is in its namespace.
     async fn join_running(&self, link: &LinkOptions) -> Result<Joined, String> {
-        self.inner.changed.send_modify(|count| *count += 1);
         let mut in_place = self.inner.in_place.subscribe();
-        let joined = |known: &BTreeMap<TaskId, BTreeMap<u32, Joined>>| known.get(&link.task)?.get(&link.index).cloned();
-        let waited = timeout(self.inner.limit, in_place.wait_for(|known| joined(known).is_some())).await;
-        let joined = waited.ok().and_then(Result::ok).and_then(|known| joined(&known));
-        joined.ok_or_else(|| self.too_late())
+        self.inner.changed.send_modify(|count| *count += 1);
+        let joined = async {
+            let mut passes = 0;
+            loop {
+                let links = in_place.borrow_and_update().get(&link.task).cloned();
+                match links.map(|links| links.get(&link.index).cloned()) {
+                    Some(Some(joined)) => return Ok(joined),
+                    Some(None) if passes > 1 => return Err(GONE_CONTAINER.to_owned()),
+                    // The pass may have begun before the plan had the link.
+                    Some(None) => self.inner.changed.send_modify(|count| *count += 1),
+                    None => {}
+                }
+                if in_place.changed().await.is_err() {
+                    return Err(self.too_late());
+                }
+                passes += 1;
+            }
+        };
+        timeout(self.inner.limit, joined).await.unwrap_or_else(|_| Err(self.too_late()))
     }
 
     /// Whether the container runs in this namespace, so that the engine connects it while it runs.
@@ -424,6 +443,35 @@ mod tests {
         };
         let (error, ()) = tokio::join!(starts.join(&link, "/no/netns".into()), fails);
         assert!(error.is_err_and(|error| error.contains("connect it again")));
+    }
+
+    /// The agent makes a pass each time it is woken, with these links.
+    async fn fails_without_its_link(running: bool) {
+        let starts = Starts::new(watch::Sender::default());
+        starts.set_engine_answers(true);
+        let (id, netns) = (TaskId::from_random(1), PathBuf::from("/proc/self/ns/net"));
+        starts.set_running(running.then(|| (id.clone(), netns.clone())).into_iter().collect());
+        let link = LinkOptions { task: id.clone(), index: 5, owner: Owner::Container { gateway: true } };
+        let mut changed = starts.inner.changed.subscribe();
+        let passes = async {
+            loop {
+                changed.changed().await.expect("the sender exists");
+                starts.inner.in_place.send_replace([(id.clone(), links(&["a"]))].into());
+                starts.set_connected([(id.clone(), Some(links(&["a"])))].into_iter());
+            }
+        };
+        let error = tokio::select! {
+            joined = starts.join(&link, netns.clone()) => joined.expect_err("no such link"),
+            () = passes => unreachable!("the loop has no end"),
+            () = tokio::time::sleep(LINKS_TIMEOUT / 4) => panic!("the start waits for a link that is not planned"),
+        };
+        assert!(error.contains("connect it again"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_start_does_not_wait_for_a_link_that_the_plan_does_not_have() {
+        fails_without_its_link(false).await;
+        fails_without_its_link(true).await;
     }
 
     #[tokio::test]
