@@ -90,6 +90,9 @@ pub(crate) struct Agent {
     observed: Option<Arc<BTreeMap<TaskId, ObservedTask>>>,
     /// The containers that are no tasks, when the runtime could list them last; `None` before.
     attached: Option<BTreeMap<TaskId, ObservedContainer>>,
+    /// They were all known once. From then on the runtime knows each of them, and before, the plan
+    /// can have running containers that are not in `attached`.
+    knows_attached: bool,
     /// The networks of the plan when the runtime removed those of others last.
     networks: Option<BTreeSet<NetworkId>>,
     keys: Keys,
@@ -112,6 +115,7 @@ impl Agent {
             started: Instant::now(),
             observed: None,
             attached: None,
+            knows_attached: false,
             networks: None,
             overlay,
             executor,

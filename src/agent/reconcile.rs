@@ -29,8 +29,8 @@ use crate::runtime::{ObservedContainer, ObservedTask, Ready, TaskNetns};
 
 /// How long the runtime may take to remove its networks.
 const NETWORKS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a new agent waits until it knows the containers that are no tasks: those that it does
-/// not know lose their links.
+/// How long a new agent waits until it knows the containers that are no tasks. After that, those
+/// that it does not know keep the links that they have.
 const ATTACHED_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new agent waits for the list of its tasks. An engine needs some seconds to start.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,7 +59,10 @@ impl Agent {
         if errors.is_empty() {
             self.tasks.start_next_steps(plan, &observed, PassPoint::BeforeLinks, now);
         }
-        let sandboxes = Sandboxes::new(plan, &observed, self.attached.as_ref());
+        let mut sandboxes = Sandboxes::new(plan, &observed, self.attached.as_ref());
+        if !self.knows_attached {
+            sandboxes.keep_unknown(plan, self.attached.as_ref());
+        }
         let linked = match self.keys.reconcile(plan) {
             Ok(keys) => self.overlay.reconcile(plan, &sandboxes.places, &keys).await.map_err(Into::into),
             Err(error) => Err(error),
@@ -158,7 +161,7 @@ impl Agent {
         }
         let with_network = self.tasks_with_network(plan);
         let mut ready = Ready::default();
-        for local in plan.local().filter(|local| with_network.contains(local.id)) {
+        for local in plan.local().filter(|local| with_network.contains(local.id) && sandboxes.is_known(local.id)) {
             if is_waiting(&local) {
                 let names = local.links.iter().map(|(index, _)| weft_overlay::handed_over(local.id, *index as usize));
                 ready.handed_over.insert(local.id.clone(), names.collect());
@@ -212,6 +215,7 @@ impl Agent {
             identity: found.identity.clone(),
             networks: found.networks.clone(),
         };
+        self.knows_attached |= observed.complete;
         let reports = observed.complete.then(|| observed.containers.iter().map(report).collect());
         if observed.complete || self.attached.is_some() || self.started.elapsed() >= ATTACHED_TIMEOUT {
             let found = observed.containers.into_iter().map(|found| (found.id.clone(), found));
@@ -248,6 +252,7 @@ impl Agent {
         self.tasks.clear();
         self.observed = None;
         self.attached = None;
+        self.knows_attached = false;
         self.links = None;
         self.reporter.clear_applied();
         self.data_plane.teardown().await?;

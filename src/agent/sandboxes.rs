@@ -1,7 +1,11 @@
 //! The network namespaces of the tasks of a pass. [`super::reconcile`] makes them from the
 //! runtime's tasks, and all layers look up tasks in them.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::Path,
+};
 
 use weft_model::{NodePlan, TaskId};
 use weft_overlay::Sandbox;
@@ -13,6 +17,8 @@ use crate::runtime::{ObservedContainer, ObservedTask, TaskNetns, identity};
 pub(super) struct Sandboxes {
     pub(super) places: BTreeMap<TaskId, Sandbox>,
     resolvers: BTreeMap<TaskId, Ipv4Addr>,
+    /// The containers whose links are kept, but of which the runtime knows nothing yet.
+    unknown: BTreeSet<TaskId>,
 }
 
 impl Sandboxes {
@@ -37,6 +43,21 @@ impl Sandboxes {
             sandboxes.resolvers.insert(local.id.clone(), resolver);
         }
         sandboxes
+    }
+
+    /// Keeps the links of those containers of the plan that are not in `attached`, because the
+    /// runtime knows nothing of them yet. Their engine has their task sides.
+    pub(super) fn keep_unknown(&mut self, plan: &NodePlan, attached: Option<&BTreeMap<TaskId, ObservedContainer>>) {
+        let is_known = |id: &TaskId| attached.is_some_and(|attached| attached.contains_key(id));
+        for container in plan.attached.iter().filter(|container| !is_known(&container.id)) {
+            self.places.insert(container.id.clone(), Sandbox::HandOver { netns: None, told: true });
+            self.unknown.insert(container.id.clone());
+        }
+    }
+
+    /// Whether the runtime knows where the links of the task or container are.
+    pub(super) fn is_known(&self, task: &TaskId) -> bool {
+        !self.unknown.contains(task)
     }
 
     /// The path of the task's network namespace, if it exists.

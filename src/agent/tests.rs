@@ -14,11 +14,11 @@ use weft_control::swarm::{KernelAddrs, SwarmConfig};
 use weft_dns::Outside;
 use weft_model::{
     LogError, LogOptions, LogRecord, LogSource, NodeId, NodePlan, TaskId,
-    plan::{NetworkPlan, TaskGoal, TaskPlan},
+    plan::{AttachedPlan, NetworkPlan, TaskGoal, TaskPlan},
     spec::NodeNetwork,
-    state::TaskState,
+    state::{ContainerIdentity, TaskState},
 };
-use weft_overlay::EncryptionMode;
+use weft_overlay::{EncryptionMode, Sandbox};
 
 use super::{
     blocking::run_blocking,
@@ -98,6 +98,7 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         started: Instant::now(),
         observed: None,
         attached: None,
+        knows_attached: false,
         networks: None,
         keys: Keys::new(dir, 51820),
         data_plane: DataPlane::new(None, dir.join("pins")),
@@ -249,6 +250,26 @@ async fn a_task_on_a_network_of_the_node_starts_without_links_and_gets_none() {
         agent.tasks.finish_step(finished);
     }
     assert_eq!(*executor.0.lock().expect("no test thread panicked"), [("start", on_node.id)].into());
+}
+
+#[test]
+fn the_links_of_a_container_of_which_nothing_is_known_are_kept() {
+    let container = |number| AttachedPlan { id: TaskId::from_random(number), identity: None, links: Vec::new() };
+    let (unknown, stopped) = (container(1), container(2));
+    let plan = NodePlan { attached: vec![unknown.clone(), stopped.clone()], ..plan(9, Vec::new()) };
+    let observed = ObservedContainer {
+        id: stopped.id.clone(),
+        identity: ContainerIdentity { container: "c0ffee".to_owned(), name: "shell".to_owned() },
+        networks: Vec::new(),
+        netns: TaskNetns::Missing,
+    };
+    let attached = [(stopped.id.clone(), observed)].into();
+    let mut sandboxes = Sandboxes::new(&plan, &BTreeMap::new(), Some(&attached));
+    assert!(sandboxes.places.is_empty());
+    sandboxes.keep_unknown(&plan, Some(&attached));
+    let kept = Sandbox::HandOver { netns: None, told: true };
+    assert_eq!(sandboxes.places, [(unknown.id.clone(), kept)].into());
+    assert!(!sandboxes.is_known(&unknown.id) && sandboxes.is_known(&stopped.id));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use bollard::{
 };
 use futures_util::StreamExt as _;
 use tokio::time::{sleep, timeout};
-use tracing::warn;
+use tracing::{debug, warn};
 use weft_model::{CONTAINER_OPTION, NetworkId, TaskId, error_chain, state::ContainerIdentity};
 
 use super::{
@@ -123,7 +123,11 @@ impl Engine {
         let inspected = tokio::select! {
             inspected = self.inspect(&id) => match inspected {
                 Ok(inspected) => inspected,
-                Err(_) => return Answer::Old(None),
+                // It may run on: an engine that ends can leave its containers running.
+                Err(error) => {
+                    debug!(container = id, error = error_chain(&error), "cannot observe a container on the cluster");
+                    return Answer::Old(self.known_attached().get(&id).cloned());
+                }
             },
             () = blocked => return Answer::Old(self.known_attached().get(&id).cloned()),
             () = sleep(INSPECT_TIMEOUT) => return Answer::Old(self.known_attached().get(&id).cloned()),
@@ -316,6 +320,27 @@ mod tests {
             driver_opts: owner.map(|owner| [(CONTAINER_OPTION.to_owned(), owner.to_string())].into()),
             ..EndpointSettings::default()
         }
+    }
+
+    #[tokio::test]
+    async fn a_container_is_kept_while_the_engine_cannot_say_anything_of_it() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let (id, network) = (TaskId::from_random(1), NetworkId::from_random(2));
+        let inspection = Inspection::new(Mutex::new((StatusCode::INTERNAL_SERVER_ERROR, json!({}))));
+        let (engine, _served) = engine(tmp.path(), &network, &inspection);
+        let observe = async |status, body| {
+            *inspection.lock().await = (status, body);
+            engine.observe_attached().await.expect("the engine answers")
+        };
+        let failed = || (StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": "the engine ends" }));
+        let unknown = observe(failed().0, failed().1).await;
+        assert_eq!(unknown, ObservedContainers { containers: Vec::new(), complete: false });
+        let known = observe(running(&id).0, running(&id).1).await;
+        assert!(known.complete && known.containers.len() == 1, "{known:?}");
+        let kept = observe(failed().0, failed().1).await;
+        assert_eq!(kept, ObservedContainers { complete: false, ..known });
+        let gone = observe(StatusCode::NOT_FOUND, json!({ "message": "no such container" })).await;
+        assert_eq!(gone, ObservedContainers { containers: Vec::new(), complete: true });
     }
 
     #[test]
