@@ -12,7 +12,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bollard::{
@@ -51,11 +51,12 @@ enum Answer {
 
 impl Engine {
     pub(super) async fn observe_attached(&self) -> Result<ObservedContainers, RuntimeError> {
+        let listed_at = Instant::now();
         let (others, networks) = self.others().await?;
         let ids: BTreeSet<_> = others.iter().filter_map(|container| container.id.clone()).collect();
         self.known_attached().retain(|id, _| ids.contains(id));
         let observed: Vec<_> = futures_util::stream::iter(others)
-            .map(|container| self.observe_other(container, &networks))
+            .map(|container| self.observe_other(container, &networks, listed_at))
             .buffered(INSPECTIONS)
             .collect()
             .await;
@@ -104,13 +105,21 @@ impl Engine {
         }
     }
 
-    async fn observe_other(&self, listed: ContainerSummary, networks: &BTreeMap<String, NetworkId>) -> Answer {
+    /// Observes one container of a list that was requested at `listed_at`.
+    async fn observe_other(
+        &self,
+        listed: ContainerSummary,
+        networks: &BTreeMap<String, NetworkId>,
+        listed_at: Instant,
+    ) -> Answer {
         let id = listed.id.clone().unwrap_or_default();
         let is_running = listed.state == Some(ContainerSummaryStateEnum::RUNNING);
         let known = self.known_attached().get(&id).cloned();
-        if let Some(known) = known {
-            if is_running {
-                self.starts.end_of_user(&known.id);
+        if let Some(mut known) = known {
+            if is_running && let Some(netns) = self.starts.end_of_running(&known.id, listed_at) {
+                // The engine may not say it: it answers nothing while it connects another network.
+                known.netns = TaskNetns::At(netns);
+                self.known_attached().insert(id.clone(), known.clone());
             }
             if self.starts.netns(&known.id).is_some() {
                 return Answer::Old(Some(known));
@@ -136,7 +145,7 @@ impl Engine {
         match &observed {
             Some(observed) => {
                 if is_running {
-                    self.starts.end_of_user(&observed.id);
+                    self.starts.end_of_running(&observed.id, listed_at);
                 }
                 self.known_attached().insert(id, observed.clone());
             }
@@ -320,6 +329,27 @@ mod tests {
             driver_opts: owner.map(|owner| [(CONTAINER_OPTION.to_owned(), owner.to_string())].into()),
             ..EndpointSettings::default()
         }
+    }
+
+    #[tokio::test]
+    async fn a_container_runs_where_it_was_started_until_the_engine_says_more() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let (id, network) = (TaskId::from_random(1), NetworkId::from_random(2));
+        let mut created = running(&id);
+        created.1["State"] = json!({ "Running": false, "Pid": 0 });
+        let inspection = Inspection::new(Mutex::new(created));
+        let (engine, _served) = engine(tmp.path(), &network, &inspection);
+        let created = engine.observe_attached().await.expect("the engine answers");
+        assert_eq!(created.containers[0].netns, TaskNetns::Missing);
+
+        let netns = std::path::PathBuf::from("/proc/self/ns/net");
+        engine.starts.begin_of_user(&id, netns.clone());
+        // The engine connects the container to another network, and answers nothing until then.
+        let held = inspection.lock().await;
+        let connecting = engine.observe_attached().await.expect("the engine answers");
+        assert_eq!(connecting.containers[0].netns, TaskNetns::At(netns));
+        assert!(!connecting.complete);
+        drop(held);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{self, Arc, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bollard::{
@@ -288,6 +288,7 @@ impl Engine {
     /// All tasks of this node that have a phase, in the order of their ids.
     pub(super) async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
         let mut tasks: BTreeMap<TaskId, BTreeMap<Part, Listed>> = BTreeMap::new();
+        let listed_at = Instant::now();
         let listed = timeout(LIST_TIMEOUT, self.list(None)).await.map_err(|_| no_answer(LIST_TIMEOUT))?;
         for summary in listed? {
             if let (Some((task, part)), Some(id)) = (container::identify(summary.labels.as_ref()), summary.id) {
@@ -296,7 +297,7 @@ impl Engine {
         }
         self.known().retain(|task, _| tasks.contains_key(task));
         futures_util::stream::iter(tasks)
-            .map(|(task, parts)| self.observe_one(task, parts))
+            .map(|(task, parts)| self.observe_one(task, parts, listed_at))
             .buffered(INSPECTIONS)
             .try_filter_map(|observed| async { Ok(observed) })
             .try_collect()
@@ -309,9 +310,10 @@ impl Engine {
         &self,
         task: TaskId,
         parts: BTreeMap<Part, Listed>,
+        listed_at: Instant,
     ) -> Result<Option<ObservedTask>, RuntimeError> {
         if parts.get(&Part::Task).is_some_and(|own| own.state == Some(ContainerSummaryStateEnum::RUNNING)) {
-            self.starts.end_of_user(&task);
+            self.starts.end_of_running(&task, listed_at);
         }
         tokio::select! {
             biased;

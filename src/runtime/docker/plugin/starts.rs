@@ -18,7 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep_until, timeout_at},
+};
 use weft_model::{NodePlan, TaskId, plan::LocalPlan};
 
 use super::{
@@ -83,7 +86,7 @@ struct Start {
     requested: bool,
     /// It is that of a container that is no task.
     of_container: bool,
-    /// When the last `Join` of a container that is no task came.
+    /// When the last `Join` came, or was answered.
     joined_at: Option<Instant>,
     /// The number of the link that the last `Join` waits for.
     awaited: Option<u32>,
@@ -150,7 +153,20 @@ impl Starts {
         RequestedStart { starts: self.clone(), task: task.clone() }
     }
 
-    /// Ends a start that a user has asked the engine for, once the container runs.
+    /// Ends a start that a user has asked the engine for, if a list that was requested at
+    /// `listed_at` shows that the container runs. Returns the namespace in which it runs. The list
+    /// says nothing of a `Join` that came later: before, the container can have been stopped.
+    pub(in crate::runtime::docker) fn end_of_running(&self, task: &TaskId, listed_at: Instant) -> Option<PathBuf> {
+        let start = self.lock().get(task).map(|start| (start.requested, start.joined_at, start.netns.clone()));
+        let (requested, joined_at, netns) = start?;
+        if requested || joined_at.is_some_and(|joined_at| joined_at >= listed_at) {
+            return None;
+        }
+        self.end(task);
+        netns.filter(|netns| is_netns(netns))
+    }
+
+    /// Ends a start that a user has asked the engine for.
     pub(in crate::runtime::docker) fn end_of_user(&self, task: &TaskId) {
         let by_user = self.lock().get(task).is_some_and(|start| !start.requested);
         if by_user {
@@ -184,7 +200,8 @@ impl Starts {
     /// start how it ended, so old ones are forgotten.
     pub(in crate::runtime::docker) fn containers(&self) -> Vec<TaskId> {
         let mut starting = self.lock();
-        starting.retain(|_, start| start.joined_at.is_none_or(|at| at.elapsed() < START_TIMEOUT));
+        let is_old = |start: &Start| start.joined_at.is_some_and(|at| at.elapsed() >= START_TIMEOUT);
+        starting.retain(|_, start| !start.of_container || !is_old(start));
         starting.iter().filter(|(_, start)| start.of_container).map(|(id, _)| id.clone()).collect()
     }
 
@@ -262,37 +279,57 @@ impl Starts {
         if of_container && !self.inner.engine_answers.load(Ordering::Relaxed) {
             return Err(ENGINE_STARTS.to_owned());
         }
-        if of_container && self.is_running_in(&link.task, &netns).await {
-            return self.join_running(link).await;
+        let deadline = tokio::time::Instant::now() + self.inner.limit;
+        if of_container && self.is_running_in(&link.task, &netns, deadline).await {
+            return self.join_running(link, deadline).await;
         }
         {
             let mut starting = self.lock();
             let start = starting.entry(link.task.clone()).or_default();
             (start.netns, start.of_container) = (Some(netns.clone()), of_container);
-            (start.awaited, start.missed) = (Some(link.index), 0);
-            start.joined_at = of_container.then(Instant::now);
+            (start.awaited, start.missed, start.joined_at) = (Some(link.index), 0, Some(Instant::now()));
+            // An error for an earlier link says nothing of this one.
+            let is_error = |links: Option<&Links>| of_container && links.is_some_and(Result::is_err);
+            self.inner.connected.send_if_modified(|connected| {
+                is_error(connected.get(&link.task)) && connected.remove(&link.task).is_some()
+            });
         }
         self.inner.start_changes.send_modify(|count| *count += 1);
         self.inner.changed.send_modify(|count| *count += 1);
         let mut user = UserStart { starts: self, task: &link.task, joined: false };
-        let mut connected = self.inner.connected.subscribe();
-        let joined = |connected: &BTreeMap<TaskId, Links>| match connected.get(&link.task)? {
-            Ok(links) => links.get(&link.index).cloned().map(Ok),
-            Err(reason) => Some(Err(reason.clone())),
+        let joined = tokio::select! {
+            joined = self.wait_until_connected(link) => joined?,
+            // It was started with other links, and the engine connects this one while it runs.
+            () = self.wait_until_running_in(&link.task, &netns), if of_container => {
+                drop(user);
+                return self.join_running(link, deadline).await;
+            }
+            () = sleep_until(deadline) => return Err(self.too_late()),
         };
-        let waited = timeout(self.inner.limit, connected.wait_for(|connected| joined(connected).is_some())).await;
-        let joined = waited.ok().and_then(Result::ok).and_then(|connected| joined(&connected));
-        let joined = joined.unwrap_or_else(|| Err(self.too_late()))?;
         user.joined = true;
         drop(user);
+        if let Some(start) = self.lock().get_mut(&link.task) {
+            (start.awaited, start.joined_at) = (None, Some(Instant::now()));
+        }
         if !is_netns(&netns) {
             tokio::spawn(self.clone().follow_netns(link.task.clone(), netns));
         }
         Ok(joined)
     }
 
+    /// Waits until a link of a container that is being started is ready.
+    async fn wait_until_connected(&self, link: &LinkOptions) -> Result<Joined, String> {
+        let mut connected = self.inner.connected.subscribe();
+        let joined = |connected: &BTreeMap<TaskId, Links>| match connected.get(&link.task)? {
+            Ok(links) => links.get(&link.index).cloned().map(Ok),
+            Err(reason) => Some(Err(reason.clone())),
+        };
+        let connected = connected.wait_for(|connected| joined(connected).is_some()).await;
+        connected.ok().and_then(|connected| joined(&connected)).unwrap_or_else(|| Err(self.too_late()))
+    }
+
     /// Waits until a link of a running container is in its namespace.
-    async fn join_running(&self, link: &LinkOptions) -> Result<Joined, String> {
+    async fn join_running(&self, link: &LinkOptions, deadline: tokio::time::Instant) -> Result<Joined, String> {
         let mut in_place = self.inner.in_place.subscribe();
         self.inner.changed.send_modify(|count| *count += 1);
         let joined = async {
@@ -312,15 +349,21 @@ impl Starts {
                 passes += 1;
             }
         };
-        timeout(self.inner.limit, joined).await.unwrap_or_else(|_| Err(self.too_late()))
+        timeout_at(deadline, joined).await.unwrap_or_else(|_| Err(self.too_late()))
     }
 
     /// Whether the container runs in this namespace, so that the engine connects it while it runs.
-    async fn is_running_in(&self, container: &TaskId, netns: &Path) -> bool {
+    async fn is_running_in(&self, container: &TaskId, netns: &Path, deadline: tokio::time::Instant) -> bool {
         let mut running = self.inner.running.subscribe();
-        let Ok(Ok(running)) = timeout(self.inner.limit, running.wait_for(Option::is_some)).await else { return false };
-        let known = running.as_ref().and_then(|running| running.get(container));
-        known.is_some_and(|known| is_netns(netns) && inode(known).is_some_and(|known| inode(netns) == Some(known)))
+        let Ok(Ok(running)) = timeout_at(deadline, running.wait_for(Option::is_some)).await else { return false };
+        runs_in(running.as_ref(), container, netns)
+    }
+
+    /// Resolves when a pass finds that the container runs in this namespace.
+    async fn wait_until_running_in(&self, container: &TaskId, netns: &Path) {
+        let mut running = self.inner.running.subscribe();
+        // Never an error: this value has the sender.
+        let _ = running.wait_for(|running| runs_in(running.as_ref(), container, netns)).await;
     }
 
     fn too_late(&self) -> String {
@@ -342,10 +385,23 @@ impl Starts {
         }
     }
 
+    /// Begins a start of a container that is no task, as its first `Join` does.
+    #[cfg(test)]
+    pub(in crate::runtime::docker) fn begin_of_user(&self, container: &TaskId, netns: PathBuf) {
+        let (netns, joined_at) = (Some(netns), Some(Instant::now()));
+        self.lock().insert(container.clone(), Start { netns, joined_at, of_container: true, ..Start::default() });
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Start>> {
         // Each change is complete before anything can panic.
         self.inner.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the container is one of those that run, and has this namespace.
+fn runs_in(running: Option<&BTreeMap<TaskId, PathBuf>>, container: &TaskId, netns: &Path) -> bool {
+    let known = running.and_then(|running| running.get(container));
+    known.is_some_and(|known| is_netns(netns) && inode(known).is_some_and(|known| inode(netns) == Some(known)))
 }
 
 fn inode(path: &Path) -> Option<u64> {
@@ -443,6 +499,42 @@ mod tests {
         };
         let (error, ()) = tokio::join!(starts.join(&link, "/no/netns".into()), fails);
         assert!(error.is_err_and(|error| error.contains("connect it again")));
+    }
+
+    #[test]
+    fn a_list_that_is_older_than_a_start_does_not_end_it() {
+        let starts = Starts::new(watch::Sender::default());
+        let (id, netns) = (TaskId::from_random(1), PathBuf::from("/proc/self/ns/net"));
+        let listed_at = Instant::now();
+        starts.begin_of_user(&id, netns.clone());
+        assert_eq!(starts.end_of_running(&id, listed_at), None);
+        assert!(starts.netns(&id).is_some(), "the list showed the container before it was started again");
+        assert_eq!(starts.end_of_running(&id, Instant::now() + Duration::from_millis(1)), Some(netns));
+        assert_eq!(starts.netns(&id), None);
+        let requested = starts.begin(&id);
+        assert_eq!(starts.end_of_running(&id, Instant::now()), None);
+        assert!(starts.netns(&id).is_some(), "it ends with the request");
+        drop(requested);
+    }
+
+    #[tokio::test]
+    async fn a_link_is_connected_in_place_if_the_start_of_its_container_ends_meanwhile() {
+        let starts = Starts::with_limit(watch::Sender::default(), LINKS_TIMEOUT / 4);
+        starts.set_engine_answers(true);
+        starts.set_running(BTreeMap::new());
+        let (id, netns) = (TaskId::from_random(1), PathBuf::from("/proc/self/ns/net"));
+        let link = LinkOptions { task: id.clone(), index: 1, owner: Owner::Container { gateway: true } };
+        let join = tokio::spawn({
+            let (starts, netns) = (starts.clone(), netns.clone());
+            async move { starts.join(&link, netns).await }
+        });
+        starts.wait_until_a_container_is_started().await;
+        // A pass that finds the container running.
+        let ended = starts.end_of_running(&id, Instant::now() + Duration::from_millis(1));
+        starts.set_running([(id.clone(), ended.expect("the namespace"))].into());
+        let in_place = Joined { interface_name: None, ..joined("") };
+        starts.inner.in_place.send_replace([(id, [(1, in_place.clone())].into())].into());
+        assert_eq!(join.await.expect("no panic"), Ok(in_place));
     }
 
     /// The agent makes a pass each time it is woken, with these links.
