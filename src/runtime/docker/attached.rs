@@ -20,7 +20,10 @@ use bollard::{
     query_parameters::ListContainersOptionsBuilder,
 };
 use futures_util::StreamExt as _;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tracing::{debug, warn};
 use weft_model::{CONTAINER_OPTION, NetworkId, TaskId, error_chain, state::ContainerIdentity};
 
@@ -32,8 +35,10 @@ use super::{
 };
 use crate::runtime::{ObservedContainer, ObservedContainers, RETRY_BACKOFF, RuntimeError, TaskNetns};
 
-/// How often weft tries to start a container that the engine could not start.
+/// How often weft tries to start a container whose start fails for another reason than weft.
 const START_ATTEMPTS: u32 = 5;
+/// Number of containers that weft starts at the same time.
+const STARTS: usize = 16;
 /// How long the engine has for a question about one container while it starts any container: it may
 /// be this one.
 const STARTING_TIMEOUT: Duration = Duration::from_millis(50);
@@ -82,24 +87,50 @@ impl Engine {
 
     /// Starts the containers that the engine has tried to start before it answered, as their
     /// restart policies ask, and could not because of weft. Docker does the same for containers on
-    /// Swarm's networks.
+    /// Swarm's networks. Returns when all of them run or are not to be started any more.
     pub(super) async fn start_refused(self) {
-        let others = match self.others().await {
-            Ok((others, _)) => others,
-            Err(error) => return warn!(error = error_chain(&error), "cannot list containers to start"),
-        };
-        for id in others.into_iter().filter_map(|container| container.id) {
-            let Ok(Some(found)) = self.inspect(&id).await else { continue };
-            if !was_refused(&found) {
-                continue;
+        let mut failures = 0;
+        let others = loop {
+            match self.others().await {
+                Ok((others, _)) => break others,
+                Err(error) => warn!(error = error_chain(&error), "cannot list containers to start, retrying"),
             }
-            for failures in 1..=START_ATTEMPTS {
-                match self.start(&id).await {
-                    Ok(()) => break,
-                    Err(error) => {
-                        warn!(container = id, error = error_chain(&error), "cannot start a container on the cluster");
-                        sleep(RETRY_BACKOFF.delay(failures)).await;
-                    }
+            failures += 1;
+            sleep(RETRY_BACKOFF.delay(failures)).await;
+        };
+        let ids = others.into_iter().filter_map(|container| container.id);
+        let slots = Semaphore::new(STARTS);
+        futures_util::stream::iter(ids).for_each_concurrent(None, |id| self.start_one_refused(id, &slots)).await;
+    }
+
+    /// Waits between the attempts without one of the `slots`, so that others are started meanwhile.
+    async fn start_one_refused(&self, id: String, slots: &Semaphore) {
+        let mut starts = 0;
+        for failures in 0.. {
+            if failures > 0 {
+                sleep(RETRY_BACKOFF.delay(failures)).await;
+            }
+            // Never an error: nothing closes them.
+            let Ok(_slot) = slots.acquire().await else { return };
+            let found = match self.inspect(&id).await {
+                Ok(Some(found)) => found,
+                Ok(None) => return,
+                Err(error) => {
+                    debug!(container = id, error = error_chain(&error), "cannot inspect a container to start");
+                    continue;
+                }
+            };
+            if !is_to_start(&found, starts) {
+                return;
+            }
+            starts += 1;
+            // A request whose connection to weft ends would fail for a reason that does not name
+            // weft, so it goes on when this future is dropped.
+            let (engine, container) = (self.clone(), id.clone());
+            match tokio::spawn(async move { engine.start(&container).await }).await {
+                Ok(Ok(())) | Err(_) => return,
+                Ok(Err(error)) => {
+                    warn!(container = id, error = error_chain(&error), "cannot start a container on the cluster");
                 }
             }
         }
@@ -187,13 +218,23 @@ impl Engine {
     }
 }
 
+/// Whether weft starts the container, after it has tried this many times.
+fn is_to_start(found: &ContainerInspectResponse, starts: u32) -> bool {
+    was_refused(found) || (is_down(found) && (1..START_ATTEMPTS).contains(&starts))
+}
+
 /// Whether the engine should have started the container, and weft did not connect it. The errors of
 /// the driver and of a missing driver name weft.
 fn was_refused(found: &ContainerInspectResponse) -> bool {
+    let error = found.state.as_ref().and_then(|state| state.error.as_deref()).unwrap_or_default();
+    is_down(found) && error.contains("weft")
+}
+
+/// Whether the container does not run, and its engine starts it again.
+fn is_down(found: &ContainerInspectResponse) -> bool {
     let policy = found.host_config.as_ref().and_then(|config| config.restart_policy.as_ref()?.name);
     let starts = !matches!(policy, None | Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO));
-    let error = found.state.as_ref().and_then(|state| state.error.as_deref()).unwrap_or_default();
-    starts && !container::is_running(found) && error.contains("weft")
+    starts && !container::is_running(found)
 }
 
 /// The names and ids of networks that the list has for a container.
@@ -266,15 +307,22 @@ mod tests {
             path if path.ends_with("/containers/c0ffee/json") => inspection.lock().await.clone(),
             path => (StatusCode::NOT_FOUND, json!({ "message": path })),
         };
+        respond(status, &body)
+    }
+
+    fn respond(status: StatusCode, body: &Value) -> Response<String> {
         let response = Response::builder().status(status).header("content-type", "application/json");
         response.body(body.to_string()).expect("a valid response")
     }
 
-    /// Serves the engine in this directory, and connects to it.
     fn engine(dir: &Path, network: &NetworkId, inspection: &Inspection) -> (Engine, AbortOnDropHandle<()>) {
+        serve(dir, Router::new().fallback(answer).with_state((network.clone(), Arc::clone(inspection))))
+    }
+
+    /// Serves an engine in this directory, and connects to it.
+    fn serve(dir: &Path, routes: Router) -> (Engine, AbortOnDropHandle<()>) {
         let docker_socket = dir.join("engine.sock");
         let listener = UnixListener::bind(&docker_socket).expect("a free path");
-        let routes = Router::new().fallback(answer).with_state((network.clone(), Arc::clone(inspection)));
         let served = tokio::spawn(async move { axum::serve(listener, routes).await.expect("the socket works") });
         let config = RuntimeConfig {
             kind: RuntimeKind::Docker,
@@ -418,5 +466,63 @@ mod tests {
         check(ALWAYS, "", false, false);
         check(ALWAYS, "", true, false);
         check(NO, "weft did not connect the container", false, false);
+    }
+
+    #[test]
+    fn a_start_that_weft_refuses_is_repeated_as_long_as_that_lasts() {
+        let check = |error: &str, starts, want| {
+            let restart_policy =
+                Some(RestartPolicy { name: Some(RestartPolicyNameEnum::ALWAYS), ..Default::default() });
+            let found = ContainerInspectResponse {
+                state: Some(ContainerState { error: Some(error.to_owned()), ..ContainerState::default() }),
+                host_config: Some(HostConfig { restart_policy, ..HostConfig::default() }),
+                ..ContainerInspectResponse::default()
+            };
+            assert_eq!(is_to_start(&found, starts), want, "{error:?} after {starts}");
+        };
+        check("weft did not connect the container", 0, true);
+        check("weft did not connect the container", 100, true);
+        // A user has stopped it.
+        check("", 0, false);
+        check("port is already allocated", 1, true);
+        check("port is already allocated", START_ATTEMPTS, false);
+    }
+
+    #[tokio::test]
+    async fn a_container_that_cannot_be_started_does_not_delay_another() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let network = NetworkId::from_random(2);
+        let state = (network, Inspection::new(Mutex::new((StatusCode::NOT_FOUND, json!({})))));
+        let started = watch::Sender::new(Vec::new());
+        let routes = Router::new().fallback({
+            let started = started.clone();
+            async move |uri: Uri| {
+                let path = uri.path();
+                if path.ends_with("/containers/json") {
+                    let settings = json!({ "Networks": { "app": { "NetworkID": "d1" } } });
+                    let container = |id| json!({ "Id": id, "State": "exited", "NetworkSettings": settings });
+                    respond(StatusCode::OK, &json!([container("bad"), container("good")]))
+                } else if let Some(path) = path.strip_suffix("/start") {
+                    let id = path.rsplit('/').next().unwrap_or_default().to_owned();
+                    let status = if id == "good" { StatusCode::NO_CONTENT } else { StatusCode::INTERNAL_SERVER_ERROR };
+                    started.send_modify(|started| started.push(id));
+                    respond(status, &json!({ "message": "weft did not connect the container" }))
+                } else if path.ends_with("/bad/json") || path.ends_with("/good/json") {
+                    let host = json!({ "RestartPolicy": { "Name": "always" } });
+                    let error = "weft did not connect the container";
+                    respond(StatusCode::OK, &json!({ "State": { "Error": error }, "HostConfig": host }))
+                } else {
+                    answer(State(state.clone()), uri).await
+                }
+            }
+        });
+        let (engine, _served) = serve(tmp.path(), routes);
+        let _starting = AbortOnDropHandle::new(tokio::spawn(engine.start_refused()));
+        let mut started = started.subscribe();
+        let both = started.wait_for(|started: &Vec<String>| started.len() >= 3);
+        let started =
+            timeout(Duration::from_secs(10), both).await.expect("in time").expect("the sender exists").clone();
+        assert_eq!(started[..2].iter().collect::<BTreeSet<_>>().len(), 2, "both at first: {started:?}");
+        assert_eq!(started[2], "bad", "it is tried again");
     }
 }

@@ -26,6 +26,7 @@ use tokio::{
     sync::{Mutex, watch},
     time::timeout,
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 use weft_model::{
     NetworkId, NodeName, TASK_LABEL, TaskId, error_chain,
@@ -418,8 +419,10 @@ pub(super) async fn watch_events(engine: Engine, changed: watch::Sender<u64>) {
                     warn!(error = error_chain(&error), "cannot remove dead sandboxes of an earlier daemon");
                 }
                 engine.starts.set_engine_answers(true);
-                tokio::spawn(engine.clone().start_refused());
+                // It ends with the connection: the engine may start the containers itself.
+                let starting = AbortOnDropHandle::new(tokio::spawn(engine.clone().start_refused()));
                 follow_events(&docker, &changed).await;
+                drop(starting);
                 engine.starts.set_engine_answers(false);
                 engine.disconnect().await;
             }

@@ -37,8 +37,10 @@ const LINKS_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long an engine may take from the last `Join` of a container until it runs.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Why the start of another container fails while its engine starts. The agent connects nothing as
-/// long as it cannot ask the engine, and the engine answers when it has started its containers.
-const ENGINE_STARTS: &str = "the engine starts: weft starts this container again when the engine answers";
+/// long as it cannot ask the engine, and the engine answers when it has started its containers. The
+/// engine does not say here whether the container has a restart policy.
+const ENGINE_STARTS: &str = "the engine starts, or weft has not connected to it yet: weft starts this container again if it \
+                             has a restart policy; otherwise try again in a few seconds";
 /// Why the start of a task fails.
 const GONE_TASK: &str = "the task is not in the plan of this node any more";
 /// Why the start of another container fails.
@@ -589,7 +591,9 @@ mod tests {
         let starts = Starts::new(watch::Sender::default());
         let link = LinkOptions { task: TaskId::from_random(1), index: 0, owner: Owner::Container { gateway: true } };
         let refused = starts.join(&link, "/no/netns".into()).await;
-        assert!(refused.is_err_and(|error| error.contains("weft starts this container again")));
+        let error = refused.expect_err("the engine does not answer");
+        assert!(error.contains("weft starts this container again if it has a restart policy"), "{error}");
+        assert!(error.contains("try again"), "{error}");
         assert_eq!(starts.containers(), []);
     }
 }
