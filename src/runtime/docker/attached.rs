@@ -112,7 +112,8 @@ impl Engine {
             }
             // Never an error: nothing closes them.
             let Ok(_slot) = slots.acquire().await else { return };
-            let found = match self.inspect(&id).await {
+            let inspected = timeout(INSPECT_TIMEOUT, self.inspect(&id)).await;
+            let found = match inspected.unwrap_or_else(|_| Err(no_answer(INSPECT_TIMEOUT))) {
                 Ok(Some(found)) => found,
                 Ok(None) => return,
                 Err(error) => {

@@ -13,8 +13,9 @@
 //! observes containers that are no tasks, [`logs`] reads logs.
 //!
 //! Tasks (tokio): one that reads the engine's events; one that listens for the engine's calls; one
-//! for each container that is being stopped or that waits for its namespace; one for each reader of
-//! a log.
+//! for each container that is being stopped or that waits for its namespace; one that starts the
+//! containers that weft did not connect, as long as the connection to the engine lasts, and one for
+//! each of these starts; one for each reader of a log.
 
 mod error;
 mod image;
