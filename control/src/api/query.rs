@@ -156,9 +156,12 @@ pub(super) fn change_filters(uri: &Uri, change: impl FnOnce(&mut Map<String, Val
     with_pairs(uri, &pairs)
 }
 
-/// Adds a value to a filter in either of its forms, unless it has it.
+/// Adds a value to a filter in either of its forms, unless it has it. A new filter gets the form of
+/// the others: the engine reads no mixture.
 pub(super) fn add_filter(filters: &mut Map<String, Value>, filter: &str, value: &str) {
-    match filters.entry(filter).or_insert_with(|| Value::Array(Vec::new())) {
+    let has_sets = filters.values().any(Value::is_object);
+    let empty = || if has_sets { Value::Object(Map::new()) } else { Value::Array(Vec::new()) };
+    match filters.entry(filter).or_insert_with(empty) {
         Value::Array(list) if list.iter().any(|present| present == value) => {}
         Value::Array(list) => list.push(value.into()),
         Value::Object(set) => drop(set.insert(value.to_owned(), Value::Bool(true))),
@@ -327,6 +330,10 @@ mod tests {
         assert_eq!(change("/p?filters=%7B%22label!%22:[%22k%22]%7D"), [r#"filters={"label!":["k"]}"#]);
         let set = change("/p?filters=%7B%22label!%22:%7B%22x%22:true%7D%7D");
         assert_eq!(set, [r#"filters={"label!":{"k":true,"x":true}}"#]);
+        let beside_set = change("/p?filters=%7B%22label%22:%7B%22x%22:true%7D%7D");
+        assert_eq!(beside_set, [r#"filters={"label":{"x":true},"label!":{"k":true}}"#]);
+        let beside_list = change("/p?filters=%7B%22label%22:[%22x%22]%7D");
+        assert_eq!(beside_list, [r#"filters={"label":["x"],"label!":["k"]}"#]);
         // The receiver refuses it.
         assert_eq!(change("/p?filters=%5B"), ["filters=["]);
     }

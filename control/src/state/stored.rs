@@ -41,7 +41,7 @@ fn compact(state: &ClusterState) -> ClusterState {
     let mut known = BTreeMap::<*const TaskSpec, usize>::new();
     let mut of_service = BTreeMap::<&ServiceId, Vec<usize>>::new();
     let mut stored = state.clone();
-    for task in state.tasks.values() {
+    for (id, task) in state.tasks.keys().zip(state.tasks.values()) {
         let at = *known.entry(task.spec.as_ptr()).or_insert_with(|| {
             let earlier = of_service.entry(&task.service).or_default();
             earlier.iter().copied().find(|at| specs[*at] == task.spec).unwrap_or_else(|| {
@@ -50,7 +50,7 @@ fn compact(state: &ClusterState) -> ClusterState {
                 specs.len() - 1
             })
         });
-        if let Some(task) = stored.tasks.get_mut(&task.id) {
+        if let Some(task) = stored.tasks.get_mut(id) {
             task.spec = empty.clone();
             task.stored_spec = Some(u32::try_from(at).expect("fewer than 2^32 tasks"));
         }
@@ -78,4 +78,25 @@ fn restore(mut state: ClusterState) -> Result<ClusterState, u32> {
         }
     }
     Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{TestCluster, service_spec};
+
+    /// A state that is damaged may have a task under the id of another one.
+    #[test]
+    fn the_stored_form_follows_the_keys_of_the_tasks() {
+        let mut cluster = TestCluster::new();
+        let node = cluster.first_node();
+        let service = cluster.add_service(service_spec("web", 1, &[]));
+        let task = cluster.running_task(&service, 1, &node);
+        let mut state = cluster.state.clone();
+        let other = state.tasks.get(&task).expect("the task").clone();
+        state.tasks.insert(TaskId::from_random(99), other);
+        let stored = compact(&state);
+        assert!(stored.tasks.values().all(|task| task.stored_spec == Some(0)) && stored.specs.len() == 1);
+        assert_eq!(restore(stored), Ok(state));
+    }
 }
