@@ -19,7 +19,7 @@ const OTHERS: u32 = 0o077;
 /// Takes over the socket that the service manager has opened at this path, if it has.
 ///
 /// # Errors
-/// If it has opened other sockets: nobody would serve them.
+/// If it has opened another socket, which weft would not serve.
 pub(super) fn take_socket(path: &Path) -> Result<Option<UnixListener>> {
     let mut inherited = ListenFd::from_env();
     let mut taken = None;

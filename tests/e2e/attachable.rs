@@ -228,7 +228,7 @@ fn containers_come_back_after_daemons_and_engines_were_killed(lab: &Lab) -> Resu
     });
     reaches(lab, "n1", "box", "deck");
     lab.kill_daemon("n2")?;
-    // It is removed while nobody follows its engine.
+    // It is removed while no daemon follows its engine.
     docker::docker(lab.engine("n2")?, &["rm", "--force", "deck"])?;
     lab.start("n2")?;
     lab.wait_ready("n1", 2)?;

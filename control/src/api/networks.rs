@@ -290,8 +290,8 @@ fn has_addresses_in_use(state: &ClusterState, network: &NetworkId) -> bool {
         || is_used_by_a_container(state, network)
 }
 
-/// Removes the networks that nobody uses: those of the cluster, if this node is a manager, and
-/// those of the engine. As in Docker, the ingress network stays.
+/// Removes unused networks: those of the cluster, if this node is a manager, and those of the
+/// engine. As in Docker, the ingress network stays.
 pub(super) async fn prune(State(api): State<Api>, params: Params, request: Request) -> Result<Response, ApiError> {
     let filters = Filters::read(&params, &["label", "label!", "until"])?;
     let until_ms = filters.values("until").iter().map(|text| until(text)).collect::<Result<Vec<_>, _>>()?;

@@ -177,7 +177,7 @@ impl Client {
         let asked = timeout(limit, send(self.router.clone(), service, &call)).await;
         let returned_us = now_us();
         let outcome = asked.ok().and_then(|(answer, stale)| Some(Outcome { returned_us, answer: answer?, stale }));
-        // Without power, nobody hears an answer.
+        // A machine without power receives no answer.
         let outcome = outcome.filter(|_| simulated::current().is_some_and(|host| host.disk.is_on()));
         let answered = outcome.is_some();
         match outcome.as_ref().map(|outcome| &outcome.answer) {

@@ -147,7 +147,7 @@ async fn label_client(swarm: Swarm, at: usize, number: usize, observed: Arc<Obse
         let Some(manager) = swarm.manager() else { continue };
         let label = format!("{at}-{number}-{label}");
         let node = manager.node().clone();
-        // A change without an answer may have been made. Without power, nobody hears an answer.
+        // A change without an answer may have been made. A machine without power receives none.
         if add_label(&manager, &node, &label).await.is_ok() && disk.is_on() {
             observed.label(&node, label);
         }
