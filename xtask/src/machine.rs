@@ -1,7 +1,13 @@
 //! Finds out whether this process is root and which programs are installed, and restarts the
 //! process as root. It never installs a program: `setup` and `apt` do.
 
-use std::{env, ffi::OsStr, os::unix::process::CommandExt, path::PathBuf, process::Command};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 
@@ -25,6 +31,15 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 pub(crate) fn missing(tools: &[Tool]) -> Vec<Tool> {
     tools.iter().filter(|tool| find(tool.program).is_none()).copied().collect()
+}
+
+/// Like [`become_root`], with this process's own arguments, and with the paths of what it has built
+/// as options: root builds nothing.
+pub(crate) fn become_root_with(paths: &[(&str, &Path)]) -> Result<()> {
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
+    arguments.extend(paths.iter().flat_map(|(option, path)| [OsStr::new(option), path.as_os_str()]));
+    become_root(&arguments)
 }
 
 /// Restarts this program under sudo, with these arguments, in place of this process. Returns `Ok`

@@ -7,8 +7,6 @@
 
 use std::{
     collections::BTreeMap,
-    env,
-    ffi::{OsStr, OsString},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -38,13 +36,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     setup::docker(&ui)?;
     let weft = match &args.weft {
         Some(weft) => weft.clone(),
-        None => build(&ui)?,
+        None => cargo::build_release(&ui, "weft", "bin", "weft")?,
     };
     if !machine::is_root() {
-        let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
-        arguments.extend([OsStr::new("--weft"), weft.as_os_str()]);
-        return machine::become_root(&arguments);
+        return machine::become_root_with(&[("--weft", &weft)]);
     }
     let _lock = Lab::lock()?;
     let runner = Runner::new()?;
@@ -54,14 +49,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let lines = measured?;
     cleaned?;
     steps::report(BENCH, &lines, args.json)
-}
-
-fn build(ui: &Ui) -> Result<PathBuf> {
-    let mut weft = cargo::command(&["build", "--locked", "--release", "--package", "weft", "--bin", "weft"]);
-    ui.step("build weft for release", |step| step.run(&mut weft))?;
-    let own = env::current_exe().context("cannot find the file of this program")?;
-    let weft = own.parent().and_then(|dir| dir.parent()).map(|target| target.join("release/weft"));
-    weft.context("the file of this program is not in a target folder")
 }
 
 fn rounds(weft: PathBuf, runner: &Runner, count: u64) -> Result<Vec<Value>> {

@@ -12,8 +12,6 @@
 
 use std::{
     collections::BTreeMap,
-    env,
-    ffi::{OsStr, OsString},
     fs, io,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
@@ -53,10 +51,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         None => build(&ui)?,
     };
     if !machine::is_root() {
-        let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
-        arguments.extend([OsStr::new("--weft"), weft.as_os_str()]);
-        return machine::become_root(&arguments);
+        return machine::become_root_with(&[("--weft", &weft)]);
     }
     let mut lines = ui.step("create, fill and remove a /16", |_| scale(&weft))?;
     let _lock = Lab::lock()?;
@@ -71,13 +66,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 /// Builds weft and the program of the first part. Returns the path of weft.
 fn build(ui: &Ui) -> Result<PathBuf> {
-    let mut weft = cargo::command(&["build", "--locked", "--release", "--package", "weft", "--bin", "weft"]);
-    ui.step("build weft for release", |step| step.run(&mut weft))?;
-    let arguments = ["build", "--locked", "--release", "--package", "weft-control", "--example", "scale"];
-    ui.step("build the program for the large network", |step| step.run(&mut cargo::command(&arguments)))?;
-    let own = env::current_exe().context("cannot find the file of this program")?;
-    let weft = own.parent().and_then(Path::parent).map(|target| target.join("release/weft"));
-    weft.context("the file of this program is not in a target folder")
+    let weft = cargo::build_release(ui, "weft", "bin", "weft")?;
+    cargo::build_release(ui, "weft-control", "example", "scale")?;
+    Ok(weft)
 }
 
 /// Runs the first part. Returns its lines.

@@ -6,8 +6,7 @@
 //! of dnsperf: there is no server, but the program that has written the names and waits.
 
 use std::{
-    env,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fmt::Write as _,
     fs, io,
     net::{Ipv4Addr, SocketAddr},
@@ -135,10 +134,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if !machine::is_root() {
         // The user has built the server, and owns the folder. Root continues with the same
         // arguments.
-        let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
-        arguments.extend([OsStr::new("--weft"), programs.as_os_str()]);
-        return machine::become_root(&arguments);
+        return machine::become_root_with(&[("--weft", &programs)]);
     }
     // Before signals are caught, so that a user who waits for the lock can interrupt.
     let _lock = Lab::lock()?;
@@ -172,15 +168,9 @@ fn netns_path(name: &str) -> PathBuf {
 /// Builds the program that serves weft's names on ordinary sockets, and the one that lets the
 /// kernel answer them. Returns their folder.
 fn build(ui: &Ui) -> Result<PathBuf> {
-    for (package, example) in [("weft-dns", "serve_names"), ("weft-mesh", "answer_names")] {
-        let arguments = ["build", "--locked", "--release", "--package", package, "--example", example];
-        ui.step(&format!("build {example} for release"), |step| step.run(&mut cargo::command(&arguments)))?;
-    }
-    let own = env::current_exe().context("cannot find the file of this program")?;
-    let folder = own.parent().and_then(Path::parent).map(|target| target.join("release/examples"));
-    let folder = folder.context("the file of this program is not in a target folder")?;
-    ensure!(folder.join("answer_names").exists(), "cargo built the programs, but they are not in {}", folder.display());
-    Ok(folder)
+    cargo::build_release(ui, "weft-dns", "example", "serve_names")?;
+    let program = cargo::build_release(ui, "weft-mesh", "example", "answer_names")?;
+    program.parent().map(Path::to_owned).context("the program is in a folder")
 }
 
 fn results_folder() -> PathBuf {

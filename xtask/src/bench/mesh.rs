@@ -1,11 +1,7 @@
 //! `bench mesh`: creates all cases, measures them in turn, prints and writes the results, and
 //! removes all cases.
 
-use std::{
-    env,
-    ffi::{OsStr, OsString},
-    path::Path,
-};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -51,10 +47,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if !machine::is_root() {
         // The user has built the binary, and owns the folder. Root continues with the same
         // arguments.
-        let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
-        arguments.extend([OsStr::new("--weft"), weft.as_os_str()]);
-        return machine::become_root(&arguments);
+        return machine::become_root_with(&[("--weft", &weft)]);
     }
 
     // Before signals are caught, so that a user who waits for the lock can interrupt.

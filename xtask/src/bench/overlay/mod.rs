@@ -5,12 +5,7 @@ mod case;
 mod network;
 mod tunnels;
 
-use std::{
-    env,
-    ffi::{OsStr, OsString},
-    path::PathBuf,
-    thread,
-};
+use std::{path::PathBuf, thread};
 
 use anyhow::{Context, Result};
 use weft_lab::Lab;
@@ -54,14 +49,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if !machine::is_root() {
         // The user has built the programs, and owns the folder. Root continues with the same
         // arguments.
-        let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-        let mut arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
         let Programs { weft, device, boringtun } = &programs;
-        let paths =
-            [Some(("--weft", weft)), Some(("--device", device)), boringtun.as_ref().map(|path| ("--boringtun", path))];
-        let paths: Vec<_> = paths.into_iter().flatten().collect();
-        arguments.extend(paths.iter().flat_map(|(option, path)| [OsStr::new(option), path.as_os_str()]));
-        return machine::become_root(&arguments);
+        let mut paths = vec![("--weft", weft.as_path()), ("--device", device)];
+        paths.extend(boringtun.as_ref().map(|path| ("--boringtun", path.as_path())));
+        return machine::become_root_with(&paths);
     }
     // Before signals are caught, so that a user who waits for the lock can interrupt.
     let _lock = Lab::lock()?;
