@@ -47,7 +47,13 @@ use weft_model::{
     state::{ContainerIdentity, Network},
 };
 
-use super::{Api, body, docker_networks, engine, error::ApiError, features, find, query::Params, wire::fields};
+use super::{
+    Api, body, docker_networks, engine,
+    error::ApiError,
+    features, find,
+    query::{Params, encoded},
+    wire::fields,
+};
 use crate::swarm::{ProposeError, SwarmError};
 
 /// How long a request waits for an address that was freed a moment ago: that of a container which
@@ -205,12 +211,8 @@ pub(super) async fn connect(
     let mut body = body::parse(&bytes)?;
     let mut connection: Connection = fields::read(&mut body)?;
     check_objects(&body, &["", "/EndpointConfig"])?;
-    let container = Container::find(&api, connection.container.as_deref().unwrap_or_default()).await?;
-    let lock = api.attaching.of(&container.identity.container);
-    let _one_at_a_time = lock.lock().await;
-    // What it is on may have changed meanwhile.
-    let container = Container::find(&api, &container.identity.container).await?;
-    container.refuse_task()?;
+    let (container, _one_at_a_time) =
+        Container::lock(&api, connection.container.as_deref().unwrap_or_default()).await?;
     let docker_network = docker_network(&api, &network).await?;
     if container.is_on(&docker_network, network.name.as_str()) {
         let (name, network) = (&container.identity.name, &network.name);
@@ -254,11 +256,8 @@ pub(super) async fn disconnect(
     let (parts, bytes) = body::read(request).await?;
     let mut body = body::parse(&bytes)?;
     let connection: Connection = fields::read(&mut body)?;
-    let container = Container::find(&api, connection.container.as_deref().unwrap_or_default()).await?;
-    let lock = api.attaching.of(&container.identity.container);
-    let _one_at_a_time = lock.lock().await;
-    let container = Container::find(&api, &container.identity.container).await?;
-    container.refuse_task()?;
+    let (container, _one_at_a_time) =
+        Container::lock(&api, connection.container.as_deref().unwrap_or_default()).await?;
     let docker_network = docker_network(&api, &network).await?;
     let parts = with_path(parts, &format!("/networks/{docker_network}/disconnect"))?;
     let response = forward(&api, parts, bytes).await?;
@@ -438,7 +437,7 @@ struct Container {
 impl Container {
     async fn find(api: &Api, name: &str) -> Result<Self, ApiError> {
         let missing = || ApiError::NotFound { kind: ObjectKind::Container, name: name.to_owned() };
-        let path = format!("/containers/{}/json", engine::encoded(name));
+        let path = format!("/containers/{}/json", encoded(name));
         let found = engine::find(api, &path).await?.filter(|_| !name.is_empty()).ok_or_else(missing)?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let endpoints = found["NetworkSettings"]["Networks"].as_object();
@@ -461,6 +460,17 @@ impl Container {
             }
         }
         Ok(container)
+    }
+
+    /// Finds a container that is no task, for a request that changes its networks. While a request
+    /// holds the guard, the others for this container wait.
+    async fn lock(api: &Api, name: &str) -> Result<(Self, sync::OwnedMutexGuard<()>), ApiError> {
+        let container = Self::find(api, name).await?;
+        let guard = api.attaching.of(&container.identity.container).lock_owned().await;
+        // What it is on may have changed meanwhile.
+        let container = Self::find(api, &container.identity.container).await?;
+        container.refuse_task()?;
+        Ok((container, guard))
     }
 
     fn is_on(&self, docker_network: &str, name: &str) -> bool {
@@ -512,7 +522,7 @@ async fn resolve(api: &Api, text: &str) -> Result<Option<NetworkPlan>, ApiError>
         named.or_else(by_prefix).cloned()
     };
     let known = find(&plans.borrow());
-    if known.is_some() || engine::find(api, &format!("/networks/{}", engine::encoded(text))).await?.is_some() {
+    if known.is_some() || docker_networks::inspect(api, text).await?.is_some() {
         return Ok(known);
     }
     // The network may have been created a moment ago.

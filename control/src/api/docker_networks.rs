@@ -14,14 +14,13 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use percent_encoding::utf8_percent_encode;
 use serde_json::{Value, json};
 use weft_model::{NETWORK_LABEL, NetworkId, NodePlan};
 
 use super::{
     Api, engine,
     error::ApiError,
-    query::{self, URL_PART},
+    query::{self, encoded},
     version::ApiVersion,
 };
 
@@ -141,7 +140,7 @@ pub(super) async fn hides(api: &Api, text: &str) -> Result<bool, ApiError> {
 /// The engine's network of this id or name. `None` if it has none.
 pub(super) async fn inspect(api: &Api, text: &str) -> Result<Option<Value>, ApiError> {
     let Some(socket) = &api.node.engine else { return Ok(None) };
-    let path = format!("/networks/{}", utf8_percent_encode(text, URL_PART));
+    let path = format!("/networks/{}", encoded(text));
     engine::find_json(socket, &path, None).await
 }
 
@@ -157,7 +156,7 @@ pub(super) async fn forward_prune(api: Api, mut request: Request) -> Result<Resp
 fn list_path(filters: &str) -> String {
     match filters {
         "" => "/networks".to_owned(),
-        filters => format!("/networks?filters={}", utf8_percent_encode(filters, URL_PART)),
+        filters => format!("/networks?filters={}", encoded(filters)),
     }
 }
 

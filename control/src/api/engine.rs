@@ -17,7 +17,6 @@ use axum::{
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1, upgrade};
 use hyper_util::rt::TokioIo;
-use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
 use tokio::{io::copy_bidirectional, net::UnixStream, time::timeout};
 
@@ -25,7 +24,6 @@ use super::{
     Api,
     error::ApiError,
     features,
-    query::URL_PART,
     version::{API_VERSION, ApiVersion, ClientVersion},
 };
 
@@ -176,11 +174,6 @@ pub(super) async fn find_json(
 pub(super) async fn get_json(socket: &Path, path: &str, version: Option<ApiVersion>) -> Result<Value, ApiError> {
     let found = find_json(socket, path, version).await?;
     found.ok_or_else(|| ApiError::Unavailable(format!("the container engine has no {path}")))
-}
-
-/// The characters of a text in a path, percent-encoded.
-pub(super) fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, URL_PART).to_string()
 }
 
 /// What the engine of this node has at this path. `None` if it has no such object.

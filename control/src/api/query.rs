@@ -22,7 +22,7 @@ use super::error::ApiError;
 
 /// The characters that are percent-encoded in a part of a path or in a value of a query: all except
 /// the unreserved characters of RFC 3986, section 2.3.
-pub(super) const URL_PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const URL_PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The decoded query of a request. If a parameter has several values, the first one is used, as
 /// in moby.
@@ -121,6 +121,11 @@ fn parse_time_ms(text: &str) -> Option<u64> {
     seconds.checked_mul(1_000)?.checked_add(millis)
 }
 
+/// A text as a part of a path or as a value of a query, percent-encoded.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, URL_PART).to_string()
+}
+
 /// The pairs of a query in their order.
 pub(super) fn pairs(uri: &Uri) -> Vec<(String, String)> {
     Query::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default()
@@ -128,7 +133,6 @@ pub(super) fn pairs(uri: &Uri) -> Vec<(String, String)> {
 
 /// `uri` with this query.
 pub(super) fn with_pairs(uri: &Uri, pairs: &[(String, String)]) -> Result<Uri, ApiError> {
-    let encoded = |text: &String| utf8_percent_encode(text, URL_PART).to_string();
     let pairs: Vec<_> = pairs.iter().map(|(key, value)| format!("{}={}", encoded(key), encoded(value))).collect();
     let path = format!("{}?{}", uri.path(), pairs.join("&"));
     path.parse().map_err(|error| ApiError::Invalid(format!("invalid query: {error}")))

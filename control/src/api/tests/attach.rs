@@ -232,7 +232,7 @@ async fn unused_networks_are_pruned() {
     api.post("/services/create", web).await;
     engine.seen();
     let filters =
-        |filters: Value| format!("/networks/prune?filters={}", crate::api::engine::encoded(&filters.to_string()));
+        |filters: Value| format!("/networks/prune?filters={}", crate::api::query::encoded(&filters.to_string()));
     // The cluster of the test was created in 2023.
     for kept in [json!({"label": ["none"]}), json!({"until": ["2020-01-01T00:00:00Z"]})] {
         assert_eq!(api.post(&filters(kept), Value::Null).await["NetworksDeleted"], json!(["local"]));
