@@ -194,6 +194,18 @@ fn a_task_is_one_ordinary_container(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the three tasks of a service run, and the containers of the node are its tasks.
+/// Returns the tasks. `when` is for the message of a failure.
+fn await_containers(lab: &Lab, node: &str, service: &str, when: &str) -> Vec<Task> {
+    eventually(ENGINE_TIMEOUT, &format!("{when}: the containers of {node} are its tasks"), || {
+        let tasks = lab.wait_running("n1", service, 3).and_then(|tasks| {
+            containers_are_tasks(lab, node)?;
+            Ok(tasks)
+        });
+        tasks.map_err(|error| format!("{error:#}"))
+    })
+}
+
 /// Checks that the running containers of a node are its tasks, each once.
 pub(crate) fn containers_are_tasks(lab: &Lab, node: &str) -> Result<()> {
     let listed = ["ps", "--filter", "label=weft.task", "--format", "{{.Label \"weft.task\"}}"];
@@ -223,13 +235,7 @@ fn the_engine_does_not_answer_names_of_the_cluster(lab: &Lab) -> Result<()> {
 fn a_container_that_a_user_restarts_leaves_no_gap(lab: &Lab) -> Result<()> {
     let task = lab.wait_running("n1", "whoami", 3)?.remove(0);
     lab.docker(&task.node, &["restart", "--time", "0", &task.container])?;
-    let tasks = eventually(ENGINE_TIMEOUT, &format!("the containers of {} are its tasks", task.node), || {
-        let tasks = lab.wait_running("n1", "whoami", 3).and_then(|tasks| {
-            containers_are_tasks(lab, &task.node)?;
-            Ok(tasks)
-        });
-        tasks.map_err(|error| format!("{error:#}"))
-    });
+    let tasks = await_containers(lab, &task.node, "whoami", "restarted");
     all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, ENGINE_TIMEOUT);
     for task in &tasks {
         // The resolver listens in the namespace that the task has now.
@@ -337,11 +343,7 @@ fn engines_and_daemons_are_killed_in_every_order(lab: &Lab) -> Result<()> {
             lab.start(&node)?;
         }
         lab.wait_ready("n1", 3)?;
-        eventually(ENGINE_TIMEOUT, &format!("{order}: the containers of {node} are its tasks"), || {
-            let checked = lab.wait_running("n1", "whoami", 3).and_then(|_| containers_are_tasks(lab, &node));
-            checked.map_err(|error| format!("{error:#}"))
-        });
-        let tasks = lab.wait_running("n1", "whoami", 3)?;
+        let tasks = await_containers(lab, &node, "whoami", order);
         all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, Duration::from_secs(10));
     }
     task_of(lab, "probe").map(drop)
@@ -375,13 +377,7 @@ fn an_engine_waits_for_a_daemon_whose_socket_the_service_manager_holds(lab: &Lab
         .find(|line| line.contains("weft.sock") && line.contains("connection refused"));
     ensure!(refused.is_none(), "{refused:?}");
     lab.wait_ready("n1", 3)?;
-    let tasks = eventually(ENGINE_TIMEOUT, &format!("the containers of {node} are its tasks"), || {
-        let tasks = lab.wait_running("n1", "whoami", 3).and_then(|tasks| {
-            containers_are_tasks(lab, &node)?;
-            Ok(tasks)
-        });
-        tasks.map_err(|error| format!("{error:#}"))
-    });
+    let tasks = await_containers(lab, &node, "whoami", "started");
     all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, ENGINE_TIMEOUT);
     ensure!(fs::symlink_metadata(&path)?.ino() == held, "the daemon has replaced the service manager's socket");
     lab.kill_daemon(&node)?;
@@ -397,15 +393,7 @@ fn an_engine_that_keeps_its_containers_restarts_without_a_trace(lab: &Lab) -> Re
     let publish = format!("{KEPT_PORT}:{HTTP}");
     let create = ["service", "create", "--detach", "--name", "kept", "--mode", "global", "--network", "app"];
     lab.weft_ok("n1", &[&create[..], &["--publish", &publish, WHOAMI]].concat())?;
-    let settled = |what: &str| {
-        eventually(ENGINE_TIMEOUT, &format!("{what}: the containers of {node} are its tasks"), || {
-            let tasks = lab.wait_running("n1", "kept", 3).and_then(|tasks| {
-                containers_are_tasks(lab, &node)?;
-                Ok(tasks)
-            });
-            tasks.map_err(|error| format!("{error:#}"))
-        })
-    };
+    let settled = |when: &str| await_containers(lab, &node, "kept", when);
     settled("created");
     lab.kill_engine(&node)?;
     lab.start_engine_with(&node, KEEP)?;

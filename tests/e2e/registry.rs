@@ -29,6 +29,8 @@ const PASSWORD: &str = "a?>?>~~ open sesame";
 const HTPASSWD: &str = r"ann:$2y$04$GKa8pyNjLW6x/7M4RhCVi.5ESG1q7GUB14w5icvmOtoutABzKW4Rq";
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const TASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Creates a service whose tasks end soon after they are stopped.
+const CREATE: [&str; 5] = ["service", "create", "--detach", "--stop-grace-period", "1s"];
 const SLEEP: [&str; 2] = ["sleep", "infinity"];
 
 pub(crate) fn group() -> Group {
@@ -193,8 +195,8 @@ fn docker_logs_in_through_weft(lab: &Lab) -> Result<()> {
 
 fn a_service_without_the_password_says_why(lab: &Lab) -> Result<()> {
     let image = image("web");
-    let create = ["service", "create", "--detach", "--stop-grace-period", "1s", "--name", "open", &image];
-    let output = lab.weft("n1", &[&create[..], &SLEEP].concat())?;
+    let create = [&CREATE[..], &["--name", "open", &image], &SLEEP].concat();
+    let output = lab.weft("n1", &create)?;
     let warning = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success() && warning.contains("no registry has given a digest"), "{output:?}");
     let error = task_error(lab, "open", "cannot get image");
@@ -204,20 +206,8 @@ fn a_service_without_the_password_says_why(lab: &Lab) -> Result<()> {
 
 fn the_nodes_that_pull_get_the_credentials(lab: &Lab) -> Result<()> {
     let image = image("web");
-    let create = [
-        "service",
-        "create",
-        "--detach",
-        "--stop-grace-period",
-        "1s",
-        "--with-registry-auth",
-        "--name",
-        "web",
-        "--mode",
-        "global",
-        &image,
-    ];
-    let warnings = weft_as_user(lab, &[&create[..], &SLEEP].concat())?;
+    let create = [&CREATE[..], &["--with-registry-auth", "--name", "web", "--mode", "global", &image], &SLEEP].concat();
+    let warnings = weft_as_user(lab, &create)?;
     ensure!(warnings.is_empty(), "{warnings}");
     let tasks = lab.wait_running("n1", "web", 3)?;
     for node in lab.nodes() {
@@ -276,18 +266,8 @@ fn find_in(dir: &Path, texts: &[&[u8]]) -> Result<Vec<PathBuf>> {
 fn an_update_keeps_the_digest_when_the_tag_moves(lab: &Lab) -> Result<()> {
     push(lab, "moving", "first")?;
     let image = image("moving");
-    let create = [
-        "service",
-        "create",
-        "--detach",
-        "--stop-grace-period",
-        "1s",
-        "--with-registry-auth",
-        "--name",
-        "moving",
-        &image,
-    ];
-    weft_as_user(lab, &[&create[..], &SLEEP].concat())?;
+    let create = [&CREATE[..], &["--with-registry-auth", "--name", "moving", &image], &SLEEP].concat();
+    weft_as_user(lab, &create)?;
     ensure!(content(lab, "moving")? == "first");
     let pinned = spec_image("moving")?;
     push(lab, "moving", "second")?;
@@ -311,18 +291,8 @@ fn credentials_stay_with_a_service_until_an_update_changes_them(lab: &Lab) -> Re
         push(lab, name, name)?;
     }
     let first = image("web");
-    let create = [
-        "service",
-        "create",
-        "--detach",
-        "--stop-grace-period",
-        "1s",
-        "--with-registry-auth",
-        "--name",
-        "kept",
-        &first,
-    ];
-    weft_as_user(lab, &[&create[..], &SLEEP].concat())?;
+    let create = [&CREATE[..], &["--with-registry-auth", "--name", "kept", &first], &SLEEP].concat();
+    weft_as_user(lab, &create)?;
     lab.wait_running("n1", "kept", 1)?;
     let runs = |name: &str| {
         eventually(TASK_TIMEOUT, &format!("kept runs {name}"), || {
@@ -347,9 +317,8 @@ fn credentials_stay_with_a_service_until_an_update_changes_them(lab: &Lab) -> Re
 fn docker_sends_credentials_and_pins_images(lab: &Lab) -> Result<()> {
     push(lab, "docker", "docker")?;
     let image = image("docker");
-    let create =
-        ["service", "create", "--detach", "--stop-grace-period", "1s", "--name", "by-docker", "--replicas", "3"];
-    as_user_ok(lab, &[&create[..], &["--with-registry-auth", &image], &SLEEP].concat())?;
+    let service = ["--name", "by-docker", "--replicas", "3", "--with-registry-auth", &image];
+    as_user_ok(lab, &[&CREATE[..], &service, &SLEEP].concat())?;
     lab.wait_running("n1", "by-docker", 3)?;
     let pinned = spec_image("by-docker")?;
     ensure!(pinned.starts_with(&format!("{image}@sha256:")), "{pinned}");
