@@ -85,17 +85,22 @@ impl Manager {
         if !is_demotion(&self.inner.state.borrow(), command) {
             return Ok(());
         }
-        let answering = self.ping_others().await.answering;
-        let reachable = |node: &NodeId| *node == self.inner.node || answering.contains(node);
-        check_demotion(&self.inner.state.borrow(), command, reachable)
+        let answering = self.answering_now().await;
+        check_demotion(&self.inner.state.borrow(), command, |node| answering.contains(node))
     }
 
     /// Refuses to do without this node, if it is a manager and the swarm would have no quorum. Asks
     /// the other managers whether they answer, for at most 1 s.
     pub(in crate::swarm) async fn check_absence(&self, node: &NodeId) -> Result<(), Rejection> {
-        let answering = self.ping_others().await.answering;
-        let reachable = |node: &NodeId| *node == self.inner.node || answering.contains(node);
-        check_absence(&self.inner.state.borrow(), node, reachable)
+        let answering = self.answering_now().await;
+        check_absence(&self.inner.state.borrow(), node, |node| answering.contains(node))
+    }
+
+    /// This manager, and the others that answer within 1 s.
+    async fn answering_now(&self) -> BTreeSet<NodeId> {
+        let mut answering = self.ping_others().await.answering;
+        answering.insert(self.inner.node.clone());
+        answering
     }
 
     /// Whether a majority of the voters without `removed` answers now.
