@@ -1,7 +1,7 @@
 //! Reads and writes the small files of the data directory.
 //!
 //! A file is replaced as a whole or stays unchanged, even if the machine loses power. The swarm's
-//! membership store and the agent's store of WireGuard keys use this module for their files. The
+//! membership store and the agent use this module for their files. The
 //! Raft store uses it for its key; its log is one redb file. All functions block: an async caller
 //! runs them on a blocking thread, or accepts that it waits for the disk.
 
@@ -9,7 +9,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 #[cfg(test)]
@@ -25,14 +25,23 @@ const MODE: u32 = 0o600;
 /// # Errors
 /// The error of the file system, or `InvalidInput` if `path` has no parent directory.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut staged = path.as_os_str().to_owned();
-    staged.push(".new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&staged)?;
+    let staged = staged(path);
+    let mut file = create(&staged)?;
     file.write_all(bytes)?;
-    sync(&file, Path::new(&staged))?;
+    sync(&file, &staged)?;
     #[cfg(test)]
-    journal::file_synced(Path::new(&staged));
-    rename(Path::new(&staged), path)
+    journal::file_synced(&staged);
+    rename(&staged, path)
+}
+
+/// Like [`write`], but for a file that is of no use after a power loss: it waits for no disk.
+///
+/// # Errors
+/// The error of the file system.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let staged = staged(path);
+    create(&staged)?.write_all(bytes)?;
+    fs::rename(&staged, path)
 }
 
 /// Replaces the file `to` by the file `from` of the same directory. The change survives a power
@@ -49,6 +58,17 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     journal::renamed(from, to);
     // The rename survives a power loss only once the directory itself is on the disk (fsync(2)).
     sync_dir(dir)
+}
+
+/// Where the new content of `path` is written first.
+fn staged(path: &Path) -> PathBuf {
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(".new");
+    staged.into()
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)
 }
 
 fn sync(file: &File, path: &Path) -> io::Result<()> {

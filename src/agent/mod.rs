@@ -12,7 +12,7 @@
 //!   resolver are ready. There is one exception: engines before version 28 make the namespace so
 //!   late that the resolver of a container can be ready some milliseconds after its program.
 //! - The agent does not need its memory after a restart: a new agent finds the state of the node in
-//!   the kernel and in the runtime.
+//!   the kernel and in the runtime, or in a file if the runtime does not answer ([`last_seen`]).
 //! - Dropping the future of [`Agent::run`] leaves the kernel, the tasks and their traffic as they
 //!   are.
 //!
@@ -26,6 +26,7 @@ mod data_plane;
 mod resolvers;
 mod task;
 mod describe;
+mod last_seen;
 mod sandboxes;
 mod report;
 mod pass_times;
@@ -35,23 +36,20 @@ mod name_replies;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::time::Instant;
 use weft_control::swarm::{Membership, Swarm};
 use weft_dns::Outside;
 use weft_mesh::Mesh;
-use weft_model::{NetworkId, TaskId, spec::Labels};
+use weft_model::{NetworkId, spec::Labels};
 use weft_overlay::{Overlay, OverlayState};
 
-use self::{data_plane::DataPlane, keys::Keys, report::Reporter, resolvers::Resolvers, task::Tasks};
-use crate::runtime::{Executor, ObservedContainer, ObservedTask, RuntimeKind};
+use self::{
+    data_plane::DataPlane, keys::Keys, last_seen::LastSeen, report::Reporter, resolvers::Resolvers, task::Tasks,
+};
+use crate::runtime::{Executor, RuntimeKind};
 
 /// Interval of the full resync: a pass without an event, which repairs changes that caused no
 /// event.
@@ -86,12 +84,9 @@ pub(crate) struct Agent {
     /// The result of the last successful reconcile of the overlay; `None` before the first one.
     links: Option<OverlayState>,
     started: Instant,
-    /// The tasks of the runtime when it could list them last; `None` before.
-    observed: Option<Arc<BTreeMap<TaskId, ObservedTask>>>,
-    /// The containers that are no tasks, when the runtime could list them last; `None` before.
-    attached: Option<BTreeMap<TaskId, ObservedContainer>>,
-    /// They were all known once. From then on the runtime knows each of them, and before, the plan
-    /// can have running containers that are not in `attached`.
+    last_seen: LastSeen,
+    /// The runtime has listed all containers that are no tasks once. From then on it knows each of
+    /// them, and before, the plan can have running containers that are not in `last_seen`.
     knows_attached: bool,
     /// The networks of the plan when the runtime removed those of others last.
     networks: Option<BTreeSet<NetworkId>>,
@@ -113,8 +108,7 @@ impl Agent {
             data_plane: DataPlane::new(Some(mesh), pin_dir),
             links: None,
             started: Instant::now(),
-            observed: None,
-            attached: None,
+            last_seen: LastSeen::load(&config.data_dir),
             knows_attached: false,
             networks: None,
             overlay,

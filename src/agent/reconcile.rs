@@ -7,8 +7,8 @@
 //! the same code handles start-up, changes and repair.
 //!
 //! Invariant: an error of one layer does not stop the pass. Tasks are stopped and reported even if
-//! the links fail. If the runtime cannot list its tasks, the pass goes on with those of the last
-//! pass; only the first pass of an agent needs the list.
+//! the links fail. If the runtime cannot list its tasks, the pass goes on with those that it has
+//! listed last, under this daemon or an earlier one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,24 +44,34 @@ impl Agent {
     pub(super) async fn reconcile(&mut self, plan: &Arc<NodePlan>, now: Instant) -> Result<()> {
         let mut times = PassTimes::start();
         let mut errors = LayerErrors::default();
-        // The tasks run on without their engine, and their links must follow the plan.
-        let observed = errors.collect(self.observe().await)?.or_else(|| self.observed.take());
-        let Some(observed) = observed else { return self.report_without_list(plan, errors, now) };
-        self.observed = Some(Arc::clone(&observed));
+        let listed = errors.collect(self.observe().await)?;
+        let is_listed = listed.is_some();
+        match listed {
+            Some(tasks) => self.last_seen.set_tasks(tasks),
+            None => errors.collect(self.last_seen.forget_ended().await)?.unwrap_or_default(),
+        }
+        let age = now.saturating_duration_since(self.started);
+        let observed = match self.last_seen.tasks() {
+            Some(tasks) => Arc::clone(tasks),
+            None if age <= LIST_TIMEOUT => return self.report_without_list(plan, errors),
+            None => {
+                self.tasks.fail_all(plan, &errors.text());
+                Arc::default()
+            }
+        };
         let attached = self.observe_attached().await;
-        let too_early = now.saturating_duration_since(self.started) < ATTACHED_TIMEOUT;
-        if self.attached.is_none() && !plan.attached.is_empty() && too_early {
+        if self.last_seen.attached().is_none() && !plan.attached.is_empty() && age < ATTACHED_TIMEOUT {
             errors.collect::<()>(Err(anyhow!("the runtime cannot list the containers that are no tasks")))?;
-            return self.report_without_list(plan, errors, now);
+            return self.report_without_list(plan, errors);
         }
         times.end("tasks");
         self.tasks.track(plan, &observed);
         if errors.is_empty() {
             self.tasks.start_next_steps(plan, &observed, PassPoint::BeforeLinks, now);
         }
-        let mut sandboxes = Sandboxes::new(plan, &observed, self.attached.as_ref());
+        let mut sandboxes = Sandboxes::new(plan, &observed, self.last_seen.attached());
         if !self.knows_attached {
-            sandboxes.keep_unknown(plan, self.attached.as_ref());
+            sandboxes.keep_unknown(plan, self.last_seen.attached());
         }
         let linked = match self.keys.reconcile(plan) {
             Ok(keys) => self.overlay.reconcile(plan, &sandboxes.places, &keys).await.map_err(Into::into),
@@ -87,6 +97,9 @@ impl Agent {
             }
         }
         self.links = links;
+        if is_listed {
+            self.last_seen.store(self.links.as_ref().map_or(&[], |links| &links.endpoints));
+        }
         times.end("data plane");
         let linked_tasks = self.endpoints().iter().filter_map(|e| Some((e.task.clone(), e.netns_cookie?))).collect();
         self.resolvers.reconcile(plan, zone, &linked_tasks, &sandboxes);
@@ -186,12 +199,9 @@ impl Agent {
         Ok(())
     }
 
-    /// The runtime could not list its tasks since this agent has started. If that lasts, they count
-    /// as ended, so that others replace them: their engine may never come back.
-    fn report_without_list(&mut self, plan: &NodePlan, errors: LayerErrors, now: Instant) -> Result<()> {
-        if now.saturating_duration_since(self.started) > LIST_TIMEOUT {
-            self.tasks.fail_all(plan, &errors.text());
-        }
+    /// The runtime could not list its tasks since the node has joined its cluster, or since this
+    /// agent has started under another release. They may run, so nothing is changed yet.
+    fn report_without_list(&self, plan: &NodePlan, errors: LayerErrors) -> Result<()> {
         self.reporter.publish(plan, None, self.tasks.statuses(plan), None, errors.text());
         errors.into_result()
     }
@@ -217,9 +227,9 @@ impl Agent {
         };
         self.knows_attached |= observed.complete;
         let reports = observed.complete.then(|| observed.containers.iter().map(report).collect());
-        if observed.complete || self.attached.is_some() || self.started.elapsed() >= ATTACHED_TIMEOUT {
+        if observed.complete || self.last_seen.attached().is_some() || self.started.elapsed() >= ATTACHED_TIMEOUT {
             let found = observed.containers.into_iter().map(|found| (found.id.clone(), found));
-            self.attached = Some(found.collect());
+            self.last_seen.set_attached(found.collect());
         }
         reports
     }
@@ -250,8 +260,7 @@ impl Agent {
             self.remove_networks(None).await?;
         }
         self.tasks.clear();
-        self.observed = None;
-        self.attached = None;
+        self.last_seen.clear()?;
         self.knows_attached = false;
         self.links = None;
         self.reporter.clear_applied();

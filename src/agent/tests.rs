@@ -27,7 +27,7 @@ use super::{
     task::{FinishedStep, PassPoint, Step, TaskRecord},
     *,
 };
-use crate::runtime::{ObservedTask, Phase, RuntimeError, TaskNetns, fixture, identity};
+use crate::runtime::{ObservedContainer, ObservedTask, Phase, RuntimeError, TaskNetns, fixture, identity};
 
 /// Succeeds in every call, and records the calls.
 #[derive(Default)]
@@ -96,8 +96,7 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         overlay: Overlay::open(EncryptionMode::Auto).expect("netlink is available"),
         links: None,
         started: Instant::now(),
-        observed: None,
-        attached: None,
+        last_seen: LastSeen::load(dir),
         knows_attached: false,
         networks: None,
         keys: Keys::new(dir, 51820),

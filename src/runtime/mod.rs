@@ -109,7 +109,7 @@ pub(crate) trait Executor: Send + Sync {
     fn changed(&self) -> watch::Receiver<u64>;
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct ObservedTask {
     pub task: TaskId,
     pub phase: Phase,
@@ -141,7 +141,7 @@ pub(crate) struct ObservedContainers {
 }
 
 /// A container that is no task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct ObservedContainer {
     /// Its id in the cluster state.
     pub id: TaskId,
@@ -151,7 +151,7 @@ pub(crate) struct ObservedContainer {
 }
 
 /// The network namespace of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum TaskNetns {
     /// It does not exist: [`Executor::start`] makes it, or the task has ended.
     Missing,
@@ -166,7 +166,7 @@ pub(crate) enum TaskNetns {
     At(PathBuf),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Phase {
     /// The task has no process yet.
     Prepared,

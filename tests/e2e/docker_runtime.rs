@@ -18,11 +18,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
-use weft_lab::{CLIENT, Lab, Load, Runtime, Task, contract, dns::RecordType, docker, eventually};
+use weft_lab::{CLIENT, Lab, Load, Runtime, Task, contract, dns, dns::RecordType, docker, eventually, netns};
 
 use crate::{
     docker_view, failure,
-    fixtures::{HTTP, Loads, WHOAMI, all_answer, assert_even, only, service, task_names, task_of, vip},
+    fixtures::{HTTP, Loads, WHOAMI, all_answer, assert_even, only, service, task_names, task_of, v4_of, vip},
     harness::{Group, Shape, tests},
     isolation, lookups, mesh, names, node_networks, scaling, update,
 };
@@ -296,25 +296,24 @@ fn containers_of_a_user_publish_ports_beside_weft(lab: &Lab) -> Result<()> {
     lab.docker_ok("n1", &["rm", "--force", "user"]).map(drop)
 }
 
-/// The engine does not keep containers (live restore): when it starts, it stops those of before.
+/// Containers run on without their engine, and traffic goes on, also under a daemon that starts in
+/// this time and cannot ask which tasks it has. The engine does not keep containers (live restore):
+/// when it starts, it stops those of before.
 fn traffic_continues_while_an_engine_is_down(lab: &Lab) -> Result<()> {
     let node = failure::follower(lab)?;
     let before = lab.wait_running("n1", "whoami", 3)?;
-    ensure!(before.iter().any(|task| task.node == node), "no task is running on {node}");
+    let own = before.iter().find(|task| task.node == node);
+    let netns = lab.task_namespace(own.with_context(|| format!("no task is running on {node}"))?)?;
+    let ending = service(lab, "ending", 3, &["--restart-delay", "100ms"], &[WHOAMI])?;
     let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
     lab.kill_engine(&node)?;
-    for addr in contract::addrs(&node) {
-        assert_even(lab, CLIENT, (addr, mesh::PORT).into(), &before, 300);
-    }
-    let during = lab.wait_running("n1", "whoami", 3)?;
-    ensure!(task_names(&before) == task_names(&during), "{before:?} became {during:?}");
-    // The node's data plane follows the plan without its engine.
-    let elsewhere = format!("engine.labels.lab-node!={node}");
-    let flags = ["--constraint", &elsewhere, "--publish", &format!("{MEANWHILE_PORT}:{HTTP}")];
-    let tasks = service(lab, "meanwhile", 2, &flags, &[WHOAMI])?;
-    all_answer(CLIENT, &contract::addrs(&node).map(|addr| (addr, MEANWHILE_PORT).into()), &tasks, ENGINE_TIMEOUT);
-    lab.weft_ok("n1", &["service", "rm", "meanwhile"])?;
+    the_node_follows_the_plan(lab, &node, &netns, &before)?;
+    lab.kill_daemon(&node)?;
+    lab.start(&node)?;
+    lab.wait_ready("n1", 3)?;
+    the_node_follows_the_plan(lab, &node, &netns, &before)?;
     loads.expect_no_errors()?;
+    a_task_that_ends_without_its_engine_is_replaced(lab, &ending, &node)?;
     lab.start_engine(&node)?;
     let after = eventually(ENGINE_TIMEOUT, "other tasks replace those of the engine", || {
         let tasks = lab.wait_running("n1", "whoami", 3).map_err(|error| format!("{error:#}"))?;
@@ -325,7 +324,53 @@ fn traffic_continues_while_an_engine_is_down(lab: &Lab) -> Result<()> {
     let labels = ["node", "inspect", "--format", "{{json .Description.Engine.Labels}}", &node];
     let labels = lab.docker_ok("n1", &labels)?;
     ensure!(labels.contains(r#""lab-start":"2""#), "the labels of the restarted engine are {labels}");
+    // The tasks may be on other nodes now. The node may get some again once it has converged.
+    eventually(ENGINE_TIMEOUT, "the node has converged", || {
+        let table = lab.weft_ok("n1", &["node", "ls"]).map_err(|error| format!("{error:#}"))?;
+        if table.contains("not converged") { Err(table) } else { Ok(()) }
+    });
+    for replicas in [2, 3] {
+        lab.weft_ok("n1", &["service", "scale", &format!("whoami={replicas}")])?;
+        lab.wait_running("n1", "whoami", replicas)?;
+    }
     task_of(lab, "probe").map(drop)
+}
+
+/// `netns` is of a task on the node, and `tasks` are those of the published service.
+fn the_node_follows_the_plan(lab: &Lab, node: &str, netns: &Path, tasks: &[Task]) -> Result<()> {
+    for addr in contract::addrs(node) {
+        assert_even(lab, CLIENT, (addr, mesh::PORT).into(), tasks, 300);
+    }
+    let during = lab.wait_running("n1", "whoami", 3)?;
+    ensure!(task_names(tasks) == task_names(&during), "{tasks:?} became {during:?}");
+    let elsewhere = format!("engine.labels.lab-node!={node}");
+    let flags = ["--constraint", &elsewhere, "--network", "app", "--publish", &format!("{MEANWHILE_PORT}:{HTTP}")];
+    let new = service(lab, "meanwhile", 2, &flags, &[WHOAMI])?;
+    all_answer(CLIENT, &contract::addrs(node).map(|addr| (addr, MEANWHILE_PORT).into()), &new, ENGINE_TIMEOUT);
+    let names = [
+        ("tasks.meanwhile", v4_of(&new, "app")),
+        (contract::EXTERNAL_NAME, [IpAddr::from(contract::EXTERNAL_V4)].into()),
+    ];
+    for (name, expected) in names {
+        eventually(ENGINE_TIMEOUT, &format!("{name} resolves to {expected:?} on {node}"), || {
+            let answer = netns::within(netns, || dns::lookup(dns::IN_TASK, name, RecordType::A));
+            let answer = answer.flatten().map_err(|error| format!("{error:#}"))?;
+            let found: BTreeSet<IpAddr> = answer.addrs().into_iter().collect();
+            if found == expected { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
+    }
+    lab.weft_ok("n1", &["service", "rm", "meanwhile"]).map(drop)
+}
+
+/// No engine says that the task ends.
+fn a_task_that_ends_without_its_engine_is_replaced(lab: &Lab, tasks: &[Task], node: &str) -> Result<()> {
+    let task = tasks.iter().find(|task| task.node == node).with_context(|| format!("no task is on {node}"))?;
+    weft_lab::process::kill(task.pid.context("the task has a process")?)?;
+    eventually(ENGINE_TIMEOUT, "another task replaces one that has ended without its engine", || {
+        let tasks = lab.wait_running("n1", "ending", 3).map_err(|error| format!("{error:#}"))?;
+        if tasks.iter().any(|other| other.id == task.id) { Err(format!("{tasks:?}")) } else { Ok(()) }
+    });
+    lab.weft_ok("n1", &["service", "rm", "ending"]).map(drop)
 }
 
 /// An engine that was killed stops its containers when it starts again, so the tasks are replaced.

@@ -16,6 +16,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
+use super::cookie;
 use crate::error::Error;
 
 /// The network namespace of the calling thread.
@@ -89,5 +90,14 @@ impl Netns {
                 .map_err(|source| Error::NetnsThread { path: self.path.clone(), source })?;
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// The number that tells this namespace from all others since the machine has started.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Netns::run`], or [`Error::Cookie`].
+    pub fn cookie(&self) -> Result<u64, Error> {
+        self.run(cookie::netns_cookie)?.map_err(Error::Cookie)
     }
 }
