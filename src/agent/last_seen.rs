@@ -10,7 +10,7 @@
 //! another process some time after the task has ended.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,11 +22,11 @@ use weft_control::{
     files,
     json::{self, Schema},
 };
-use weft_model::TaskId;
+use weft_model::{TaskId, report::AttachedReports};
 use weft_overlay::{Endpoint, netns::Netns};
 
 use super::blocking::run_blocking;
-use crate::runtime::{ObservedContainer, ObservedTask, TaskNetns};
+use crate::runtime::{ObservedContainer, ObservedContainers, ObservedTask, TaskNetns};
 
 const FILE: &str = "last-seen.json";
 const SCHEMA: Schema = Schema { version: 1, release: "0.2.0" };
@@ -84,8 +84,18 @@ impl LastSeen {
         self.lists.tasks = Some(tasks);
     }
 
-    pub(super) fn set_attached(&mut self, attached: BTreeMap<TaskId, ObservedContainer>) {
-        self.lists.attached = Some(Arc::new(attached));
+    /// Takes over what is known of the containers that are no tasks. An engine of which an earlier
+    /// daemon has asked more than it answers now may say nothing of some: those stay as they were.
+    /// If nothing is known yet of all that it lists, nothing is taken over, unless that is `late`.
+    pub(super) fn update_attached(&mut self, observed: ObservedContainers, late: bool) -> AttachedReports {
+        if observed.complete || late || self.lists.attached.is_some() {
+            let unanswered: BTreeSet<&String> = observed.report.unanswered.iter().collect();
+            let kept = self.attached().into_iter().flat_map(BTreeMap::values);
+            let kept = kept.filter(|container| unanswered.contains(&container.identity.container)).cloned();
+            let containers = kept.chain(observed.containers).map(|container| (container.id.clone(), container));
+            self.lists.attached = Some(Arc::new(containers.collect()));
+        }
+        observed.report
     }
 
     /// The runtime cannot list now. Forgets the tasks whose network namespace does not exist any
@@ -226,6 +236,12 @@ mod tests {
         }
     }
 
+    /// The engine knows these and no others.
+    fn known(containers: &[(TaskId, ObservedContainer)]) -> ObservedContainers {
+        let containers = containers.iter().map(|(_, container)| container.clone()).collect();
+        ObservedContainers { containers, complete: true, ..ObservedContainers::default() }
+    }
+
     fn here() -> TaskNetns {
         TaskNetns::At(OWN.into())
     }
@@ -235,7 +251,7 @@ mod tests {
         let mut seen = LastSeen::load(dir);
         let starting = TaskNetns::Starting { netns: None, connected: false };
         seen.set_tasks(Arc::new([task(1, here()), task(2, TaskNetns::Missing), task(3, starting)].into()));
-        seen.set_attached([container(4, here())].into());
+        seen.update_attached(known(&[container(4, here())]), false);
         seen.store(&[endpoint(1, own_cookie()), endpoint(4, own_cookie())]);
         seen
     }
@@ -262,7 +278,7 @@ mod tests {
         let mut seen = seen(dir.path());
         let gone = TaskNetns::At("/proc/0/ns/net".into());
         seen.set_tasks(Arc::new([task(1, here()), task(5, here()), task(6, gone.clone()), task(7, here())].into()));
-        seen.set_attached([container(4, here()), container(8, gone)].into());
+        seen.update_attached(known(&[container(4, here()), container(8, gone)]), false);
         seen.store(&[endpoint(1, own_cookie()), endpoint(5, own_cookie() + 1), endpoint(4, own_cookie() + 1)]);
         seen.forget_ended().await.expect("no panic");
         let left: Vec<_> = seen.tasks().expect("tasks were listed").keys().cloned().collect();
@@ -274,6 +290,24 @@ mod tests {
             attached.len() == 2 && attached.values().all(|found| found.netns == TaskNetns::Missing),
             "{attached:?}"
         );
+    }
+
+    #[test]
+    fn a_container_of_which_the_engine_does_not_answer_yet_stays_as_it_was() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut seen = seen(dir.path());
+        let report = AttachedReports { containers: Vec::new(), unanswered: vec!["c4".to_owned(), "c9".to_owned()] };
+        let silent = || ObservedContainers { report: report.clone(), ..ObservedContainers::default() };
+        assert_eq!(seen.update_attached(silent(), false), report);
+        assert_eq!(seen.attached(), Some(&[container(4, here())].into()));
+        seen.update_attached(known(&[]), false);
+        assert_eq!(seen.attached(), Some(&BTreeMap::new()), "it was removed");
+
+        let mut new = LastSeen::load(&dir.path().join("none"));
+        new.update_attached(silent(), false);
+        assert_eq!(new.attached(), None, "what the engine does not say may have links");
+        new.update_attached(silent(), true);
+        assert_eq!(new.attached(), Some(&BTreeMap::new()));
     }
 
     #[test]

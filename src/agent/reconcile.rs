@@ -18,14 +18,14 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::time::Instant;
-use weft_model::{NetworkId, NodePlan, TaskId, error_chain, plan::LocalPlan, report::AttachedReport};
+use weft_model::{NetworkId, NodePlan, TaskId, error_chain, plan::LocalPlan, report::AttachedReports};
 use weft_overlay::{Endpoint, OverlayState, Sandbox};
 
 use super::{
     Agent, data_plane::close_connections, facts::local_facts, layer_errors::LayerErrors, pass_times::PassTimes,
     sandboxes::Sandboxes, task::PassPoint,
 };
-use crate::runtime::{ObservedContainer, ObservedTask, Ready, TaskNetns};
+use crate::runtime::{ObservedTask, Ready, TaskNetns};
 
 /// How long the runtime may take to remove its networks.
 const NETWORKS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,7 +120,7 @@ impl Agent {
         &mut self,
         plan: &NodePlan,
         observed: &BTreeMap<TaskId, ObservedTask>,
-        attached: Option<Vec<AttachedReport>>,
+        attached: Option<AttachedReports>,
         errors: &LayerErrors,
         now: Instant,
     ) {
@@ -210,9 +210,9 @@ impl Agent {
         self.links.as_ref().map_or(&[], |links| &links.endpoints)
     }
 
-    /// The containers that are no tasks, for the report. `None` if they could not be listed
-    /// completely: then those of the last pass keep their links.
-    async fn observe_attached(&mut self) -> Option<Vec<AttachedReport>> {
+    /// What the engine says of the containers that are no tasks, for the report. `None` if they
+    /// could not be listed: then those of the last list keep their links.
+    async fn observe_attached(&mut self) -> Option<AttachedReports> {
         let observed = match self.executor.observe_attached().await {
             Ok(observed) => observed,
             Err(error) => {
@@ -220,18 +220,8 @@ impl Agent {
                 return None;
             }
         };
-        let report = |found: &ObservedContainer| AttachedReport {
-            id: found.id.clone(),
-            identity: found.identity.clone(),
-            networks: found.networks.clone(),
-        };
         self.knows_attached |= observed.complete;
-        let reports = observed.complete.then(|| observed.containers.iter().map(report).collect());
-        if observed.complete || self.last_seen.attached().is_some() || self.started.elapsed() >= ATTACHED_TIMEOUT {
-            let found = observed.containers.into_iter().map(|found| (found.id.clone(), found));
-            self.last_seen.set_attached(found.collect());
-        }
-        reports
+        Some(self.last_seen.update_attached(observed, self.started.elapsed() >= ATTACHED_TIMEOUT))
     }
 
     async fn observe(&self) -> Result<Arc<BTreeMap<TaskId, ObservedTask>>> {

@@ -9,7 +9,7 @@
 
 use tokio::sync::watch;
 use weft_model::{
-    NodeId, NodePlan, NodeReport, TaskId, plan::PlanVersion, report::AttachedReport, spec::Labels, state::TaskStatus,
+    NodeId, NodePlan, NodeReport, TaskId, plan::PlanVersion, report::AttachedReports, spec::Labels, state::TaskStatus,
 };
 use weft_overlay::OverlayState;
 
@@ -44,7 +44,7 @@ impl Reporter {
         plan: &NodePlan,
         links: Option<(&OverlayState, Labels)>,
         tasks: Vec<(TaskId, TaskStatus)>,
-        attached: Option<Vec<AttachedReport>>,
+        attached: Option<AttachedReports>,
         problem: String,
     ) {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);

@@ -43,6 +43,7 @@ use tokio::sync::watch;
 use weft_model::{
     Backoff, ContainerNetworks, LogSource, NetworkId, NodeName, NodePlan, TaskId,
     plan::{NetworkPlan, TaskPlan},
+    report::AttachedReports,
     spec::Labels,
     state::ContainerIdentity,
 };
@@ -102,7 +103,7 @@ pub(crate) trait Executor: Send + Sync {
     /// The containers that are no tasks and are on networks of the cluster. A runtime without an
     /// engine has none.
     async fn observe_attached(&self) -> Result<ObservedContainers, RuntimeError> {
-        Ok(ObservedContainers { containers: Vec::new(), complete: true })
+        Ok(ObservedContainers { complete: true, ..ObservedContainers::default() })
     }
 
     /// Notifies when the result of [`Executor::observe`] may have changed.
@@ -134,9 +135,11 @@ pub(crate) struct Ready {
 /// The containers that are no tasks, as far as they are on networks of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ObservedContainers {
+    /// All of which the engine has ever said something, and those that it starts.
     pub containers: Vec<ObservedContainer>,
-    /// `false` if there may be others: the engine does not answer questions about a container that
-    /// it starts.
+    /// What the engine has said now. It does not answer questions about a container that it starts.
+    pub report: AttachedReports,
+    /// Whether something is known of all that the engine has listed.
     pub complete: bool,
 }
 

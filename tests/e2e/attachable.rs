@@ -4,7 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use weft_lab::{Lab, Runtime, docker, eventually};
+use weft_lab::{Lab, Runtime, Task, docker, eventually};
 
 use crate::{
     fixtures::{WHOAMI, network, probe_on, service, task_of},
@@ -78,6 +78,15 @@ fn resolves(lab: &Lab, node: &str, container: &str, name: &str) -> Result<bool> 
     Ok(lab.docker(node, &["exec", container, "getent", "ahostsv4", name])?.status.success())
 }
 
+fn no_longer_resolves(lab: &Lab, probe: &Task, name: &str) {
+    eventually(CHANGE_TIMEOUT, &format!("{name} does not resolve any more"), || {
+        match resolves(lab, &probe.node, &probe.container, name) {
+            Ok(false) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
 /// The address of a container on a network, as its engine shows it.
 fn addr(lab: &Lab, node: &str, container: &str, network: &str) -> Result<IpAddr> {
     let format = format!("{{{{(index .NetworkSettings.Networks {network:?}).IPAddress}}}}");
@@ -112,12 +121,7 @@ fn containers_services_and_tasks_reach_each_other_by_name(lab: &Lab) -> Result<(
     ensure!(lab.docker_ok("n1", &["network", "inspect", "--format", "{{.Attachable}}", "app"])?.trim() == "true");
     remove(lab, "n1", "box")?;
     remove(lab, "n2", "deck")?;
-    eventually(CHANGE_TIMEOUT, "no name of a removed container resolves", || {
-        match resolves(lab, &probe.node, &probe.container, "deck") {
-            Ok(false) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    no_longer_resolves(lab, &probe, "deck");
     Ok(())
 }
 
@@ -206,6 +210,11 @@ fn a_container_keeps_its_address_when_it_is_restarted(lab: &Lab) -> Result<()> {
             reaches(lab, &probe.node, &probe.container, host);
         }
     }
+    lab.docker_ok("n2", &["kill", "deck"])?;
+    no_longer_resolves(lab, &probe, "deck");
+    lab.docker_ok("n2", &["start", "deck"])?;
+    reaches(lab, &probe.node, &probe.container, "deck");
+    ensure!(addr(lab, "n2", "deck", "app")? == before, "the container has another address");
     docker::docker(lab.engine("n2")?, &["rm", "--force", "deck"]).map(drop)
 }
 

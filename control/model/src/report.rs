@@ -38,7 +38,17 @@ pub struct NodeReport {
     /// The containers of this node that are no tasks and are on networks of the cluster, as its
     /// engine has them. `None` if the engine could not list them.
     #[serde(default)]
-    pub attached: Option<Vec<AttachedReport>>,
+    pub attached: Option<AttachedReports>,
+}
+
+/// The engine's list of containers that are no tasks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedReports {
+    /// Those of which the engine has said everything.
+    pub containers: Vec<AttachedReport>,
+    /// The engine's ids of the others: it has listed them, and has not answered the question about
+    /// them.
+    pub unanswered: Vec<String>,
 }
 
 /// A container that is no task, on networks of the cluster.
@@ -47,6 +57,7 @@ pub struct AttachedReport {
     pub id: TaskId,
     pub identity: ContainerIdentity,
     pub networks: Vec<NetworkId>,
+    pub running: bool,
 }
 
 impl NodeReport {

@@ -16,7 +16,7 @@ use weft_model::{
         AttachedLink, AttachedName, AttachedPlan, AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan,
         NetworkPlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
     },
-    report::AttachedReport,
+    report::{AttachedReport, AttachedReports},
     spec::{
         Availability, ClusterSpec, Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction,
         HostEntry, Labels, NetworkAttachment, NetworkSpec, NodeAttribute, NodeNetwork, NodeSpec, Placement, Platform,
@@ -246,6 +246,7 @@ pub(super) fn state() -> ClusterState {
             aliases: vec!["db".to_owned()],
             reserved_ms: Some(START_MS),
         }],
+        running: true,
         changed_index: 8,
     };
     state.attached.insert(container.id.clone(), container);
@@ -364,6 +365,7 @@ pub(super) fn later_commands() -> Vec<Command> {
                 aliases: vec!["db".to_owned()],
             }],
             present: vec![NetworkId::from_random(70)],
+            running: Some(true),
         })),
         Command::DetachContainer {
             node: NodeId::from_random(60),
@@ -556,11 +558,15 @@ pub(super) fn report() -> NodeReport {
         description: Some(description()),
         keys: vec![key(1), key(2)],
         tasks: vec![(TaskId::from_random(90), status())],
-        attached: Some(vec![AttachedReport {
-            id: TaskId::from_random(95),
-            identity: identity(),
-            networks: vec![NetworkId::from_random(70)],
-        }]),
+        attached: Some(AttachedReports {
+            containers: vec![AttachedReport {
+                id: TaskId::from_random(95),
+                identity: identity(),
+                networks: vec![NetworkId::from_random(70)],
+                running: true,
+            }],
+            unanswered: vec!["c0ffee".to_owned()],
+        }),
     }
 }
 

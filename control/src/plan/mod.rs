@@ -227,13 +227,13 @@ fn attached(state: &ClusterState, node: &Node) -> Vec<AttachedPlan> {
         .collect()
 }
 
-/// The names of the containers whose nodes are up. Others do not answer.
+/// The names of the containers that run, on nodes that are up. Others do not answer.
 fn attached_names(state: &ClusterState) -> Vec<AttachedName> {
     let is_up = |node: &NodeId| state.nodes.get(node).is_some_and(|node| node.status != NodeStatus::Down);
     let mut names: Vec<_> = state
         .attached
         .values()
-        .filter(|container| is_up(&container.node))
+        .filter(|container| container.running && is_up(&container.node))
         .filter_map(|container| Some((container, container.identity.as_ref()?)))
         .flat_map(|(container, identity)| {
             container.links.iter().map(|link| AttachedName {

@@ -3,6 +3,8 @@
 //! A container gets an address when its node creates it or connects it to a network, and keeps it
 //! until the node detaches it, says that it is gone, or is removed from the cluster.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use weft_model::{
     Applied, ClusterState, MAX_ATTACHED_PER_NODE, MAX_NETWORKS_PER_SERVICE, NetworkId, NodeId, Rejection, TaskId,
     command::{AttachContainer, ObjectKind, WantedLink},
@@ -21,7 +23,7 @@ const MAX_NAME: usize = 255;
 const MAX_ALIASES: usize = 64;
 
 pub(super) fn attach(state: &mut ClusterState, attach: AttachContainer) -> Result<Applied, Rejection> {
-    let AttachContainer { node, id, identity, networks, present } = attach;
+    let AttachContainer { node, id, identity, networks, present, running } = attach;
     if !state.nodes.contains_key(&node) {
         return Err(not_found(ObjectKind::Node, &node));
     }
@@ -39,6 +41,7 @@ pub(super) fn attach(state: &mut ClusterState, attach: AttachContainer) -> Resul
         node,
         identity: None,
         links: Vec::new(),
+        running: false,
         changed_index: 0,
     });
     let mut allocator = Allocator::new(state);
@@ -64,7 +67,10 @@ pub(super) fn attach(state: &mut ClusterState, attach: AttachContainer) -> Resul
     if state.attached.get(&id) != Some(&container) {
         // Each of these changes is in the node's plan, so that the node acknowledges it.
         container.changed_index = state.index;
-        state.attached.insert(id, container);
+        state.attached.insert(id.clone(), container);
+    }
+    if let Some(container) = state.attached.get_mut(&id) {
+        container.running = running.unwrap_or(container.running);
     }
     Ok(Applied::Done)
 }
@@ -107,19 +113,36 @@ pub(super) fn remove_all(state: &mut ClusterState, node: &NodeId) {
     state.attached.retain(|_, container| container.node != *node);
 }
 
-/// The networks that a container is not on any more, as its node says. `now_ms` is on the clock of
-/// the cluster state. A report is about what the node had when the plan was in effect that the
-/// report acknowledges. So one that is older than the last change of the container says nothing.
-pub(crate) fn is_gone(container: &AttachedContainer, report: &NodeReport, epoch: u64, now_ms: u64) -> Vec<NetworkId> {
-    let Some(attached) = &report.attached else { return Vec::new() };
-    if report.epoch != epoch || report.acked < container.changed_index {
-        return Vec::new();
-    }
-    let is_reserved = |since_ms: u64| now_ms.saturating_sub(since_ms) < RESERVATION_MS;
-    let found = attached.iter().find(|found| found.id == container.id);
-    let has = |network: &NetworkId| found.is_some_and(|found| found.networks.contains(network));
-    let links = container.links.iter().filter(|link| !link.reserved_ms.is_some_and(is_reserved));
-    links.map(|link| &link.network).filter(|network| !has(network)).cloned().collect()
+/// The containers of the node that are not on networks any more, as it says, with these networks. A
+/// report is about what the node had when the plan was in effect that the report acknowledges. So
+/// one that is older than the last change of a container says nothing about it, and neither does
+/// one for which the engine has not answered about this container.
+pub(crate) fn gone(state: &ClusterState, node: &NodeId, report: &NodeReport) -> Vec<(TaskId, Vec<NetworkId>)> {
+    let Some(attached) = report.attached.as_ref().filter(|_| report.epoch == state.epoch) else { return Vec::new() };
+    let of_node = || state.attached.values().filter(|container| container.node == *node);
+    let engine_ids: BTreeSet<&str> = of_node().filter_map(engine_id).collect();
+    let unanswered: BTreeSet<&str> = attached.unanswered.iter().map(String::as_str).collect();
+    let any_is_unknown = unanswered.iter().any(|id| !engine_ids.contains(id));
+    let found: BTreeMap<_, _> = attached.containers.iter().map(|found| (&found.id, &found.networks)).collect();
+    let is_reserved = |since_ms: u64| state.now_ms.saturating_sub(since_ms) < RESERVATION_MS;
+    of_node()
+        .filter(|container| report.acked >= container.changed_index)
+        .filter(|container| {
+            let may_be_unanswered = engine_id(container).map_or(any_is_unknown, |id| unanswered.contains(id));
+            found.contains_key(&container.id) || !may_be_unanswered
+        })
+        .filter_map(|container| {
+            let has = |network: &NetworkId| found.get(&container.id).is_some_and(|found| found.contains(network));
+            let links = container.links.iter().filter(|link| !link.reserved_ms.is_some_and(is_reserved));
+            let gone: Vec<_> = links.map(|link| &link.network).filter(|network| !has(network)).cloned().collect();
+            (!gone.is_empty()).then(|| (container.id.clone(), gone))
+        })
+        .collect()
+}
+
+/// `None` while the engine creates the container.
+fn engine_id(container: &AttachedContainer) -> Option<&str> {
+    Some(container.identity.as_ref()?.container.as_str())
 }
 
 /// The container for messages to users.

@@ -45,7 +45,7 @@ use weft_model::{
 };
 
 pub use addresses::{QUARANTINE_MS, release_at_ms, slot_may_reuse};
-pub(crate) use attached::is_gone;
+pub(crate) use attached::gone;
 pub use keys::is_news;
 pub use nodes::{moved, readdress};
 pub use reform::{reform, restore};

@@ -25,7 +25,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tracing::{debug, warn};
-use weft_model::{CONTAINER_OPTION, NetworkId, TaskId, error_chain, state::ContainerIdentity};
+use weft_model::{
+    CONTAINER_OPTION, NetworkId, TaskId, error_chain,
+    report::{AttachedReport, AttachedReports},
+    state::ContainerIdentity,
+};
 
 use super::{
     container,
@@ -49,9 +53,9 @@ enum Answer {
     /// The engine has said it in this pass. `None`: the container does not exist, or is on no
     /// network of the cluster as weft connects it.
     New(Option<ObservedContainer>),
-    /// The engine has not answered in this pass, and has said this last. `None`: it has said
-    /// nothing before.
-    Old(Option<ObservedContainer>),
+    /// The engine has not answered in this pass about the container with this id of its own, and
+    /// has said this last. `None`: it has said nothing before.
+    Old(String, Option<ObservedContainer>),
 }
 
 impl Engine {
@@ -146,15 +150,16 @@ impl Engine {
     ) -> Answer {
         let id = listed.id.clone().unwrap_or_default();
         let is_running = listed.state == Some(ContainerSummaryStateEnum::RUNNING);
-        let known = self.known_attached().get(&id).cloned();
-        if let Some(mut known) = known {
+        let last_known = || self.known_attached().get(&id).cloned();
+        let old = || Answer::Old(id.clone(), last_known());
+        if let Some(mut known) = last_known() {
             if is_running && let Some(netns) = self.starts.end_of_running(&known.id, listed_at) {
                 // The engine may not say it: it answers nothing while it connects another network.
                 known.netns = TaskNetns::At(netns);
                 self.known_attached().insert(id.clone(), known.clone());
             }
             if self.starts.netns(&known.id).is_some() {
-                return Answer::Old(Some(known));
+                return Answer::Old(id, Some(known));
             }
         }
         let blocked = async {
@@ -167,11 +172,11 @@ impl Engine {
                 // It may run on: an engine that ends can leave its containers running.
                 Err(error) => {
                     debug!(container = id, error = error_chain(&error), "cannot observe a container on the cluster");
-                    return Answer::Old(self.known_attached().get(&id).cloned());
+                    return old();
                 }
             },
-            () = blocked => return Answer::Old(self.known_attached().get(&id).cloned()),
-            () = sleep(INSPECT_TIMEOUT) => return Answer::Old(self.known_attached().get(&id).cloned()),
+            () = blocked => return old(),
+            () = sleep(INSPECT_TIMEOUT) => return old(),
         };
         let observed = inspected.and_then(|inspected| read(&inspected, networks));
         match &observed {
@@ -188,11 +193,22 @@ impl Engine {
 
     /// Adds what is known of the starts that are in progress.
     fn with_starts(&self, observed: Vec<Answer>) -> ObservedContainers {
-        let mut complete = observed.iter().all(|answer| matches!(answer, Answer::New(_)));
-        let containers = observed.into_iter().filter_map(|answer| match answer {
-            Answer::New(container) | Answer::Old(container) => container,
-        });
-        let mut containers: Vec<_> = containers.collect();
+        let mut complete = true;
+        let (mut containers, mut report) = (Vec::new(), AttachedReports::default());
+        for answer in observed {
+            let known = match answer {
+                Answer::New(found) => {
+                    report.containers.extend(found.as_ref().map(as_reported));
+                    found
+                }
+                Answer::Old(id, known) => {
+                    complete &= known.is_some();
+                    report.unanswered.push(id);
+                    known
+                }
+            };
+            containers.extend(known);
+        }
         let running = containers.iter().filter_map(|container| match &container.netns {
             TaskNetns::At(netns) => Some((container.id.clone(), netns.clone())),
             _ => None,
@@ -209,7 +225,7 @@ impl Engine {
                 }
             }
         }
-        ObservedContainers { containers, complete }
+        ObservedContainers { containers, report, complete }
     }
 
     /// What the engine has said of each container last, by the engine's id.
@@ -245,6 +261,15 @@ fn names_of(container: &ContainerSummary) -> impl Iterator<Item = &str> {
     let endpoints = networks.into_iter().flatten();
     let names = endpoints.flat_map(|(name, endpoint)| [Some(name.as_str()), endpoint.network_id.as_deref()]);
     names.chain([mode]).flatten()
+}
+
+fn as_reported(found: &ObservedContainer) -> AttachedReport {
+    AttachedReport {
+        id: found.id.clone(),
+        identity: found.identity.clone(),
+        networks: found.networks.clone(),
+        running: found.netns != TaskNetns::Missing,
+    }
 }
 
 /// Reads the endpoints of a container. `networks` has the ids of the cluster's networks by the
@@ -349,26 +374,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_engine_said_before_a_start_is_not_complete() {
+    async fn what_the_engine_said_before_a_start_is_not_reported() {
         let tmp = tempfile::tempdir().expect("a temporary directory");
         let (id, network) = (TaskId::from_random(1), NetworkId::from_random(2));
         let inspection = Inspection::new(Mutex::new(running(&id)));
         let (engine, _served) = engine(tmp.path(), &network, &inspection);
         let before = engine.observe_attached().await.expect("the engine answers");
         assert!(before.complete);
-        assert_eq!(before.containers[0].networks, [network]);
+        assert_eq!(before.containers[0].networks, std::slice::from_ref(&network));
+        let identity = ContainerIdentity { container: "c0ffee".to_owned(), name: "shell".to_owned() };
+        let reported = AttachedReport { id: id.clone(), identity, networks: vec![network], running: true };
+        assert_eq!(before.report, AttachedReports { containers: vec![reported], unanswered: Vec::new() });
+        let unanswered = AttachedReports { containers: Vec::new(), unanswered: vec!["c0ffee".to_owned()] };
 
         let starting = engine.starts.begin(&id);
         let meanwhile = engine.observe_attached().await.expect("the engine answers");
         assert_eq!(meanwhile.containers[0].networks, before.containers[0].networks, "the links are kept");
-        assert!(!meanwhile.complete, "the start may connect another network");
+        assert_eq!(meanwhile.report, unanswered, "the start may connect another network");
         drop(starting);
         assert_eq!(engine.observe_attached().await.expect("the engine answers"), before);
 
         // The engine holds the container.
         let held = inspection.lock().await;
         let held_back = engine.observe_attached().await.expect("the engine answers");
-        assert_eq!(held_back, ObservedContainers { complete: false, ..before });
+        assert_eq!(held_back, ObservedContainers { report: unanswered, ..before });
         drop(held);
     }
 
@@ -397,7 +426,7 @@ mod tests {
         let held = inspection.lock().await;
         let connecting = engine.observe_attached().await.expect("the engine answers");
         assert_eq!(connecting.containers[0].netns, TaskNetns::At(netns));
-        assert!(!connecting.complete);
+        assert_eq!(connecting.report.unanswered, ["c0ffee"]);
         drop(held);
     }
 
@@ -413,13 +442,14 @@ mod tests {
         };
         let failed = || (StatusCode::INTERNAL_SERVER_ERROR, json!({ "message": "the engine ends" }));
         let unknown = observe(failed().0, failed().1).await;
-        assert_eq!(unknown, ObservedContainers { containers: Vec::new(), complete: false });
+        let unanswered = AttachedReports { containers: Vec::new(), unanswered: vec!["c0ffee".to_owned()] };
+        assert_eq!(unknown, ObservedContainers { report: unanswered.clone(), ..ObservedContainers::default() });
         let known = observe(running(&id).0, running(&id).1).await;
         assert!(known.complete && known.containers.len() == 1, "{known:?}");
         let kept = observe(failed().0, failed().1).await;
-        assert_eq!(kept, ObservedContainers { complete: false, ..known });
+        assert_eq!(kept, ObservedContainers { report: unanswered, ..known });
         let gone = observe(StatusCode::NOT_FOUND, json!({ "message": "no such container" })).await;
-        assert_eq!(gone, ObservedContainers { containers: Vec::new(), complete: true });
+        assert_eq!(gone, ObservedContainers { complete: true, ..ObservedContainers::default() });
     }
 
     #[test]

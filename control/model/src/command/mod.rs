@@ -310,6 +310,8 @@ pub struct AttachContainer {
     pub networks: Vec<WantedLink>,
     /// The networks to which the engine has connected the container.
     pub present: Vec<NetworkId>,
+    /// `None`: as before.
+    pub running: Option<bool>,
 }
 
 /// What a container wants to have on one network.

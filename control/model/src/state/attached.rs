@@ -16,7 +16,9 @@ pub struct AttachedContainer {
     pub identity: Option<ContainerIdentity>,
     /// In the order in which they were attached. Never empty.
     pub links: Vec<ContainerLink>,
-    /// The log index of the last change by the node. A report that does not contain the container
+    /// Its engine has started it, and it has not ended. Its names resolve only then.
+    pub running: bool,
+    /// The log index of the last change by the node that is in its plan. A report that does not contain the container
     /// says nothing if it is older.
     pub changed_index: u64,
 }

@@ -26,7 +26,7 @@ pub(super) async fn confirm(
     };
     let identity = Some(ContainerIdentity { container: container.to_owned(), name });
     let node = NodeId::from_random(0);
-    let attach = AttachContainer { node, id: id.clone(), identity, networks: Vec::new(), present };
+    let attach = AttachContainer { node, id: id.clone(), identity, networks: Vec::new(), present, running: None };
     match api.member.attach(attach).await {
         Err(error @ SwarmError::Change(ProposeError::Rejected(_))) => Err(error.into()),
         Err(error) => {

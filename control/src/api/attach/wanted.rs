@@ -178,7 +178,7 @@ impl Wanted {
         let networks: Vec<_> = self.networks.iter().map(|wanted| wanted.link.clone()).collect();
         // The swarm replaces the node by this one.
         let node = NodeId::from_random(0);
-        let attach = AttachContainer { node, id: id.clone(), identity, networks, present: Vec::new() };
+        let attach = AttachContainer { node, id: id.clone(), identity, networks, present: Vec::new(), running: None };
         let began = Instant::now();
         let deadline = began + QUARANTINE_TIMEOUT;
         loop {

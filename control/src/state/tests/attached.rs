@@ -6,12 +6,12 @@ use weft_model::{
     Command, DualAddr, NetworkId, NodeId, NodeReport, Rejection, TaskId,
     command::{AttachContainer, WantedLink},
     plan::AttachedName,
-    report::AttachedReport,
+    report::{AttachedReport, AttachedReports},
     spec::NetworkSpec,
     state::ContainerIdentity,
 };
 
-use super::{super::is_gone, refusal};
+use super::{super::gone, refusal};
 use crate::{
     fixture::{TestCluster, network_spec, subnet_spec},
     plan::plan,
@@ -26,7 +26,7 @@ fn identity(name: &str) -> ContainerIdentity {
 }
 
 fn attach(node: &NodeId, id: &TaskId, networks: Vec<WantedLink>) -> AttachContainer {
-    AttachContainer { node: node.clone(), id: id.clone(), identity: None, networks, present: vec![] }
+    AttachContainer { node: node.clone(), id: id.clone(), identity: None, networks, present: vec![], running: None }
 }
 
 fn command(attach: AttachContainer) -> Command {
@@ -141,16 +141,36 @@ fn all_nodes_know_the_addresses_and_names_of_a_container() {
     let planned = |cluster: &TestCluster| plan(&cluster.state, &first).expect("a member");
     assert_eq!(planned(&cluster).attached_names, [], "its name is not known yet");
     let named = AttachContainer { identity: Some(identity("shell")), ..attach(&node, &id, vec![]) };
+    cluster.ok(command(named.clone()));
+    assert_eq!(planned(&cluster).attached_names, [], "it does not run");
+    cluster.ok(command(AttachContainer { running: Some(true), ..attach(&node, &id, vec![]) }));
     cluster.ok(command(named));
     let plan = planned(&cluster);
     let addr = addr_of(&cluster, &id);
     let name = AttachedName { network, addr, identity: identity("shell"), aliases: vec!["db".to_owned()] };
     assert_eq!((plan.attached_names, plan.attached.len()), (vec![name], 0));
     assert!(plan.endpoints.iter().any(|endpoint| (&endpoint.task, endpoint.addr) == (&id, addr)));
+    cluster.ok(command(AttachContainer { running: Some(false), ..attach(&node, &id, vec![]) }));
+    assert_eq!((planned(&cluster).attached_names, addr_of(&cluster, &id)), (vec![], addr), "it has ended");
+    cluster.ok(command(AttachContainer { running: Some(true), ..attach(&node, &id, vec![]) }));
+    assert_eq!(planned(&cluster).attached_names.len(), 1);
     // A node that is down keeps the address, and no name leads to it.
     cluster.status(&node, weft_model::state::NodeStatus::Down);
     let plan = planned(&cluster);
     assert_eq!((plan.attached_names, addr_of(&cluster, &id)), (vec![], addr));
+}
+
+/// What the engine says of its containers, which are all on `network`.
+fn report(acked: u64, network: &NetworkId, containers: &[(&TaskId, &str)], unanswered: &[&str]) -> NodeReport {
+    let found = |(id, name): &(&TaskId, &str)| AttachedReport {
+        id: TaskId::clone(id),
+        identity: identity(name),
+        networks: vec![network.clone()],
+        running: true,
+    };
+    let unanswered = unanswered.iter().map(|name| identity(name).container).collect();
+    let attached = AttachedReports { containers: containers.iter().map(found).collect(), unanswered };
+    NodeReport { acked, attached: Some(attached), ..NodeReport::default() }
 }
 
 #[test]
@@ -158,27 +178,54 @@ fn a_container_is_gone_when_a_newer_report_lacks_it() {
     let (mut cluster, node, network) = cluster();
     let id = TaskId::from_random(1);
     cluster.ok(command(attach(&node, &id, vec![wanted(&network, None)])));
-    let report = |acked: u64, networks: Option<&[NetworkId]>| NodeReport {
-        acked,
-        attached: networks.map(|networks| {
-            let attached = AttachedReport { id: id.clone(), identity: identity("shell"), networks: networks.to_vec() };
-            [attached].into_iter().filter(|attached| !attached.networks.is_empty()).collect()
-        }),
-        ..NodeReport::default()
+    let is_gone = |cluster: &TestCluster, report: &NodeReport| match &gone(&cluster.state, &node, report)[..] {
+        [] => false,
+        gone => {
+            assert_eq!(gone, [(id.clone(), vec![network.clone()])]);
+            true
+        }
     };
-    let check = |cluster: &TestCluster, acked, networks: Option<&[NetworkId]>, later_ms, gone: bool| {
-        let found = is_gone(&cluster.state.attached[&id], &report(acked, networks), 0, cluster.now_ms + later_ms);
-        assert_eq!(!found.is_empty(), gone, "{acked} {networks:?} {later_ms}");
-    };
+    let lacks = |acked| report(acked, &network, &[], &[]);
     let index = cluster.state.index;
-    check(&cluster, index, Some(&[]), 0, false);
-    check(&cluster, index, Some(&[]), 60_000, true);
-    check(&cluster, index - 1, Some(&[]), 60_000, false);
-    check(&cluster, index, None, 60_000, false);
+    assert!(!is_gone(&cluster, &lacks(index)), "the engine creates it");
+    cluster.now_ms += 60_000;
+    cluster.state.now_ms = cluster.now_ms;
+    assert!(is_gone(&cluster, &lacks(index)), "the engine has not created it");
+    assert!(!is_gone(&cluster, &lacks(index - 1)), "the report is from before the reservation");
+    assert!(!is_gone(&cluster, &NodeReport { attached: None, ..lacks(index) }), "the engine has no list");
+    assert!(!is_gone(&cluster, &NodeReport { epoch: 1, ..lacks(index) }), "the report is of another cluster");
     let present = vec![network.clone()];
     cluster.ok(command(AttachContainer { identity: Some(identity("shell")), present, ..attach(&node, &id, vec![]) }));
     let index = cluster.state.index;
-    check(&cluster, index, Some(&[network]), 0, false);
-    check(&cluster, index - 1, Some(&[]), 0, false);
-    check(&cluster, index, Some(&[]), 0, true);
+    assert!(!is_gone(&cluster, &report(index, &network, &[(&id, "shell")], &[])));
+    assert!(!is_gone(&cluster, &lacks(index - 1)));
+    assert!(is_gone(&cluster, &lacks(index)));
+}
+
+#[test]
+fn a_container_without_an_answer_is_not_gone_and_does_not_hold_the_addresses_of_others() {
+    let (mut cluster, node, network) = cluster();
+    let [first, second, created] = [1, 2, 3].map(TaskId::from_random);
+    for (id, name) in [(&first, Some("first")), (&second, Some("second")), (&created, None)] {
+        cluster.ok(command(attach(&node, id, vec![wanted(&network, None)])));
+        let (identity, present) = (name.map(identity), name.map(|_| network.clone()).into_iter().collect());
+        cluster.ok(command(AttachContainer { identity, present, ..attach(&node, id, vec![]) }));
+    }
+    cluster.now_ms += 60_000;
+    cluster.state.now_ms = cluster.now_ms;
+    let index = cluster.state.index;
+    let gone = |found: &[(&TaskId, &str)], unanswered: &[&str]| -> Vec<TaskId> {
+        let gone = gone(&cluster.state, &node, &report(index, &network, found, unanswered));
+        gone.into_iter().map(|(id, _)| id).collect()
+    };
+    let all = |ids: &[&TaskId]| {
+        let mut ids: Vec<TaskId> = ids.iter().copied().cloned().collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(gone(&[], &[]), all(&[&first, &second, &created]));
+    assert_eq!(gone(&[], &["first"]), all(&[&second, &created]));
+    assert_eq!(gone(&[(&second, "second")], &["first"]), all(&[&created]));
+    assert_eq!(gone(&[], &["first", "another"]), all(&[&second]), "the other one may be the one without a name");
+    assert_eq!(gone(&[(&created, "third")], &["another"]), all(&[&first, &second]));
 }

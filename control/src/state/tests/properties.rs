@@ -110,7 +110,8 @@ fn command(cluster: &mut TestCluster, (kind, which, other, number): Draw) -> Com
                 [network].into_iter().map(|network| WantedLink { network, v4: None, v6: None, aliases: vec![] });
             let id = nth(state.attached.keys(), which, TaskId::from_random(random));
             let id = if number == 0 { id } else { TaskId::from_random(random) };
-            let attach = AttachContainer { node, id, identity: None, networks: links.collect(), present: vec![] };
+            let attach =
+                AttachContainer { node, id, identity: None, networks: links.collect(), present: vec![], running: None };
             Command::AttachContainer(Box::new(attach))
         }
         16 => {

@@ -41,12 +41,15 @@ pub(crate) fn limit(report: &mut NodeReport) -> bool {
     }
     if let Some(attached) = &mut report.attached {
         // A container that is cut off would count as removed.
-        let too_many = attached.len() > MAX_ATTACHED_PER_NODE;
+        let too_many = attached.containers.len().max(attached.unanswered.len()) > MAX_ATTACHED_PER_NODE;
         cut |= too_many;
         if too_many {
             report.attached = None;
         } else {
-            for container in attached {
+            for id in &mut attached.unanswered {
+                cut |= cut_text(id, MAX_CONTAINER);
+            }
+            for container in &mut attached.containers {
                 cut |= cut_text(&mut container.identity.container, MAX_CONTAINER);
                 cut |= cut_text(&mut container.identity.name, MAX_NAME);
                 cut |= cut_list(&mut container.networks, MAX_NETWORKS_PER_SERVICE);
@@ -114,7 +117,7 @@ fn cut_labels(labels: &mut Labels) -> bool {
 mod tests {
     use weft_model::{
         NetworkId, NodeId, TaskId,
-        report::AttachedReport,
+        report::{AttachedReport, AttachedReports},
         state::{ContainerIdentity, TaskState},
         wireguard::EncryptionSupport,
     };
@@ -127,7 +130,16 @@ mod tests {
 
     fn attached(name: &str) -> AttachedReport {
         let identity = ContainerIdentity { container: "c0ffee".to_owned(), name: name.to_owned() };
-        AttachedReport { id: TaskId::from_random(2), identity, networks: vec![NetworkId::from_random(3)] }
+        AttachedReport {
+            id: TaskId::from_random(2),
+            identity,
+            networks: vec![NetworkId::from_random(3)],
+            running: true,
+        }
+    }
+
+    fn reports(name: &str, count: usize) -> Option<AttachedReports> {
+        Some(AttachedReports { containers: vec![attached(name); count], unanswered: vec![name.to_owned(); count] })
     }
 
     #[test]
@@ -141,7 +153,7 @@ mod tests {
             keys: Vec::new(),
             problem: String::new(),
             tasks: vec![(TaskId::from_random(1), status)],
-            attached: Some(vec![attached("shell")]),
+            attached: reports("shell", 1),
         };
         let mut limited = report.clone();
         assert!(!limit(&mut limited));
@@ -170,13 +182,13 @@ mod tests {
             keys: vec![key; 1_000],
             problem: "y".repeat(1 << 20),
             tasks: vec![(TaskId::from_random(1), status)],
-            attached: Some(vec![attached(&"x".repeat(1 << 20))]),
+            attached: reports(&"x".repeat(1 << 20), 1),
         };
         assert!(limit(&mut report));
         let size = codec::encode(&codec::REPORT, &report).expect("encoded").len();
         assert!(size < 150 << 10, "{size} bytes of {}", NodeId::from_random(1));
         assert!(!limit(&mut report), "a second time changes nothing");
-        report.attached = Some(vec![attached("x"); MAX_ATTACHED_PER_NODE + 1]);
+        report.attached = reports("x", MAX_ATTACHED_PER_NODE + 1);
         assert!(limit(&mut report));
         assert_eq!(report.attached, None, "the others do not count as removed");
     }

@@ -2,7 +2,7 @@
 //! [`observe`], a pure function of the cluster state, the leader's view and the time.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
 };
 
@@ -15,7 +15,7 @@ use weft_model::{
 
 use crate::{
     pki,
-    state::{is_gone, is_news, moved},
+    state::{gone, is_news, moved},
     swarm::liveness::{LeaderView, Liveness},
 };
 
@@ -34,7 +34,7 @@ enum Topic {
     Description,
     Address,
     Keys,
-    /// How the engine calls a container.
+    /// How the engine calls a container, and that it has stopped.
     Container(TaskId),
     Message,
     /// Anything of a task's status except the state.
@@ -49,6 +49,8 @@ impl Topic {
             Command::DescribeNode { node, .. } => Some((node.clone(), Self::Description)),
             Command::JoinNode(moved) => Some((moved.id.clone(), Self::Address)),
             Command::ReportKeys { node, .. } => Some((node.clone(), Self::Keys)),
+            // It has stopped before, which is limited. Its name must resolve at once.
+            Command::AttachContainer(attach) if attach.running == Some(true) => None,
             Command::AttachContainer(attach) => Some((attach.node.clone(), Self::Container(attach.id.clone()))),
             Command::SetNodeStatus { id, status: NodeStatus::Ready, .. } if is_ready(id) => {
                 Some((id.clone(), Self::Message))
@@ -233,31 +235,31 @@ fn report_commands(state: &ClusterState, node: &NodeId, liveness: &Liveness, log
     commands
 }
 
-/// The commands for the containers of a node that are no tasks: those that the engine has connected
-/// or renamed, and those that are gone. Limited like other facts of a node that it can change at
-/// will, except for what frees an address: a container is gone only once.
+/// The commands for the containers of a node that are no tasks: those that the engine has
+/// connected, renamed, started or stopped, and those that are gone. Limited like other facts of a
+/// node that it can change at will, except for what frees an address: a container is gone only once.
 fn attached_commands(state: &ClusterState, node: &NodeId, report: &NodeReport) -> Vec<Command> {
-    let mut commands = Vec::new();
-    for container in state.attached.values().filter(|container| container.node == *node) {
-        let networks = is_gone(container, report, state.epoch, state.now_ms);
-        if !networks.is_empty() {
-            let (node, id) = (node.clone(), container.id.clone());
-            commands.push(Command::DetachContainer { node, id, networks });
-            continue;
-        }
-        let Some(found) = report.attached.iter().flatten().find(|found| found.id == container.id) else { continue };
+    let gone = gone(state, node, report);
+    let detached: BTreeSet<TaskId> = gone.iter().map(|(id, _)| id.clone()).collect();
+    let detach = |(id, networks)| Command::DetachContainer { node: node.clone(), id, networks };
+    let mut commands: Vec<_> = gone.into_iter().map(detach).collect();
+    for found in report.attached.iter().flat_map(|attached| &attached.containers) {
+        let known = state.attached.get(&found.id).filter(|known| known.node == *node && !detached.contains(&known.id));
+        let Some(container) = known else { continue };
         let is_reserved = |network: &&NetworkId| {
             container.links.iter().any(|link| link.network == **network && link.reserved_ms.is_some())
         };
         let present: Vec<NetworkId> = found.networks.iter().filter(is_reserved).cloned().collect();
         let renamed = container.identity.as_ref() != Some(&found.identity);
-        if renamed || !present.is_empty() {
+        let running = (container.running != found.running).then_some(found.running);
+        if renamed || running.is_some() || !present.is_empty() {
             commands.push(Command::AttachContainer(Box::new(AttachContainer {
                 node: node.clone(),
                 id: container.id.clone(),
                 identity: renamed.then(|| found.identity.clone()),
                 networks: Vec::new(),
                 present,
+                running,
             })));
         }
     }

@@ -183,6 +183,7 @@ async fn any_node_attaches_and_detaches_its_own_containers() {
             identity: None,
             networks: vec![WantedLink { network: network.clone(), v4: None, v6: None, aliases: vec![] }],
             present: vec![],
+            running: None,
         };
         let refused = daemon.swarm.attach(attach(&closed)).await.expect_err("not attachable");
         let expected = Rejection::NotAttachable { network: "closed".to_owned() };

@@ -11,7 +11,7 @@ use std::{
 use weft_model::{
     ClusterState, Command, NodeId, NodeReport, TaskId,
     command::{AttachContainer, WantedLink},
-    report::{AttachedReport, NodeDescription},
+    report::{AttachedReport, AttachedReports, NodeDescription},
     spec::{ClusterSpec, NetworkSpec, NodeSpec, Role},
     state::{ContainerIdentity, FEATURE_LEVEL, NodeStatus, RootRotation, TaskState, TaskStatus, Traffic},
     wireguard::{NodeKey, PublicKey},
@@ -576,17 +576,20 @@ fn what_the_engine_says_of_attached_containers_is_written() {
     let id = TaskId::from_random(7);
     let links = vec![WantedLink { network: network.clone(), v4: None, v6: None, aliases: vec![] }];
     let (identity, present) = (None, vec![]);
-    let attach = AttachContainer { node: node.clone(), id: id.clone(), identity, networks: links, present };
+    let attach =
+        AttachContainer { node: node.clone(), id: id.clone(), identity, networks: links, present, running: None };
     cluster.ok(Command::AttachContainer(Box::new(attach)));
     let mut logged = LoggedReports::default();
-    let mut observe = |cluster: &mut TestCluster, name: Option<&str>, at_ms| {
+    let mut observe = |cluster: &mut TestCluster, name: Option<&str>, is_running: bool, at_ms| {
         let identity = |name: &str| ContainerIdentity { container: "c0ffee".to_owned(), name: name.to_owned() };
         let attached = name.map(|name| AttachedReport {
             id: id.clone(),
             identity: identity(name),
             networks: vec![network.clone()],
+            running: is_running,
         });
-        let attached = Some(attached.into_iter().collect());
+        let containers = attached.into_iter().collect();
+        let attached = Some(AttachedReports { containers, unanswered: Vec::new() });
         let report = NodeReport { acked: cluster.state.index, attached, ..NodeReport::default() };
         let commands = observed_at(cluster, &report, &mut logged, at_ms);
         commands.iter().for_each(|command| drop(cluster.ok(command.clone())));
@@ -594,11 +597,16 @@ fn what_the_engine_says_of_attached_containers_is_written() {
     };
     let label =
         |cluster: &TestCluster| cluster.state.attached.values().map(|c| c.label().to_owned()).collect::<Vec<_>>();
-    assert_eq!(observe(&mut cluster, None, 10_000), 0, "its engine creates it");
-    assert_eq!(observe(&mut cluster, Some("shell"), 10_001), 1, "its name");
-    assert_eq!((observe(&mut cluster, Some("shell"), 10_002), label(&cluster)), (0, vec!["shell".to_owned()]));
-    assert_eq!(observe(&mut cluster, Some("renamed"), 10_003), 0, "a name is written once in 2 s");
-    assert_eq!(observe(&mut cluster, Some("renamed"), 12_001), 1);
-    assert_eq!((observe(&mut cluster, None, 12_002), label(&cluster)), (1, vec![]), "it was removed");
+    let runs = |cluster: &TestCluster| cluster.state.attached[&id].running;
+    assert_eq!(observe(&mut cluster, None, false, 10_000), 0, "its engine creates it");
+    assert_eq!(observe(&mut cluster, Some("shell"), false, 10_001), 1, "its name");
+    assert_eq!((observe(&mut cluster, Some("shell"), false, 10_002), label(&cluster)), (0, vec!["shell".to_owned()]));
+    assert_eq!((observe(&mut cluster, Some("shell"), true, 10_003), runs(&cluster)), (1, true), "a start is urgent");
+    assert_eq!(observe(&mut cluster, Some("renamed"), true, 10_004), 0, "a name is written once in 2 s");
+    assert_eq!(observe(&mut cluster, Some("renamed"), true, 12_001), 1);
+    assert_eq!(observe(&mut cluster, Some("renamed"), false, 12_002), 0, "so is a stop");
+    assert_eq!((observe(&mut cluster, Some("renamed"), false, 14_001), runs(&cluster)), (1, false));
+    assert_eq!((observe(&mut cluster, Some("renamed"), true, 14_002), runs(&cluster)), (1, true));
+    assert_eq!((observe(&mut cluster, None, false, 14_003), label(&cluster)), (1, vec![]), "it was removed");
     assert_eq!(cluster.state.allocated.quarantine.len(), 1);
 }
