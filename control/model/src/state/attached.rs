@@ -18,8 +18,8 @@ pub struct AttachedContainer {
     pub links: Vec<ContainerLink>,
     /// Its engine has started it, and it has not ended. Its names resolve only then.
     pub running: bool,
-    /// The log index of the last change by the node that is in its plan. A report that does not contain the container
-    /// says nothing if it is older.
+    /// The log index of the last change by the node that is in its plan. A report that does not
+    /// contain the container says nothing if it is older.
     pub changed_index: u64,
 }
 

@@ -237,7 +237,8 @@ fn report_commands(state: &ClusterState, node: &NodeId, liveness: &Liveness, log
 
 /// The commands for the containers of a node that are no tasks: those that the engine has
 /// connected, renamed, started or stopped, and those that are gone. Limited like other facts of a
-/// node that it can change at will, except for what frees an address: a container is gone only once.
+/// node that it can change at will, except for what frees an address: a container is gone only
+/// once.
 fn attached_commands(state: &ClusterState, node: &NodeId, report: &NodeReport) -> Vec<Command> {
     let gone = gone(state, node, report);
     let detached: BTreeSet<TaskId> = gone.iter().map(|(id, _)| id.clone()).collect();
