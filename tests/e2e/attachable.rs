@@ -166,7 +166,8 @@ fn containers_on_an_encrypted_network_reach_each_other(lab: &Lab) -> Result<()> 
 }
 
 fn a_running_container_is_connected_and_disconnected(lab: &Lab) -> Result<()> {
-    run(lab, "n1", "box", &[])?;
+    // Without a network of the cluster, nobody answers its questions.
+    run(lab, "n1", "box", &["--dns-opt", "timeout:1", "--dns-opt", "attempts:1"])?;
     let probe = task_of(lab, "probe")?;
     for round in 0..2 {
         lab.docker_ok("n1", &["network", "connect", "--alias", "chest", "app", "box"])?;
@@ -236,6 +237,8 @@ fn containers_come_back_after_daemons_and_engines_were_killed(lab: &Lab) -> Resu
         }
     });
     reaches(lab, "n1", "box", "deck");
+    // An engine without its driver needs more than a minute to stop the container.
+    lab.docker_ok("n2", &["kill", "deck"])?;
     lab.kill_daemon("n2")?;
     // It is removed while no daemon follows its engine.
     docker::docker(lab.engine("n2")?, &["rm", "--force", "deck"])?;

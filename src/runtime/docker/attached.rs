@@ -5,9 +5,10 @@
 //! does not say which endpoint is whose: that is in the options of the endpoints, which a container
 //! is inspected for.
 //!
-//! Invariant: a pass never waits for a container that waits for the pass. While the engine starts a
-//! container, it answers no question about it. What it has said before is then used for the links,
-//! but it is not reported: the leader would free the address of a link that was just made.
+//! Invariant: a pass never waits for a container that waits for the pass. While the engine starts
+//! or connects a container, it answers no question about it. What it has said before is then used
+//! for the links, but it is not reported: the leader would free the address of a link that was just
+//! made.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,8 +44,8 @@ use crate::runtime::{ObservedContainer, ObservedContainers, RETRY_BACKOFF, Runti
 const START_ATTEMPTS: u32 = 5;
 /// Number of containers that weft starts at the same time.
 const STARTS: usize = 16;
-/// How long the engine has for a question about one container while it starts any container: it may
-/// be this one.
+/// How long the engine has for a question about one container while it starts or connects any: it
+/// may be this one.
 const STARTING_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// What is known of one container.
@@ -152,21 +153,28 @@ impl Engine {
         let is_running = listed.state == Some(ContainerSummaryStateEnum::RUNNING);
         let last_known = || self.known_attached().get(&id).cloned();
         let old = || Answer::Old(id.clone(), last_known());
-        if let Some(mut known) = last_known() {
-            if is_running && let Some(netns) = self.starts.end_of_running(&known.id, listed_at) {
-                // The engine may not say it: it answers nothing while it connects another network.
-                known.netns = TaskNetns::At(netns);
-                self.known_attached().insert(id.clone(), known.clone());
-            }
-            if self.starts.netns(&known.id).is_some() {
-                return Answer::Old(id, Some(known));
-            }
+        if is_running
+            && let Some(mut known) = last_known()
+            && let Some(netns) = self.starts.end_of_running(&known.id, listed_at)
+        {
+            // The engine may not say it: it answers nothing while it connects another network.
+            known.netns = TaskNetns::At(netns);
+            self.known_attached().insert(id.clone(), known);
         }
-        let blocked = async {
-            self.starts.wait_until_a_container_is_started().await;
+        let known = last_known().map(|known| known.id);
+        let held = async {
+            match &known {
+                Some(known) => self.starts.wait_until_held(known).await,
+                None => std::future::pending().await,
+            }
+        };
+        let any_held = async {
+            self.starts.wait_until_any_is_held().await;
             sleep(STARTING_TIMEOUT).await;
         };
         let inspected = tokio::select! {
+            biased;
+            () = held => return old(),
             inspected = self.inspect(&id) => match inspected {
                 Ok(inspected) => inspected,
                 // It may run on: an engine that ends can leave its containers running.
@@ -175,7 +183,7 @@ impl Engine {
                     return old();
                 }
             },
-            () = blocked => return old(),
+            () = any_held => return old(),
             () = sleep(INSPECT_TIMEOUT) => return old(),
         };
         let observed = inspected.and_then(|inspected| read(&inspected, networks));
@@ -428,6 +436,25 @@ mod tests {
         assert_eq!(connecting.containers[0].netns, TaskNetns::At(netns));
         assert_eq!(connecting.report.unanswered, ["c0ffee"]);
         drop(held);
+    }
+
+    #[tokio::test]
+    async fn a_pass_does_not_wait_for_a_container_that_the_engine_connects() {
+        let tmp = tempfile::tempdir().expect("a temporary directory");
+        let (id, network) = (TaskId::from_random(1), NetworkId::from_random(2));
+        let inspection = Inspection::new(Mutex::new(running(&id)));
+        let (engine, _served) = engine(tmp.path(), &network, &inspection);
+        let before = engine.observe_attached().await.expect("the engine answers");
+        let held = inspection.lock().await;
+        let observed = tokio::select! {
+            biased;
+            () = engine.starts.connect_running(&id) => unreachable!("no link is made"),
+            observed = timeout(INSPECT_TIMEOUT / 2, engine.observe_attached()) => observed,
+        };
+        let observed = observed.expect("in time").expect("the engine lists");
+        assert_eq!((observed.containers, observed.report.unanswered.len()), (before.containers.clone(), 1));
+        drop(held);
+        assert_eq!(engine.observe_attached().await.expect("the engine answers"), before);
     }
 
     #[tokio::test]

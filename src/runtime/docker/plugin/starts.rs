@@ -3,9 +3,10 @@
 //! The plugin calls [`Starts::join`], and the runtime [`Starts::begin`], before it asks the engine
 //! to start a container, and [`Starts::connect`], when the agent has made links.
 //!
-//! While an engine starts a container, it holds the container's lock: a request to inspect the
-//! container would wait until `Join` is answered, which waits for the agent, which must not wait
-//! for that request. So the runtime asks here first ([`Starts::netns`]).
+//! While an engine starts or connects a container, it holds the container's lock: a request to
+//! inspect the container would wait until `Join` is answered, which waits for the agent, which must
+//! not wait for that request. So the runtime asks here first ([`Starts::netns`],
+//! [`Starts::wait_until_held`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,6 +59,9 @@ pub(in crate::runtime::docker) struct Starts {
 #[derive(Debug)]
 struct Inner {
     starting: Mutex<BTreeMap<TaskId, Start>>,
+    /// The running containers that the engine connects to another network. With the number of links
+    /// that it waits for.
+    connecting: Mutex<BTreeMap<TaskId, u32>>,
     /// Whether the engine answers requests. While it starts, it starts containers before.
     engine_answers: AtomicBool,
     /// The namespaces of the running containers that are no tasks. `None` until they were observed.
@@ -66,7 +70,7 @@ struct Inner {
     in_place: watch::Sender<BTreeMap<TaskId, BTreeMap<u32, Joined>>>,
     /// The links of the tasks whose network is ready, or why a task gets none.
     connected: watch::Sender<BTreeMap<TaskId, Links>>,
-    /// Changes when a start begins or ends.
+    /// Changes when a start or a connection begins or ends.
     start_changes: watch::Sender<u64>,
     /// Wakes the agent.
     changed: watch::Sender<u64>,
@@ -125,18 +129,32 @@ impl Drop for UserStart<'_> {
     }
 }
 
+/// A connection of a running container that the engine waits for. It ends when this value is
+/// dropped, also because the engine has gone away.
+struct Connecting<'a> {
+    starts: &'a Starts,
+    container: &'a TaskId,
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.starts.count_connections(self.container, |count| count.saturating_sub(1));
+    }
+}
+
 impl Starts {
     pub(in crate::runtime::docker) fn new(changed: watch::Sender<u64>) -> Self {
         Self::with_limit(changed, LINKS_TIMEOUT)
     }
 
     fn with_limit(changed: watch::Sender<u64>, limit: Duration) -> Self {
-        let (starting, connected, start_changes) =
-            (Mutex::default(), watch::Sender::default(), watch::Sender::default());
+        let (starting, connecting) = (Mutex::default(), Mutex::default());
+        let (connected, start_changes) = (watch::Sender::default(), watch::Sender::default());
         let (running, in_place) = (watch::Sender::default(), watch::Sender::default());
         Self {
             inner: Arc::new(Inner {
                 starting,
+                connecting,
                 engine_answers: AtomicBool::new(false),
                 running,
                 in_place,
@@ -207,10 +225,32 @@ impl Starts {
         starting.iter().filter(|(_, start)| start.of_container).map(|(id, _)| id.clone()).collect()
     }
 
-    /// Resolves when a container that is no task is being started.
-    pub(in crate::runtime::docker) async fn wait_until_a_container_is_started(&self) {
+    /// Resolves when the engine holds a container that is no task, because it starts it or connects
+    /// it.
+    pub(in crate::runtime::docker) async fn wait_until_any_is_held(&self) {
         let mut start_changes = self.inner.start_changes.subscribe();
-        let _ = start_changes.wait_for(|_| self.lock().values().any(|start| start.of_container)).await;
+        let is_held = || !self.connecting().is_empty() || self.lock().values().any(|start| start.of_container);
+        let _ = start_changes.wait_for(|_| is_held()).await;
+    }
+
+    /// Resolves when the engine holds this container.
+    pub(in crate::runtime::docker) async fn wait_until_held(&self, container: &TaskId) {
+        let mut start_changes = self.inner.start_changes.subscribe();
+        let _ = start_changes.wait_for(|_| self.is_held(container)).await;
+    }
+
+    fn is_held(&self, container: &TaskId) -> bool {
+        self.connecting().contains_key(container) || self.lock().contains_key(container)
+    }
+
+    fn count_connections(&self, container: &TaskId, next: impl FnOnce(u32) -> u32) {
+        let mut connecting = self.connecting();
+        let count = next(connecting.remove(container).unwrap_or_default());
+        if count > 0 {
+            connecting.insert(container.clone(), count);
+        }
+        drop(connecting);
+        self.inner.start_changes.send_modify(|count| *count += 1);
     }
 
     /// The engine answers requests, or does not any more.
@@ -333,6 +373,8 @@ impl Starts {
     /// Waits until a link of a running container is in its namespace.
     async fn join_running(&self, link: &LinkOptions, deadline: tokio::time::Instant) -> Result<Joined, String> {
         let mut in_place = self.inner.in_place.subscribe();
+        self.count_connections(&link.task, |count| count + 1);
+        let _connecting = Connecting { starts: self, container: &link.task };
         self.inner.changed.send_modify(|count| *count += 1);
         let joined = async {
             let mut passes = 0;
@@ -387,11 +429,25 @@ impl Starts {
         }
     }
 
+    /// Connects a running container, to a link that no pass makes. Never resolves.
+    #[cfg(test)]
+    pub(in crate::runtime::docker) async fn connect_running(&self, container: &TaskId) {
+        let link = LinkOptions { task: container.clone(), index: 7, owner: Owner::Container { gateway: false } };
+        let deadline = tokio::time::Instant::now() + LINKS_TIMEOUT;
+        let _joined = self.join_running(&link, deadline).await;
+        std::future::pending::<()>().await;
+    }
+
     /// Begins a start of a container that is no task, as its first `Join` does.
     #[cfg(test)]
     pub(in crate::runtime::docker) fn begin_of_user(&self, container: &TaskId, netns: PathBuf) {
         let (netns, joined_at) = (Some(netns), Some(Instant::now()));
         self.lock().insert(container.clone(), Start { netns, joined_at, of_container: true, ..Start::default() });
+    }
+
+    fn connecting(&self) -> MutexGuard<'_, BTreeMap<TaskId, u32>> {
+        // Each change is complete before anything can panic.
+        self.inner.connecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Start>> {
@@ -530,7 +586,7 @@ mod tests {
             let (starts, netns) = (starts.clone(), netns.clone());
             async move { starts.join(&link, netns).await }
         });
-        starts.wait_until_a_container_is_started().await;
+        starts.wait_until_any_is_held().await;
         // A pass that finds the container running.
         let ended = starts.end_of_running(&id, Instant::now() + Duration::from_millis(1));
         starts.set_running([(id.clone(), ended.expect("the namespace"))].into());
