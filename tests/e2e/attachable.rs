@@ -138,7 +138,17 @@ fn a_container_has_the_address_that_the_user_chose(lab: &Lab) -> Result<()> {
         ensure!(!taken.status.success() && text.contains("Address already in use"), "{text}");
         remove(lab, node, name)?;
     }
-    Ok(())
+    let subnets = ["--subnet", "10.97.0.0/24", "--subnet", "fd00:97::/64"];
+    network(lab, "dual", &[&["--attachable", "--ipv6"][..], &subnets].concat())?;
+    let (v4, v6) = ("10.97.0.51", "fd00:97::51");
+    run_whoami(lab, "n1", "both", &["--network", "dual", "--ip", v4, "--ip6", v6])?;
+    run(lab, "n2", "box", &["--network", "dual"])?;
+    for host in [v4, &format!("[{v6}]")] {
+        reaches(lab, "n2", "box", host);
+    }
+    remove(lab, "n1", "both")?;
+    remove(lab, "n2", "box")?;
+    lab.weft_ok("n1", &["network", "rm", "dual"]).map(drop)
 }
 
 fn a_network_that_is_not_attachable_refuses_in_swarms_words(lab: &Lab) -> Result<()> {
@@ -279,6 +289,15 @@ fn unused_networks_are_pruned(lab: &Lab) -> Result<()> {
     // The engine keeps the network of a stopped container.
     lab.docker_ok("n2", &["network", "prune", "--force"])?;
     lab.docker_ok("n2", &["start", "box"])?;
+    lab.docker_ok("n2", &["stop", "--time", "0", "box"])?;
+    // Its own socket lets it remove the network of a stopped container, like one of its own.
+    docker::docker(lab.engine("n2")?, &["network", "prune", "--force"])?;
+    lab.docker_ok("n2", &["network", "disconnect", "used", "box"])?;
+    lab.docker_ok("n2", &["network", "connect", "used", "box"])?;
+    lab.docker_ok("n2", &["start", "box"])?;
+    run_whoami(lab, "n1", "new", &["--network", "used"])?;
+    reaches(lab, "n2", "box", "new");
+    remove(lab, "n1", "new")?;
     remove(lab, "n2", "box")?;
     lab.docker_ok("n1", &["network", "rm", "used"]).map(drop)
 }
