@@ -55,7 +55,8 @@ impl Feature {
 /// The feature that the field at `path` asks for. If several features match, the first
 /// one in the list is returned.
 pub(crate) fn of_field(path: &str) -> Option<&'static Feature> {
-    let covers = |field: &&str| path.strip_prefix(*field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let covers =
+        |field: &&str| path.strip_prefix(*field).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
     UNSUPPORTED.iter().find(|feature| feature.fields.iter().any(covers))
 }
 

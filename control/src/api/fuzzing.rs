@@ -8,16 +8,16 @@ use weft_model::NetworkId;
 use super::{
     body, credentials,
     query::{Filters, Params},
-    wire::{placement, service},
+    wire::{fields::Ignored, placement, service},
 };
 
 /// The body of a request that creates a service. The networks that it names exist.
 pub fn service(data: &[u8]) {
     let resolve = |_: &str| Ok(NetworkId::from_random(1));
-    let Ok(spec) = body::parse(data).and_then(|body| service::read(body, &resolve)) else { return };
+    let read = |body| service::read(body, &resolve, &mut Ignored::default());
+    let Ok(spec) = body::parse(data).and_then(read) else { return };
     let written = serde_json::to_value(service::write(&spec)).expect("a spec is JSON");
-    let read = service::read(written, &resolve).expect("what was written can be read");
-    assert_eq!(read, spec);
+    assert_eq!(read(written).expect("what was written can be read"), spec);
 }
 
 /// The credentials of a registry in the header of a request.

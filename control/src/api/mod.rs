@@ -7,8 +7,9 @@
 //! answers requests about the cluster, and forwards all other requests to the container engine of
 //! the node, if there is one.
 //!
-//! It must never ignore a part of a request: it refuses each field, flag or path that weft does not
-//! support, and names it in the error.
+//! It must never ignore what the Engine API has: it refuses each field, flag or path that weft does
+//! not support, and names it in the error. Fields that the Engine API does not have are ignored, as
+//! in moby, with a warning in the answer or in the log.
 //!
 //! `wire` only converts between JSON and weft's types. Each kind of object has a file with its
 //! handlers. `engine` forwards requests, `attach` those that put containers on networks of the

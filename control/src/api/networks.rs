@@ -29,7 +29,7 @@ use super::{
     features, find,
     query::{Filters, Params},
     version::ClientVersion,
-    wire::{self, network::predefined},
+    wire::{self, fields::Ignored, network::predefined},
 };
 use crate::swarm::ProposeError;
 
@@ -94,14 +94,16 @@ pub(super) async fn create(State(api): State<Api>, request: Request) -> Result<R
         return Err(features::NETWORK_DRIVERS.refusal_of(subject));
     }
     let cluster = api.cluster()?;
-    let spec = Box::new(wire::network::read(request)?);
+    let mut ignored = Ignored::default();
+    let spec = Box::new(wire::network::read(request, &mut ignored)?);
     if spec.attachable && api.state()?.feature_level < ATTACHABLE_LEVEL {
         let text = "not all managers know attachable networks: upgrade them, then try again";
         return Err(ApiError::Unavailable(text.to_owned()));
     }
     let id = NetworkId::from_random(crate::host::random());
     cluster.propose(Command::CreateNetwork { id: id.clone(), spec }).await?;
-    Ok((StatusCode::CREATED, Json(json!({"Id": id.as_str(), "Warning": ""}))).into_response())
+    let warning = ignored.warnings().collect::<Vec<_>>().join("; ");
+    Ok((StatusCode::CREATED, Json(json!({"Id": id.as_str(), "Warning": warning}))).into_response())
 }
 
 pub(super) async fn inspect(

@@ -16,7 +16,7 @@ use super::{
     error::ApiError,
     find,
     query::{Filters, Params},
-    wire,
+    wire::{self, fields::Ignored},
 };
 
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
@@ -57,7 +57,9 @@ pub(super) async fn update(
     let command = {
         let state = Arc::clone(&cluster.state().borrow());
         let node = find::node(&state, &id, api.node_id().as_ref())?;
-        let spec = wire::node::read(&mut body, &node.spec)?;
+        let mut ignored = Ignored::default();
+        let spec = wire::node::read(&mut body, &node.spec, &mut ignored)?;
+        ignored.log("node update");
         Command::UpdateNode { id: node.id.clone(), version, spec }
     };
     cluster.propose(command).await?;

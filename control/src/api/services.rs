@@ -23,7 +23,7 @@ use super::{
     find,
     query::{Filters, Params},
     version::ClientVersion,
-    wire::{self, network::predefined},
+    wire::{self, fields::Ignored, network::predefined},
 };
 use crate::schedule::needs_encryption;
 
@@ -81,8 +81,9 @@ pub(super) async fn create(
         wire::set(&mut body, "Name", json!(format!("service-{}", &id.as_str()[..NAME_LEN])));
     }
     let state = api.state()?;
-    let mut spec = Box::new(read(&api, &state, body).await?);
-    let mut warnings: Vec<String> = encryption_warning(&state, &spec).into_iter().collect();
+    let mut ignored = Ignored::default();
+    let mut spec = Box::new(read(&api, &state, body, &mut ignored).await?);
+    let mut warnings: Vec<String> = ignored.warnings().chain(encryption_warning(&state, &spec)).collect();
     warnings.extend(undecodable_warning(&header));
     if let Header::Given(Some(auth)) = header {
         spec.task.registry_auth = Some(auth);
@@ -133,7 +134,9 @@ pub(super) async fn update(
         // The previous spec has its own credentials, so those of the request have no effect.
         Command::RollbackService { id, version, message: "manually requested rollback".to_owned(), automatic: false }
     } else {
-        let mut spec = Box::new(read(&api, &state, body).await?);
+        let mut ignored = Ignored::default();
+        let mut spec = Box::new(read(&api, &state, body, &mut ignored).await?);
+        warnings.extend(ignored.warnings());
         warnings.extend(undecodable_warning(&header));
         spec.task.registry_auth = match header {
             Header::Given(auth) => auth,
@@ -156,10 +159,10 @@ pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Re
 
 /// Reads a spec, and replaces the names of its networks by their ids. Clients may name a network of
 /// the nodes by the id that it has in this node's engine.
-async fn read(api: &Api, state: &ClusterState, body: Value) -> Result<ServiceSpec, ApiError> {
-    let spec = match (read_with(state, body.clone(), &[]), &api.node.engine) {
+async fn read(api: &Api, state: &ClusterState, body: Value, ignored: &mut Ignored) -> Result<ServiceSpec, ApiError> {
+    let spec = match (read_with(state, body.clone(), &[], ignored), &api.node.engine) {
         (Err(ApiError::NotFound { kind: ObjectKind::Network, .. }), Some(engine)) => {
-            read_with(state, body, &networks_of_users(engine, "", None).await.unwrap_or_default())?
+            read_with(state, body, &networks_of_users(engine, "", None).await.unwrap_or_default(), ignored)?
         }
         (read, _) => read?,
     };
@@ -173,7 +176,12 @@ async fn read(api: &Api, state: &ClusterState, body: Value) -> Result<ServiceSpe
 }
 
 /// Like [`read`]. `local` has the networks of this node's engine.
-fn read_with(state: &ClusterState, body: Value, local: &[Value]) -> Result<ServiceSpec, ApiError> {
+fn read_with(
+    state: &ClusterState,
+    body: Value,
+    local: &[Value],
+    ignored: &mut Ignored,
+) -> Result<ServiceSpec, ApiError> {
     let resolve = |text: &str| -> Result<NetworkId, ApiError> {
         // A cluster of an earlier release can have a network of that name.
         if let Some(network) = predefined::find(text).filter(|_| state.network_by_name(text).is_none()) {
@@ -195,7 +203,7 @@ fn read_with(state: &ClusterState, body: Value, local: &[Value]) -> Result<Servi
         }
         Ok(network.id.clone())
     };
-    wire::service::read(body, &resolve)
+    wire::service::read(body, &resolve, ignored)
 }
 
 /// The warning for a header with credentials that weft ignores.

@@ -15,7 +15,7 @@ use super::{
     body::{self, JsonBody},
     error::ApiError,
     query::Params,
-    wire,
+    wire::{self, fields::Ignored},
 };
 use crate::{
     pki,
@@ -32,7 +32,9 @@ pub(super) async fn inspect(State(api): State<Api>) -> Result<Json<Value>, ApiEr
 }
 
 pub(super) async fn init(State(api): State<Api>, JsonBody(mut body): JsonBody) -> Result<Json<Value>, ApiError> {
-    let request = wire::membership::read_init(&mut body)?;
+    let mut ignored = Ignored::default();
+    let request = wire::membership::read_init(&mut body, &mut ignored)?;
+    ignored.log("swarm init");
     let listen_addr = address::parse_listen(&request.listen_addr)?;
     let advertise_addr = address::parse_advertise(&request.advertise_addr, listen_addr)?;
     if request.force_new_cluster {
@@ -78,7 +80,9 @@ pub(super) async fn restore(State(api): State<Api>, request: Request) -> Result<
 }
 
 pub(super) async fn join(State(api): State<Api>, JsonBody(mut body): JsonBody) -> Result<(), ApiError> {
-    let request = wire::membership::read_join(&mut body)?;
+    let mut ignored = Ignored::default();
+    let request = wire::membership::read_join(&mut body, &mut ignored)?;
+    ignored.log("swarm join");
     let listen_addr = address::parse_listen(&request.listen_addr)?;
     let advertise_addr = address::parse_advertise(&request.advertise_addr, listen_addr)?;
     if !matches!(api.member.membership(), Membership::None) {
@@ -110,8 +114,10 @@ pub(super) async fn update(
         let cluster = state.cluster.as_ref().ok_or(ApiError::NotInSwarm)?;
         (cluster.spec.clone(), cluster.lock.key.is_some())
     };
-    let own_ca = wire::cluster::take_ca(&mut body)?;
-    let (spec, auto_lock) = wire::cluster::read(&mut body, &current, is_locked)?;
+    let mut ignored = Ignored::default();
+    let own_ca = wire::cluster::take_ca(&mut body, &mut ignored)?;
+    let (spec, auto_lock) = wire::cluster::read(&mut body, &current, is_locked, &mut ignored)?;
+    ignored.log("swarm update");
     let rotates_unlock_key = params.strict_flag("rotateManagerUnlockKey")?;
     if rotates_unlock_key && !auto_lock {
         return Err(ApiError::Invalid(
@@ -154,7 +160,9 @@ pub(super) async fn unlock_key(State(api): State<Api>) -> Result<Json<Value>, Ap
 }
 
 pub(super) async fn unlock(State(api): State<Api>, JsonBody(mut body): JsonBody) -> Result<(), ApiError> {
-    let text = wire::membership::read_unlock_key(&mut body)?;
+    let mut ignored = Ignored::default();
+    let text = wire::membership::read_unlock_key(&mut body, &mut ignored)?;
+    ignored.log("swarm unlock");
     if api.member.membership() != Membership::Locked {
         api.cluster()?;
         return Err(SwarmError::NotLocked.into());

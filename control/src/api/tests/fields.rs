@@ -101,7 +101,6 @@ async fn unsupported_fields_are_refused_by_name_in_any_case() {
         ("/TaskTemplate/ContainerSpec/Healthcheck", json!({"Test": ["NONE"]}), 501, "health checks"),
         ("/Mode", json!({"GlobalJob": {}}), 501, "global-job"),
         ("/EndpointSpec/Ports", json!([{"TargetPort": 80, "PublishMode": "host"}]), 501, "mode=host"),
-        ("/TaskTemplate/Surprise", json!(1), 501, "does not know the field TaskTemplate.surprise"),
     ] {
         let body = lower_case(with(service("web"), path, value));
         api.refused(Method::POST, "/services/create", Some(body), status, text).await;
@@ -111,4 +110,70 @@ async fn unsupported_fields_are_refused_by_name_in_any_case() {
     let twice = with(service("web"), "/Mode", json!({"Global": {}, "global": {}}));
     api.refused(Method::POST, "/services/create", Some(twice), 400, "field Global is there twice").await;
     assert_eq!(api.get("/services").await, json!([]), "a refused request changed something");
+}
+
+#[tokio::test]
+async fn fields_that_the_engine_api_does_not_have_are_ignored_with_a_warning() {
+    let api = Fixture::manager();
+    let warning = |field: &str| format!("the field {field} was ignored: the Engine API has no such field");
+    // The example in Dockerode's tests.
+    let mut body = json!({
+        "Name": "dockerode",
+        "TaskTemplate": {
+            "ContainerSpec": {"Image": "weft/whoami:latest", "Surprise": 1, "DNSConfig": {"Search": ["a"], "Domain": "b"}},
+            "Resources": {"Limits": {}, "Reservations": {}},
+            "RestartPolicy": {},
+            "Placement": {"Platforms": [{"OS": "linux", "OSVersion": "10"}]},
+        },
+        "Mode": {"Global": {"Replicas": 2}},
+        "UpdateConfig": {"Parallelism": 1},
+        "EndpointSpec": {"ExposedPorts": [{"Protocol": "tcp", "Port": 6379}]},
+        "Empty": {"Of": ""},
+    });
+    let made = api.post("/services/create", body.clone()).await;
+    let mut warnings: Vec<String> = serde_json::from_value(made["Warnings"].clone()).expect("warnings");
+    warnings.sort();
+    let expected = [
+        "EndpointSpec.ExposedPorts",
+        "Mode.Global.Replicas",
+        "TaskTemplate.ContainerSpec.DNSConfig.Domain",
+        "TaskTemplate.ContainerSpec.Surprise",
+        "TaskTemplate.Placement.Platforms[0].OSVersion",
+    ];
+    assert_eq!(warnings, expected.map(warning));
+    let shown = api.get("/services/dockerode").await;
+    assert_eq!(shown["Spec"]["Mode"], json!({"Global": {}}));
+    body["Mode"] = json!({"Global": {}});
+    body["EndpointSpec"] = Value::Null;
+    body["TaskTemplate"]["Placement"] = Value::Null;
+    body["TaskTemplate"]["ContainerSpec"]["DNSConfig"] = Value::Null;
+    let path = format!("/services/dockerode/update?version={}", shown["Version"]["Index"]);
+    let updated = api.post(&path, body).await;
+    assert_eq!(updated["Warnings"], json!([warning("TaskTemplate.ContainerSpec.Surprise")]));
+
+    let network = json!({"Name": "app", "Driver": "overlay", "EnableDNS": true, "IPAM": {"Config": [{"Zone": "x"}]}});
+    api.refused(Method::POST, "/networks/create", Some(network), 400, "needs its subnet").await;
+    let network = json!({"Name": "app", "Driver": "overlay", "EnableDNS": true, "CheckDuplicate": true});
+    assert_eq!(api.post("/networks/create", network).await["Warning"], warning("EnableDNS"));
+
+    let swarm = api.get("/swarm").await;
+    let mut spec = swarm["Spec"].clone();
+    spec["AcceptancePolicy"] = json!({"Policies": [{"Role": "MANAGER", "Autoaccept": false}]});
+    spec["Orchestration"]["TaskHistoryRetentionLimit"] = json!(7);
+    api.post(&format!("/swarm/update?version={}", swarm["Version"]["Index"]), spec).await;
+    assert_eq!(api.get("/swarm").await["Spec"]["Orchestration"]["TaskHistoryRetentionLimit"], 7);
+
+    let node = api.get("/nodes/self").await;
+    let spec = with(node["Spec"].clone(), "/Membership", json!("accepted"));
+    api.post(&format!("/nodes/self/update?version={}", node["Version"]["Index"]), spec).await;
+
+    let outside = Fixture::new(Membership::None, None);
+    let init = json!({
+        "ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": "192.0.2.1", "ForceNewCluster": false,
+        "Spec": {"AcceptancePolicy": {"Policies": [{"Role": "MANAGER"}]}, "Orchestration": {}, "Raft": {}},
+        "Surprise": 1,
+    });
+    outside.post("/swarm/init", init).await;
+    let join = json!({"RemoteAddrs": ["192.0.2.1"], "JoinToken": "SWMTKN-1-x", "Secret": "x", "Manager": true});
+    outside.post("/swarm/join", join).await;
 }

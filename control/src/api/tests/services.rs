@@ -77,7 +77,7 @@ async fn names_of_tasks_are_shown_as_they_were_requested() {
 }
 
 #[tokio::test]
-async fn networks_beside_the_template_are_used_or_refused() {
+async fn networks_beside_the_template_are_used_if_the_template_has_none() {
     let api = Fixture::manager();
     let network = api.network("app").await;
     // Clients of API 1.24 write the networks beside the template.
@@ -89,7 +89,12 @@ async fn networks_beside_the_template_are_used_or_refused() {
     assert_eq!(shown["Spec"]["TaskTemplate"]["Networks"], json!([{"Target": network}]));
     old["Name"] = json!("both");
     old["TaskTemplate"]["Networks"] = json!([{"Target": "app"}]);
-    api.refused(Method::POST, "/services/create", Some(old), 501, "does not know the field Networks").await;
+    api.network("other").await;
+    old["Networks"] = json!([{"Target": "other"}]);
+    let made = api.post("/services/create", old).await;
+    assert_eq!(made["Warnings"], json!(["the field Networks was ignored: the Engine API has no such field"]));
+    let shown = api.get("/services/both").await;
+    assert_eq!(shown["Spec"]["TaskTemplate"]["Networks"], json!([{"Target": network}]));
 }
 
 #[tokio::test]
@@ -109,7 +114,6 @@ async fn unsupported_features_are_refused_by_name() {
         ("/TaskTemplate/ContainerSpec/TTY", json!(true), "--tty"),
         ("/TaskTemplate/ContainerSpec/Privileges", json!({"NoNewPrivileges": true}), "privileges"),
         ("/TaskTemplate/LogDriver", json!({"Name": "syslog"}), "--log-driver"),
-        ("/TaskTemplate/Placement/Platforms", json!([{"OSVersion": "10"}]), "Platforms[0].OSVersion"),
         ("/TaskTemplate/Runtime", json!("plugin"), "plugin"),
         ("/Mode", json!({"ReplicatedJob": {"MaxConcurrent": 1}}), "replicated-job"),
         ("/Mode", json!({"GlobalJob": {}}), "global-job"),
@@ -117,7 +121,6 @@ async fn unsupported_features_are_refused_by_name() {
         ("/EndpointSpec/Ports/0/PublishMode", json!("dsr"), "mode=dsr"),
         ("/EndpointSpec/Ports/0/Protocol", json!("sctp"), "SCTP"),
         ("/EndpointSpec/Ports/0/Name", json!("web"), "named ports"),
-        ("/TaskTemplate/Surprise", json!(1), "does not know the field TaskTemplate.Surprise"),
     ] {
         let spec = service("web");
         let bad = match path.strip_prefix("/EndpointSpec/Ports/0/") {
@@ -162,7 +165,6 @@ async fn an_invalid_service_gets_an_error_that_says_what_to_do() {
         ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Nameservers": ["dns.test"]}), 400, "(--dns): give an IPv4"),
         ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Search": ["a..b"]}), 400, "not a search domain"),
         ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Options": ["ndots:x"]}), 400, "an option of resolv.conf"),
-        ("/TaskTemplate/ContainerSpec/DNSConfig", json!({"Search": ["a"], "Domain": "b"}), 501, "DNSConfig.Domain"),
         ("/TaskTemplate/ContainerSpec/Hosts", json!(["db 192.0.2.7"]), 400, "not an entry of a hosts file"),
         ("/TaskTemplate/RestartPolicy/Condition", json!("sometimes"), 400, "sometimes"),
         ("/TaskTemplate/RestartPolicy/Delay", json!(1_500_000), 501, "nearest that it can honour"),

@@ -18,7 +18,8 @@ use weft_model::{
 };
 
 use super::{
-    fields, unsupported,
+    fields::{self, Ignored},
+    unsupported,
     values::{date, labels, millis, nanos, set, to_json, version},
 };
 use crate::{api::error::ApiError, pki};
@@ -31,16 +32,13 @@ const MIN_CERT_EXPIRY_MS: u64 = 3_600_000;
 /// Reads the settings, and whether managers are locked. A setting that is absent or zero keeps its
 /// value from `current` and `is_locked`. Labels replace all labels of `current`, unless they are
 /// absent.
-pub(crate) fn read(body: &mut Value, current: &ClusterSpec, is_locked: bool) -> Result<(ClusterSpec, bool), ApiError> {
-    let requested: models::SwarmSpec = fields::read(body)?;
-    if let Some(dispatcher) = body.get_mut("Dispatcher") {
-        fields::rename(dispatcher, "HeartbeatMisses")?;
-    }
-    if let Some(encryption) = body.get_mut("EncryptionConfig") {
-        fields::rename(encryption, "KeyRotationPeriod")?;
-    }
-    fields::rename(body, "DefaultAddrPool")?;
-    fields::rename(body, "SubnetSize")?;
+pub(crate) fn read(
+    body: &mut Value,
+    current: &ClusterSpec,
+    is_locked: bool,
+    ignored: &mut Ignored,
+) -> Result<(ClusterSpec, bool), ApiError> {
+    let requested: models::SwarmSpec = fields::read_known(body, ignored)?;
     if requested.name.as_deref().is_some_and(|name| !name.is_empty() && name != SPEC_NAME) {
         return Err(ApiError::Invalid(format!("swarm spec must be named {SPEC_NAME:?}")));
     }
@@ -113,8 +111,8 @@ pub(super) fn read_pools(spec: &mut ClusterSpec, pools: &[String], size: Option<
 
 /// Takes the CA that a request gives (`swarm ca --ca-cert --ca-key`) out of the settings: its
 /// certificate and its private key, in PEM. The key is a secret, so no error contains it.
-pub(crate) fn take_ca(body: &mut Value) -> Result<Option<(String, String)>, ApiError> {
-    fields::read::<models::SwarmSpec>(body)?;
+pub(crate) fn take_ca(body: &mut Value, ignored: &mut Ignored) -> Result<Option<(String, String)>, ApiError> {
+    fields::read_known::<models::SwarmSpec>(body, ignored)?;
     let Some(settings) = body.get_mut("CAConfig").and_then(Value::as_object_mut) else { return Ok(None) };
     let mut take = |field: &str| match settings.remove(field) {
         Some(Value::String(pem)) => pem,

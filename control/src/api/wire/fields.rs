@@ -1,9 +1,19 @@
-//! Reads request bodies, in which the names of fields may be in upper or lower case.
+//! Reads request bodies: finds fields in upper or lower case, and removes those that the Engine API
+//! does not have.
 //!
 //! Clients were written for Go's `encoding/json`, which accepts a name in another case if no field
 //! has exactly this name. For example, docker-py writes `Mode: {"global": {}}`. Every reader of a
-//! body calls [`read`] first. It changes the names to those of the Engine API's types. It must not
-//! change the keys of maps (labels, options), because users choose them.
+//! body calls [`read`] or [`read_known`] first. They change the names to those of the Engine API's
+//! types. They must not change the keys of maps (labels, options), because users choose them.
+//!
+//! moby ignores fields that its types do not have, and clients rely on it: Dockerode sends
+//! `AcceptancePolicy`, which only a pre-release of Swarm mode had. So [`read_known`] removes such
+//! fields, and lists them in [`Ignored`], which the handler tells the client or the log. Fields that
+//! moby's types have stay in the body, so that `unsupported::refuse` refuses what weft cannot do.
+//! The names of moby's fields are those of the types in `bollard_stubs`, which are generated from
+//! moby's `api/swagger.yaml`, and of [`ADDED`]. A test compares them with moby's Go types.
+
+use std::{cell::RefCell, rc::Rc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -14,7 +24,45 @@ use serde::{
 };
 use serde_json::{Error, Map, Value};
 
-use crate::api::error::ApiError;
+use super::unsupported::{is_default, without_indices};
+use crate::api::{error::ApiError, features};
+
+/// Fields that are in no type of `bollard_stubs`, each with the name of its type: those of moby's Go
+/// types that its `swagger.yaml` leaves out, and the extensions of weft.
+const ADDED: &[(&str, &[&str])] = &[
+    // Until version 1.43.
+    ("NetworkCreateRequest", &["CheckDuplicate"]),
+    ("SwarmInitRequest", &["AutoLockManagers", "Availability"]),
+    ("SwarmJoinRequest", &["Availability"]),
+    ("SwarmSpec", &["DefaultAddrPool", "SubnetSize"]),
+    ("SwarmSpecDispatcher", &["HeartbeatMisses"]),
+    ("SwarmSpecEncryptionConfig", &["KeyRotationPeriod"]),
+];
+
+/// The fields of a request that have no effect, because the Engine API does not have them.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Ignored(Vec<String>);
+
+impl Ignored {
+    /// Adds a field, unless its value means "the default" and thus asks for nothing.
+    pub(crate) fn add(&mut self, path: &str, value: &Value) {
+        if !is_default(value) && !self.0.iter().any(|known| known == path) {
+            self.0.push(path.to_owned());
+        }
+    }
+
+    /// A text for each field, for an answer that has a field for warnings.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|path| format!("the field {path} was ignored: the Engine API has no such field"))
+    }
+
+    /// Logs the fields of a request whose answer has no field for warnings.
+    pub(crate) fn log(&self, request: &str) {
+        if !self.0.is_empty() {
+            tracing::warn!(request, fields = self.0.join(", "), "ignored fields that the Engine API does not have");
+        }
+    }
+}
 
 /// Reads `body` as `T`. Names of fields match in any case. `read` also renames the fields in `body`
 /// to the names in `T`; fields that `T` does not have keep their names.
@@ -22,8 +70,47 @@ use crate::api::error::ApiError;
 /// # Errors
 /// If a value has the wrong type, or if a field is given twice.
 pub(crate) fn read<'de, T: Deserialize<'de>>(body: &'de mut Value) -> Result<T, ApiError> {
-    T::deserialize(Renaming(body))
-        .map_err(|error| ApiError::Invalid(format!("the request body cannot be read: {error}")))
+    deserialize(Renaming { value: body, path: String::new(), removed: None })
+}
+
+/// Like [`read`], for a `T` that has all fields of the Engine API. Also removes the other fields
+/// from `body`, and adds them to `ignored`.
+///
+/// # Errors
+/// If a value has the wrong type, or if a field is given twice.
+pub(crate) fn read_known<'de, T: Deserialize<'de>>(body: &'de mut Value, ignored: &mut Ignored) -> Result<T, ApiError> {
+    let removed = Rc::new(RefCell::new(std::mem::take(ignored)));
+    let read = deserialize(Renaming { value: body, path: String::new(), removed: Some(Rc::clone(&removed)) });
+    *ignored = removed.take();
+    read
+}
+
+fn deserialize<'de, T: Deserialize<'de>>(body: Renaming<'de>) -> Result<T, ApiError> {
+    T::deserialize(body).map_err(|error| ApiError::Invalid(format!("the request body cannot be read: {error}")))
+}
+
+/// Removes the fields of `map` that are not in `known`. Fields of a feature that weft does not
+/// support stay, because the feature is refused.
+fn remove_unknown(map: &mut Map<String, Value>, known: &[&str], path: &str, removed: &mut Ignored) {
+    map.retain(|name, value| {
+        let path = joined(path, name);
+        let keep = known.contains(&name.as_str()) || features::of_field(&without_indices(&path)).is_some();
+        if !keep {
+            removed.add(&path, value);
+        }
+        keep
+    });
+}
+
+/// Removes all fields of the object at `path`, which has none in the Engine API.
+pub(crate) fn remove_all(object: &mut Value, path: &str, ignored: &mut Ignored) {
+    if let Value::Object(map) = object {
+        remove_unknown(map, &[], path, ignored);
+    }
+}
+
+fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// Renames a field that is given in another case to `field`. It is for fields that the Engine API's
@@ -61,22 +148,32 @@ fn rename_all(map: &mut Map<String, Value>, fields: &[&'static str]) -> Result<(
 
 /// A deserializer that renames fields. serde passes the field names of each struct to it. It
 /// renames the fields of the JSON object from which the struct is read.
-struct Renaming<'de>(&'de mut Value);
+struct Renaming<'de> {
+    value: &'de mut Value,
+    path: String,
+    /// If it is given, fields that a struct does not have are removed.
+    removed: Option<Rc<RefCell<Ignored>>>,
+}
 
 impl<'de> Deserializer<'de> for Renaming<'de> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.0 {
+        let Self { value, path, removed } = self;
+        let below = |value, path| Renaming { value, path, removed: removed.clone() };
+        match value {
             Value::Array(values) => {
-                let mut items = SeqDeserializer::new(values.iter_mut().map(Renaming));
+                let items = values.iter_mut().enumerate();
+                let mut items = SeqDeserializer::new(items.map(|(i, value)| below(value, format!("{path}[{i}]"))));
                 let read = visitor.visit_seq(&mut items)?;
                 items.end()?;
                 Ok(read)
             }
             Value::Object(map) => {
-                let mut entries =
-                    MapDeserializer::new(map.iter_mut().map(|(name, value)| (name.as_str(), Renaming(value))));
+                let entries = map.iter_mut();
+                let mut entries = MapDeserializer::new(
+                    entries.map(|(name, value)| (name.as_str(), below(value, joined(&path, name)))),
+                );
                 let read = visitor.visit_map(&mut entries)?;
                 entries.end()?;
                 Ok(read)
@@ -87,18 +184,23 @@ impl<'de> Deserializer<'de> for Renaming<'de> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        if let Value::Object(map) = &mut *self.0 {
-            rename_all(map, fields).map_err(serde::de::Error::custom)?;
+        if let Value::Object(map) = &mut *self.value {
+            let added = ADDED.iter().filter(|(of, _)| *of == name).flat_map(|(_, fields)| fields.iter());
+            let fields: Vec<&'static str> = fields.iter().chain(added).copied().collect();
+            rename_all(map, &fields).map_err(serde::de::Error::custom)?;
+            if let Some(removed) = &self.removed {
+                remove_unknown(map, &fields, &self.path, &mut removed.borrow_mut());
+            }
         }
         self.deserialize_any(visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
@@ -111,7 +213,7 @@ impl<'de> Deserializer<'de> for Renaming<'de> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        (&*self.0).deserialize_enum(name, variants, visitor)
+        (&*self.value).deserialize_enum(name, variants, visitor)
     }
 
     serde::forward_to_deserialize_any! {
@@ -162,6 +264,63 @@ mod tests {
         let spec: wire::NodeSpec = read(&mut body).expect("a node");
         assert_eq!(spec, wire::NodeSpec::default());
         assert_eq!(body, json!({"surprise": {"Name": 1, "name": 2}, "Labels": null}));
+    }
+
+    /// `moby_fields.txt` has the fields of moby's Go types (`api/types/swarm`, `api/types/network`,
+    /// `api/types/mount` at commit b985e2313a), one path a line, after the kind of request.
+    #[test]
+    fn no_field_of_moby_is_ignored() {
+        let mut missing = Vec::new();
+        for line in include_str!("moby_fields.txt").lines() {
+            let (kind, path) = line.split_once(' ').expect("a kind and a path");
+            let mut body = path.rsplit('.').fold(json!(1), |inner, field| match field.strip_suffix("[]") {
+                Some(field) => json!({field: [inner]}),
+                None => json!({field: inner}),
+            });
+            let mut ignored = Ignored::default();
+            // The value has the wrong type for most fields. The names are compared before.
+            match kind {
+                "service" => drop(read_known::<wire::ServiceSpec>(&mut body, &mut ignored)),
+                "swarm" => drop(read_known::<wire::SwarmSpec>(&mut body, &mut ignored)),
+                "init" => drop(read_known::<wire::SwarmInitRequest>(&mut body, &mut ignored)),
+                "join" => drop(read_known::<wire::SwarmJoinRequest>(&mut body, &mut ignored)),
+                "unlock" => drop(read_known::<wire::SwarmUnlockRequest>(&mut body, &mut ignored)),
+                "node" => drop(read_known::<wire::NodeSpec>(&mut body, &mut ignored)),
+                "network" => drop(read_known::<wire::NetworkCreateRequest>(&mut body, &mut ignored)),
+                other => panic!("an unknown kind of request: {other}"),
+            }
+            if ignored != Ignored::default() {
+                missing.push(line);
+            }
+        }
+        assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn fields_that_the_engine_api_does_not_have_are_removed_and_listed() {
+        let mut body = json!({
+            "AcceptancePolicy": {"Policies": [{"Role": "MANAGER", "Autoaccept": false}, {"Autoaccept": true}]},
+            "Default": {"Of": 0},
+            "Dispatcher": {"heartbeatmisses": 3, "Beat": 1},
+            "CAConfig": {"ExternalCAs": [{"Protocol": "cfssl", "Key": "x"}]},
+            "TaskDefaults": {"LogDriver": {"Level": 1}},
+        });
+        let mut ignored = Ignored::default();
+        read_known::<wire::SwarmSpec>(&mut body, &mut ignored).expect("a spec");
+        assert_eq!(ignored.0, ["AcceptancePolicy", "Dispatcher.Beat"]);
+        assert_eq!(
+            body,
+            json!({
+                "Dispatcher": {"HeartbeatMisses": 3},
+                // Features that are refused by name.
+                "CAConfig": {"ExternalCAs": [{"Protocol": "cfssl", "Key": "x"}]},
+                "TaskDefaults": {"LogDriver": {"Level": 1}},
+            })
+        );
+        let mut body = json!({"Mode": {"Replicated": {"Replicas": 1}}, "EndpointSpec": {"Ports": [{"X": 1}]}});
+        let mut ignored = Ignored::default();
+        read_known::<wire::ServiceSpec>(&mut body, &mut ignored).expect("a service");
+        assert_eq!(ignored.0, ["EndpointSpec.Ports[0].X"]);
     }
 
     #[test]

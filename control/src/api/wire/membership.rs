@@ -15,7 +15,9 @@ use weft_model::{
 };
 
 use super::{
-    cluster, encryption, fields, unsupported,
+    cluster, encryption,
+    fields::{self, Ignored},
+    unsupported,
     values::{set, signed, to_json},
 };
 use crate::api::error::ApiError;
@@ -51,11 +53,11 @@ pub(crate) struct JoinRequest {
 /// What the docker client sends if the user gives no `--listen-addr`.
 const DEFAULT_LISTEN_ADDR: &str = "0.0.0.0:2377";
 
-pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
-    let request: models::SwarmInitRequest = fields::read(body)?;
+pub(crate) fn read_init(body: &mut Value, ignored: &mut Ignored) -> Result<InitRequest, ApiError> {
+    let request: models::SwarmInitRequest = fields::read_known(body, ignored)?;
     let (mut spec, locks_by_spec) = match body.get_mut("Spec") {
         None | Some(Value::Null) => (ClusterSpec::default(), false),
-        Some(spec) => cluster::read(spec, &ClusterSpec::default(), false)?,
+        Some(spec) => cluster::read(spec, &ClusterSpec::default(), false, ignored)?,
     };
     // The docker client sets both.
     let auto_lock = read_auto_lock(body)? || locks_by_spec;
@@ -66,19 +68,6 @@ pub(crate) fn read_init(body: &mut Value) -> Result<InitRequest, ApiError> {
             .map_err(|_| ApiError::Invalid(format!("{port} is not a port: give one to --data-path-port")))?,
     };
     let availability = read_availability(body)?;
-    let known = [
-        "ListenAddr",
-        "AdvertiseAddr",
-        "DataPathAddr",
-        "DataPathPort",
-        "DefaultAddrPool",
-        "ForceNewCluster",
-        "AutoLockManagers",
-        "SubnetSize",
-        "Spec",
-        "Availability",
-    ];
-    unsupported::refuse_all_but(&known, body)?;
     let force_new_cluster = request.force_new_cluster == Some(true);
     let has_settings = spec != ClusterSpec::default() || auto_lock || availability != Availability::Active;
     let init = InitRequest {
@@ -121,14 +110,12 @@ fn refuse_changes(init: &InitRequest, has_settings: bool) -> Result<(), ApiError
 }
 
 /// The key of `swarm unlock`, not parsed yet.
-pub(crate) fn read_unlock_key(body: &mut Value) -> Result<String, ApiError> {
-    let request: models::SwarmUnlockRequest = fields::read(body)?;
-    unsupported::refuse_all_but(&["UnlockKey"], body)?;
+pub(crate) fn read_unlock_key(body: &mut Value, ignored: &mut Ignored) -> Result<String, ApiError> {
+    let request: models::SwarmUnlockRequest = fields::read_known(body, ignored)?;
     Ok(request.unlock_key.unwrap_or_default())
 }
 
-fn read_auto_lock(body: &mut Value) -> Result<bool, ApiError> {
-    fields::rename(body, "AutoLockManagers")?;
+fn read_auto_lock(body: &Value) -> Result<bool, ApiError> {
     match &body["AutoLockManagers"] {
         Value::Null => Ok(false),
         Value::Bool(auto_lock) => Ok(*auto_lock),
@@ -136,11 +123,9 @@ fn read_auto_lock(body: &mut Value) -> Result<bool, ApiError> {
     }
 }
 
-pub(crate) fn read_join(body: &mut Value) -> Result<JoinRequest, ApiError> {
-    let request: models::SwarmJoinRequest = fields::read(body)?;
+pub(crate) fn read_join(body: &mut Value, ignored: &mut Ignored) -> Result<JoinRequest, ApiError> {
+    let request: models::SwarmJoinRequest = fields::read_known(body, ignored)?;
     let availability = read_availability(body)?;
-    let known = ["ListenAddr", "AdvertiseAddr", "DataPathAddr", "RemoteAddrs", "JoinToken", "Availability"];
-    unsupported::refuse_all_but(&known, body)?;
     let token = request.join_token.unwrap_or_default();
     if token.is_empty() {
         return Err(ApiError::Invalid(

@@ -5,10 +5,11 @@
 //! the difference between zero and absent. It must not use the network or the clock. It gets
 //! bodies, never whole requests.
 //!
-//! Each reader of a body calls [`fields::read`] first, which accepts names of fields in any case.
+//! Each reader of a body calls [`fields::read_known`] first, which accepts names of fields in any
+//! case, and removes and lists the fields that the Engine API does not have.
 //! It calls [`unsupported::refuse`] last, which refuses each value that weft's types cannot hold
 //! and names it in the error. This guarantees that weft does everything that an accepted body asks
-//! for.
+//! for in fields of the Engine API.
 
 mod values;
 pub(crate) mod fields;

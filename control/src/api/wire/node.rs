@@ -12,16 +12,18 @@ use weft_model::{
 
 use super::{
     cluster::show_tls,
-    encryption, fields, unsupported,
+    encryption,
+    fields::{self, Ignored},
+    unsupported,
     values::{date, labels, set, signed, text, timestamp, to_json, version},
 };
 use crate::api::error::ApiError;
 
 /// Reads a spec. If the role or the availability is absent, it keeps its value from `current`. If
 /// the name or the labels are absent, they become empty, because clients always send them.
-pub(crate) fn read(body: &mut Value, current: &NodeSpec) -> Result<NodeSpec, ApiError> {
+pub(crate) fn read(body: &mut Value, current: &NodeSpec, ignored: &mut Ignored) -> Result<NodeSpec, ApiError> {
     use models::{NodeSpecAvailabilityEnum as A, NodeSpecRoleEnum as R};
-    let requested: models::NodeSpec = fields::read(body)?;
+    let requested: models::NodeSpec = fields::read_known(body, ignored)?;
     let spec = NodeSpec {
         name: requested.name.filter(|name| !name.is_empty()),
         labels: requested.labels.unwrap_or_default().into_iter().collect(),

@@ -15,7 +15,7 @@ use weft_model::{
 
 use serde_json::Value;
 
-use super::{service, to_json};
+use super::{fields::Ignored, service, to_json};
 use crate::api::error::ApiError;
 
 /// Durations and counts that fit into the signed nanoseconds of the wire.
@@ -199,7 +199,7 @@ proptest! {
     #[test]
     fn a_service_spec_is_the_same_after_writing_and_reading(spec in spec()) {
         let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
-        let read = service::read(to_json(service::write(&spec)), &resolve);
+        let read = service::read(to_json(service::write(&spec)), &resolve, &mut Ignored::default());
         prop_assert_eq!(read, Ok(spec));
     }
 
@@ -208,6 +208,6 @@ proptest! {
         let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
         let mut flips = upper.into_iter().cycle();
         let body = change_case(to_json(service::write(&spec)), &mut flips);
-        prop_assert_eq!(service::read(body, &resolve), Ok(spec));
+        prop_assert_eq!(service::read(body, &resolve, &mut Ignored::default()), Ok(spec));
     }
 }

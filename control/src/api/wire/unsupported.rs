@@ -19,7 +19,7 @@ pub(crate) fn refuse(requested: &Value, honoured: &Value) -> Result<(), ApiError
     compare("", requested, honoured)
 }
 
-/// Refuses the fields of `body` that are not in `known`.
+/// Refuses the fields of `body` that are not in `known`. For requests that only weft has.
 ///
 /// # Errors
 /// For the first such field whose value does not mean "the default".
@@ -54,7 +54,7 @@ fn refusal(path: &str, requested: &Value, honoured: &Value) -> ApiError {
     let is_list_or_object = requested.is_array() || requested.is_object();
     let is_unknown = is_default(honoured) && !(requested.is_number() && honoured.is_number());
     if is_list_or_object || is_unknown {
-        return ApiError::Unsupported(format!("weft does not know the field {path}: leave it out"));
+        return ApiError::Unsupported(format!("weft does not support the field {path}: leave it out"));
     }
     ApiError::Unsupported(format!(
         "weft does not support {path} {requested}: the nearest that it can honour is {honoured}"
@@ -62,12 +62,12 @@ fn refusal(path: &str, requested: &Value, honoured: &Value) -> ApiError {
 }
 
 /// Removes the indices from a path: `Ports[3].Name` becomes `Ports[].Name`.
-fn without_indices(path: &str) -> String {
+pub(super) fn without_indices(path: &str) -> String {
     path.split('[').map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit())).collect::<Vec<_>>().join("[")
 }
 
 /// Whether the value means "the default".
-fn is_default(value: &Value) -> bool {
+pub(super) fn is_default(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(value) => !value,
@@ -111,7 +111,7 @@ mod tests {
         check(&mounts, &json!({"TaskTemplate": {"ContainerSpec": {}}}), Some("mounts (--mount)"));
         let named = json!({"EndpointSpec": {"Ports": [{"Name": "web", "TargetPort": 80}]}});
         check(&named, &json!({"EndpointSpec": {"Ports": [{"TargetPort": 80}]}}), Some("named ports"));
-        check(&json!({"Typo": 1}), &json!({}), Some("does not know the field Typo"));
+        check(&json!({"Typo": 1}), &json!({}), Some("does not support the field Typo"));
         check(&json!({"Delay": 1_500}), &json!({"Delay": 1_000}), Some("nearest that it can honour is 1000"));
         check(&json!({"Ratio": 0.0001}), &json!({"Ratio": 0.0}), Some("nearest that it can honour is 0.0"));
         check(&json!({"List": [1, 2]}), &json!({"List": [1]}), Some("List"));

@@ -10,7 +10,8 @@ use serde_json::Value;
 use weft_model::{NetworkName, spec::NetworkSpec};
 
 use super::{
-    fields, unsupported,
+    fields::{self, Ignored},
+    unsupported,
     values::{labels, to_json},
 };
 use crate::api::{error::ApiError, features};
@@ -23,10 +24,9 @@ pub(crate) fn is_overlay(body: &Value) -> bool {
         || fields::values(body, "Scope").any(|scope| scope == "swarm")
 }
 
-/// Reads the request to create an overlay network.
-pub(crate) fn read(mut body: Value) -> Result<NetworkSpec, ApiError> {
-    let requested: models::NetworkCreateRequest = fields::read(&mut body)?;
-    fields::rename(&mut body, "CheckDuplicate")?;
+/// Reads the request to create an overlay network. Adds the fields that have no effect to `ignored`.
+pub(crate) fn read(mut body: Value, ignored: &mut Ignored) -> Result<NetworkSpec, ApiError> {
+    let requested: models::NetworkCreateRequest = fields::read_known(&mut body, ignored)?;
     if let Some(body) = body.as_object_mut() {
         // Older clients ask for a unique name. In weft, names are always unique.
         body.remove("CheckDuplicate");

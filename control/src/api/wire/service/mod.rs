@@ -12,23 +12,26 @@ use weft_model::{
 };
 
 use super::{
-    fields, placement, task, unsupported,
+    fields::{self, Ignored},
+    placement, task, unsupported,
     values::{count, labels, set, signed, to_json},
 };
 use crate::api::{error::ApiError, features};
 
 pub(crate) use show::show;
 
-/// Reads a spec. `resolve` finds the id of a network by the name or id that the user gave.
+/// Reads a spec. `resolve` finds the id of a network by the name or id that the user gave. Adds the
+/// fields that have no effect to `ignored`.
 pub(crate) fn read(
     mut body: Value,
     resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>,
+    ignored: &mut Ignored,
 ) -> Result<ServiceSpec, ApiError> {
-    // This read only renames the fields. Its error is dropped, because the read below returns the
-    // same error, unless `normalise` returns a more exact one.
-    drop(fields::read::<models::ServiceSpec>(&mut body));
-    normalise(&mut body, resolve)?;
-    let requested: models::ServiceSpec = fields::read(&mut body)?;
+    // This read only renames and removes fields. Its error is dropped, because the read below
+    // returns the same error, unless `normalise` returns a more exact one.
+    drop(fields::read_known::<models::ServiceSpec>(&mut body, ignored));
+    normalise(&mut body, resolve, ignored)?;
+    let requested: models::ServiceSpec = fields::read_known(&mut body, ignored)?;
     let template = requested.task_template.unwrap_or_default();
     let spec = ServiceSpec {
         name: requested.name.unwrap_or_default().parse::<ServiceName>()?,
@@ -45,18 +48,28 @@ pub(crate) fn read(
 
 /// Some values can be written in several forms. This changes them to the form that [`write()`]
 /// uses.
-fn normalise(body: &mut Value, resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>) -> Result<(), ApiError> {
-    // Clients of API 1.24 write the networks beside the task template. If a client writes networks
-    // in both places, those beside the template are not moved, and `unsupported::refuse` refuses
-    // them.
-    if body["TaskTemplate"]["Networks"].as_array().is_none_or(Vec::is_empty)
-        && let Some(networks) = body.as_object_mut().and_then(|b| b.remove("Networks")).filter(|n| !n.is_null())
-    {
-        let template = &mut body["TaskTemplate"];
-        if template.is_null() {
-            *template = json!({});
+fn normalise(
+    body: &mut Value,
+    resolve: &dyn Fn(&str) -> Result<NetworkId, ApiError>,
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
+    // Clients of API 1.24 write the networks beside the task template. As in moby, those of the
+    // template count if a client writes networks in both places.
+    if let Some(networks) = body.as_object_mut().and_then(|b| b.remove("Networks")).filter(|n| !n.is_null()) {
+        if body["TaskTemplate"]["Networks"].as_array().is_none_or(Vec::is_empty) {
+            let template = &mut body["TaskTemplate"];
+            if template.is_null() {
+                *template = json!({});
+            }
+            set(template, "Networks", networks);
+        } else if body["TaskTemplate"]["Networks"] != networks {
+            ignored.add("Networks", &networks);
         }
-        set(template, "Networks", networks);
+    }
+    for mode in ["Global", "GlobalJob"] {
+        if let Some(settings) = body.pointer_mut(&format!("/Mode/{mode}")) {
+            fields::remove_all(settings, &format!("Mode.{mode}"), ignored);
+        }
     }
     if let Some(networks) = body.pointer_mut("/TaskTemplate/Networks").and_then(Value::as_array_mut) {
         for network in networks {
