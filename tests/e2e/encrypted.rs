@@ -65,8 +65,8 @@ pub(crate) fn setup(lab: &Lab) -> Result<()> {
     // Also on a slow machine, a node whose daemon a test stops must not be down after a few
     // seconds: its tasks would be replaced.
     lab.weft_ok("n1", &["swarm", "update", "--down-after", "600"])?;
-    network(lab, "secret", &["--opt", "encrypted"])?;
-    network(lab, "open", &[])?;
+    network(lab, "secret", &["--opt", "encrypted", "--ipv6"])?;
+    network(lab, "open", &["--ipv6"])?;
     let port = format!("{PORT}:{HTTP}");
     let tasks = service(lab, "secret", 3, &["--network", "secret", "-p", &port], &[WHOAMI])?;
     for node in ["n1", "n2"] {

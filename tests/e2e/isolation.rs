@@ -51,8 +51,8 @@ pub(crate) fn group() -> Group {
 /// `target` and `blue-probe` are on blue, `red-probe` is on red. Blue and red have the same subnet.
 /// `both-probe` is on blue and green.
 pub(crate) fn setup(lab: &Lab) -> Result<()> {
-    network(lab, "blue", &["--subnet", SUBNET])?;
-    network(lab, "red", &["--subnet", SUBNET])?;
+    network(lab, "blue", &["--subnet", SUBNET, "--ipv6"])?;
+    network(lab, "red", &["--subnet", SUBNET, "--ipv6"])?;
     network(lab, "green", &["--subnet", "10.98.0.0/24"])?;
     network(lab, "internal", &["--internal"])?;
     service(lab, "target", 3, &["--network", "blue"], &[WHOAMI])?;

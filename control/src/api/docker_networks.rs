@@ -40,6 +40,9 @@ pub(super) struct DockerNetwork {
     pub(super) network: NetworkId,
     /// The name of the cluster's network.
     pub(super) name: String,
+    /// The network was created without IPv6. Its containers have IPv6 addresses nevertheless, which
+    /// users do not see.
+    pub(super) hides_v6: bool,
 }
 
 impl DockerNetwork {
@@ -54,7 +57,8 @@ impl DockerNetwork {
             || docker_name.strip_suffix(&suffix).unwrap_or(&docker_name).to_owned(),
             |planned| planned.name.to_string(),
         );
-        Some(Self { docker_id, docker_name, network, name })
+        let hides_v6 = planned.is_some_and(|planned| !planned.ipv6);
+        Some(Self { docker_id, docker_name, network, name, hides_v6 })
     }
 }
 

@@ -150,7 +150,15 @@ async fn show_containers(api: &Api, shown: &mut Value) {
         docker_networks::inspect(api, &network.docker_id).await
     };
     match read.await {
-        Ok(Some(mut found)) => wire::set(shown, "Containers", found["Containers"].take()),
+        Ok(Some(mut found)) => {
+            let mut containers = found["Containers"].take();
+            if shown["EnableIPv6"] == false {
+                for (_, container) in containers.as_object_mut().into_iter().flatten() {
+                    wire::set(container, "IPv6Address", json!(""));
+                }
+            }
+            wire::set(shown, "Containers", containers);
+        }
         Ok(None) => {}
         Err(error) => tracing::warn!(%error, "cannot read a network of the container engine"),
     }

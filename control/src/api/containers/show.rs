@@ -103,11 +103,27 @@ impl View {
 
 fn show_endpoint(endpoint: &mut Value, network: &DockerNetwork) {
     endpoint["NetworkID"] = json!(network.network.as_str());
+    if network.hides_v6 {
+        hide_v6(endpoint);
+    }
     if let Some(Value::Object(options)) = endpoint.get_mut("DriverOpts") {
         options.retain(|option, _| !option.starts_with(OWN_OPTION));
         if options.is_empty() {
             endpoint["DriverOpts"] = Value::Null;
         }
+    }
+}
+
+/// Removes what says that a container has an IPv6 address, as on a network without IPv6.
+fn hide_v6(endpoint: &mut Value) {
+    let fields = [("IPv6Gateway", json!("")), ("GlobalIPv6Address", json!("")), ("GlobalIPv6PrefixLen", json!(0))];
+    for (field, none) in fields {
+        if let Some(value) = endpoint.get_mut(field) {
+            *value = none;
+        }
+    }
+    if let Some(Value::Object(addresses)) = endpoint.get_mut("IPAMConfig") {
+        addresses.remove("IPv6Address");
     }
 }
 

@@ -140,15 +140,19 @@ impl Node {
 
     fn endpoint(&self) -> Value {
         json!({
-            "IPAMConfig": {"IPv4Address": "10.0.1.7"}, "Links": null, "Aliases": ["0c5f9f1f3ed8"],
+            "IPAMConfig": {"IPv4Address": "10.0.1.7", "IPv6Address": "fd00:1::7"}, "Links": null, "Aliases": ["0c5f9f1f3ed8"],
             "NetworkID": DOCKER_NETWORK, "EndpointID": "e1", "Gateway": "10.0.1.1", "IPAddress": "10.0.1.7",
             "IPPrefixLen": 24, "MacAddress": "02:42:0a:00:01:07",
+            "GlobalIPv6Address": "fd00:1::7", "GlobalIPv6PrefixLen": 64,
             "DriverOpts": {"weft.task": self.task.as_str(), "weft.link": "0"},
         })
     }
 
+    /// The network `app` was not asked to have IPv6, so the address is not shown.
     fn shown_endpoint(&self) -> Value {
-        with(with(self.endpoint(), "/NetworkID", json!(self.network.as_str())), "/DriverOpts", Value::Null)
+        let shown = with(with(self.endpoint(), "/NetworkID", json!(self.network.as_str())), "/DriverOpts", Value::Null);
+        let shown = with(shown, "/IPAMConfig", json!({"IPv4Address": "10.0.1.7"}));
+        with(with(shown, "/GlobalIPv6Address", json!("")), "/GlobalIPv6PrefixLen", json!(0))
     }
 }
 
@@ -214,6 +218,23 @@ async fn an_inspected_container_names_no_docker_network() {
 }
 
 #[tokio::test]
+async fn a_network_with_ipv6_shows_the_addresses_of_containers() {
+    let node = Node::new(Role::Worker).await;
+    {
+        let mut plan = Script::lock(&node.api.member.plan);
+        let mut changed: NodePlan = plan.as_deref().cloned().expect("a plan");
+        changed.networks.iter_mut().filter(|network| network.id == node.network).for_each(|n| n.ipv6 = true);
+        *plan = Some(Arc::new(changed));
+    }
+    node.engine.answer_with("/containers/json", json!([node.listed()]));
+    let shown = node.api.get("/containers/json").await[0]["NetworkSettings"]["Networks"]["app"].clone();
+    assert_eq!((&shown["GlobalIPv6Address"], &shown["GlobalIPv6PrefixLen"]), (&json!("fd00:1::7"), &json!(64)));
+    assert_eq!(shown["IPAMConfig"]["IPv6Address"], "fd00:1::7");
+    let shown = node.api.get("/networks/app").await;
+    assert_eq!(shown["Containers"], node.docker_network()["Containers"]);
+}
+
+#[tokio::test]
 async fn a_network_without_ipv4_publishes_over_ipv6() {
     let node = Node::new(Role::Worker).await;
     {
@@ -262,7 +283,9 @@ async fn networks_of_the_cluster_appear_once_on_managers_and_workers() {
                 "{role:?}"
             );
             let containers = &shown["Containers"];
-            assert_eq!(containers, &node.docker_network()["Containers"], "{role:?}: {containers}");
+            let expected = node.docker_network();
+            let expected = with(expected, &format!("/Containers/{CONTAINER}/IPv6Address"), json!(""));
+            assert_eq!(containers, &expected["Containers"], "{role:?}: {containers}");
         }
         // No request reaches the docker network.
         let why = if role == Role::Manager { "no such network" } else { "Worker nodes can't" };

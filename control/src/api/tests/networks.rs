@@ -158,6 +158,46 @@ async fn a_network_has_several_subnets_or_no_ipv4() {
     assert!(vip.as_str().is_some_and(|vip| vip.starts_with("fd") && vip.ends_with("/64")), "{vip}");
 }
 
+/// Prometheus makes a target of each address of a task, and Traefik takes the last one.
+#[tokio::test]
+async fn only_addresses_of_the_families_of_a_network_are_shown() {
+    let api = Fixture::manager();
+    for (network, ipv4, ipv6) in [("four", true, false), ("both", true, true), ("six", false, true)] {
+        let body = json!({"Name": network, "Driver": "overlay", "EnableIPv4": ipv4, "EnableIPv6": ipv6});
+        api.post("/networks/create", body).await;
+        let mut web = with(service(&format!("on-{network}")), "/EndpointSpec/Ports", json!([]));
+        web["TaskTemplate"]["Networks"] = json!([{"Target": network}]);
+        let id: weft_model::ServiceId =
+            api.post("/services/create", web).await["ID"].as_str().expect("an id").parse().expect("an id");
+        let task = api.change(|t| {
+            let node = t.first_node();
+            t.running_task(&id, 1, &node)
+        });
+        let families = |texts: Vec<&str>| texts.into_iter().map(|text| text.contains(':')).collect::<Vec<_>>();
+        let expected = [(ipv4, false), (ipv6, true)].into_iter().filter(|(on, _)| *on).map(|(_, v6)| v6);
+        let expected: Vec<bool> = expected.collect();
+
+        let shown = api.get(&format!("/tasks/{task}")).await;
+        let attached = &shown["NetworksAttachments"][0];
+        let addresses = attached["Addresses"].as_array().expect("a list");
+        assert_eq!(families(addresses.iter().filter_map(Value::as_str).collect()), expected, "{attached}");
+        let subnets = attached["Network"]["IPAMOptions"]["Configs"].as_array().expect("a list");
+        assert_eq!(families(subnets.iter().filter_map(|config| config["Subnet"].as_str()).collect()), expected);
+
+        let inspected = api.get(&format!("/networks/{network}?verbose=true")).await;
+        let (_, container) = inspected["Containers"].as_object().expect("an object").iter().next().expect("the task");
+        assert_eq!(container["IPv4Address"] != "", ipv4, "{container}");
+        assert_eq!(container["IPv6Address"] != "", ipv6, "{container}");
+        let vips = api.get(&format!("/services/{id}")).await["Endpoint"]["VirtualIPs"].clone();
+        let vip = vips[0]["Addr"].as_str().expect("an address");
+        assert!(vip.contains(':') != ipv4 && vips[1].is_null(), "{vips}");
+        let listed = &inspected["Services"][format!("on-{network}")];
+        for ip in [&listed["VIP"], &listed["Tasks"][0]["EndpointIP"]] {
+            assert_eq!(ip.as_str().expect("an address").contains(':'), !ipv4, "{listed}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn networks_take_their_options_from_a_configuration() {
     let api = Fixture::manager();

@@ -8,10 +8,10 @@
 //!
 //! moby ignores fields that its types do not have, and clients rely on it: Dockerode sends
 //! `AcceptancePolicy`, which only a pre-release of Swarm mode had. So [`read_known`] removes such
-//! fields, and lists them in [`Ignored`], which the handler tells the client or the log. Fields that
-//! moby's types have stay in the body, so that `unsupported::refuse` refuses what weft cannot do.
-//! The names of moby's fields are those of the types in `bollard_stubs`, which are generated from
-//! moby's `api/swagger.yaml`, and of [`ADDED`]. A test compares them with moby's Go types.
+//! fields, and lists them in [`Ignored`], which the handler tells the client or the log. Fields
+//! that moby's types have stay in the body, so that `unsupported::refuse` refuses what weft cannot
+//! do. The names of moby's fields are those of the types in `bollard_stubs`, which are generated
+//! from moby's `api/swagger.yaml`, and of [`ADDED`]. A test compares them with moby's Go types.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -27,8 +27,8 @@ use serde_json::{Error, Map, Value};
 use super::unsupported::{is_default, without_indices};
 use crate::api::{error::ApiError, features};
 
-/// Fields that are in no type of `bollard_stubs`, each with the name of its type: those of moby's Go
-/// types that its `swagger.yaml` leaves out, and the extensions of weft.
+/// Fields that are in no type of `bollard_stubs`, each with the name of its type: those of moby's
+/// Go types that its `swagger.yaml` leaves out, and the extensions of weft.
 const ADDED: &[(&str, &[&str])] = &[
     // Until version 1.43.
     ("NetworkCreateRequest", &["CheckDuplicate"]),

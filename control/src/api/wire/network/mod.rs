@@ -16,7 +16,7 @@ use super::{
 };
 use crate::api::{error::ApiError, features};
 
-pub(crate) use show::{show, show_attached, show_configuration, show_planned, with_prefix};
+pub(crate) use show::{show, show_attached, show_configuration, show_planned, shown_addresses, with_prefix};
 
 /// Whether the body asks for a network of the cluster. If not, the request is for the local engine.
 pub(crate) fn is_overlay(body: &Value) -> bool {
@@ -24,7 +24,8 @@ pub(crate) fn is_overlay(body: &Value) -> bool {
         || fields::values(body, "Scope").any(|scope| scope == "swarm")
 }
 
-/// Reads the request to create an overlay network. Adds the fields that have no effect to `ignored`.
+/// Reads the request to create an overlay network. Adds the fields that have no effect to
+/// `ignored`.
 pub(crate) fn read(mut body: Value, ignored: &mut Ignored) -> Result<NetworkSpec, ApiError> {
     let requested: models::NetworkCreateRequest = fields::read_known(&mut body, ignored)?;
     if let Some(body) = body.as_object_mut() {

@@ -139,7 +139,7 @@ fn containers<'a>(
             "EndpointID": id.as_str(),
             "MacAddress": mac.to_string(),
             "IPv4Address": v4.map(|v4| with_prefix(network, v4.into())).unwrap_or_default(),
-            "IPv6Address": with_prefix(network, v6.into()),
+            "IPv6Address": if network.spec.ipv6 { with_prefix(network, v6.into()) } else { String::new() },
         })
     };
     let tasks = tasks.filter(|task| task.holds_addresses()).filter_map(|task| {
@@ -153,6 +153,13 @@ fn containers<'a>(
         Some((identity.container.clone(), show(&identity.name, &container.id, link.addr, link.mac)))
     });
     Value::Object(tasks.chain(attached).collect())
+}
+
+/// The addresses that users see, with their prefix lengths: those of the families that the spec of
+/// the network has. Each address of weft has an IPv6 part, also on networks without IPv6, where no
+/// name resolves to it and nobody is told of it.
+pub(crate) fn shown_addresses(network: &Network, addr: DualAddr) -> impl Iterator<Item = String> {
+    addr.ips().filter(|ip| ip.is_ipv4() || network.spec.ipv6).map(|ip| with_prefix(network, ip))
 }
 
 /// An address on the network, with the prefix length of its subnet.

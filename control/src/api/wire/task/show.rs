@@ -1,7 +1,5 @@
 //! Converts a task to JSON.
 
-use std::net::IpAddr;
-
 use bollard_stubs::models;
 use serde_json::{Value, json};
 use weft_model::{
@@ -56,9 +54,11 @@ pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
 
 fn show_attachment(state: &ClusterState, attachment: &Attachment) -> Value {
     let network = state.networks.get(&attachment.network);
-    // A task always has an IPv6 address. On networks without IPv6, DNS does not answer with it.
-    let show = |ip: IpAddr| network.map_or_else(|| ip.to_string(), |network| network::with_prefix(network, ip));
-    let addresses: Vec<_> = attachment.addr.ips().map(show).collect();
+    // While the network is removed, its spec is not known any more.
+    let addresses: Vec<_> = network.map_or_else(
+        || attachment.addr.ips().map(|ip| ip.to_string()).collect(),
+        |network| network::shown_addresses(network, attachment.addr).collect(),
+    );
     json!({
         "Network": network.map_or_else(|| json!({"ID": attachment.network.as_str()}), network::show_attached),
         "Addresses": addresses,
