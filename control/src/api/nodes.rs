@@ -22,18 +22,15 @@ use super::{
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let cluster = api.cluster()?;
     let filters = Filters::read(&params, &["id", "label", "membership", "name", "node.label", "role"])?;
-    for role in filters.values("role") {
-        if !matches!(role.as_str(), "manager" | "worker") {
-            return Err(ApiError::Invalid(format!("invalid role filter '{role}': use manager or worker")));
-        }
-    }
+    let roles = filters.one_of("role", &["manager", "worker"])?;
+    let memberships = filters.one_of("membership", &["accepted", "pending"])?;
     let state = Arc::clone(&cluster.state().borrow());
     let matches = |node: &&Node| {
         let role = if node.spec.role == Role::Manager { "manager" } else { "worker" };
         filters.any("id", |id| node.id.as_str().starts_with(id))
             && filters.any("name", |name| node.hostname.as_str().starts_with(name))
-            && filters.any("role", |wanted| wanted == role)
-            && filters.any("membership", |wanted| wanted == "accepted")
+            && (roles.is_empty() || roles.iter().any(|wanted| wanted == role))
+            && (memberships.is_empty() || memberships.iter().any(|wanted| wanted == "accepted"))
             && filters.labels("node.label", |key| node.spec.labels.get(key))
             && filters.labels("label", |key| node.description.as_ref().and_then(|d| d.engine_labels.get(key)))
     };

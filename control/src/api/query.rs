@@ -237,6 +237,21 @@ impl Filters {
         }
     }
 
+    /// The values of a filter that has only some values, in lower case. As in moby, empty values
+    /// count as absent.
+    ///
+    /// # Errors
+    /// If a value is not one of `known`.
+    pub(super) fn one_of(&self, filter: &str, known: &[&str]) -> Result<Vec<String>, ApiError> {
+        let values = self.values(filter).iter().filter(|value| !value.is_empty());
+        let read = |value: &String| {
+            let lower = value.to_lowercase();
+            let error = || ApiError::Invalid(format!("invalid {filter} filter '{value}': use {}", known.join(", ")));
+            known.contains(&lower.as_str()).then_some(lower).ok_or_else(error)
+        };
+        values.map(read).collect()
+    }
+
     /// Whether every `KEY` or `KEY=VALUE` of the filter is among the labels.
     pub(super) fn labels<'a>(&self, filter: &str, labels: impl Fn(&str) -> Option<&'a String>) -> bool {
         self.0.get(filter).into_iter().flatten().all(|wanted| match wanted.split_once('=') {

@@ -5,7 +5,10 @@ use axum::{
     extract::{Path, State},
 };
 use serde_json::Value;
-use weft_model::{ClusterState, state::Task};
+use weft_model::{
+    ClusterState, NodeId, ServiceId,
+    state::{Task, TaskState},
+};
 
 use super::{
     Api,
@@ -20,32 +23,50 @@ const FILTERS: &[&str] = &["_up-to-date", "desired-state", "id", "label", "name"
 pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
     let state = api.state()?;
     let filters = Filters::read(&params, FILTERS)?;
-    for wanted in filters.values("desired-state") {
-        if !matches!(wanted.as_str(), "running" | "shutdown" | "accepted" | "ready") {
-            return Err(ApiError::Invalid(format!(
-                "invalid desired-state filter '{wanted}': use running, shutdown, accepted or ready"
-            )));
-        }
-    }
-    let up_to_date = filters.flag("_up-to-date")?;
-    let tasks = state.tasks.values().filter(|task| matches(&state, &filters, up_to_date, task));
+    let wanted = Wanted::read(&state, &filters, api.node_id().as_ref())?;
+    let tasks = state.tasks.values().filter(|task| matches(&state, &filters, &wanted, task));
     Ok(Json(tasks.map(|task| wire::task::show(&state, task)).collect()))
 }
 
-/// Whether the task matches the filters. `up_to_date` is the value of the filter `_up-to-date`.
-fn matches(state: &ClusterState, filters: &Filters, up_to_date: Option<bool>, task: &Task) -> bool {
+/// The filters whose values are checked, and replaced by ids, before they are compared.
+struct Wanted {
+    states: Vec<String>,
+    services: Vec<ServiceId>,
+    nodes: Vec<NodeId>,
+    up_to_date: Option<bool>,
+}
+
+impl Wanted {
+    /// As in moby (`daemon/cluster/tasks.go`), a filter names a service or a node by its id, its
+    /// name or a prefix of its id.
+    ///
+    /// # Errors
+    /// If there is no such service or node, or no such state.
+    fn read(state: &ClusterState, filters: &Filters, local: Option<&NodeId>) -> Result<Self, ApiError> {
+        let services = filters.values("service").iter();
+        let nodes = filters.values("node").iter();
+        Ok(Self {
+            states: filters.one_of("desired-state", &TaskState::ALL.map(TaskState::as_str))?,
+            services: services
+                .map(|text| Ok(find::service(state, text)?.id.clone()))
+                .collect::<Result<_, ApiError>>()?,
+            nodes: nodes.map(|text| Ok(find::node(state, text, local)?.id.clone())).collect::<Result<_, ApiError>>()?,
+            up_to_date: filters.flag("_up-to-date")?,
+        })
+    }
+}
+
+/// Whether the task matches the filters.
+fn matches(state: &ClusterState, filters: &Filters, wanted: &Wanted, task: &Task) -> bool {
     let service = state.services.get(&task.service);
-    let node = task.node.as_ref().and_then(|node| state.nodes.get(node));
     let is_current = service.is_some_and(|service| task.is_current(service));
     filters.any("id", |id| task.id.as_str().starts_with(id))
         && filters.any("name", |name| task.name.starts_with(name))
-        && filters.any("desired-state", |wanted| task.desired.as_str() == wanted)
+        && (wanted.states.is_empty() || wanted.states.iter().any(|state| task.desired.as_str() == state))
         && filters.any("runtime", |runtime| runtime == "container")
-        && up_to_date.is_none_or(|wanted| wanted == is_current)
-        && filters.any("service", |wanted| {
-            task.service.as_str() == wanted || service.is_some_and(|s| !s.removing && s.spec.name.as_str() == wanted)
-        })
-        && filters.any("node", |wanted| node.is_some_and(|n| n.id.as_str() == wanted || n.hostname.as_str() == wanted))
+        && wanted.up_to_date.is_none_or(|wanted| wanted == is_current)
+        && (wanted.services.is_empty() || wanted.services.contains(&task.service))
+        && (wanted.nodes.is_empty() || task.node.as_ref().is_some_and(|node| wanted.nodes.contains(node)))
         && filters.labels("label", |key| service.and_then(|s| s.spec.labels.get(key)).or_else(|| task.labels.get(key)))
 }
 

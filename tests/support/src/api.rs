@@ -83,6 +83,11 @@ impl Task {
 /// # Errors
 /// When no daemon listens on the socket, or the status is not 200.
 pub fn get(socket: &Path, path: &str) -> Result<Value> {
+    find(socket, path)?.with_context(|| format!("GET {path}: 404 Not Found"))
+}
+
+/// Like [`get`]. `None` if the status is 404.
+fn find(socket: &Path, path: &str) -> Result<Option<Value>> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("no daemon listens on {}", socket.display()))?;
     stream.set_read_timeout(Some(scaled(TIMEOUT)))?;
@@ -92,16 +97,19 @@ pub fn get(socket: &Path, path: &str) -> Result<Value> {
     stream.read_to_end(&mut answer).context("cannot read the whole answer")?;
     let answer = String::from_utf8(answer).context("the answer is not UTF-8")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    if head.split_whitespace().nth(1) != Some("200") {
-        bail!("GET {path}: {}: {}", head.lines().next().unwrap_or_default(), body.trim());
+    match head.split_whitespace().nth(1) {
+        Some("200") => Ok(Some(serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))),
+        Some("404") => Ok(None),
+        _ => bail!("GET {path}: {}: {}", head.lines().next().unwrap_or_default(), body.trim()),
     }
-    Ok(serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
 }
 
-/// The tasks of a service in the order of their slots, including those that have ended.
+/// The tasks of a service in the order of their slots, including those that have ended. None if
+/// there is no such service.
 pub fn tasks(socket: &Path, service: &str) -> Result<Vec<Task>> {
     let filters = format!("{{\"service\":{{\"{service}\":true}}}}");
-    let tasks = get(socket, &format!("/tasks?filters={}", utf8_percent_encode(&filters, QUERY)))?;
+    let path = format!("/tasks?filters={}", utf8_percent_encode(&filters, QUERY));
+    let Some(tasks) = find(socket, &path)? else { return Ok(Vec::new()) };
     let nodes = get(socket, "/nodes")?;
     let hostname = |id: &str| {
         let node = nodes.as_array().into_iter().flatten().find(|node| node["ID"] == id);

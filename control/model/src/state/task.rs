@@ -134,6 +134,24 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// All states, in their order.
+    pub const ALL: [Self; 14] = [
+        Self::New,
+        Self::Pending,
+        Self::Assigned,
+        Self::Accepted,
+        Self::Preparing,
+        Self::Ready,
+        Self::Starting,
+        Self::Running,
+        Self::Complete,
+        Self::Shutdown,
+        Self::Failed,
+        Self::Rejected,
+        Self::Remove,
+        Self::Orphaned,
+    ];
+
     /// Whether the task has ended, with or without an error.
     pub fn is_terminal(self) -> bool {
         self > Self::Running
