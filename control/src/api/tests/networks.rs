@@ -154,7 +154,7 @@ async fn a_network_has_several_subnets_or_no_ipv4() {
     let mut service = service("web");
     service["TaskTemplate"]["Networks"] = json!([{"Target": "six"}]);
     api.post("/services/create", service).await;
-    let vip = &api.get("/services/web").await["Endpoint"]["VirtualIPs"][0]["Addr"];
+    let vip = &api.get("/services/web").await["Endpoint"]["VirtualIPs"][1]["Addr"];
     assert!(vip.as_str().is_some_and(|vip| vip.starts_with("fd") && vip.ends_with("/64")), "{vip}");
 }
 

@@ -26,7 +26,7 @@ async fn a_service_is_shown_as_it_was_requested() {
     assert_eq!(spec["UpdateConfig"]["FailureAction"], "rollback");
     assert_eq!(spec["UpdateConfig"]["MaxFailureRatio"], 0.1);
     assert_eq!(shown["Endpoint"]["Ports"][0]["PublishedPort"], 8080);
-    assert_eq!(shown["Endpoint"]["VirtualIPs"][0]["NetworkID"], network.as_str());
+    assert_eq!(shown["Endpoint"]["VirtualIPs"][1]["NetworkID"], network.as_str());
 
     // `docker service update` reads the spec, changes it, and sends all of it back.
     let changed = with(spec.clone(), "/TaskTemplate/ContainerSpec/Image", json!("weft/whoami:2"));
@@ -247,6 +247,52 @@ async fn tasks_and_replica_counts_are_shown() {
         "{text:?}"
     );
     api.refused(Method::GET, "/services/web/logs", None, 400, "at least one stream").await;
+}
+
+/// Traefik and Prometheus look for targets on the ingress network.
+#[tokio::test]
+async fn a_published_service_is_shown_on_the_ingress_network_with_addresses_that_reach_it() {
+    let api = Fixture::manager();
+    api.network("app").await;
+    let ingress = api.get("/networks/ingress").await["Id"].clone();
+    let networks = json!([{"Target": "app"}]);
+    let own = with(service("own"), "/TaskTemplate/Networks", networks.clone());
+    let hidden = with(with(service("hidden"), "/TaskTemplate/Networks", networks), "/EndpointSpec/Ports", json!([]));
+    let none = with(service("none"), "/EndpointSpec/Ports", json!([{"TargetPort": 80, "PublishedPort": 8081}]));
+    let mut shown = Vec::new();
+    for spec in [own, hidden, none] {
+        let id: weft_model::ServiceId =
+            api.post("/services/create", spec).await["ID"].as_str().expect("an id").parse().expect("an id");
+        let task = api.change(|t| {
+            let node = t.first_node();
+            t.running_task(&id, 1, &node)
+        });
+        let service = api.get(&format!("/services/{id}")).await["Endpoint"]["VirtualIPs"].clone();
+        shown.push((service, api.get(&format!("/tasks/{task}")).await["NetworksAttachments"].clone()));
+    }
+    let names = |attached: &Value| -> Vec<String> {
+        let attached = attached.as_array().expect("a list").iter();
+        attached.map(|one| one["Network"]["Spec"]["Name"].as_str().expect("a name").to_owned()).collect()
+    };
+    let on_ingress = |index: usize| {
+        let (vips, attached): &(Value, Value) = &shown[index];
+        let vips = vips.as_array().into_iter().flatten();
+        (vips.filter(|vip| vip["NetworkID"] == ingress).map(|vip| vip["Addr"].clone()).collect::<Vec<_>>(), attached)
+    };
+
+    let (vips, attached) = on_ingress(0);
+    assert_eq!(names(attached), ["ingress", "app"]);
+    // Published ports lead to these addresses.
+    assert_eq!(attached[0]["Addresses"], attached[1]["Addresses"]);
+    assert_eq!(vips, [shown[0].0[1]["Addr"].clone()]);
+
+    let (vips, attached) = on_ingress(1);
+    assert_eq!((vips, names(attached)), (vec![], vec!["app".to_owned()]), "it publishes no port");
+
+    let (vips, attached) = on_ingress(2);
+    assert_eq!(names(attached), ["ingress"]);
+    assert_eq!(vips, [json!("192.0.2.1/32")], "its published port answers at the node");
+    assert_eq!(shown[2].0.as_array().map(Vec::len), Some(1));
 }
 
 /// `GET /tasks` with these filters.

@@ -16,7 +16,9 @@ use super::{
 };
 use crate::api::{error::ApiError, features};
 
-pub(crate) use show::{show, show_attached, show_configuration, show_planned, shown_addresses, with_prefix};
+pub(crate) use show::{
+    ingress_of, show, show_attached, show_configuration, show_planned, shown_addresses, with_prefix,
+};
 
 /// Whether the body asks for a network of the cluster. If not, the request is for the local engine.
 pub(crate) fn is_overlay(body: &Value) -> bool {

@@ -155,6 +155,11 @@ fn containers<'a>(
     Value::Object(tasks.chain(attached).collect())
 }
 
+/// The ingress network, on which a service that publishes ports is shown, as in Swarm.
+pub(crate) fn ingress_of<'a>(state: &'a ClusterState, service: &Service) -> Option<&'a Network> {
+    state.networks.values().find(|network| network.spec.ingress && !service.ports.is_empty())
+}
+
 /// The addresses that users see, with their prefix lengths: those of the families that the spec of
 /// the network has. Each address of weft has an IPv6 part, also on networks without IPv6, where no
 /// name resolves to it and nobody is told of it.

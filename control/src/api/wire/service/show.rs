@@ -48,12 +48,30 @@ fn show_endpoint(state: &ClusterState, service: &Service) -> models::ServiceEndp
         network_id: Some(network::predefined::id(network).to_string()),
         addr: None,
     });
-    let virtual_ips: Vec<_> = service.endpoints.iter().filter_map(vip).chain(on_node).collect();
+    let on_ingress = ingress_vip(state, service);
+    let virtual_ips: Vec<_> =
+        on_ingress.into_iter().chain(service.endpoints.iter().filter_map(vip)).chain(on_node).collect();
     models::ServiceEndpoint {
         spec: Some(endpoint::write(&service.spec.endpoint)),
         ports: (!service.ports.is_empty()).then(|| service.ports.iter().map(ports).collect()),
         virtual_ips: (!virtual_ips.is_empty()).then_some(virtual_ips),
     }
+}
+
+/// The VIP on the ingress network of a service that publishes ports. In Swarm, that is an address of
+/// the ingress network that leads to all its tasks. Here, the VIP on its first network does. A
+/// service without networks has none, and is reached by its published ports: at each node.
+fn ingress_vip(state: &ClusterState, service: &Service) -> Option<models::ServiceEndpointVirtualIps> {
+    let ingress = network::ingress_of(state, service)?;
+    let first = service.endpoints.iter().find_map(|endpoint| Some((endpoint, endpoint.vip?)));
+    let addr = match first {
+        Some((endpoint, vip)) => network::with_prefix(state.networks.get(&endpoint.network)?, vip.first()),
+        None => {
+            let node = state.nodes.values().find(|node| node.is_ready())?.addr;
+            format!("{node}/{}", if node.is_ipv4() { 32 } else { 128 })
+        }
+    };
+    Some(models::ServiceEndpointVirtualIps { network_id: Some(ingress.id.to_string()), addr: Some(addr) })
 }
 
 fn update_status(status: &UpdateStatus) -> models::ServiceUpdateStatus {

@@ -47,22 +47,41 @@ pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
     let on_node = task.spec.node_network.filter(|_| network::predefined::is_attached(task));
     let on_node = on_node
         .map(|network| json!({"Network": network::predefined::show_attached(state, network), "Addresses": null}));
-    let attachments: Vec<_> = task.attachments.iter().map(|a| show_attachment(state, a)).chain(on_node).collect();
+    let attached = task.attachments.iter().map(|a| show_attachment(state, a));
+    let attachments: Vec<_> = on_ingress(state, task).into_iter().chain(attached).chain(on_node).collect();
     set(&mut shown, "NetworksAttachments", Value::Array(attachments));
     shown
 }
 
+/// The ingress network, for a task whose service publishes ports and has networks of its own. In
+/// Swarm, such a task has an address of the ingress network too. Here, its published ports lead to
+/// its address on its first network, so that is what reaches it.
+fn on_ingress(state: &ClusterState, task: &Task) -> Option<Value> {
+    let ingress = network::ingress_of(state, state.services.get(&task.service)?)?;
+    let first = task.attachments.first()?;
+    let is_shown = task.attachments.iter().any(|attachment| attachment.network == ingress.id);
+    (!is_shown).then(|| {
+        json!({
+            "Network": network::show_attached(ingress),
+            "Addresses": addresses(state, first),
+        })
+    })
+}
+
 fn show_attachment(state: &ClusterState, attachment: &Attachment) -> Value {
     let network = state.networks.get(&attachment.network);
-    // While the network is removed, its spec is not known any more.
-    let addresses: Vec<_> = network.map_or_else(
-        || attachment.addr.ips().map(|ip| ip.to_string()).collect(),
-        |network| network::shown_addresses(network, attachment.addr).collect(),
-    );
     json!({
         "Network": network.map_or_else(|| json!({"ID": attachment.network.as_str()}), network::show_attached),
-        "Addresses": addresses,
+        "Addresses": addresses(state, attachment),
     })
+}
+
+fn addresses(state: &ClusterState, attachment: &Attachment) -> Vec<String> {
+    // While the network is removed, its spec is not known any more.
+    state.networks.get(&attachment.network).map_or_else(
+        || attachment.addr.ips().map(|ip| ip.to_string()).collect(),
+        |network| network::shown_addresses(network, attachment.addr).collect(),
+    )
 }
 
 fn task_state(state: TaskState) -> models::TaskState {
