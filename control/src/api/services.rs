@@ -23,7 +23,7 @@ use super::{
     find,
     query::{Filters, Params},
     version::ClientVersion,
-    wire::{self, fields::Ignored, network::predefined},
+    wire::{self, fields::Ignored, network::predefined, service::Options},
 };
 use crate::schedule::needs_encryption;
 
@@ -51,9 +51,9 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
             && filters.any("runtime", |runtime| runtime == "container")
             && filters.labels("label", |key| service.spec.labels.get(key))
     };
-    let with_status = params.strict_flag("status")?;
+    let options = Options { status: params.strict_flag("status")?, defaults: false };
     let services = state.services.values().filter(matches);
-    Ok(Json(services.map(|service| wire::service::show(&state, service, with_status)).collect()))
+    Ok(Json(services.map(|service| wire::service::show(&state, service, options)).collect()))
 }
 
 pub(super) async fn inspect(
@@ -61,10 +61,9 @@ pub(super) async fn inspect(
     Path(id): Path<String>,
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
-    // A spec is always shown with its defaults, so the value has no effect.
-    params.strict_flag("insertDefaults")?;
+    let options = Options { status: false, defaults: params.strict_flag("insertDefaults")? };
     let state = api.state()?;
-    Ok(Json(wire::service::show(&state, find::service(&state, &id)?, false)))
+    Ok(Json(wire::service::show(&state, find::service(&state, &id)?, options)))
 }
 
 pub(super) async fn create(

@@ -65,6 +65,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("Rejection"), "NotAttachable", 1),
     (Owner::Type("Rejection"), "AddressInUse", 1),
     (Owner::Type("Rejection"), "AddressInQuarantine", 1),
+    (Owner::Type("ServiceSpec"), "left_out", 1),
     (Owner::Type("Task"), "stored_spec", 1),
     (Owner::Type("TaskPlan"), "container_at", 1),
     (Owner::Type("TaskPlan"), "expanded", 1),

@@ -21,7 +21,7 @@ use weft_model::{
         Availability, ClusterSpec, Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction,
         HostEntry, Labels, NetworkAttachment, NetworkSpec, NodeAttribute, NodeNetwork, NodeSpec, Placement, Platform,
         PortSpec, Protocol, RegistryAuth, Resources, RestartCondition, RestartPolicy, Role, ServiceMode, ServiceSpec,
-        SubnetSpec, TaskSpec, UpdateConfig, UpdateOrder,
+        SpecPart, SubnetSpec, TaskSpec, UpdateConfig, UpdateOrder,
     },
     state::{
         AttachedContainer, ContainerIdentity, ContainerLink, FreedAddress, KeyRecord, KeyStage, ManagerLock,
@@ -127,6 +127,7 @@ pub(super) fn service_spec() -> ServiceSpec {
             mode: EndpointMode::Vip,
             ports: vec![PortSpec { protocol: Protocol::Udp, target: 53, published: Some(8053) }],
         },
+        left_out: [SpecPart::StopGrace, SpecPart::RollbackMonitor].into(),
     }
 }
 

@@ -260,7 +260,7 @@ fn ports(ports: &[Value]) -> String {
 async fn inspect(client: &Client, options: &Inspect) -> Result<()> {
     let mut found = Vec::new();
     for service in &options.services.services {
-        found.push(get(client, service).await?);
+        found.push(client.get(&format!("/services/{}?insertDefaults=true", percent_encode(service))).await?);
     }
     if !options.pretty {
         return print_line(serde_json::to_string_pretty(&found)?);

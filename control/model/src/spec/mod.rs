@@ -24,7 +24,8 @@ pub use names::{
 pub use network::{NETWORK_MTU, NetworkSpec, SubnetSpec};
 pub use node::{Availability, NodeSpec, Role};
 pub use service::{
-    EndpointMode, EndpointSpec, FailureAction, PortSpec, Protocol, ServiceMode, ServiceSpec, UpdateConfig, UpdateOrder,
+    EndpointMode, EndpointSpec, FailureAction, PortSpec, Protocol, ServiceMode, ServiceSpec, SpecPart, UpdateConfig,
+    UpdateOrder,
 };
 pub use task::{
     Constraint, ContainerSpec, NetworkAttachment, NodeAttribute, NodeNetwork, Placement, Platform, Resources,

@@ -1,5 +1,7 @@
 //! Services (`service create`, `service update`): their tasks, ports and updates.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -32,6 +34,28 @@ pub struct ServiceSpec {
     pub update: UpdateConfig,
     pub rollback: UpdateConfig,
     pub endpoint: EndpointSpec,
+    /// The parts that the user has left out, which have their defaults. It only says how the spec
+    /// is shown. It is beside the task spec, so that no task is replaced because of it.
+    #[serde(default)]
+    pub left_out: BTreeSet<SpecPart>,
+}
+
+/// A part of a service's spec that a user may leave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SpecPart {
+    StopGrace,
+    Dns,
+    Resources,
+    Limits,
+    Reservations,
+    Restart,
+    RestartDelay,
+    Placement,
+    Update,
+    UpdateMonitor,
+    Rollback,
+    RollbackMonitor,
+    Endpoint,
 }
 
 impl ServiceSpec {
@@ -45,6 +69,7 @@ impl ServiceSpec {
             update: UpdateConfig::default(),
             rollback: UpdateConfig::default(),
             endpoint: EndpointSpec { mode: EndpointMode::Vip, ports: Vec::new() },
+            left_out: BTreeSet::new(),
         }
     }
 }

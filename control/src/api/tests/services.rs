@@ -249,6 +249,64 @@ async fn tasks_and_replica_counts_are_shown() {
     api.refused(Method::GET, "/services/web/logs", None, 400, "at least one stream").await;
 }
 
+#[tokio::test]
+async fn a_spec_is_shown_as_it_was_sent_and_with_its_defaults_if_asked() {
+    let api = Fixture::manager();
+    let sent = json!({
+        "Name": "web", "Labels": {},
+        "TaskTemplate": {
+            "ContainerSpec": {"Image": "weft/whoami", "Isolation": "default"},
+            "RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 0},
+            "ForceUpdate": 0, "Runtime": "container",
+        },
+        "Mode": {"Replicated": {"Replicas": 1}},
+    });
+    let id = api.post("/services/create", sent.clone()).await["ID"].clone();
+    let id: weft_model::ServiceId = id.as_str().expect("an id").parse().expect("an id");
+    let shown = api.get("/services/web").await;
+    assert_eq!(shown["Spec"], sent);
+    assert_eq!(api.get("/services").await[0]["Spec"], sent);
+    let task = api.change(|t| t.task(&id, 1));
+    assert_eq!(api.get(&format!("/tasks/{task}")).await["Spec"], sent["TaskTemplate"]);
+
+    // The defaults of swarmkit, in `api/defaults/service.go`.
+    let full = api.get("/services/web?insertDefaults=true").await["Spec"].clone();
+    let update = json!({
+        "Parallelism": 1, "Delay": 0, "FailureAction": "pause", "Monitor": 5_000_000_000u64, "MaxFailureRatio": 0.0,
+        "Order": "stop-first",
+    });
+    assert_eq!((&full["UpdateConfig"], &full["RollbackConfig"]), (&update, &update));
+    assert_eq!(full["EndpointSpec"], json!({"Mode": "vip"}));
+    let template = &full["TaskTemplate"];
+    assert_eq!(
+        template["RestartPolicy"],
+        json!({"Condition": "on-failure", "Delay": 5_000_000_000u64, "MaxAttempts": 0})
+    );
+    assert_eq!(template["ContainerSpec"]["StopGracePeriod"], 10_000_000_000u64);
+    assert_eq!(template["ContainerSpec"]["DNSConfig"], json!({}));
+    assert_eq!(
+        (&template["Placement"], &template["Resources"]),
+        (&json!({}), &json!({"Limits": {}, "Reservations": {}}))
+    );
+
+    // Values that are sent, and equal the defaults, are shown. No task is replaced because of them.
+    let path = |shown: &Value| format!("/services/web/update?version={}", shown["Version"]["Index"]);
+    api.post(&path(&shown), full.clone()).await;
+    let shown = api.get("/services/web").await;
+    assert_eq!((&shown["Spec"], &shown["PreviousSpec"]), (&full, &sent));
+    let up_to_date = api.get(&tasks_with(&json!({"service": ["web"], "_up-to-date": ["true"]}))).await;
+    assert_eq!(up_to_date.as_array().map(Vec::len), Some(1));
+    // A part that is left out again has its default again.
+    let slow = with(full, "/TaskTemplate/ContainerSpec/StopGracePeriod", json!(1_000_000_000u64));
+    api.post(&path(&shown), slow).await;
+    let shown = api.get("/services/web").await;
+    api.post(&path(&shown), sent.clone()).await;
+    assert_eq!(api.get("/services/web").await["Spec"], sent);
+    let full = api.get("/services/web?insertDefaults=1").await;
+    assert_eq!(full["Spec"]["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"], 10_000_000_000u64);
+    api.refused(Method::GET, "/services/web?insertDefaults=maybe", None, 400, "insertDefaults").await;
+}
+
 /// Traefik and Prometheus look for targets on the ingress network.
 #[tokio::test]
 async fn a_published_service_is_shown_on_the_ingress_network_with_addresses_that_reach_it() {

@@ -15,6 +15,7 @@ mod values;
 pub(crate) mod fields;
 pub(crate) mod unsupported;
 pub(crate) mod placement;
+mod left_out;
 pub(crate) mod network;
 pub(crate) mod task;
 pub(crate) mod service;

@@ -173,6 +173,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
             update,
             rollback,
             endpoint,
+            left_out: [].into(),
         },
     )
 }
@@ -195,12 +196,51 @@ fn change_case(value: Value, upper: &mut impl Iterator<Item = bool>) -> Value {
     }
 }
 
+/// The parts of a spec that moby shows only if they were sent.
+const PATHS: [&str; 13] = [
+    "/TaskTemplate/ContainerSpec/StopGracePeriod",
+    "/TaskTemplate/ContainerSpec/DNSConfig",
+    "/TaskTemplate/Resources/Limits",
+    "/TaskTemplate/Resources/Reservations",
+    "/TaskTemplate/Resources",
+    "/TaskTemplate/RestartPolicy/Delay",
+    "/TaskTemplate/RestartPolicy",
+    "/TaskTemplate/Placement",
+    "/UpdateConfig/Monitor",
+    "/UpdateConfig",
+    "/RollbackConfig/Monitor",
+    "/RollbackConfig",
+    "/EndpointSpec",
+];
+
 proptest! {
     #[test]
     fn a_service_spec_is_the_same_after_writing_and_reading(spec in spec()) {
         let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
         let read = service::read(to_json(service::write(&spec)), &resolve, &mut Ignored::default());
         prop_assert_eq!(read, Ok(spec));
+    }
+
+    #[test]
+    fn what_was_left_out_is_left_out_again(spec in spec(), parts in vec(0..PATHS.len(), 0..PATHS.len())) {
+        let resolve = |id: &str| id.parse().map_err(|_| ApiError::Invalid(id.to_owned()));
+        let read = |body| service::read(body, &resolve, &mut Ignored::default()).expect("a spec");
+        let mut body = to_json(service::write(&spec));
+        for part in parts {
+            let (parent, field) = PATHS[part].rsplit_once('/').expect("a path");
+            if let Some(Value::Object(map)) = body.pointer_mut(parent) {
+                map.remove(field);
+            }
+        }
+        let sent = read(body.clone());
+        let shown = service::write_as_sent(&sent);
+        for path in PATHS {
+            prop_assert_eq!(shown.pointer(path).is_some(), body.pointer(path).is_some(), "{}: {}", path, shown);
+        }
+        prop_assert_eq!(read(shown), sent.clone());
+        // The defaults are what the parts mean.
+        let full = read(to_json(service::write(&sent)));
+        prop_assert_eq!(full, ServiceSpec { left_out: [].into(), ..sent });
     }
 
     #[test]

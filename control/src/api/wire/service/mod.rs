@@ -8,17 +8,17 @@ use bollard_stubs::models;
 use serde_json::{Value, json};
 use weft_model::{
     NetworkId, ServiceName,
-    spec::{ServiceMode, ServiceSpec},
+    spec::{ContainerSpec, ServiceMode, ServiceSpec},
 };
 
 use super::{
     fields::{self, Ignored},
-    placement, task, unsupported,
+    left_out, placement, task, unsupported,
     values::{count, labels, set, signed, to_json},
 };
 use crate::api::{error::ApiError, features};
 
-pub(crate) use show::show;
+pub(crate) use show::{Options, show};
 
 /// Reads a spec. `resolve` finds the id of a network by the name or id that the user gave. Adds the
 /// fields that have no effect to `ignored`.
@@ -41,6 +41,7 @@ pub(crate) fn read(
         rollback: rollout::read("RollbackConfig", requested.rollback_config.as_ref().map(rollout::update_of_rollback))?,
         endpoint: endpoint::read(requested.endpoint_spec)?,
         task: task::read(template)?.into(),
+        left_out: left_out::read(&body),
     };
     unsupported::refuse(&body, &to_json(write(&spec)))?;
     Ok(spec)
@@ -94,6 +95,15 @@ fn normalise(
     body.pointer_mut("/TaskTemplate/ContainerSpec").map_or(Ok(()), task::normalise_names)
 }
 
+/// The spec as the user has sent it.
+pub(crate) fn write_as_sent(spec: &ServiceSpec) -> Value {
+    let mut shown = to_json(write(spec));
+    let default = ServiceSpec::new(spec.name.clone(), ContainerSpec::new(&spec.task.container.image));
+    left_out::hide(&mut shown, "", &spec.left_out, &to_json(write(&default)));
+    shown
+}
+
+/// The spec with all defaults.
 pub(crate) fn write(spec: &ServiceSpec) -> models::ServiceSpec {
     models::ServiceSpec {
         name: Some(spec.name.to_string()),

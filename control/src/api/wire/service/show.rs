@@ -14,21 +14,33 @@ use crate::api::wire::{
     values::{date, set, text, to_json, version},
 };
 
-/// A service in the form of `GET /services/{id}`. `with_status` adds the numbers of its tasks.
-pub(crate) fn show(state: &ClusterState, service: &Service, with_status: bool) -> Value {
+/// What an answer with a service has beside what all have.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Options {
+    /// The numbers of the service's tasks.
+    pub(crate) status: bool,
+    /// The defaults of the parts of the spec that the user has left out.
+    pub(crate) defaults: bool,
+}
+
+/// A service in the form of `GET /services/{id}`.
+pub(crate) fn show(state: &ClusterState, service: &Service, options: Options) -> Value {
     let mut shown = to_json(models::Service {
         id: Some(service.id.to_string()),
         version: version(&service.meta),
         created_at: date(service.meta.created_ms),
         updated_at: date(service.meta.updated_ms),
-        spec: Some(super::write(&service.spec)),
+        spec: None,
         endpoint: Some(show_endpoint(state, service)),
         update_status: service.update.as_ref().map(update_status),
-        service_status: with_status.then(|| count_tasks(state, service)),
+        service_status: options.status.then(|| count_tasks(state, service)),
         job_status: None,
     });
+    let spec = &service.spec;
+    let spec = if options.defaults { to_json(super::write(spec)) } else { super::write_as_sent(spec) };
+    set(&mut shown, "Spec", spec);
     if let Some(previous) = &service.previous {
-        set(&mut shown, "PreviousSpec", to_json(super::write(previous)));
+        set(&mut shown, "PreviousSpec", super::write_as_sent(previous));
     }
     shown
 }
@@ -58,8 +70,8 @@ fn show_endpoint(state: &ClusterState, service: &Service) -> models::ServiceEndp
     }
 }
 
-/// The VIP on the ingress network of a service that publishes ports. In Swarm, that is an address of
-/// the ingress network that leads to all its tasks. Here, the VIP on its first network does. A
+/// The VIP on the ingress network of a service that publishes ports. In Swarm, that is an address
+/// of the ingress network that leads to all its tasks. Here, the VIP on its first network does. A
 /// service without networks has none, and is reached by its published ports: at each node.
 fn ingress_vip(state: &ClusterState, service: &Service) -> Option<models::ServiceEndpointVirtualIps> {
     let ingress = network::ingress_of(state, service)?;

@@ -99,7 +99,7 @@ fn write_container(spec: &ContainerSpec) -> models::TaskSpecContainerSpec {
         stop_grace_period: Some(nanos(spec.stop_grace_ms)),
         read_only: spec.read_only.then_some(true),
         init: spec.init,
-        dns_config: names::write_dns(&spec.dns),
+        dns_config: Some(names::write_dns(&spec.dns)),
         hosts: names::write_hosts(&spec.hosts),
         isolation: Some(models::TaskSpecContainerSpecIsolationEnum::DEFAULT),
         ..Default::default()

@@ -54,14 +54,13 @@ fn read_server(text: &str) -> Result<IpAddr, ApiError> {
     }
 }
 
-/// `None` if all of it is the default.
-pub(super) fn write_dns(config: &DnsConfig) -> Option<TaskSpecContainerSpecDnsConfig> {
+pub(super) fn write_dns(config: &DnsConfig) -> TaskSpecContainerSpecDnsConfig {
     let texts = |values: Vec<String>| list(&values);
-    (*config != DnsConfig::default()).then(|| TaskSpecContainerSpecDnsConfig {
+    TaskSpecContainerSpecDnsConfig {
         nameservers: texts(config.name_servers.iter().map(ToString::to_string).collect()),
         search: texts(config.search.iter().map(ToString::to_string).collect()),
         options: texts(config.options.iter().map(ToString::to_string).collect()),
-    })
+    }
 }
 
 pub(super) fn read_hosts(entries: &[String]) -> Result<Vec<HostEntry>, ApiError> {

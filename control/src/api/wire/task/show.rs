@@ -4,11 +4,12 @@ use bollard_stubs::models;
 use serde_json::{Value, json};
 use weft_model::{
     ClusterState,
+    spec::{ContainerSpec, TaskSpec},
     state::{Attachment, Slot, Task, TaskState},
 };
 
 use crate::api::wire::{
-    network,
+    left_out, network,
     values::{date, labels, set, signed, text, to_json, version},
 };
 
@@ -21,7 +22,7 @@ pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
         updated_at: date(task.meta.updated_ms),
         name: Some(task.name.clone()),
         labels: Some(labels(&task.labels)),
-        spec: Some(super::write(&task.spec)),
+        spec: None,
         service_id: Some(task.service.to_string()),
         slot: match task.slot {
             Slot::Replica(slot) => Some(signed(slot)),
@@ -44,12 +45,25 @@ pub(crate) fn show(state: &ClusterState, task: &Task) -> Value {
         desired_state: Some(task_state(task.desired)),
         job_iteration: None,
     });
+    set(&mut shown, "Spec", spec(state, task));
     let on_node = task.spec.node_network.filter(|_| network::predefined::is_attached(task));
     let on_node = on_node
         .map(|network| json!({"Network": network::predefined::show_attached(state, network), "Addresses": null}));
     let attached = task.attachments.iter().map(|a| show_attachment(state, a));
     let attachments: Vec<_> = on_ingress(state, task).into_iter().chain(attached).chain(on_node).collect();
     set(&mut shown, "NetworksAttachments", Value::Array(attachments));
+    shown
+}
+
+/// The spec as the user has sent it. A task knows only what it has. What the user has left out is
+/// in the spec of its service, which may be newer: then a value that differs from the default is
+/// shown.
+fn spec(state: &ClusterState, task: &Task) -> Value {
+    let mut shown = to_json(super::write(&task.spec));
+    if let Some(service) = state.services.get(&task.service) {
+        let default = TaskSpec::new(ContainerSpec::new(&task.spec.container.image));
+        left_out::hide(&mut shown, left_out::TASK, &service.spec.left_out, &to_json(super::write(&default)));
+    }
     shown
 }
 
