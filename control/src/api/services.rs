@@ -121,9 +121,10 @@ pub(super) async fn update(
     }
     let version = params.version()?;
     let is_rollback = match params.text("rollback") {
-        "" => false,
+        // Clients of version 29 always write the parameter.
+        "" | "none" => false,
         "previous" => true,
-        other => return Err(ApiError::Invalid(format!("invalid rollback {other:?}: the only one is \"previous\""))),
+        other => return Err(ApiError::Invalid(format!("invalid rollback {other:?}: give \"previous\" or \"none\""))),
     };
     let state = api.state()?;
     let service = find::service(&state, &id)?;

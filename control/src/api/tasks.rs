@@ -33,7 +33,6 @@ struct Wanted {
     states: Vec<String>,
     services: Vec<ServiceId>,
     nodes: Vec<NodeId>,
-    up_to_date: Option<bool>,
 }
 
 impl Wanted {
@@ -51,7 +50,6 @@ impl Wanted {
                 .map(|text| Ok(find::service(state, text)?.id.clone()))
                 .collect::<Result<_, ApiError>>()?,
             nodes: nodes.map(|text| Ok(find::node(state, text, local)?.id.clone())).collect::<Result<_, ApiError>>()?,
-            up_to_date: filters.flag("_up-to-date")?,
         })
     }
 }
@@ -64,7 +62,8 @@ fn matches(state: &ClusterState, filters: &Filters, wanted: &Wanted, task: &Task
         && filters.any("name", |name| task.name.starts_with(name))
         && (wanted.states.is_empty() || wanted.states.iter().any(|state| task.desired.as_str() == state))
         && filters.any("runtime", |runtime| runtime == "container")
-        && wanted.up_to_date.is_none_or(|wanted| wanted == is_current)
+        // As in moby: the filter asks for current tasks whatever its value is.
+        && (is_current || filters.values("_up-to-date").is_empty())
         && (wanted.services.is_empty() || wanted.services.contains(&task.service))
         && (wanted.nodes.is_empty() || task.node.as_ref().is_some_and(|node| wanted.nodes.contains(node)))
         && filters.labels("label", |key| service.and_then(|s| s.spec.labels.get(key)).or_else(|| task.labels.get(key)))

@@ -263,6 +263,9 @@ async fn nodes_are_listed_found_updated_and_removed() {
     let api = Fixture::manager();
     let worker = api.change(|t| t.node("n2", &[]));
     assert_eq!(api.get("/nodes").await.as_array().map(Vec::len), Some(2));
+    for filters in [r#"{"role":["Manager"]}"#, r#"{"role":["WORKER",""]}"#, r#"{"membership":["pending"]}"#, "null"] {
+        api.get(&format!("/nodes?filters={}", crate::api::query::encoded(filters))).await;
+    }
     let managers = api.get("/nodes?filters=%7B%22role%22%3A%5B%22manager%22%5D%7D").await;
     assert_eq!(managers[0]["Description"]["Hostname"], "n1");
     assert_eq!(

@@ -50,6 +50,25 @@ async fn a_service_is_shown_as_it_was_requested() {
 }
 
 #[tokio::test]
+async fn the_parameters_of_an_update_are_those_of_clients() {
+    let api = Fixture::manager();
+    api.post("/services/create", service("web")).await;
+    let path = async |more: &str| {
+        let shown = api.get("/services/web").await;
+        (format!("/services/web/update?version={}{more}", shown["Version"]["Index"]), shown["Spec"].clone())
+    };
+    // Version 29 of the docker client always writes `rollback`.
+    let queries = ["&registryAuthFrom=spec&rollback=none", "&rollback=&registryAuthFrom=", "&rollback=none"];
+    for (query, image) in queries.into_iter().zip(["weft/whoami:2", "weft/whoami:3", "weft/whoami:4"]) {
+        let (path, spec) = path(query).await;
+        api.post(&path, with(spec, "/TaskTemplate/ContainerSpec/Image", json!(image))).await;
+        assert_eq!(api.get("/services/web").await["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"], image, "{query}");
+    }
+    let (path, spec) = path("&rollback=next").await;
+    api.refused(Method::POST, &path, Some(spec), 400, "invalid rollback \"next\": give \"previous\" or \"none\"").await;
+}
+
+#[tokio::test]
 async fn names_of_tasks_are_shown_as_they_were_requested() {
     let api = Fixture::manager();
     let mut requested = service("web");
@@ -220,6 +239,8 @@ async fn tasks_and_replica_counts_are_shown() {
         ("%7B%22service%22%3A%5B%22web%22%5D%7D", 2),
         ("%7B%22service%22%3A%5B%22web%22%5D%2C%22_up-to-date%22%3A%5B%22true%22%5D%7D", 2),
         ("%7B%22desired-state%22%3A%7B%22shutdown%22%3Atrue%7D%7D", 0),
+        ("%7B%22desired-state%22%3A%5B%22Running%22%2C%22complete%22%5D%7D", 2),
+        ("%7B%22desired-state%22%3A%5B%22FAILED%22%5D%7D", 0),
         ("%7B%22node%22%3A%5B%22n1%22%5D%7D", 1),
     ] {
         let tasks = api.get(&format!("/tasks?filters={filter}")).await;
