@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
 use http_body_util::BodyExt as _;
@@ -100,8 +100,11 @@ fn get(path: &str) -> Result<Request, axum::http::Error> {
 pub(super) async fn forward(State(api): State<Api>, mut request: Request) -> Result<Response, ApiError> {
     let Some(socket) = &api.node.engine else {
         let (method, path, node) = (request.method(), request.uri().path(), &api.node.hostname);
-        if let Some((kind, name)) = inspected(method, path) {
-            return Err(ApiError::Missing(format!("no such {kind}: {name} (node {node} has no container engine)")));
+        if let Some((kind, name)) = named(path) {
+            return Err(ApiError::Missing(format!(
+                "no such {kind}: {name} (node {node} has no container engine: start its daemon with --runtime docker \
+                 to have one)"
+            )));
         }
         let subject = format!("{method} {path} on node {node}, which has no container engine");
         return Err(features::CONTAINERS.refusal_of(&subject));
@@ -128,17 +131,25 @@ pub(super) async fn forward(State(api): State<Api>, mut request: Request) -> Res
     Ok(response.map(Body::new))
 }
 
-/// The kind and the name of the object of an engine that a request inspects. A client that looks
-/// for an object of any kind, as `docker inspect` does, asks for these first. It goes on to
-/// services, tasks and nodes only if there is none.
-fn inspected<'a>(method: &Method, path: &'a str) -> Option<(&'static str, &'a str)> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        return None;
+/// The kind and the name of the object of an engine that a request is about. A node without an
+/// engine does not have it. Clients rely on that answer: `docker inspect` goes on to services, tasks
+/// and nodes, and `docker rm --force` succeeds.
+fn named(path: &str) -> Option<(&'static str, &str)> {
+    const IMAGE_ACTIONS: &[&str] = &["/attestations", "/get", "/history", "/json", "/push", "/tag"];
+    let rest =
+        |kind: &str, others: &[&str]| path.strip_prefix(kind).filter(|rest| !rest.is_empty() && !others.contains(rest));
+    let first = |rest: &str| rest.split('/').next().unwrap_or_default().len();
+    if let Some(rest) = rest("/containers/", &["create", "json", "prune"]) {
+        return Some(("container", &rest[..first(rest)]));
     }
-    let name_of = |kind: &str, end: &str| path.strip_prefix(kind)?.strip_suffix(end).filter(|name| !name.is_empty());
-    let container = name_of("/containers/", "/json").map(|name| ("container", name));
-    let image = || name_of("/images/", "/json").map(|name| ("image", name));
-    container.or_else(image).or_else(|| name_of("/volumes/", "").map(|name| ("volume", name)))
+    if let Some(rest) = rest("/exec/", &[]) {
+        return Some(("exec instance", &rest[..first(rest)]));
+    }
+    if let Some(rest) = rest("/images/", &["create", "get", "json", "load", "prune", "search"]) {
+        let name = IMAGE_ACTIONS.iter().find_map(|action| rest.strip_suffix(action));
+        return Some(("image", name.unwrap_or(rest)));
+    }
+    rest("/volumes/", &["create", "prune"]).map(|name| ("volume", name))
 }
 
 /// Adds the lower of the two API versions to the path. A client that gives no version gets the

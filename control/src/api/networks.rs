@@ -136,6 +136,11 @@ pub(super) async fn inspect(
             }
             engine::forward(State(api), request).await
         }
+        // As in Swarm, a node that is no manager has only the networks of its containers. `docker
+        // inspect` goes on to other objects.
+        Err(error @ (ApiError::NotInSwarm | ApiError::Worker)) => {
+            Err(ApiError::Missing(format!("no such network: {id} ({error})")))
+        }
         Err(error) => Err(error),
     }
 }

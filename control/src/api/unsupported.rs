@@ -1,7 +1,9 @@
 //! Handlers for objects that weft does not support: secrets, configs and plugins.
 //!
 //! A request for a list gets an empty list, so that clients that only list such objects (`docker
-//! stack rm`) continue. All other requests get an error that names the feature.
+//! stack rm`) continue. A request about an object by its name gets the answer that there is none, so
+//! that clients that look for an object of any kind (`docker inspect`) continue too. All other
+//! requests get an error that names the feature.
 
 use axum::{
     Json,
@@ -16,25 +18,38 @@ use super::{
     features::{self, Feature},
 };
 
-fn empty_list_or_refusal(feature: &Feature, request: &Request) -> Result<Response, ApiError> {
-    let is_list = request.method() == Method::GET && request.uri().path().matches('/').count() == 1;
-    if is_list { Ok(Json([(); 0]).into_response()) } else { Err(feature.refusal()) }
+/// `creating` are the last parts of the paths that name no object.
+fn answer(feature: &Feature, kind: &str, creating: &[&str], request: &Request) -> Result<Response, ApiError> {
+    let path = request.uri().path();
+    match path.trim_start_matches('/').split_once('/') {
+        None if request.method() == Method::GET => Ok(Json([(); 0]).into_response()),
+        Some((_, name)) if !name.is_empty() && !creating.contains(&name) => {
+            Err(ApiError::Missing(format!("no such {kind}: {} ({})", name_in(name), feature.refusal())))
+        }
+        _ => Err(feature.refusal()),
+    }
+}
+
+/// The name of the object in the rest of a path, without the action.
+fn name_in(rest: &str) -> &str {
+    const ACTIONS: &[&str] = &["/disable", "/enable", "/json", "/push", "/set", "/update", "/upgrade"];
+    ACTIONS.iter().find_map(|action| rest.strip_suffix(action)).unwrap_or(rest)
 }
 
 pub(super) async fn secrets(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     api.cluster()?;
-    empty_list_or_refusal(&features::SECRETS, &request)
+    answer(&features::SECRETS, "secret", &["create"], &request)
 }
 
 pub(super) async fn configs(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     api.cluster()?;
-    empty_list_or_refusal(&features::CONFIGS, &request)
+    answer(&features::CONFIGS, "config", &["create"], &request)
 }
 
 /// Plugins belong to the local container engine. Without an engine, there are none.
 pub(super) async fn plugins(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
     match &api.node.engine {
         Some(_) => engine::forward(State(api), request).await,
-        None => empty_list_or_refusal(&features::PLUGINS, &request),
+        None => answer(&features::PLUGINS, "plugin", &["create", "privileges", "pull"], &request),
     }
 }

@@ -148,11 +148,69 @@ async fn a_service_can_name_the_network_of_the_nodes_by_its_id_in_the_engine() {
 #[tokio::test]
 async fn a_node_without_an_engine_has_no_container_image_or_volume() {
     let api = Fixture::manager();
-    for path in ["/containers/web/json", "/images/a/b:c/json", "/v1.41/volumes/web"] {
-        api.refused(Method::GET, path, None, 404, "no such").await;
+    for (method, path, text) in [
+        (Method::GET, "/containers/web/json", "no such container: web (node n1 has no container engine"),
+        (Method::GET, "/containers/web/logs", "no such container: web ("),
+        (Method::GET, "/containers/web/attach/ws", "no such container: web ("),
+        (Method::POST, "/v1.41/containers/web/stop", "no such container: web ("),
+        (Method::DELETE, "/containers/web", "no such container: web ("),
+        (Method::GET, "/exec/x/json", "no such exec instance: x ("),
+        (Method::GET, "/images/a/b:c/json", "no such image: a/b:c ("),
+        (Method::POST, "/images/a/b/push", "no such image: a/b ("),
+        (Method::DELETE, "/images/a/b", "no such image: a/b ("),
+        (Method::GET, "/v1.41/volumes/web", "no such volume: web ("),
+        (Method::DELETE, "/volumes/web", "no such volume: web ("),
+        // weft has no such objects on any node.
+        (Method::GET, "/secrets/web", "no such secret: web (weft does not support secrets"),
+        (Method::POST, "/secrets/web/update", "no such secret: web ("),
+        (Method::GET, "/v1.41/configs/web", "no such config: web ("),
+        (Method::DELETE, "/configs/web", "no such config: web ("),
+        (Method::GET, "/plugins/a/b:c/json", "no such plugin: a/b:c ("),
+    ] {
+        api.refused(method, path, None, 404, text).await;
     }
-    for path in ["/containers/json", "/images/json", "/volumes", "/containers/web/logs"] {
-        api.refused(Method::GET, path, None, 501, "container engine").await;
+    for (method, path) in [
+        (Method::GET, "/containers/json"),
+        (Method::GET, "/images/json"),
+        (Method::GET, "/images/get"),
+        (Method::GET, "/volumes"),
+        (Method::POST, "/containers/prune"),
+        (Method::POST, "/volumes/create"),
+        (Method::POST, "/images/create"),
+        (Method::POST, "/build"),
+    ] {
+        api.refused(method, path, None, 501, "container engine").await;
     }
-    api.refused(Method::DELETE, "/volumes/web", None, 501, "container engine").await;
+    for path in ["/secrets/create", "/configs/create", "/plugins/pull"] {
+        api.refused(Method::POST, path, Some(json!({})), 501, "weft does not support").await;
+    }
+}
+
+#[tokio::test]
+async fn inspecting_a_name_reaches_the_object_on_a_node_without_an_engine() {
+    // The paths that `docker inspect` asks for one after the other, without a type.
+    let paths = ["/containers/{}/json", "/images/{}/json", "/networks/{}", "/volumes/{}", "/services/{}"];
+    let more = ["/tasks/{}", "/nodes/{}", "/plugins/{}/json", "/secrets/{}", "/configs/{}"];
+    let manager = Fixture::manager();
+    manager.post("/services/create", service("web")).await;
+    manager.network("app").await;
+    let first_found = async |name: &str| {
+        for path in paths.iter().chain(&more) {
+            let (status, _) = manager.call(Method::GET, &path.replace("{}", name), None).await;
+            match status {
+                StatusCode::OK => return Some(*path),
+                status => assert_eq!(status, StatusCode::NOT_FOUND, "{path}"),
+            }
+        }
+        None
+    };
+    assert_eq!(first_found("web").await, Some("/services/{}"));
+    assert_eq!(first_found("app").await, Some("/networks/{}"));
+    assert_eq!(first_found("n1").await, Some("/nodes/{}"));
+    assert_eq!(first_found("missing").await, None);
+    // On other nodes it asks for no objects of the cluster.
+    let outside = Fixture::new(Membership::None, None);
+    for path in paths[..4].iter().chain(&["/plugins/{}/json"]) {
+        outside.refused(Method::GET, &path.replace("{}", "web"), None, 404, "no such").await;
+    }
 }

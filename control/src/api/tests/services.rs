@@ -154,8 +154,8 @@ async fn unsupported_features_are_refused_by_name() {
     }
     for (path, what) in [
         ("/secrets/create", "secrets"),
-        ("/configs/x", "configs"),
-        ("/plugins/x/json", "plugins"),
+        ("/configs/create", "configs"),
+        ("/plugins/privileges", "plugins"),
         ("/distribution/a/b/json", "container engine"),
         ("/distribution/weft/whoami:latest/json", "a digest of weft/whoami:latest: the image is a part of weft"),
         ("/containers/json", "container engine"),
