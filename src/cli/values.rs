@@ -1,5 +1,6 @@
 //! Parses the values of flags: command lines, durations, sizes, numbers of CPUs, ratios and
-//! `KEY=value` pairs. Pure, except that [`environment`] reads the environment of this process.
+//! `KEY=value` pairs. Pure, except that [`environment`] and [`environment_of_file`] read the
+//! environment of this process.
 
 use std::collections::BTreeMap;
 
@@ -77,23 +78,29 @@ pub(super) fn pairs(texts: &[String]) -> BTreeMap<String, String> {
 }
 
 /// Completes environment variables. `KEY` without a value gets the value of this variable in the
-/// environment of this process. If this process does not have the variable, it is left out.
+/// environment of this process. If this process does not have the variable, `KEY` alone remains,
+/// and tasks do not get a variable of this name from their image.
 pub(super) fn environment(texts: &[String]) -> Vec<String> {
-    texts
-        .iter()
-        .filter_map(|text| {
-            if text.contains('=') {
-                Some(text.clone())
-            } else {
-                std::env::var(text).ok().map(|v| format!("{text}={v}"))
-            }
-        })
-        .collect()
+    texts.iter().map(|text| complete(text).unwrap_or_else(|| text.clone())).collect()
+}
+
+/// Completes the variables of a file. As in the docker client, `KEY` without a value is left out if
+/// this process does not have the variable.
+pub(super) fn environment_of_file(content: &str) -> Vec<String> {
+    environment_file(content).iter().filter_map(|text| complete(text)).collect()
+}
+
+/// The text with a value. `None` if it has none, and this process does not have the variable.
+fn complete(text: &str) -> Option<String> {
+    match text.contains('=') {
+        true => Some(text.to_owned()),
+        false => std::env::var(text).ok().map(|value| format!("{text}={value}")),
+    }
 }
 
 /// Reads a file that has one environment variable on each line. Skips empty lines and lines that
 /// begin with `#`.
-pub(super) fn environment_file(content: &str) -> Vec<String> {
+fn environment_file(content: &str) -> Vec<String> {
     let lines = content.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(str::to_owned).collect()
 }
@@ -138,6 +145,15 @@ mod tests {
     #[test]
     fn reads_one_variable_from_each_line_of_a_file() {
         assert_eq!(environment_file("# note\n\nA=1\n  B=x y\nC\n"), ["A=1", "B=x y", "C"]);
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_is_unset_by_a_flag_and_left_out_of_a_file() {
+        let path = std::env::var("PATH").expect("tests have a PATH");
+        let texts = ["A=", "PATH", "WEFT_TEST_NO_SUCH_VARIABLE"].map(str::to_owned);
+        let set = ["A=".to_owned(), format!("PATH={path}")];
+        assert_eq!(environment(&texts), [&set[..], &texts[2..]].concat());
+        assert_eq!(environment_of_file(&texts.join("\n")), set);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) enum RuntimeError {
     User { user: String, reason: &'static str },
     #[error("{signal:?} is not a signal: use a name such as SIGTERM, or a number")]
     Signal { signal: String },
-    #[error("environment {entry:?} is not of the form KEY=value")]
+    #[error("environment variable {entry:?} is neither of the form KEY=value nor a name")]
     Environment { entry: String },
     #[error("cannot {action} {path}")]
     Io { action: &'static str, path: PathBuf, source: io::Error },

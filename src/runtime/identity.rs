@@ -59,8 +59,25 @@ pub(crate) fn chosen_hosts(task: &TaskPlan) -> impl Iterator<Item = (String, IpA
     chosen.flat_map(|entry| entry.names().map(|name| (name.to_string(), entry.addr)))
 }
 
-/// weft's own variables. Callers put the user's variables after them, so that a user can replace
-/// them.
+/// `defaults`, followed by the user's variables of a task. As in Docker, a user's entry without `=`
+/// is a name: it removes the variable that is set before it, and it is passed on if `keep_names`
+/// says so. An engine needs it to remove variables of the image.
+pub(crate) fn with_user_variables(defaults: Vec<String>, task: &TaskPlan, keep_names: bool) -> Vec<String> {
+    let mut variables = defaults;
+    for entry in task.env() {
+        if !entry.contains('=') {
+            variables.retain(|variable| variable.split_once('=').is_none_or(|(name, _)| name != entry));
+            if !keep_names {
+                continue;
+            }
+        }
+        variables.push(entry.to_owned());
+    }
+    variables
+}
+
+/// weft's own variables. Callers put the user's variables after them ([`with_user_variables`]), so
+/// that a user can replace them.
 pub(crate) fn environment(task: &TaskPlan, node: &NodeName) -> [String; 3] {
     [
         format!("{NODE_VARIABLE}={node}"),
@@ -118,6 +135,20 @@ mod tests {
         let task = fixture::task(|container| container.hosts = entries.into());
         let hosts = hosts(&task).into_iter().map(|(name, addr)| format!("{name} {addr}")).collect::<Vec<_>>();
         assert_eq!(hosts, ["db.test 192.0.2.7", "db 192.0.2.7", "db 2001:db8::7"]);
+    }
+
+    #[test]
+    fn a_name_alone_removes_the_variable_before_it() {
+        let check = |user: &[&str], keep_names: bool, want: &[&str]| {
+            let task = fixture::task(|container| container.env = user.iter().map(|&entry| entry.to_owned()).collect());
+            let defaults = ["PATH=/bin", "PATHS=x", "WEFT_NODE=n1"].map(str::to_owned).into();
+            assert_eq!(with_user_variables(defaults, &task, keep_names), want, "{user:?}");
+        };
+        check(&["PATH"], false, &["PATHS=x", "WEFT_NODE=n1"]);
+        check(&["WEFT_NODE", "WEFT_NODE=mine"], false, &["PATH=/bin", "PATHS=x", "WEFT_NODE=mine"]);
+        check(&["A=1", "A", "B="], false, &["PATH=/bin", "PATHS=x", "WEFT_NODE=n1", "B="]);
+        check(&["IMAGE_VARIABLE"], false, &["PATH=/bin", "PATHS=x", "WEFT_NODE=n1"]);
+        check(&["IMAGE_VARIABLE", "PATHS"], true, &["PATH=/bin", "WEFT_NODE=n1", "IMAGE_VARIABLE", "PATHS"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    super::values::{environment, environment_file, pairs},
+    super::values::{environment, environment_of_file, pairs},
     common::{Common, network, preferences},
     converge::Wait,
     image::ImageFlags,
@@ -38,8 +38,8 @@ pub(crate) struct Create {
     /// Label of its containers; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     container_label: Vec<String>,
-    /// Environment variable of the tasks; KEY alone takes the value from this environment; may be
-    /// repeated
+    /// Environment variable of the tasks; KEY alone takes the value from this environment, or
+    /// unsets the image's variable if this environment has none; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     env: Vec<String>,
     /// File of environment variables, one on each line; --env takes precedence; may be repeated
@@ -122,7 +122,7 @@ impl Create {
     fn environment(&self) -> Result<Vec<String>> {
         let mut entries = Vec::new();
         for file in &self.env_file {
-            entries.extend(environment_file(
+            entries.extend(environment_of_file(
                 &fs::read_to_string(file).with_context(|| format!("cannot read --env-file {file}"))?,
             ));
         }

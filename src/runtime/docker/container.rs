@@ -88,7 +88,7 @@ pub(super) fn task(
     let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let list = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
     let limit = |n: u64| Some(i64::try_from(n).unwrap_or(i64::MAX)).filter(|n| *n > 0);
-    let env = identity::environment(task, node).into_iter().chain(task.env().map(str::to_owned)).collect();
+    let env = identity::with_user_variables(identity::environment(task, node).into(), task, true);
     // A later label replaces an earlier one of the same name. So the cluster's labels come after
     // the user's, and weft's own come last.
     let labels = container.labels.clone().into_iter().chain(task.labels.clone());

@@ -93,13 +93,11 @@ fn command(container: &ContainerSpec, image: Image) -> Result<Vec<String>, Runti
 fn environment(task: &TaskPlan, node: &NodeName, hostname: &str, home: &str) -> Result<Vec<String>, RuntimeError> {
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={hostname}"), format!("HOME={home}")];
     env.extend(identity::environment(task, node));
-    for entry in task.env() {
-        match entry.split_once('=') {
-            Some((key, _)) if !key.is_empty() && !entry.contains('\0') => env.push(entry.to_owned()),
-            _ => return Err(RuntimeError::Environment { entry: entry.to_owned() }),
-        }
+    let is_invalid = |entry: &&str| entry.is_empty() || entry.starts_with('=') || entry.contains('\0');
+    match task.env().find(is_invalid) {
+        Some(entry) => Err(RuntimeError::Environment { entry: entry.to_owned() }),
+        None => Ok(identity::with_user_variables(env, task, false)),
     }
-    Ok(env)
 }
 
 /// The signal that ends the task, by a name such as `SIGTERM` or `TERM` or by a number.
@@ -320,7 +318,11 @@ mod tests {
             spec.process().as_ref().and_then(|process| process.env().clone()).expect("the process has variables");
         assert_eq!(entries.last().map(String::as_str), Some("WEFT_NODE=mine"));
         assert!(entries.contains(&"WEFT_TASK_NAME=web.1.x".to_owned()));
-        for bad in ["", "A", "=x", "A=\0"] {
+        let spec = env("WEFT_NODE").expect("a name").spec;
+        let entries =
+            spec.process().as_ref().and_then(|process| process.env().clone()).expect("the process has variables");
+        assert!(!entries.iter().any(|entry| entry.starts_with("WEFT_NODE")), "{entries:?}");
+        for bad in ["", "=x", "A=\0", "A\0"] {
             assert!(env(bad).is_err(), "{bad:?}");
         }
     }

@@ -61,8 +61,11 @@ fn read_container(spec: models::TaskSpecContainerSpec) -> Result<ContainerSpec, 
         ApiError::Invalid("TaskTemplate.ContainerSpec.Image is empty: name the image that the tasks run".into())
     })?;
     let env = spec.env.unwrap_or_default();
-    if let Some(bad) = env.iter().find(|entry| entry.is_empty() || entry.starts_with('=')) {
-        return Err(ApiError::Invalid(format!("invalid environment variable {bad:?}: give NAME=value")));
+    // An entry without `=` removes the variable of the image.
+    if let Some(bad) = env.iter().find(|entry| entry.is_empty() || entry.starts_with('=') || entry.contains('\0')) {
+        return Err(ApiError::Invalid(format!(
+            "invalid environment variable {bad:?}: give NAME=value, or NAME to unset a variable of the image"
+        )));
     }
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     Ok(ContainerSpec {
