@@ -166,6 +166,14 @@ async fn read(api: &Api, state: &ClusterState, body: Value, ignored: &mut Ignore
         }
         (read, _) => read?,
     };
+    let placement = &spec.task.placement;
+    let attributes = placement.constraints.iter().map(|constraint| &constraint.attribute).chain(&placement.spread);
+    if let Some(unknown) = attributes.into_iter().find(|attribute| attribute.level() > state.feature_level) {
+        return Err(ApiError::Conflict(format!(
+            "a manager runs an earlier release of weft, which has no {} in placements: upgrade all managers",
+            wire::placement::write_attribute(unknown)
+        )));
+    }
     match spec.task.node_network {
         Some(network) if state.feature_level < NodeNetwork::LEVEL => Err(ApiError::Conflict(format!(
             "a manager runs an earlier release of weft, which has no network {} for services: upgrade all managers",

@@ -49,6 +49,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("NetworkSpec"), "attachable", 1),
     (Owner::Type("Node"), "lag", 1),
     (Owner::Type("Node"), "rotated", 1),
+    (Owner::Type("NodeAttribute"), "Ip", 1),
     (Owner::Type("NodePlan"), "attached", 1),
     (Owner::Type("NodePlan"), "attached_names", 1),
     (Owner::Type("NodePlan"), "containers", 1),

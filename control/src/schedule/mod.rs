@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use ipnetwork::IpNetwork;
 use weft_model::{
     ClusterState, NodeId, ServiceId,
     spec::{Constraint, NodeAttribute, NodeNetwork, Placement, Platform, Role, TaskSpec},
@@ -247,9 +248,18 @@ fn check_encryption(node: &Node) -> Option<Unsuitable> {
     }
 }
 
-/// Whether a node satisfies all of these constraints.
+/// Whether a node satisfies all of these constraints. As in Swarm, values are compared without case,
+/// and a node without a value satisfies only constraints with `!=`.
 pub fn satisfies(node: &Node, constraints: &[Constraint]) -> bool {
-    constraints.iter().all(|c| (attribute(node, &c.attribute).as_deref() == Some(c.value.as_str())) == c.equal)
+    constraints.iter().all(|constraint| has_value(node, constraint) == constraint.equal)
+}
+
+fn has_value(node: &Node, constraint: &Constraint) -> bool {
+    if constraint.attribute == NodeAttribute::Ip {
+        // An address alone is the subnet that has only this address.
+        return constraint.value.parse().is_ok_and(|subnet: IpNetwork| subnet.contains(node.addr.to_canonical()));
+    }
+    attribute(node, &constraint.attribute).is_some_and(|has| has.to_lowercase() == constraint.value.to_lowercase())
 }
 
 /// Whether the node is of one of these platforms. An empty list stands for all.
@@ -269,6 +279,7 @@ fn attribute(node: &Node, attribute: &NodeAttribute) -> Option<String> {
         NodeAttribute::Role => Some(if node.spec.role == Role::Manager { "manager" } else { "worker" }.to_owned()),
         NodeAttribute::PlatformOs => machine.map(|m| m.os.clone()),
         NodeAttribute::PlatformArch => machine.map(|m| m.arch.clone()),
+        NodeAttribute::Ip => Some(node.addr.to_string()),
         NodeAttribute::Label(key) => node.spec.labels.get(key).cloned(),
         NodeAttribute::EngineLabel(key) => machine.and_then(|m| m.engine_labels.get(key).cloned()),
     }

@@ -81,6 +81,27 @@ fn constraints_restrict_the_nodes() {
     check(&mut cluster, constrained("d", NodeAttribute::Id, true, &n3), &["n3"]);
     check(&mut cluster, constrained("e", NodeAttribute::Role, true, "manager"), &["n1", "n1"]);
     check(&mut cluster, constrained("f", NodeAttribute::PlatformOs, true, "linux"), &["n2"]);
+    check(&mut cluster, constrained("case1", label("disk"), true, "SSD"), &["n2"]);
+    check(&mut cluster, constrained("case2", label("zone"), false, "A"), &["n3"]);
+    check(&mut cluster, constrained("case3", NodeAttribute::Role, true, "Manager"), &["n1"]);
+    cluster.update_node("n3", |spec| drop(spec.labels.insert("os".into(), "Ubuntu 14.04".into())));
+    check(&mut cluster, constrained("blank", label("os"), true, "ubuntu 14.04"), &["n3"]);
+    let addr = |cluster: &TestCluster, hostname| cluster.node_named(hostname).addr.to_string();
+    let n2 = addr(&cluster, "n2");
+    check(&mut cluster, constrained("ip1", NodeAttribute::Ip, true, &n2), &["n2"]);
+    check(&mut cluster, constrained("ip2", NodeAttribute::Ip, true, &format!("{n2}/32")), &["n2"]);
+    let mut but_n1 = constrained("ip3", NodeAttribute::Ip, false, &addr(&cluster, "n1"));
+    but_n1
+        .task
+        .placement
+        .constraints
+        .extend(constrained("x", NodeAttribute::Hostname, false, "N2").task.placement.constraints.clone());
+    check(&mut cluster, but_n1, &["n3"]);
+    check_refused(
+        &mut cluster,
+        constrained("ip4", NodeAttribute::Ip, true, "203.0.113.0/24"),
+        "no suitable node (scheduling constraints not satisfied on 3 nodes)",
+    );
     let unsuitable = "no suitable node (scheduling constraints not satisfied on 3 nodes)";
     check_refused(&mut cluster, constrained("g", NodeAttribute::PlatformArch, true, "s390x"), unsuitable);
     check_refused(

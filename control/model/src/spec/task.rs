@@ -231,7 +231,7 @@ fn common_arch(arch: &str) -> &str {
     }
 }
 
-/// `node.labels.storage==ssd`, or `!=` if `equal` is false.
+/// `node.labels.storage==ssd`, or `!=` if `equal` is false. Values are compared without case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {
     pub attribute: NodeAttribute,
@@ -249,4 +249,22 @@ pub enum NodeAttribute {
     PlatformArch,
     Label(String),
     EngineLabel(String),
+    /// The address that the node advertises. The value of a constraint is an address or a subnet.
+    Ip,
+}
+
+impl NodeAttribute {
+    /// The feature level from which on managers know this attribute.
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Ip => 1,
+            Self::Id
+            | Self::Hostname
+            | Self::Role
+            | Self::PlatformOs
+            | Self::PlatformArch
+            | Self::Label(_)
+            | Self::EngineLabel(_) => 0,
+        }
+    }
 }

@@ -69,6 +69,37 @@ async fn the_parameters_of_an_update_are_those_of_clients() {
 }
 
 #[tokio::test]
+async fn placements_and_variables_are_taken_as_swarm_takes_them() {
+    let api = Fixture::manager();
+    let mut requested = service("web");
+    requested["TaskTemplate"]["Placement"] = json!({
+        "Constraints": ["node.labels.os == ubuntu 14.04", "Node.Role == Manager", "node.ip != 192.0.2.0/28"],
+        "Preferences": [{"Spread": {"SpreadDescriptor": "Node.Labels.zone"}}, {"Spread": {"SpreadDescriptor": "node.hostname"}}],
+    });
+    requested["TaskTemplate"]["ContainerSpec"]["Env"] = json!(["A=1", "PATH", "B="]);
+    api.post("/services/create", requested.clone()).await;
+    let shown = api.get("/services/web").await;
+    let template = &shown["Spec"]["TaskTemplate"];
+    assert_eq!(template["ContainerSpec"]["Env"], json!(["A=1", "PATH", "B="]));
+    assert_eq!(
+        template["Placement"]["Constraints"],
+        json!(["node.labels.os==ubuntu 14.04", "node.role==Manager", "node.ip!=192.0.2.0/28"])
+    );
+    assert_eq!(
+        template["Placement"]["Preferences"],
+        json!([{"Spread": {"SpreadDescriptor": "node.labels.zone"}}, {"Spread": {"SpreadDescriptor": "node.hostname"}}])
+    );
+    for bad in ["", "=x", "A=\0"] {
+        let requested = with(service("bad"), "/TaskTemplate/ContainerSpec/Env", json!([bad]));
+        api.refused(Method::POST, "/services/create", Some(requested), 400, "invalid environment variable").await;
+    }
+    // Managers of the first release cannot read it.
+    api.change(|t| t.state.feature_level = 0);
+    let requested = with(requested, "/Name", json!("new"));
+    api.refused(Method::POST, "/services/create", Some(requested), 409, "no node.ip in placements: upgrade").await;
+}
+
+#[tokio::test]
 async fn names_of_tasks_are_shown_as_they_were_requested() {
     let api = Fixture::manager();
     let mut requested = service("web");

@@ -111,12 +111,10 @@ fn task() -> impl Strategy<Value = TaskSpec> {
         reserve_nano_cpus: n[3],
         reserve_memory_bytes: n[4],
     });
-    let constraint = (attribute(), any::<bool>(), word()).prop_map(|(attribute, equal, value)| Constraint {
-        attribute,
-        equal,
-        value,
-    });
-    let spread = word().prop_map(NodeAttribute::Label);
+    let at_address = any::<IpAddr>().prop_map(|addr| (NodeAttribute::Ip, addr.to_string()));
+    let constraint = (prop_oneof![(attribute(), "[a-z]([a-z ]{0,8}[a-z])?"), at_address], any::<bool>())
+        .prop_map(|((attribute, value), equal)| Constraint { attribute, equal, value });
+    let spread = prop_oneof![attribute(), Just(NodeAttribute::Ip)];
     let text = || prop_oneof![Just(String::new()), word()];
     let platform = (text(), text()).prop_map(|(os, arch)| Platform { os, arch });
     let placement = (vec(constraint, 0..3), vec(spread, 0..3), amount(), vec(platform, 0..3)).prop_map(

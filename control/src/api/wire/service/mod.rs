@@ -92,6 +92,13 @@ fn normalise(
             }
         }
     }
+    if let Some(preferences) = body.pointer_mut("/TaskTemplate/Placement/Preferences").and_then(Value::as_array_mut) {
+        for descriptor in preferences.iter_mut().filter_map(|one| one.pointer_mut("/Spread/SpreadDescriptor")) {
+            if let Some(text) = descriptor.as_str() {
+                *descriptor = Value::String(placement::write_attribute(&placement::read_spread(text)?));
+            }
+        }
+    }
     body.pointer_mut("/TaskTemplate/ContainerSpec").map_or(Ok(()), task::normalise_names)
 }
 
