@@ -170,8 +170,6 @@ features! {
         .advice("use the same port for both");
 
     // The node.
-    PAST_EVENTS = Feature::new("past events (events --since)", &[])
-        .advice("weft keeps no past events, so leave --since out");
     PLUGINS = Feature::new("plugins on a node without a container engine", &[])
         .advice("start its daemon with --runtime docker");
     CONTAINERS = Feature::new("containers, images and volumes on a node without a container engine", &[])

@@ -104,6 +104,7 @@ struct Api {
     node: Arc<LocalNode>,
     announced: Arc<Announced>,
     attaching: Arc<attach::Locks>,
+    history: Arc<events::History>,
 }
 
 impl Api {
@@ -143,7 +144,8 @@ impl Api {
     }
 }
 
-/// All routes of the API, with or without a version before the path.
+/// All routes of the API, with or without a version before the path. The caller must be in a tokio
+/// runtime: a task records the events of the cluster.
 pub fn router(swarm: Swarm, node: LocalNode) -> Router {
     routes(Arc::new(swarm), node)
 }
@@ -154,7 +156,10 @@ fn routes(member: Arc<dyn Member>, node: LocalNode) -> Router {
 }
 
 fn routes_with(member: Arc<dyn Member>, node: LocalNode, announced: Arc<Announced>) -> Router {
-    let api = Api { member, node: Arc::new(node), announced: Arc::clone(&announced), attaching: Arc::default() };
+    let history = Arc::default();
+    tokio::spawn(events::record(Arc::downgrade(&member), Arc::clone(&history)));
+    let (node, attaching) = (Arc::new(node), Arc::default());
+    let api = Api { member, node, announced: Arc::clone(&announced), attaching, history };
     let routes = Router::new()
         .route("/info", get(system::info))
         .route("/events", get(events::stream))

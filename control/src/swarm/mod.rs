@@ -230,7 +230,11 @@ impl Swarm {
             tokio::select! {
                 Ok(_) = async {
                     match &mut state {
-                        Some(state) => state.wait_for(|state| state.cluster.is_some()).await.map(drop),
+                        Some(state) => {
+                            state.wait_for(|state| state.cluster.is_some()).await?;
+                            // The state of a manager that has stopped does not count.
+                            state.has_changed().map(drop)
+                        }
                         None => std::future::pending().await,
                     }
                 } => return,

@@ -1,12 +1,13 @@
 //! Compares two cluster states and returns the events that clients get for the difference. Pure.
 //!
-//! The handler of `events` calls it for each new cluster state.
+//! The handler of `events` and [`super::history`] call it for each new cluster state, so it must be
+//! fast for states that hardly differ.
 
 use std::collections::BTreeMap;
 
 use bollard_stubs::models::{EventActor, EventMessage, EventMessageScopeEnum, EventMessageTypeEnum as Type};
 use weft_model::{
-    ClusterState,
+    ClusterState, NodeName,
     spec::{Availability, Role, ServiceMode},
     state::{Network, Node, NodeStatus, Service, UpdateState},
 };
@@ -40,21 +41,19 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
         let attributes = vec![("name".into(), configuration.spec.name.to_string()), ("type".into(), "null".into())];
         Some(event(Type::NETWORK, action, id.as_str(), attributes))
     });
-    // Clients get the event `remove` when the removal of a service begins, not when it ends.
-    let visible = |services: &BTreeMap<_, Service>| -> BTreeMap<_, Service> {
-        services.iter().filter(|(_, s)| !s.removing).map(|(id, s)| (Clone::clone(id), s.clone())).collect()
-    };
-    let (old_services, new_services) = (visible(&before.services), visible(&after.services));
-    let services = compare(&old_services, &new_services).filter_map(|(id, presence)| {
+    let services = compare(&before.services, &after.services).filter_map(|(id, presence)| {
         let (action, attributes) = match presence {
-            Presence::After(service) => ("create", service_attributes(service)),
-            Presence::Before(service) => ("remove", service_attributes(service)),
+            Presence::After(service) if !service.removing => ("create", service_attributes(service)),
+            Presence::Before(service) if !service.removing => ("remove", service_attributes(service)),
+            // Clients get the event `remove` when the removal of a service begins, not when it ends.
+            Presence::Both(old, new) if new.removing && !old.removing => ("remove", service_attributes(old)),
             Presence::Both(old, new)
-                if old.meta.version != new.meta.version || update_state(old) != update_state(new) =>
+                if !new.removing
+                    && (old.meta.version != new.meta.version || update_state(old) != update_state(new)) =>
             {
                 ("update", changed_attributes(&service_attributes(old), service_attributes(new)))
             }
-            Presence::Both(..) => return None,
+            _ => return None,
         };
         Some(event(Type::SERVICE, action, id.as_str(), attributes))
     });
@@ -62,7 +61,7 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
         let (action, attributes) = match presence {
             Presence::After(node) => ("create", node_attributes(node)),
             Presence::Before(node) => ("remove", node_attributes(node)),
-            Presence::Both(old, new) if node_attributes(old) != node_attributes(new) => {
+            Presence::Both(old, new) if shown(old) != shown(new) => {
                 ("update", changed_attributes(&node_attributes(old), node_attributes(new)))
             }
             Presence::Both(..) => return None,
@@ -140,6 +139,11 @@ fn service_attributes(service: &Service) -> Attributes {
         attributes.push(("updatestate".into(), state.into()));
     }
     attributes
+}
+
+/// What the attributes of a node follow from.
+fn shown(node: &Node) -> (&NodeName, NodeStatus, Availability, Role) {
+    (&node.hostname, node.status, node.spec.availability, node.spec.role)
 }
 
 fn node_attributes(node: &Node) -> Attributes {

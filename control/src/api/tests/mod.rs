@@ -158,7 +158,11 @@ impl Member for TestMember {
         if key == UnlockKey([7; 32]) { Ok(()) } else { Err(SwarmError::WrongUnlockKey) }
     }
 
-    async fn wait_until_manager(&self) {}
+    async fn wait_until_manager(&self) {
+        if self.cluster.is_none() {
+            future::pending::<()>().await;
+        }
+    }
 
     fn plans(&self) -> watch::Receiver<Option<Arc<NodePlan>>> {
         self.cluster.as_ref().map_or_else(|| watch::channel(None).1, |cluster| cluster.plans.subscribe())

@@ -88,7 +88,64 @@ async fn each_change_of_the_cluster_state_is_an_event() {
     assert_eq!(seen(&next().await), r#""service" "remove" "web""#);
     api.change(|t| t.node("n2", &[]));
     assert_eq!(seen(&next().await), r#""node" "create" "n2""#);
-    api.refused(Method::GET, "/events?since=1000", None, 501, "no past events").await;
+}
+
+#[tokio::test]
+async fn past_events_are_kept_and_filtered_as_in_moby() {
+    let api = Fixture::manager();
+    // The task that records events sees the state of the beginning, and each change.
+    tokio::task::yield_now().await;
+    api.network("app").await;
+    tokio::task::yield_now().await;
+    api.post("/services/create", service("web")).await;
+    tokio::task::yield_now().await;
+    api.change(|t| t.node("n2", &[]));
+    // Events have the time of the cluster.
+    let now_s = api.change(|t| t.state.now_ms) / 1_000;
+    let read = async |query: &str| -> Vec<String> {
+        let (status, text) = api.call(Method::GET, &format!("/v1.50/events?{query}"), None).await;
+        assert_eq!(status, StatusCode::OK, "{query}: {text}");
+        // One event alone is parsed already.
+        let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        events
+            .filter(Value::is_object)
+            .map(|event| format!("{} {}", text(&event["Action"]), text(&event["Actor"]["Attributes"]["name"])))
+            .collect()
+    };
+    let all = ["create app", "create web", "create n2"];
+    let until = now_s + 1;
+    for (query, want) in [
+        (format!("since=0&until={until}"), &all[..]),
+        (format!("until={until}"), &all),
+        (format!("since={}&until={until}", now_s - 3_600), &all),
+        (format!("since={until}&until={until}"), &[]),
+        (format!("until={}", now_s - 3_600), &[]),
+        (format!("until={until}&filters=%7B%22service%22%3A%5B%22we%22%5D%7D"), &all[1..2]),
+        (format!("until={until}&filters=%7B%22type%22%3A%7B%22node%22%3Atrue%7D%7D"), &all[2..]),
+        // No event of the cluster is about these.
+        (format!("until={until}&filters=%7B%22container%22%3A%5B%22web%22%5D%7D"), &[]),
+        (format!("until={until}&filters=%7B%22secret%22%3A%5B%22web%22%5D%7D"), &[]),
+        (format!("until={until}&filters=%7B%22daemon%22%3A%5B%22n2%22%5D%7D"), &[]),
+    ] {
+        assert_eq!(read(&query).await, want, "{query}");
+    }
+    let query = format!("/events?since={until}&until={now_s}");
+    api.refused(Method::GET, &query, None, 400, "`since` cannot be after").await;
+    api.refused(Method::GET, "/events?filters=%7B%22colour%22%3A%5B%22red%22%5D%7D", None, 400, "invalid filter").await;
+
+    // The past first, and then what happens.
+    let request = Request::get("/v1.52/events?since=0").body(Body::empty()).expect("a request");
+    let response = api.router.clone().oneshot(request).await.expect("an answer");
+    assert_eq!(response.headers()["content-type"], "application/jsonl");
+    let mut lines = response.into_body().into_data_stream();
+    api.change(|t| t.node("n3", &[]));
+    for name in ["app", "web", "n2", "n3"] {
+        let line = lines.next().await.expect("an event").expect("a line");
+        let event: Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!(event["Actor"]["Attributes"]["name"], name);
+    }
 }
 
 #[test]
