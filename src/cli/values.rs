@@ -1,10 +1,10 @@
 //! Parses the values of flags: command lines, durations, sizes, numbers of CPUs, ratios and
 //! `KEY=value` pairs. Pure, except that [`environment`] and [`environment_of_file`] read the
-//! environment of this process.
+//! environment of this process, and that [`point_in_time`] reads its clock and its time zone.
 
 use std::collections::BTreeMap;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 
 use super::duration;
 
@@ -30,6 +30,31 @@ pub(super) fn shell_words(text: &str) -> Result<ShellWords, String> {
 /// Reads a duration in Go's form, such as `1h30m`, `10s` or `500ms`.
 pub(super) fn duration(text: &str) -> Result<SignedDuration, String> {
     duration::parse(text).map_err(|error| format!("{error}: give one like 10s, 500ms or 1h30m"))
+}
+
+/// Reads a point in time as the docker client does, and returns it as Unix seconds with a fraction:
+/// a duration before now, such as `42m`, a time of RFC 3339, a local time without an offset, or Unix
+/// seconds.
+pub(super) fn point_in_time(text: &str) -> Result<String, String> {
+    point_in_time_from(text, Timestamp::now())
+}
+
+fn point_in_time_from(text: &str, now: Timestamp) -> Result<String, String> {
+    let is_seconds = !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit() || octet == b'.');
+    if is_seconds && text.parse::<f64>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let local = || text.parse::<DateTime>().ok()?.to_zoned(TimeZone::system()).ok();
+    let time = match duration::parse(text) {
+        Ok(age) => now.checked_sub(age).ok(),
+        Err(_) => text.parse().ok().or_else(|| local().map(|zoned| zoned.timestamp())),
+    };
+    // Before 1970 nothing was logged.
+    let time = time.ok_or_else(|| {
+        format!("invalid time {text:?}: give one like 2026-01-02T15:04:05Z, Unix seconds, or a duration like 42m")
+    })?;
+    let time = time.max(Timestamp::UNIX_EPOCH);
+    Ok(format!("{}.{:09}", time.as_second(), time.subsec_nanosecond()))
 }
 
 /// Reads a size such as `512m`, `1g`, `1GiB` or `1048576`, in bytes. All units are powers of 1024.
@@ -161,6 +186,34 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(SignedDuration::from_mins(90)));
         let error = duration("10").expect_err("it has no unit");
         assert!(error.contains("missing unit in duration \"10\"") && error.contains("give one like"), "{error}");
+    }
+
+    #[test]
+    fn reads_points_in_time_as_the_docker_client_does() {
+        let now = Timestamp::from_second(1_700_000_000).expect("a time");
+        let read = |text: &str| point_in_time_from(text, now);
+        for (text, seconds) in [
+            ("42m", "1699997480.000000000"),
+            ("1.5s", "1699999998.500000000"),
+            ("-1h", "1700003600.000000000"),
+            ("2023-11-14T22:13:20Z", "1700000000.000000000"),
+            ("2023-11-15T00:13:20.25+02:00", "1700000000.250000000"),
+            ("1700000000", "1700000000"),
+            ("1700000000.5", "1700000000.5"),
+            ("0", "0"),
+            ("1960-01-01T00:00:00Z", "0.000000000"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(seconds), "{text}");
+        }
+        // The time zone is that of the machine.
+        for text in ["2023-11-14", "2023-11-14T22:13", "2023-11-14T22:13:20"] {
+            let seconds: f64 = read(text).expect(text).parse().expect("seconds");
+            assert!((seconds - 1_700_000_000.0).abs() < 2.0 * 86_400.0, "{text}: {seconds}");
+        }
+        for text in ["", "yesterday", "1.2.3", ".", "2023-13-01"] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains("a duration like 42m"), "{error}");
+        }
     }
 
     #[test]

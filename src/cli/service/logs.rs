@@ -12,6 +12,7 @@ use super::super::{
     client::{Client, DaemonError, INCOMPLETE_ANSWER, percent_encode},
     names::{self, NamesById},
     output::write,
+    values::point_in_time,
 };
 
 #[derive(Debug, Args)]
@@ -25,9 +26,13 @@ pub(crate) struct Options {
     /// How many lines to print from the end of the logs, or all
     #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
     tail: String,
-    /// Print only lines that are newer: an RFC 3339 time or Unix seconds
-    #[arg(long, value_name = "TIME")]
+    /// Print only lines that are newer: a time like 2026-01-02T15:04:05Z, Unix seconds, or a
+    /// duration such as 42m before now
+    #[arg(long, value_name = "TIME", value_parser = point_in_time)]
     since: Option<String>,
+    /// Print only lines that are older; takes the same as --since
+    #[arg(long, value_name = "TIME", value_parser = point_in_time)]
+    until: Option<String>,
     /// Begin each line with its time
     #[arg(short, long)]
     timestamps: bool,
@@ -60,8 +65,10 @@ pub(super) async fn print_logs(client: &Client, options: &Options) -> Result<()>
         options.timestamps,
         !options.raw
     );
-    if let Some(since) = &options.since {
-        query += &format!("&since={}", percent_encode(since));
+    for (name, time) in [("since", &options.since), ("until", &options.until)] {
+        if let Some(time) = time {
+            query += &format!("&{name}={}", percent_encode(time));
+        }
     }
     let name = percent_encode(&options.service);
     let mut body = match client.stream(&format!("/services/{name}/logs?{query}")).await {

@@ -93,6 +93,7 @@ fn accepts_the_other_commands_of_service() {
         "service inspect vote",
         "service inspect --pretty vote",
         "service logs -f vote",
+        "service logs --since 42m --until 10m vote",
         "service logs --tail 10 --since 2026-01-01T00:00:00Z --timestamps --raw vote",
         "service scale vote=8 redis=3",
         "service update --image x:2 --update-parallelism 2 --update-delay 5s vote",

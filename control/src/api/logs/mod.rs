@@ -6,62 +6,96 @@
 
 mod frame;
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::{Extension, Path, State},
     http::header,
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt as _, stream::BoxStream};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use weft_model::{ClusterState, LogError, LogOptions, LogRecord, ServiceId, state::TaskState};
 
 use self::frame::{LineFormat, LogSource, frame};
-use super::{Api, cluster::ClusterHandle, error::ApiError, find, query::Params};
+use super::{
+    Api,
+    cluster::ClusterHandle,
+    error::ApiError,
+    find,
+    query::Params,
+    version::{ApiVersion, ClientVersion},
+};
 
 /// How many frames of all tasks together wait for one client at most. If the client is slow, the
 /// nodes wait before they send more.
 const QUEUE: usize = 256;
+/// The first version of the API whose multiplexed streams have a type of their own.
+const MULTIPLEXED_VERSION: ApiVersion = ApiVersion::new(1, 42);
+/// How long the last lines before `until` may need from their node to the client.
+const DELIVERY_TIME: Duration = Duration::from_secs(1);
 
 pub(super) async fn of_service(
     State(api): State<Api>,
     Path(id): Path<String>,
+    client: Extension<ClientVersion>,
     params: Params,
 ) -> Result<Response, ApiError> {
     let cluster = api.cluster()?;
     let service = find::service(&*api.state()?, &id)?.id.clone();
-    let (options, format) = read_query(&params)?;
+    let Query { options, format, limit } = read_query(&params)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(copy_service(cluster, service, options, format, sender));
-    Ok(stream(receiver))
+    tokio::spawn(within(limit, copy_service(cluster, service, options, format, sender)));
+    Ok(stream(client.0, receiver))
 }
 
 pub(super) async fn of_task(
     State(api): State<Api>,
     Path(id): Path<String>,
+    client: Extension<ClientVersion>,
     params: Params,
 ) -> Result<Response, ApiError> {
     let cluster = api.cluster()?;
-    let (options, format) = read_query(&params)?;
+    let Query { options, format, limit } = read_query(&params)?;
     let source = LogSource::of(find::task(&*api.state()?, &id)?);
     let records = cluster.task_logs(&source.task, options).await?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    tokio::spawn(within(limit, async move {
         copy_records(records, &source, format, &sender).await;
-    });
-    Ok(stream(receiver))
+    }));
+    Ok(stream(client.0, receiver))
 }
 
-fn stream(receiver: mpsc::Receiver<Bytes>) -> Response {
+/// The type is that of an engine of the client's version. No task has a terminal, so each stream is
+/// multiplexed, but old versions do not say so.
+fn stream(client: ClientVersion, receiver: mpsc::Receiver<Bytes>) -> Response {
     let frames = ReceiverStream::new(receiver).map(Ok::<_, Infallible>);
-    let content_type = [(header::CONTENT_TYPE, "application/vnd.docker.multiplexed-stream")];
-    (content_type, Body::from_stream(frames)).into_response()
+    let content_type = match client.0 {
+        Some(version) if version < MULTIPLEXED_VERSION => "application/vnd.docker.raw-stream",
+        _ => "application/vnd.docker.multiplexed-stream",
+    };
+    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(frames)).into_response()
 }
 
-fn read_query(params: &Params) -> Result<(LogOptions, LineFormat), ApiError> {
+/// Ends `copying` after `limit`, if there is one.
+async fn within(limit: Option<Duration>, copying: impl Future<Output = ()>) {
+    match limit {
+        Some(limit) => drop(timeout(limit, copying).await),
+        None => copying.await,
+    }
+}
+
+/// What a client asks for.
+struct Query {
+    options: LogOptions,
+    format: LineFormat,
+    /// How long records are sent at most.
+    limit: Option<Duration>,
+}
+
+fn read_query(params: &Params) -> Result<Query, ApiError> {
     let (stdout, stderr) = (params.flag("stdout"), params.flag("stderr"));
     if !stdout && !stderr {
         return Err(ApiError::Invalid("you must choose at least one stream: stdout=true or stderr=true".into()));
@@ -75,15 +109,14 @@ fn read_query(params: &Params) -> Result<(LogOptions, LineFormat), ApiError> {
     };
     // Clients send 0 for "no limit".
     let limit_ms = |name| Ok::<_, ApiError>(params.time_ms(name)?.filter(|&ms| ms != 0));
-    let options = LogOptions {
-        follow: params.flag("follow"),
-        tail,
-        since_ms: limit_ms("since")?,
-        until_ms: limit_ms("until")?,
-        stdout,
-        stderr,
-    };
-    Ok((options, LineFormat { timestamps: params.flag("timestamps"), details: params.flag("details") }))
+    let until_ms = limit_ms("until")?;
+    let left_ms = until_ms.map(|until| until.saturating_sub(crate::host::now_ms()));
+    // There is nothing to wait for after `until`.
+    let follow = params.flag("follow") && left_ms != Some(0);
+    let limit = left_ms.filter(|_| follow).map(|left_ms| Duration::from_millis(left_ms) + DELIVERY_TIME);
+    let options = LogOptions { follow, tail, since_ms: limit_ms("since")?, until_ms, stdout, stderr };
+    let format = LineFormat { timestamps: params.flag("timestamps"), details: params.flag("details") };
+    Ok(Query { options, format, limit })
 }
 
 /// Copies the logs of all tasks of the service. With `follow` it also copies the logs of tasks that
@@ -91,7 +124,7 @@ fn read_query(params: &Params) -> Result<(LogOptions, LineFormat), ApiError> {
 async fn copy_service(
     cluster: Arc<dyn ClusterHandle>,
     service: ServiceId,
-    options: LogOptions,
+    mut options: LogOptions,
     format: LineFormat,
     sender: mpsc::Sender<Bytes>,
 ) {
@@ -108,6 +141,8 @@ async fn copy_service(
                 copies.spawn(copy_task(Arc::clone(&cluster), source, options.clone(), format, sender.clone()));
             }
         }
+        // `tail` is about what there was at the time of the request. What starts later is new.
+        options.tail = None;
         // Ids are never reused, so ids of removed tasks are not needed any more.
         known.retain(|task| now.tasks.contains_key(task));
         if !options.follow || !now.services.contains_key(&service) {

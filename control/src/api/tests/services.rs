@@ -299,6 +299,64 @@ async fn tasks_and_replica_counts_are_shown() {
         "{text:?}"
     );
     api.refused(Method::GET, "/services/web/logs", None, 400, "at least one stream").await;
+    for (version, content_type) in
+        [("/v1.41", "raw-stream"), ("/v1.42", "multiplexed-stream"), ("", "multiplexed-stream")]
+    {
+        for path in ["/services/web".to_owned(), format!("/tasks/{task}")] {
+            let uri = format!("{version}{path}/logs?stdout=1");
+            let request = Request::get(&uri).body(Body::empty()).expect("a request");
+            let response = api.router.clone().oneshot(request).await.expect("an answer");
+            let expected = format!("application/vnd.docker.{content_type}");
+            assert_eq!(response.headers()["content-type"], expected, "{uri}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn followed_logs_begin_with_the_tail_and_show_later_tasks_whole() {
+    let api = Fixture::manager();
+    api.post("/services/create", service("web")).await;
+    let start = |slot| {
+        api.change(|t| {
+            let id = t.state.service_by_name("web").expect("the service").id.clone();
+            let node = t.first_node();
+            t.running_task(&id, slot, &node)
+        })
+    };
+    let first = start(1);
+    let request = Request::get("/services/web/logs?stdout=1&follow=1&tail=3&since=5").body(Body::empty());
+    let response = api.router.clone().oneshot(request.expect("a request")).await.expect("an answer");
+    let mut lines = response.into_body().into_data_stream();
+    let mut next = async || String::from_utf8_lossy(&lines.next().await.expect("a line").expect("a line")).into_owned();
+    let line = next().await;
+    assert!(line.ends_with(&format!("I am {first}\n")), "{line}");
+    let options = api.log_options();
+    assert_eq!((options.tail, options.since_ms, options.follow), (Some(3), Some(5_000), true));
+    let second = start(2);
+    let line = next().await;
+    assert!(line.ends_with(&format!("I am {second}\n")), "{line}");
+    let options = api.log_options();
+    assert_eq!((options.tail, options.since_ms, options.follow), (None, Some(5_000), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn followed_logs_end_at_the_time_until() {
+    let api = Fixture::manager();
+    api.post("/services/create", service("web")).await;
+    let seconds = |from_now: i64| crate::host::now_ms().saturating_add_signed(from_now * 1_000) / 1_000;
+    for (until, follows) in [(seconds(3_600), true), (seconds(-3_600), false)] {
+        api.change(|t| {
+            let id = t.state.service_by_name("web").expect("the service").id.clone();
+            let node = t.first_node();
+            t.running_task(&id, 1, &node);
+        });
+        // The body ends although the service runs on.
+        let path = format!("/services/web/logs?stdout=1&follow=1&until={until}");
+        let (status, _) = api.call(Method::GET, &path, None).await;
+        assert_eq!(status, StatusCode::OK);
+        let options = api.log_options();
+        assert_eq!((options.follow, options.until_ms), (follows, Some(until * 1_000)));
+    }
 }
 
 #[tokio::test]
