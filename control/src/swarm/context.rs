@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -251,20 +251,60 @@ impl Context {
     }
 
     /// Addresses of managers: first those in the plan, which are current, then those from the time
-    /// when this node joined. That of this node is the one that it has now.
+    /// when this node joined. That of this node is [`Self::own_rpc_addr`].
     pub(super) fn manager_addrs(&self) -> Vec<SocketAddr> {
         let plan = self.channels.plans.borrow().clone();
         let current = |manager: &ManagerPlan| match manager.rpc_addr {
-            known if manager.node == self.record.node => SocketAddr::new(*self.addr.borrow(), known.port()),
-            known => known,
+            _ if manager.node == self.record.node => self.own_rpc_addr(),
+            known => self.reachable(known),
         };
         let planned = plan.iter().flat_map(|plan| plan.managers.iter().map(current));
         let mut addrs = Vec::new();
-        for addr in planned.chain(self.record.remotes.iter().copied()) {
+        for addr in planned.chain(self.record.remotes.iter().map(|addr| self.reachable(*addr))) {
             if !addrs.contains(&addr) {
                 addrs.push(addr);
             }
         }
         addrs
+    }
+
+    /// Where this node connects to its own node RPC. It may be unable to reach the address that it
+    /// advertises: that may be the address of a router in front of it.
+    pub(super) fn own_rpc_addr(&self) -> SocketAddr {
+        local_addr(self.record.at(*self.addr.borrow()).listen_addr)
+    }
+
+    /// The address at which this node reaches a manager that advertises `addr`.
+    pub(super) fn reachable(&self, addr: SocketAddr) -> SocketAddr {
+        let is_own = addr.ip() == *self.addr.borrow() && addr.port() == self.record.listen_addr.port();
+        if is_own { self.own_rpc_addr() } else { addr }
+    }
+}
+
+/// An address of a server on this machine that listens at `listen`.
+fn local_addr(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_reaches_itself_where_it_listens() {
+        for (listen, local) in [
+            ("0.0.0.0:2377", "127.0.0.1:2377"),
+            ("[::]:99", "[::1]:99"),
+            ("192.0.2.1:2377", "192.0.2.1:2377"),
+            ("[2001:db8::1]:2377", "[2001:db8::1]:2377"),
+        ] {
+            let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+            assert_eq!(local_addr(parse(listen)), parse(local), "{listen}");
+        }
     }
 }

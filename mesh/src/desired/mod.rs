@@ -189,7 +189,7 @@ impl<'a> PlanIndex<'a> {
 fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
     Config {
         netns_cookie: facts.netns_cookie,
-        tunnel_addr: addr(plan.addr),
+        tunnel_addr: tunnel_source(plan.addr, facts),
         advertise_v4: advertised_addr(plan.addr, facts, IpAddr::is_ipv4),
         advertise_v6: advertised_addr(plan.addr, facts, IpAddr::is_ipv6),
         tunnel_ifindex: facts.tunnel_ifindex,
@@ -207,10 +207,22 @@ fn config(plan: &NodePlan, facts: &LocalFacts) -> Config {
     }
 }
 
-/// Returns the node's cluster address if it belongs to the family. Otherwise returns an address of
-/// the same link, or, if there is none, any address of the family.
+/// The source of the tunnel's packets. If no link has the address of the node, for example because
+/// a router in front of the machine has it, the kernel chooses the source by the route to the peer:
+/// it sends no packet from an address that the machine does not have.
+fn tunnel_source(tunnel_addr: IpAddr, facts: &LocalFacts) -> Addr {
+    if is_own(tunnel_addr, facts) { addr(tunnel_addr) } else { Addr::UNSPECIFIED }
+}
+
+/// Whether the machine has the address, as far as other machines can reach it.
+fn is_own(ip: IpAddr, facts: &LocalFacts) -> bool {
+    facts.uplinks.iter().flat_map(|uplink| &uplink.addresses).chain(&facts.addresses).any(|own| *own == ip)
+}
+
+/// Returns the node's cluster address if it belongs to the family and to this machine. Otherwise
+/// returns an address of the same link, or, if there is none, any address of the family.
 fn advertised_addr(cluster_addr: IpAddr, facts: &LocalFacts, is_family: fn(&IpAddr) -> bool) -> Addr {
-    if is_family(&cluster_addr) {
+    if is_family(&cluster_addr) && is_own(cluster_addr, facts) {
         return addr(cluster_addr);
     }
     let same_link = facts.uplinks.iter().filter(|uplink| uplink.addresses.contains(&cluster_addr));

@@ -334,6 +334,15 @@ fn only_a_resolver_at_another_address_has_an_entry() {
 }
 
 #[test]
+fn packets_never_come_from_an_address_that_the_machine_does_not_have() {
+    // A router in front of the machine has the address that the node advertises.
+    let behind_router = NodePlan { addr: node_addr(99), ..plan() };
+    let config = tables_of(&behind_router, &facts()).config;
+    assert_eq!(config.tunnel_addr, Addr::UNSPECIFIED, "the kernel chooses");
+    assert_eq!((config.advertise_v4, config.advertise_v6), (addr(node_addr(1)), host("2001:db8::1").addr));
+}
+
+#[test]
 fn the_nodes_own_addresses_are_routed_to_loopback() {
     let tables = tables_of(&plan(), &facts());
     assert!(tables.own.contains_key(&host("192.0.2.1")) && tables.own.contains_key(&host("2001:db8::1")));

@@ -83,7 +83,7 @@ pub(super) async fn run(context: Arc<Context>) {
         match end {
             // Follow one redirect only: two managers may each believe that the other one leads.
             SessionEnd::Redirected(Some(other)) if redirected.is_none() && other != addr => {
-                leader = Some(other);
+                leader = Some(context.reachable(other));
                 continue;
             }
             SessionEnd::Redirected(_) => tracing::debug!(%addr, "this manager does not lead"),

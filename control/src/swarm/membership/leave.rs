@@ -142,7 +142,7 @@ async fn notify_leader(context: &Context) -> Result<Result<(), String>, String> 
 
 /// The addresses of the managers that the plan names, without this node's own.
 fn other_managers(context: &Context) -> Vec<SocketAddr> {
-    let own = SocketAddr::new(*context.addr.borrow(), context.record.listen_addr.port());
+    let own = context.own_rpc_addr();
     context.manager_addrs().into_iter().filter(|addr| *addr != own).collect()
 }
 

@@ -11,8 +11,8 @@ use weft_model::{
     spec::Role::{Manager, Worker},
 };
 
-use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, node, set_label, stop};
-use crate::swarm::Membership;
+use super::fixture::{DEADLINE, Daemon, cluster, has_label, is_ready, node, set_label, stop, unused_loopback};
+use crate::swarm::{InitOptions, Membership};
 
 fn is_at(state: &ClusterState, hostname: &str, addr: IpAddr) -> bool {
     node(state, hostname, |node| (node.addr, node.tunnel_addr, node.rpc_addr.ip()) == (addr, addr, addr))
@@ -46,6 +46,23 @@ async fn in_raft_membership(daemon: &Daemon, member: &Daemon, addr: SocketAddr) 
         }
     };
     timeout(DEADLINE, changed).await.expect("the address in the Raft membership in time");
+}
+
+#[tokio::test]
+async fn a_manager_can_advertise_an_address_that_its_machine_does_not_have() {
+    // No server of the machine listens there, as if a router in front of it had the address.
+    let advertised = unused_loopback(77);
+    let n1 = Daemon::new("n1").await;
+    let options = InitOptions { advertise_addr: Some(advertised), ..n1.init_options() };
+    n1.swarm.init(options).await.expect("the node forms a cluster");
+    n1.wait_until("n1 is ready", |state| node(state, "n1", |node| is_ready(node) && node.addr == advertised)).await;
+    let host = n1.stop().await;
+    let n1 = host.start().await;
+    n1.becomes_manager().await;
+    n1.wait_until("n1 is ready again", |state| node(state, "n1", is_ready)).await;
+    set_label(&n1, "after").await.expect("a leader");
+    assert!(is_at(&n1.manager().state().borrow(), "n1", advertised));
+    stop([n1]).await;
 }
 
 #[tokio::test]
