@@ -22,7 +22,7 @@ use super::{
     error::ApiError,
     find,
     query::{Filters, Params},
-    version::ClientVersion,
+    version::{ApiVersion, ClientVersion},
     wire::{self, fields::Ignored, network::predefined, service::Options},
 };
 use crate::schedule::needs_encryption;
@@ -33,10 +33,19 @@ const NAME_LEN: usize = 8;
 /// The values of the query `registryAuthFrom`.
 const SPEC: &str = "spec";
 const PREVIOUS_SPEC: &str = "previous-spec";
+/// The version of the API that added the numbers of tasks to the list of services. As in moby, the
+/// parameter has no effect in earlier ones.
+const STATUS_SINCE: ApiVersion = ApiVersion::new(1, 41);
+/// The version that has the networks of a service only in its task template.
+const NETWORKS_ONCE_SINCE: ApiVersion = ApiVersion::new(1, 25);
 /// The feature level from which on the cluster state has credentials and platforms.
 const REGISTRY_LEVEL: u32 = 1;
 
-pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<Vec<Value>>, ApiError> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    client: Extension<ClientVersion>,
+    params: Params,
+) -> Result<Json<Vec<Value>>, ApiError> {
     let state = api.state()?;
     let filters = Filters::read(&params, &["id", "label", "mode", "name", "runtime"])?;
     let matches = |service: &&Service| {
@@ -51,7 +60,8 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
             && filters.any("runtime", |runtime| runtime == "container")
             && filters.labels("label", |key| service.spec.labels.get(key))
     };
-    let options = Options { status: params.strict_flag("status")?, defaults: false };
+    let status = !client.is_before(STATUS_SINCE) && params.strict_flag("status")?;
+    let options = Options { status, defaults: false, networks_twice: client.is_before(NETWORKS_ONCE_SINCE) };
     let services = state.services.values().filter(matches);
     Ok(Json(services.map(|service| wire::service::show(&state, service, options)).collect()))
 }
@@ -59,9 +69,11 @@ pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Json<
 pub(super) async fn inspect(
     State(api): State<Api>,
     Path(id): Path<String>,
+    client: Extension<ClientVersion>,
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
-    let options = Options { status: false, defaults: params.strict_flag("insertDefaults")? };
+    let defaults = params.strict_flag("insertDefaults")?;
+    let options = Options { status: false, defaults, networks_twice: client.is_before(NETWORKS_ONCE_SINCE) };
     let state = api.state()?;
     Ok(Json(wire::service::show(&state, find::service(&state, &id)?, options)))
 }

@@ -1,6 +1,6 @@
 //! Handlers of `_ping`, `version` and `info`: what the node reports about itself.
 
-use std::{env::consts, fs};
+use std::{env::consts, fs, path::Path};
 
 use axum::{
     Json,
@@ -96,17 +96,76 @@ pub(super) async fn info(
     let mut info = match &api.node.engine {
         Some(socket) => engine::get_json(socket, "/info", client.0).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the info of the container engine");
-            info_without_engine(&api)
+            info_without_engine(&api, client)
         }),
-        None => info_without_engine(&api),
+        None => info_without_engine(&api, client),
     };
+    if let Some(machine) = api.member.report().description {
+        let labels = machine.engine_labels.iter().map(|(key, value)| format!("{key}={value}"));
+        wire::set(&mut info, "Labels", labels.collect());
+    }
     wire::set(&mut info, "Name", json!(api.node.hostname.as_str()));
     wire::set(&mut info, "ServerVersion", json!(api.node.version));
     wire::set(&mut info, "Swarm", swarm_info(&api));
     Ok(Json(info))
 }
 
-fn info_without_engine(api: &Api) -> Value {
+/// What weft itself knows. Clients expect each field that moby's answer always has, also if its
+/// value says nothing here (`api/types/system/info.go`).
+fn info_without_engine(api: &Api, client: ClientVersion) -> Value {
+    let mut info = json!({
+        "ID": api.node_id().map(|node| node.to_string()).unwrap_or_default(),
+        "ContainersPaused": 0,
+        "ContainersStopped": 0,
+        "Images": 0,
+        "Driver": "",
+        "DriverStatus": [],
+        "LoggingDriver": "",
+        // The process runtime writes control groups itself.
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "2" } else { "1" },
+        "OomKillDisable": false,
+        "NFd": 0,
+        "NGoroutines": 0,
+        "NEventsListener": 0,
+        "OSVersion": "",
+        "IndexServerAddress": "",
+        "GenericResources": null,
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Isolation": "",
+        "InitBinary": "",
+        "ContainerdCommit": {"ID": ""},
+        "RuncCommit": {"ID": ""},
+        "InitCommit": {"ID": ""},
+        "CDISpecDirs": null,
+    });
+    if let (Some(info), Value::Object(known)) = (info.as_object_mut(), known_info(api)) {
+        info.extend(known);
+    }
+    for field in ["Volume", "Authorization", "Log"] {
+        wire::set(&mut info["Plugins"], field, json!([]));
+    }
+    // As moby's `daemon/server/router/system` does it.
+    if client.is_before(ApiVersion::new(1, 47)) {
+        for field in ["AllowNondistributableArtifactsCIDRs", "AllowNondistributableArtifactsHostnames"] {
+            wire::set(&mut info["RegistryConfig"], field, Value::Null);
+        }
+    }
+    if client.is_before(ApiVersion::new(1, 49)) {
+        for field in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+            wire::set(&mut info[field], "Expected", json!(""));
+        }
+    }
+    if client.is_before(ApiVersion::new(1, 50)) {
+        wire::set(&mut info, "BridgeNfIptables", json!(false));
+        wire::set(&mut info, "BridgeNfIp6tables", json!(false));
+    }
+    info
+}
+
+fn known_info(api: &Api) -> Value {
     let tasks = api
         .state()
         .ok()

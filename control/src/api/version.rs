@@ -47,6 +47,14 @@ impl std::str::FromStr for ApiVersion {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientVersion(pub(super) Option<ApiVersion>);
 
+impl ClientVersion {
+    /// Whether the client asks for a version before `version`. A client that gives no version gets
+    /// the newest.
+    pub(super) fn is_before(self, version: ApiVersion) -> bool {
+        self.0.is_some_and(|client| client < version)
+    }
+}
+
 /// Removes the version from the path of a request. `newest` is the version that this node
 /// announces.
 ///

@@ -51,6 +51,26 @@ const HEARTBEAT_MS: u64 = 250;
 /// heartbeats in a row cause no election.
 const ELECTION_MIN_MS: u64 = 500;
 const ELECTION_MAX_MS: u64 = 1_000;
+/// What no user can change, in the units of Swarm's settings. A tick is the interval of heartbeats.
+pub(crate) const SETTINGS: Settings = Settings {
+    snapshot_interval: SNAPSHOT_EVERY,
+    kept_entries: KEPT_ENTRIES,
+    heartbeat_ticks: 1,
+    election_ticks: (ELECTION_MAX_MS + ELECTION_MIN_MS) / HEARTBEAT_MS,
+};
+
+/// See [`SETTINGS`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Number of entries between two snapshots.
+    pub(crate) snapshot_interval: u64,
+    /// Number of entries that stay in the log after a snapshot.
+    pub(crate) kept_entries: u64,
+    pub(crate) heartbeat_ticks: u64,
+    /// The shortest time without a heartbeat after which a voter becomes a candidate.
+    pub(crate) election_ticks: u64,
+}
+
 /// How long a manager whose log has failed is no candidate after each start. The other managers
 /// need at most 2 s to elect one of them, and as long again if they vote for different ones.
 pub const STAND_ASIDE: Duration = Duration::from_secs(5);

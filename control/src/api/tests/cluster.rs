@@ -108,6 +108,35 @@ async fn the_cluster_is_shown_and_updated_and_its_tokens_are_rotated() {
 }
 
 #[tokio::test]
+async fn the_authority_and_the_settings_of_raft_are_shown() {
+    let api = Fixture::manager();
+    let ca = crate::pki::Ca::create().expect("an authority");
+    api.change(|t| t.state.cluster.as_mut().expect("a cluster").ca_cert_pem = ca.cert_pem().to_owned());
+    let swarm = api.get("/swarm").await;
+    let info = api.get("/info").await;
+    let node = api.get("/nodes/self").await;
+    for shown in [&swarm["TLSInfo"], &info["Swarm"]["Cluster"]["TLSInfo"], &node["Description"]["TLSInfo"]] {
+        assert_eq!(shown["TrustRoot"], ca.cert_pem());
+        let issuer = crate::pki::issuer_of(ca.cert_pem()).expect("an issuer");
+        for (field, der) in [("CertIssuerSubject", issuer.subject), ("CertIssuerPublicKey", issuer.public_key)] {
+            assert_eq!(shown[field], base64::Engine::encode(&base64::prelude::BASE64_STANDARD, der), "{field}");
+        }
+    }
+    let raft = json!({
+        "SnapshotInterval": 2_000, "KeepOldSnapshots": 0, "LogEntriesForSlowFollowers": 1_000, "ElectionTick": 6,
+        "HeartbeatTick": 1,
+    });
+    assert_eq!(swarm["Spec"]["Raft"], raft);
+    assert_eq!(swarm["Spec"]["CAConfig"], json!({"NodeCertExpiry": 7_776_000_000_000_000u64, "ForceRotate": 0}));
+    assert_eq!(info["Swarm"]["Cluster"]["Spec"], swarm["Spec"]);
+    // Clients send the settings back. Others cannot be chosen.
+    let path = format!("/swarm/update?version={}", swarm["Version"]["Index"]);
+    let other = with(swarm["Spec"].clone(), "/Raft/SnapshotInterval", json!(10_000));
+    api.refused(Method::POST, &path, Some(other), 501, "Raft settings").await;
+    api.post(&path, swarm["Spec"].clone()).await;
+}
+
+#[tokio::test]
 async fn managers_are_locked_and_their_key_is_shown_and_rotated() {
     let api = Fixture::manager();
     assert_eq!(api.get("/swarm/unlockkey").await, json!({"UnlockKey": ""}));

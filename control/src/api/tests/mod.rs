@@ -267,7 +267,9 @@ impl Fixture {
                 is_stale: AtomicBool::default(),
             })
         });
-        let report = NodeReport { description: Some(fixture::description(&[])), ..NodeReport::default() };
+        let mut machine = fixture::description(&[]);
+        machine.engine_labels = [("zone".to_owned(), "a".to_owned())].into();
+        let report = NodeReport { description: Some(machine), ..NodeReport::default() };
         let member =
             Arc::new(TestMember { membership, cluster, report, plan: Mutex::default(), requests: Mutex::default() });
         let node = LocalNode {

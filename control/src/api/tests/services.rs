@@ -360,6 +360,30 @@ async fn followed_logs_end_at_the_time_until() {
 }
 
 #[tokio::test]
+async fn clients_of_earlier_versions_get_the_form_of_these() {
+    let api = Fixture::manager();
+    let network = api.network("app").await;
+    let networks = json!([{"Target": network}]);
+    api.post("/services/create", with(service("web"), "/TaskTemplate/Networks", networks.clone())).await;
+    for (version, beside, status) in
+        [("/v1.24", true, false), ("/v1.25", false, false), ("/v1.41", false, true), ("", false, true)]
+    {
+        let inspected = api.get(&format!("{version}/services/web")).await;
+        let listed = api.get(&format!("{version}/services?status=1")).await[0].clone();
+        for shown in [&inspected, &listed] {
+            let expected = if beside { networks.clone() } else { Value::Null };
+            assert_eq!(shown["Spec"]["Networks"], expected, "{version}");
+            assert_eq!(shown["Spec"]["TaskTemplate"]["Networks"], networks);
+        }
+        assert_eq!(listed.get("ServiceStatus").is_some(), status, "{version}");
+    }
+    // A client of 1.24 sends back what it has read.
+    let shown = api.get("/v1.24/services/web").await;
+    let path = format!("/v1.24/services/web/update?version={}", shown["Version"]["Index"]);
+    assert_eq!(api.post(&path, shown["Spec"].clone()).await["Warnings"], Value::Null);
+}
+
+#[tokio::test]
 async fn a_spec_is_shown_as_it_was_sent_and_with_its_defaults_if_asked() {
     let api = Fixture::manager();
     let sent = json!({

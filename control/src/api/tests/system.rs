@@ -39,6 +39,90 @@ async fn info_shows_the_membership_of_the_node() {
     );
 }
 
+/// Clients with types for the answer, such as those in Go, Java or TypeScript, expect these fields.
+#[tokio::test]
+async fn info_without_an_engine_has_the_fields_of_mobys() {
+    let api = Fixture::manager();
+    let info = api.get("/info").await;
+    // The fields of moby's `api/types/system/info.go` that are not omitted if they are empty.
+    for field in [
+        "ID",
+        "Containers",
+        "ContainersRunning",
+        "ContainersPaused",
+        "ContainersStopped",
+        "Images",
+        "Driver",
+        "DriverStatus",
+        "Plugins",
+        "MemoryLimit",
+        "SwapLimit",
+        "CpuCfsPeriod",
+        "CpuCfsQuota",
+        "CPUShares",
+        "CPUSet",
+        "PidsLimit",
+        "IPv4Forwarding",
+        "Debug",
+        "NFd",
+        "OomKillDisable",
+        "NGoroutines",
+        "SystemTime",
+        "LoggingDriver",
+        "CgroupDriver",
+        "NEventsListener",
+        "KernelVersion",
+        "OperatingSystem",
+        "OSVersion",
+        "OSType",
+        "Architecture",
+        "IndexServerAddress",
+        "RegistryConfig",
+        "NCPU",
+        "MemTotal",
+        "GenericResources",
+        "DockerRootDir",
+        "HttpProxy",
+        "HttpsProxy",
+        "NoProxy",
+        "Name",
+        "Labels",
+        "ExperimentalBuild",
+        "ServerVersion",
+        "Runtimes",
+        "DefaultRuntime",
+        "Swarm",
+        "LiveRestoreEnabled",
+        "Isolation",
+        "InitBinary",
+        "ContainerdCommit",
+        "RuncCommit",
+        "InitCommit",
+        "SecurityOptions",
+        "CDISpecDirs",
+        "Warnings",
+    ] {
+        assert!(info.get(field).is_some(), "{field}: {info}");
+    }
+    assert_eq!(info["Plugins"], json!({"Volume": [], "Network": ["overlay"], "Authorization": [], "Log": []}));
+    assert_eq!(info["Labels"], json!(["zone=a"]));
+    assert_eq!(
+        api.get("/nodes/self").await["Description"]["Engine"]["Plugins"],
+        json!([{"Type": "Network", "Name": "overlay"}])
+    );
+
+    // Fields that moby shows only in earlier versions.
+    for (version, commit, netfilter, registry) in
+        [("1.53", false, false, false), ("1.48", true, true, false), ("1.41", true, true, true)]
+    {
+        let info = api.get(&format!("/v{version}/info")).await;
+        assert_eq!(info["RuncCommit"].get("Expected").is_some(), commit, "{version}");
+        assert_eq!(info.get("BridgeNfIptables").is_some(), netfilter, "{version}");
+        let artifacts = info["RegistryConfig"].get("AllowNondistributableArtifactsCIDRs");
+        assert_eq!(artifacts.is_some(), registry, "{version}");
+    }
+}
+
 #[tokio::test]
 async fn only_managers_show_the_cluster() {
     let outside = Fixture::new(Membership::None, None);

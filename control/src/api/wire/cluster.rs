@@ -20,9 +20,9 @@ use weft_model::{
 use super::{
     fields::{self, Ignored},
     unsupported,
-    values::{date, labels, millis, nanos, set, to_json, version},
+    values::{date, labels, millis, nanos, set, signed, to_json, version},
 };
-use crate::{api::error::ApiError, pki};
+use crate::{api::error::ApiError, pki, raft};
 
 /// The name of every cluster's spec, as in Swarm.
 const SPEC_NAME: &str = "default";
@@ -158,7 +158,14 @@ fn write(spec: &ClusterSpec, is_locked: bool) -> Value {
         orchestration: Some(models::SwarmSpecOrchestration {
             task_history_retention_limit: Some(i64::from(spec.task_history_limit)),
         }),
-        raft: Some(models::SwarmSpecRaft::default()),
+        raft: Some(models::SwarmSpecRaft {
+            snapshot_interval: Some(raft::SETTINGS.snapshot_interval),
+            // The manager removes a snapshot when it has made a newer one.
+            keep_old_snapshots: Some(0),
+            log_entries_for_slow_followers: Some(raft::SETTINGS.kept_entries),
+            election_tick: Some(signed(raft::SETTINGS.election_ticks)),
+            heartbeat_tick: Some(signed(raft::SETTINGS.heartbeat_ticks)),
+        }),
         dispatcher: Some(models::SwarmSpecDispatcher { heartbeat_period: Some(nanos(spec.heartbeat_ms)) }),
         ca_config: Some(models::SwarmSpecCaConfig {
             node_cert_expiry: Some(nanos(spec.cert_expiry_ms)),

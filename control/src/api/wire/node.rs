@@ -137,7 +137,10 @@ fn description(node: &Node, cluster: Option<&Cluster>) -> models::NodeDescriptio
         shown.engine = Some(models::EngineDescription {
             engine_version: Some(known.version.clone()),
             labels: Some(labels(&known.engine_labels)),
-            plugins: None,
+            plugins: Some(vec![models::EngineDescriptionPlugins {
+                typ: Some("Network".into()),
+                name: Some("overlay".into()),
+            }]),
         });
     }
     shown

@@ -21,6 +21,8 @@ pub(crate) struct Options {
     pub(crate) status: bool,
     /// The defaults of the parts of the spec that the user has left out.
     pub(crate) defaults: bool,
+    /// The networks also beside the task template, where clients of API 1.24 look for them.
+    pub(crate) networks_twice: bool,
 }
 
 /// A service in the form of `GET /services/{id}`.
@@ -37,7 +39,10 @@ pub(crate) fn show(state: &ClusterState, service: &Service, options: Options) ->
         job_status: None,
     });
     let spec = &service.spec;
-    let spec = if options.defaults { to_json(super::write(spec)) } else { super::write_as_sent(spec) };
+    let mut spec = if options.defaults { to_json(super::write(spec)) } else { super::write_as_sent(spec) };
+    if let Some(networks) = spec.pointer("/TaskTemplate/Networks").filter(|_| options.networks_twice).cloned() {
+        set(&mut spec, "Networks", networks);
+    }
     set(&mut shown, "Spec", spec);
     if let Some(previous) = &service.previous {
         set(&mut shown, "PreviousSpec", super::write_as_sent(previous));
