@@ -194,19 +194,23 @@ impl Filters {
         enum Values {
             Set(BTreeMap<String, bool>),
             List(Vec<String>),
+            /// Go's nil map.
+            None,
         }
         let text = params.text("filters");
         if text.is_empty() {
             return Ok(Self::default());
         }
-        let given: BTreeMap<String, Values> = serde_json::from_str(text)
+        let given: Option<BTreeMap<String, Values>> = serde_json::from_str(text)
             .map_err(|error| ApiError::Invalid(format!("the filters cannot be read: {error}")))?;
+        let given = given.unwrap_or_default();
         if let Some(unknown) = given.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(ApiError::Invalid(format!("invalid filter '{unknown}': use one of {}", known.join(", "))));
         }
         let values = |values| match values {
             Values::Set(set) => set.into_iter().filter(|(_, on)| *on).map(|(value, _)| value).collect(),
             Values::List(list) => list,
+            Values::None => Vec::new(),
         };
         Ok(Self(given.into_iter().map(|(key, given)| (key, values(given))).collect()))
     }
