@@ -57,6 +57,7 @@ const MAX_ANSWER: usize = 1 << 20;
 struct Connection {
     container: Option<String>,
     endpoint_config: Option<Endpoint>,
+    force: bool,
 }
 
 /// Refuses a body whose parts are not the objects that they must be. Lists would be read as
@@ -153,7 +154,8 @@ pub(super) async fn connect(
     Ok(response)
 }
 
-/// Disconnects a container from a network. Its address is free then.
+/// Disconnects a container from a network. Its address is free then. As in Docker, `Force` also
+/// disconnects what is left of a container that the engine does not have any more.
 pub(super) async fn disconnect(
     State(api): State<Api>,
     Path(network): Path<String>,
@@ -163,8 +165,15 @@ pub(super) async fn disconnect(
     let (parts, bytes) = body::read(request).await?;
     let mut body = body::parse(&bytes)?;
     let connection: Connection = fields::read(&mut body)?;
-    let (container, _one_at_a_time) =
-        Container::lock(&api, connection.container.as_deref().unwrap_or_default()).await?;
+    let name = connection.container.as_deref().unwrap_or_default();
+    let (container, _one_at_a_time) = match Container::lock(&api, name).await {
+        Err(missing @ ApiError::NotFound { .. }) if connection.force => {
+            let Some(id) = left_behind(&api, name, &network.id) else { return Err(missing) };
+            api.member.detach(id, vec![network.id]).await?;
+            return Ok(Response::default());
+        }
+        locked => locked?,
+    };
     let docker_network = docker_network(&api, &network).await?;
     let parts = with_path(parts, &format!("/networks/{docker_network}/disconnect"))?;
     let response = forward(&api, parts, bytes).await?;
@@ -172,6 +181,19 @@ pub(super) async fn disconnect(
         release(&api, id, vec![network.id]).await;
     }
     Ok(response)
+}
+
+/// The container of this node that has this name or id on the network, as the cluster knows it.
+fn left_behind(api: &Api, name: &str, network: &NetworkId) -> Option<TaskId> {
+    let plan = api.member.plan()?;
+    let is_meant = |identity: &ContainerIdentity| {
+        !name.is_empty() && (identity.name == name.trim_start_matches('/') || identity.container.starts_with(name))
+    };
+    let mut found = plan.attached.iter().filter(|container| {
+        container.identity.as_ref().is_some_and(is_meant)
+            && container.links.iter().any(|link| link.attachment.network == *network)
+    });
+    found.next().filter(|_| found.next().is_none()).map(|container| container.id.clone())
 }
 
 fn with_path(mut parts: Parts, path: &str) -> Result<Parts, ApiError> {

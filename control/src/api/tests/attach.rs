@@ -23,6 +23,8 @@ struct Requests {
     inspected: Value,
     /// The status of creations and connections.
     status: StatusCode,
+    /// The engine has no containers any more.
+    has_lost_containers: bool,
 }
 
 async fn answer(State(engine): State<Engine>, request: AnyRequest) -> Response {
@@ -33,6 +35,9 @@ async fn answer(State(engine): State<Engine>, request: AnyRequest) -> Response {
     let is_read = request.method() == Method::GET;
     let body = request.into_body().collect().await.expect("a body").to_bytes();
     let mut requests = engine.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if is_read && requests.has_lost_containers && path.contains("/containers/") {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     if is_read {
         return axum::Json(requests.inspected.clone()).into_response();
     }
@@ -162,6 +167,25 @@ async fn a_container_is_created_on_several_networks_as_compose_does() {
     assert_eq!(body["EndpointConfig"]["DriverOpts"][CONTAINER_OPTION], id, "the same container");
     assert_eq!(body["EndpointConfig"]["DriverOpts"][CONTAINER_LINK_OPTION], "1");
     assert_eq!(attached(&api)[0].1.len(), 2);
+}
+
+#[tokio::test]
+async fn a_forced_disconnection_frees_the_address_of_a_container_that_the_engine_has_lost() {
+    let engine = Engine::default();
+    let (_dir, api) = engine.manager().await;
+    api.post("/v1.47/containers/create?name=shell", on(&json!({}))).await;
+    engine.0.lock().unwrap_or_else(PoisonError::into_inner).has_lost_containers = true;
+    let disconnection = |name: &str, force: bool| json!({"Container": name, "Force": force});
+    let path = "/networks/app/disconnect";
+    api.refused(Method::POST, path, Some(disconnection("shell", false)), 404, "no such container: shell").await;
+    for other in ["other", ""] {
+        api.refused(Method::POST, path, Some(disconnection(other, true)), 404, "no such container").await;
+    }
+    api.refused(Method::POST, "/networks/back/disconnect", Some(disconnection("shell", true)), 404, "shell").await;
+    api.refused(Method::DELETE, "/networks/app", None, 409, "is in use by container shell").await;
+    api.post(path, disconnection("shell", true)).await;
+    assert_eq!(attached(&api), []);
+    assert_eq!(api.call(Method::DELETE, "/networks/app", None).await.0, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]
