@@ -44,11 +44,14 @@ pub enum Rejection {
     VniInUse { vni: Vni, by: String },
     #[error("{kind} {id} is in use by {by}: remove that first")]
     InUse { kind: ObjectKind, id: String, by: String },
-    #[error("node {id} is a manager: demote it first (`weft node demote`)")]
+    /// In Swarm's words, and what to do. So are the two that follow.
+    #[error(
+        "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal (`weft node demote`)"
+    )]
     NodeIsManager { id: String },
-    #[error("node {id} is not down: stop it or let it leave first, or use --force")]
+    #[error("node {id} is not down and can't be removed: stop it or let it leave first, or use --force")]
     NodeNotDown { id: String },
-    #[error("{id} is the last manager: promote another node first")]
+    #[error("attempting to demote the last manager of the swarm ({id}): promote another node first")]
     LastManager { id: String },
     #[error("service {id} does not have a previous spec to roll back to")]
     NothingToRollBack { id: String },

@@ -137,6 +137,20 @@ async fn the_authority_and_the_settings_of_raft_are_shown() {
 }
 
 #[tokio::test]
+async fn the_last_manager_is_not_demoted_and_the_refusals_are_swarms() {
+    let api = Fixture::manager();
+    let shown = api.get("/nodes/n1").await;
+    let path = format!("/nodes/n1/update?version={}", shown["Version"]["Index"]);
+    let demoted = with(shown["Spec"].clone(), "/Role", json!("worker"));
+    let text = "attempting to demote the last manager of the swarm";
+    api.refused(Method::POST, &path, Some(demoted), 400, text).await;
+    let text = "is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal";
+    api.refused(Method::DELETE, "/nodes/n1?force=1", None, 400, text).await;
+    api.change(|t| t.node("n2", &[]));
+    api.refused(Method::DELETE, "/nodes/n2", None, 400, "is not down and can't be removed").await;
+}
+
+#[tokio::test]
 async fn managers_are_locked_and_their_key_is_shown_and_rotated() {
     let api = Fixture::manager();
     assert_eq!(api.get("/swarm/unlockkey").await, json!({"UnlockKey": ""}));

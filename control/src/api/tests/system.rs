@@ -137,7 +137,7 @@ async fn only_managers_show_the_cluster() {
     let shown = worker.get("/info").await;
     assert_eq!(shown["Swarm"]["LocalNodeState"], "active");
     assert_eq!(shown["Swarm"]["Error"], "it cannot renew its certificate");
-    for path in ["/swarm", "/nodes", "/services", "/tasks", "/networks", "/services/x", "/events"] {
+    for path in ["/swarm", "/swarm/unlockkey", "/nodes", "/services", "/tasks", "/networks", "/services/x", "/events"] {
         outside
             .refused(Method::GET, path, None, 503, "This node is not a swarm manager. Use \"weft swarm init\"")
             .await;

@@ -198,12 +198,15 @@ fn refuses_to_demote_the_last_manager_and_to_remove_a_manager() {
     check_refused(
         &mut cluster,
         Command::UpdateNode { id: id.clone(), version: node.meta.version, spec },
-        &format!("{id} is the last manager: promote another node first"),
+        &format!("attempting to demote the last manager of the swarm ({id}): promote another node first"),
     );
     check_refused(
         &mut cluster,
         Command::RemoveNode { id: id.clone(), force: true },
-        &format!("node {id} is a manager: demote it first (`weft node demote`)"),
+        &format!(
+            "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before \
+             removal (`weft node demote`)"
+        ),
     );
 }
 
@@ -216,7 +219,7 @@ fn a_node_is_removed_when_it_is_down_or_by_force() {
     check_refused(
         &mut cluster,
         Command::RemoveNode { id: n2.clone(), force: false },
-        &format!("node {n2} is not down: stop it or let it leave first, or use --force"),
+        &format!("node {n2} is not down and can't be removed: stop it or let it leave first, or use --force"),
     );
     cluster.status(&n2, NodeStatus::Down);
     cluster.ok(Command::RemoveNode { id: n2.clone(), force: false });
