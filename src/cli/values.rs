@@ -32,9 +32,9 @@ pub(super) fn duration(text: &str) -> Result<SignedDuration, String> {
     duration::parse(text).map_err(|error| format!("{error}: give one like 10s, 500ms or 1h30m"))
 }
 
-/// Reads a point in time as the docker client does, and returns it as Unix seconds with a fraction:
-/// a duration before now, such as `42m`, a time of RFC 3339, a local time without an offset, or Unix
-/// seconds.
+/// Reads a point in time as the docker client does, and returns it as Unix seconds with a fraction.
+/// It may be a duration before now, such as `42m`, a time of RFC 3339, a local time without an
+/// offset, or Unix seconds.
 pub(super) fn point_in_time(text: &str) -> Result<String, String> {
     point_in_time_from(text, Timestamp::now())
 }

@@ -132,8 +132,8 @@ pub(super) async fn forward(State(api): State<Api>, mut request: Request) -> Res
 }
 
 /// The kind and the name of the object of an engine that a request is about. A node without an
-/// engine does not have it. Clients rely on that answer: `docker inspect` goes on to services, tasks
-/// and nodes, and `docker rm --force` succeeds.
+/// engine does not have it. Clients rely on that answer: `docker inspect` goes on to services,
+/// tasks and nodes, and `docker rm --force` succeeds.
 fn named(path: &str) -> Option<(&'static str, &str)> {
     const IMAGE_ACTIONS: &[&str] = &["/attestations", "/get", "/history", "/json", "/push", "/tag"];
     let rest =

@@ -1,8 +1,8 @@
 //! Handlers for objects that weft does not support: secrets, configs and plugins.
 //!
 //! A request for a list gets an empty list, so that clients that only list such objects (`docker
-//! stack rm`) continue. A request about an object by its name gets the answer that there is none, so
-//! that clients that look for an object of any kind (`docker inspect`) continue too. All other
+//! stack rm`) continue. A request about an object by its name gets the answer that there is none,
+//! so that clients that look for an object of any kind (`docker inspect`) continue too. All other
 //! requests get an error that names the feature.
 
 use axum::{

@@ -248,8 +248,8 @@ fn check_encryption(node: &Node) -> Option<Unsuitable> {
     }
 }
 
-/// Whether a node satisfies all of these constraints. As in Swarm, values are compared without case,
-/// and a node without a value satisfies only constraints with `!=`.
+/// Whether a node satisfies all of these constraints. As in Swarm, values are compared without
+/// case, and a node without a value satisfies only constraints with `!=`.
 pub fn satisfies(node: &Node, constraints: &[Constraint]) -> bool {
     constraints.iter().all(|constraint| has_value(node, constraint) == constraint.equal)
 }

@@ -45,7 +45,7 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
         let (action, attributes) = match presence {
             Presence::After(service) if !service.removing => ("create", service_attributes(service)),
             Presence::Before(service) if !service.removing => ("remove", service_attributes(service)),
-            // Clients get the event `remove` when the removal of a service begins, not when it ends.
+            // Clients get the event `remove` when the removal of a service begins.
             Presence::Both(old, new) if new.removing && !old.removing => ("remove", service_attributes(old)),
             Presence::Both(old, new)
                 if !new.removing

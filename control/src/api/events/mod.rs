@@ -1,7 +1,7 @@
 //! The handler of `events`: sends an event to the client for each change of the cluster state.
 //!
-//! Each request has a task that compares each new cluster state with the one before it. [`diff`] does
-//! that, [`history`] keeps the last events for clients that ask for past ones, and [`local`]
+//! Each request has a task that compares each new cluster state with the one before it. [`diff`]
+//! does that, [`history`] keeps the last events for clients that ask for past ones, and [`local`]
 //! translates the events of the local container engine.
 
 mod diff;
@@ -44,7 +44,7 @@ const JSON_LINES_VERSION: ApiVersion = ApiVersion::new(1, 52);
 /// later compares with a newer cluster state.
 const QUEUE: usize = 256;
 const FILTERS: &[&str] = &["event", "label", "network", "node", "scope", "service", "type"];
-/// Filters by objects that no event of the cluster is about. Those of a container engine match them.
+/// Filters by objects that no event of the cluster is about. Events of an engine match them.
 const OTHER_FILTERS: &[&str] = &["builder", "config", "container", "daemon", "image", "plugin", "secret", "volume"];
 
 /// `GET /events`: streams the events of the cluster, and those of the local container engine if the
