@@ -34,7 +34,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     rename(&staged, path)
 }
 
-/// Like [`write`], but for a file that is of no use after a power loss: it waits for no disk.
+/// Like [`write()`], but for a file that is of no use after a power loss: it waits for no disk.
 ///
 /// # Errors
 /// The error of the file system.
