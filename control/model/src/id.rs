@@ -85,6 +85,10 @@ object_id!(
     /// Identifies a network.
     NetworkId
 );
+object_id!(
+    /// Identifies a secret or a config.
+    DependencyId
+);
 
 /// A VXLAN network identifier (VNI) of a network: 24 bits (RFC 7348, section 5), and at least
 /// [`crate::FIRST_VNI`].

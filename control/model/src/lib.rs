@@ -40,7 +40,7 @@ pub use backoff::Backoff;
 pub use command::{Applied, Command, Entry, Rejection};
 pub use container_networks::ContainerNetworks;
 pub use error_chain::error_chain;
-pub use id::{BackendId, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId, Vni};
+pub use id::{BackendId, DependencyId, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId, Vni};
 pub use logs::{LogError, LogOptions, LogRecord, LogSource};
 pub use name::{NetworkName, NodeName, ServiceName};
 pub use net::{DualAddr, Mac};

@@ -13,11 +13,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackendId, DualAddr, Mac, MeshServiceId, NetworkId, NetworkName, NodeId, NodeName, ServiceId, ServiceName, Shared,
-    TaskId, Vni,
+    BackendId, DependencyId, DualAddr, Mac, MeshServiceId, NetworkId, NetworkName, NodeId, NodeName, ServiceId,
+    ServiceName, Shared, TaskId, Vni,
     id::ClusterId,
     net::Subnets,
-    spec::{ContainerSpec, Labels, NodeNetwork, Protocol, RegistryAuth, Resources, Role},
+    spec::{ContainerSpec, FileData, Labels, NodeNetwork, Protocol, RegistryAuth, Resources, Role},
     state::ContainerIdentity,
     wireguard::EncryptionPlan,
 };
@@ -101,6 +101,19 @@ pub struct NodePlan {
     /// The names of all such containers of the cluster, ordered by network and address.
     #[serde(default)]
     pub attached_names: Vec<AttachedName>,
+    /// The secrets and configs of the tasks that are not prepared yet: a node keeps no secret that
+    /// it needs no more.
+    #[serde(default)]
+    pub dependencies: Vec<DependencyPlan>,
+}
+
+/// A secret or a config that tasks of this node need.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DependencyPlan {
+    pub id: DependencyId,
+    /// `None` in a plan from the disk, which has no secrets. The tasks wait until the leader has
+    /// sent the plan again.
+    pub data: Option<Shared<FileData>>,
 }
 
 /// Orders the plans of one node, which has another id in each membership: a plan of a greater epoch
@@ -149,7 +162,16 @@ impl NodePlan {
             containers: Vec::new(),
             attached: Vec::new(),
             attached_names: Vec::new(),
+            dependencies: Vec::new(),
         }
+    }
+
+    /// The plan as it is stored on the disk: without the data of secrets and configs.
+    pub fn without_data(&self) -> Self {
+        let mut plan = self.clone();
+        plan.dependencies.iter_mut().for_each(|dependency| dependency.data = None);
+        plan.tasks.iter_mut().for_each(|task| task.expanded.files.values_mut().for_each(|data| *data = None));
+        plan
     }
 
     /// Everything of this node that has links: its tasks, and the containers that are no tasks. A
@@ -315,6 +337,11 @@ pub struct Expanded {
     pub hostname: Option<String>,
     /// By the positions of the variables in [`ContainerSpec::env`].
     pub env: BTreeMap<u32, String>,
+    /// The secrets and configs with templates, as this task gets them. As in
+    /// [`NodePlan::dependencies`], only until the task is prepared, and without their data in a
+    /// plan from the disk.
+    #[serde(default)]
+    pub files: BTreeMap<DependencyId, Option<Shared<FileData>>>,
 }
 
 impl TaskPlan {

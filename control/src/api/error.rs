@@ -88,6 +88,7 @@ impl From<Rejection> for ApiError {
             R::NotInitialised => Self::NotInSwarm,
             R::AlreadyInitialised
             | R::NameInUse { .. }
+            | R::AlreadyExists { .. }
             | R::OutOfSequence { .. }
             | R::PortInUse { .. }
             | R::NoFreePort

@@ -71,10 +71,10 @@ macro_rules! features {
 features! {
     // Tasks of services.
     MOUNTS = Feature::new("mounts (--mount)", &["TaskTemplate.ContainerSpec.Mounts"]);
-    SECRETS = Feature::new("secrets (--secret)", &["TaskTemplate.ContainerSpec.Secrets"])
-        .advice("give tasks what they need by environment variables");
-    CONFIGS = Feature::new("configs (--config)", &["TaskTemplate.ContainerSpec.Configs"])
-        .advice("give tasks what they need by environment variables");
+    CREDENTIAL_CONFIGS = Feature::new(
+        "configs as credential specs (--credential-spec config://CONFIG)",
+        &["TaskTemplate.ContainerSpec.Configs[].Runtime"],
+    ).advice("give the config a File");
     HEALTH_CHECKS = Feature::new(
         "health checks (--health-*, --no-healthcheck)",
         &["TaskTemplate.ContainerSpec.HealthCheck"],
@@ -130,6 +130,12 @@ features! {
         .advice("give whole milliseconds");
     FINE_RATIOS = Feature::new("failure ratios with more than three decimals", &[])
         .advice("give three decimals at most");
+
+    // Secrets and configs.
+    SECRET_DRIVERS = Feature::new("secret drivers (secret create --driver)", &[])
+        .advice("leave the driver out and give the data");
+    TEMPLATE_DRIVERS = Feature::new("template drivers other than golang (--template-driver)", &[])
+        .advice("use golang, or leave the driver out");
 
     // Networks.
     NETWORK_DRIVERS = Feature::new("network drivers other than overlay (network create --driver)", &[])

@@ -6,7 +6,8 @@
 use weft_model::{
     ClusterState, NodeId, TaskId,
     command::ObjectKind,
-    state::{Network, NetworkConfiguration, Node, Service, Task},
+    spec::DependencyKind,
+    state::{Dependency, Network, NetworkConfiguration, Node, Service, Task},
 };
 
 use super::error::ApiError;
@@ -44,6 +45,20 @@ fn find_one<'a, T>(
 pub(super) fn service<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Service, ApiError> {
     let all = state.services.values().filter(|service| !service.removing);
     find_one(ObjectKind::Service, text, &all, |s| s.id.as_str(), |s| s.spec.name.as_str())
+}
+
+/// Finds a secret or a config. The words of the error are Swarm's.
+pub(super) fn dependency<'a>(
+    state: &'a ClusterState,
+    kind: DependencyKind,
+    text: &str,
+) -> Result<&'a Dependency, ApiError> {
+    let all = state.dependencies.values().filter(|found| found.spec.kind == kind);
+    let found = find_one(kind.into(), text, &all, |d| d.id.as_str(), |d| d.spec.name.as_str());
+    found.map_err(|error| match error {
+        ApiError::NotFound { kind, name } => ApiError::Missing(format!("{kind} {name} not found")),
+        other => other,
+    })
 }
 
 pub(super) fn network<'a>(state: &'a ClusterState, text: &str) -> Result<&'a Network, ApiError> {

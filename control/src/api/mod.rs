@@ -37,6 +37,7 @@ mod system;
 mod swarm;
 mod nodes;
 mod networks;
+mod dependencies;
 mod containers;
 mod services;
 mod tasks;
@@ -192,12 +193,9 @@ fn routes_with(member: Arc<dyn Member>, node: LocalNode, announced: Arc<Announce
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::inspect))
         .route("/tasks/{id}/logs", get(logs::of_task))
-        .route("/secrets", any(unsupported::secrets))
-        .route("/secrets/{*rest}", any(unsupported::secrets))
-        .route("/configs", any(unsupported::configs))
-        .route("/configs/{*rest}", any(unsupported::configs))
         .route("/plugins", any(unsupported::plugins))
-        .route("/plugins/{*rest}", any(unsupported::plugins))
+        .route("/plugins/{*rest}", any(unsupported::plugins));
+    let routes = dependencies::add_routes(routes)
         .route_layer(middleware::from_fn_with_state(api.clone(), catch_up))
         // Clients send these requests to any node at any time. They must not wait for the cluster,
         // so they are added after `catch_up`.

@@ -17,7 +17,7 @@ use super::{
     Api,
     body::JsonBody,
     credentials::{self, Header},
-    distribution,
+    dependencies, distribution,
     docker_networks::networks_of_users,
     error::ApiError,
     find,
@@ -186,6 +186,7 @@ async fn read(api: &Api, state: &ClusterState, body: Value, ignored: &mut Ignore
             wire::placement::write_attribute(unknown)
         )));
     }
+    dependencies::check_level(state, &spec)?;
     match spec.task.node_network {
         Some(network) if state.feature_level < NodeNetwork::LEVEL => Err(ApiError::Conflict(format!(
             "a manager runs an earlier release of weft, which has no network {} for services: upgrade all managers",

@@ -1,4 +1,4 @@
-//! Handlers for objects that weft does not support: secrets, configs and plugins.
+//! Handlers for objects that weft does not support: plugins.
 //!
 //! A request for a list gets an empty list, so that clients that only list such objects (`docker
 //! stack rm`) continue. A request about an object by its name gets the answer that there is none,
@@ -34,16 +34,6 @@ fn answer(feature: &Feature, kind: &str, creating: &[&str], request: &Request) -
 fn name_in(rest: &str) -> &str {
     const ACTIONS: &[&str] = &["/disable", "/enable", "/json", "/push", "/set", "/update", "/upgrade"];
     ACTIONS.iter().find_map(|action| rest.strip_suffix(action)).unwrap_or(rest)
-}
-
-pub(super) async fn secrets(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    api.cluster()?;
-    answer(&features::SECRETS, "secret", &["create"], &request)
-}
-
-pub(super) async fn configs(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    api.cluster()?;
-    answer(&features::CONFIGS, "config", &["create"], &request)
 }
 
 /// Plugins belong to the local container engine. Without an engine, there are none.

@@ -10,6 +10,7 @@ use weft_model::{
     NodePlan, Shared,
     plan::{Expanded, TaskPlan},
     spec::{ContainerSpec, NodeNetwork},
+    state::Dependency,
 };
 
 use super::{CodecError, PLAN};
@@ -46,6 +47,9 @@ pub(crate) fn at_level(plan: &NodePlan, level: u32) -> NodePlan {
     let mut sent = plan.clone();
     if level < NodeNetwork::LEVEL {
         sent.tasks.retain(|task| task.node_network.is_none());
+    }
+    if level < Dependency::LEVEL {
+        sent.tasks.retain(|task| task.container.files().next().is_none());
     }
     if level < CONTAINERS_LEVEL {
         sent.tasks.iter_mut().for_each(expand);
@@ -105,7 +109,11 @@ mod tests {
         first.env = ["A=1", "SLOT={{.Task.Slot}}"].map(str::to_owned).into();
         first.hostname = Some("web-{{.Task.Slot}}".to_owned());
         let (first, second) = (Shared::from(first), Shared::from(ContainerSpec::new("two")));
-        let slot = |n: u32| Expanded { hostname: Some(format!("web-{n}")), env: [(1, format!("SLOT={n}"))].into() };
+        let slot = |n: u32| Expanded {
+            hostname: Some(format!("web-{n}")),
+            env: [(1, format!("SLOT={n}"))].into(),
+            ..Expanded::default()
+        };
         let tasks = vec![task(1, &first, slot(1)), task(2, &second, Expanded::default()), task(3, &first, slot(3))];
         NodePlan { tasks, ..NodePlan::empty(NodeId::from_random(1), [192, 0, 2, 1].into()) }
     }
@@ -130,6 +138,15 @@ mod tests {
         }
         assert_eq!(sent.tasks[2].container.env, ["A=1", "SLOT=3"]);
         assert_eq!(decode(&encode(&plan, 0).expect("encoded")).expect("decoded"), sent);
+    }
+
+    #[test]
+    fn a_node_of_level_0_gets_no_task_with_secrets() {
+        let mut plan = plan();
+        plan.tasks[1].container.secrets.push(crate::fixture::file_reference(1, "key"));
+        let sent = at_level(&plan, 0);
+        assert_eq!(sent.tasks.iter().map(|task| &*task.name).collect::<Vec<_>>(), ["web.1", "web.3"]);
+        assert_eq!(at_level(&plan, 1).tasks.len(), 3);
     }
 
     #[test]

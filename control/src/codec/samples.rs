@@ -8,25 +8,26 @@ use openraft::{
     raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
 };
 use weft_model::{
-    Applied, BackendId, ClusterState, Command, DualAddr, LogOptions, Mac, MeshServiceId, NetworkId, NodeId, NodePlan,
-    NodeReport, Rejection, ServiceId, Shared, TaskId, UnlockKey, Vni,
+    Applied, BackendId, ClusterState, Command, DependencyId, DualAddr, LogOptions, Mac, MeshServiceId, NetworkId,
+    NodeId, NodePlan, NodeReport, Rejection, ServiceId, Shared, TaskId, UnlockKey, Vni,
     command::{AttachContainer, Convergence, InitCluster, JoinNode, WantedLink},
     id::ClusterId,
     plan::{
-        AttachedLink, AttachedName, AttachedPlan, AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan,
-        NetworkPlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
+        AttachedLink, AttachedName, AttachedPlan, AttachmentPlan, BackendPlan, DependencyPlan, EndpointPlan, Expanded,
+        ManagerPlan, NetworkPlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
     },
     report::{AttachedReport, AttachedReports},
     spec::{
-        Availability, ClusterSpec, Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction,
-        HostEntry, Labels, NetworkAttachment, NetworkSpec, NodeAttribute, NodeNetwork, NodeSpec, Placement, Platform,
-        PortSpec, Protocol, RegistryAuth, Resources, RestartCondition, RestartPolicy, Role, ServiceMode, ServiceSpec,
-        SpecPart, SubnetSpec, TaskSpec, UpdateConfig, UpdateOrder,
+        Availability, ClusterSpec, Constraint, ContainerSpec, DependencyKind, DependencySpec, DnsConfig, EndpointMode,
+        EndpointSpec, FailureAction, FileData, FileReference, HostEntry, Labels, NetworkAttachment, NetworkSpec,
+        NodeAttribute, NodeNetwork, NodeSpec, Placement, Platform, PortSpec, Protocol, RegistryAuth, Resources,
+        RestartCondition, RestartPolicy, Role, ServiceMode, ServiceSpec, SpecPart, SubnetSpec, TaskSpec, UpdateConfig,
+        UpdateOrder,
     },
     state::{
-        AttachedContainer, ContainerIdentity, ContainerLink, FreedAddress, KeyRecord, KeyStage, ManagerLock,
-        NetworkConfiguration, NodeDescription, NodeStatus, Restarts, RootRotation, Slot, StateDigest, TaskState,
-        TaskStatus, Traffic, UpdateState, UpdateStatus,
+        AttachedContainer, ContainerIdentity, ContainerLink, Dependency, FreedAddress, KeyRecord, KeyStage,
+        ManagerLock, NetworkConfiguration, NodeDescription, NodeStatus, Restarts, RootRotation, Slot, StateDigest,
+        TaskState, TaskStatus, Traffic, UpdateState, UpdateStatus,
     },
     wireguard::{EncryptedPeer, EncryptionPlan, EncryptionSupport, NodeKey, PublicKey},
 };
@@ -82,6 +83,31 @@ fn container() -> ContainerSpec {
             options: vec![parse("ndots:2")],
         },
         hosts: vec![parse::<HostEntry>("192.0.2.7 db.example.test db")],
+        secrets: Vec::new(),
+        configs: Vec::new(),
+    }
+}
+
+/// A container with files, which no node of level 0 gets.
+fn container_with_files() -> ContainerSpec {
+    let file = |id, name: &str, uid| FileReference {
+        id: DependencyId::from_random(id),
+        name: name.to_owned(),
+        target: format!("/etc/{name}"),
+        uid,
+        gid: uid + 1,
+        mode: 0o640,
+    };
+    ContainerSpec { secrets: vec![file(100, "key", 1_000)], configs: vec![file(101, "conf", 2_000)], ..container() }
+}
+
+fn dependency(kind: DependencyKind, name: &str) -> DependencySpec {
+    DependencySpec {
+        kind,
+        name: parse(name),
+        labels: labels(name),
+        data: FileData(format!("data of {name}").into_bytes()).into(),
+        templated: kind == DependencyKind::Config,
     }
 }
 
@@ -251,6 +277,10 @@ pub(super) fn state() -> ClusterState {
         changed_index: 8,
     };
     state.attached.insert(container.id.clone(), container);
+    for (id, kind, name) in [(100, DependencyKind::Secret, "key"), (101, DependencyKind::Config, "conf")] {
+        let id = DependencyId::from_random(id);
+        state.dependencies.insert(id.clone(), Dependency { id, meta, spec: dependency(kind, name) });
+    }
     state.epoch = 2;
     state.digests.insert(NodeId::from_random(60), StateDigest { index: 1_000, sha256: [6; 32] });
     let settings = state.cluster.as_mut().expect("a cluster");
@@ -378,6 +408,20 @@ pub(super) fn later_commands() -> Vec<Command> {
         Command::InitCluster(Box::new(locked)),
         on_node_network(84, NodeNetwork::Host),
         on_node_network(85, NodeNetwork::Bridge),
+        Command::CreateDependency {
+            id: DependencyId::from_random(100),
+            spec: Box::new(dependency(DependencyKind::Secret, "key")),
+        },
+        Command::CreateDependency {
+            id: DependencyId::from_random(101),
+            spec: Box::new(dependency(DependencyKind::Config, "conf")),
+        },
+        Command::UpdateDependency { id: DependencyId::from_random(100), version: 8, labels: labels("changed") },
+        Command::RemoveDependency { id: DependencyId::from_random(101) },
+        Command::CreateService {
+            id: ServiceId::from_random(86),
+            spec: Box::new(ServiceSpec::new(parse("files"), container_with_files())),
+        },
     ]
 }
 
@@ -469,7 +513,7 @@ pub(super) fn plan() -> NodePlan {
         labels: labels("plan"),
         attachments: vec![attachment.clone()],
         desired: TaskGoal::Stop,
-        expanded: Expanded { hostname: None, env: [(0, "A=1".to_owned())].into() },
+        expanded: Expanded { hostname: None, env: [(0, "A=1".to_owned())].into(), files: BTreeMap::new() },
         container_at: None,
         node_network: None,
         has_run: false,
@@ -480,6 +524,16 @@ pub(super) fn plan() -> NodePlan {
         attachments: Vec::new(),
         node_network: Some(NodeNetwork::Host),
         has_run: true,
+        ..attached.clone()
+    };
+    let data = |text: &str| Some(Shared::from(FileData(text.as_bytes().to_vec())));
+    let with_files = TaskPlan {
+        id: TaskId::from_random(92),
+        container: container_with_files().into(),
+        expanded: Expanded {
+            files: [(DependencyId::from_random(101), data("expanded"))].into(),
+            ..Expanded::default()
+        },
         ..attached.clone()
     };
     NodePlan {
@@ -531,7 +585,7 @@ pub(super) fn plan() -> NodePlan {
         }],
         ports: vec![PortPlan { port: 8_053, protocol: Protocol::Udp, mesh: MeshServiceId(5), target: 53 }],
         endpoints: vec![EndpointPlan { network, task: task.clone(), node: peer, addr: addr(2), mac }],
-        tasks: vec![attached, on_node_network],
+        tasks: vec![attached, on_node_network, with_files],
         epoch: 2,
         feature_level: 1,
         roots_pem: "pem".to_owned(),
@@ -546,6 +600,7 @@ pub(super) fn plan() -> NodePlan {
             identity: identity(),
             aliases: vec!["db".to_owned()],
         }],
+        dependencies: vec![DependencyPlan { id: DependencyId::from_random(100), data: data("data") }],
         ..NodePlan::empty(node, [192, 0, 2, 1].into())
     }
 }

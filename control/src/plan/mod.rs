@@ -15,13 +15,13 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{
-    ClusterState, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, ServiceId, TaskId,
+    ClusterState, DependencyId, DualAddr, Mac, MeshServiceId, NetworkId, NodeId, ServiceId, Shared, TaskId,
     plan::{
-        AttachedLink, AttachedName, AttachedPlan, AttachmentPlan, BackendPlan, EndpointPlan, Expanded, ManagerPlan,
-        NetworkPlan, NodePlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
+        AttachedLink, AttachedName, AttachedPlan, AttachmentPlan, BackendPlan, DependencyPlan, EndpointPlan, Expanded,
+        ManagerPlan, NetworkPlan, NodePlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
     },
-    spec::{ContainerSpec, Labels, Protocol, RegistryAuth, Role},
-    state::{Node, NodeStatus, Service, Task, TaskState, Traffic},
+    spec::{ContainerSpec, FileData, Labels, Protocol, RegistryAuth, Role},
+    state::{Dependency, Node, NodeStatus, Service, Task, TaskState, Traffic},
 };
 
 /// The plan of `node`. `None` if the node is not a member of the cluster.
@@ -55,6 +55,7 @@ pub fn plan(state: &ClusterState, node: &NodeId) -> Option<NodePlan> {
         containers: Vec::new(),
         attached: attached(state, node),
         attached_names: attached_names(state),
+        dependencies: dependencies(state, node),
     })
 }
 
@@ -285,7 +286,11 @@ fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task, varia
     let hostname = container.hostname.as_ref().filter(|text| template::is_in(text));
     let env =
         variables.iter().filter_map(|at| Some((*at, template::expand(container.env.get(*at as usize)?, &values))));
-    let expanded = Expanded { hostname: hostname.map(|text| template::expand(text, &values)), env: env.collect() };
+    let expanded = Expanded {
+        hostname: hostname.map(|text| template::expand(text, &values)),
+        env: env.collect(),
+        files: expanded_files(state, task, &values),
+    };
     let attachments = task.attachments.iter().filter_map(|a| attachment(state, &a.network, a.addr, a.mac));
     TaskPlan {
         id: task.id.clone(),
@@ -305,10 +310,43 @@ fn task(state: &ClusterState, node: &Node, service: &Service, task: &Task, varia
     }
 }
 
+/// Whether the node still prepares the task. Only until then the plan has what is secret.
+fn is_prepared_next(task: &Task) -> bool {
+    task.status.state < TaskState::Ready && task.desired <= TaskState::Running
+}
+
 /// The credentials are in the plan only until the task has its image.
 fn registry_auth(task: &Task) -> Option<RegistryAuth> {
-    let waits = task.status.state < TaskState::Ready && task.desired <= TaskState::Running;
-    task.spec.registry_auth.clone().filter(|_| waits)
+    task.spec.registry_auth.clone().filter(|_| is_prepared_next(task))
+}
+
+/// The secrets and configs that a task needs next. One that was removed meanwhile is left out.
+fn files_of<'a>(state: &'a ClusterState, task: &'a Task) -> impl Iterator<Item = &'a Dependency> {
+    let files = task.spec.container.files().filter(|_| is_prepared_next(task));
+    files.filter_map(|(_, file)| state.dependencies.get(&file.id))
+}
+
+/// The secrets and configs without templates that the tasks of the node need next.
+fn dependencies(state: &ClusterState, node: &Node) -> Vec<DependencyPlan> {
+    let placed = state.tasks_on(&node.id).filter(|t| t.status.state >= TaskState::Assigned);
+    let needed = placed.flat_map(|task| files_of(state, task)).filter(|found| !found.spec.templated);
+    let needed: BTreeMap<_, _> = needed.map(|found| (&found.id, &found.spec.data)).collect();
+    needed.into_iter().map(|(id, data)| DependencyPlan { id: id.clone(), data: Some(data.clone()) }).collect()
+}
+
+/// The secrets and configs with templates that a task needs next, with these expanded.
+fn expanded_files(
+    state: &ClusterState,
+    task: &Task,
+    values: &template::Values<'_>,
+) -> BTreeMap<DependencyId, Option<Shared<FileData>>> {
+    let expand = |data: &FileData| match std::str::from_utf8(&data.0) {
+        Ok(text) => FileData(template::expand(text, values).into_bytes()),
+        // Not stored with templates.
+        Err(_) => data.clone(),
+    };
+    let templated = files_of(state, task).filter(|found| found.spec.templated);
+    templated.map(|found| (found.id.clone(), Some(expand(&found.spec.data).into()))).collect()
 }
 
 fn goal(task: &Task) -> TaskGoal {

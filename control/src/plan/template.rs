@@ -1,6 +1,6 @@
-//! Templates in host names and environment variables, such as `{{.Task.Slot}}`. Spaces inside the
-//! braces are allowed. The plan expands them, and `state` refuses a service with an unknown
-//! template.
+//! Templates in host names, environment variables, and secrets and configs that were created with
+//! them, such as `{{.Task.Slot}}`. Spaces inside the braces are allowed. The plan expands them, and
+//! `state` refuses a service, secret or config with an unknown template.
 
 use weft_model::state::{Node, Service, Slot, Task};
 

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_model::{
     Command, NodeId, NodePlan, ServiceId, TaskId,
     plan::TaskGoal,
-    spec::{EndpointMode, NodeNetwork, RegistryAuth},
+    spec::{DependencyKind, DependencySpec, EndpointMode, FileData, NodeNetwork, RegistryAuth},
     state::{FEATURE_LEVEL, TaskState, Traffic},
 };
 
 use super::plan;
 use crate::{
     codec,
-    fixture::{TestCluster, network_spec, service_spec, tcp},
+    fixture::{TestCluster, dependency_spec, file_reference, network_spec, service_spec, tcp},
 };
 
 /// A cluster of the nodes `n1` and `n2`, and a service with a published port and a running task on
@@ -257,7 +257,7 @@ fn a_plan_has_the_large_container_of_many_tasks_once() {
 #[test]
 fn credentials_are_in_the_plan_of_the_tasks_node_until_it_has_the_image() {
     let mut cluster = cluster();
-    let auth = RegistryAuth { username: "ann".to_owned(), password: "secret".to_owned(), ..RegistryAuth::default() };
+    let auth = RegistryAuth { username: "ann".to_owned(), password: "pa55word".to_owned(), ..RegistryAuth::default() };
     let service = cluster.service.clone();
     cluster.cluster.update_service(&service, |spec| spec.task.registry_auth = Some(auth.clone()));
     assert_eq!(cluster.own_plan().tasks[0].registry_auth, None, "this task has its image");
@@ -270,9 +270,9 @@ fn credentials_are_in_the_plan_of_the_tasks_node_until_it_has_the_image() {
     assert_eq!(of_task(&cluster), Some(auth.clone()));
     cluster.cluster.observe(&id, TaskState::Preparing);
     assert_eq!(of_task(&cluster), Some(auth));
-    assert!(!format!("{:?}", cluster.own_plan()).contains("secret"), "the debug text of a plan shows a password");
+    assert!(!format!("{:?}", cluster.own_plan()).contains("pa55word"), "the debug text of a plan shows a password");
     let other = codec::plan::encode(&cluster.other_plan(), FEATURE_LEVEL).expect("encoded");
-    assert!(!String::from_utf8_lossy(&other).contains("secret"), "a node that does not pull has the password");
+    assert!(!String::from_utf8_lossy(&other).contains("pa55word"), "a node that does not pull has the password");
     cluster.cluster.observe(&id, TaskState::Ready);
     assert_eq!(of_task(&cluster), None);
 }
@@ -294,4 +294,68 @@ fn a_task_on_a_network_of_its_node_is_only_in_the_list_of_tasks() {
     assert!(after.services.is_empty() && after.endpoints.is_empty() && after.ports.is_empty());
     // A node of an earlier release would run it without a network.
     assert!(codec::plan::at_level(&after, 0).tasks.is_empty());
+}
+
+#[test]
+fn secrets_are_in_the_plans_of_nodes_that_prepare_tasks_with_them() {
+    let mut cluster = TestCluster::new();
+    let (node, other) = (cluster.first_node(), cluster.node("n2", &[]));
+    let (key, unused) = (cluster.add_secret("key", "hunter2"), cluster.add_secret("unused", "b"));
+    let mut spec = service_spec("web", 2, &[]);
+    spec.task.container.secrets = vec![key.clone()];
+    let service = cluster.add_service(spec);
+    let ids = |cluster: &TestCluster, node: &NodeId| -> Vec<_> {
+        let plan = plan(&cluster.state, node).expect("a plan");
+        plan.dependencies.into_iter().map(|found| (found.id, found.data.map(|data| data.0.clone()))).collect()
+    };
+    let task = cluster.task(&service, 1);
+    assert_eq!(ids(&cluster, &node), [], "the task has no node");
+    cluster.ok(Command::AssignTask { id: task.clone(), node: node.clone(), reuse: BTreeMap::new() });
+    let expected = [(key.id.clone(), Some(b"hunter2".to_vec()))];
+    assert_eq!(ids(&cluster, &node), expected);
+    assert_eq!(ids(&cluster, &other), []);
+    assert_ne!(unused.id, key.id);
+    cluster.observe(&task, TaskState::Preparing);
+    assert_eq!(ids(&cluster, &node), expected);
+    cluster.observe(&task, TaskState::Ready);
+    assert_eq!(ids(&cluster, &node), [], "the task has its files");
+    let next = cluster.task(&service, 2);
+    cluster.ok(Command::AssignTask { id: next.clone(), node: node.clone(), reuse: BTreeMap::new() });
+    assert_eq!(ids(&cluster, &node), expected, "another task needs it");
+    cluster.ok(Command::SetDesired { id: next, desired: TaskState::Shutdown });
+    assert_eq!(ids(&cluster, &node), [], "and does not start");
+}
+
+#[test]
+fn a_plan_for_the_disk_has_no_secret_and_no_template_of_one() {
+    let mut cluster = TestCluster::new();
+    let node = cluster.first_node();
+    let key = cluster.add_secret("key", "hunter2");
+    let templated = DependencySpec {
+        templated: true,
+        ..dependency_spec(DependencyKind::Config, "conf", "slot={{.Task.Slot}} of {{ .Service.Name }}")
+    };
+    let conf = cluster.dependency(templated).expect("a config");
+    let mut spec = service_spec("web", 1, &[]);
+    spec.task.container.secrets = vec![key.clone()];
+    spec.task.container.configs =
+        vec![weft_model::spec::FileReference { id: conf.clone(), ..file_reference(0, "conf") }];
+    let service = cluster.add_service(spec);
+    let task = cluster.task(&service, 1);
+    cluster.ok(Command::AssignTask { id: task, node: node.clone(), reuse: BTreeMap::new() });
+    let sent = plan(&cluster.state, &node).expect("a plan");
+    assert_eq!(sent.dependencies.iter().map(|found| &found.id).collect::<Vec<_>>(), [&key.id]);
+    let expanded = Some(FileData(b"slot=1 of web".to_vec()).into());
+    assert_eq!(sent.tasks[0].expanded.files, [(conf.clone(), expanded)].into());
+
+    let stored = sent.without_data();
+    assert_eq!((&stored.dependencies[0].data, &stored.tasks[0].expanded.files[&conf]), (&None, &None));
+    let on_disk = codec::plan::encode(&stored, FEATURE_LEVEL).expect("encoded");
+    let in_message = codec::plan::encode(&sent, FEATURE_LEVEL).expect("encoded");
+    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+    for text in ["hunter2", "slot=1 of web"] {
+        assert_eq!((has(&in_message, text), has(&on_disk, text)), (true, false), "{text}");
+    }
+    assert_eq!(codec::plan::decode(&in_message).expect("decoded"), sent);
+    assert!(!format!("{sent:?}").contains("104, 117, 110, 116"), "the debug text has no data");
 }

@@ -16,9 +16,9 @@
 //!   checks and allocates everything before it changes anything.
 //!
 //! In reading order: `addresses`, `subnets` and `ports` allocate; `keys`, `configurations`,
-//! `networks`, `services`, `tasks`, `attached`, `nodes` and `cluster` change the objects of their
-//! kind; `rotation` completes the replacement of the CA; `reform` makes a state whose only manager
-//! is one node; `stored` is the form of the state in snapshots and backups.
+//! `networks`, `dependencies`, `services`, `tasks`, `attached`, `nodes` and `cluster` change the
+//! objects of their kind; `rotation` completes the replacement of the CA; `reform` makes a state
+//! whose only manager is one node; `stored` is the form of the state in snapshots and backups.
 
 mod addresses;
 mod subnets;
@@ -26,6 +26,7 @@ mod ports;
 mod keys;
 mod configurations;
 mod networks;
+mod dependencies;
 mod services;
 mod tasks;
 mod attached;
@@ -130,6 +131,9 @@ pub(crate) fn execute(state: &mut ClusterState, command: Command) -> Result<Appl
         Command::ReportDigest { node, digest } => nodes::report_digest(state, &node, digest),
         Command::AttachContainer(attach) => attached::attach(state, *attach),
         Command::DetachContainer { node, id, networks } => attached::detach(state, &node, &id, &networks),
+        Command::CreateDependency { id, spec } => dependencies::create(state, id, *spec),
+        Command::UpdateDependency { id, version, labels } => dependencies::update(state, &id, version, labels),
+        Command::RemoveDependency { id } => dependencies::remove(state, &id),
         Command::RotateRoot { version, spec, rotation } => cluster::rotate_root(state, version, spec, *rotation),
         Command::SetRotated { nodes, ca_cert_pem } => rotation::set_rotated(state, &nodes, &ca_cert_pem),
     }

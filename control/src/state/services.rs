@@ -9,7 +9,8 @@ use weft_model::{
 };
 
 use super::{
-    addresses::Allocator, check_version, network_by_id, new_meta, not_found, ports, service_mut, updated_meta,
+    addresses::Allocator, check_version, dependencies, network_by_id, new_meta, not_found, ports, service_mut,
+    updated_meta,
 };
 
 /// The largest ingress network (a /16) does not have enough addresses for the tasks of a larger
@@ -31,6 +32,7 @@ pub(super) fn create(state: &mut ClusterState, id: ServiceId, spec: ServiceSpec)
         });
     }
     check(&spec)?;
+    dependencies::check_files(state, &spec.task.container)?;
     let ports = ports::publish(state, &id, &spec.endpoint, &[])?;
     let mut allocator = Allocator::new(state);
     let endpoints = endpoints(state, &mut allocator, &spec, &[])?;
@@ -100,6 +102,7 @@ fn change_spec(
 ) -> Result<Applied, Rejection> {
     let current = visible_service(state, id)?;
     check(&spec)?;
+    dependencies::check_files(state, &spec.task.container)?;
     let ports = ports::publish(state, id, &spec.endpoint, &current.ports)?;
     let mut allocator = Allocator::new(state);
     let endpoints = endpoints(state, &mut allocator, &spec, &current.endpoints)?;

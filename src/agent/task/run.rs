@@ -54,6 +54,10 @@ impl StepCall {
                 self.cancel.run_until_cancelled(self.listen_check.run()).await;
                 Ok(())
             }
+            (Step::Prepare, Some(plan)) if plan.container.files().next().is_some() => {
+                let reason = "tasks cannot have secrets and configs on this node yet".to_owned();
+                Err(RuntimeError::Start { reason })
+            }
             (Step::Prepare, Some(plan)) => {
                 fetch_image(&*self.executor, &plan, &self.cancel, FETCH_TIMEOUT).await?;
                 self.executor.prepare(&plan, &self.networks).await

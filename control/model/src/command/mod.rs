@@ -17,9 +17,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DualAddr, NetworkId, NodeId, NodeName, ServiceId, TaskId, UnlockKey,
+    DependencyId, DualAddr, NetworkId, NodeId, NodeName, ServiceId, TaskId, UnlockKey,
     id::ClusterId,
-    spec::{Availability, ClusterSpec, NetworkSpec, NodeSpec, Role, ServiceSpec},
+    spec::{Availability, ClusterSpec, DependencySpec, Labels, NetworkSpec, NodeSpec, Role, ServiceSpec},
     state::{
         ContainerIdentity, KeyStage, NodeDescription, NodeStatus, Restarts, RootRotation, Slot, StateDigest, TaskState,
         TaskStatus, Traffic, UpdateStatus,
@@ -296,6 +296,21 @@ pub enum Command {
         node: NodeId,
         id: TaskId,
         networks: Vec<NetworkId>,
+    },
+    /// Requested by users. Stores a secret or a config.
+    CreateDependency {
+        id: DependencyId,
+        spec: Box<DependencySpec>,
+    },
+    /// Requested by users. Replaces the labels of a secret or a config.
+    UpdateDependency {
+        id: DependencyId,
+        version: u64,
+        labels: Labels,
+    },
+    /// Requested by users. Removes a secret or a config that no service uses.
+    RemoveDependency {
+        id: DependencyId,
     },
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::Vni;
+use crate::{Vni, spec::DependencyKind};
 
 /// The reason why a command was refused. The text is shown to users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -66,6 +66,9 @@ pub enum Rejection {
     /// Asking again soon can succeed.
     #[error("address {addr} of network {network} was freed a moment ago, and not all nodes know it yet: try again")]
     AddressInQuarantine { addr: IpAddr, network: String },
+    /// In Swarm's words.
+    #[error("{kind} {name} already exists")]
+    AlreadyExists { kind: ObjectKind, name: String },
 }
 
 /// The kind of object that a [`Rejection`] is about.
@@ -78,6 +81,17 @@ pub enum ObjectKind {
     Task,
     // Added later.
     Container,
+    Secret,
+    Config,
+}
+
+impl From<DependencyKind> for ObjectKind {
+    fn from(kind: DependencyKind) -> Self {
+        match kind {
+            DependencyKind::Secret => Self::Secret,
+            DependencyKind::Config => Self::Config,
+        }
+    }
 }
 
 impl std::fmt::Display for ObjectKind {
@@ -89,6 +103,8 @@ impl std::fmt::Display for ObjectKind {
             Self::Service => "service",
             Self::Task => "task",
             Self::Container => "container",
+            Self::Secret => "secret",
+            Self::Config => "config",
         })
     }
 }

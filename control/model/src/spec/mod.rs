@@ -11,12 +11,16 @@ mod network;
 mod service;
 mod names;
 mod credentials;
+mod dependency;
 mod task;
 
 use std::collections::BTreeMap;
 
 pub use cluster::ClusterSpec;
 pub use credentials::RegistryAuth;
+pub use dependency::{
+    DependencyKind, DependencyName, DependencySpec, FileData, FileReference, InvalidDependencyName, MAX_FILE_MODE,
+};
 pub use names::{
     DnsConfig, HostEntry, HostName, InvalidHostEntry, InvalidResolverOption, InvalidSearchDomain, MAX_NAME_SERVERS,
     ResolverOption, SearchDomain,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DnsConfig, HostEntry, Labels, RegistryAuth};
+use super::{DependencyKind, DnsConfig, FileReference, HostEntry, Labels, RegistryAuth};
 use crate::{NetworkId, Shared};
 
 /// The desired tasks of a service. If a user changes this spec, a rolling update replaces the tasks
@@ -125,6 +125,12 @@ pub struct ContainerSpec {
     pub dns: DnsConfig,
     /// Additional lines of the tasks' `/etc/hosts`.
     pub hosts: Vec<HostEntry>,
+    /// The secrets that the tasks have as files.
+    #[serde(default)]
+    pub secrets: Vec<FileReference>,
+    /// The configs that the tasks have as files.
+    #[serde(default)]
+    pub configs: Vec<FileReference>,
 }
 
 impl ContainerSpec {
@@ -145,7 +151,15 @@ impl ContainerSpec {
             init: None,
             dns: DnsConfig::default(),
             hosts: Vec::new(),
+            secrets: Vec::new(),
+            configs: Vec::new(),
         }
+    }
+
+    /// The files with secrets and configs.
+    pub fn files(&self) -> impl Iterator<Item = (DependencyKind, &FileReference)> {
+        let secrets = self.secrets.iter().map(|file| (DependencyKind::Secret, file));
+        secrets.chain(self.configs.iter().map(|file| (DependencyKind::Config, file)))
     }
 }
 

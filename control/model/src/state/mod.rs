@@ -16,17 +16,22 @@ mod service;
 mod task;
 mod task_map;
 mod attached;
+mod dependency;
 mod allocations;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkId, NodeId, ServiceId, Shared, TaskId, spec::TaskSpec};
+use crate::{
+    DependencyId, NetworkId, NodeId, ServiceId, Shared, TaskId,
+    spec::{DependencyKind, TaskSpec},
+};
 
 pub use allocations::{Allocations, FreedAddress, NetworkAddresses};
 pub use attached::{AttachedContainer, ContainerIdentity, ContainerLink};
 pub use cluster::{Cluster, EarlierTimeout, ManagerLock, RootRotation};
+pub use dependency::Dependency;
 pub use keys::{KeyRecord, KeyStage, NodeKeys};
 pub use network::{Network, NetworkConfiguration};
 pub use node::{Lag, Node, NodeDescription, NodeStatus};
@@ -75,6 +80,9 @@ pub struct ClusterState {
     /// The containers on attachable networks that are no tasks, by the ids that their nodes chose.
     #[serde(default)]
     pub attached: BTreeMap<TaskId, AttachedContainer>,
+    /// The secrets and the configs.
+    #[serde(default)]
+    pub dependencies: BTreeMap<DependencyId, Dependency>,
 }
 
 /// A digest of the whole state at one log entry, with what the log's state machine stores beside
@@ -118,6 +126,12 @@ impl ClusterState {
     /// The configuration-only network with this name, compared without regard to case.
     pub fn configuration_by_name(&self, name: &str) -> Option<&NetworkConfiguration> {
         self.configurations.values().find(|n| n.spec.name.as_str().eq_ignore_ascii_case(name))
+    }
+
+    /// The secret or the config with this name, compared without regard to case, as in Swarm.
+    pub fn dependency_by_name(&self, kind: DependencyKind, name: &str) -> Option<&Dependency> {
+        let mut of_kind = self.dependencies.values().filter(|dependency| dependency.spec.kind == kind);
+        of_kind.find(|dependency| dependency.spec.name.as_str().eq_ignore_ascii_case(name))
     }
 
     pub fn tasks_of(&self, service: &ServiceId) -> impl Iterator<Item = &Task> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bollard_stubs::models::{EventActor, EventMessage, EventMessageScopeEnum, EventMessageTypeEnum as Type};
 use weft_model::{
     ClusterState, NodeName,
-    spec::{Availability, Role, ServiceMode},
+    spec::{Availability, DependencyKind, Role, ServiceMode},
     state::{Network, Node, NodeStatus, Service, UpdateState},
 };
 
@@ -41,6 +41,19 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
         let attributes = vec![("name".into(), configuration.spec.name.to_string()), ("type".into(), "null".into())];
         Some(event(Type::NETWORK, action, id.as_str(), attributes))
     });
+    let dependencies = compare(&before.dependencies, &after.dependencies).filter_map(|(id, presence)| {
+        let (action, found) = match presence {
+            Presence::After(found) => ("create", found),
+            Presence::Before(found) => ("remove", found),
+            Presence::Both(old, new) if old.meta.version != new.meta.version => ("update", new),
+            Presence::Both(..) => return None,
+        };
+        let kind = match found.spec.kind {
+            DependencyKind::Secret => Type::SECRET,
+            DependencyKind::Config => Type::CONFIG,
+        };
+        Some(event(kind, action, id.as_str(), vec![("name".into(), found.spec.name.to_string())]))
+    });
     let services = compare(&before.services, &after.services).filter_map(|(id, presence)| {
         let (action, attributes) = match presence {
             Presence::After(service) if !service.removing => ("create", service_attributes(service)),
@@ -71,6 +84,7 @@ pub(super) fn events(before: &ClusterState, after: &ClusterState) -> Vec<EventMe
     let mut events: Vec<_> = nodes.collect();
     events.extend(networks);
     events.extend(configurations);
+    events.extend(dependencies);
     events.extend(services);
     events
 }

@@ -38,8 +38,8 @@ async fn read_answer(client: &mut UnixStream) -> (String, String) {
 async fn a_client_can_send_its_whole_body_before_it_reads_the_refusal() {
     let outside = || Fixture::new(Membership::None, None);
     for (api, path, status, text) in [
-        (Fixture::manager(), "/secrets/create", 501, "secrets"),
-        (Fixture::manager(), "/v1.41/configs/create", 501, "configs"),
+        (Fixture::manager(), "/secrets/create", 413, "larger than 4 MiB"),
+        (Fixture::manager(), "/v1.41/configs/create", 413, "larger than 4 MiB"),
         (Fixture::manager(), "/images/load", 501, "container engine"),
         (Fixture::manager(), "/v1.99/services/create", 400, "too new"),
         (Fixture::manager(), "/services/create", 413, "larger than 4 MiB"),
@@ -47,7 +47,7 @@ async fn a_client_can_send_its_whole_body_before_it_reads_the_refusal() {
         (Fixture::manager(), "/networks/create", 413, "larger than 4 MiB"),
         (Fixture::manager(), "/swarm/unlock", 413, "larger than 4 MiB"),
         (outside(), "/swarm/init", 413, "larger than 4 MiB"),
-        (outside(), "/secrets/create", 503, "not a swarm manager"),
+        (outside(), "/secrets/create", 413, "larger than 4 MiB"),
     ] {
         let (_folder, mut client) = serve(api).await;
         let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {SIZE}\r\n\r\n");
@@ -66,7 +66,7 @@ async fn a_client_can_send_its_whole_body_before_it_reads_the_refusal() {
 async fn a_chunked_body_is_read_to_its_end() {
     let (_folder, mut client) = serve(Fixture::manager()).await;
     client
-        .write_all(b"POST /secrets/create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .write_all(b"POST /images/load HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await
         .expect("a request");
     let chunk = [b"100000\r\n".as_slice(), &vec![b'x'; 1 << 20], b"\r\n"].concat();
@@ -75,14 +75,14 @@ async fn a_chunked_body_is_read_to_its_end() {
     }
     client.write_all(b"0\r\n\r\n").await.expect("the end");
     let (status, body) = read_answer(&mut client).await;
-    assert!(status.starts_with("HTTP/1.1 501 ") && body.contains("secrets"), "{status} {body}");
+    assert!(status.starts_with("HTTP/1.1 501 ") && body.contains("images"), "{status} {body}");
 }
 
 #[tokio::test]
 async fn a_client_that_expects_continue_gets_the_refusal_before_it_sends() {
     let (_folder, mut client) = serve(Fixture::manager()).await;
     let head =
-        format!("POST /secrets/create HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {SIZE}\r\n\r\n");
+        format!("POST /images/load HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {SIZE}\r\n\r\n");
     client.write_all(head.as_bytes()).await.expect("a request");
     assert!(read_answer(&mut client).await.0.starts_with("HTTP/1.1 501 "));
 }

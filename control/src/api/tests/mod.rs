@@ -6,6 +6,7 @@ mod bodies;
 mod booleans;
 mod cluster;
 mod containers;
+mod dependencies;
 mod engine;
 mod fields;
 mod networks;

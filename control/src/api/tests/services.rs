@@ -157,8 +157,11 @@ async fn unsupported_features_are_refused_by_name() {
             "mounts (--mount)",
         ),
         ("/TaskTemplate/ContainerSpec/Healthcheck", json!({"Test": ["NONE"]}), "health checks"),
-        ("/TaskTemplate/ContainerSpec/Secrets", json!([{"SecretID": "x", "SecretName": "x"}]), "secrets (--secret)"),
-        ("/TaskTemplate/ContainerSpec/Configs", json!([{"ConfigID": "x", "ConfigName": "x"}]), "configs (--config)"),
+        (
+            "/TaskTemplate/ContainerSpec/Configs",
+            json!([{"ConfigID": "x", "ConfigName": "x", "Runtime": {}}]),
+            "configs as credential specs",
+        ),
         ("/TaskTemplate/ContainerSpec/CapabilityAdd", json!(["CAP_NET_ADMIN"]), "--cap-add"),
         ("/TaskTemplate/ContainerSpec/Sysctls", json!({"a": "b"}), "--sysctl"),
         ("/TaskTemplate/ContainerSpec/TTY", json!(true), "--tty"),
@@ -184,8 +187,6 @@ async fn unsupported_features_are_refused_by_name() {
         api.refused(Method::POST, "/services/create", Some(bad), 501, text).await;
     }
     for (path, what) in [
-        ("/secrets/create", "secrets"),
-        ("/configs/create", "configs"),
         ("/plugins/privileges", "plugins"),
         ("/distribution/a/b/json", "container engine"),
         ("/distribution/weft/whoami:latest/json", "a digest of weft/whoami:latest: the image is a part of weft"),

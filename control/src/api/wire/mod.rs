@@ -17,6 +17,7 @@ pub(crate) mod unsupported;
 pub(crate) mod placement;
 mod left_out;
 pub(crate) mod network;
+pub(crate) mod dependency;
 pub(crate) mod task;
 pub(crate) mod service;
 pub(crate) mod encryption;

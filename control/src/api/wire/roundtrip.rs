@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use proptest::{collection::vec, option, prelude::*};
 use weft_model::{
-    NetworkId,
+    DependencyId, NetworkId,
     spec::{
-        Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction, HostEntry, MAX_NAME_SERVERS,
-        NetworkAttachment, NodeAttribute, NodeNetwork, Placement, Platform, PortSpec, Protocol, Resources,
-        RestartCondition, RestartPolicy, SearchDomain, ServiceMode, ServiceSpec, TaskSpec, UpdateConfig, UpdateOrder,
+        Constraint, ContainerSpec, DnsConfig, EndpointMode, EndpointSpec, FailureAction, FileReference, HostEntry,
+        MAX_FILE_MODE, MAX_NAME_SERVERS, NetworkAttachment, NodeAttribute, NodeNetwork, Placement, Platform, PortSpec,
+        Protocol, Resources, RestartCondition, RestartPolicy, SearchDomain, ServiceMode, ServiceSpec, TaskSpec,
+        UpdateConfig, UpdateOrder,
     },
 };
 
@@ -69,12 +70,26 @@ fn host() -> impl Strategy<Value = HostEntry> {
         .prop_map(|(addr, names)| format!("{addr} {}", names.join(" ")).parse().expect("an entry"))
 }
 
+fn file() -> impl Strategy<Value = FileReference> {
+    (any::<u128>(), word(), word(), any::<(u32, u32)>(), 0..=MAX_FILE_MODE).prop_map(
+        |(id, name, target, (uid, gid), mode)| FileReference {
+            id: DependencyId::from_random(id),
+            name,
+            target,
+            uid,
+            gid,
+            mode,
+        },
+    )
+}
+
 fn container() -> impl Strategy<Value = ContainerSpec> {
     let texts = (word(), vec(word(), 0..3), vec(word(), 0..3), vec("[A-Z]{1,4}=[a-z]{0,4}", 0..3));
     let options = (option::of(word()), option::of(word()), option::of(word()), option::of(word()));
     let flags = (any::<bool>(), any::<Option<bool>>());
-    (texts, options, amount(), flags, dns(), vec(host(), 0..3)).prop_map(
-        |(texts, options, stop_grace_ms, (read_only, init), dns, hosts)| {
+    let files = (vec(file(), 0..3), vec(file(), 0..3));
+    (texts, options, amount(), flags, dns(), vec(host(), 0..3), files).prop_map(
+        |(texts, options, stop_grace_ms, (read_only, init), dns, hosts, (secrets, configs))| {
             let (image, command, args, env) = texts;
             let (dir, user, hostname, stop_signal) = options;
             ContainerSpec {
@@ -92,6 +107,8 @@ fn container() -> impl Strategy<Value = ContainerSpec> {
                 init,
                 dns,
                 hosts,
+                secrets,
+                configs,
             }
         },
     )

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod attached;
+mod dependencies;
 mod keys;
 mod networks;
 mod properties;

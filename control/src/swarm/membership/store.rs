@@ -180,8 +180,9 @@ impl MembershipStore {
         codec::plan::decode(&bytes).inspect_err(|error| tracing::warn!(%error, "cannot read the stored plan")).ok()
     }
 
+    /// Stores a plan without the data of secrets and configs: the leader sends it again.
     pub(super) fn write_plan(&self, plan: &NodePlan) -> Result<(), SwarmError> {
-        let bytes = codec::plan::encode(plan, FEATURE_LEVEL).map_err(|e| self.damaged(PLAN, &e))?;
+        let bytes = codec::plan::encode(&plan.without_data(), FEATURE_LEVEL).map_err(|e| self.damaged(PLAN, &e))?;
         self.write(PLAN, &bytes)
     }
 

@@ -1,6 +1,7 @@
 //! Converts tasks: the task template of a service in both directions, and a task to JSON.
 
 mod names;
+mod files;
 mod show;
 
 use bollard_stubs::models;
@@ -85,6 +86,8 @@ fn read_container(spec: models::TaskSpecContainerSpec) -> Result<ContainerSpec, 
         init: spec.init,
         dns: names::read_dns(spec.dns_config.unwrap_or_default())?,
         hosts: names::read_hosts(&spec.hosts.unwrap_or_default())?,
+        secrets: files::read_secrets(spec.secrets.unwrap_or_default())?,
+        configs: files::read_configs(spec.configs.unwrap_or_default())?,
     })
 }
 
@@ -104,6 +107,8 @@ fn write_container(spec: &ContainerSpec) -> models::TaskSpecContainerSpec {
         init: spec.init,
         dns_config: Some(names::write_dns(&spec.dns)),
         hosts: names::write_hosts(&spec.hosts),
+        secrets: list(&spec.secrets.iter().map(files::write_secret).collect::<Vec<_>>()),
+        configs: list(&spec.configs.iter().map(files::write_config).collect::<Vec<_>>()),
         isolation: Some(models::TaskSpecContainerSpecIsolationEnum::DEFAULT),
         ..Default::default()
     }
