@@ -27,7 +27,7 @@ use super::{
     task::{FinishedStep, PassPoint, Step, TaskRecord},
     *,
 };
-use crate::runtime::{ObservedContainer, ObservedTask, Phase, RuntimeError, TaskNetns, fixture, identity};
+use crate::runtime::{ObservedContainer, ObservedTask, Phase, RuntimeError, TaskFile, TaskNetns, fixture, identity};
 
 /// Succeeds in every call, and records the calls.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Executor for Recording {
         self.record("fetch", &task.id)
     }
 
-    async fn prepare(&self, task: &TaskPlan, _: &[NetworkPlan]) -> Result<(), RuntimeError> {
+    async fn prepare(&self, task: &TaskPlan, _: &[NetworkPlan], _: &[TaskFile]) -> Result<(), RuntimeError> {
         self.record("prepare", &task.id)
     }
 

@@ -11,7 +11,8 @@
 //! - [`docker`]: containers of the local Docker engine.
 //!
 //! Both use [`mod@reference`] (names of images), [`identity`] (the task's host name, variables and
-//! resolver), [`mod@error`], and [`logs`] (which records a reader requested). [`whoami`] is the
+//! resolver), [`files`] (the files with secrets and configs), [`mod@error`], and [`logs`] (which
+//! records a reader requested). [`whoami`] is the
 //! program of the built-in image `weft/whoami`, which both can run.
 //!
 //! Invariant that the agent relies on: the state of all tasks is outside of the daemon's memory, in
@@ -22,6 +23,7 @@ pub(crate) mod docker;
 pub(crate) mod reference;
 pub(crate) mod identity;
 mod error;
+pub(crate) mod files;
 mod logs;
 pub(crate) mod whoami;
 #[cfg(test)]
@@ -48,7 +50,7 @@ use weft_model::{
     state::ContainerIdentity,
 };
 
-pub(crate) use self::error::RuntimeError;
+pub(crate) use self::{error::RuntimeError, files::TaskFile};
 
 /// Delays before a retry. The agent uses them for failed calls to a runtime, and the docker runtime
 /// for failed calls to its engine.
@@ -63,9 +65,10 @@ pub(crate) trait Executor: Send + Sync {
     async fn fetch(&self, task: &TaskPlan) -> Result<(), RuntimeError>;
 
     /// Creates everything that the task needs before its process starts, including its network
-    /// namespace, unless [`Executor::start`] makes that. `networks` has the task's networks. The
-    /// image must have been fetched. Idempotent. If it fails, it removes what it created.
-    async fn prepare(&self, task: &TaskPlan, networks: &[NetworkPlan]) -> Result<(), RuntimeError>;
+    /// namespace, unless [`Executor::start`] makes that. `networks` has the task's networks, and
+    /// `files` its secrets and configs. The image must have been fetched. Idempotent. If it fails,
+    /// it removes what it created.
+    async fn prepare(&self, task: &TaskPlan, networks: &[NetworkPlan], files: &[TaskFile]) -> Result<(), RuntimeError>;
 
     /// Starts the task's process in its namespace, and returns when the program runs. If the
     /// namespace is made in this call, it waits for [`Executor::connect`]. Idempotent. If the

@@ -9,6 +9,7 @@ use weft_lab::{CLIENT, Lab, contract, eventually};
 use crate::{
     fixtures::{WHOAMI, all_answer},
     harness::{Group, Shape, tests},
+    secrets,
 };
 
 pub(crate) fn group() -> Group {
@@ -24,6 +25,7 @@ pub(crate) fn group() -> Group {
             docker_scales_updates_and_removes_a_service,
             docker_creates_services_on_networks_of_the_nodes,
             docker_reads_a_services_logs,
+            secrets::tasks_have_secrets_and_configs,
             docker_prints_the_errors_of_weft,
             docker_locks_and_unlocks_managers,
         ],

@@ -24,7 +24,7 @@ use crate::{
     docker_view, failure,
     fixtures::{HTTP, Loads, WHOAMI, all_answer, assert_even, only, service, task_names, task_of, v4_of, vip},
     harness::{Group, Shape, tests},
-    isolation, lookups, mesh, names, node_networks, scaling, update,
+    isolation, lookups, mesh, names, node_networks, scaling, secrets, update,
 };
 
 /// Length of a MAC address as text.
@@ -67,6 +67,7 @@ pub(crate) fn group() -> Group {
             names::long_answers_use_edns_or_tcp,
             names::external_names_resolve_through_the_upstream,
             lookups::the_user_chooses_how_tasks_look_up_names,
+            secrets::tasks_have_secrets_and_configs,
             docker_exec_reaches_a_service_by_name,
             containers_have_the_names_of_their_tasks,
             docker_view::containers_have_the_published_ports_of_their_service,

@@ -20,6 +20,7 @@ mod resolver_address;
 mod isolation;
 mod networks;
 mod node_networks;
+mod secrets;
 mod encrypted;
 mod scaling;
 mod update;

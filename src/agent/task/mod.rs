@@ -2,8 +2,9 @@
 //!
 //! [`super::reconcile`] calls [`Tasks`] in each pass. A step is one call to the runtime, or the
 //! wait for a task's ports. It runs in the background, so that a slow task does not delay the
-//! others. In reading order: [`next`] chooses a step (pure), [`record`] keeps the agent's state
-//! of a task, [`listening`] waits for ports, [`run`] runs a step.
+//! others. In reading order: [`files`] has the secrets and configs of a task (pure), [`next`]
+//! chooses a step (pure), [`record`] keeps the agent's state of a task, [`listening`] waits for
+//! ports, [`run`] runs a step.
 //!
 //! The life of a task on its node. Steps are in brackets, and the state that the node reports is on
 //! the right:
@@ -42,6 +43,7 @@
 //!
 //! Tasks (tokio): one for each step in progress.
 
+mod files;
 mod next;
 mod record;
 mod listening;
@@ -64,6 +66,7 @@ use weft_model::{
 };
 
 use self::{
+    files::Files,
     listening::ListenCheck,
     next::{Next, TaskView},
     run::StepCall,
@@ -147,12 +150,14 @@ impl Tasks {
             if record.step.is_some_and(|step| step != Step::Listen) {
                 continue;
             }
+            let files = planned.map_or_else(Files::default, |task| files::of(plan, task));
             let view = TaskView {
                 goal: planned.map(|t| t.desired),
                 phase: seen.map(|o| &o.phase),
                 network_ready: planned.is_some() && point.is_network_ready(id),
                 has_run,
                 listen_done: record.listen_done || record.step == Some(Step::Listen),
+                files: &files,
                 stop_requested: record.stop_requested,
                 reported: record.status.state,
             };
@@ -169,6 +174,7 @@ impl Tasks {
                         task: id.clone(),
                         plan: planned.cloned(),
                         networks: planned.map(|task| networks_of(plan, task)).unwrap_or_default(),
+                        files: files.complete(),
                         cancel,
                         listen_check: ListenCheck { pid: record.status.pid, ports },
                     };

@@ -9,6 +9,7 @@ use weft_model::{
     state::{TaskState, TaskStatus},
 };
 
+use super::files::Files;
 use crate::runtime::{Exit, Phase};
 
 /// One call to the runtime, or the wait for the task's ports.
@@ -35,6 +36,8 @@ pub(super) struct TaskView<'a> {
     pub(super) has_run: bool,
     /// The step [`Step::Listen`] is in progress or has finished.
     pub(super) listen_done: bool,
+    /// What the plan has of the task's secrets and configs.
+    pub(super) files: &'a Files,
     /// This daemon has already asked the runtime to stop the task.
     pub(super) stop_requested: bool,
     pub(super) reported: TaskState,
@@ -81,7 +84,11 @@ pub(super) fn next(view: TaskView<'_>) -> Next {
             let error = "the task no longer exists on its node: the node restarted, or the task was removed by hand";
             Next::End(TaskEnd::without_exit(TaskState::Failed, error))
         }
-        (_, None) => Next::Run(Step::Prepare),
+        (_, None) => match view.files {
+            Files::Complete(_) => Next::Run(Step::Prepare),
+            Files::Awaited => Next::Wait,
+            Files::Missing(error) => Next::End(TaskEnd::without_exit(TaskState::Rejected, error)),
+        },
         (TaskGoal::Run, Some(Phase::Prepared)) if view.network_ready => Next::Run(Step::Start),
         (TaskGoal::Run, Some(Phase::Running { .. })) if !view.listen_done => Next::Run(Step::Listen),
         (_, Some(Phase::Prepared | Phase::Running { .. })) => Next::Wait,
@@ -129,6 +136,7 @@ pub(super) fn initial_status(now_ms: u64) -> TaskStatus {
 mod tests {
     use super::*;
 
+    static NO_FILES: Files = Files::Complete(Vec::new());
     const RUNNING: Phase = Phase::Running { pid: 7, since_ms: 1 };
 
     fn view(goal: Option<TaskGoal>, phase: Option<&Phase>) -> TaskView<'_> {
@@ -138,6 +146,7 @@ mod tests {
             network_ready: true,
             has_run: false,
             listen_done: true,
+            files: &NO_FILES,
             stop_requested: false,
             reported: TaskState::Accepted,
         }
@@ -154,6 +163,20 @@ mod tests {
         check(TaskView { network_ready: false, ..view(Some(TaskGoal::Run), Some(&Phase::Prepared)) }, &Next::Wait);
         check(view(Some(TaskGoal::Run), Some(&Phase::Prepared)), &Next::Run(Step::Start));
         check(view(Some(TaskGoal::Run), Some(&RUNNING)), &Next::Wait);
+    }
+
+    #[test]
+    fn a_task_is_prepared_once_the_plan_has_its_secrets() {
+        let new = view(Some(TaskGoal::Run), None);
+        check(TaskView { files: &Files::Awaited, ..new }, &Next::Wait);
+        let missing = Files::Missing("secret key was removed".to_owned());
+        let rejected = TaskEnd::without_exit(TaskState::Rejected, "secret key was removed");
+        check(TaskView { files: &missing, ..new }, &Next::End(rejected));
+        // A task that is prepared has its files.
+        for files in [&Files::Awaited, &missing] {
+            check(TaskView { files, ..view(Some(TaskGoal::Run), Some(&Phase::Prepared)) }, &Next::Run(Step::Start));
+            check(TaskView { files, ..view(Some(TaskGoal::Run), Some(&RUNNING)) }, &Next::Wait);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use weft_model::{
 };
 
 use super::{listening::ListenCheck, next::Step};
-use crate::runtime::{Executor, RuntimeError};
+use crate::runtime::{Executor, RuntimeError, TaskFile};
 
 /// How long the fetch of an image may take. If it takes longer, the registry hangs or is too slow.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -28,6 +28,8 @@ pub(super) struct StepCall {
     pub(super) plan: Option<TaskPlan>,
     /// The networks of the task.
     pub(super) networks: Vec<NetworkPlan>,
+    /// The secrets and configs of the task, if it is being prepared.
+    pub(super) files: Vec<TaskFile>,
     /// Ends an image fetch or a wait for ports early. Other calls run to their end.
     pub(super) cancel: CancellationToken,
     pub(super) listen_check: ListenCheck,
@@ -54,13 +56,9 @@ impl StepCall {
                 self.cancel.run_until_cancelled(self.listen_check.run()).await;
                 Ok(())
             }
-            (Step::Prepare, Some(plan)) if plan.container.files().next().is_some() => {
-                let reason = "tasks cannot have secrets and configs on this node yet".to_owned();
-                Err(RuntimeError::Start { reason })
-            }
             (Step::Prepare, Some(plan)) => {
                 fetch_image(&*self.executor, &plan, &self.cancel, FETCH_TIMEOUT).await?;
-                self.executor.prepare(&plan, &self.networks).await
+                self.executor.prepare(&plan, &self.networks, &self.files).await
             }
             (Step::Start, Some(plan)) => self.executor.start(&plan).await,
             (Step::Stop, _) => self.executor.stop(&self.task).await,
@@ -106,7 +104,7 @@ mod tests {
             std::future::pending().await
         }
 
-        async fn prepare(&self, _: &TaskPlan, _: &[NetworkPlan]) -> Result<(), RuntimeError> {
+        async fn prepare(&self, _: &TaskPlan, _: &[NetworkPlan], _: &[TaskFile]) -> Result<(), RuntimeError> {
             panic!("prepare")
         }
 
@@ -139,6 +137,7 @@ mod tests {
             task,
             plan,
             networks: vec![],
+            files: vec![],
             cancel,
             listen_check: ListenCheck { pid: None, ports: vec![] },
         }

@@ -9,8 +9,8 @@ use std::{
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryStateEnum, EndpointSettings, HostConfig, NetworkingConfig, RestartPolicy, RestartPolicyNameEnum,
-    SystemInfo,
+    ContainerSummaryStateEnum, EndpointSettings, HostConfig, Mount, MountType, NetworkingConfig, RestartPolicy,
+    RestartPolicyNameEnum, SystemInfo,
 };
 use weft_model::{
     NodeName, TASK_LABEL, TaskId,
@@ -18,7 +18,7 @@ use weft_model::{
     spec::{DnsConfig, Labels, NodeNetwork, SearchDomain},
 };
 
-use crate::runtime::{Exit, Phase, identity};
+use crate::runtime::{Exit, Phase, files::FileMount, identity};
 
 /// Label with the node that a container belongs to.
 pub(super) const NODE_LABEL: &str = "weft.node";
@@ -76,13 +76,14 @@ pub(super) fn identify(labels: Option<&HashMap<String, String>>) -> Option<(Task
     Some((task, part))
 }
 
-/// The container of a task, on these of its networks. `machine_search` are the search
-/// domains of the machine.
+/// The container of a task, on these of its networks and with these files. `machine_search` are
+/// the search domains of the machine.
 pub(super) fn task(
     task: &TaskPlan,
     node: &NodeName,
     machine_search: &[String],
     networks: &[(String, EndpointSettings)],
+    files: &[FileMount],
 ) -> ContainerCreateBody {
     let container = &task.container;
     let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
@@ -127,12 +128,25 @@ pub(super) fn task(
             memory: limit(task.resources.limit_memory_bytes),
             memory_reservation: limit(task.resources.reserve_memory_bytes),
             pids_limit: limit(task.resources.limit_pids),
+            mounts: list_mounts(files),
             restart_policy: Some(never_restart()),
             ..HostConfig::default()
         }),
         networking_config: Some(NetworkingConfig { endpoints_config: Some(networks.iter().cloned().collect()) }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// As read-only bind mounts. `None` if there are no files.
+fn list_mounts(files: &[FileMount]) -> Option<Vec<Mount>> {
+    let mount = |file: &FileMount| Mount {
+        target: Some(file.target.clone()),
+        source: Some(file.source.display().to_string()),
+        typ: Some(MountType::BIND),
+        read_only: Some(true),
+        ..Mount::default()
+    };
+    (!files.is_empty()).then(|| files.iter().map(mount).collect())
 }
 
 fn network_mode(node_network: Option<NodeNetwork>, networks: &[(String, EndpointSettings)]) -> String {
@@ -343,7 +357,7 @@ mod tests {
                 .into();
         });
         let node: NodeName = "n1".parse().expect("a valid node name");
-        let labels = task(&plan, &node, &[], &[]).labels.expect("the container has labels");
+        let labels = task(&plan, &node, &[], &[], &[]).labels.expect("the container has labels");
         let from_cluster = &plan.labels["com.docker.swarm.node.id"];
         assert_eq!((&*labels["team"], &labels["com.docker.swarm.node.id"]), ("web", from_cluster));
         assert_eq!(labels[NODE_LABEL], "n1");
@@ -358,7 +372,7 @@ mod tests {
         });
         let node: NodeName = "n1".parse().expect("a valid node name");
         let networks = [("one".to_owned(), EndpointSettings::default())];
-        let body = |machine_search: &[String]| task(&plan, &node, machine_search, &networks);
+        let body = |machine_search: &[String]| task(&plan, &node, machine_search, &networks, &[]);
         let endpoints = body(&[]).networking_config.and_then(|config| config.endpoints_config);
         assert!(endpoints.is_some_and(|endpoints| endpoints.contains_key("one")));
         let config = |search: &[String]| body(search).host_config.expect("a host configuration");
@@ -377,7 +391,7 @@ mod tests {
         let config = |network: NodeNetwork, change: &dyn Fn(&mut weft_model::spec::ContainerSpec)| {
             let mut plan = fixture::task(change);
             plan.node_network = Some(network);
-            let body = task(&plan, &node, &["corp.test".to_owned()], &[]);
+            let body = task(&plan, &node, &["corp.test".to_owned()], &[], &[]);
             let endpoints = body.networking_config.and_then(|config| config.endpoints_config);
             assert!(endpoints.is_some_and(|endpoints| endpoints.is_empty()));
             body.host_config.expect("a host configuration")
@@ -395,6 +409,18 @@ mod tests {
         assert_eq!(chosen.dns, Some(vec!["192.0.2.53".to_owned()]));
         assert_eq!(chosen.dns_search, Some(vec!["a.test".to_owned()]));
         assert_eq!(chosen.extra_hosts, Some(vec!["db:192.0.2.7".to_owned()]));
+    }
+
+    #[test]
+    fn files_are_mounted_read_only() {
+        let (plan, node) = (fixture::task(|_| ()), "n1".parse().expect("a valid node name"));
+        let mounts = |files: &[FileMount]| task(&plan, &node, &[], &[], files).host_config.and_then(|host| host.mounts);
+        assert_eq!(mounts(&[]), None);
+        let file = FileMount { source: "/run/weft/n1/files/x/0".into(), target: "/run/secrets/key".to_owned() };
+        let mounts = mounts(&[file]).expect("mounts");
+        assert_eq!((mounts[0].typ, mounts[0].read_only), (Some(MountType::BIND), Some(true)));
+        assert_eq!(mounts[0].source.as_deref(), Some("/run/weft/n1/files/x/0"));
+        assert_eq!(mounts[0].target.as_deref(), Some("/run/secrets/key"));
     }
 
     #[test]

@@ -41,7 +41,8 @@ use super::{
     plugin::starts::Starts,
 };
 use crate::runtime::{
-    ObservedContainer, ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeError, TaskNetns, identity,
+    ObservedContainer, ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeError, TaskFile, TaskNetns,
+    files::FileStore, identity,
 };
 
 /// Delay before the next request for events, after the connection ended.
@@ -175,8 +176,14 @@ impl Engine {
         started.map_err(|error| RuntimeError::Start { reason: message(&error) })
     }
 
-    /// Creates the task's container, unless it exists.
-    pub(super) async fn create_container(&self, task: &TaskPlan, networks: &[NetworkPlan]) -> Result<(), RuntimeError> {
+    /// Creates the task's container with its files, unless it exists.
+    pub(super) async fn create_container(
+        &self,
+        task: &TaskPlan,
+        networks: &[NetworkPlan],
+        store: &FileStore,
+        files: &[TaskFile],
+    ) -> Result<(), RuntimeError> {
         if self.find(&task.id, Part::Task).await?.is_some() {
             return Ok(());
         }
@@ -185,7 +192,10 @@ impl Engine {
         let at_once =
             if network::has_api(&docker, SEVERAL_NETWORKS_API) { networks.len() } else { networks.len().min(1) };
         let (at_once, later) = networks.split_at(at_once);
-        let body = container::task(task, &self.node, &self.search.borrow(), at_once);
+        // The engine refuses to mount a file that does not exist.
+        store.create(&task.id, files)?;
+        let mounts = store.mounts(&task.id, files);
+        let body = container::task(task, &self.node, &self.search.borrow(), at_once, &mounts);
         let id = self.create(&task.name, body).await?;
         for (docker_network, endpoint) in later {
             network::connect(&docker, &id, docker_network, endpoint.clone()).await?;

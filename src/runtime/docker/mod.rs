@@ -4,8 +4,9 @@
 //! container, on docker networks whose driver is weft ([`plugin`]): the engine starts the program
 //! of a container only when the agent has made its links.
 //!
-//! All state is in the engine, as labels of containers and networks. `weft.node` names the node
-//! that they belong to. The runtime must not touch those of other nodes or of other programs.
+//! All state is in the engine, as labels of containers and networks, except the files with secrets
+//! and configs, which the engine mounts. `weft.node` names the node that they belong to. The
+//! runtime must not touch those of other nodes or of other programs.
 //!
 //! In reading order: [`mod@error`] translates the engine's errors, [`image`] provides images,
 //! [`plugin`] is called by the engine, [`network`] has the docker networks, [`container`]
@@ -43,7 +44,9 @@ use self::{
     engine::{Engine, stop_container, watch_events},
     plugin::starts::Starts,
 };
-use super::{Executor, ObservedContainers, ObservedTask, Phase, Ready, RuntimeConfig, RuntimeError};
+use super::{
+    Executor, ObservedContainers, ObservedTask, Phase, Ready, RuntimeConfig, RuntimeError, TaskFile, files::FileStore,
+};
 
 /// The default socket of the engine.
 pub(crate) const SOCKET: &str = "/var/run/docker.sock";
@@ -54,6 +57,7 @@ pub(crate) struct DockerRuntime {
     engine: Engine,
     /// Locked while weft's own image is built, so that parallel calls build it once.
     images: Mutex<()>,
+    files: FileStore,
     changed: watch::Sender<u64>,
     _events: AbortOnDropHandle<()>,
     _plugin: AbortOnDropHandle<()>,
@@ -77,7 +81,14 @@ impl DockerRuntime {
         let engine = Engine::new(config, starts);
         let events = tokio::spawn(watch_events(engine.clone(), changed.clone()));
         let events = AbortOnDropHandle::new(events);
-        Ok(Self { engine, images: Mutex::new(()), changed, _events: events, _plugin: plugin })
+        let files = FileStore::new(&config.run_dir);
+        Ok(Self { engine, images: Mutex::new(()), files, changed, _events: events, _plugin: plugin })
+    }
+
+    /// Removes the containers and the files of a task.
+    async fn remove_all(&self, task: &TaskId) -> Result<(), RuntimeError> {
+        self.engine.remove(task).await?;
+        self.files.remove(task)
     }
 
     /// Wakes the agent, which then observes the tasks.
@@ -97,9 +108,12 @@ impl Executor for DockerRuntime {
         image::ensure_image(&docker, &task.container.image, task.registry_auth.as_ref()).await
     }
 
-    async fn prepare(&self, task: &TaskPlan, networks: &[NetworkPlan]) -> Result<(), RuntimeError> {
-        if let Err(error) = self.engine.create_container(task, networks).await {
-            if let Err(error) = self.engine.remove(&task.id).await {
+    async fn prepare(&self, task: &TaskPlan, networks: &[NetworkPlan], files: &[TaskFile]) -> Result<(), RuntimeError> {
+        let preparing = self.files.prepare(&task.id);
+        let created = self.engine.create_container(task, networks, &self.files, files).await;
+        drop(preparing);
+        if let Err(error) = created {
+            if let Err(error) = self.remove_all(&task.id).await {
                 warn!(task = %task.id, error = error_chain(&error), "cannot remove a task after its preparation failed");
             }
             return Err(error);
@@ -144,13 +158,18 @@ impl Executor for DockerRuntime {
     }
 
     async fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
-        self.engine.remove(task).await?;
+        self.remove_all(task).await?;
         self.notify();
         Ok(())
     }
 
     async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
-        self.engine.observe().await
+        let with_files = self.files.list()?;
+        let observed = self.engine.observe().await?;
+        // The engine mounts the files when it starts a container, and a task is started once.
+        let lasting = observed.iter().filter(|task| !matches!(task.phase, Phase::Exited(_)));
+        self.files.remove_unused(&with_files, &lasting.map(|observed| &observed.task).collect())?;
+        Ok(observed)
     }
 
     fn engine_labels(&self) -> Labels {

@@ -22,6 +22,9 @@ const HOST: &str = "host";
 /// copy of the host's mounts would keep those file systems busy.
 const EXCLUDED: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
+/// Those of them where the task's own mount is writable and empty.
+const WRITABLE: [&str; 2] = ["/run", "/tmp"];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Image {
     /// An empty root with weft's own program.
@@ -66,10 +69,12 @@ impl Image {
     }
 
     /// Whether a file can be mounted on this path. The root of [`Self::Host`] is read-only, so the
-    /// file must exist there.
+    /// file must exist there, unless the task has a file system of its own at the path.
     pub(super) fn can_mount_file(self, path: &str) -> bool {
         match self {
             Self::Whoami => true,
+            Self::Host if WRITABLE.iter().any(|dir| Path::new(path).starts_with(dir)) => true,
+            Self::Host if EXCLUDED.iter().any(|dir| Path::new(path).starts_with(dir)) => false,
             Self::Host => fs::symlink_metadata(path).is_ok(),
         }
     }
@@ -92,6 +97,21 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_can_be_mounted_where_the_task_has_a_file_system_or_the_machine_a_file() {
+        for (path, host) in [
+            ("/run/secrets/key", true),
+            ("/tmp/key", true),
+            ("/etc/passwd", true),
+            ("/no-such-file", false),
+            ("/proc/self/stat", false),
+            ("/dev/null", false),
+        ] {
+            assert_eq!(Image::Host.can_mount_file(path), host, "{path}");
+            assert!(Image::Whoami.can_mount_file(path), "{path}");
+        }
+    }
 
     #[test]
     fn finds_an_image_by_its_name() {

@@ -82,7 +82,7 @@ use self::{
     phase::read_phase,
     task_dirs::TaskDirs,
 };
-use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError};
+use super::{Executor, Exit, ObservedTask, Phase, RuntimeConfig, RuntimeError, TaskFile};
 
 pub(super) use init::{COMMAND as INIT_COMMAND, main as init};
 
@@ -203,9 +203,14 @@ impl Executor for ProcessRuntime {
         Image::find(&task.container.image).map(drop)
     }
 
-    async fn prepare(&self, task: &TaskPlan, _networks: &[NetworkPlan]) -> Result<(), RuntimeError> {
-        let task = task.clone();
-        self.run_blocking(move |tasks| tasks.prepare(&task)).await?;
+    async fn prepare(
+        &self,
+        task: &TaskPlan,
+        _networks: &[NetworkPlan],
+        files: &[TaskFile],
+    ) -> Result<(), RuntimeError> {
+        let (task, files) = (task.clone(), files.to_vec());
+        self.run_blocking(move |tasks| tasks.prepare(&task, &files)).await?;
         notify(&self.changed);
         Ok(())
     }

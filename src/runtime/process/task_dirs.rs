@@ -19,13 +19,14 @@ use super::{
     kernel::{cgroup, netns},
     phase::{kill_task, read_phase},
 };
-use crate::runtime::{ObservedTask, RuntimeError, TaskNetns, identity};
+use crate::runtime::{ObservedTask, Phase, RuntimeError, TaskFile, TaskNetns, files::FileStore, identity};
 
 #[derive(Debug, Clone)]
 pub(super) struct TaskDirs {
     root: PathBuf,
     hostname: NodeName,
     search: watch::Receiver<Vec<String>>,
+    files: FileStore,
 }
 
 impl TaskDirs {
@@ -39,7 +40,8 @@ impl TaskDirs {
         create_private_dir(&root)?;
         // The kernel lists mounts by their canonical paths, and `netns::exists` compares with them.
         let root = root.canonicalize().map_err(RuntimeError::io("find", &root))?;
-        Ok(Self { root, hostname, search })
+        let files = FileStore::new(root.parent().unwrap_or(run_dir));
+        Ok(Self { root, hostname, search, files })
     }
 
     pub(super) fn dir(&self, task: &TaskId) -> TaskDir {
@@ -59,6 +61,7 @@ impl TaskDirs {
     }
 
     pub(super) fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
+        let with_files = self.files.list()?;
         let mut observed = Vec::new();
         for (task, dir) in self.list()? {
             if dir.record()?.is_none() {
@@ -72,12 +75,14 @@ impl TaskDirs {
                 task,
             });
         }
+        let lasting = observed.iter().filter(|task| !matches!(task.phase, Phase::Exited(_)));
+        self.files.remove_unused(&with_files, &lasting.map(|observed| &observed.task).collect())?;
         Ok(observed)
     }
 
     /// Creates a task's directory, and its network namespace if it has one of its own. Idempotent.
     /// If a part fails, all parts are removed again.
-    pub(super) fn prepare(&self, task: &TaskPlan) -> Result<(), RuntimeError> {
+    pub(super) fn prepare(&self, task: &TaskPlan, files: &[TaskFile]) -> Result<(), RuntimeError> {
         let dir = self.dir(&task.id);
         let own_netns = task.node_network.is_none();
         if dir.record()?.is_some() && (!own_netns || netns::exists(&dir.netns())?) {
@@ -85,7 +90,9 @@ impl TaskDirs {
         }
         let (cgroup, shim_cgroup) = cgroups(&self.hostname, &task.id);
         let image = Image::find(&task.container.image)?;
-        let bundle = Bundle::new(task, image, &self.hostname, dir.path(), &cgroup, &self.search.borrow())?;
+        let mounts = self.files.mounts(&task.id, files);
+        let bundle = Bundle::new(task, image, &self.hostname, dir.path(), &cgroup, &self.search.borrow(), &mounts)?;
+        let preparing = self.files.prepare(&task.id);
         // Files may exist of an interrupted attempt, or of a time before a reboot.
         self.remove(&task.id)?;
         let record = Record {
@@ -100,19 +107,21 @@ impl TaskDirs {
             cgroup,
             shim_cgroup,
         };
-        create(&dir, &bundle, &record, own_netns).inspect_err(|_| {
+        let created = self.files.create(&task.id, files).and_then(|()| create(&dir, &bundle, &record, own_netns));
+        drop(preparing);
+        created.inspect_err(|_| {
             if let Err(error) = self.remove(&task.id) {
                 warn!(task = %task.id, error = error_chain(&error), "cannot remove a task after its preparation failed");
             }
         })
     }
 
-    /// Kills the task if it runs, and removes its control group, its network namespace and its
-    /// directory. Idempotent.
+    /// Kills the task if it runs, and removes its control group, its network namespace, its
+    /// directory and its files. Idempotent.
     pub(super) fn remove(&self, task: &TaskId) -> Result<(), RuntimeError> {
         let dir = self.dir(task);
         if !dir.path().exists() {
-            return Ok(());
+            return self.files.remove(task);
         }
         kill_task(&dir).map_err(RuntimeError::io("kill the task in", dir.path()))?;
         let (cgroup, shim_cgroup) = cgroups(&self.hostname, task);
@@ -122,7 +131,7 @@ impl TaskDirs {
         if self.list()?.is_empty() {
             cgroup::remove_empty(&shim_cgroup)?;
         }
-        Ok(())
+        self.files.remove(task)
     }
 }
 

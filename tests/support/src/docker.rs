@@ -53,7 +53,7 @@ pub fn docker(socket: &Path, arguments: &[&str]) -> Result<String> {
 /// An image with some programs of this machine, which tests run in containers. It is created from
 /// local files, so that no registry is needed.
 pub const TOOLS_IMAGE: &str = "weft-lab/tools";
-const TOOLS: &[&str] = &["curl", "getent", "ping", "sleep"];
+const TOOLS: &[&str] = &["cat", "curl", "getent", "ping", "sleep", "stat"];
 
 /// Creates [`TOOLS_IMAGE`] from the programs and the libraries that they load.
 pub(crate) fn create_tools_image(socket: &Path) -> Result<()> {

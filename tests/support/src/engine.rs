@@ -12,6 +12,10 @@
 //! | `/run/weft` | the same |
 //! | `/run/docker/plugins` | [`contract::engine_plugins`] |
 //!
+//! The run directory of each node, `/run/weft/NODE`, is a file system in memory, as on a machine
+//! whose `/run` is one. It is mounted before the engines start: a file system that a daemon mounts
+//! later would not be visible to them on a machine whose mounts are private.
+//!
 //! So an engine shares no socket, lock, key or setting with the other engines, with the machine's
 //! engine, or with the machine's service manager and firewall. Its mounts are not visible on the
 //! machine, and the kernel removes them with the namespace.
@@ -35,7 +39,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
 use rustix::{
-    mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
@@ -74,6 +78,8 @@ pub(crate) struct Engine {
 
 /// Creates and starts the engines of these nodes, all at the same time. Returns when all serve.
 pub(crate) fn start_all(nodes: impl Iterator<Item = String>) -> Result<BTreeMap<String, Engine>> {
+    let nodes: Vec<String> = nodes.collect();
+    nodes.iter().try_for_each(|node| mount_run_dir(&contract::run_dir(node)))?;
     if !Path::new(CONFIG_DIR).exists() {
         fs::write(config_dir_mark(), "")?;
         fs::create_dir(CONFIG_DIR).with_context(|| format!("cannot create {CONFIG_DIR}"))?;
@@ -84,9 +90,15 @@ pub(crate) fn start_all(nodes: impl Iterator<Item = String>) -> Result<BTreeMap<
         Ok((node, engine))
     };
     thread::scope(|scope| {
-        let threads: Vec<_> = nodes.map(|node| scope.spawn(move || start(node))).collect();
+        let threads: Vec<_> = nodes.into_iter().map(|node| scope.spawn(move || start(node))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))).collect()
     })
+}
+
+fn mount_run_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path)?;
+    mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))
+        .with_context(|| format!("cannot mount {}", path.display()))
 }
 
 /// Removes the directory that [`start_all`] has created on the machine. Engines write nothing to
@@ -241,5 +253,6 @@ fn new_mount_namespace(plugins: &Path) -> Result<File> {
 /// Makes a directory visible at another path, which it creates.
 fn bind(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
-    mount_bind(from, to).with_context(|| format!("cannot mount {}", to.display()))
+    // The run directories of nodes are file systems of their own.
+    mount_bind_recursive(from, to).with_context(|| format!("cannot mount {}", to.display()))
 }

@@ -23,7 +23,7 @@ use weft_model::{
 
 use self::spec::{HOSTS, RESOLV_CONF, SpecInput};
 use super::{image::Image, user};
-use crate::runtime::{RuntimeError, identity};
+use crate::runtime::{RuntimeError, files::FileMount, identity};
 
 /// The default search path of programs.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -43,8 +43,8 @@ pub(super) struct Bundle {
 
 impl Bundle {
     /// # Errors
-    /// If the user, the command, a variable or the stop signal of the task is not valid, or the
-    /// user chose the content of a file that cannot be mounted.
+    /// If the user, the command, a variable or the stop signal of the task is not valid, or a file
+    /// that the user chose cannot be mounted.
     pub(super) fn new(
         task: &TaskPlan,
         image: Image,
@@ -52,9 +52,11 @@ impl Bundle {
         dir: &Path,
         cgroup: &Path,
         search: &[String],
+        files: &[FileMount],
     ) -> Result<Self, RuntimeError> {
         let container = &task.container;
         check_files(container, image)?;
+        check_mounts(files, image)?;
         let on_node = is_on_node(task)?;
         let (passwd, group) = image.passwd_and_group();
         let ids = user::resolve(container.user.as_deref().unwrap_or_default(), &passwd, &group)?;
@@ -62,7 +64,7 @@ impl Bundle {
         let machine_hosts = on_node.then(|| machine_file(HOSTS));
         let args = command(container, image)?;
         let env = environment(task, node, &hostname, &ids.home)?;
-        let spec = SpecInput { task, image, dir, cgroup, ids: &ids, hostname: &hostname, args, env }.build();
+        let spec = SpecInput { task, image, dir, cgroup, ids: &ids, hostname: &hostname, args, env, files }.build();
         let spec = spec.map_err(|error| RuntimeError::Start { reason: error.to_string() })?;
         Ok(Self {
             spec,
@@ -193,6 +195,19 @@ fn check_files(container: &ContainerSpec, image: Image) -> Result<(), RuntimeErr
     }
 }
 
+/// Fails if a secret or a config cannot be mounted into the container.
+fn check_mounts(files: &[FileMount], image: Image) -> Result<(), RuntimeError> {
+    match files.iter().find(|file| !image.can_mount_file(&file.target)) {
+        Some(file) => Err(RuntimeError::Start {
+            reason: format!(
+                "{} cannot be mounted, because the root of image host is that of this machine, which is read-only:                  give the secret or config a target below /run or /tmp, or create an empty file on this machine",
+                file.target
+            ),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// The control groups of a task and of the node's shims, relative to the root of each hierarchy.
 pub(super) fn cgroups(node: &NodeName, task: &TaskId) -> (PathBuf, PathBuf) {
     let node = Path::new("weft").join(node.as_str());
@@ -212,6 +227,7 @@ mod tests {
             &"n1".parse().expect("a valid node name"),
             dir,
             Path::new("weft/n1/x"),
+            &[],
             &[],
         )
     }
@@ -254,7 +270,7 @@ mod tests {
         let new = |network: Option<NodeNetwork>, hostname: Option<&str>| {
             let mut task = fixture::task(|container| container.hostname = hostname.map(str::to_owned));
             task.node_network = network;
-            Bundle::new(&task, Image::Whoami, &node, Path::new("/run/x"), Path::new("weft/n1/x"), &[])
+            Bundle::new(&task, Image::Whoami, &node, Path::new("/run/x"), Path::new("weft/n1/x"), &[], &[])
         };
         let has_network = |bundle: &Bundle| {
             let namespaces = bundle.spec.linux().as_ref().and_then(|linux| linux.namespaces().clone());
@@ -294,6 +310,26 @@ mod tests {
         check("/bin/a b", "c", "/bin/a b c");
         let error = bundle(Image::Host, |_| ()).expect_err("the image has no command").to_string();
         assert_eq!(error, "image weft/whoami has no command of its own: give one after the image");
+    }
+
+    #[test]
+    fn secrets_are_mounted_read_only_or_refused() {
+        let file = |target: &str| FileMount { source: "/run/weft/n1/files/x/0".into(), target: target.to_owned() };
+        let new = |image, target: &str| {
+            let (task, node) = (fixture::task(|c| c.command = vec!["sh".to_owned()]), "n1".parse().expect("a name"));
+            let (dir, cgroup) = (Path::new("/run/weft/n1/tasks/x"), Path::new("weft/n1/x"));
+            Bundle::new(&task, image, &node, dir, cgroup, &[], &[file(target)])
+        };
+        for (image, target) in [(Image::Host, "/run/secrets/key"), (Image::Whoami, "/conf")] {
+            let spec = new(image, target).expect("a valid task").spec;
+            let mounts = spec.mounts().clone().expect("mounts");
+            let mount = mounts.last().expect("the last mount");
+            assert_eq!(mount.destination(), Path::new(target));
+            assert_eq!(mount.source().as_deref(), Some(Path::new("/run/weft/n1/files/x/0")));
+            assert!(mount.options().iter().flatten().any(|option| option == "ro"), "{mount:?}");
+        }
+        let error = new(Image::Host, "/no-such-file").expect_err("the root is read-only").to_string();
+        assert!(error.starts_with("/no-such-file cannot be mounted, because the root of image host is"), "{error}");
     }
 
     #[test]

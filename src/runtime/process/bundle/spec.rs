@@ -14,6 +14,7 @@ use oci_spec::{
 use weft_model::{plan::TaskPlan, spec::Resources};
 
 use super::super::{image::Image, user};
+use crate::runtime::files::FileMount;
 
 /// Period of the processor limit: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -51,6 +52,8 @@ pub(super) struct SpecInput<'a> {
     pub(super) hostname: &'a str,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<String>,
+    /// The files with secrets and configs.
+    pub(super) files: &'a [FileMount],
 }
 
 impl SpecInput<'_> {
@@ -104,7 +107,7 @@ impl SpecInput<'_> {
         SpecBuilder::default()
             .version("1.0.2")
             .root(RootBuilder::default().path(self.dir.join("rootfs")).readonly(self.task.container.read_only).build()?)
-            .mounts(mounts(self.image, self.dir)?)
+            .mounts(mounts(self.image, self.dir, self.files)?)
             .process(process)
             .hostname(self.hostname)
             .linux(linux)
@@ -136,7 +139,7 @@ fn resources(limits: &Resources) -> Result<LinuxResources, OciSpecError> {
     resources.build()
 }
 
-fn mounts(image: Image, dir: &Path) -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(image: Image, dir: &Path, files: &[FileMount]) -> Result<Vec<Mount>, OciSpecError> {
     let mount = |at: &str, kind: &str, options: &[&str]| {
         MountBuilder::default()
             .destination(at)
@@ -158,17 +161,18 @@ fn mounts(image: Image, dir: &Path) -> Result<Vec<Mount>, OciSpecError> {
         // The host's /run holds the sockets of its daemons.
         mounts.push(mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", "size=64m"])?);
     }
-    for (at, file) in [(RESOLV_CONF, "resolv.conf"), (HOSTS, "hosts"), (HOSTNAME, "hostname")] {
-        if image.can_mount_file(at) {
-            mounts.push(
-                MountBuilder::default()
-                    .destination(at)
-                    .typ("bind")
-                    .source(dir.join(file))
-                    .options(["bind", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec())
-                    .build()?,
-            );
-        }
+    let own = [(RESOLV_CONF, "resolv.conf"), (HOSTS, "hosts"), (HOSTNAME, "hostname")];
+    let own = own.into_iter().filter(|(at, _)| image.can_mount_file(at)).map(|(at, file)| (at, dir.join(file)));
+    let given = files.iter().map(|file| (file.target.as_str(), file.source.clone()));
+    for (at, source) in own.chain(given) {
+        mounts.push(
+            MountBuilder::default()
+                .destination(at)
+                .typ("bind")
+                .source(source)
+                .options(["bind", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec())
+                .build()?,
+        );
     }
     Ok(mounts)
 }
