@@ -5,7 +5,8 @@
 //! constraints of the service, is of a platform of its image, and is below the limit of replicas
 //! per node. For a task on an encrypted network, the node must also be able to encrypt, and have a
 //! key that the other nodes know. A task on a network of its node needs a node that has this
-//! network. Among the suitable nodes the scheduler prefers, in this order:
+//! network, and one with secrets or configs a node of a release that knows them. Among the suitable
+//! nodes the scheduler prefers, in this order:
 //!
 //! 1. nodes on which the service has not failed repeatedly;
 //! 2. nodes that spread the tasks of the service over the values of the placement preferences;
@@ -33,8 +34,8 @@ const MANY_FAILURES: u64 = 5;
 const FAILURE_WINDOW_MS: u64 = 300_000;
 
 /// How the versions of the releases begin whose nodes run a task on a network of the node without
-/// any network.
-const WITHOUT_NODE_NETWORKS: &str = "0.1.";
+/// any network, and get no task with secrets or configs.
+const FIRST_RELEASE: &str = "0.1.";
 
 /// The runtime of nodes that have a container engine ([`weft_model::report::NodeDescription`]).
 const ENGINE_RUNTIME: &str = "docker";
@@ -136,6 +137,8 @@ enum Unsuitable {
     Release(NodeNetwork),
     /// The node has no container engine, and so does not have this network.
     Engine(NodeNetwork),
+    /// The release of the node does not know secrets and configs.
+    Files,
 }
 
 impl Unsuitable {
@@ -152,6 +155,7 @@ impl Unsuitable {
             Self::Release(network) => {
                 format!("no network {} on {nodes} of an earlier release of weft", network.as_str())
             }
+            Self::Files => format!("no secrets and configs on {nodes} of an earlier release of weft"),
             Self::Engine(network) => format!("no network {} on {nodes} without a container engine", network.as_str()),
         }
     }
@@ -208,6 +212,8 @@ fn check_node(load: &Load, node: &Node, task: &Task, encrypted: bool) -> Option<
         Some(Unsuitable::Platform)
     } else if limit > 0 && load.of_service(&node.id, &task.service, Some(&task.slot)) >= limit {
         Some(Unsuitable::MaxReplicas)
+    } else if is_of_first_release(node) && task.spec.container.files().next().is_some() {
+        Some(Unsuitable::Files)
     } else if let Some(network) = task.spec.node_network {
         check_node_network(node, network)
     } else if encrypted {
@@ -220,13 +226,17 @@ fn check_node(load: &Load, node: &Node, task: &Task, encrypted: bool) -> Option<
 /// `None`: the node has this network.
 fn check_node_network(node: &Node, network: NodeNetwork) -> Option<Unsuitable> {
     let machine = node.description.as_ref()?;
-    if machine.version.starts_with(WITHOUT_NODE_NETWORKS) {
+    if is_of_first_release(node) {
         Some(Unsuitable::Release(network))
     } else if network == NodeNetwork::Bridge && machine.runtime != ENGINE_RUNTIME {
         Some(Unsuitable::Engine(network))
     } else {
         None
     }
+}
+
+fn is_of_first_release(node: &Node) -> bool {
+    node.description.as_ref().is_some_and(|machine| machine.version.starts_with(FIRST_RELEASE))
 }
 
 /// Whether one of the task's networks is encrypted.

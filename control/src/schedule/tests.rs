@@ -286,3 +286,22 @@ fn a_task_on_a_network_of_its_node_gets_a_node_that_has_this_network() {
     check(&mut cluster, on("bridge", 2, NodeNetwork::Bridge), &["n3", "n3"]);
     check(&mut cluster, on("both", 2, NodeNetwork::Host), &["n2", "n3"]);
 }
+
+#[test]
+fn a_task_with_secrets_gets_a_node_of_a_release_that_knows_them() {
+    let mut cluster = cluster();
+    let key = cluster.add_secret("key", "x");
+    let with_secret = |name: &str, replicas: u64| {
+        let mut spec = service_spec(name, replicas, &[]);
+        spec.task.container.secrets = vec![key.clone()];
+        spec
+    };
+    check_refused(
+        &mut cluster,
+        with_secret("early", 1),
+        "no suitable node (no secrets and configs on 3 nodes of an earlier release of weft)",
+    );
+    let (id, description) = (node(&cluster, "n2"), NodeDescription { version: "0.2.0".to_owned(), ..description(&[]) });
+    cluster.ok(Command::DescribeNode { node: id, description: Box::new(description) });
+    check(&mut cluster, with_secret("web", 2), &["n2", "n2"]);
+}

@@ -179,3 +179,32 @@ fn node_attributes(node: &Node) -> Attributes {
         ("role".into(), role.into()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_model::{Command, spec::Labels};
+
+    use super::*;
+    use crate::fixture::TestCluster;
+
+    #[test]
+    fn secrets_have_events_for_each_change() {
+        let mut cluster = TestCluster::new();
+        let mut states = vec![cluster.state.clone()];
+        let id = cluster.add_secret("key", "x").id;
+        states.push(cluster.state.clone());
+        let version = cluster.state.dependencies[&id].meta.version;
+        cluster.ok(Command::UpdateDependency { id: id.clone(), version, labels: Labels::new() });
+        states.push(cluster.state.clone());
+        cluster.ok(Command::RemoveDependency { id: id.clone() });
+        states.push(cluster.state.clone());
+        for (change, action) in states.windows(2).zip(["create", "update", "remove"]) {
+            let events = events(&change[0], &change[1]);
+            let [event] = &events[..] else { panic!("{action}: {events:?}") };
+            let actor = event.actor.clone().expect("an actor");
+            let name = actor.attributes.and_then(|mut attributes| attributes.remove("name"));
+            assert_eq!((event.typ, event.action.as_deref()), (Some(Type::SECRET), Some(action)));
+            assert_eq!((actor.id.as_deref(), name.as_deref()), (Some(id.as_str()), Some("key")));
+        }
+    }
+}

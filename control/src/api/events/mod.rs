@@ -43,9 +43,9 @@ const JSON_LINES_VERSION: ApiVersion = ApiVersion::new(1, 52);
 /// How many events wait for one client at most. If the client is slow, its task waits too, and
 /// later compares with a newer cluster state.
 const QUEUE: usize = 256;
-const FILTERS: &[&str] = &["event", "label", "network", "node", "scope", "service", "type"];
+const FILTERS: &[&str] = &["config", "event", "label", "network", "node", "scope", "secret", "service", "type"];
 /// Filters by objects that no event of the cluster is about. Events of an engine match them.
-const OTHER_FILTERS: &[&str] = &["builder", "config", "container", "daemon", "image", "plugin", "secret", "volume"];
+const OTHER_FILTERS: &[&str] = &["builder", "container", "daemon", "image", "plugin", "volume"];
 
 /// `GET /events`: streams the events of the cluster, and those of the local container engine if the
 /// node has one. Past events are those that are kept ([`history`]).
@@ -194,5 +194,7 @@ fn matches(filters: &Filters, event: &EventMessage) -> bool {
         && matches_object("service", Type::SERVICE)
         && matches_object("node", Type::NODE)
         && matches_object("network", Type::NETWORK)
+        && matches_object("secret", Type::SECRET)
+        && matches_object("config", Type::CONFIG)
         && OTHER_FILTERS.iter().all(|filter| filters.values(filter).is_empty())
 }
