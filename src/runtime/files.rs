@@ -22,7 +22,8 @@ use rustix::{
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
-use weft_model::{Shared, TaskId, spec::FileData};
+use tracing::warn;
+use weft_model::{Shared, TaskId, error_chain, spec::FileData};
 
 use super::RuntimeError;
 
@@ -122,20 +123,31 @@ impl FileStore {
         self.close_root(&preparing)
     }
 
-    /// The tasks that have files and are not being prepared.
-    pub(crate) fn list(&self) -> Result<Listed, RuntimeError> {
+    /// The tasks that have files and are not being prepared. None if they cannot be listed: the
+    /// tasks themselves are observed in any case.
+    pub(crate) fn list(&self) -> Listed {
         let preparing = self.lock();
-        let mut tasks = self.inodes()?;
+        let mut tasks = self.inodes().unwrap_or_else(|error| {
+            warn!(error = error_chain(&error), "cannot list the files with secrets and configs");
+            BTreeMap::new()
+        });
         tasks.retain(|task, _| !preparing.contains(task));
-        Ok(Listed(tasks))
+        Listed(tasks)
     }
 
-    /// Removes the files of the tasks in `listed` that are not in `used`. Which tasks are used must
-    /// have been found out after `listed`: a task that was prepared before that is then known.
-    pub(crate) fn remove_unused(&self, listed: &Listed, used: &BTreeSet<&TaskId>) -> Result<(), RuntimeError> {
+    /// Removes the files of the tasks in `listed` that are not in `used`, or says in the log why it
+    /// cannot. Which tasks are used must have been found out after `listed`: a task that was
+    /// prepared before that is then known.
+    pub(crate) fn remove_unused(&self, listed: &Listed, used: &BTreeSet<&TaskId>) {
         if listed.0.keys().all(|task| used.contains(task)) {
-            return Ok(());
+            return;
         }
+        if let Err(error) = self.try_remove_unused(listed, used) {
+            warn!(error = error_chain(&error), "cannot remove the secrets and configs of ended tasks, retrying");
+        }
+    }
+
+    fn try_remove_unused(&self, listed: &Listed, used: &BTreeSet<&TaskId>) -> Result<(), RuntimeError> {
         let preparing = self.lock();
         let now = self.inodes()?;
         for (task, inode) in &listed.0 {
@@ -292,25 +304,25 @@ mod tests {
         let store = FileStore::new(store.root.parent().expect("the run directory"));
         let preparing = store.prepare(&next);
         store.create(&next, &[file("/a", 0o444, "x")]).expect("created");
-        let listed = store.list().expect("listed");
+        let listed = store.list();
         drop(preparing);
-        store.remove_unused(&listed, &BTreeSet::from([&running])).expect("removed");
+        store.remove_unused(&listed, &BTreeSet::from([&running]));
         let left = || store.inodes().expect("listed").into_keys().collect::<Vec<_>>();
         assert_eq!(left(), [running.clone(), next.clone()], "a task that was prepared meanwhile keeps its files");
 
         // Also one of the same id.
-        let listed = store.list().expect("listed");
+        let listed = store.list();
         let kept_inode = File::open(store.dir(&next)).expect("keeps the inode from being used again");
         let preparing = store.prepare(&next);
         store.create(&next, &[file("/a", 0o444, "y")]).expect("created");
         drop(preparing);
-        store.remove_unused(&listed, &BTreeSet::from([&running])).expect("removed");
+        store.remove_unused(&listed, &BTreeSet::from([&running]));
         assert_eq!(left(), [running.clone(), next.clone()]);
         drop(kept_inode);
         store.remove(&next).expect("removed");
         store.remove(&next).expect("removed already");
         assert_eq!(left(), [running]);
-        store.remove_unused(&store.list().expect("listed"), &BTreeSet::new()).expect("removed");
+        store.remove_unused(&store.list(), &BTreeSet::new());
         assert!(!store.root.exists());
     }
 
@@ -320,6 +332,6 @@ mod tests {
         let task = TaskId::from_random(1);
         store.create(&task, &[]).expect("nothing to create");
         assert!(!store.root.exists());
-        assert!(store.list().expect("listed").0.is_empty());
+        assert!(store.list().0.is_empty());
     }
 }

@@ -164,11 +164,11 @@ impl Executor for DockerRuntime {
     }
 
     async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
-        let with_files = self.files.list()?;
+        let with_files = self.files.list();
         let observed = self.engine.observe().await?;
         // The engine mounts the files when it starts a container, and a task is started once.
         let lasting = observed.iter().filter(|task| !matches!(task.phase, Phase::Exited(_)));
-        self.files.remove_unused(&with_files, &lasting.map(|observed| &observed.task).collect())?;
+        self.files.remove_unused(&with_files, &lasting.map(|observed| &observed.task).collect());
         Ok(observed)
     }
 

@@ -61,7 +61,7 @@ impl TaskDirs {
     }
 
     pub(super) fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError> {
-        let with_files = self.files.list()?;
+        let with_files = self.files.list();
         let mut observed = Vec::new();
         for (task, dir) in self.list()? {
             if dir.record()?.is_none() {
@@ -76,7 +76,7 @@ impl TaskDirs {
             });
         }
         let lasting = observed.iter().filter(|task| !matches!(task.phase, Phase::Exited(_)));
-        self.files.remove_unused(&with_files, &lasting.map(|observed| &observed.task).collect())?;
+        self.files.remove_unused(&with_files, &lasting.map(|observed| &observed.task).collect());
         Ok(observed)
     }
 
