@@ -33,6 +33,7 @@ mod swarm;
 mod node_spec;
 mod role;
 mod node;
+mod dependency;
 mod service;
 mod network;
 mod backup;
@@ -78,6 +79,12 @@ enum Command {
     /// Manage networks
     #[command(subcommand)]
     Network(network::Command),
+    /// Manage secrets
+    #[command(subcommand)]
+    Secret(dependency::Command),
+    /// Manage configs
+    #[command(subcommand)]
+    Config(dependency::Command),
     /// Save the cluster to a file, and restore it on an empty machine
     #[command(subcommand)]
     Backup(backup::Command),
@@ -163,6 +170,8 @@ async fn call(client: &Client, command: Command) -> Result<ExitCode> {
         Command::Node(command) => node::run(client, command).await?,
         Command::Service(command) => return service::run(client, command).await,
         Command::Network(command) => network::run(client, command).await?,
+        Command::Secret(command) => dependency::run(client, dependency::Kind::Secret, command).await?,
+        Command::Config(command) => dependency::run(client, dependency::Kind::Config, command).await?,
         Command::Backup(command) => backup::run(client, command).await?,
         Command::Info(options) => system::info(client, options).await?,
         Command::Version => system::version(client).await?,

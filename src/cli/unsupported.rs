@@ -15,8 +15,6 @@ use clap::{
 const CONTAINERS: &str = "weft runs containers as services: see \"weft service --help\", or use the docker client";
 const IMAGES: &str = "the container engine manages images: use the docker client";
 const STACKS: &str = "use the docker client with weft's socket: DOCKER_HOST=unix:///run/weft/weft.sock docker stack …";
-const NO_SECRETS: &str = "tasks cannot use secrets yet: set environment variables with --env";
-const NO_CONFIGS: &str = "tasks cannot use configs yet: set environment variables with --env";
 
 /// Commands, each with all its words, such as `network prune`. Each reason is for the commands of
 /// its entry.
@@ -50,8 +48,6 @@ pub(super) const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (&["build", "commit", "history", "image", "images", "load", "pull", "push", "rmi", "save", "tag"], IMAGES),
     (&["stack"], STACKS),
-    (&["secret"], NO_SECRETS),
-    (&["config"], NO_CONFIGS),
     (&["volume"], "tasks cannot use volumes yet: weft keeps no data of a task after its end"),
     (
         &["inspect"],
@@ -70,8 +66,7 @@ pub(super) const COMMANDS: &[(&[&str], &str)] = &[
 /// before the same flag of all commands.
 pub(super) const FLAGS: &[(&[&str], &str)] = &[
     (&["--mount", "--mount-add", "--mount-rm"], "tasks cannot use mounts yet"),
-    (&["--secret", "--secret-add", "--secret-rm"], NO_SECRETS),
-    (&["--config", "--config-add", "--config-rm"], NO_CONFIGS),
+    (&["secret create --driver", "secret create -d"], "weft has no secret drivers yet: give the content of the secret"),
     (
         &[
             "--health-cmd",
@@ -117,6 +112,10 @@ pub(super) const FLAGS: &[(&[&str], &str)] = &[
             "node inspect -f",
             "network inspect --format",
             "network inspect -f",
+            "secret inspect --format",
+            "secret inspect -f",
+            "config inspect --format",
+            "config inspect -f",
         ],
         "the command prints all fields as JSON: choose from them with a program such as jq",
     ),

@@ -26,6 +26,7 @@ pub(crate) fn group() -> Group {
             docker_creates_services_on_networks_of_the_nodes,
             docker_reads_a_services_logs,
             secrets::tasks_have_secrets_and_configs,
+            secrets::weft_creates_changes_and_removes_secrets,
             docker_prints_the_errors_of_weft,
             docker_locks_and_unlocks_managers,
         ],

@@ -10,6 +10,7 @@ use super::{
     super::values::{environment, environment_of_file, pairs},
     common::{Common, network, preferences},
     converge::Wait,
+    files::Files,
     image::ImageFlags,
     lookup::Lookup,
     publish::{self, Publish},
@@ -54,6 +55,8 @@ pub(crate) struct Create {
     placement_pref: Vec<String>,
     #[command(flatten)]
     lookup: Lookup,
+    #[command(flatten)]
+    pub(super) files: Files,
     #[command(flatten)]
     pub(super) image: ImageFlags,
     #[command(flatten)]

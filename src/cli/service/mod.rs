@@ -6,6 +6,7 @@ mod publish;
 mod common;
 mod lists;
 mod lookup;
+mod files;
 mod image;
 mod create;
 mod update;
@@ -136,6 +137,7 @@ async fn get(client: &Client, service: &str) -> Result<Value> {
 
 async fn create(client: &Client, options: &Create) -> Result<ExitCode> {
     let mut spec = options.spec()?;
+    options.files.apply(client, &mut spec["TaskTemplate"]["ContainerSpec"]).await?;
     let auth = options.image.credentials(image(&spec))?;
     options.image.resolve(client, &mut spec, auth.as_deref()).await;
     let created = client.post_with_auth("/services/create", &spec, auth.as_deref()).await?;

@@ -12,6 +12,7 @@ use super::{
     },
     common::{Common, network, preferences, put},
     converge::Wait,
+    files::FileChanges,
     image::ImageFlags,
     lists::{change_list, items},
     lookup::LookupChanges,
@@ -23,12 +24,14 @@ pub(crate) struct Update {
     /// Return to the spec that the service had before the last update; excludes all flags that
     /// change the spec
     // The argument groups of these structs contain all flags that change the spec.
-    #[arg(long, conflicts_with_all = ["Changes", "LookupChanges", "ImageFlags", "Common"])]
+    #[arg(long, conflicts_with_all = ["Changes", "LookupChanges", "FileChanges", "ImageFlags", "Common"])]
     pub rollback: bool,
     #[command(flatten)]
     changes: Changes,
     #[command(flatten)]
     lookup: LookupChanges,
+    #[command(flatten)]
+    files: FileChanges,
     #[command(flatten)]
     pub(super) image_flags: ImageFlags,
     #[command(flatten)]
@@ -105,6 +108,7 @@ impl Update {
     pub(super) async fn apply(&self, client: &Client, spec: &mut Value) -> Result<()> {
         self.common.apply(spec)?;
         self.lookup.apply(&mut spec["TaskTemplate"]["ContainerSpec"]);
+        self.files.apply(client, &mut spec["TaskTemplate"]["ContainerSpec"]).await?;
         let changes = &self.changes;
         let names = if changes.network_add.is_empty() && changes.network_rm.is_empty() {
             NamesById::new()
@@ -260,6 +264,7 @@ mod tests {
             "--publish-rm 80",
             "--update-delay 5s",
             "--dns-add 192.0.2.1",
+            "--secret-add key",
         ] {
             check(&format!("--rollback {change} web"), Some(ErrorKind::ArgumentConflict));
         }

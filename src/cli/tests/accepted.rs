@@ -131,6 +131,25 @@ fn accepts_the_commands_of_network() {
 }
 
 #[test]
+fn accepts_the_commands_of_secret_and_config() {
+    check(&[
+        "secret create key -",
+        "secret create --label a=b -l c --template-driver golang key key.txt",
+        "secret ls --filter name=key --format {{.Name}} --quiet",
+        "secret list",
+        "secret inspect --pretty key other",
+        "secret rm key other",
+        "config create --label a=b conf conf.txt",
+        "config ls",
+        "config inspect conf",
+        "config remove conf",
+        "service create --secret key --secret source=key,target=/etc/key,uid=1000,gid=7,mode=0400 x",
+        "service create --config conf --config source=conf,target=/etc/conf x",
+        "service update --secret-add source=new,target=key --secret-rm old --config-add a --config-rm b vote",
+    ]);
+}
+
+#[test]
 fn accepts_the_commands_without_a_group() {
     check(&["-H tcp://192.0.2.1:3375 info", "info --format json", "version", "daemon --socket /run/weft/other.sock"]);
 }
