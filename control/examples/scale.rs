@@ -88,6 +88,7 @@ impl Cluster {
                 addresses: Vec::new(),
                 routes: Vec::new(),
                 encryption: EncryptionSupport::Kernel,
+                plugins: Default::default(),
             };
             cluster.apply(Command::DescribeNode { node: node.clone(), description: Box::new(description) });
             cluster.apply(Command::SetNodeStatus { id: node, status: NodeStatus::Ready, message: String::new() });

@@ -2,12 +2,13 @@
 //! must not change anything on the machine.
 
 use rustix::system::{Sysinfo, sysinfo, uname};
-use weft_model::{report::NodeDescription, spec::Labels};
+use weft_model::report::NodeDescription;
 use weft_overlay::OverlayState;
 
-use crate::runtime::RuntimeKind;
+use crate::runtime::{EngineFacts, RuntimeKind};
 
-pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, links: &OverlayState) -> NodeDescription {
+/// `engine` has the labels of the daemon too.
+pub(super) fn describe_node(runtime: RuntimeKind, engine: &EngineFacts, links: &OverlayState) -> NodeDescription {
     let facts = &links.facts;
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     NodeDescription {
@@ -17,10 +18,11 @@ pub(super) fn describe_node(runtime: RuntimeKind, labels: &Labels, links: &Overl
         memory_bytes: memory_bytes(&sysinfo()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime: runtime.as_str().to_owned(),
-        engine_labels: labels.clone(),
+        engine_labels: engine.labels.clone(),
         addresses: facts.addresses.clone(),
         routes: facts.routes.clone(),
         encryption: links.encryption.clone(),
+        plugins: engine.plugins.clone(),
     }
 }
 
@@ -34,7 +36,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use procfs::{Current as _, Meminfo};
-    use weft_model::wireguard::EncryptionSupport;
+    use weft_model::{spec::Labels, wireguard::EncryptionSupport};
     use weft_overlay::NodeFacts;
 
     use super::*;
@@ -53,7 +55,8 @@ mod tests {
             faults: BTreeMap::new(),
             encryption_fault: None,
         };
-        let node = describe_node(RuntimeKind::Docker, &labels, &links);
+        let engine = EngineFacts { labels: labels.clone(), ..EngineFacts::default() };
+        let node = describe_node(RuntimeKind::Docker, &engine, &links);
         assert_eq!((node.runtime.as_str(), node.engine_labels), ("docker", labels));
         assert_eq!(node.encryption, EncryptionSupport::UserSpace);
         assert_eq!((node.os.as_str(), node.arch.as_str()), (std::env::consts::OS, std::env::consts::ARCH));

@@ -129,7 +129,7 @@ impl Agent {
         if errors.is_empty() {
             self.reporter.set_applied(plan);
         }
-        let links = self.links.as_ref().map(|links| (links, self.executor.engine_labels()));
+        let links = self.links.as_ref().map(|links| (links, self.executor.engine_facts()));
         // The report says what the node had when it acknowledged the plan.
         let attached = attached.filter(|_| errors.is_empty());
         self.reporter.publish(plan, links, self.tasks.statuses(plan), attached, errors.text());

@@ -14,7 +14,7 @@ use weft_model::{
 use weft_overlay::OverlayState;
 
 use super::describe::describe_node;
-use crate::runtime::RuntimeKind;
+use crate::runtime::{EngineFacts, RuntimeKind};
 
 pub(super) struct Reporter {
     reports: watch::Sender<NodeReport>,
@@ -42,16 +42,17 @@ impl Reporter {
     pub(super) fn publish(
         &self,
         plan: &NodePlan,
-        links: Option<(&OverlayState, Labels)>,
+        links: Option<(&OverlayState, EngineFacts)>,
         tasks: Vec<(TaskId, TaskStatus)>,
         attached: Option<AttachedReports>,
         problem: String,
     ) {
         let applied = self.applied.as_ref().filter(|(node, _)| *node == plan.node);
         let applied = applied.map_or_else(PlanVersion::default, |(_, version)| *version);
-        let (links, engine_labels) = links.unzip();
-        let labels = merged(engine_labels.unwrap_or_default(), &self.labels);
-        let description = links.map(|links| describe_node(self.runtime, &labels, links));
+        let (links, engine) = links.unzip();
+        let engine = engine.unwrap_or_default();
+        let engine = EngineFacts { labels: merged(engine.labels, &self.labels), ..engine };
+        let description = links.map(|links| describe_node(self.runtime, &engine, links));
         // A link that cannot be read or configured for a moment is no lost key: the leader would
         // replace it.
         let configured = links.filter(|links| links.encryption_fault.is_none());

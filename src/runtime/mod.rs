@@ -45,7 +45,7 @@ use tokio::sync::watch;
 use weft_model::{
     Backoff, ContainerNetworks, LogSource, NetworkId, NodeName, NodePlan, TaskId,
     plan::{NetworkPlan, TaskPlan},
-    report::AttachedReports,
+    report::{AttachedReports, EnginePlugin},
     spec::Labels,
     state::ContainerIdentity,
 };
@@ -55,6 +55,13 @@ pub(crate) use self::{error::RuntimeError, files::TaskFile};
 /// Delays before a retry. The agent uses them for failed calls to a runtime, and the docker runtime
 /// for failed calls to its engine.
 pub(crate) const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+
+/// What a container engine says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct EngineFacts {
+    pub(crate) labels: Labels,
+    pub(crate) plugins: BTreeSet<EnginePlugin>,
+}
 
 /// The operations that the agent calls on a runtime. Calls for one task must not overlap. Calls for
 /// different tasks may.
@@ -97,10 +104,10 @@ pub(crate) trait Executor: Send + Sync {
     /// All tasks on this node, in the order of their ids. Includes the tasks of an earlier daemon.
     async fn observe(&self) -> Result<Vec<ObservedTask>, RuntimeError>;
 
-    /// The labels of the container engine, as it has given them when it was connected last. They
-    /// are known once [`Executor::observe`] has succeeded. A runtime without an engine has none.
-    fn engine_labels(&self) -> Labels {
-        Labels::new()
+    /// What the container engine has said of itself when it was connected last. It is known once
+    /// [`Executor::observe`] has succeeded. A runtime without an engine has nothing to say.
+    fn engine_facts(&self) -> EngineFacts {
+        EngineFacts::default()
     }
 
     /// The containers that are no tasks and are on networks of the cluster. A runtime without an

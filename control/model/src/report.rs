@@ -12,7 +12,7 @@ use crate::{
     wireguard::NodeKey,
 };
 
-pub use crate::state::NodeDescription;
+pub use crate::state::{EnginePlugin, NodeDescription};
 
 /// The agent sends a report when one of its values has changed, and after it has connected to a new
 /// leader.

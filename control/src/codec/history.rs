@@ -57,6 +57,7 @@ const ADDED: &[Addition] = &[
     (Owner::Type("Node"), "lag", 1),
     (Owner::Type("Node"), "rotated", 1),
     (Owner::Type("NodeAttribute"), "Ip", 1),
+    (Owner::Type("NodeDescription"), "plugins", 1),
     (Owner::Type("NodePlan"), "attached", 1),
     (Owner::Type("NodePlan"), "attached_names", 1),
     (Owner::Type("NodePlan"), "containers", 1),

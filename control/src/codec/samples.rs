@@ -16,7 +16,7 @@ use weft_model::{
         AttachedLink, AttachedName, AttachedPlan, AttachmentPlan, BackendPlan, DependencyPlan, EndpointPlan, Expanded,
         ManagerPlan, NetworkPlan, PeerPlan, PortPlan, ServicePlan, TaskGoal, TaskPlan,
     },
-    report::{AttachedReport, AttachedReports},
+    report::{AttachedReport, AttachedReports, EnginePlugin},
     spec::{
         Availability, ClusterSpec, Constraint, ContainerSpec, DependencyKind, DependencySpec, DnsConfig, EndpointMode,
         EndpointSpec, FailureAction, FileData, FileReference, HostEntry, Labels, NetworkAttachment, NetworkSpec,
@@ -183,6 +183,7 @@ fn description() -> NodeDescription {
         engine_labels: labels("engine"),
         addresses: vec![[192, 0, 2, 1].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 1].into()],
         encryption: EncryptionSupport::Unavailable("no module".to_owned()),
+        plugins: [EnginePlugin { kind: "Volume".to_owned(), name: "local".to_owned() }].into(),
         ..crate::fixture::description(&["198.51.100.0/24"])
     }
 }

@@ -9,16 +9,17 @@ use std::{
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryStateEnum, EndpointSettings, HostConfig, Mount, MountType, NetworkingConfig, RestartPolicy,
-    RestartPolicyNameEnum, SystemInfo,
+    ContainerSummaryStateEnum, EndpointSettings, HostConfig, Mount, MountType, NetworkingConfig, PluginsInfo,
+    RestartPolicy, RestartPolicyNameEnum, SystemInfo,
 };
 use weft_model::{
     NodeName, TASK_LABEL, TaskId,
     plan::TaskPlan,
-    spec::{DnsConfig, Labels, NodeNetwork, SearchDomain},
+    report::EnginePlugin,
+    spec::{DnsConfig, NodeNetwork, SearchDomain},
 };
 
-use crate::runtime::{Exit, Phase, files::FileMount, identity};
+use crate::runtime::{EngineFacts, Exit, Phase, files::FileMount, identity};
 
 /// Label with the node that a container belongs to.
 pub(super) const NODE_LABEL: &str = "weft.node";
@@ -61,10 +62,22 @@ pub(super) fn unfit(info: &SystemInfo) -> Option<String> {
     })
 }
 
-/// The labels that were given to the engine (`dockerd --label KEY=VALUE`).
-pub(super) fn engine_labels(info: &SystemInfo) -> Labels {
+/// The labels that were given to the engine (`dockerd --label KEY=VALUE`), and its plugins.
+pub(super) fn facts(info: &SystemInfo) -> EngineFacts {
     let labels = info.labels.iter().flatten().map(|label| label.split_once('=').unwrap_or((label, "")));
-    labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let none = PluginsInfo::default();
+    let known = info.plugins.as_ref().unwrap_or(&none);
+    let kinds = [
+        ("Authorization", &known.authorization),
+        ("Log", &known.log),
+        ("Network", &known.network),
+        ("Volume", &known.volume),
+    ];
+    let plugins = kinds.into_iter().flat_map(|(kind, names)| {
+        names.iter().flatten().map(move |name| EnginePlugin { kind: kind.to_owned(), name: name.clone() })
+    });
+    EngineFacts { labels, plugins: plugins.collect() }
 }
 
 /// Reads a container's labels. `None` if weft did not create it.
@@ -276,12 +289,18 @@ mod tests {
     use crate::runtime::fixture;
 
     #[test]
-    fn labels_of_the_engine_are_read_as_keys_and_values() {
+    fn labels_of_the_engine_are_read_as_keys_and_values_and_its_plugins_with_their_kinds() {
         let labels = ["zone=a", "rack=x=y", "empty=", "bare"].map(str::to_owned).to_vec();
-        let info = SystemInfo { labels: Some(labels), ..SystemInfo::default() };
+        let names = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect());
+        let plugins =
+            PluginsInfo { volume: names(&["local"]), network: names(&["overlay", "host"]), ..Default::default() };
+        let info = SystemInfo { labels: Some(labels), plugins: Some(plugins), ..SystemInfo::default() };
         let want = [("bare", ""), ("empty", ""), ("rack", "x=y"), ("zone", "a")];
-        assert_eq!(engine_labels(&info), want.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
-        assert_eq!(engine_labels(&SystemInfo::default()), Labels::new());
+        let found = facts(&info);
+        assert_eq!(found.labels, want.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        let plugins: Vec<_> = found.plugins.iter().map(|plugin| (plugin.kind.as_str(), plugin.name.as_str())).collect();
+        assert_eq!(plugins, [("Network", "host"), ("Network", "overlay"), ("Volume", "local")]);
+        assert_eq!(facts(&SystemInfo::default()), EngineFacts::default());
     }
 
     fn inspected(status: ContainerStateStatusEnum, pid: i64, exit_code: i64, error: &str) -> ContainerInspectResponse {

@@ -31,7 +31,6 @@ use tracing::{debug, info, warn};
 use weft_model::{
     NetworkId, NodeName, TASK_LABEL, TaskId, error_chain,
     plan::{NetworkPlan, TaskPlan},
-    spec::Labels,
 };
 
 use super::{
@@ -41,8 +40,8 @@ use super::{
     plugin::starts::Starts,
 };
 use crate::runtime::{
-    ObservedContainer, ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeError, TaskFile, TaskNetns,
-    files::FileStore, identity,
+    EngineFacts, ObservedContainer, ObservedTask, Phase, RETRY_BACKOFF, RuntimeConfig, RuntimeError, TaskFile,
+    TaskNetns, files::FileStore, identity,
 };
 
 /// Delay before the next request for events, after the connection ended.
@@ -74,7 +73,7 @@ pub(super) struct Engine {
     /// Locked while docker networks are created and removed.
     creating_networks: Arc<Mutex<()>>,
     known: Arc<sync::Mutex<BTreeMap<TaskId, ObservedTask>>>,
-    labels: Arc<sync::Mutex<Labels>>,
+    facts: Arc<sync::Mutex<EngineFacts>>,
     /// What the engine has said of each container that is no task, by the engine's id.
     pub(super) attached: Arc<sync::Mutex<BTreeMap<String, ObservedContainer>>>,
 }
@@ -90,14 +89,14 @@ impl Engine {
             starts,
             creating_networks: Arc::default(),
             known: Arc::default(),
-            labels: Arc::default(),
+            facts: Arc::default(),
             attached: Arc::default(),
         }
     }
 
-    /// The labels of the engine that was connected last.
-    pub(super) fn labels(&self) -> Labels {
-        self.labels.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What the engine that was connected last has said of itself.
+    pub(super) fn facts(&self) -> EngineFacts {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The client of the engine. Connects if there is none, and agrees on the version of the API.
@@ -121,7 +120,7 @@ impl Engine {
         if let Some(reason) = container::unfit(&info) {
             return Err(RuntimeError::Engine { action: "use the container engine", reason });
         }
-        *self.labels.lock().unwrap_or_else(PoisonError::into_inner) = container::engine_labels(&info);
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = container::facts(&info);
         Ok(client.insert(docker).clone())
     }
 

@@ -36,7 +36,6 @@ use tracing::warn;
 use weft_model::{
     ContainerNetworks, LogError, LogOptions, LogRecord, LogSource, NodePlan, TaskId, error_chain,
     plan::{NetworkPlan, TaskPlan},
-    spec::Labels,
 };
 
 use self::{
@@ -45,7 +44,8 @@ use self::{
     plugin::starts::Starts,
 };
 use super::{
-    Executor, ObservedContainers, ObservedTask, Phase, Ready, RuntimeConfig, RuntimeError, TaskFile, files::FileStore,
+    EngineFacts, Executor, ObservedContainers, ObservedTask, Phase, Ready, RuntimeConfig, RuntimeError, TaskFile,
+    files::FileStore,
 };
 
 /// The default socket of the engine.
@@ -172,8 +172,8 @@ impl Executor for DockerRuntime {
         Ok(observed)
     }
 
-    fn engine_labels(&self) -> Labels {
-        self.engine.labels()
+    fn engine_facts(&self) -> EngineFacts {
+        self.engine.facts()
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

@@ -34,7 +34,7 @@ pub use cluster::{Cluster, EarlierTimeout, ManagerLock, RootRotation};
 pub use dependency::Dependency;
 pub use keys::{KeyRecord, KeyStage, NodeKeys};
 pub use network::{Network, NetworkConfiguration};
-pub use node::{Lag, Node, NodeDescription, NodeStatus};
+pub use node::{EnginePlugin, Lag, Node, NodeDescription, NodeStatus};
 pub use service::{PublishedPort, Service, ServiceEndpoint, UpdateState, UpdateStatus};
 pub use task::{Attachment, Restarts, Slot, Task, TaskState, TaskStatus, Traffic};
 pub use task_map::TaskMap;

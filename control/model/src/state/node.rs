@@ -1,6 +1,9 @@
 //! Nodes: their settings, and what the leader and the agents observe.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -94,6 +97,17 @@ pub struct NodeDescription {
     /// them.
     pub routes: Vec<IpNetwork>,
     pub encryption: EncryptionSupport,
+    /// The plugins of the container engine.
+    #[serde(default)]
+    pub plugins: BTreeSet<EnginePlugin>,
+}
+
+/// A plugin of a container engine, built-in ones included.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EnginePlugin {
+    /// `Authorization`, `Log`, `Network` or `Volume`.
+    pub kind: String,
+    pub name: String,
 }
 
 impl Node {

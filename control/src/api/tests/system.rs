@@ -111,6 +111,19 @@ async fn info_without_an_engine_has_the_fields_of_mobys() {
         json!([{"Type": "Network", "Name": "overlay"}])
     );
 
+    api.change(|t| {
+        let plugin = |kind: &str, name: &str| weft_model::report::EnginePlugin { kind: kind.into(), name: name.into() };
+        let plugins = [plugin("Volume", "local"), plugin("Network", "overlay"), plugin("Log", "journald")].into();
+        let node = t.first_node();
+        let machine = weft_model::report::NodeDescription { plugins, ..fixture::description(&[]) };
+        t.ok(Command::DescribeNode { node, description: Box::new(machine) });
+    });
+    let plugin = |kind: &str, name: &str| json!({"Type": kind, "Name": name});
+    assert_eq!(
+        api.get("/nodes/self").await["Description"]["Engine"]["Plugins"],
+        json!([plugin("Log", "journald"), plugin("Network", "overlay"), plugin("Volume", "local")])
+    );
+
     // Fields that moby shows only in earlier versions.
     for (version, commit, netfilter, registry) in
         [("1.53", false, false, false), ("1.48", true, true, false), ("1.41", true, true, true)]

@@ -3,11 +3,13 @@
 //! One field is an extension of weft: `Description.Encryption`, whether and how the node encrypts,
 //! and its WireGuard keys.
 
+use std::collections::BTreeSet;
+
 use bollard_stubs::models;
 use serde_json::{Value, json};
 use weft_model::{
     spec::{Availability, NodeSpec, Role},
-    state::{Cluster, KeyRecord, Node, NodeStatus},
+    state::{Cluster, EnginePlugin, KeyRecord, Node, NodeDescription, NodeStatus},
 };
 
 use super::{
@@ -137,11 +139,20 @@ fn description(node: &Node, cluster: Option<&Cluster>) -> models::NodeDescriptio
         shown.engine = Some(models::EngineDescription {
             engine_version: Some(known.version.clone()),
             labels: Some(labels(&known.engine_labels)),
-            plugins: Some(vec![models::EngineDescriptionPlugins {
-                typ: Some("Network".into()),
-                name: Some("overlay".into()),
-            }]),
+            plugins: Some(plugins(known)),
         });
     }
     shown
+}
+
+/// The plugins of the node's engine, and the network driver of weft.
+fn plugins(machine: &NodeDescription) -> Vec<models::EngineDescriptionPlugins> {
+    let own = EnginePlugin { kind: "Network".to_owned(), name: "overlay".to_owned() };
+    let all: BTreeSet<_> = machine.plugins.iter().chain([&own]).collect();
+    all.into_iter()
+        .map(|plugin| models::EngineDescriptionPlugins {
+            typ: Some(plugin.kind.clone()),
+            name: Some(plugin.name.clone()),
+        })
+        .collect()
 }

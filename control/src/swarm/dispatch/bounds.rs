@@ -2,8 +2,12 @@
 //! worker can neither fill the log nor the memory of the managers. What is too long is cut off, and
 //! not refused: the rest of the report is needed to keep the node and its tasks working.
 
+use std::collections::BTreeSet;
+
 use weft_model::{
-    MAX_ATTACHED_PER_NODE, MAX_NETWORKS_PER_SERVICE, NodeReport, report::NodeDescription, spec::Labels,
+    MAX_ATTACHED_PER_NODE, MAX_NETWORKS_PER_SERVICE, NodeReport,
+    report::{EnginePlugin, NodeDescription},
+    spec::Labels,
     state::TaskStatus,
 };
 
@@ -22,6 +26,8 @@ const MAX_NAME: usize = 255;
 /// Labels of the node's engine: how many, and how many octets of keys and values together.
 const MAX_LABELS: usize = 256;
 const MAX_LABEL_BYTES: usize = 32 << 10;
+/// Plugins of the node's engine.
+const MAX_PLUGINS: usize = 256;
 /// Addresses and routes of the node. A router may have the routes of the whole internet; the
 /// managers need those that an address pool may overlap.
 const MAX_ADDRESSES: usize = 1_024;
@@ -75,7 +81,7 @@ fn limit_description(description: &mut NodeDescription) -> bool {
     if let weft_model::wireguard::EncryptionSupport::Unavailable(reason) = &mut description.encryption {
         cut |= cut_text(reason, MAX_TEXT);
     }
-    cut | cut_labels(&mut description.engine_labels)
+    cut | cut_labels(&mut description.engine_labels) | cut_plugins(&mut description.plugins)
 }
 
 fn limit_status(status: &mut TaskStatus) -> bool {
@@ -111,6 +117,17 @@ fn cut_labels(labels: &mut Labels) -> bool {
         count <= MAX_LABELS && bytes <= MAX_LABEL_BYTES
     });
     labels.len() < before
+}
+
+/// Keeps the first plugins, in their order, without those whose name is too long.
+fn cut_plugins(plugins: &mut BTreeSet<EnginePlugin>) -> bool {
+    let before = plugins.len();
+    let mut count = 0;
+    plugins.retain(|plugin| {
+        count += 1;
+        count <= MAX_PLUGINS && plugin.kind.len() + plugin.name.len() <= MAX_NAME
+    });
+    plugins.len() < before
 }
 
 #[cfg(test)]
@@ -167,6 +184,8 @@ mod tests {
         machine.version.clone_from(&long);
         machine.encryption = EncryptionSupport::Unavailable(long.clone());
         machine.engine_labels = (0..10_000).map(|n| (format!("{n:05}"), "x".repeat(1_000))).collect();
+        let plugin = |n: u32| EnginePlugin { kind: "Log".to_owned(), name: format!("{n:05}{}", "x".repeat(200)) };
+        machine.plugins = (0..10_000).map(plugin).collect();
         machine.addresses = vec![[192, 0, 2, 1].into(); 100_000];
         machine.routes = vec!["10.0.0.0/8".parse().expect("a network"); 100_000];
         let mut status = observed(TaskState::Running, 7);
