@@ -27,6 +27,8 @@ pub(crate) fn group() -> Group {
             docker_reads_a_services_logs,
             secrets::tasks_have_secrets_and_configs,
             secrets::weft_creates_changes_and_removes_secrets,
+            docker_finds_objects_of_any_kind_and_past_events,
+            docker_creates_a_service_with_a_placement_and_a_bare_variable,
             docker_prints_the_errors_of_weft,
             docker_locks_and_unlocks_managers,
         ],
@@ -160,6 +162,35 @@ fn docker_reads_a_services_logs(lab: &Lab) -> Result<()> {
         ensure!(logs.contains(&format!("web.{slot}.")), "the logs have no line of web.{slot}:\n{logs}");
     }
     Ok(())
+}
+
+/// The nodes have no container engine.
+fn docker_finds_objects_of_any_kind_and_past_events(lab: &Lab) -> Result<()> {
+    let name_of = |object| lab.docker_ok("n1", &["inspect", "--format", "{{.Spec.Name}}", object]);
+    ensure!(name_of("web")?.trim() == "web", "the service is not found");
+    let hostname = lab.docker_ok("n1", &["inspect", "--format", "{{.Description.Hostname}}", "n3"])?;
+    ensure!(hostname.trim() == "n3", "{hostname}");
+    for node in ["n1", "n3"] {
+        let missing = lab.docker(node, &["inspect", "missing"])?;
+        let message = String::from_utf8_lossy(&missing.stderr);
+        ensure!(!missing.status.success() && message.to_lowercase().contains("no such object: missing"), "{message}");
+    }
+    let past = ["events", "--since", "1h", "--until", "0s", "--filter", "type=service", "--filter", "service=web"];
+    let events = lab.docker_ok("n1", &past)?;
+    ensure!(events.contains("service create") && events.contains("name=web"), "{events}");
+    let none = [&past[..5], &["--filter", "container=web"]].concat();
+    let events = lab.docker_ok("n1", &none)?;
+    ensure!(events.is_empty(), "{events}");
+    Ok(())
+}
+
+fn docker_creates_a_service_with_a_placement_and_a_bare_variable(lab: &Lab) -> Result<()> {
+    let create = ["service", "create", "--detach", "--name", "placed", "--env", "WEFT_TEST_NOT_SET"];
+    let placement = ["--constraint", "node.role == Worker", "--constraint", "node.ip != 192.0.2.1"];
+    lab.docker_ok("n1", &[&create[..], &placement, &["--placement-pref", "spread=node.hostname", WHOAMI]].concat())?;
+    let tasks = lab.wait_running("n1", "placed", 1)?;
+    ensure!(tasks.iter().all(|task| task.node == "n3"), "{tasks:?}");
+    lab.docker_ok("n1", &["service", "rm", "placed"]).map(drop)
 }
 
 fn docker_prints_the_errors_of_weft(lab: &Lab) -> Result<()> {
