@@ -378,6 +378,26 @@ async fn events_of_docker_networks_are_those_of_the_clusters() {
 }
 
 #[tokio::test]
+async fn past_events_of_a_manager_are_those_of_the_cluster_and_of_its_engine() {
+    let node = Node::new(Role::Manager).await;
+    node.engine.answer_with("/events", Value::String(events(&node)));
+    // The task that records events sees the state of the beginning.
+    tokio::task::yield_now().await;
+    node.api.change(|t| t.node("n2", &[]));
+    node.engine.requests();
+    let past = read_events(&node, "/events?since=0&until=1700000001").await;
+    let is_shown = |kind: &str, scope: &str, count: usize| {
+        let found = past.iter().filter(|event| event["Type"] == kind && event["scope"] == scope).count();
+        assert_eq!(found, count, "{kind} {scope}: {past:?}");
+    };
+    is_shown("node", "swarm", 1);
+    is_shown("container", "local", 1);
+    is_shown("network", "local", 3);
+    let asked = node.engine.requests();
+    assert!(asked.iter().any(|request| request == "GET /events?since=0&until=1700000001"), "{asked:?}");
+}
+
+#[tokio::test]
 async fn the_announced_version_holds_for_weft_and_the_engine() {
     let node = Node::new(Role::Manager).await;
     let components = json!([{"Name": "Engine", "Version": "29.0.0", "Details": {"ApiVersion": "1.44"}}]);
