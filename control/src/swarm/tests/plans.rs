@@ -11,9 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
 use weft_model::{
-    ClusterState, Command, NetworkId, NodeId, NodePlan, NodeReport, ServiceId,
-    plan::PlanVersion,
+    ClusterState, Command, DependencyId, NetworkId, NodeId, NodePlan, NodeReport, ServiceId,
+    plan::{DependencyPlan, PlanVersion},
     spec::{
+        FileData,
         Role::{Manager, Worker},
         ServiceMode,
     },
@@ -139,6 +140,39 @@ async fn a_node_takes_no_older_plan_and_one_of_a_newer_epoch_with_a_lower_genera
 
     let n2 = n2.stop().await.start().await;
     assert_eq!(**n2.swarm.plans().borrow().as_ref().expect("the stored plan"), reformed);
+    stop_serving.cancel();
+    stop([n2]).await;
+}
+
+#[tokio::test]
+async fn a_node_stores_no_secret_of_its_plan_and_gets_it_again_after_a_restart() {
+    const SECRET: &[u8] = b"correct horse battery staple";
+    let [n1, n2] = cluster([Manager, Worker]).await;
+    let current = n2.swarm.plans().borrow().clone().expect("a plan");
+    let addr = n1.rpc_addr();
+    let host = n1.stop().await;
+    let data = Some(FileData(SECRET.to_vec()).into());
+    let plan = NodePlan {
+        // Later than any generation at which the node knows its plan to be unchanged.
+        generation: current.generation + 100,
+        dependencies: vec![DependencyPlan { id: DependencyId::from_random(1), data }],
+        ..NodePlan::clone(&current)
+    };
+    // The node begins another session after each one whose plan it has acked.
+    let (mut received, stop_serving) = serve_as(&host, addr, &vec![plan.clone(); 100]);
+    let acked = async { while received.recv().await.expect("the server runs").1 != Some(plan.version()) {} };
+    timeout(DEADLINE, acked).await.expect("an ack in time");
+    assert_eq!(**n2.swarm.plans().borrow().as_ref().expect("a plan"), plan);
+
+    let n2 = n2.stop().await;
+    let has_secret = |bytes: &[u8]| bytes.windows(SECRET.len()).any(|part| part == SECRET);
+    let with_secret: Vec<_> = n2.files().into_iter().filter(|(_, bytes)| has_secret(bytes)).collect();
+    assert!(with_secret.is_empty(), "{with_secret:?}");
+    assert!(has_secret(&codec::plan::encode(&plan, FEATURE_LEVEL).expect("encoded")), "a plan is not compressed");
+    let n2 = n2.start().await;
+    let mut plans = n2.swarm.plans();
+    let has_plan = |found: &Option<Arc<NodePlan>>| found.as_deref() == Some(&plan);
+    timeout(DEADLINE, plans.wait_for(has_plan)).await.expect("the secret in time").expect("the daemon runs");
     stop_serving.cancel();
     stop([n2]).await;
 }
