@@ -29,6 +29,7 @@ pub(crate) fn group() -> Group {
             secrets::weft_creates_changes_and_removes_secrets,
             docker_finds_objects_of_any_kind_and_past_events,
             docker_creates_a_service_with_a_placement_and_a_bare_variable,
+            secrets::a_stack_brings_its_secrets,
             docker_prints_the_errors_of_weft,
             docker_locks_and_unlocks_managers,
         ],

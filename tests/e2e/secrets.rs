@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use weft_lab::{Lab, Task, contract, eventually};
 
 use crate::fixtures::{only, tools};
@@ -60,6 +61,43 @@ pub(crate) fn weft_creates_changes_and_removes_secrets(lab: &Lab) -> Result<()> 
     lab.weft_ok("n1", &["service", "rm", "by-weft"])?;
     lab.weft_ok("n1", &["secret", "rm", "old", "new"])?;
     lab.weft_ok("n1", &["config", "rm", "conf"])?;
+    Ok(())
+}
+
+/// `docker stack deploy` finds out whether a secret exists, creates or relabels it, and uses it.
+pub(crate) fn a_stack_brings_its_secrets(lab: &Lab) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let compose = json!({
+        "version": "3.8",
+        "services": {"app": {
+            "image": tools(lab),
+            "command": ["sleep", "infinity"],
+            "secrets": ["key"],
+            "configs": [{"source": "conf", "target": "/run/conf"}],
+        }},
+        "secrets": {"key": {"file": "./key"}},
+        "configs": {"conf": {"file": "./conf"}},
+    });
+    let file = dir.path().join("compose.json");
+    fs::write(&file, compose.to_string())?;
+    fs::write(dir.path().join("key"), FIRST)?;
+    fs::write(dir.path().join("conf"), "k=v")?;
+    let file = file.to_str().context("a path")?;
+    let deploy = ["stack", "deploy", "--detach", "--resolve-image", "never", "--compose-file", file, "st"];
+    lab.docker_ok("n1", &deploy)?;
+    let task = only(lab.wait_running("n1", "st_app", 1)?)?;
+    has(lab, &task, "/run/secrets/key", FIRST, "444 0 0")?;
+    has(lab, &task, "/run/conf", "k=v", "444 0 0")?;
+    lab.docker_ok("n1", &deploy)?;
+    let same = only(lab.wait_running("n1", "st_app", 1)?)?;
+    ensure!(same.id == task.id, "the second deployment has replaced the task");
+    fs::write(dir.path().join("key"), SECOND)?;
+    let error = refusal(lab, &deploy)?;
+    ensure!(error.contains("only updates to Labels are allowed"), "{error}");
+    lab.docker_ok("n1", &["stack", "rm", "--detach=false", "st"])?;
+    for kind in ["secret", "config"] {
+        ensure!(lab.docker_ok("n1", &[kind, "ls", "--quiet"])?.is_empty(), "a {kind} is left");
+    }
     Ok(())
 }
 
