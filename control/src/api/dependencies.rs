@@ -20,7 +20,7 @@ use super::{
     error::ApiError,
     find,
     query::{Filters, Params},
-    wire,
+    wire::{self, fields::Ignored},
 };
 
 /// Adds the routes of both kinds.
@@ -91,7 +91,9 @@ async fn create(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let cluster = api.cluster()?;
     check_kind(&*api.state()?, kind)?;
-    let spec = Box::new(wire::dependency::read(kind, body)?);
+    let mut ignored = Ignored::default();
+    let spec = Box::new(wire::dependency::read(kind, body, &mut ignored)?);
+    ignored.log(&format!("{kind} create"));
     let id = DependencyId::from_random(crate::host::random());
     cluster.propose(Command::CreateDependency { id: id.clone(), spec }).await?;
     Ok((StatusCode::CREATED, Json(json!({"ID": id.as_str()}))))
@@ -109,7 +111,9 @@ async fn update(
     let state = api.state()?;
     let found = find::dependency(&state, kind, &id)?;
     // Name and data never change, so another command cannot make this outdated.
-    let labels = wire::dependency::read_labels(&found.spec, body)?;
+    let mut ignored = Ignored::default();
+    let labels = wire::dependency::read_labels(&found.spec, body, &mut ignored)?;
+    ignored.log(&format!("{kind} update"));
     cluster.propose(Command::UpdateDependency { id: found.id.clone(), version, labels }).await?;
     Ok(())
 }

@@ -10,7 +10,8 @@ use weft_model::{
 };
 
 use super::{
-    fields, unsupported,
+    fields::{self, Ignored},
+    unsupported,
     values::{date, labels, to_json, version},
 };
 use crate::api::{error::ApiError, features};
@@ -26,9 +27,15 @@ struct Given {
     templated: bool,
 }
 
-fn read_given(kind: DependencyKind, mut body: Value) -> Result<Given, ApiError> {
-    let requested: models::SecretSpec = fields::read(&mut body)?;
-    if requested.driver.as_ref().is_some_and(|driver| !driver.name.is_empty()) && kind == DependencyKind::Secret {
+fn read_given(kind: DependencyKind, mut body: Value, ignored: &mut Ignored) -> Result<Given, ApiError> {
+    let requested: models::SecretSpec = match kind {
+        DependencyKind::Secret => fields::read_known(&mut body, ignored)?,
+        DependencyKind::Config => {
+            let models::ConfigSpec { name, labels, data, templating } = fields::read_known(&mut body, ignored)?;
+            models::SecretSpec { name, labels, data, driver: None, templating }
+        }
+    };
+    if requested.driver.as_ref().is_some_and(|driver| !driver.name.is_empty()) {
         return Err(features::SECRET_DRIVERS.refusal());
     }
     let templated = match requested.templating.as_ref().map(|driver| driver.name.as_str()) {
@@ -61,16 +68,16 @@ fn templating(templated: bool) -> Option<models::Driver> {
 }
 
 /// Reads the spec of a new secret or config.
-pub(crate) fn read(kind: DependencyKind, body: Value) -> Result<DependencySpec, ApiError> {
-    let Given { name, labels, data, templated } = read_given(kind, body)?;
+pub(crate) fn read(kind: DependencyKind, body: Value, ignored: &mut Ignored) -> Result<DependencySpec, ApiError> {
+    let Given { name, labels, data, templated } = read_given(kind, body, ignored)?;
     let name =
         name.parse().map_err(|error: weft_model::spec::InvalidDependencyName| ApiError::Invalid(error.to_string()))?;
     Ok(DependencySpec { kind, name, labels, data: FileData(data.unwrap_or_default()).into(), templated })
 }
 
 /// Reads the labels of an update. Clients send the whole spec, of which only the labels may differ.
-pub(crate) fn read_labels(current: &DependencySpec, body: Value) -> Result<Labels, ApiError> {
-    let given = read_given(current.kind, body)?;
+pub(crate) fn read_labels(current: &DependencySpec, body: Value, ignored: &mut Ignored) -> Result<Labels, ApiError> {
+    let given = read_given(current.kind, body, ignored)?;
     let is_same = given.name == current.name.as_str()
         && given.data.is_none_or(|data| data == current.data.0)
         && (!given.templated || current.templated);

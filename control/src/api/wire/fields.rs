@@ -13,7 +13,7 @@
 //! do. The names of moby's fields are those of the types in `bollard_stubs`, which are generated
 //! from moby's `api/swagger.yaml`, and of [`ADDED`]. A test compares them with moby's Go types.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -39,27 +39,35 @@ const ADDED: &[(&str, &[&str])] = &[
     ("SwarmSpecEncryptionConfig", &["KeyRotationPeriod"]),
 ];
 
+/// Number of ignored fields that are named.
+const NAMED: usize = 32;
+
 /// The fields of a request that have no effect, because the Engine API does not have them.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Ignored(Vec<String>);
+pub(crate) struct Ignored(BTreeSet<String>);
 
 impl Ignored {
     /// Adds a field, unless its value means "the default" and thus asks for nothing.
     pub(crate) fn add(&mut self, path: &str, value: &Value) {
-        if !is_default(value) && !self.0.iter().any(|known| known == path) {
-            self.0.push(path.to_owned());
+        if !is_default(value) {
+            self.0.insert(path.to_owned());
         }
     }
 
     /// A text for each field, for an answer that has a field for warnings.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|path| format!("the field {path} was ignored: the Engine API has no such field"))
+        let named = self.0.iter().take(NAMED);
+        let named = named.map(|path| format!("the field {path} was ignored: the Engine API has no such field"));
+        let more = self.0.len().saturating_sub(NAMED);
+        named.chain((more > 0).then(|| format!("{more} more fields were ignored")))
     }
 
     /// Logs the fields of a request whose answer has no field for warnings.
     pub(crate) fn log(&self, request: &str) {
         if !self.0.is_empty() {
-            tracing::warn!(request, fields = self.0.join(", "), "ignored fields that the Engine API does not have");
+            let named: Vec<&str> = self.0.iter().take(NAMED).map(String::as_str).collect();
+            let (fields, all) = (named.join(", "), self.0.len());
+            tracing::warn!(request, fields, all, "ignored fields that the Engine API does not have");
         }
     }
 }
@@ -287,6 +295,8 @@ mod tests {
                 "unlock" => drop(read_known::<wire::SwarmUnlockRequest>(&mut body, &mut ignored)),
                 "node" => drop(read_known::<wire::NodeSpec>(&mut body, &mut ignored)),
                 "network" => drop(read_known::<wire::NetworkCreateRequest>(&mut body, &mut ignored)),
+                "secret" => drop(read_known::<wire::SecretSpec>(&mut body, &mut ignored)),
+                "config" => drop(read_known::<wire::ConfigSpec>(&mut body, &mut ignored)),
                 other => panic!("an unknown kind of request: {other}"),
             }
             if ignored != Ignored::default() {
@@ -307,7 +317,7 @@ mod tests {
         });
         let mut ignored = Ignored::default();
         read_known::<wire::SwarmSpec>(&mut body, &mut ignored).expect("a spec");
-        assert_eq!(ignored.0, ["AcceptancePolicy", "Dispatcher.Beat"]);
+        assert_eq!(ignored.0, ["AcceptancePolicy", "Dispatcher.Beat"].map(str::to_owned).into());
         assert_eq!(
             body,
             json!({
@@ -320,7 +330,7 @@ mod tests {
         let mut body = json!({"Mode": {"Replicated": {"Replicas": 1}}, "EndpointSpec": {"Ports": [{"X": 1}]}});
         let mut ignored = Ignored::default();
         read_known::<wire::ServiceSpec>(&mut body, &mut ignored).expect("a service");
-        assert_eq!(ignored.0, ["EndpointSpec.Ports[0].X"]);
+        assert_eq!(ignored.0, ["EndpointSpec.Ports[0].X".to_owned()].into());
     }
 
     #[test]
