@@ -50,8 +50,8 @@ pub(crate) trait Member: Send + Sync {
     /// `Some` on managers that have the cluster state.
     fn cluster(&self) -> Option<Arc<dyn ClusterHandle>>;
     /// Waits until [`Self::cluster`] is `Some`. A promoted node is a manager for a moment before it
-    /// has the cluster state.
-    async fn wait_until_manager(&self);
+    /// has the cluster state. `false` if the daemon ends.
+    async fn wait_until_manager(&self) -> bool;
 }
 
 /// A manager's access to the cluster state.
@@ -139,8 +139,8 @@ impl Member for Swarm {
         self.manager().map(|manager| Arc::new(manager) as Arc<dyn ClusterHandle>)
     }
 
-    async fn wait_until_manager(&self) {
-        Swarm::wait_until_manager(self).await;
+    async fn wait_until_manager(&self) -> bool {
+        Swarm::wait_until_manager(self).await
     }
 }
 

@@ -220,9 +220,10 @@ impl Swarm {
         manager.filter(|manager| manager.state().borrow().cluster.is_some())
     }
 
-    /// Resolves when [`Self::manager`] returns a manager. Never resolves on a node that does not
-    /// become a manager, so the caller must set a time limit.
-    pub async fn wait_until_manager(&self) {
+    /// Resolves when [`Self::manager`] returns a manager, or with `false` when the swarm shuts
+    /// down. Never resolves on a node that does not become a manager, so the caller must set a time
+    /// limit.
+    pub async fn wait_until_manager(&self) -> bool {
         let mut managers = self.lifecycle.channels.manager.subscribe();
         loop {
             let manager = managers.borrow_and_update().clone();
@@ -237,8 +238,8 @@ impl Swarm {
                         }
                         None => std::future::pending().await,
                     }
-                } => return,
-                changed = managers.changed() => if changed.is_err() { return },
+                } => return true,
+                changed = managers.changed() => if changed.is_err() { return false },
             }
         }
     }

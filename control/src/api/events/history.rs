@@ -13,7 +13,7 @@ use std::{
 
 use bollard_stubs::models::EventMessage;
 use tokio::sync::watch;
-use weft_model::ClusterState;
+use weft_model::{ClusterState, id::ClusterId};
 
 use super::diff;
 use crate::api::cluster::Member;
@@ -29,19 +29,35 @@ struct Kept {
     events: VecDeque<EventMessage>,
     /// The cluster state up to which `events` has all changes. `None` on a node that is no manager.
     seen: Option<Arc<ClusterState>>,
+    /// The cluster of the events.
+    cluster: Option<ClusterId>,
+}
+
+impl Kept {
+    /// Forgets what is of another cluster than this state: the node has left that one.
+    fn forget_others(&mut self, state: &ClusterState) {
+        if self.cluster != cluster_id(state) {
+            *self = Self::default();
+        }
+    }
+}
+
+fn cluster_id(state: &ClusterState) -> Option<ClusterId> {
+    state.cluster.as_ref().map(|cluster| cluster.id.clone())
 }
 
 impl History {
     /// Keeps the events between the state that was seen last and `after`.
     fn add(&self, after: Arc<ClusterState>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.forget_others(&after);
         if let Some(before) = &kept.seen {
             let events = diff::events(before, &after);
             kept.events.extend(events);
             let excess = kept.events.len().saturating_sub(LIMIT);
             kept.events.drain(..excess);
         }
-        kept.seen = Some(after);
+        (kept.cluster, kept.seen) = (cluster_id(&after), Some(after));
     }
 
     fn end(&self) {
@@ -54,9 +70,10 @@ impl History {
         &self,
         state: &mut watch::Receiver<Arc<ClusterState>>,
     ) -> (Vec<EventMessage>, Arc<ClusterState>) {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // It is not older than what was seen: `record` reads a state before it takes the lock.
         let newest = Arc::clone(&state.borrow_and_update());
+        kept.forget_others(&newest);
         let mut events: Vec<_> = kept.events.iter().cloned().collect();
         events.extend(kept.seen.iter().flat_map(|seen| diff::events(seen, &newest)));
         (events, newest)
@@ -66,8 +83,11 @@ impl History {
 /// Records the events of the clusters that this node is a manager of, until the daemon ends.
 pub(in crate::api) async fn record(member: Weak<dyn Member>, history: Arc<History>) {
     while let Some(present) = member.upgrade() {
-        present.wait_until_manager().await;
-        let Some(cluster) = present.cluster() else { return };
+        if !present.wait_until_manager().await {
+            return;
+        }
+        // It can have been demoted since.
+        let Some(cluster) = present.cluster() else { continue };
         drop(present);
         let mut state = cluster.state();
         drop(cluster);
@@ -116,5 +136,10 @@ mod tests {
         sender.send_replace(Arc::new(cluster.state.clone()));
         history.add(Arc::new(cluster.state.clone()));
         assert_eq!(names(&history, &mut state).last().map(String::as_str), Some("new"));
+        // The node joins another cluster.
+        let other = ClusterId::from_random(99);
+        cluster.state.cluster.as_mut().expect("a cluster").id = other;
+        sender.send_replace(Arc::new(cluster.state.clone()));
+        assert_eq!(names(&history, &mut state), [""; 0]);
     }
 }

@@ -159,10 +159,11 @@ impl Member for TestMember {
         if key == UnlockKey([7; 32]) { Ok(()) } else { Err(SwarmError::WrongUnlockKey) }
     }
 
-    async fn wait_until_manager(&self) {
+    async fn wait_until_manager(&self) -> bool {
         if self.cluster.is_none() {
             future::pending::<()>().await;
         }
+        true
     }
 
     fn plans(&self) -> watch::Receiver<Option<Arc<NodePlan>>> {
