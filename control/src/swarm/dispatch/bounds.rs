@@ -48,8 +48,10 @@ pub(crate) fn limit(report: &mut NodeReport) -> bool {
     if let Some(attached) = &mut report.attached {
         // A container that is cut off would count as removed.
         let too_many = attached.containers.len().max(attached.unanswered.len()) > MAX_ATTACHED_PER_NODE;
-        cut |= too_many;
-        if too_many {
+        let mut identities = attached.containers.iter().map(|container| &container.identity);
+        let is_useless = too_many || identities.any(|found| found.container.is_empty() || found.name.is_empty());
+        cut |= is_useless;
+        if is_useless {
             report.attached = None;
         } else {
             for id in &mut attached.unanswered {
@@ -210,5 +212,8 @@ mod tests {
         report.attached = reports("x", MAX_ATTACHED_PER_NODE + 1);
         assert!(limit(&mut report));
         assert_eq!(report.attached, None, "the others do not count as removed");
+        report.attached = reports("", 1);
+        assert!(limit(&mut report));
+        assert_eq!(report.attached, None, "the cluster state has no container without a name");
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Session<'a> {
 struct Sent {
     acked: PlanVersion,
     certificate: CertificateStatus,
+    /// The feature level of the last report.
+    level: u32,
     at: Instant,
 }
 
@@ -105,9 +107,10 @@ impl<'a> Session<'a> {
         let report = NodeReport { addr: Some(addr_now), ..reports.borrow_and_update().clone() };
         let acked = self.acks.ack(report.in_effect(), *self.context.stored_version.borrow());
         let certificate = self.context.certificate_status();
-        let first_message = message(acked, encode(self.feature_level(), &report)?, &certificate);
+        let level = self.feature_level();
+        let first_message = message(acked, encode(level, &report)?, &certificate);
         outbox.send(first_message).await.map_err(|_| Status::unavailable("the connection broke"))?;
-        let mut sent = Sent { acked, certificate, at: Instant::now() };
+        let mut sent = Sent { acked, certificate, level, at: Instant::now() };
         let inbox = timeout(FIRST_REPLY_TIMEOUT, client.session(ReceiverStream::new(messages))).await;
         let mut inbox =
             inbox.map_err(|_| Status::deadline_exceeded("the manager did not answer in time"))??.into_inner();
@@ -141,14 +144,17 @@ impl<'a> Session<'a> {
             let report = NodeReport { addr: Some(addr), ..reports.borrow_and_update().clone() };
             let acked = self.acks.ack(report.in_effect(), *stored.borrow_and_update());
             let (acked_before, epoch) = (last_report.acked, last_report.epoch);
-            let changed = NodeReport { acked: acked_before, epoch, ..report.clone() } != last_report;
+            // At another level, the leader reads other facts of the same report.
+            let level = self.feature_level();
+            let changed =
+                level != sent.level || NodeReport { acked: acked_before, epoch, ..report.clone() } != last_report;
             problems.mark_unchanged();
             let (identity, certificate) = (self.context.credentials.identity(), self.context.certificate_status());
             let sends = changed || acked != sent.acked || certificate != sent.certificate;
             if sends || sent.at.elapsed() >= self.heartbeat() {
-                let body = if changed { encode(self.feature_level(), &report)? } else { Vec::new() };
+                let body = if changed { encode(level, &report)? } else { Vec::new() };
                 outbox.send(message(acked, body, &certificate)).await.map_err(|_| disconnected())?;
-                *sent = Sent { acked, certificate, at: Instant::now() };
+                *sent = Sent { acked, certificate, level, at: Instant::now() };
                 last_report = report;
             }
             tokio::select! {

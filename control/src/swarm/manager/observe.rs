@@ -50,7 +50,7 @@ impl Topic {
             Command::JoinNode(moved) => Some((moved.id.clone(), Self::Address)),
             Command::ReportKeys { node, .. } => Some((node.clone(), Self::Keys)),
             // It has stopped before, which is limited. Its name must resolve at once.
-            Command::AttachContainer(attach) if attach.running == Some(true) => None,
+            Command::AttachContainer(attach) if attach.running == Some(true) && attach.identity.is_none() => None,
             Command::AttachContainer(attach) => Some((attach.node.clone(), Self::Container(attach.id.clone()))),
             Command::SetNodeStatus { id, status: NodeStatus::Ready, .. } if is_ready(id) => {
                 Some((id.clone(), Self::Message))
@@ -253,15 +253,23 @@ fn attached_commands(state: &ClusterState, node: &NodeId, report: &NodeReport) -
         let present: Vec<NetworkId> = found.networks.iter().filter(is_reserved).cloned().collect();
         let renamed = container.identity.as_ref() != Some(&found.identity);
         let running = (container.running != found.running).then_some(found.running);
-        if renamed || running.is_some() || !present.is_empty() {
-            commands.push(Command::AttachContainer(Box::new(AttachContainer {
-                node: node.clone(),
-                id: container.id.clone(),
-                identity: renamed.then(|| found.identity.clone()),
-                networks: Vec::new(),
-                present,
-                running,
-            })));
+        let attach = AttachContainer {
+            node: node.clone(),
+            id: container.id.clone(),
+            identity: None,
+            networks: Vec::new(),
+            present: Vec::new(),
+            running: None,
+        };
+        // A start is not limited, so it is a command of its own.
+        if renamed || running == Some(false) || !present.is_empty() {
+            let identity = renamed.then(|| found.identity.clone());
+            let stopped = running.filter(|running| !running);
+            let attach = AttachContainer { identity, present, running: stopped, ..attach.clone() };
+            commands.push(Command::AttachContainer(Box::new(attach)));
+        }
+        if running == Some(true) {
+            commands.push(Command::AttachContainer(Box::new(AttachContainer { running, ..attach })));
         }
     }
     commands
