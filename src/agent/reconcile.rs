@@ -51,6 +51,7 @@ impl Agent {
             None => errors.collect(self.last_seen.forget_ended().await)?.unwrap_or_default(),
         }
         let age = now.saturating_duration_since(self.started);
+        self.tasks.awaits_list &= !is_listed && age <= LIST_TIMEOUT;
         let observed = match self.last_seen.tasks() {
             Some(tasks) => Arc::clone(tasks),
             None if age <= LIST_TIMEOUT => return self.report_without_list(plan, errors),

@@ -88,10 +88,12 @@ async fn agent(executor: Arc<Recording>, dir: &Path) -> Agent {
         addrs: Arc::new(KernelAddrs),
     });
     let swarm = swarm.await.expect("an empty data directory opens");
+    let mut tasks = Tasks::new(executor.clone());
+    tasks.awaits_list = false;
     Agent {
         reporter: Reporter::new(swarm.reports(), RuntimeKind::Process, Labels::new()),
         swarm,
-        tasks: Tasks::new(executor.clone()),
+        tasks,
         executor,
         overlay: Overlay::open(EncryptionMode::Auto).expect("netlink is available"),
         links: None,

@@ -105,11 +105,13 @@ pub(super) struct Tasks {
     pub(super) records: BTreeMap<TaskId, TaskRecord>,
     /// The steps in progress.
     pub(super) steps: JoinSet<FinishedStep>,
+    /// The runtime has not listed its tasks yet under this daemon, but is expected to.
+    pub(super) awaits_list: bool,
 }
 
 impl Tasks {
     pub(super) fn new(executor: Arc<dyn Executor>) -> Self {
-        Self { executor, records: BTreeMap::new(), steps: JoinSet::new() }
+        Self { executor, records: BTreeMap::new(), steps: JoinSet::new(), awaits_list: true }
     }
 
     /// Creates a record for each task of the plan or the runtime, and drops the records of tasks in
@@ -154,6 +156,7 @@ impl Tasks {
             let view = TaskView {
                 goal: planned.map(|t| t.desired),
                 phase: seen.map(|o| &o.phase),
+                awaits_list: self.awaits_list,
                 network_ready: planned.is_some() && point.is_network_ready(id),
                 has_run,
                 listen_done: record.listen_done || record.step == Some(Step::Listen),

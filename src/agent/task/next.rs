@@ -30,6 +30,8 @@ pub(super) struct TaskView<'a> {
     pub(super) goal: Option<TaskGoal>,
     /// `None` if the runtime has no such task.
     pub(super) phase: Option<&'a Phase>,
+    /// The runtime may have the task, and has not said so yet under this daemon.
+    pub(super) awaits_list: bool,
     /// The task's links and resolver are ready, and the data plane delivers packets to it.
     pub(super) network_ready: bool,
     /// The plan says so, or sends traffic to the task.
@@ -84,6 +86,7 @@ pub(super) fn next(view: TaskView<'_>) -> Next {
             let error = "the task no longer exists on its node: the node restarted, or the task was removed by hand";
             Next::End(TaskEnd::without_exit(TaskState::Failed, error))
         }
+        (_, None) if view.awaits_list => Next::Wait,
         (_, None) => match view.files {
             Files::Complete(_) => Next::Run(Step::Prepare),
             Files::Awaited => Next::Wait,
@@ -143,6 +146,7 @@ mod tests {
         TaskView {
             goal,
             phase,
+            awaits_list: false,
             network_ready: true,
             has_run: false,
             listen_done: true,
@@ -163,6 +167,14 @@ mod tests {
         check(TaskView { network_ready: false, ..view(Some(TaskGoal::Run), Some(&Phase::Prepared)) }, &Next::Wait);
         check(view(Some(TaskGoal::Run), Some(&Phase::Prepared)), &Next::Run(Step::Start));
         check(view(Some(TaskGoal::Run), Some(&RUNNING)), &Next::Wait);
+    }
+
+    #[test]
+    fn a_task_that_the_runtime_may_have_is_not_prepared_until_it_has_listed_its_tasks() {
+        let new = TaskView { awaits_list: true, ..view(Some(TaskGoal::Run), None) };
+        check(new, &Next::Wait);
+        check(TaskView { files: &Files::Missing("removed".to_owned()), ..new }, &Next::Wait);
+        assert!(matches!(next(TaskView { has_run: true, ..new }), Next::End(_)), "its namespace is gone");
     }
 
     #[test]

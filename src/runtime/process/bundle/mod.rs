@@ -200,7 +200,7 @@ fn check_mounts(files: &[FileMount], image: Image) -> Result<(), RuntimeError> {
     match files.iter().find(|file| !image.can_mount_file(&file.target)) {
         Some(file) => Err(RuntimeError::Start {
             reason: format!(
-                "{} cannot be mounted, because the root of image host is that of this machine, which is read-only:                  give the secret or config a target below /run or /tmp, or create an empty file on this machine",
+                "{} cannot be mounted, because the root of image host is that of this machine, which is read-only: give the secret or config a target below /run or /tmp, or create an empty file on this machine",
                 file.target
             ),
         }),
