@@ -88,6 +88,6 @@ fn main() -> ExitCode {
         registry::group(),
         attachable::group(),
     ];
-    groups.extend(upgrade::group());
+    groups.extend(upgrade::groups());
     harness::run(groups)
 }

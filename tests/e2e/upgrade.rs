@@ -1,14 +1,14 @@
-//! The upgrade from the previous release, node by node, under load. The group exists only if the
+//! The upgrade from the previous release, node by node, under load. The groups exist only if the
 //! environment names the previous release's binary: `cargo xtask upgrade` builds and sets it.
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Result, ensure};
-use weft_lab::{CLIENT, Lab, Role, contract, eventually};
+use anyhow::{Context, Result, ensure};
+use weft_lab::{CLIENT, Lab, Role, Runtime, Task, contract, docker, eventually};
 
 use crate::{
     failure,
-    fixtures::{FOLLOW_TIMEOUT, HTTP, Loads, WHOAMI, all_answer, service, task_names},
+    fixtures::{FOLLOW_TIMEOUT, HTTP, Loads, WHOAMI, all_answer, names_follow, service, task_names, task_of},
     harness::{Group, NEW_WEFT, Shape, tests},
     mesh,
 };
@@ -17,16 +17,70 @@ use crate::{
 const PREVIOUS: &str = "WEFT_PREVIOUS";
 /// The time in which the leader must raise the feature level after the last manager was upgraded.
 const RAISE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The time in which tasks that have ended must be replaced and removed.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// `None` without a previous release to upgrade from.
-pub(crate) fn group() -> Option<Group> {
-    let previous = std::env::var_os(PREVIOUS).map(PathBuf::from)?;
-    Some(Group {
-        name: "upgrade",
-        shape: Shape { nodes: 4, managers: 3, weft: Some(previous), ..Shape::default() },
-        setup: failure::setup,
-        tests: tests![nodes_are_upgraded_one_by_one_under_load_and_no_request_is_lost],
-    })
+/// Empty without a previous release to upgrade from.
+pub(crate) fn groups() -> Vec<Group> {
+    let Some(previous) = std::env::var_os(PREVIOUS).map(PathBuf::from) else { return Vec::new() };
+    let docker = Shape { nodes: 2, runtime: Runtime::Docker, weft: Some(previous.clone()), ..Shape::default() };
+    vec![
+        Group {
+            name: "upgrade",
+            shape: Shape { nodes: 4, managers: 3, weft: Some(previous), ..Shape::default() },
+            setup: failure::setup,
+            tests: tests![nodes_are_upgraded_one_by_one_under_load_and_no_request_is_lost],
+        },
+        Group {
+            name: "docker_upgrade",
+            shape: docker,
+            setup: |lab| {
+                lab.create_tools_images()?;
+                failure::setup(lab)
+            },
+            tests: tests![pairs_of_containers_are_adopted_until_they_end],
+        },
+    ]
+}
+
+/// In 0.1.0, a task of the docker runtime is a pair of containers: one has the network namespace,
+/// and the program runs in the other.
+fn pairs_of_containers_are_adopted_until_they_end(lab: &Lab) -> Result<()> {
+    let before = lab.wait_running("n1", "whoami", 3)?;
+    let probe = task_of(lab, "probe")?;
+    let containers = || -> Result<usize> {
+        let counts = lab.nodes().map(|node| Ok(docker::containers(lab.engine(&node)?)?.len()));
+        Ok(counts.collect::<Result<Vec<_>>>()?.into_iter().sum())
+    };
+    ensure!(containers()? == 8, "four tasks have {} containers", containers()?);
+    let loads = Loads::start(lab, &lab.published(mesh::PORT), "probe")?;
+    for node in ["n2", "n1"] {
+        lab.stop_daemon(node)?;
+        lab.start_with(node, NEW_WEFT.as_ref())?;
+        lab.wait_ready("n1", 2)?;
+    }
+    let after = lab.wait_running("n1", "whoami", 3)?;
+    ensure!(task_names(&before) == task_names(&after), "{before:?} became {after:?}");
+    loads.expect_no_errors()?;
+    names_follow(lab, &probe, &after, FOLLOW_TIMEOUT * 5);
+
+    // Each task that ends is replaced by one container.
+    for task in &after {
+        weft_lab::process::kill(task.pid.context("the task has a process")?)?;
+    }
+    let tasks = eventually(REPLACE_TIMEOUT, "other tasks replace those of the pairs", || {
+        let tasks = lab.wait_running("n1", "whoami", 3).map_err(|error| format!("{error:#}"))?;
+        let remains = |old: &Task| tasks.iter().any(|task| task.id == old.id);
+        if after.iter().any(remains) { Err(format!("{tasks:?}")) } else { Ok(tasks) }
+    });
+    all_answer(CLIENT, &lab.published(mesh::PORT), &tasks, FOLLOW_TIMEOUT * 5);
+    names_follow(lab, &probe, &tasks, FOLLOW_TIMEOUT * 5);
+    lab.weft_ok("n1", &["service", "rm", "whoami", "probe"])?;
+    eventually(REPLACE_TIMEOUT, "no container is left", || match containers() {
+        Ok(0) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    Ok(())
 }
 
 pub(crate) fn nodes_are_upgraded_one_by_one_under_load_and_no_request_is_lost(lab: &Lab) -> Result<()> {

@@ -1,5 +1,5 @@
 //! `cargo xtask upgrade`: builds the previous release from its commit, and upgrades a cluster of it
-//! node by node to this one, under load.
+//! node by node to this one, under load, with each runtime.
 //!
 //! It is not part of `cargo xtask test`, because a second build of everything takes minutes. Run it
 //! before a release, and after each change of a record (`control/src/codec`).
@@ -16,6 +16,7 @@ const PREVIOUS: &str = "fa1e2e88b1bf52fb69876801b7cf404a0bbb0e51";
 pub(crate) fn run() -> Result<()> {
     let ui = Ui::new();
     setup::lab(&ui)?;
+    setup::docker(&ui)?;
     let source = cargo::root().join("target/previous");
     if !source.join("Cargo.toml").exists() {
         ui.step("check out the previous release", |step| {

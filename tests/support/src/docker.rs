@@ -20,7 +20,7 @@ pub fn docker_host(socket: &Path) -> String {
 }
 
 /// The ids of an engine's containers, running or not.
-pub(crate) fn containers(socket: &Path) -> Result<Vec<String>> {
+pub fn containers(socket: &Path) -> Result<Vec<String>> {
     Ok(docker(socket, &["ps", "--all", "--quiet"])?.lines().map(str::to_owned).collect())
 }
 

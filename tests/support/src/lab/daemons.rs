@@ -25,6 +25,13 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// How many lines of a daemon's log an error contains.
 const LOG_LINES: usize = 30;
 
+/// Whether a `weft` binary serves a network driver of the engine. 0.1.0 does not.
+fn has_plugin_socket(weft: &Path) -> Result<bool> {
+    let help = Command::new(weft).args(["daemon", "--help"]).output();
+    let help = help.with_context(|| format!("cannot run {}", weft.display()))?;
+    Ok(String::from_utf8_lossy(&help.stdout).contains("--plugin-socket"))
+}
+
 impl Lab {
     /// Starts the upstream resolver and all daemons. Returns when every API socket answers.
     pub(super) fn start_all(&self) -> Result<()> {
@@ -67,7 +74,10 @@ impl Lab {
             .args(["--label", &format!("lab-node={node}")]);
         if self.options.runtime == Runtime::Docker {
             command.args(["--docker-host", &docker::docker_host(self.engine(node)?)]);
-            command.args([OsStr::new("--plugin-socket"), contract::engine_plugins(node).join("weft.sock").as_os_str()]);
+            if has_plugin_socket(weft)? {
+                let socket = contract::engine_plugins(node).join("weft.sock");
+                command.args([OsStr::new("--plugin-socket"), socket.as_os_str()]);
+            }
         }
         let pid = match plugin {
             None => self.spawn(node, &command, &contract::log(node))?,
