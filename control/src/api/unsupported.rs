@@ -12,34 +12,28 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-use super::{
-    Api, engine,
-    error::ApiError,
-    features::{self, Feature},
-};
+use super::{Api, engine, error::ApiError, features};
 
-/// `creating` are the last parts of the paths that name no object.
-fn answer(feature: &Feature, kind: &str, creating: &[&str], request: &Request) -> Result<Response, ApiError> {
+/// The last parts of the paths that name no plugin.
+const CREATING: &[&str] = &["create", "privileges", "pull"];
+const ACTIONS: &[&str] = &["/disable", "/enable", "/json", "/push", "/set", "/upgrade"];
+
+/// Plugins belong to the local container engine. Without an engine, there are none.
+pub(super) async fn plugins(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
+    if api.node.engine.is_some() {
+        return engine::forward(State(api), request).await;
+    }
     let path = request.uri().path();
     match path.trim_start_matches('/').split_once('/') {
         None if request.method() == Method::GET => Ok(Json([(); 0]).into_response()),
-        Some((_, name)) if !name.is_empty() && !creating.contains(&name) => {
-            Err(ApiError::Missing(format!("no such {kind}: {} ({})", name_in(name), feature.refusal())))
+        Some((_, name)) if !name.is_empty() && !CREATING.contains(&name) => {
+            Err(ApiError::Missing(format!("no such plugin: {} ({})", name_in(name), features::PLUGINS.refusal())))
         }
-        _ => Err(feature.refusal()),
+        _ => Err(features::PLUGINS.refusal()),
     }
 }
 
 /// The name of the object in the rest of a path, without the action.
 fn name_in(rest: &str) -> &str {
-    const ACTIONS: &[&str] = &["/disable", "/enable", "/json", "/push", "/set", "/update", "/upgrade"];
     ACTIONS.iter().find_map(|action| rest.strip_suffix(action)).unwrap_or(rest)
-}
-
-/// Plugins belong to the local container engine. Without an engine, there are none.
-pub(super) async fn plugins(State(api): State<Api>, request: Request) -> Result<Response, ApiError> {
-    match &api.node.engine {
-        Some(_) => engine::forward(State(api), request).await,
-        None => answer(&features::PLUGINS, "plugin", &["create", "privileges", "pull"], &request),
-    }
 }
