@@ -118,9 +118,7 @@ pub(super) async fn connect(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Some(network) = resolve(&api, &network).await? else { return engine::forward(State(api), request).await };
-    let (parts, bytes) = body::read(request).await?;
-    let mut body = body::parse(&bytes)?;
-    let mut connection: Connection = fields::read(&mut body)?;
+    let (parts, mut body, mut connection) = read_connection(request).await?;
     check_objects(&body, &["", "/EndpointConfig"])?;
     let (container, _one_at_a_time) =
         Container::lock(&api, connection.container.as_deref().unwrap_or_default()).await?;
@@ -162,9 +160,7 @@ pub(super) async fn disconnect(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Some(network) = resolve(&api, &network).await? else { return engine::forward(State(api), request).await };
-    let (parts, bytes) = body::read(request).await?;
-    let mut body = body::parse(&bytes)?;
-    let connection: Connection = fields::read(&mut body)?;
+    let (parts, body, connection) = read_connection(request).await?;
     let name = connection.container.as_deref().unwrap_or_default();
     let (container, _one_at_a_time) = match Container::lock(&api, name).await {
         Err(missing @ ApiError::NotFound { .. }) if connection.force => {
@@ -176,7 +172,7 @@ pub(super) async fn disconnect(
     };
     let docker_network = docker_network(&api, &network).await?;
     let parts = with_path(parts, &format!("/networks/{docker_network}/disconnect"))?;
-    let response = forward(&api, parts, bytes).await?;
+    let response = forward(&api, parts, body.to_string()).await?;
     if let (true, Some(id)) = (response.status().is_success(), &container.id) {
         release(&api, id, vec![network.id]).await;
     }
@@ -194,6 +190,13 @@ fn left_behind(api: &Api, name: &str, network: &NetworkId) -> Option<TaskId> {
             && container.links.iter().any(|link| link.attachment.network == *network)
     });
     found.next().filter(|_| found.next().is_none()).map(|container| container.id.clone())
+}
+
+async fn read_connection(request: Request) -> Result<(Parts, Value, Connection), ApiError> {
+    let (parts, bytes) = body::read(request).await?;
+    let mut body = body::parse(&bytes)?;
+    let connection = fields::read(&mut body)?;
+    Ok((parts, body, connection))
 }
 
 fn with_path(mut parts: Parts, path: &str) -> Result<Parts, ApiError> {
