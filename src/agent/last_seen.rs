@@ -99,7 +99,7 @@ impl LastSeen {
     }
 
     /// The runtime cannot list now. Forgets the tasks whose network namespace does not exist any
-    /// more, and the namespaces of such containers: nobody else says that they have ended.
+    /// more, and the namespaces of such containers: only the runtime reports ends otherwise.
     ///
     /// # Errors
     /// If this panics, or tokio is shutting down.
@@ -171,10 +171,12 @@ fn boot_id() -> Result<String> {
 
 fn without_ended(mut lists: Lists) -> Lists {
     let cookies = &lists.cookies;
-    if let Some(tasks) = &mut lists.tasks
-        && tasks.values().any(|task| has_ended(&task.netns, cookies.get(&task.task)))
-    {
-        Arc::make_mut(tasks).retain(|id, task| !has_ended(&task.netns, cookies.get(id)));
+    if let Some(tasks) = &mut lists.tasks {
+        let ended = tasks.values().filter(|task| has_ended(&task.netns, cookies.get(&task.task)));
+        let ended: Vec<TaskId> = ended.map(|task| task.task.clone()).collect();
+        for id in ended {
+            Arc::make_mut(tasks).remove(&id);
+        }
     }
     if let Some(attached) = &mut lists.attached {
         let ended = attached.values().filter(|container| has_ended(&container.netns, cookies.get(&container.id)));

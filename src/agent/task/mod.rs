@@ -152,7 +152,9 @@ impl Tasks {
             if record.step.is_some_and(|step| step != Step::Listen) {
                 continue;
             }
-            let files = planned.map_or_else(Files::default, |task| files::of(plan, task));
+            // Only the preparation of a task needs its files.
+            let unprepared = planned.filter(|_| seen.is_none());
+            let files = unprepared.map_or_else(Files::default, |task| files::of(plan, task));
             let view = TaskView {
                 goal: planned.map(|t| t.desired),
                 phase: seen.map(|o| &o.phase),
