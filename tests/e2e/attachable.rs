@@ -176,7 +176,7 @@ fn containers_on_an_encrypted_network_reach_each_other(lab: &Lab) -> Result<()> 
 }
 
 fn a_running_container_is_connected_and_disconnected(lab: &Lab) -> Result<()> {
-    // Without a network of the cluster, nobody answers its questions.
+    // On no network of the cluster, its lookups end with a timeout.
     run(lab, "n1", "box", &["--dns-opt", "timeout:1", "--dns-opt", "attempts:1"])?;
     let probe = task_of(lab, "probe")?;
     for round in 0..2 {

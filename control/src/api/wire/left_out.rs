@@ -1,7 +1,7 @@
 //! The parts of a service's spec that a client has left out. As in Swarm, a spec is shown as it was
 //! sent, and with the defaults of these parts only if the client asks for them (`insertDefaults`).
-//! Otherwise clients that compare what they sent with what is there, such as those that apply a
-//! configuration, see changes that nobody has made.
+//! Some clients apply a configuration, and compare what they sent with what is shown. To them, a
+//! default that they did not send is a change.
 //!
 //! The reader of a spec calls [`read`], and those that show it call [`hide`].
 

@@ -161,8 +161,8 @@ pub(crate) fn ingress_of<'a>(state: &'a ClusterState, service: &Service) -> Opti
 }
 
 /// The addresses that users see, with their prefix lengths: those of the families that the spec of
-/// the network has. Each address of weft has an IPv6 part, also on networks without IPv6, where no
-/// name resolves to it and nobody is told of it.
+/// the network has. Each address of weft has an IPv6 part. On networks without IPv6, no name
+/// resolves to that part, and it is not shown.
 pub(crate) fn shown_addresses(network: &Network, addr: DualAddr) -> impl Iterator<Item = String> {
     addr.ips().filter(|ip| ip.is_ipv4() || network.spec.ipv6).map(|ip| with_prefix(network, ip))
 }

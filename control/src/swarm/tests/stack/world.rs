@@ -478,7 +478,7 @@ impl World {
         });
     }
 
-    /// Whether all managers vote. If one of two voters loses its log, the quorum is lost for ever.
+    /// Whether all managers vote. If one of two voters loses its log, there is no quorum any more.
     fn all_vote(&self) -> bool {
         let states = self.managers().into_iter().map(|(_, manager)| manager.state().borrow().clone());
         states.max_by_key(|state| state.index).is_some_and(|state| fixture::voters(&state) == MANAGERS)
