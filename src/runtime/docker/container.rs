@@ -363,6 +363,27 @@ mod tests {
     }
 
     #[test]
+    fn refuses_engines_that_cannot_have_the_network_driver() {
+        let engine = |drivers: Option<&[&str]>, options: &[&str]| SystemInfo {
+            plugins: Some(PluginsInfo {
+                network: drivers.map(|drivers| drivers.iter().map(|driver| (*driver).to_owned()).collect()),
+                ..PluginsInfo::default()
+            }),
+            security_options: Some(options.iter().map(|option| (*option).to_owned()).collect()),
+            ..SystemInfo::default()
+        };
+        let docker: &[&str] = &["bridge", "host", "ipvlan", "macvlan", "null", "overlay"];
+        let podman: &[&str] = &["bridge", "macvlan", "ipvlan"];
+        let reason = |info: &SystemInfo| unfit(info).unwrap_or_default();
+        assert_eq!(unfit(&engine(Some(docker), &["name=seccomp,profile=builtin"])), None);
+        let rootless = engine(Some(docker), &["name=seccomp,profile=builtin", "name=rootless"]);
+        assert!(reason(&rootless).contains("run dockerd as root"), "{}", reason(&rootless));
+        for other in [engine(Some(podman), &[]), engine(None, &[]), SystemInfo::default()] {
+            assert!(reason(&other).contains("Podman's API does not"), "{}", reason(&other));
+        }
+    }
+
+    #[test]
     fn parses_the_engines_zero_time_as_none() {
         assert_eq!(time_ms(Some("0001-01-01T00:00:00Z")), None);
         assert_eq!(time_ms(None), None);
